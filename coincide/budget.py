@@ -1,0 +1,38 @@
+"""A budget is a fraction in (0, 1] as a float, or a count of examples as an int >= 1."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from coincide.schema import UserError
+
+CHOICES = "a float in (0, 1] (a fraction: 0.2, 1.0) or an int >= 1 (a count: 800)"
+
+
+def check(budget: Any) -> float | int:
+    """Return ``budget`` unchanged, or refuse it. ``1`` is one example, ``1.0`` is all of them."""
+    fraction = isinstance(budget, float) and math.isfinite(budget) and 0 < budget <= 1
+    count = isinstance(budget, int) and not isinstance(budget, bool) and budget >= 1
+    if not (fraction or count):
+        hint = ""
+        if isinstance(budget, float) and budget > 1 and budget.is_integer():
+            hint = f" Did you mean the count budget={int(budget)}?"
+        raise UserError(f"budget={budget!r} is out of range: expected {CHOICES}.{hint}")
+    return budget
+
+
+def count(budget: float | int, rows: int) -> int:
+    """Exact number of examples: floor(budget * N) for a fraction, at least 1.
+
+    A hair is added before the floor, so that 0.29 of 100 is 29 although 0.29 * 100 < 29.
+    """
+    check(budget)
+    if isinstance(budget, int):
+        if budget > rows:
+            raise UserError(
+                f"budget={budget} asks for more examples than the pool of {rows:,} has: "
+                f"expected at most {rows}, or {CHOICES}."
+            )
+        return budget
+    return min(rows, max(1, math.floor(budget * rows + 1e-9 * rows)))

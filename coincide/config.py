@@ -1,0 +1,80 @@
+"""The typed root of the configuration: a misspelled key or a wrong type is refused at once.
+
+The groups (``data``, ``method``, ...) are plug-ins: the dataclass that each names with
+``_target_`` checks its own fields.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from coincide.schema import STAGES, UserError
+
+
+@dataclass
+class Paths:
+    """Where things are kept; relative ones are relative to the folder the command runs in."""
+
+    store: str = "store"
+    """Artifacts: everything that can be computed again."""
+    ledger: str = "ledger"
+    """One JSON per result: small, to be committed or copied between machines."""
+    reports: str = "reports"
+
+
+@dataclass
+class FeaturePass:
+    """How fast the feature pass runs; none of it changes a value, so none of it is in a key."""
+
+    batch_size: int = 64
+    """Most rows in a batch."""
+    batch_tokens: int = 32768
+    """Most tokens in a batch, padding included."""
+    shard_rows: int = 1024
+    """Rows per shard: what a killed run loses at most."""
+    device: str = "auto"
+    """``auto``: the first GPU, else the CPU."""
+
+
+@dataclass
+class HealthLimits:
+    """The gate before training: beyond any of these the run stops with the figures."""
+
+    largest_cluster: float = 0.05
+    """Largest share of the pool in one cluster."""
+    empty_clusters: float = 0.01
+    """Largest share of clusters without a row."""
+    invalid_rows: float = 0.02
+    """Largest share of rows without usable signals."""
+
+
+@dataclass
+class Root:
+    """Everything that ``python run.py`` understands."""
+
+    data: Any = None
+    method: Any = None
+    reference: Any = None
+    target: Any = None
+    train: Any = None
+    eval: Any = None
+    budget: Any = 0.2
+    """A fraction in (0, 1] when a float, a count of examples when an int."""
+    seed: int = 0
+    """Seeds the random parts of selection and the whole of training."""
+    stages: list[str] = field(default_factory=lambda: list(STAGES))
+    dry_run: bool = False
+    """Print the plan and run nothing."""
+    features: FeaturePass = field(default_factory=FeaturePass)
+    health: HealthLimits = field(default_factory=HealthLimits)
+    paths: Paths = field(default_factory=Paths)
+
+
+def check_stages(stages: list[str]) -> tuple[str, ...]:
+    """Return the stages in pipeline order, or refuse an unknown or empty list."""
+    unknown = [stage for stage in stages if stage not in STAGES]
+    if unknown or not stages:
+        got = ", ".join(unknown) or "no stage"
+        raise UserError(f"stages: got {got}; the choices are {', '.join(STAGES)}.")
+    return tuple(stage for stage in STAGES if stage in stages)

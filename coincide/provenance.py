@@ -1,0 +1,58 @@
+"""What a number was made with: library versions, commit, hardware. Recorded, never hashed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "torch", "transformers", "peft", "deepspeed", "accelerate", "lmms_eval", "numpy",
+    "scikit-learn", "hydra-core", "omegaconf", "wandb", "pillow", "tokenizers",
+)  # fmt: skip
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that can move a number."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def commit() -> str:
+    """Commit of this project, with ``+dirty`` when files differ from it; empty outside git."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        head = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty=+dirty", "--abbrev=12"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return head.stdout.strip()
+
+
+@cache
+def hardware() -> dict[str, Any]:
+    """Processor and, when torch is already loaded, the GPUs; this never imports torch itself."""
+    import sys
+
+    facts: dict[str, Any] = {"machine": platform.machine(), "cores": os.cpu_count()}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return facts
+
+
+def environment() -> dict[str, Any]:
+    return {"versions": versions(), "commit": commit(), "hardware": hardware()}

@@ -1,0 +1,227 @@
+"""The records that stages exchange, and the protocols that plug-ins fulfil.
+
+Everything here is frozen and free of heavy imports, so that a plan can be printed without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from coincide.store import Step
+
+Role = Literal["human", "gpt"]
+STAGES = ("features", "select", "train", "evaluate", "report")
+
+
+class UserError(Exception):
+    """A mistake the user can mend: the message says what was got, expected, and the remedy.
+
+    ``run.py`` and the module command lines print it without a traceback and exit with status 2.
+    """
+
+
+class HealthError(UserError):
+    """A health gate closed: going on would spend hours on a broken selection."""
+
+
+# --- data -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a conversation. ``text`` may hold the literal ``<image>`` placeholder."""
+
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One training example. ``row`` is its index in the annotation file and its only key."""
+
+    row: int
+    id: str
+    images: tuple[str, ...]
+    """Paths relative to the image root; empty for text-only examples."""
+    turns: tuple[Turn, ...]
+    source: str
+    """Which part of the mixture it belongs to, e.g. ``gqa`` or ``ocr_vqa``."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Examples in file order (``examples[i].row == i``) with the folder their images lie in."""
+
+    name: str
+    annotations: Path
+    image_root: Path
+    examples: Sequence[Example]
+    dropped: Mapping[int, str] = field(default_factory=dict)
+    """Rows that a policy removed from the pool, with the reason. Never selected."""
+    blank_images: frozenset[int] = frozenset()
+    """Rows whose missing or unreadable image is replaced by a blank one (policy ``blank``)."""
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+class DataSource(Protocol):
+    """A dataset of ``conf/data``: one dataclass whose fields are the YAML."""
+
+    @property
+    def name(self) -> str: ...
+    def step(self) -> Step:
+        """The data artifact. Cheap to make: no example is built or decoded here."""
+        ...
+
+    def open(self, artifact: Path) -> Dataset: ...
+
+
+class ModelSource(Protocol):
+    """A base model of ``conf/reference`` or ``conf/target``: an artifact with a loadable folder.
+
+    The artifact holds ``model/``: ``config.json``, ``model.safetensors``, tokenizer and
+    processor, loadable by ``from_pretrained``.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def template(self) -> str:
+        """Name of the conversation template (``coincide.models.template``)."""
+        ...
+
+    @property
+    def max_length(self) -> int:
+        """Longest sequence in tokens, image tokens included; longer ones are cut on the right."""
+        ...
+
+    def step(self) -> Step: ...
+
+
+# --- what methods ask for ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Signal:
+    """A per-example quantity read off one forward pass; an array ``[N, ...]`` once computed.
+
+    ``name``: ``activations`` (params: ``layers``), ``hidden_last``, ``hidden_mean``,
+    ``token_scores``, ``clip_image``, ``clip_text``; the catalogue is ``coincide.features.signals``.
+    """
+
+    name: str
+    params: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """Spherical k-means of a signal, shared by every method that asks for the same one."""
+
+    signal: Signal
+    clusters: int
+    iterations: int = 50
+    seed: int = 1234
+
+
+Need = Signal | Clustering
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """``centroids`` float32 [K, D] of unit norm, ``assignment`` int32 [N] (-1: row not usable)."""
+
+    centroids: np.ndarray
+    assignment: np.ndarray
+
+
+class Pool(Protocol):
+    """What a method sees: examples and the needs it declared, as arrays by row index."""
+
+    @property
+    def examples(self) -> Sequence[Example]: ...
+    @property
+    def usable(self) -> np.ndarray:
+        """bool [N]: False for dropped rows and rows whose needed signals are invalid."""
+        ...
+
+    def signal(self, signal: Signal) -> np.ndarray: ...
+    def clusters(self, clustering: Clustering) -> Clusters: ...
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a method returns: ``rows`` int64 [<= k] in the order chosen, best first.
+
+    ``scores`` float32 [N] when the method has one score per example (NaN where undefined);
+    ``ranking`` int64, all candidate rows in the order in which they would be taken next: the
+    pipeline tops up from it when ``rows`` falls short of k. ``facts`` goes into the manifest
+    (JSON), ``tables`` (name -> column -> values of equal length) beside it as parquet.
+    """
+
+    rows: np.ndarray
+    scores: np.ndarray | None = None
+    ranking: np.ndarray | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    tables: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A selection method: a frozen dataclass whose fields are its YAML in ``conf/method``."""
+
+    @property
+    def name(self) -> str: ...
+    def needs(self) -> Sequence[Need]: ...
+    def select(self, pool: Pool, k: int, seed: int) -> Selection: ...
+
+
+# --- results ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of one benchmark. ``value`` None: missing, and ``why`` says why."""
+
+    benchmark: str
+    metric: str
+    value: float | None
+    n: int
+    """Samples behind the value."""
+    stderr: float | None = None
+    protocol: str = ""
+    """Split, prompt, OCR tokens, batch: what must agree before two values are compared."""
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of the ledger: one (method, data, budget, target, seed) evaluated on a suite."""
+
+    method: str
+    variant: str
+    data: str
+    reference: str
+    target: str
+    suite: str
+    budget: float
+    """The fraction k / N."""
+    k: int
+    seed: int
+    scores: tuple[Score, ...]
+    seconds: Mapping[str, float]
+    """Wall-clock seconds by stage, as first computed (not of the cache hit)."""
+    keys: Mapping[str, str]
+    """Artifact folder by kind, e.g. ``subset: store/subset/...``."""
+    composition: Mapping[str, int]
+    """Rows of the subset by source."""
+    config: Mapping[str, Any]
+    versions: Mapping[str, str]
+    commit: str = ""
+    created: str = ""
