@@ -1,0 +1,126 @@
+"""Examples as a rank sees them: encoded rows of the subset, and the filler row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from coincide.data.llava_json import read
+from coincide.models.encode import Encoded, collate, encode
+from coincide.models.template import TEMPLATES
+from coincide.schema import Dataset, Example, Turn
+from train.job import Job
+from train.sampler import FILLER, micro_batches, plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def open_subset(job: Job) -> Dataset:
+    """The subset as a dataset of its own: row i is its i-th example."""
+    dataset = read(
+        Path(job.annotations),
+        Path(job.image_root),
+        name="subset",
+        source_of=lambda row: "",
+        on_missing_image="blank" if job.blank_rows else "error",
+    )
+    return replace(dataset, blank_images=frozenset((*job.blank_rows, *dataset.blank_images)))
+
+
+def words(example: Example) -> int:
+    """Length by which LLaVA groups: whitespace-separated words of the conversation, at least 1."""
+    return max(1, sum(len(turn.text.split()) for turn in example.turns))
+
+
+class EncodedExamples(TorchDataset[Encoded]):
+    """The subset's examples, encoded when asked for; ``FILLER`` gives the filler row."""
+
+    def __init__(self, dataset: Dataset, processor: Any, template: str, max_length: int) -> None:
+        self.dataset = dataset
+        self.processor = processor
+        self.template = TEMPLATES[template]
+        self.max_length = max_length
+        self.filler = self._filler()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, row: int) -> Encoded:
+        if row == FILLER:
+            return self.filler
+        return self._encode(self.dataset.examples[row], self.dataset)
+
+    def _encode(self, example: Example, dataset: Dataset) -> Encoded:
+        return encode(example, dataset, self.processor, self.template, self.max_length)
+
+    def _filler(self) -> Encoded:
+        """One blank image and no answer: it runs through every module and adds exactly zero."""
+        turns = (Turn("human", "<image>"), Turn("gpt", "."))
+        blank = Example(FILLER, "filler", ("blank",), turns, "")
+        dataset = replace(self.dataset, blank_images=self.dataset.blank_images | {FILLER})
+        encoded = self._encode(blank, dataset)
+        return replace(encoded, labels=torch.full_like(encoded.labels, -100))
+
+
+def collator(
+    filler: Encoded, pad_id: int
+) -> Callable[[Sequence[Encoded]], dict[str, torch.Tensor]]:
+    """Batches for the model: input_ids, labels, attention_mask [B, T], pixel_values [n, 3, H, W].
+
+    A micro-batch without any image gets the filler row, so that the vision tower and the
+    projector run on every rank at every step: under ZeRO-3 a rank that skipped them would leave
+    the others waiting for ever, and the optimizer would treat the projector differently.
+    """
+
+    def together(examples: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+        rows = list(examples)
+        if all(row.pixel_values is None for row in rows):
+            rows.append(filler)
+        batch = collate(rows, pad_id)
+        return {k: batch[k] for k in ("input_ids", "labels", "attention_mask", "pixel_values")}
+
+    return together
+
+
+def loader(job: Job, dataset: Dataset, processor: Any, rank: int) -> DataLoader[Any]:
+    """Every micro-batch of ``rank`` for the whole run, all epochs in a row."""
+    recipe = job.recipe
+    lengths = np.array([words(example) for example in dataset.examples])
+    text_only = np.array([not example.images for example in dataset.examples])
+    batches = plan(
+        text_only,
+        recipe.global_batch,
+        job.seed,
+        epochs=recipe.epochs,
+        group=recipe.group_by_modality_length,
+        max_steps=recipe.max_steps,
+    )
+    mine = [
+        micro
+        for batch in batches
+        for micro in micro_batches(
+            batch,
+            lengths,
+            global_batch=recipe.global_batch,
+            micro_batch=job.micro_batch,
+            rank=rank,
+            world_size=job.world_size,
+        )
+    ]
+    examples = EncodedExamples(dataset, processor, job.template, job.max_length)
+    return DataLoader(
+        examples,
+        batch_sampler=mine,
+        collate_fn=collator(examples.filler, processor.tokenizer.pad_token_id),
+        num_workers=recipe.workers,
+        generator=torch.Generator().manual_seed(job.seed),
+        pin_memory=torch.cuda.is_available(),
+    )

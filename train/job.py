@@ -1,0 +1,100 @@
+"""The boundary between the stage and its ranks: ``recipe.json`` and the files that answer it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from coincide.store import write_json
+from train.recipe import Recipe
+
+EXIT_ERROR = 1
+EXIT_STOPPED = 75
+"""A rank stopped on request after writing a checkpoint (EX_TEMPFAIL: try again)."""
+EXIT_OUT_OF_MEMORY = 76
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a rank has to know. ``python -m train.worker recipe.json`` needs nothing else."""
+
+    model: str
+    """Folder of the base model."""
+    base: str
+    """Store folder of the base model's artifact, recorded in ``adapter_config.json``."""
+    template: str
+    max_length: int
+    annotations: str
+    """The subset in LLaVA json."""
+    image_root: str
+    blank_rows: tuple[int, ...]
+    """Rows of the subset whose image is replaced by a blank one."""
+    seed: int
+    world_size: int
+    micro_batch: int
+    accumulation: int
+    output: str
+    """The build folder: ``adapter/``, ``log.jsonl``, ``checkpoints/``, ``logs/``."""
+    resume_from: str | None
+    """The checkpoint to go on from."""
+    recipe: Recipe
+
+    @property
+    def log(self) -> Path:
+        """One JSON record per optimizer step."""
+        return Path(self.output) / "log.jsonl"
+
+    @property
+    def adapter(self) -> Path:
+        """The finished PEFT folder."""
+        return Path(self.output) / "adapter"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Removed when the adapter is finished."""
+        return Path(self.output) / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        """What the ranks print and how they end; removed when the adapter is finished."""
+        return Path(self.output) / "logs"
+
+    @property
+    def stop_file(self) -> Path:
+        """Its existence asks the ranks to write a checkpoint and stop."""
+        return self.logs / "stop"
+
+    @property
+    def result(self) -> Path:
+        """What rank 0 reports at the end."""
+        return self.logs / "result.json"
+
+    def rank_log(self, rank: int) -> Path:
+        """Output of one rank."""
+        return self.logs / f"rank{rank}.log"
+
+    def rank_status(self, rank: int) -> Path:
+        """How one rank ended: its exit code and a message."""
+        return self.logs / f"rank{rank}.json"
+
+    def write(self, path: Path) -> None:
+        """Write the job as JSON, atomically."""
+        write_json(path, asdict(self))
+
+    @staticmethod
+    def read(path: Path) -> Job:
+        """The job that :meth:`write` wrote."""
+        content = json.loads(path.read_text(encoding="utf-8"))
+        recipe = Recipe(**content.pop("recipe"))
+        return Job(**{**content, "blank_rows": tuple(content["blank_rows"]), "recipe": recipe})
+
+
+def read_log(path: Path, *, up_to: int | None = None) -> list[dict[str, Any]]:
+    """The records of ``log.jsonl``, one per optimizer step, without a half-written last line."""
+    if not path.is_file():
+        return []
+    complete = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    records = [json.loads(line) for line in complete.splitlines()]
+    return [r for r in records if up_to is None or r["step"] <= up_to]

@@ -1,0 +1,110 @@
+"""What is trained: LoRA on the language model's linears, and the whole projector."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coincide.schema import UserError
+from train.recipe import Recipe
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from torch import nn
+
+LANGUAGE_MODEL = "language_model"
+PROJECTOR = "multi_modal_projector"
+NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(^|[._])norm([._]|$)")
+
+
+def target_modules(model: nn.Module) -> str:
+    """A regex that matches every ``Linear`` of the language model and nothing else.
+
+    The vision tower, the projector and ``lm_head`` stay out, as in LLaVA's
+    ``find_all_linear_names``. Raises UserError when the model has no such part.
+    """
+    from torch import nn
+
+    inside = re.compile(rf"(?:.*\.)?{LANGUAGE_MODEL}\.(.+)")
+    names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and inside.match(n)]
+    leaves = sorted({n.rpartition(".")[2] for n in names} - {"lm_head"})
+    if not leaves:
+        parts = ", ".join(sorted({n.rpartition(".")[0] for n, _ in model.named_children()} | {""}))
+        raise UserError(
+            f"{type(model).__name__} has no linear layer under '{LANGUAGE_MODEL}' ({parts}). "
+            "LoRA finetuning expects a LLaVA-like model of transformers."
+        )
+    return rf"(?:.*\.)?{LANGUAGE_MODEL}\..*\.(?:{'|'.join(map(re.escape, leaves))})"
+
+
+def add_lora(model: nn.Module, recipe: Recipe, *, base: str, keep_dtype: bool) -> PeftModel:
+    """``model`` with adapters in its language model and a trainable copy of its projector.
+
+    ``keep_dtype``: leave trainable weights in the model's dtype (DeepSpeed keeps fp32 masters of
+    its own); otherwise they become fp32. ``base`` names the base model in the adapter's config.
+    Weights are drawn from torch's global generator: seed it before.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        lora_dropout=recipe.dropout,
+        bias="none",
+        target_modules=target_modules(model),
+        modules_to_save=[PROJECTOR],
+    )
+    adapted = get_peft_model(model, config, autocast_adapter_dtype=not keep_dtype)
+    adapted.peft_config["default"].base_model_name_or_path = base
+    if not keep_dtype:
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    return adapted
+
+
+def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Optimizer groups: the projector at its own rate; no decay on biases and norms.
+
+    Order: LoRA with and without decay, projector with and without decay; empty ones left out.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            kind = (PROJECTOR in name, NO_DECAY.search(name) is not None)
+            groups.setdefault(kind, []).append(parameter)
+    return [
+        {
+            "params": groups[projector, plain],
+            "lr": recipe.projector_lr if projector else recipe.lr,
+            "weight_decay": 0.0 if plain else recipe.weight_decay,
+        }
+        for projector, plain in sorted(groups)
+    ]
+
+
+def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The trained tensors on the CPU. Under ZeRO-3 a collective call: every rank must make it."""
+    state = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            with _gathered(parameter):
+                state[name] = parameter.detach().cpu().clone()
+    return state
+
+
+def save_adapter(model: PeftModel, state: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """``adapter_config.json`` and ``adapter_model.safetensors`` (LoRA and projector)."""
+    model.save_pretrained(str(folder), state_dict=dict(state), save_embedding_layers=False)
+
+
+def _gathered(parameter: nn.Parameter) -> Any:
+    if not hasattr(parameter, "ds_id"):
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters([parameter])

@@ -1,0 +1,145 @@
+"""The finetuning recipe: what ``conf/train/*.yaml`` says, checked before anything is queued."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from coincide.schema import UserError
+
+ZERO_STAGES = (0, 2, 3)
+PRECISIONS = ("auto", "bf16", "fp32")
+SCHEDULES = ("cosine", "linear", "constant")
+SPEED_ONLY = frozenset(
+    {
+        "micro_batch",
+        "gradient_checkpointing",
+        "zero_stage",
+        "processes",
+        "nodes",
+        "workers",
+        "threads",
+        "save_every",
+    }
+)
+"""Fields that change how fast the answer comes, and not the answer."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """LoRA finetuning as LLaVA-1.5 does it (``scripts/v1_5/finetune_lora.sh``).
+
+    The user fixes ``global_batch``; the accumulation follows from ``micro_batch`` and the number
+    of processes. The loss is the mean over the answer tokens of the global batch, however that
+    batch was split.
+    """
+
+    rank: int = 128
+    alpha: int = 256
+    dropout: float = 0.05
+    lr: float = 2e-4
+    projector_lr: float = 2e-5
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+    warmup_ratio: float = 0.03
+    max_grad_norm: float = 1.0
+    epochs: int = 1
+    max_steps: int | None = None
+    """Stop after this many optimizer steps, the schedule ending there; None: all epochs."""
+    global_batch: int = 128
+    max_length: int = 2048
+    """Tokens per example, image tokens included; the model's own limit holds too."""
+    group_by_modality_length: bool = True
+    """Image and text-only examples do not share a global batch (``train.sampler``)."""
+    precision: str = "auto"
+    """``auto``: bf16 where the hardware has it, else fp32."""
+    micro_batch: int = 16
+    """Examples per forward pass of one process."""
+    gradient_checkpointing: bool = True
+    zero_stage: int = 3
+    """DeepSpeed ZeRO stage; 0 trains without DeepSpeed."""
+    processes: int | str = "auto"
+    """Processes per node; ``auto``: one per GPU, one without a GPU."""
+    nodes: int = 1
+    workers: int = 4
+    """Processes per rank that read images ahead; 0 reads in the rank itself."""
+    threads: int | None = None
+    """CPU threads per rank; None leaves the choice to torch."""
+    save_every: int | None = 100
+    """Optimizer steps between checkpoints; None keeps none."""
+
+    def __post_init__(self) -> None:
+        self._check_choices()
+        self._check_ranges()
+        if self.processes != "auto":
+            self.accumulation(int(self.processes) * self.nodes)
+        elif self.global_batch % self.micro_batch:
+            self.accumulation(1)
+
+    def accumulation(self, world_size: int, micro_batch: int | None = None) -> int:
+        """Micro-batches per optimizer step and process; refuses what does not divide."""
+        micro = self.micro_batch if micro_batch is None else micro_batch
+        at_once = micro * world_size
+        if self.global_batch % at_once == 0:
+            return self.global_batch // at_once
+        below = self.global_batch // at_once * at_once
+        batches = " or ".join(str(b) for b in (below, below + at_once) if b)
+        fitting = largest_micro_batch(self.global_batch, world_size, micro)
+        instead = f", or train.micro_batch={fitting}" if fitting else ""
+        raise UserError(
+            f"train.global_batch={self.global_batch} cannot be split evenly: train.micro_batch="
+            f"{micro} on {world_size} process(es) takes {at_once} examples at a time. "
+            f"Set train.global_batch={batches}{instead}."
+        )
+
+    def answer_config(self) -> dict[str, Any]:
+        """The fields that change the adapter: they enter the artifact's key."""
+        return {name: v for name, v in asdict(self).items() if name not in SPEED_ONLY}
+
+    def _check_choices(self) -> None:
+        choices: tuple[tuple[str, tuple[Any, ...]], ...] = (
+            ("zero_stage", ZERO_STAGES),
+            ("precision", PRECISIONS),
+            ("schedule", SCHEDULES),
+        )
+        for name, allowed in choices:
+            if getattr(self, name) not in allowed:
+                listed = ", ".join(str(a) for a in allowed)
+                raise UserError(f"train.{name}={getattr(self, name)!r}: choose one of {listed}.")
+        if self.processes != "auto" and not _positive_int(self.processes):
+            raise UserError(
+                f"train.processes={self.processes!r}: give a number of processes per node, 1 or "
+                "more, or auto (one per GPU)."
+            )
+
+    def _check_ranges(self) -> None:
+        counts = ("rank", "alpha", "epochs", "global_batch", "max_length", "micro_batch", "nodes")
+        for name in counts:
+            if not _positive_int(getattr(self, name)):
+                raise UserError(
+                    f"train.{name}={getattr(self, name)!r}: expected a whole number, 1 or more."
+                )
+        for name in ("max_steps", "save_every", "threads"):
+            value = getattr(self, name)
+            if value is not None and not _positive_int(value):
+                raise UserError(
+                    f"train.{name}={value!r}: expected a whole number, 1 or more, or null."
+                )
+        if not isinstance(self.workers, int) or self.workers < 0:
+            raise UserError(f"train.workers={self.workers!r}: expected a whole number, 0 or more.")
+        for name, top in (("dropout", 1.0), ("warmup_ratio", 1.0)):
+            if not 0.0 <= getattr(self, name) < top:
+                raise UserError(f"train.{name}={getattr(self, name)!r}: expected 0 <= x < {top}.")
+        for name in ("lr", "projector_lr", "weight_decay", "max_grad_norm"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise UserError(f"train.{name}={getattr(self, name)!r}: expected 0 or more.")
+
+
+def largest_micro_batch(global_batch: int, world_size: int, at_most: int) -> int | None:
+    """The largest micro-batch up to ``at_most`` that splits the global batch; None if none does."""
+    fitting = [m for m in range(1, at_most + 1) if global_batch % (m * world_size) == 0]
+    return fitting[-1] if fitting else None
+
+
+def _positive_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -1,0 +1,86 @@
+"""Which examples make up each global batch, and which of them each rank takes.
+
+The order is that of LLaVA's ``group_by_modality_length`` sampler (``llava_trainer.py``): examples
+are shuffled within their modality and cut into global batches, the last of each modality are put
+together at the end, and the other batches are shuffled. Lengths only decide who computes what
+inside a global batch. Global batches depend on the seed alone, never on world size or
+micro-batch; the seed is explicit, where LLaVA draws from torch's global generator.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+FILLER = -1
+"""Stands for a row that adds nothing to the loss: it evens out the last batch of an epoch."""
+
+
+def number_of_steps(examples: int, global_batch: int, epochs: int, max_steps: int | None) -> int:
+    """Optimizer steps of a run."""
+    steps = epochs * math.ceil(examples / global_batch)
+    return steps if max_steps is None else min(steps, max_steps)
+
+
+def global_batches(
+    text_only: np.ndarray, global_batch: int, seed: int, epoch: int, *, group: bool
+) -> list[list[int]]:
+    """The global batches of one epoch: a permutation of ``range(n)``, cut into batches.
+
+    ``text_only`` bool [n]. With ``group``, image and text-only examples meet only in the last
+    batch, or the last two when both modalities leave more than half a batch each.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    every = np.arange(len(text_only))
+    if not group or text_only.all() or not text_only.any():
+        return _cut(rng.permutation(every), global_batch)
+    image = _cut(rng.permutation(every[~text_only]), global_batch)
+    text = _cut(rng.permutation(every[text_only]), global_batch)
+    pure = image[:-1] + text[:-1]
+    shuffled = [pure[i] for i in rng.permutation(len(pure))]
+    return shuffled + _cut(np.array(sorted(image[-1] + text[-1])), global_batch)
+
+
+def plan(
+    text_only: np.ndarray,
+    global_batch: int,
+    seed: int,
+    *,
+    epochs: int,
+    group: bool,
+    max_steps: int | None = None,
+) -> list[list[int]]:
+    """The global batches of the whole run, epoch after epoch."""
+    batches: list[list[int]] = []
+    for epoch in range(epochs):
+        batches += global_batches(text_only, global_batch, seed, epoch, group=group)
+    return batches[:max_steps]
+
+
+def micro_batches(
+    batch: Sequence[int],
+    lengths: np.ndarray,
+    *,
+    global_batch: int,
+    micro_batch: int,
+    rank: int,
+    world_size: int,
+) -> list[list[int]]:
+    """The micro-batches of ``rank``: its share of one global batch, filled up with ``FILLER``.
+
+    At each micro-step all ranks hold examples of similar length, the long ones first: little
+    padding, and no rank waits long for another.
+    """
+    ordered = sorted(batch, key=lambda i: (-lengths[i], i))
+    ordered += [FILLER] * (global_batch - len(ordered))
+    at_once = micro_batch * world_size
+    return [
+        ordered[start + rank : start + at_once : world_size]
+        for start in range(0, global_batch, at_once)
+    ]
+
+
+def _cut(order: np.ndarray, size: int) -> list[list[int]]:
+    return [order[start : start + size].tolist() for start in range(0, len(order), size)]

@@ -1,0 +1,164 @@
+"""The train stage: base model + subset + recipe -> adapter artifact."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from coincide.schema import DataSource, ModelSource, UserError
+from coincide.store import Build, Step, write_atomic
+from train.checkpoint import Checkpoint, newest_complete, sweep
+from train.job import Job, read_log
+from train.launch import OutOfMemory, launch
+from train.recipe import Recipe, largest_micro_batch
+from train.sampler import number_of_steps
+
+VERSION = 1
+
+
+def train_step(
+    recipe: Recipe,
+    *,
+    model: ModelSource,
+    base: Step,
+    source: DataSource,
+    data: Step,
+    subset: Step,
+    seed: int,
+) -> Step:
+    """The adapter got by finetuning ``base`` on ``subset`` with ``recipe``.
+
+    The artifact holds ``adapter/`` (a PEFT folder, the projector included), ``log.jsonl`` (loss,
+    learning rate, gradient norm and answer tokens by step) and the ``recipe.json`` it came from.
+    """
+    config = {
+        "recipe": recipe.answer_config(),
+        "template": model.template,
+        "max_length": min(recipe.max_length, model.max_length),
+        "seed": seed,
+    }
+
+    def build(build: Build) -> dict[str, Any]:
+        job = _job(build, recipe, model, source, seed)
+        return _train(build, job)
+
+    note = f"{recipe.epochs} epoch(s), global batch {recipe.global_batch}, ZeRO {recipe.zero_stage}"
+    name = f"{model.name}-{subset.name}"
+    return Step("adapter", name, VERSION, config, build, (base, data, subset), note)
+
+
+def world_size(recipe: Recipe) -> int:
+    """Processes over all nodes; ``auto`` looks at this machine's GPUs."""
+    if recipe.processes != "auto":
+        return int(recipe.processes) * recipe.nodes
+    import torch
+
+    return max(1, torch.cuda.device_count()) * recipe.nodes
+
+
+def _job(build: Build, recipe: Recipe, model: ModelSource, source: DataSource, seed: int) -> Job:
+    base, data, subset = (build.need(i) for i in range(3))
+    dataset = source.open(data.path)
+    processes = world_size(recipe)
+    return Job(
+        model=str(base.path / "model"),
+        base=build.step.needs[0].folder,
+        template=model.template,
+        max_length=min(recipe.max_length, model.max_length),
+        annotations=str(subset.path / "subset.json"),
+        image_root=str(dataset.image_root),
+        blank_rows=_positions(subset.path / "rows.npy", dataset.blank_images),
+        seed=seed,
+        world_size=processes,
+        micro_batch=recipe.micro_batch,
+        accumulation=recipe.accumulation(processes),
+        output=str(build.dir),
+        resume_from=None,
+        recipe=recipe,
+    )
+
+
+def _positions(rows_path: Path, wanted: frozenset[int]) -> tuple[int, ...]:
+    """Where the dataset rows ``wanted`` stand in the subset."""
+    import numpy as np
+
+    rows = np.load(rows_path)
+    return tuple(np.flatnonzero(np.isin(rows, sorted(wanted))).tolist()) if wanted else ()
+
+
+def _train(build: Build, job: Job) -> dict[str, Any]:
+    """Run the job, with smaller micro-batches while it does not fit; facts for the manifest."""
+    examples = len(json.loads(Path(job.annotations).read_text(encoding="utf-8")))
+    recipe = job.recipe
+    steps = number_of_steps(examples, recipe.global_batch, recipe.epochs, recipe.max_steps)
+    while True:
+        job = _prepare(job)
+        job.write(build.dir / "recipe.json")
+        try:
+            launch(job, build.dir / "recipe.json", steps=steps)
+            break
+        except OutOfMemory as error:
+            job = smaller(job, error)
+    facts = _facts(job, examples, build.attempt)
+    for scratch in (job.checkpoints, job.logs):
+        shutil.rmtree(scratch, ignore_errors=True)
+    return facts
+
+
+def _prepare(job: Job) -> Job:
+    """The job set to go on from its newest whole checkpoint, the log cut back to it."""
+    found = newest_complete(job.checkpoints)
+    if found is not None:
+        found.check_layout(job.world_size, job.recipe.zero_stage)
+    broken = sweep(job.checkpoints, found)
+    _announce(found, broken)
+    kept = read_log(job.log, up_to=found.step) if found else []
+    lines = "".join(json.dumps(record) + "\n" for record in kept)
+    write_atomic(job.log, lambda path: path.write_text(lines, encoding="utf-8") and None)
+    shutil.rmtree(job.adapter, ignore_errors=True)
+    return replace(job, resume_from=str(found.path) if found else None)
+
+
+def _announce(found: Checkpoint | None, broken: list[str]) -> None:
+    if broken:
+        print(f"train: {', '.join(broken)} was half written and is not used", flush=True)
+    if found is not None:
+        print(f"train: resumed at step {found.step:,} ({found.path.name})", flush=True)
+
+
+def smaller(job: Job, error: OutOfMemory) -> Job:
+    """The same job with a micro-batch of at most half the size and the same global batch."""
+    recipe = job.recipe
+    fitting = largest_micro_batch(recipe.global_batch, job.world_size, job.micro_batch // 2)
+    if fitting is None:
+        raise UserError(
+            f"Training does not fit into memory with train.micro_batch={job.micro_batch}: {error}\n"
+            "Set train.gradient_checkpointing=true, train.zero_stage=3, a smaller "
+            "train.max_length, or use more or larger GPUs."
+        ) from error
+    accumulation = recipe.accumulation(job.world_size, fitting)
+    print(
+        f"train: out of memory with train.micro_batch={job.micro_batch}; going on with {fitting} "
+        f"and {accumulation} accumulation step(s), the global batch stays {recipe.global_batch}",
+        flush=True,
+    )
+    return replace(job, micro_batch=fitting, accumulation=accumulation)
+
+
+def _facts(job: Job, examples: int, attempts: int) -> dict[str, Any]:
+    records = read_log(job.log)
+    return {
+        **json.loads(job.result.read_text(encoding="utf-8")),
+        "loss_first": records[0]["loss"],
+        "loss_last": records[-1]["loss"],
+        "examples": examples,
+        "answer_tokens": sum(record["answer_tokens"] for record in records),
+        "world_size": job.world_size,
+        "zero_stage": job.recipe.zero_stage,
+        "micro_batch": job.micro_batch,
+        "accumulation": job.accumulation,
+        "attempts": attempts,
+    }

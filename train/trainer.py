@@ -1,0 +1,161 @@
+"""Transformers' Trainer with our batches, parameter groups, loss, log and checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from train.checkpoint import mark_complete
+from train.job import Job
+from train.lora import parameter_groups, save_adapter, trainable_state
+
+
+def answer_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
+    """Cross-entropy summed over the answer tokens, divided by those of the whole global batch.
+
+    ``labels`` int64 [B, T], -100 off the answers. Trainer counts ``num_items_in_batch`` over all
+    micro-batches and ranks, so the split of the global batch does not matter.
+    """
+    targets = labels[:, 1:]
+    answer = targets != -100
+    logits = outputs.logits[:, :-1][answer].float()
+    total = torch.nn.functional.cross_entropy(logits, targets[answer], reduction="sum")
+    return total / torch.as_tensor(num_items_in_batch, device=total.device).clamp(min=1)
+
+
+class LoraTrainer(Trainer):
+    """Trains the job's adapter. Ours differ from Trainer's: the loader (its own sharding),
+    the optimizer's groups, and what is saved (the trained tensors alone, without pickle).
+    """
+
+    def __init__(
+        self, job: Job, model: Any, arguments: TrainingArguments, batches: DataLoader[Any]
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=arguments,
+            train_dataset=batches.dataset,
+            compute_loss_func=answer_loss,
+        )
+        self.job = job
+        self.batches = batches
+        self.answer_tokens = 0
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The rank's own batches, as they are."""
+        return self.batches
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW over the recipe's parameter groups."""
+        if self.optimizer is None:
+            groups = parameter_groups(model or self.model, self.job.recipe)
+            self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
+        return self.optimizer
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """One global batch's share of this rank, and the answer tokens of all ranks."""
+        samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.answer_tokens = 0 if items is None else int(items)
+        return samples, items
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Trainer's log record with the answer tokens of the step."""
+        if "loss" in logs:
+            logs["answer_tokens"] = self.answer_tokens
+        super().log(logs, start_time)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The adapter with the projector. A collective call under ZeRO-3."""
+        state = trainable_state(self.model)
+        if self.args.should_save:
+            save_adapter(self.model, state, Path(output_dir or self.args.output_dir))
+
+
+class Monitor(TrainerCallback):
+    """Writes ``log.jsonl``, marks checkpoints whole, and stops on request between two steps.
+
+    A request is SIGTERM or SIGUSR2 to any rank, or the job's stop file. All ranks agree on it at
+    the end of a step; then a checkpoint is written and ``stopped`` is True.
+    """
+
+    def __init__(self, job: Job, seconds_before: float) -> None:
+        self.job = job
+        self.stopped = False
+        self._seconds_before = seconds_before
+        self._started = time.monotonic()
+        self._requested = False
+        for number in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, self._request)
+
+    @property
+    def seconds(self) -> float:
+        """Training time over all attempts."""
+        return round(self._seconds_before + time.monotonic() - self._started, 3)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Append the step to ``log.jsonl``; a loss that is not finite ends the run."""
+        if not logs or "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]):
+            raise FloatingPointError(
+                f"The loss is {logs['loss']} at step {state.global_step}. "
+                "Lower train.lr, or look for broken images and empty answers in the subset."
+            )
+        if state.is_world_process_zero:
+            fields = ("loss", "learning_rate", "grad_norm", "answer_tokens")
+            record = {"step": state.global_step, **{f: logs.get(f) for f in fields}}
+            with self.job.log.open("a", encoding="utf-8") as handle:
+                handle.write(json.dumps(record) + "\n")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop with a checkpoint when any rank was asked to."""
+        if self._agreed() and state.global_step < state.max_steps:
+            self.stopped = True
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Mark the checkpoint whole once every rank has written its part."""
+        _barrier()
+        if state.is_world_process_zero:
+            mark_complete(
+                self.job.checkpoints / f"checkpoint-{state.global_step}",
+                step=state.global_step,
+                world_size=self.job.world_size,
+                zero_stage=self.job.recipe.zero_stage,
+                seconds=self.seconds,
+            )
+        _barrier()
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self._requested = True
+
+    def _agreed(self) -> bool:
+        asked = self._requested or self.job.stop_file.exists()
+        if not _distributed():
+            return asked
+        device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+        flag = torch.tensor([int(asked)], device=device)
+        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+        return bool(flag.item())
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _barrier() -> None:
+    if _distributed():
+        torch.distributed.barrier()

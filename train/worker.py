@@ -1,0 +1,213 @@
+"""One rank of a finetuning job: ``python -m train.worker recipe.json``.
+
+The rank and world size come from the environment (``RANK``, ``WORLD_SIZE``, as torchrun sets
+them). Its output goes to ``logs/rank<r>.log``, how it ended to ``logs/rank<r>.json``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from coincide.store import write_json
+from train.job import EXIT_ERROR, EXIT_OUT_OF_MEMORY, EXIT_STOPPED, Job
+
+SCHEDULER_NAMES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+PR_SET_PDEATHSIG = 1
+MESSAGE_LIMIT = 2000
+
+
+def main(job_path: Path) -> int:
+    """Train; returns the exit code (``train.job``) after writing the rank's status."""
+    job = Job.read(job_path)
+    rank = int(os.environ.setdefault("RANK", "0"))
+    die_with_parent()
+    _redirect_output(job.rank_log(rank))
+    try:
+        stopped = train(job, rank)
+    except Exception as error:
+        traceback.print_exc()
+        code = EXIT_OUT_OF_MEMORY if _is_out_of_memory(error) else EXIT_ERROR
+        message = f"{type(error).__name__}: {error}"[:MESSAGE_LIMIT]
+    else:
+        code = EXIT_STOPPED if stopped else 0
+        message = "stopped on request" if stopped else "done"
+    write_json(job.rank_status(rank), {"rank": rank, "exit_code": code, "message": message})
+    return code
+
+
+def train(job: Job, rank: int) -> bool:
+    """Train and save the adapter; True when stopped on request before the end."""
+    import torch
+    from transformers import set_seed
+
+    from coincide.models.load import load_model, load_processor
+    from train.checkpoint import newest_complete
+    from train.data import loader, open_subset
+    from train.lora import add_lora
+    from train.trainer import LoraTrainer, Monitor
+
+    recipe = job.recipe
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    bf16 = _bf16(recipe.precision)
+    # Order matters: ZeRO-3 shards the weights while from_pretrained reads them, and it knows
+    # that it must from the live TrainingArguments.
+    arguments = training_arguments(job, bf16)
+    model = load_model(Path(job.model), torch.bfloat16 if bf16 else torch.float32, _device(job))
+    set_seed(job.seed)
+    model = add_lora(model, recipe, base=job.base, keep_dtype=recipe.zero_stage > 0)
+    processor = load_processor(Path(job.model))
+    batches = loader(job, open_subset(job), processor, rank)
+    trainer = LoraTrainer(job, model, arguments, batches)
+    begun = newest_complete(job.checkpoints) if job.resume_from else None
+    monitor = Monitor(job, begun.seconds if begun else 0.0)
+    trainer.add_callback(monitor)
+    set_seed(job.seed + rank)  # each rank its own dropout
+    trainer.train(resume_from_checkpoint=job.resume_from)
+    if not monitor.stopped:
+        trainer.save_model(str(job.adapter))
+        if rank == 0:
+            write_json(job.result, _result(trainer, monitor.seconds, bf16))
+    _leave()
+    return monitor.stopped
+
+
+def die_with_parent() -> None:
+    """On Linux, be killed when the parent is: no orphan goes on writing into its folder."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def training_arguments(job: Job, bf16: bool) -> Any:
+    """Transformers' arguments for the job; with ZeRO, DeepSpeed is set up first."""
+    import torch
+    from transformers import TrainingArguments
+
+    recipe = job.recipe
+    cpu = not torch.cuda.is_available()
+    if recipe.zero_stage:
+        start_deepspeed(cpu)
+    return TrainingArguments(
+        output_dir=str(job.checkpoints),
+        per_device_train_batch_size=job.micro_batch,
+        gradient_accumulation_steps=job.accumulation,
+        num_train_epochs=1,  # the loader holds all epochs in a row
+        lr_scheduler_type=SCHEDULER_NAMES[recipe.schedule],
+        learning_rate=recipe.lr,
+        warmup_steps=recipe.warmup_ratio,
+        max_grad_norm=recipe.max_grad_norm,
+        weight_decay=recipe.weight_decay,
+        bf16=bf16,
+        tf32=True if bf16 else None,
+        activation_checkpointing=recipe.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        save_strategy="steps" if recipe.save_every else "no",
+        save_steps=recipe.save_every or 1,
+        save_total_limit=2,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        average_tokens_across_devices=True,
+        remove_unused_columns=False,
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=cpu,
+        ddp_backend="gloo" if cpu and job.world_size > 1 else None,
+        seed=job.seed,
+        deepspeed=deepspeed_config(recipe.zero_stage) if recipe.zero_stage else None,
+    )
+
+
+def deepspeed_config(stage: int) -> dict[str, Any]:
+    """DeepSpeed's configuration; ``auto`` values are filled in from the training arguments."""
+    return {
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "bf16": {"enabled": "auto"},
+        "zero_optimization": {
+            "stage": stage,
+            "overlap_comm": False,
+            "contiguous_gradients": True,
+        },
+    }
+
+
+def start_deepspeed(cpu: bool) -> None:
+    """Join the process group through DeepSpeed, from torchrun's variables or alone.
+
+    On a CPU DeepSpeed would compile its shared-memory all-reduce (a minute, and a compiler
+    needed), which serves inference only; declared incompatible, as on other platforms than
+    Linux, it is left out and gloo does the work.
+    """
+    import deepspeed
+
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in {**alone, "MASTER_PORT": "0"}.items():
+        os.environ.setdefault(name, value)
+    if cpu:
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed("gloo" if cpu else "nccl", auto_mpi_discovery=False)
+
+
+def _bf16(precision: str) -> bool:
+    import torch
+
+    if precision != "auto":
+        return precision == "bf16"
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+
+
+def _device(job: Job) -> str:
+    """Where weights are read to: the rank's GPU, unless ZeRO-3 places them itself."""
+    import torch
+
+    if not torch.cuda.is_available() or job.recipe.zero_stage == 3:
+        return "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+def _result(trainer: Any, seconds: float, bf16: bool) -> dict[str, Any]:
+    import torch
+
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    trained = [p for p in trainer.model.parameters() if p.requires_grad]
+    return {
+        "seconds": seconds,
+        "steps": trainer.state.global_step,
+        "trained_parameters": sum(getattr(p, "ds_numel", p.numel()) for p in trained),
+        "precision": "bf16" if bf16 else "fp32",
+        "peak_gpu_bytes": peak,
+    }
+
+
+def _leave() -> None:
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
+    )
+
+
+def _redirect_output(path: Path) -> None:
+    """Send stdout and stderr, also those of native code, to ``path``."""
+    with path.open("ab") as handle:
+        os.dup2(handle.fileno(), sys.stdout.fileno())
+        os.dup2(handle.fileno(), sys.stderr.fileno())
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
