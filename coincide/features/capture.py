@@ -1,0 +1,129 @@
+"""One forward pass of the reference model, and what signals need of it, captured by hooks.
+
+No forked model: the attention outputs are read where any transformers decoder produces them,
+at ``layers[i].self_attn``, and pooled inside the hook, so a batch never holds [L, B, T, H].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from coincide.features.signals import kind, layers_of
+from coincide.schema import Signal, UserError
+
+
+@dataclass
+class Pass:
+    """What one batch left behind. B rows, T tokens, H hidden width."""
+
+    attention: Mapping[int, tuple[torch.Tensor, torch.Tensor]]
+    """layer -> mean attention output over (visual, text) tokens, float64 [B, H] each."""
+    attention_mask: torch.Tensor
+    """int64 [B, T], 1 on real tokens."""
+    labels: torch.Tensor
+    """int64 [B, T], -100 off the answers, not shifted."""
+    hidden: torch.Tensor
+    """Output of the last layer after its norm, [B, T, H]; meaningless when layers were cut."""
+    head: nn.Module
+
+    def answer_logits(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits [B, A+1, V] and labels [B, A+1] of the answer tokens alone.
+
+        The head runs on the positions that predict an answer token, not on the whole sequence.
+        The causal shift is kept: ``labels[:, j + 1]`` is what ``logits[:, j]`` predicts.
+        """
+        wanted = self.labels[:, 1:] != -100
+        width = max(1, int(wanted.sum(dim=1).max()))
+        order = torch.argsort(wanted.logical_not().to(torch.int8), dim=1, stable=True)[:, :width]
+        hidden = torch.gather(
+            self.hidden, 1, order.unsqueeze(-1).expand(-1, -1, self.hidden.shape[-1])
+        )
+        labels = torch.gather(self.labels[:, 1:], 1, order)
+        blank = labels.new_full((len(labels), 1), -100)
+        logits = self.head(hidden)
+        padded = torch.cat([logits, logits.new_zeros(len(logits), 1, logits.shape[-1])], dim=1)
+        return padded, torch.cat([blank, labels], dim=1)
+
+
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """The decoder blocks of the language model inside a transformers image-text model."""
+    language = getattr(getattr(model, "model", model), "language_model", None)
+    layers = getattr(language, "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        raise UserError(
+            f"{type(model).__name__} has no model.language_model.layers: expected a transformers "
+            "image-text-to-text model such as LlavaForConditionalGeneration."
+        )
+    return layers
+
+
+def check_layers(signals: Sequence[Signal], depth: int) -> tuple[int, ...]:
+    """The sorted union of the layers asked for; refuses one that a model of ``depth`` lacks."""
+    layers = sorted({layer for signal in signals for layer in layers_of(signal)})
+    beyond = [layer for layer in layers if not 0 <= layer < depth]
+    if beyond:
+        raise UserError(
+            f"layers {beyond} do not exist: the reference model has layers 0 to {depth - 1}. "
+            "Set reference.layers."
+        )
+    return tuple(layers)
+
+
+@contextmanager
+def shortened(model: nn.Module, signals: Sequence[Signal]) -> Iterator[None]:
+    """Leave out the layers after the last one needed while no output-side signal is asked for."""
+    layers = decoder_layers(model)
+    wanted = check_layers(signals, len(layers))
+    owner: Any = model.model.language_model
+    if not any(kind(signal).output_side for signal in signals):
+        owner.layers = layers[: wanted[-1] + 1]
+    try:
+        yield
+    finally:
+        owner.layers = layers
+
+
+@torch.inference_mode()
+def run(model: nn.Module, batch: Mapping[str, torch.Tensor], signals: Sequence[Signal]) -> Pass:
+    """Forward one collated ``batch`` (``coincide.models.encode.collate``) and capture."""
+    layers = decoder_layers(model)
+    masks = (batch["image_mask"], batch["text_mask"])
+    pooled: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def hook(layer: int) -> Any:
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            states = output[0] if isinstance(output, tuple) else output
+            pooled[layer] = (_mean(states, masks[0]), _mean(states, masks[1]))
+
+        return keep
+
+    handles = [
+        layers[layer].self_attn.register_forward_hook(hook(layer))
+        for layer in check_layers(signals, len(layers))
+    ]
+    try:
+        images = batch.get("pixel_values")
+        output = model.model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            pixel_values=None if images is None else images.to(model.dtype),
+            use_cache=False,
+        )
+    finally:
+        for handle in handles:
+            handle.remove()
+    head = model.get_output_embeddings()
+    return Pass(pooled, batch["attention_mask"], batch["labels"], output.last_hidden_state, head)
+
+
+def _mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean over the tokens of ``mask``, float64 [B, H]; zero where there is none."""
+    weight = mask.to(torch.float64).unsqueeze(-1)
+    total = (states.double() * weight).sum(dim=1)
+    return total / weight.sum(dim=1).clamp_min(1.0)

@@ -1,0 +1,212 @@
+"""One pass of the reference model over a dataset: every signal that any method asked for.
+
+Rows are cut into shards by row index; inside a shard, batches hold rows of like length, and each
+value lands at its row again. Batch size, token budget, shard size and device are outside the key,
+so the reference model computes in a precision (``reference.dtype``) that makes the stored
+float16 the same for all of them; ``tests/features`` holds us to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from coincide.config import FeaturePass
+from coincide.features.shards import has_shard, read_valid, write_shard
+from coincide.features.signals import kind
+from coincide.schema import DataSource, Dataset, Example, ModelSource, Signal, UserError
+from coincide.store import Artifact, Build, Step, Store, write_json
+
+if TYPE_CHECKING:
+    from coincide.models.encode import Encoded
+
+VERSION = 1
+
+
+def signal_step(
+    signal: Signal, *, model: ModelSource, base: Step, source: DataSource, data: Step, dtype: str
+) -> Step:
+    """The artifact of one signal. It is built through :func:`extract`, with its siblings."""
+    config = {
+        "signal": signal.name,
+        "params": {name: list(value) for name, value in signal.params},
+        "template": model.template,
+        "max_length": model.max_length,
+        "dtype": dtype,
+    }
+
+    def alone(build: Build) -> dict[str, Any]:
+        raise UserError(f"{build.step.folder} is built by the feature pass, not on its own.")
+
+    name = f"{signal.name}-{model.name}-{source.name}"
+    return Step("features", name, VERSION, config, alone, needs=(data, base))
+
+
+def extract(
+    store: Store,
+    steps: Sequence[Step],
+    signals: Sequence[Signal],
+    *,
+    model: ModelSource,
+    source: DataSource,
+    dtype: str,
+    options: FeaturePass,
+) -> list[Artifact]:
+    """The artifacts of ``steps`` (one per signal); the missing ones come out of one pass."""
+    wanted = {step.key: signal for step, signal in zip(steps, signals, strict=True)}
+
+    def build(builds: list[Build]) -> None:
+        missing = [(wanted[b.step.key], b) for b in builds]
+        _pass_over(missing, model=model, source=source, dtype=dtype, options=options)
+
+    return store.ensure_together(steps, build)
+
+
+def _pass_over(
+    missing: Sequence[tuple[Signal, Build]],
+    *,
+    model: ModelSource,
+    source: DataSource,
+    dtype: str,
+    options: FeaturePass,
+) -> None:
+    """Fill the builds shard by shard and commit them all."""
+    from coincide.progress import bar
+
+    builds = [build for _, build in missing]
+    dataset = source.open(builds[0].need(0).path)
+    shards = _layout(builds, len(dataset), options.shard_rows)
+    todo = [i for i in range(len(shards)) if not all(has_shard(b.dir, i) for b in builds)]
+    if len(todo) < len(shards):
+        print(f"features: resumed at shard {todo[0] if todo else len(shards)} of {len(shards)}")
+    if todo:
+        compute = _computer(missing, dataset, model=model, dtype=dtype, options=options)
+        with bar("features", total=sum(len(shards[i]) for i in todo), unit="row") as progress:
+            for i in todo:
+                values, valid = compute([dataset.examples[row] for row in shards[i]], progress)
+                for (signal, build), value in zip(missing, values, strict=True):
+                    write_shard(build.dir, i, value.astype(kind(signal).dtype), valid)
+    for _, build in missing:
+        usable = read_valid(build.dir)
+        invalid = np.flatnonzero(~usable).tolist()
+        build.commit({"rows": len(dataset), "invalid": len(invalid), "invalid_rows": invalid[:100]})
+
+
+def _layout(builds: Sequence[Build], rows: int, shard_rows: int) -> list[range]:
+    """Row ranges of the shards. A resumed build keeps the size that it was begun with."""
+    import json
+
+    for build in builds:
+        file = build.dir / "layout.json"
+        if file.is_file():
+            shard_rows = json.loads(file.read_text(encoding="utf-8"))["shard_rows"]
+    for build in builds:
+        write_json(build.dir / "layout.json", {"shard_rows": shard_rows, "rows": rows})
+    return [range(start, min(start + shard_rows, rows)) for start in range(0, rows, shard_rows)]
+
+
+Computer = Callable[[Sequence[Example], Any], tuple[list[np.ndarray], np.ndarray]]
+
+
+def _computer(
+    missing: Sequence[tuple[Signal, Build]],
+    dataset: Dataset,
+    *,
+    model: ModelSource,
+    dtype: str,
+    options: FeaturePass,
+) -> Computer:
+    """Load the model once; return what turns the examples of a shard into their values."""
+    import torch
+
+    from coincide.features.capture import check_layers, decoder_layers, run, shortened
+    from coincide.features.signals import read
+    from coincide.models.encode import collate, encode
+    from coincide.models.load import load_model, load_processor
+    from coincide.models.template import TEMPLATES
+
+    signals = [signal for signal, _ in missing]
+    folder = missing[0][1].need(1).path / "model"
+    device = _device(options.device)
+    processor = load_processor(folder)
+    network = load_model(folder, dtype=getattr(torch, dtype), device=device)
+    check_layers(signals, len(decoder_layers(network)))
+    template = TEMPLATES[model.template]
+
+    def encoded(example: Example) -> Encoded | None:
+        if example.row in dataset.dropped:
+            return None
+        found = encode(example, dataset, processor, template, model.max_length)
+        return found if found is not None and found.text_mask.any() else None
+
+    def compute(examples: Sequence[Example], progress: Any) -> tuple[list[np.ndarray], np.ndarray]:
+        items = [encoded(example) for example in examples]
+        valid = np.array([item is not None for item in items])
+        values: list[np.ndarray | None] = [None] * len(signals)
+        progress.update(int((~valid).sum()))
+        with shortened(network, signals):
+            for indices in _batches(items, options):
+                batch = collate([items[i] for i in indices], processor.tokenizer.pad_token_id)
+                captured = run(network, {k: v.to(device) for k, v in batch.items()}, signals)
+                rows = [examples[i].row for i in indices]
+                for s, signal in enumerate(signals):
+                    value = _checked(read(signal, captured).cpu().numpy(), signal, rows)
+                    if values[s] is None:
+                        values[s] = np.zeros((len(examples), value.shape[1]), value.dtype)
+                    values[s][indices] = value
+                progress.update(len(indices))
+        width = [1 if v is None else v.shape[1] for v in values]
+        return [
+            np.zeros((len(examples), w)) if v is None else v
+            for v, w in zip(values, width, strict=True)
+        ], valid
+
+    return compute
+
+
+def _batches(items: Sequence[Encoded | None], options: FeaturePass) -> Iterator[list[int]]:
+    """Indices of the usable rows in batches of like length, longest first."""
+    order = sorted(
+        (i for i, item in enumerate(items) if item is not None),
+        key=lambda i: (-len(items[i].input_ids), i),  # type: ignore[union-attr]
+    )
+    batch: list[int] = []
+    for i in order:
+        longest = len(items[(batch or [i])[0]].input_ids)  # type: ignore[union-attr]
+        tokens = longest * (len(batch) + 1)
+        if batch and (len(batch) >= options.batch_size or tokens > options.batch_tokens):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _checked(values: np.ndarray, signal: Signal, rows: Sequence[int]) -> np.ndarray:
+    """``values`` [B, D] unless they would not survive storage; never zeroed silently."""
+    with np.errstate(over="ignore"):
+        stored = values.astype(kind(signal).dtype)
+    bad = np.isinf(stored) if signal.name == "token_scores" else ~np.isfinite(stored)
+    if bad.any():
+        named = [rows[i] for i in np.flatnonzero(bad.any(axis=1))][:10]
+        raise UserError(
+            f"{signal.name}: NaN or infinite values in rows {named}. The reference model overflows "
+            "on them in this precision: set reference.dtype=float32, or drop those rows."
+        )
+    return values
+
+
+def _device(wanted: str) -> str:
+    import torch
+
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def usable_rows(folders: Sequence[Path]) -> np.ndarray:
+    """bool [N]: rows that are valid in every one of the signal artifacts at ``folders``."""
+    return np.logical_and.reduce([read_valid(folder) for folder in folders])

@@ -1,0 +1,112 @@
+"""Sharded arrays on disk: ``values-00000.npy``, ... with ``valid-00000.npy`` beside each.
+
+Shard i holds the rows ``[i * shard_rows, (i + 1) * shard_rows)`` of the dataset, so rows are found
+by arithmetic, never by the order or the name of files. Shards are memory-mapped when read.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coincide.store import write_atomic
+
+
+def write_shard(folder: Path, index: int, values: np.ndarray, valid: np.ndarray) -> None:
+    """Write shard ``index``: values [n, D], valid bool [n]. The values' file completes it."""
+    _save(folder / f"valid-{index:05d}.npy", valid)
+    _save(folder / f"values-{index:05d}.npy", values)
+
+
+def has_shard(folder: Path, index: int) -> bool:
+    """Whether shard ``index`` was finished by this or an earlier, killed attempt."""
+    names = (f"values-{index:05d}.npy", f"valid-{index:05d}.npy")
+    return all((folder / name).is_file() for name in names)
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as handle:
+            np.save(handle, array, allow_pickle=False)
+
+    write_atomic(path, write)
+
+
+class ShardedArray:
+    """An [N, D] array over shards: slices and row lists read from memory maps.
+
+    ``rows`` makes it a view of those rows only, in that order.
+    """
+
+    def __init__(self, folder: Path, rows: np.ndarray | None = None) -> None:
+        self.folder = folder
+        self._files = sorted(folder.glob("values-*.npy"))
+        lengths = [self._map(i).shape[0] for i in range(len(self._files))]
+        self._starts = [0, *np.cumsum(lengths).tolist()]
+        self._rows = rows
+        first = self._map(0)
+        self.dtype = first.dtype
+        total = self._starts[-1] if rows is None else len(rows)
+        self.shape = (total, *first.shape[1:])
+        self.ndim = len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @lru_cache(maxsize=64)  # noqa: B019 - a few arrays live as long as the process
+    def _map(self, index: int) -> np.ndarray:
+        return np.load(self._files[index], mmap_mode="r", allow_pickle=False)
+
+    def take(self, rows: np.ndarray) -> ShardedArray:
+        """A view of ``rows`` (int64 [n])."""
+        return ShardedArray(self.folder, rows if self._rows is None else self._rows[rows])
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """``x[i:j]``, ``x[rows]`` or ``x[i]``: an array in memory."""
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            if self._rows is None and step == 1:
+                return self._slice(start, max(start, stop))
+            index = np.arange(start, stop, step)
+        if np.isscalar(index) or isinstance(index, np.integer):
+            return self[np.asarray([index])][0]
+        index = np.asarray(index)
+        if index.dtype == bool:
+            index = np.flatnonzero(index)
+        index = np.where(index < 0, index + len(self), index)
+        return self._gather(index if self._rows is None else self._rows[index])
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        whole = self[0 : len(self)]
+        return whole if dtype is None else whole.astype(dtype)
+
+    def _slice(self, start: int, stop: int) -> np.ndarray:
+        parts: list[np.ndarray] = []
+        while start < stop:
+            shard = bisect.bisect_right(self._starts, start) - 1
+            end = min(stop, self._starts[shard + 1])
+            offset = self._starts[shard]
+            parts.append(self._map(shard)[start - offset : end - offset])
+            start = end
+        if not parts:
+            return np.empty((0, *self.shape[1:]), self.dtype)
+        return np.array(parts[0]) if len(parts) == 1 else np.concatenate(parts)
+
+    def _gather(self, rows: np.ndarray) -> np.ndarray:
+        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        shards = np.searchsorted(self._starts, rows, side="right") - 1
+        for shard in np.unique(shards):
+            here = np.flatnonzero(shards == shard)
+            out[here] = self._map(int(shard))[rows[here] - self._starts[shard]]
+        return out
+
+
+def read_valid(folder: Path) -> np.ndarray:
+    """bool [N]: which rows of a sharded artifact hold a usable value."""
+    files: Sequence[Path] = sorted(folder.glob("valid-*.npy"))
+    return np.concatenate([np.load(file, allow_pickle=False) for file in files])

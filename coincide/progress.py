@@ -1,0 +1,19 @@
+"""One progress bar with ETA per stage, on the error stream, silent where nobody watches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def bar(stage: str, *, total: int, unit: str) -> Any:
+    """A context manager whose ``update(n)`` advances by n units."""
+    from tqdm import tqdm
+
+    return tqdm(
+        total=total,
+        unit=unit,
+        desc=stage,
+        dynamic_ncols=True,
+        mininterval=0.5,
+        disable=None,
+    )
