@@ -1,0 +1,303 @@
+"""COINCIDE: select by transferability and density of concept-skill clusters (Lee et al. 2024).
+
+1. Cluster the examples by what the layers of a small reference model attend to (k-means, K
+   clusters; ``coincide.features`` and ``coincide.ops.kmeans``).
+2. Transferability S_i: mean cosine of centroid i to the others.
+3. Density D_i: mean Gaussian kernel between the members of cluster i.
+4. Cluster i gives a share P_i ∝ exp(S_i / (τ D_i)) of the budget: more from clusters that help
+   others and that are spread out.
+5. Within a cluster, pick greedily by MMD², so that the picks have the distribution of the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+
+from coincide.ops.allocate import (
+    Rule,
+    allocate,
+    allocation_targets,
+    fill_shortfall,
+    processing_order,
+)
+from coincide.ops.density import cluster_density
+from coincide.ops.mmd import greedy_mmd_rows
+from coincide.ops.transfer import Modality, transferability
+from coincide.schema import Clustering, Need, Pool, Selection, Signal, UserError
+
+Variant = Literal["released", "paper"]
+Within = Literal["mmd", "random"]
+
+
+@dataclass(frozen=True)
+class Formula:
+    """Where the paper's formulas and the code that gave its numbers differ, and what ablates."""
+
+    modality: Modality
+    """Part of the centroids whose cosine is transferability."""
+    exclude_above: float | None
+    """Centroids closer than this do not count towards transferability."""
+    include_diagonal: bool
+    """Whether density counts each member's kernel with itself."""
+    rule: Rule
+    """How shares become whole examples."""
+    use_transferability: bool = True
+    use_density: bool = True
+    within: Within = "mmd"
+
+
+VARIANTS: dict[str, Formula] = {
+    "released": Formula("language", 0.9, include_diagonal=True, rule="sequential"),
+    "paper": Formula("all", None, include_diagonal=False, rule="softmax"),
+}
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What each cluster is worth and gives. Arrays [K]; an empty cluster has NaN and 0."""
+
+    members: Sequence[np.ndarray]
+    """Rows of each cluster, ascending."""
+    transferability: np.ndarray
+    density: np.ndarray
+    score: np.ndarray
+    order: np.ndarray
+    """Non-empty clusters by descending score."""
+    target: np.ndarray
+    """What the rule asks of each cluster before its size caps it."""
+    counts: np.ndarray
+    """What the rule takes; the released one may sum to less than k."""
+    filled: np.ndarray
+    """``counts`` raised to sum to k, over clusters with room in ``order``."""
+
+
+def select_coincide(
+    x: np.ndarray,
+    assignment: np.ndarray,
+    centroids: np.ndarray,
+    k: int,
+    *,
+    layers: int | Sequence[int],
+    temperature: float = 0.1,
+    gamma: float = 1.0,
+    variant: Variant = "released",
+    exact: bool = True,
+) -> np.ndarray:
+    """Select ``k`` rows of ``x`` [N, D], int64, in the order chosen.
+
+    ``assignment`` [N] names each row's cluster (-1: never chosen), ``centroids`` [K, D] have per
+    layer the columns ``[visual H | language H]``. ``temperature`` is τ, ``gamma`` the kernel width.
+    With ``exact=False`` the released rule may return fewer than ``k``; ``exact=True`` appends the
+    greedy picks that follow, from clusters with room in processing order.
+
+    Raises:
+        ValueError: more rows asked for than are assigned, or bad parameters.
+    """
+    formula = _formula(variant)
+    plan = plan_clusters(x, assignment, centroids, k, layers, temperature, gamma, formula)
+    rows = pick_rows(x, plan, gamma)
+    return rows if exact else rows[: int(plan.counts.sum())]
+
+
+def plan_clusters(
+    x: np.ndarray,
+    assignment: np.ndarray,
+    centroids: np.ndarray,
+    k: int,
+    layers: int | Sequence[int],
+    temperature: float,
+    gamma: float,
+    formula: Formula,
+) -> Allocation:
+    """Transferability, density, score and the examples each cluster gives."""
+    members = _members(assignment, len(centroids))
+    sizes = np.array([len(rows) for rows in members])
+    if not 0 <= k <= sizes.sum():
+        raise ValueError(f"got k = {k}; expected 0 to the {sizes.sum()} rows that are assigned")
+    transfer = transferability(
+        centroids, layers=layers, modality=formula.modality, exclude_above=formula.exclude_above
+    )
+    density = np.full(len(members), np.nan)
+    for i in np.flatnonzero(sizes):
+        density[i] = cluster_density(
+            x[members[i]], gamma, include_diagonal=formula.include_diagonal
+        )
+    worth = transfer if formula.use_transferability else np.ones_like(transfer)
+    with np.errstate(divide="ignore"):
+        score = worth / (density if formula.use_density else np.where(sizes > 0, 1.0, np.nan))
+
+    order = processing_order(score, sizes)
+    counts = allocate(score, sizes, k, temperature, rule=formula.rule)
+    target = allocation_targets(score, sizes, k, temperature, rule=formula.rule)
+    filled = fill_shortfall(counts, sizes, k, order)
+    return Allocation(members, transfer, density, score, order, target, counts, filled)
+
+
+def pick_rows(
+    x: np.ndarray, plan: Allocation, gamma: float, within: Within = "mmd", seed: int = 0
+) -> np.ndarray:
+    """Rows cluster by cluster in processing order, those that fill the shortfall last.
+
+    A cluster asked for more than it has is taken whole, in row order, as in the released code.
+    """
+    first: list[np.ndarray] = []
+    more: list[np.ndarray] = []
+    for i in plan.order:
+        rows, count, filled = plan.members[i], plan.counts[i], plan.filled[i]
+        if within == "random":
+            rows = np.random.default_rng([seed, i]).permutation(rows)
+        elif filled and plan.target[i] <= len(rows):
+            rows = rows[greedy_mmd_rows(x[rows], gamma, filled)]
+        first.append(rows[:count])
+        more.append(rows[count:filled])
+    return np.concatenate([*first, *more, np.empty(0, np.int64)])
+
+
+@dataclass(frozen=True)
+class Coincide:
+    """The method as ``conf/method/coincide.yaml`` configures it; fields are explained there."""
+
+    layers: Sequence[int]
+    clusters: int
+    iterations: int = 50
+    cluster_seed: int = 1234
+    temperature: float = 0.1
+    gamma: float = 1.0
+    variant: Variant = "released"
+    modality: Modality | None = None
+    use_transferability: bool = True
+    use_density: bool = True
+    within: Within = "mmd"
+    exact: bool = True
+    name: str = "coincide"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+        for field, choices in _CHOICES.items():
+            if getattr(self, field) not in choices:
+                raise UserError(
+                    f"method.{field}: got {getattr(self, field)!r}; choices: {list(choices)}"
+                )
+        for field in ("clusters", "iterations", "temperature", "gamma"):
+            if not getattr(self, field) > 0:
+                raise UserError(
+                    f"method.{field}: got {getattr(self, field)}; expected a number above 0"
+                )
+        if not self.layers or len(set(self.layers)) < len(self.layers) or min(self.layers) < 0:
+            raise UserError(
+                f"method.layers: got {list(self.layers)}; expected different layer indices from 0"
+            )
+
+    def needs(self) -> Sequence[Need]:
+        """The pooled attention outputs of ``layers`` and their spherical k-means."""
+        return self._signal(), self._clustering()
+
+    def formula(self) -> Formula:
+        """The variant's formulas with this run's ablations."""
+        base = VARIANTS[self.variant]
+        return replace(
+            base,
+            modality=self.modality or base.modality,
+            use_transferability=self.use_transferability,
+            use_density=self.use_density,
+            within=self.within,
+        )
+
+    def select(self, pool: Pool, k: int, seed: int) -> Selection:
+        """Select ``k`` usable rows; ``seed`` matters only to ``within: random``.
+
+        Raises:
+            UserError: fewer than ``k`` rows are usable, or the arrays and parameters do not fit.
+        """
+        x, found = pool.signal(self._signal()), pool.clusters(self._clustering())
+        assignment = np.where(pool.usable, found.assignment, -1)
+        formula = self.formula()
+        try:
+            plan = plan_clusters(
+                x,
+                assignment,
+                found.centroids,
+                k,
+                self.layers,
+                self.temperature,
+                self.gamma,
+                formula,
+            )
+        except ValueError as error:
+            raise UserError(f"method {self.name}: {error}") from error
+        rows = pick_rows(x, plan, self.gamma, formula.within, seed)
+        released = int(plan.counts.sum())
+        return Selection(
+            rows=rows if self.exact else rows[:released],
+            ranking=rows,
+            facts={"variant": self.variant, **_summary(plan, k)},
+            tables={"clusters": _table(plan, plan.filled if self.exact else plan.counts)},
+        )
+
+    def _signal(self) -> Signal:
+        return Signal("activations", (("layers", tuple(self.layers)),))
+
+    def _clustering(self) -> Clustering:
+        return Clustering(self._signal(), self.clusters, self.iterations, self.cluster_seed)
+
+
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "variant": tuple(VARIANTS),
+    "modality": (None, "language", "all"),
+    "within": ("mmd", "random"),
+}
+
+
+def _formula(variant: str) -> Formula:
+    if variant not in VARIANTS:
+        raise ValueError(f"got variant {variant!r}; choices: {list(VARIANTS)}")
+    return VARIANTS[variant]
+
+
+def _members(assignment: np.ndarray, clusters: int) -> list[np.ndarray]:
+    """Rows of each cluster, int64, ascending; rows assigned -1 are in none."""
+    if assignment.max(initial=-1) >= clusters:
+        raise ValueError(
+            f"got a row assigned to cluster {assignment.max()}; expected -1 to {clusters - 1}"
+        )
+    by_cluster = np.argsort(assignment, kind="stable")
+    edges = np.searchsorted(assignment[by_cluster], np.arange(clusters + 1))
+    return [by_cluster[a:b] for a, b in pairwise(edges)]
+
+
+def _summary(plan: Allocation, k: int) -> dict[str, Any]:
+    """Figures for the manifest: look at these before judging a selection."""
+    sizes = np.array([len(rows) for rows in plan.members])
+    return {
+        "shortfall_filled": k - int(plan.counts.sum()),
+        "clusters_empty": int((sizes == 0).sum()),
+        "clusters_without_a_pick": int(((sizes > 0) & (plan.filled == 0)).sum()),
+        "clusters_taken_whole": int(((sizes > 0) & (plan.filled == sizes)).sum()),
+        "largest_cluster_share": float(plan.filled.max() / max(k, 1)),
+        "picks_per_cluster": _spread(plan.filled[sizes > 0]),
+        "transferability": _spread(plan.transferability[sizes > 0]),
+        "density": _spread(plan.density[sizes > 0]),
+    }
+
+
+def _spread(values: np.ndarray) -> dict[str, float]:
+    quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1])
+    return dict(zip(("min", "q1", "median", "q3", "max"), map(float, quantiles), strict=True))
+
+
+def _table(plan: Allocation, chosen: np.ndarray) -> dict[str, list[Any]]:
+    """One row per cluster."""
+    return {
+        "cluster": list(range(len(plan.members))),
+        "size": [len(rows) for rows in plan.members],
+        "transferability": plan.transferability.tolist(),
+        "density": plan.density.tolist(),
+        "score": plan.score.tolist(),
+        "target": plan.target.tolist(),
+        "chosen": chosen.tolist(),
+    }

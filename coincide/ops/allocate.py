@@ -1,0 +1,155 @@
+"""How many examples each cluster gives: P_i ∝ exp(score_i / temperature) (COINCIDE, eq. 4).
+
+Shares are taken in log space: nothing overflows however low the temperature. Empty clusters take
+no part.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+Rule = Literal["sequential", "softmax"]
+
+
+def allocate(
+    score: np.ndarray,
+    sizes: np.ndarray,
+    k: int,
+    temperature: float,
+    *,
+    rule: Rule = "sequential",
+) -> np.ndarray:
+    """Examples to take from each cluster, int64 [K], never above ``sizes`` [K].
+
+    ``sequential`` is the released code's loop: clusters are visited by descending share, and each
+    is asked for ``round(R P_i)`` (half to even), R what is left of ``k`` and P its share among the
+    clusters not yet visited. What a full cluster cannot give passes on to later ones, so a full
+    tail leaves the sum below ``k``.
+
+    ``softmax`` is the paper's formula in one shot: ``k P_i``, what exceeds a cluster's size
+    spilling over to the others in proportion, fractions rounded by largest remainder (ties to the
+    lowest cluster). It sums to ``min(k, sizes.sum())``.
+
+    Raises:
+        ValueError: shapes differ, a score of a non-empty cluster is not finite, ``temperature`` is
+            not positive, ``k`` or a size is negative, or the rule is unknown.
+    """
+    targets = allocation_targets(score, sizes, k, temperature, rule=rule)
+    if rule == "sequential":
+        return np.minimum(targets, sizes)
+    return _spill_over(np.asarray(score) / temperature, np.asarray(sizes, np.int64), k)
+
+
+def allocation_targets(
+    score: np.ndarray,
+    sizes: np.ndarray,
+    k: int,
+    temperature: float,
+    *,
+    rule: Rule = "sequential",
+) -> np.ndarray:
+    """What the rule asks of each cluster before its size caps it, int64 [K]; see ``allocate``.
+
+    For ``softmax`` these are the shares ``k P_i`` before the spill-over, rounded.
+    """
+    _check(score, sizes, k, temperature)
+    score, sizes = np.asarray(score, np.float64), np.asarray(sizes, np.int64)
+    if rule == "sequential":
+        return _sequential_targets(score / temperature, sizes, k, processing_order(score, sizes))
+    if rule == "softmax":
+        filled, targets = np.flatnonzero(sizes), np.zeros_like(sizes)
+        targets[filled] = np.rint(k * _softmax(score[filled] / temperature))
+        return targets
+    raise ValueError(f"got allocation rule {rule!r}; choices: sequential, softmax")
+
+
+def processing_order(score: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Non-empty clusters by descending score, int64.
+
+    Ties (in practice centroids without a language part, all at 0) are ordered as the released
+    code orders them, by reversing ``np.argsort``; the published counts follow from it.
+    """
+    filled = np.flatnonzero(np.asarray(sizes) > 0)
+    return filled[np.argsort(np.asarray(score)[filled])[::-1]]
+
+
+def fill_shortfall(counts: np.ndarray, sizes: np.ndarray, k: int, order: np.ndarray) -> np.ndarray:
+    """Raise ``counts`` to sum to ``k``: clusters with room, in ``order``, give all they can."""
+    filled, left = np.array(counts, np.int64), k - int(np.sum(counts))
+    for cluster in order:
+        extra = min(int(sizes[cluster] - filled[cluster]), left)
+        filled[cluster] += extra
+        left -= extra
+    return filled
+
+
+def _sequential_targets(
+    logits: np.ndarray, sizes: np.ndarray, k: int, order: np.ndarray
+) -> np.ndarray:
+    targets, left = np.zeros(len(sizes), np.int64), k
+    for cluster, share in zip(order, _shares_of_unvisited(logits[order]), strict=True):
+        targets[cluster] = round(left * share)
+        left -= int(min(targets[cluster], sizes[cluster]))
+    return targets
+
+
+def _shares_of_unvisited(logits: np.ndarray) -> list[float]:
+    """``P_i = exp(l_i) / Σ_{j >= i} exp(l_j)`` for descending ``l``.
+
+    By 1 / P_i = 1 + exp(l_{i+1} - l_i) / P_{i+1}: no exponent is positive, so nothing overflows,
+    and equal logits share exactly.
+    """
+    shares: list[float] = []
+    total = 0.0
+    for step in reversed(np.append(np.diff(logits), -np.inf)[: len(logits)]):
+        total = 1 + total * float(np.exp(step))
+        shares.append(1 / total)
+    return shares[::-1]
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    weight = np.exp(logits - logits.max(initial=-np.inf))
+    return weight / weight.sum()
+
+
+def _spill_over(logits: np.ndarray, sizes: np.ndarray, k: int) -> np.ndarray:
+    if sizes.sum() <= k:
+        return sizes.copy()
+    counts, left, open_ = np.zeros_like(sizes), k, np.flatnonzero(sizes)
+    while left:
+        quota = left * _softmax(logits[open_])
+        full = quota >= sizes[open_]
+        if not full.any():
+            counts[open_] = _largest_remainder(quota, left)
+            break
+        counts[open_[full]] = sizes[open_[full]]
+        left -= int(sizes[open_[full]].sum())
+        open_ = open_[~full]
+    return counts
+
+
+def _largest_remainder(quota: np.ndarray, total: int) -> np.ndarray:
+    whole = np.floor(quota).astype(np.int64)
+    ranked = np.argsort(-(quota - whole), kind="stable")
+    whole[ranked[: total - int(whole.sum())]] += 1
+    return whole
+
+
+def _check(score: np.ndarray, sizes: np.ndarray, k: int, temperature: float) -> None:
+    score, sizes = np.asarray(score), np.asarray(sizes)
+    if score.shape != sizes.shape or score.ndim != 1:
+        raise ValueError(f"got scores {score.shape} and sizes {sizes.shape}; expected both [K]")
+    if not temperature > 0:
+        raise ValueError(f"got temperature {temperature}; expected above 0 (the paper: 0.1)")
+    if k < 0 or (sizes < 0).any():
+        raise ValueError(f"got k = {k} and smallest size {sizes.min()}; expected none below 0")
+    with np.errstate(over="ignore"):
+        broken = np.flatnonzero((sizes > 0) & ~np.isfinite(score / temperature))
+    if len(broken):
+        raise ValueError(
+            f"score / temperature is not finite for clusters {broken[:10].tolist()}; expected "
+            "finite transferability / density. Raise gamma (a density underflowed to 0) or the "
+            "temperature, or check the features."
+        )

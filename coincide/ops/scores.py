@@ -1,0 +1,59 @@
+"""Scores of an example read off the logits of its answer tokens.
+
+All take ``logits`` [B, T, V] and ``labels`` [B, T] (not shifted; ``ignore_index`` off answers),
+shift causally inside (position t is predicted at t - 1), average over the answer tokens of each
+row, and return float32 [B]. A row without answer tokens gives NaN.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+
+def el2n(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int = -100) -> torch.Tensor:
+    """Mean ‖p_t - onehot(y_t)‖₂ in [0, √2] (Paul et al. 2021, averaged over answer tokens)."""
+    rows, token_logits, targets = _answer_tokens(logits, labels, ignore_index)
+    error = token_logits.softmax(-1)
+    error.scatter_add_(1, targets[:, None], error.new_full((len(targets), 1), -1.0))
+    return _mean_by_row(error.norm(dim=-1), rows, len(labels))
+
+
+def aum(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int = -100) -> torch.Tensor:
+    """Mean margin ``p_t(y_t) - max_{v != y_t} p_t(v)`` in [-1, 1] (COINCIDE's AUM for D2)."""
+    rows, token_logits, targets = _answer_tokens(logits, labels, ignore_index)
+    probability = token_logits.softmax(-1)
+    right = probability.gather(1, targets[:, None])
+    other = probability.scatter_(1, targets[:, None], -1.0).amax(-1)
+    return _mean_by_row(right[:, 0] - other, rows, len(labels))
+
+
+def perplexity(
+    logits: torch.Tensor, labels: torch.Tensor, ignore_index: int = -100
+) -> torch.Tensor:
+    """Mean negative log-likelihood in nats: the logarithm of perplexity.
+
+    It ranks examples as perplexity does and cannot overflow.
+    """
+    rows, token_logits, targets = _answer_tokens(logits, labels, ignore_index)
+    return _mean_by_row(F.cross_entropy(token_logits, targets, reduction="none"), rows, len(labels))
+
+
+def _answer_tokens(
+    logits: torch.Tensor, labels: torch.Tensor, ignore_index: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Row [n], float32 logits [n, V] and target [n] of every answer token, row by row."""
+    if logits.ndim != 3 or logits.shape[:2] != labels.shape:
+        raise ValueError(
+            f"got logits {tuple(logits.shape)} and labels {tuple(labels.shape)}; "
+            "expected [B, T, V] and [B, T]"
+        )
+    rows, positions = torch.nonzero(labels[:, 1:] != ignore_index, as_tuple=True)
+    return rows, logits[rows, positions].float(), labels[rows, positions + 1]
+
+
+def _mean_by_row(values: torch.Tensor, rows: torch.Tensor, batch: int) -> torch.Tensor:
+    """Mean of ``values`` by row in float64, token after token: independent of the batch."""
+    total = torch.zeros(batch, dtype=torch.float64, device=values.device)
+    count = torch.bincount(rows, minlength=batch)
+    return (total.index_add_(0, rows, values.double()) / count).float()
