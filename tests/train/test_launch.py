@@ -1,0 +1,114 @@
+"""The launcher with stand-in workers: memory, messages, command lines."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from coincide.schema import UserError
+from train.job import EXIT_OUT_OF_MEMORY, Job
+from train.launch import OutOfMemory, command, launch
+from train.recipe import Recipe
+from train.stage import smaller
+
+
+def job(folder: Path, **changes: object) -> Job:
+    recipe = Recipe(global_batch=32, micro_batch=16)
+    made = Job(
+        model="model",
+        base="target/model-0",
+        template="tiny",
+        max_length=64,
+        annotations="subset.json",
+        image_root="images",
+        blank_rows=(),
+        seed=0,
+        world_size=1,
+        micro_batch=16,
+        accumulation=2,
+        output=str(folder),
+        resume_from=None,
+        recipe=recipe,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def run(folder: Path, script: str, **changes: object) -> None:
+    made = job(folder, **changes)
+    made.write(folder / "recipe.json")
+    (folder / "stand_in.py").write_text(script)
+    launch(made, folder / "recipe.json", steps=3, worker=[str(folder / "stand_in.py")])
+
+
+FITS_FOUR = f"""
+import sys, json
+from pathlib import Path
+from train.job import Job
+from coincide.store import write_json
+job = Job.read(Path(sys.argv[1]))
+code = 0 if job.micro_batch <= 4 else {EXIT_OUT_OF_MEMORY}
+write_json(job.rank_status(0), dict(rank=0, exit_code=code, message="CUDA out of memory"))
+sys.exit(code)
+"""
+
+
+def test_out_of_memory_halves_the_micro_batch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = job(tmp_path)
+    tried = []
+    while True:
+        tried.append((made.micro_batch, made.accumulation))
+        try:
+            run(tmp_path, FITS_FOUR, micro_batch=made.micro_batch)
+            break
+        except OutOfMemory as error:
+            made = smaller(made, error)
+    assert tried == [(16, 2), (8, 4), (4, 8)]
+    assert "going on with 8 and 4 accumulation step(s), the global batch stays 32" in (
+        capsys.readouterr().out
+    )
+
+
+def test_out_of_memory_at_one_says_what_else_helps(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"micro_batch=1: full\n.*gradient_checkpointing=true"):
+        smaller(job(tmp_path, micro_batch=1), OutOfMemory("full"))
+
+
+def test_a_rank_that_says_nothing(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from train.job import Job\n"
+        "log = Job.read(Path(sys.argv[1])).rank_log(0)\n"
+        "log.write_text('one line\\nthe last words')\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    with pytest.raises(UserError, match=r"(?s)rank 0 of 1 .* -9, SIGKILL.*the last words"):
+        run(tmp_path, script)
+
+
+def test_a_worker_that_cannot_start(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"(?s)could not be started.*No module named 'nowhere'"):
+        run(tmp_path, "import nowhere")
+
+
+def test_command_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert command(job(tmp_path)) == [sys.executable]
+    two = command(job(tmp_path, world_size=2))
+    assert two == [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    monkeypatch.delenv("SLURM_JOB_NODELIST", raising=False)
+    nodes = replace(job(tmp_path).recipe, nodes=2)
+    with pytest.raises(UserError, match="needs a SLURM allocation"):
+        command(job(tmp_path, world_size=16, recipe=nodes))
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text("#!/bin/sh\necho first\necho second\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-2]")
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    line = " ".join(command(job(tmp_path, world_size=16, recipe=nodes)))
+    assert line.startswith("srun --nodes=2 --ntasks=2 --ntasks-per-node=1 ")
+    assert "--nnodes=2 --nproc-per-node=8" in line
+    assert line.endswith("--rdzv-id=77 --rdzv-endpoint=first:29500")

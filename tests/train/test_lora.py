@@ -1,0 +1,88 @@
+"""What is trained, at which rate, and the loss."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from coincide.schema import UserError
+from train.lora import add_lora, parameter_groups, target_modules
+from train.recipe import Recipe
+
+
+@pytest.fixture(scope="module")
+def llava() -> LlavaForConditionalGeneration:
+    size = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2}
+    text = LlamaConfig(**size, **heads, vocab_size=40, num_key_value_heads=2)
+    vision = CLIPVisionConfig(**size, **heads, image_size=8, patch_size=4)
+    return LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, image_token_index=39))
+
+
+def test_targets_are_the_linears_of_the_language_model(llava: nn.Module) -> None:
+    import re
+
+    pattern = re.compile(target_modules(llava))
+    matched = {name for name, _ in llava.named_modules() if pattern.fullmatch(name)}
+    wanted = {
+        name
+        for name, module in llava.named_modules()
+        if isinstance(module, nn.Linear) and ".language_model." in name
+    }
+    assert matched == wanted
+    assert len(matched) == 2 * 7
+    assert not any("lm_head" in n or "vision" in n or "projector" in n for n in matched)
+
+
+def test_a_model_without_language_model_is_refused() -> None:
+    with pytest.raises(UserError, match="LLaVA-like"):
+        target_modules(nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_adapter_and_groups(llava: nn.Module) -> None:
+    recipe = Recipe(rank=4, alpha=8, weight_decay=0.1, lr=3e-4, projector_lr=5e-5)
+    model = add_lora(llava, recipe, base="target/tiny-0", keep_dtype=False)
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert all("lora_" in n or "multi_modal_projector.modules_to_save" in n for n in trained)
+    assert model.peft_config["default"].base_model_name_or_path == "target/tiny-0"
+
+    groups = parameter_groups(model, recipe)
+    rates = [(g["lr"], g["weight_decay"], len(g["params"])) for g in groups]
+    assert rates == [(3e-4, 0.1, 2 * 14), (5e-5, 0.1, 2), (5e-5, 0.0, 2)]
+    assert {id(p) for g in groups for p in g["params"]} == {
+        id(p) for p in model.parameters() if p.requires_grad
+    }
+
+
+def test_loss_is_the_mean_over_the_answer_tokens_of_the_global_batch() -> None:
+    from train.trainer import answer_loss
+
+    torch.manual_seed(0)
+    logits = torch.randn(3, 5, 7)
+    labels = torch.full((3, 5), -100)
+    labels[0, 2:], labels[1, 4] = 1, 6
+    whole = answer_loss(SimpleNamespace(logits=logits), labels, torch.tensor(4))
+    parts = sum(
+        answer_loss(SimpleNamespace(logits=logits[i : i + 1]), labels[i : i + 1], torch.tensor(4))
+        for i in range(3)
+    )
+    by_hand = -torch.stack(
+        [*logits[0, 1:4].log_softmax(-1)[:, 1], logits[1, 3].log_softmax(-1)[6]]
+    ).mean()
+    torch.testing.assert_close(whole, by_hand)
+    torch.testing.assert_close(parts, whole)
+
+
+def test_a_batch_without_answers_costs_nothing() -> None:
+    from train.trainer import answer_loss
+
+    logits = torch.randn(1, 4, 7, requires_grad=True)
+    loss = answer_loss(SimpleNamespace(logits=logits), torch.full((1, 4), -100), torch.tensor(0))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert logits.grad is not None
+    assert logits.grad.abs().sum() == 0

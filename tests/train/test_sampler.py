@@ -1,0 +1,91 @@
+"""Global batches: a permutation, grouped by modality, the same however they are split."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from train.sampler import FILLER, global_batches, micro_batches, number_of_steps, plan
+
+
+def mixture(images: int, texts: int, seed: int = 0) -> np.ndarray:
+    text_only = np.array([False] * images + [True] * texts)
+    np.random.default_rng(seed).shuffle(text_only)
+    return text_only
+
+
+@pytest.mark.parametrize("group", [True, False])
+@pytest.mark.parametrize(("images", "texts"), [(50, 13), (7, 3), (32, 16), (20, 0), (0, 20), (1, 1)])
+def test_every_example_once(images: int, texts: int, group: bool) -> None:
+    batches = global_batches(mixture(images, texts), 8, seed=1, epoch=0, group=group)
+    assert sorted(i for batch in batches for i in batch) == list(range(images + texts))
+    assert all(len(batch) == 8 for batch in batches[:-1])
+    assert len(batches) == number_of_steps(images + texts, 8, 1, None)
+
+
+@pytest.mark.parametrize(("images", "texts"), [(50, 13), (33, 17), (32, 16), (9, 40)])
+def test_modalities_meet_only_at_the_end(images: int, texts: int) -> None:
+    text_only = mixture(images, texts)
+    batches = global_batches(text_only, 8, seed=3, epoch=0, group=True)
+    mixed = [len(set(text_only[batch])) == 2 for batch in batches]
+    left_over = sum((n - 1) % 8 + 1 for n in (images, texts))
+    assert not any(mixed[: len(batches) - -(-left_over // 8)])
+
+
+def test_modalities_are_interleaved() -> None:
+    text_only = mixture(80, 80)
+    kinds = [text_only[b[0]] for b in global_batches(text_only, 8, seed=0, epoch=0, group=True)]
+    assert 2 < sum(a != b for a, b in zip(kinds, kinds[1:], strict=False))
+
+
+def test_without_grouping_modalities_mix() -> None:
+    text_only = mixture(80, 80)
+    batches = global_batches(text_only, 8, seed=0, epoch=0, group=False)
+    assert sum(len(set(text_only[b])) == 2 for b in batches) > len(batches) / 2
+
+
+def test_order_depends_on_seed_and_epoch_alone() -> None:
+    text_only = mixture(50, 13)
+
+    def of(seed: int, epoch: int) -> list[list[int]]:
+        return global_batches(text_only, 8, seed, epoch, group=True)
+
+    assert of(0, 0) == of(0, 0)
+    assert of(0, 0) != of(1, 0)
+    assert of(0, 0) != of(0, 1)
+
+
+def test_plan_puts_epochs_in_a_row_and_stops() -> None:
+    text_only = mixture(20, 5)
+    whole = plan(text_only, 8, 7, epochs=3, group=True)
+    assert whole[4:8] == global_batches(text_only, 8, 7, 1, group=True)
+    assert plan(text_only, 8, 7, epochs=3, group=True, max_steps=5) == whole[:5]
+    assert len(whole) == number_of_steps(25, 8, 3, None) == 12
+
+
+@pytest.mark.parametrize("size", [16, 11, 1])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("micro_batch", [1, 2, 4])
+def test_ranks_split_a_global_batch(size: int, world_size: int, micro_batch: int) -> None:
+    lengths = np.arange(100)[::-1] % 7 + 1
+    batch = list(range(30, 30 + size))
+    shares = [
+        micro_batches(
+            batch,
+            lengths,
+            global_batch=16,
+            micro_batch=micro_batch,
+            rank=rank,
+            world_size=world_size,
+        )
+        for rank in range(world_size)
+    ]
+    together = [row for share in shares for micro in share for row in micro]
+    assert sorted(r for r in together if r != FILLER) == batch
+    assert together.count(FILLER) == 16 - size
+    assert {len(share) for share in shares} == {16 // (micro_batch * world_size)}
+    assert {len(micro) for share in shares for micro in share} == {micro_batch}
+    for step in range(len(shares[0])):
+        rows = [r for share in shares for r in share[step] if r != FILLER]
+        later = [r for share in shares for m in share[step + 1 :] for r in m if r != FILLER]
+        assert not rows or not later or min(lengths[rows]) >= max(lengths[later])
