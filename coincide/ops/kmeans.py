@@ -18,7 +18,7 @@ from coincide.ops.arrays import require_finite_rows, row_digests, tiles
 
 _UNIT = 2.0**40
 """Fixed-point scale of centroid sums: int64 holds 8 million unit rows."""
-_REPAIRS = 100
+_REPAIRS = 20
 COINCIDING = 1 - 1e-6
 """Centroids with a cosine above this are one point to float32."""
 

@@ -10,10 +10,8 @@ import torch
 from coincide.ops.arrays import TILE, require_finite_rows, tiles
 
 Metric = Literal["sqeuclidean", "cosine"]
-_KEY_TILE = 4 * TILE
 _RESOLUTION = 1e-12
 """Squared distances below this share of |a|² + |b|² are rounding: the rows are equal."""
-_NONE = torch.iinfo(torch.int64).max
 
 
 def knn(
@@ -57,15 +55,15 @@ def _nearest_to(
     """Ranked keys int64 [queries, k] of the query rows ``start..stop`` against all rows."""
     queries = [(start + at, _prepare(t, metric)) for at, t in tiles(x[start:stop], None, device)]
     best = [torch.empty(TILE, 0, dtype=torch.int64, device=device) for _ in queries]
-    for first, tile in tiles(x, None, device, _KEY_TILE):
-        rows = torch.arange(first, first + _KEY_TILE, device=device)
-        others = _prepare(tile, metric)
-        for i, (query, unit) in enumerate(queries):
-            keys = _keys(_squared_distances(unit, others, metric), rows)
-            keys[:, rows >= len(x)] = _NONE
-            keys[torch.arange(query, query + TILE, device=device)[:, None] == rows] = _NONE
-            pool = torch.cat([best[i], keys], dim=1)
-            best[i] = pool.topk(min(k, pool.shape[1]), dim=1, largest=False, sorted=True).values
+    for first, tile in tiles(x, None, device):
+        others, rows = _prepare(tile, metric), torch.arange(first, first + TILE, device=device)
+        for i, (query, rows_of_query) in enumerate(queries):
+            distances = _squared_distances(rows_of_query, others, metric)
+            distances[:, len(x) - first :] = torch.inf  # the padding of the last tile
+            if query == first:
+                distances.fill_diagonal_(torch.inf)  # a row itself
+            pool = torch.cat([best[i], _keys(distances, rows)], dim=1)
+            best[i] = pool.topk(min(k, pool.shape[1]), dim=1, largest=False).values
     return torch.cat(best)[: stop - start].cpu()
 
 
@@ -77,11 +75,11 @@ def _prepare(tile: torch.Tensor, metric: Metric) -> torch.Tensor:
 def _squared_distances(a: torch.Tensor, b: torch.Tensor, metric: Metric) -> torch.Tensor:
     """float32 [len(a), len(b)]; for unit rows half of it is 1 - cosine."""
     scale = (a * a).sum(1)[:, None] + (b * b).sum(1)
-    squared = scale - 2 * (a @ b.T)
-    squared[squared <= _RESOLUTION * scale] = 0
-    return (squared / 2 if metric == "cosine" else squared).float()
+    squared = torch.addmm(scale, a, b.T, alpha=-2)
+    squared.masked_fill_(squared <= scale.mul_(_RESOLUTION), 0)
+    return (squared.div_(2) if metric == "cosine" else squared).float()
 
 
 def _keys(distances: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Integers that sort by distance, then by row: the bits of a float >= 0 keep its order."""
-    return (distances.view(torch.int32).long() << 32) | rows
+    return distances.view(torch.int32).long().bitwise_left_shift_(32).bitwise_or_(rows)
