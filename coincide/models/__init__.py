@@ -1,0 +1,1 @@
+"""Checkpoints, conversation templates, and examples as tensors."""

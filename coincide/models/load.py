@@ -1,0 +1,61 @@
+"""Load a model folder: safetensors only, no code from the folder, no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coincide.schema import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load_processor(model_dir: Path) -> Any:
+    """The processor (tokenizer and image processor) saved in ``model_dir``.
+
+    Images are resized with PIL, as in LLaVA's own code, not with torchvision, which rounds
+    otherwise. LLaVA's ``image_aspect_ratio pad`` is ``do_pad`` of the saved image processor.
+    """
+    from transformers import AutoImageProcessor, AutoProcessor
+
+    _check(model_dir, "processor_config.json", "preprocessor_config.json")
+    options = {"local_files_only": True, "trust_remote_code": False}
+    processor = AutoProcessor.from_pretrained(model_dir, **options)
+    processor.image_processor = AutoImageProcessor.from_pretrained(
+        model_dir, backend="pil", **options
+    )
+    if not processor.tokenizer.is_fast:
+        raise UserError(
+            f"{model_dir} has a slow tokenizer; label masks need the character offsets of a fast "
+            "one (tokenizer.json). Convert it with transformers' AutoTokenizer and save it there."
+        )
+    return processor
+
+
+def load_model(model_dir: Path, dtype: torch.dtype, device: str | torch.device) -> Any:
+    """The image-text-to-text model in ``model_dir``, in evaluation mode on ``device``."""
+    from transformers import AutoModelForImageTextToText
+
+    _check(model_dir, "model.safetensors", "model.safetensors.index.json")
+    model = AutoModelForImageTextToText.from_pretrained(
+        model_dir,
+        dtype=dtype,
+        attn_implementation="sdpa",
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+    )
+    return model.to(device).eval()
+
+
+def _check(model_dir: Path, *any_of: str) -> None:
+    """Refuse a folder that holds none of the files ``any_of``."""
+    if any((model_dir / name).is_file() for name in any_of):
+        return
+    found = sorted(p.name for p in model_dir.iterdir()) if model_dir.is_dir() else None
+    state = "no such folder" if found is None else f"it holds {', '.join(found) or 'nothing'}"
+    raise UserError(
+        f"model folder {model_dir}: expected {' or '.join(any_of)}; {state}. "
+        "Weights in pickled formats (.bin, .pt) are not loaded: convert them to safetensors."
+    )

@@ -1,0 +1,89 @@
+"""Conversation templates: turns in, text out, with the answers marked.
+
+The text equals that of LLaVA's ``conversation.py`` (``SeparatorStyle.TWO``) and
+``preprocess_multimodal`` (haotian-liu/LLaVA, commit c121f04), to the space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from coincide.schema import Turn
+
+IMAGE = "<image>"
+
+
+@dataclass(frozen=True)
+class Template:
+    """``SYSTEM USER: question ASSISTANT: answer</s>USER: ...``."""
+
+    name: str
+    system: str
+    """Opening sentences; empty for none."""
+    user: str = "USER"
+    assistant: str = "ASSISTANT"
+    sep: str = " "
+    """After the system prompt and after each question."""
+    end: str = "</s>"
+    """After each answer: the token at which generation stops."""
+
+    @property
+    def opening(self) -> str:
+        """The text before the first turn."""
+        return self.system + self.sep if self.system else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of the rendered text. ``answer``: the model is to learn it, end token included."""
+
+    text: str
+    answer: bool
+
+
+TEMPLATES = {
+    template.name: template
+    for template in (
+        Template(
+            "vicuna_v1",
+            "A chat between a curious user and an artificial intelligence assistant. "
+            "The assistant gives helpful, detailed, and polite answers to the user's questions.",
+        ),
+        Template("tiny", ""),
+    )
+}
+
+
+def render(template: Template, turns: Sequence[Turn]) -> list[Segment]:
+    """The whole conversation as segments; their texts joined are what is tokenised.
+
+    The space before an answer belongs to the answer, as in LLaVA's label mask. An empty turn is
+    its role and a colon alone, so an empty answer leaves nothing to learn.
+    """
+    segments = [Segment(template.opening, False)] if template.opening else []
+    for turn in turns:
+        role = template.user if turn.role == "human" else template.assistant
+        text = image_first(turn.text)
+        segments.append(Segment(f"{role}:", False))
+        if text and turn.role == "human":
+            segments.append(Segment(f" {text}{template.sep}", False))
+        elif text:
+            segments.append(Segment(f" {text}{template.end}", True))
+    return segments
+
+
+def prompt(template: Template, turns: Sequence[Turn]) -> str:
+    """The text after which the model is to answer: it ends in ``ASSISTANT:``, without a space."""
+    text = "".join(segment.text for segment in render(template, turns))
+    return f"{text}{template.assistant}:"
+
+
+def image_first(text: str) -> str:
+    """Move a lone ``<image>`` to the front of its turn, followed by a newline.
+
+    Several placeholders in one turn stay where they are: their places carry meaning.
+    """
+    if text.count(IMAGE) != 1:
+        return text
+    return f"{IMAGE}\n{text.replace(IMAGE, '').strip()}".strip()
