@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -172,9 +172,16 @@ class Selection:
     tables: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
 
 
-@runtime_checkable
 class Method(Protocol):
-    """A selection method: a frozen dataclass whose fields are its YAML in ``conf/method``."""
+    """A selection method: a frozen dataclass whose fields are its YAML in ``conf/method``.
+
+    ``uses_seed``: the run's seed changes the rows. ``fixed_size``: the method brings its own
+    size (``full``, ``from_file``), so the budget does not apply. A method whose fields do not
+    settle its answer adds ``key_config() -> dict``, which goes into the key in their place.
+    """
+
+    uses_seed: ClassVar[bool]
+    fixed_size: ClassVar[bool]
 
     @property
     def name(self) -> str: ...

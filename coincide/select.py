@@ -1,0 +1,299 @@
+"""The select stage: budget -> k, method -> rows, guarantees, health gate, the subset artifact.
+
+The method ranks; the guarantees are here: unique rows, in range, usable, exactly k.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from coincide.config import HealthLimits
+from coincide.schema import (
+    Clustering,
+    Clusters,
+    DataSource,
+    Dataset,
+    Example,
+    HealthError,
+    Method,
+    Selection,
+    Signal,
+    UserError,
+)
+from coincide.store import Artifact, Build, Step
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CLUSTERS_VERSION = 1
+SUBSET_VERSION = 1
+
+
+# --- clusters -----------------------------------------------------------------------------------
+
+
+def clusters_step(clustering: Clustering, features: Step) -> Step:
+    """Spherical k-means of one signal's usable rows: an artifact shared between methods."""
+    config = {
+        "clusters": clustering.clusters,
+        "iterations": clustering.iterations,
+        "seed": clustering.seed,
+    }
+    name = f"{features.name}-k{clustering.clusters}"
+    return Step("clusters", name, CLUSTERS_VERSION, config, _cluster, needs=(features,))
+
+
+def _cluster(build: Build) -> Mapping[str, Any]:
+    import numpy as np
+
+    from coincide.features.shards import ShardedArray, read_valid
+    from coincide.ops.kmeans import clustering_health, spherical_kmeans
+
+    folder = build.store.verify(build.step.needs[0]).path
+    config = build.step.config
+    valid = read_valid(folder)
+    rows = np.flatnonzero(valid)
+    values = ShardedArray(folder) if len(rows) == len(valid) else ShardedArray(folder, rows)
+    try:
+        centroids, found = spherical_kmeans(
+            values, config["clusters"], config["iterations"], config["seed"], device=_device()
+        )
+    except ValueError as error:
+        raise UserError(f"clustering {build.step.needs[0].folder}: {error}") from error
+    assignment = np.full(len(valid), -1, dtype=np.int32)
+    assignment[rows] = found
+    _save(build, "centroids.npy", centroids)
+    _save(build, "assignment.npy", assignment)
+    return clustering_health(values, centroids, found)
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _save(build: Build, name: str, array: np.ndarray) -> None:
+    import numpy as np
+
+    from coincide.store import write_atomic
+
+    def write(path: Any) -> None:
+        with path.open("wb") as handle:
+            np.save(handle, array, allow_pickle=False)
+
+    write_atomic(build.dir / name, write)
+
+
+# --- the pool that a method sees ------------------------------------------------------------------
+
+
+class StorePool:
+    """:class:`coincide.schema.Pool` over the artifacts that the method's needs name."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        signals: Mapping[Signal, Artifact],
+        clusterings: Mapping[Clustering, Artifact],
+    ) -> None:
+        self._dataset = dataset
+        self._signals = signals
+        self._clusterings = clusterings
+
+    @property
+    def examples(self) -> Sequence[Example]:
+        return self._dataset.examples
+
+    @cached_property
+    def usable(self) -> np.ndarray:
+        import numpy as np
+
+        usable = np.ones(len(self._dataset), dtype=bool)
+        usable[list(self._dataset.dropped)] = False
+        if self._signals:
+            from coincide.features.extract import usable_rows
+
+            usable &= usable_rows([artifact.path for artifact in self._signals.values()])
+        return usable
+
+    def signal(self, signal: Signal) -> Any:
+        from coincide.features.shards import ShardedArray
+
+        return ShardedArray(self._signals[signal].path)
+
+    def clusters(self, clustering: Clustering) -> Clusters:
+        import numpy as np
+
+        folder = self._clusterings[clustering].path
+        return Clusters(
+            np.load(folder / "centroids.npy", mmap_mode="r", allow_pickle=False),
+            np.load(folder / "assignment.npy", allow_pickle=False),
+        )
+
+
+# --- the subset -------------------------------------------------------------------------------------
+
+
+def subset_step(
+    method: Method,
+    *,
+    budget: float | int,
+    seed: int,
+    source: DataSource,
+    data: Step,
+    signals: Mapping[Signal, Step],
+    clusterings: Mapping[Clustering, Step],
+    health: HealthLimits,
+) -> Step:
+    """The subset of one method at one budget. A method without randomness has no seed in its key.
+
+    Health limits are no part of the key: they decide whether to go on, not what is chosen.
+    """
+    config: dict[str, Any] = {
+        "method": method.name,
+        "params": method_config(method),
+    }
+    if not method.fixed_size:
+        config |= {"budget": budget, "unit": "count" if isinstance(budget, int) else "fraction"}
+    if method.uses_seed:
+        config["seed"] = seed
+
+    def build(build: Build) -> Mapping[str, Any]:
+        store = build.store
+        dataset = source.open(build.need(0).path)
+        pool = StorePool(
+            dataset,
+            {need: store.verify(step) for need, step in signals.items()},
+            {need: store.verify(step) for need, step in clusterings.items()},
+        )
+        gate(pool, {n: store.artifact(s) for n, s in clusterings.items()}, health)
+        return _select(build, method, pool, dataset, budget, seed)
+
+    suffix = f"-s{seed}" if method.uses_seed else ""
+    size = "" if method.fixed_size else f"-{budget}"
+    name = f"{method.name}-{source.name}{size}{suffix}"
+    needs = (data, *signals.values(), *clusterings.values())
+    return Step("subset", name, SUBSET_VERSION, config, build, needs=needs)
+
+
+def method_config(method: Method) -> dict[str, Any]:
+    """The method's fields, or what it says itself when they do not settle the answer."""
+    own = getattr(method, "key_config", None)
+    return dict(own()) if own else asdict(method)  # type: ignore[call-overload]
+
+
+def _select(
+    build: Build, method: Method, pool: StorePool, dataset: Dataset, budget: float | int, seed: int
+) -> Mapping[str, Any]:
+    from coincide.budget import count
+    from coincide.data.subset import write_subset
+
+    k = len(dataset) if method.fixed_size else count(budget, len(dataset))
+    started = time.monotonic()
+    selection = method.select(pool, k, seed)
+    if method.fixed_size:
+        k = len(selection.rows)
+    rows, added = exactly(selection, k, pool.usable, method.name)
+    seconds = time.monotonic() - started
+    composition = Counter(dataset.examples[row].source for row in rows)
+    whole = Counter(example.source for example in dataset.examples)
+    _write_tables(build, selection)
+    facts = {
+        "method": method.name,
+        "params": method_config(method),
+        "budget": k / len(dataset),
+        "k": k,
+        "rows": len(dataset),
+        "topped_up": added,
+        "unusable": int((~pool.usable).sum()),
+        "composition": dict(sorted(composition.items())),
+        "pool_composition": dict(sorted(whole.items())),
+        "select_seconds": round(seconds, 3),
+        "details": dict(selection.facts),
+    }
+    write_subset(build.dir, dataset, rows, facts)
+    return facts
+
+
+def _write_tables(build: Build, selection: Selection) -> None:
+    import pandas as pd
+
+    from coincide.store import write_atomic
+
+    if selection.scores is not None:
+        _save(build, "scores.npy", selection.scores.astype("float32"))
+    for name, columns in selection.tables.items():
+        frame = pd.DataFrame({column: list(values) for column, values in columns.items()})
+        write_atomic(build.dir / f"{name}.parquet", lambda path, f=frame: f.to_parquet(path))
+
+
+def exactly(
+    selection: Selection, k: int, usable: np.ndarray, name: str
+) -> tuple[np.ndarray, int]:
+    """``k`` rows, sorted, and how many of them were topped up.
+
+    A selection that falls short is topped up from its ``ranking``, in order, skipping what it
+    has. Anything else that is not k distinct usable rows is the method's fault and is refused.
+    """
+    import numpy as np
+
+    rows = np.asarray(selection.rows, dtype=np.int64)
+    if len(rows) and (rows.min() < 0 or rows.max() >= len(usable)):
+        raise UserError(f"method {name} returned rows outside 0..{len(usable) - 1}.")
+    if len(np.unique(rows)) != len(rows):
+        raise UserError(f"method {name} returned some rows twice.")
+    if not usable[rows].all():
+        raise UserError(f"method {name} returned {int((~usable[rows]).sum())} unusable rows.")
+    if len(rows) > k:
+        raise UserError(f"method {name} returned {len(rows)} rows for a budget of {k}.")
+    missing = k - len(rows)
+    if missing:
+        ranking = np.asarray([] if selection.ranking is None else selection.ranking, np.int64)
+        spare = ranking[usable[ranking] & ~np.isin(ranking, rows)][:missing]
+        rows = np.concatenate([rows, spare])
+    if len(rows) < k:
+        raise UserError(
+            f"method {name} can give {len(rows):,} of the {k:,} examples that the budget asks for: "
+            f"{int(usable.sum()):,} of {len(usable):,} rows are usable. Lower the budget."
+        )
+    return np.sort(rows), missing
+
+
+# --- the health gate ----------------------------------------------------------------------------------
+
+
+def gate(
+    pool: StorePool, clusterings: Mapping[Clustering, Artifact], limits: HealthLimits
+) -> None:
+    """Stop before training when the features or clusters are broken; say which figure and limit."""
+    problems = []
+    unusable = float((~pool.usable).mean()) if len(pool.usable) else 1.0
+    if unusable > limits.invalid_rows:
+        problems.append(
+            f"{unusable:.1%} of the rows are unusable (health.invalid_rows={limits.invalid_rows})"
+        )
+    for clustering, artifact in clusterings.items():
+        facts, k = artifact.facts, clustering.clusters
+        if facts["coinciding_centroids"]:
+            problems.append(f"{facts['coinciding_centroids']} of {k} centroids coincide with another")
+        if facts["largest_share"] > limits.largest_cluster:
+            problems.append(
+                f"one of {k} clusters holds {facts['largest_share']:.1%} of the rows "
+                f"(health.largest_cluster={limits.largest_cluster})"
+            )
+        if facts["empty_clusters"] > limits.empty_clusters * k:
+            problems.append(
+                f"{facts['empty_clusters']} of {k} clusters are empty "
+                f"(health.empty_clusters={limits.empty_clusters})"
+            )
+    if problems:
+        raise HealthError(
+            "The health gate is closed, nothing was trained: " + "; ".join(problems) + ". "
+            "Look at the reference model and the number of clusters; the limits are config."
+        )

@@ -1,0 +1,53 @@
+"""What the terminal shows of a run: the plan before any work, one table after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from coincide.pipeline import Planned
+from coincide.schema import Result
+from coincide.store import Store
+
+
+def console() -> Console:
+    """Wide enough for a log file, as wide as the terminal otherwise."""
+    found = Console()
+    return found if found.is_terminal else Console(width=140)
+
+
+def show_plan(lines: Sequence[Planned], store: Store, size: str) -> None:
+    """Print stage, artifact, what happens to it, and why a miss is a miss."""
+    builds = sum(line.state == "build" for line in lines)
+    title = f"Plan: {size}; store {store.root}"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in ("stage", "artifact", "state", "why"):
+        table.add_column(column, overflow="fold")
+    style = {"build": "yellow", "cached": "green", "not needed": "dim"}
+    for line in lines:
+        state = f"[{style[line.state]}]{line.state}[/]"
+        table.add_row(line.stage.name, line.step.folder, state, line.why)
+    out = console()
+    out.print(table)
+    out.print("Everything is cached." if not builds else f"{builds} to build.", highlight=False)
+
+def show_result(result: Result, path: Path) -> None:
+    """Print the scores of one run, its time by stage, and where its line of the ledger is."""
+    size = f"{result.k:,} examples ({result.budget:.1%})"
+    title = f"{result.method} on {result.data}, {size}, seed {result.seed}"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column, justify in (("benchmark", "left"), ("metric", "left"), ("score", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    table.add_column("stderr", justify="right")
+    table.add_column("n", justify="right")
+    for score in result.scores:
+        value = score.why or "missing" if score.value is None else f"{score.value:.3f}"
+        error = "" if score.stderr is None else f"{score.stderr:.3f}"
+        table.add_row(score.benchmark, score.metric, value, error, str(score.n))
+    out = console()
+    out.print(table)
+    times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result.seconds.items())
+    out.print(f"Time as first computed: {times}. Ledger: {path}", highlight=False)
