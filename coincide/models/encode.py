@@ -1,149 +1,195 @@
-"""Examples -> token ids, labels and masks; the one place where text meets the tokenizer."""
+"""Examples as tensors: token ids, label mask, image and text masks, pixels.
+
+Token ids and labels equal those of LLaVA's ``tokenizer_image_token`` and ``preprocess_v1``
+(haotian-liu/LLaVA, commit c121f04): the text is cut at ``<image>``, each piece is tokenised as a
+whole, and there is one BOS, at the start. Labels come from character offsets, so that they mark
+the answers exactly, whatever the tokenizer merges.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from coincide.data.images import load_image
+from coincide.data.images import BadImage, load_image
 from coincide.models.template import IMAGE, Segment, Template, render
-from coincide.schema import Dataset, Example
+from coincide.schema import Dataset, Example, UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 IGNORE = -100
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example of T tokens."""
+    """One example. T tokens, n images.
+
+    An example whose images do not fit into ``max_length`` is cut before the first image that
+    does not, and has neither text nor answer tokens: the feature pass calls it invalid, and
+    training learns nothing from it.
+    """
 
     input_ids: torch.Tensor
-    """int64 [T], each image placeholder repeated to the number of its visual tokens."""
+    """int64 [T]."""
     labels: torch.Tensor
     """int64 [T], -100 off the answers; not shifted."""
     image_mask: torch.Tensor
-    """bool [T], visual tokens."""
+    """bool [T]: positions that image features take."""
     text_mask: torch.Tensor
-    """bool [T], tokens after the system prompt and after the first image that are not visual."""
+    """bool [T]: text after the first image, or after the system prompt where there is no image."""
     pixel_values: torch.Tensor | None
-    """float32 [images, 3, H, W], or None for a text-only example."""
+    """float32 [n, 3, H, W]."""
+
+
+@dataclass
+class _Tokens:
+    """The sequence under construction; four lists of one length."""
+
+    ids: list[int]
+    image: list[int]
+    """Number of the image, -1 for text."""
+    answer: list[bool]
+    text: list[bool]
 
 
 def encode(
     example: Example, dataset: Dataset, processor: Any, template: Template, max_length: int
-) -> Encoded | None:
-    """Encode one example, cut on the right at ``max_length`` tokens.
+) -> Encoded:
+    """``example`` as the model of ``processor`` sees it, cut on the right at ``max_length``.
 
-    Returns None when the cut goes through an image: such a row cannot be fed to the model.
+    Raises :class:`UserError`, naming row and file, for an image that cannot be read (unless the
+    row is in ``dataset.blank_images``) and for placeholders that do not match the images.
     """
-    pixels = _pixels(example, dataset, processor)
-    visual = _visual_tokens(processor, pixels)
-    ids, answer, system = _tokens(render(template, example.turns), processor, visual)
-    image = ids == _image_id(processor)
-    if image[max_length:].any():
-        return None
-    ids, answer, system, image = (part[:max_length] for part in (ids, answer, system, image))
-    text = ~image & ~system
-    if image.any():
-        text[: int(np.argmax(image))] = False
-    return Encoded(
-        torch.from_numpy(ids),
-        torch.from_numpy(np.where(answer, ids, IGNORE)),
-        torch.from_numpy(image),
-        torch.from_numpy(text),
-        pixels,
-    )
+    pictures = [_picture(example, dataset, name, processor) for name in example.images]
+    pixels = None
+    if pictures:
+        pixels = processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
+    widths = [image_tokens(processor, *p.shape[-2:]) for p in pixels] if pictures else []
+    segments = render(template, example.turns)
+    placeholders = sum(segment.text.count(IMAGE) for segment in segments)
+    if placeholders != len(widths):
+        raise UserError(
+            f"row {example.row}: {placeholders} {IMAGE} placeholders for {len(widths)} images."
+        )
+    tokens = _tokenize(segments, len(template.opening), processor, template, widths)
+    return _cut(tokens, max_length, pixels)
 
 
-def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
-    """Right-padded batch: ``input_ids``, ``labels``, ``attention_mask``, both masks, and
-    ``pixel_values`` [images in the batch, 3, H, W] when there are any.
-    """  # fmt: skip
-    def padded(parts: list[torch.Tensor], value: float) -> torch.Tensor:
-        return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=value)
+def collate(examples: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
+    """Pad on the right to the longest: a dict of [B, T] tensors.
+
+    ``input_ids``, ``labels``, ``attention_mask`` (int64), ``image_mask``, ``text_mask`` (bool),
+    and, when any row has an image, ``pixel_values`` float32 [sum of n, 3, H, W] in row order.
+    """
+
+    def pad(rows: list[torch.Tensor], value: int | bool) -> torch.Tensor:
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
 
     batch = {
-        "input_ids": padded([row.input_ids for row in rows], pad_id),
-        "labels": padded([row.labels for row in rows], IGNORE),
-        "attention_mask": padded([torch.ones_like(row.input_ids) for row in rows], 0),
-        "image_mask": padded([row.image_mask for row in rows], False),
-        "text_mask": padded([row.text_mask for row in rows], False),
+        "input_ids": pad([e.input_ids for e in examples], pad_id),
+        "labels": pad([e.labels for e in examples], IGNORE),
+        "attention_mask": pad([torch.ones_like(e.input_ids) for e in examples], 0),
+        "image_mask": pad([e.image_mask for e in examples], False),
+        "text_mask": pad([e.text_mask for e in examples], False),
     }
-    pixels = [row.pixel_values for row in rows if row.pixel_values is not None]
+    pixels = [e.pixel_values for e in examples if e.pixel_values is not None]
     if pixels:
         batch["pixel_values"] = torch.cat(pixels)
     return batch
 
 
 def length_of(example: Example) -> int:
-    """LLaVA's ``modality_lengths``: whitespace word count, negative for text-only examples."""
+    """LLaVA's ``modality_lengths``: words of the conversation, negative for text-only."""
     words = sum(len(turn.text.split()) for turn in example.turns)
     return words if example.images else -words
 
 
-def _pixels(example: Example, dataset: Dataset, processor: Any) -> torch.Tensor | None:
-    if not example.images:
-        return None
-    if example.row in dataset.blank_images:
-        images = [_blank(processor) for _ in example.images]
-    else:
-        images = [load_image(dataset.image_root, name) for name in example.images]
-    return processor.image_processor(images, return_tensors="pt")["pixel_values"]
+def image_tokens(processor: Any, height: int, width: int) -> int:
+    """Tokens that an image of ``height`` x ``width`` pixels takes, as ``LlavaProcessor`` counts."""
+    patches = (height // processor.patch_size) * (width // processor.patch_size)
+    dropped = processor.vision_feature_select_strategy == "default"
+    return patches + processor.num_additional_image_tokens - dropped
 
 
-def _blank(processor: Any) -> Any:
-    """A square of the mean colour, which the processor maps to zeros."""
+def _picture(example: Example, dataset: Dataset, name: str, processor: Any) -> Image:
     from PIL import Image
 
-    mean = tuple(round(255 * value) for value in processor.image_processor.image_mean)
-    return Image.new("RGB", (64, 64), mean)
+    try:
+        return load_image(dataset.image_root, name)
+    except BadImage as error:
+        if example.row not in dataset.blank_images:
+            raise type(error)(f"row {example.row}: {error}") from error
+    mean = getattr(processor.image_processor, "image_mean", None) or (0.5, 0.5, 0.5)
+    return Image.new("RGB", (64, 64), tuple(int(255 * m) for m in mean))
 
 
-def _visual_tokens(processor: Any, pixels: torch.Tensor | None) -> int:
-    """Visual tokens per image, as :class:`transformers.LlavaProcessor` counts them."""
-    if pixels is None:
-        return 0
-    height, width = pixels.shape[-2:]
-    patches = (height // processor.patch_size) * (width // processor.patch_size)
-    cls_dropped = processor.vision_feature_select_strategy == "default"
-    return patches + processor.num_additional_image_tokens - int(cls_dropped)
-
-
-def _image_id(processor: Any) -> int:
-    return processor.tokenizer.convert_tokens_to_ids(processor.image_token)
-
-
-def _tokens(
-    segments: Sequence[Segment], processor: Any, visual: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ids int64 [T], and which of them are answer and which are system prompt, bool [T] each.
-
-    The text is cut at the placeholders and each chunk tokenised whole, as LLaVA does; a token
-    that straddles a border (the space before an answer) belongs to the segment it ends in.
-    """
-    text = "".join(segment.text for segment in segments)
-    ends = np.cumsum([len(segment.text) for segment in segments])
+def _tokenize(
+    segments: Sequence[Segment],
+    opening: int,
+    processor: Any,
+    template: Template,
+    widths: Sequence[int],
+) -> _Tokens:
+    """Tokens of the text with every placeholder widened to its image's tokens."""
     tokenizer = processor.tokenizer
-    start = tokenizer("").input_ids[:1]
-    bos = start if start and start[0] == tokenizer.bos_token_id else []
-    ids, last = [*bos], [0] * len(bos)
-    position = 0
-    for number, chunk in enumerate(text.split(IMAGE)):
+    if tokenizer.convert_tokens_to_ids(template.end) in (None, tokenizer.unk_token_id):
+        raise UserError(
+            f"template {template.name!r} ends answers with {template.end!r}, which is no token of "
+            "this model's tokenizer. Choose the model's own template."
+        )
+    is_answer = np.concatenate([np.full(len(s.text), s.answer) for s in segments])
+    answers_before = np.concatenate([[0], np.cumsum(is_answer)])
+    bos = tokenizer("").input_ids[:1] if tokenizer.bos_token_id is not None else []
+    tokens = _Tokens(list(bos), [-1] * len(bos), [False] * len(bos), [False] * len(bos))
+    for number, (start, piece) in enumerate(_pieces("".join(s.text for s in segments))):
         if number:
-            ids += [_image_id(processor)] * visual
-            last += [position] * visual
-            position += len(IMAGE)
-        found = tokenizer(chunk, add_special_tokens=False, return_offsets_mapping=True)
-        ids += found["input_ids"]
-        last += [position + max(end - 1, 0) for _, end in found["offset_mapping"]]
-        position += len(chunk)
-    owner = np.searchsorted(ends, np.asarray(last, dtype=np.int64), side="right")
-    owner = np.minimum(owner, len(segments) - 1)
-    answer = np.array([segment.answer for segment in segments])[owner]
-    system = np.array([segment.system for segment in segments])[owner]
-    if bos:
-        system[0] = True
-    return np.asarray(ids, dtype=np.int64), answer, system
+            width = widths[number - 1]
+            tokens.ids += [processor.image_token_id] * width
+            tokens.image += [number - 1] * width
+            tokens.answer += [False] * width
+            tokens.text += [False] * width
+        if not piece:
+            continue
+        found = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
+        spans = start + np.asarray(found["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+        tokens.ids += found["input_ids"]
+        tokens.image += [-1] * len(spans)
+        tokens.answer += (answers_before[spans[:, 1]] > answers_before[spans[:, 0]]).tolist()
+        after = spans[:, 1] > opening if number or not widths else np.zeros(len(spans), bool)
+        tokens.text += after.tolist()
+    return tokens
+
+
+def _pieces(text: str) -> Iterator[tuple[int, str]]:
+    """The stretches between placeholders, with the character at which each starts."""
+    start = 0
+    for piece in text.split(IMAGE):
+        yield start, piece
+        start += len(piece) + len(IMAGE)
+
+
+def _cut(tokens: _Tokens, max_length: int, pixels: torch.Tensor | None) -> Encoded:
+    """At most ``max_length`` tokens, and never a part of an image."""
+    end = min(max_length, len(tokens.ids))
+    images = tokens.image
+    torn = end < len(images) and images[end] >= 0 and images[end] == images[end - 1]
+    if torn:
+        end = images.index(images[end])
+    ids = torch.tensor(tokens.ids[:end], dtype=torch.int64)
+    image = torch.tensor(images[:end], dtype=torch.int64)
+    answer = torch.tensor(tokens.answer[:end], dtype=torch.bool)
+    text = torch.tensor(tokens.text[:end], dtype=torch.bool)
+    whole = len(image[image >= 0].unique())
+    lost = pixels is not None and whole < len(pixels)
+    return Encoded(
+        input_ids=ids,
+        labels=torch.full_like(ids, IGNORE) if lost else ids.masked_fill(~answer, IGNORE),
+        image_mask=image >= 0,
+        text_mask=torch.zeros_like(text) if lost else text,
+        pixel_values=pixels[:whole] if pixels is not None and whole else None,
+    )

@@ -1,0 +1,148 @@
+"""Images from disk, safely: one function that gives an RGB picture or says what is wrong.
+
+Conversions to RGB, each by the rule that loses least:
+
+- EXIF orientation is applied, so the picture stands as a viewer shows it;
+- transparency (RGBA, LA, palette with a transparent entry) is laid over white;
+- 16-bit and 32-bit grey is scaled from its full range to 8 bits (Pillow alone clips it to white);
+- CMYK, palette, grey, bilevel and YCbCr as Pillow converts them;
+- of animations the first frame.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coincide.schema import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PIXELS = 100_000_000
+"""Larger pictures are refused before they are decoded: they would take 300 MB and more each."""
+
+
+class BadImage(UserError):
+    """An image that a policy may drop or replace by a blank one."""
+
+
+class MissingImage(BadImage):
+    """There is no such file."""
+
+
+class CorruptImage(BadImage):
+    """The file does not decode, or its size alone would exhaust memory."""
+
+
+class UnsafePath(UserError):
+    """A path that leaves the image root. No policy lets it pass."""
+
+
+def load_image(root: Path, relative: str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture at ``root/relative`` as RGB.
+
+    Raises :class:`UnsafePath`, :class:`MissingImage` or :class:`CorruptImage`, naming the file.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    path = safe_path(root, relative)
+    if not path.is_file():
+        raise MissingImage(f"image {relative!r}: no such file under {root}.")
+    try:
+        with Image.open(path) as picture:
+            _check_size(picture.size, relative, max_pixels)
+            return to_rgb(picture)
+    except UnidentifiedImageError as error:
+        raise CorruptImage(f"image {relative!r} under {root}: {_what_it_is(path)}.") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise CorruptImage(f"image {relative!r} under {root} is refused: {error}") from error
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, IndexError) as error:
+        raise CorruptImage(f"image {relative!r} under {root} does not decode: {error}.") from error
+
+
+def safe_path(root: Path, relative: str) -> Path:
+    """``root/relative``, symlinks resolved; refuses a path that ends outside ``root``.
+
+    ``root`` itself, and folders directly named by links inside it, may be links as long as what
+    they point to lies under the resolved root.
+    """
+    why = unsafe_reason(relative)
+    if why:
+        raise UnsafePath(
+            f"image {relative!r}: {why}. Paths must be relative to the image root {root} and stay "
+            "below it."
+        )
+    home = os.path.realpath(root)
+    path = os.path.realpath(os.path.join(home, relative))  # noqa: PTH118
+    if not path.startswith(home.rstrip(os.sep) + os.sep):
+        raise UnsafePath(
+            f"image {relative!r}: a symbolic link leads out of the image root {root}, to {path}. "
+            "Copy or mount the images below the root, or set the root to where they are."
+        )
+    return Path(path)
+
+
+def unsafe_reason(relative: str) -> str:
+    """Why the text alone disqualifies ``relative``; empty when it does not."""
+    if not relative or "\0" in relative:
+        return "an empty path, or one with a NUL character"
+    if relative.startswith(("/", "\\", "~")) or relative[1:3] in (":\\", ":/"):
+        return "an absolute path"
+    if ".." in relative.replace("\\", "/").split("/"):
+        return "it climbs out with '..'"
+    return ""
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """Decode the first frame of ``picture`` and convert it to RGB; see the module's rules."""
+    from PIL import Image, ImageOps
+
+    picture.seek(0)
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
+        upright = _eight_bits(upright)
+    if upright.mode == "RGB" and "transparency" not in upright.info:
+        return upright
+    if upright.has_transparency_data:
+        layer = upright.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return upright.convert("RGB")
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Grey with more than 8 bits as 8 bits.
+
+    16-bit modes, and 32-bit ones that hold 16-bit values (Pillow reads some 16-bit PNG and TIFF
+    files so), keep their upper byte; other ranges are clipped to 0..255.
+    """
+    import numpy as np
+    from PIL import Image
+
+    values = np.asarray(picture).astype(np.float64)
+    if picture.mode != "F" and (picture.mode != "I" or values.max(initial=0) > 255):
+        values = np.floor(values / 256)
+    return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+
+
+def _check_size(size: tuple[int, int], relative: str, max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise CorruptImage(
+            f"image {relative!r} is refused undecoded: {width} x {height} pixels, more than the "
+            f"{max_pixels:,} allowed (a decompression bomb, or a scan to be shrunk first)."
+        )
+
+
+def _what_it_is(path: Path) -> str:
+    """In words, what a file that is no image holds."""
+    with path.open("rb") as handle:
+        head = handle.read(512)
+    if not head:
+        return "a file of zero bytes"
+    text = head.lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
+        return "an HTML or XML page saved under an image's name, probably a failed download"
+    return f"no image format that Pillow knows (it begins with {head[:8]!r})"
