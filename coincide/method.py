@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -115,6 +115,8 @@ def plan_clusters(
     formula: Formula,
 ) -> Allocation:
     """Transferability, density, score and the examples each cluster gives."""
+    if len(assignment) != len(x):
+        raise ValueError(f"got {len(assignment)} assignments for {len(x)} rows; expected one each")
     members = _members(assignment, len(centroids))
     sizes = np.array([len(rows) for rows in members])
     if not 0 <= k <= sizes.sum():
@@ -175,6 +177,7 @@ class Coincide:
     within: Within = "mmd"
     exact: bool = True
     name: str = "coincide"
+    fixed_size: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -192,6 +195,11 @@ class Coincide:
             raise UserError(
                 f"method.layers: got {list(self.layers)}; expected different layer indices from 0"
             )
+
+    @property
+    def uses_seed(self) -> bool:
+        """Only random picks inside clusters depend on the run's seed."""
+        return self.within == "random"
 
     def needs(self) -> Sequence[Need]:
         """The pooled attention outputs of ``layers`` and their spherical k-means."""

@@ -28,7 +28,8 @@ def kernel_block(a: np.ndarray, b: np.ndarray, gamma: float) -> np.ndarray:
     if not gamma > 0:
         raise ValueError(f"got gamma {gamma}; expected a kernel width above 0 (the paper: 1.0)")
     a, b = as_float64(a), as_float64(b)
-    squared = (a * a).sum(1)[:, None] + (b * b).sum(1)[None, :] - 2 * (a @ b.T)
+    norms_a, norms_b = np.einsum("ij,ij->i", a, a), np.einsum("ij,ij->i", b, b)
+    squared = norms_a[:, None] + norms_b - 2 * (a @ b.T)
     np.maximum(squared, 0, out=squared)
     return np.exp(squared / (-2 * gamma**2))
 

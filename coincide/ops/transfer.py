@@ -49,7 +49,8 @@ def transferability(
 
 
 def _columns(centroids: np.ndarray, layers: int | Sequence[int], modality: Modality) -> np.ndarray:
-    count = layers if isinstance(layers, int) else len(layers)
+    given = np.asarray(layers)
+    count = given.size if given.ndim else int(given)
     width = centroids.shape[1]
     if count < 1 or width % (2 * count):
         raise ValueError(

@@ -47,13 +47,12 @@ def test_finds_planted_clusters_from_one_start_in_each():
     assert len(pairs) == 3
 
 
-@pytest.mark.parametrize("chunk_rows", [1, 100, 1024, 1500, 10_000])
-def test_same_bytes_for_every_chunk(chunk_rows):
+def test_same_bytes_for_every_chunk():
     x, _ = blobs()
     expected = spherical_kmeans(x, 40, 15, 3)
-    ours = spherical_kmeans(x, 40, 15, 3, chunk_rows=chunk_rows)
-    for a, b in zip(ours, expected, strict=True):
-        assert a.tobytes() == b.tobytes()
+    for chunk_rows in (1, 100, 1500, 2048):
+        ours = spherical_kmeans(x, 40, 15, 3, chunk_rows=chunk_rows)
+        assert [a.tobytes() for a in ours] == [b.tobytes() for b in expected]
 
 
 def test_same_bytes_from_a_memmap_and_for_every_number_of_threads(tmp_path):

@@ -177,6 +177,8 @@ def test_arrays_that_do_not_fit_are_refused(pool):
         three_layers.select(_any_layers(pool), 10, 0)
     with pytest.raises(ValueError, match="assigned to cluster 19; expected -1 to 9"):
         select_coincide(pool.x, pool.found.assignment, pool.found.centroids[:10], 5, layers=2)
+    with pytest.raises(ValueError, match="600 assignments for 599 rows"):
+        select_coincide(pool.x[1:], *_data(pool)[1:], 5, layers=2)
     with pytest.raises(ValueError, match="choices"):
         select_coincide(*_data(pool), 5, layers=2, variant="mine")
 
