@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -180,11 +180,12 @@ class Method(Protocol):
     settle its answer adds ``key_config() -> dict``, which goes into the key in their place.
     """
 
-    uses_seed: ClassVar[bool]
-    fixed_size: ClassVar[bool]
-
     @property
     def name(self) -> str: ...
+    @property
+    def uses_seed(self) -> bool: ...
+    @property
+    def fixed_size(self) -> bool: ...
     def needs(self) -> Sequence[Need]: ...
     def select(self, pool: Pool, k: int, seed: int) -> Selection: ...
 

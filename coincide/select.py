@@ -58,7 +58,7 @@ def _cluster(build: Build) -> Mapping[str, Any]:
     config = build.step.config
     valid = read_valid(folder)
     rows = np.flatnonzero(valid)
-    values = ShardedArray(folder) if len(rows) == len(valid) else ShardedArray(folder, rows)
+    values: Any = ShardedArray(folder) if len(rows) == len(valid) else ShardedArray(folder, rows)
     try:
         centroids, found = spherical_kmeans(
             values, config["clusters"], config["iterations"], config["seed"], device=_device()
@@ -230,12 +230,10 @@ def _write_tables(build: Build, selection: Selection) -> None:
         _save(build, "scores.npy", selection.scores.astype("float32"))
     for name, columns in selection.tables.items():
         frame = pd.DataFrame({column: list(values) for column, values in columns.items()})
-        write_atomic(build.dir / f"{name}.parquet", lambda path, f=frame: f.to_parquet(path))
+        write_atomic(build.dir / f"{name}.parquet", frame.to_parquet)
 
 
-def exactly(
-    selection: Selection, k: int, usable: np.ndarray, name: str
-) -> tuple[np.ndarray, int]:
+def exactly(selection: Selection, k: int, usable: np.ndarray, name: str) -> tuple[np.ndarray, int]:
     """``k`` rows, sorted, and how many of them were topped up.
 
     A selection that falls short is topped up from its ``ranking``, in order, skipping what it
@@ -268,9 +266,7 @@ def exactly(
 # --- the health gate ----------------------------------------------------------------------------------
 
 
-def gate(
-    pool: StorePool, clusterings: Mapping[Clustering, Artifact], limits: HealthLimits
-) -> None:
+def gate(pool: StorePool, clusterings: Mapping[Clustering, Artifact], limits: HealthLimits) -> None:
     """Stop before training when the features or clusters are broken; say which figure and limit."""
     problems = []
     unusable = float((~pool.usable).mean()) if len(pool.usable) else 1.0
@@ -281,7 +277,9 @@ def gate(
     for clustering, artifact in clusterings.items():
         facts, k = artifact.facts, clustering.clusters
         if facts["coinciding_centroids"]:
-            problems.append(f"{facts['coinciding_centroids']} of {k} centroids coincide with another")
+            problems.append(
+                f"{facts['coinciding_centroids']} of {k} centroids coincide with another"
+            )
         if facts["largest_share"] > limits.largest_cluster:
             problems.append(
                 f"one of {k} clusters holds {facts['largest_share']:.1%} of the rows "

@@ -57,7 +57,11 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+    write_atomic(path, lambda temporary: _write_text(temporary, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,10 +187,16 @@ class Store:
         wanted = _flat({"version": step.version, **step.config, **_need_fields(step.needs)})
         best: list[str] | None = None
         for manifest in self.manifests(step.kind):
-            have = _flat({"version": manifest["version"], **manifest["config"], **manifest["needs"]})
-            differing = sorted(k for k in wanted.keys() | have.keys() if wanted.get(k) != have.get(k))
+            have = _flat(
+                {"version": manifest["version"], **manifest["config"], **manifest["needs"]}
+            )
+            differing = sorted(
+                k for k in wanted.keys() | have.keys() if wanted.get(k) != have.get(k)
+            )
             if best is None or len(differing) < len(best):
-                best = [f"{k}: {have.get(k, 'absent')} -> {wanted.get(k, 'absent')}" for k in differing]
+                best = [
+                    f"{k}: {have.get(k, 'absent')} -> {wanted.get(k, 'absent')}" for k in differing
+                ]
         if best is None:
             return f"no {step.kind} artifact yet"
         shown = ", ".join(best[:4]) + (f" and {len(best) - 4} more" if len(best) > 4 else "")
@@ -308,7 +318,12 @@ class Store:
                 f"Stop that process, or wait for it."
             ) from error
         except (OSError, NotImplementedError) as error:
-            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+            if getattr(error, "errno", None) in (
+                errno.ENOSPC,
+                errno.EROFS,
+                errno.EACCES,
+                errno.EDQUOT,
+            ):
                 raise self._out_of_space(error, [step]) from error
             yield False
             return

@@ -51,7 +51,7 @@ class Pass:
         return padded, torch.cat([blank, labels], dim=1)
 
 
-def decoder_layers(model: nn.Module) -> nn.ModuleList:
+def decoder_layers(model: Any) -> nn.ModuleList:
     """The decoder blocks of the language model inside a transformers image-text model."""
     language = getattr(getattr(model, "model", model), "language_model", None)
     layers = getattr(language, "layers", None)
@@ -76,7 +76,7 @@ def check_layers(signals: Sequence[Signal], depth: int) -> tuple[int, ...]:
 
 
 @contextmanager
-def shortened(model: nn.Module, signals: Sequence[Signal]) -> Iterator[None]:
+def shortened(model: Any, signals: Sequence[Signal]) -> Iterator[None]:
     """Leave out the layers after the last one needed while no output-side signal is asked for."""
     layers = decoder_layers(model)
     wanted = check_layers(signals, len(layers))
@@ -89,8 +89,7 @@ def shortened(model: nn.Module, signals: Sequence[Signal]) -> Iterator[None]:
         owner.layers = layers
 
 
-@torch.inference_mode()
-def run(model: nn.Module, batch: Mapping[str, torch.Tensor], signals: Sequence[Signal]) -> Pass:
+def run(model: Any, batch: Mapping[str, torch.Tensor], signals: Sequence[Signal]) -> Pass:
     """Forward one collated ``batch`` (``coincide.models.encode.collate``) and capture."""
     layers = decoder_layers(model)
     masks = (batch["image_mask"], batch["text_mask"])

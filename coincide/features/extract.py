@@ -123,7 +123,7 @@ def _computer(
     import torch
 
     from coincide.features.capture import check_layers, decoder_layers, run, shortened
-    from coincide.features.signals import read
+    from coincide.features.signals import read, width
     from coincide.models.encode import collate, encode
     from coincide.models.load import load_model, load_processor
     from coincide.models.template import TEMPLATES
@@ -135,34 +135,30 @@ def _computer(
     network = load_model(folder, dtype=getattr(torch, dtype), device=device)
     check_layers(signals, len(decoder_layers(network)))
     template = TEMPLATES[model.template]
+    widths = [width(signal, network.config.get_text_config().hidden_size) for signal in signals]
 
     def encoded(example: Example) -> Encoded | None:
         if example.row in dataset.dropped:
             return None
         found = encode(example, dataset, processor, template, model.max_length)
-        return found if found is not None and found.text_mask.any() else None
+        return found if found.text_mask.any() else None
 
     def compute(examples: Sequence[Example], progress: Any) -> tuple[list[np.ndarray], np.ndarray]:
         items = [encoded(example) for example in examples]
         valid = np.array([item is not None for item in items])
-        values: list[np.ndarray | None] = [None] * len(signals)
+        values = [np.zeros((len(examples), width)) for width in widths]
         progress.update(int((~valid).sum()))
-        with shortened(network, signals):
+        with torch.inference_mode(), shortened(network, signals):
             for indices in _batches(items, options):
-                batch = collate([items[i] for i in indices], processor.tokenizer.pad_token_id)
+                group = [item for i in indices if (item := items[i]) is not None]
+                batch = collate(group, processor.tokenizer.pad_token_id)
                 captured = run(network, {k: v.to(device) for k, v in batch.items()}, signals)
                 rows = [examples[i].row for i in indices]
-                for s, signal in enumerate(signals):
-                    value = _checked(read(signal, captured).cpu().numpy(), signal, rows)
-                    if values[s] is None:
-                        values[s] = np.zeros((len(examples), value.shape[1]), value.dtype)
-                    values[s][indices] = value
+                for signal, whole in zip(signals, values, strict=True):
+                    part = read(signal, captured).cpu().numpy()
+                    whole[indices] = _checked(part, signal, rows)
                 progress.update(len(indices))
-        width = [1 if v is None else v.shape[1] for v in values]
-        return [
-            np.zeros((len(examples), w)) if v is None else v
-            for v, w in zip(values, width, strict=True)
-        ], valid
+        return values, valid
 
     return compute
 
@@ -191,7 +187,7 @@ def _checked(values: np.ndarray, signal: Signal, rows: Sequence[int]) -> np.ndar
         stored = values.astype(kind(signal).dtype)
     bad = np.isinf(stored) if signal.name == "token_scores" else ~np.isfinite(stored)
     if bad.any():
-        named = [rows[i] for i in np.flatnonzero(bad.any(axis=1))][:10]
+        named = [rows[i] for i in np.flatnonzero(bad.any(axis=1)).tolist()][:10]
         raise UserError(
             f"{signal.name}: NaN or infinite values in rows {named}. The reference model overflows "
             "on them in this precision: set reference.dtype=float32, or drop those rows."

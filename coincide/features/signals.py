@@ -58,6 +58,13 @@ def layers_of(signal: Signal) -> tuple[int, ...]:
     return tuple(dict(signal.params).get("layers", ()))
 
 
+def width(signal: Signal, hidden: int) -> int:
+    """Columns of ``signal`` for a language model of width ``hidden``."""
+    if signal.name == "token_scores":
+        return len(TOKEN_SCORES)
+    return 2 * len(layers_of(signal)) * hidden if signal.name == "activations" else hidden
+
+
 def read(signal: Signal, run: Pass) -> torch.Tensor:
     """``signal`` for each row of one batch, float64 [B, D], from what the pass captured."""
     readers = {

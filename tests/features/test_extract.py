@@ -1,0 +1,215 @@
+"""The feature pass: right values, whatever the batching, padding, sharding or interruptions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from coincide.config import FeaturePass
+from coincide.features.extract import extract, signal_step
+from coincide.features.shards import ShardedArray, read_valid
+from coincide.features.signals import HIDDEN_LAST, HIDDEN_MEAN, SCORES, activations
+from coincide.models.encode import encode
+from coincide.models.load import load_model, load_processor
+from coincide.models.template import TEMPLATES
+from coincide.schema import Signal, UserError
+from coincide.store import Artifact, Store
+from tests.features.conftest import Model, Source, rows
+
+ALL = (activations((0, 1)), HIDDEN_LAST, HIDDEN_MEAN, SCORES)
+
+
+def run_pass(
+    root: Path, source: Source, model: Model, signals: tuple[Signal, ...] = ALL, **options: object
+) -> list[Artifact]:
+    store = Store(root)
+    data, base = source.step(), model.step()
+    store.ensure(data)
+    store.ensure(base)
+    steps = [
+        signal_step(s, model=model, base=base, source=source, data=data, dtype="float64")
+        for s in signals
+    ]
+    return extract(
+        store, steps, signals, model=model, source=source, dtype="float64",
+        options=FeaturePass(**options),  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def artifacts(
+    tmp_path_factory: pytest.TempPathFactory, source: Source, model: Model
+) -> list[Artifact]:
+    return run_pass(tmp_path_factory.mktemp("store"), source, model)
+
+
+@pytest.fixture(scope="module")
+def alone(
+    artifacts: list[Artifact], source: Source, model: Model
+) -> dict[int, dict[str, np.ndarray]]:
+    """Every signal from plain transformers, one unpadded row at a time."""
+    folder = next((artifacts[0].path.parent.parent / "model").iterdir()) / "model"
+    processor = load_processor(folder)
+    network = load_model(folder, dtype=torch.float64, device="cpu")
+    dataset = source.open(Path())
+    seen: list[torch.Tensor] = []
+    for layer in network.model.language_model.layers:
+        layer.self_attn.o_proj.register_forward_hook(lambda m, i, out: seen.append(out[0]))
+    found = {}
+    for example in rows():
+        e = encode(example, dataset, processor, TEMPLATES[model.template], model.max_length)
+        seen.clear()
+        with torch.no_grad():
+            output = network(
+                input_ids=e.input_ids[None],
+                labels=e.labels[None],
+                pixel_values=None if e.pixel_values is None else e.pixel_values.double(),
+                output_hidden_states=True,
+            )
+        parts = []
+        for out in seen:
+            for mask in (e.image_mask, e.text_mask):
+                mean = torch.tanh(out[mask].mean(0)) if mask.any() else torch.zeros(out.shape[1])
+                parts.append(mean / mean.norm() if mask.any() else mean)
+        joined = torch.cat(parts)
+        states = output.hidden_states[-1][0]
+        found[example.row] = {
+            "activations": (joined / joined.norm()).numpy(),
+            "hidden_last": states[-1].numpy(),
+            "hidden_mean": states.mean(0).numpy(),
+            "nll": np.asarray(output.loss.item()),
+            "answers": np.asarray(int((e.labels[1:] != -100).sum())),
+        }
+    return found
+
+
+def test_activations_are_the_pooled_attention_outputs(
+    artifacts: list[Artifact], alone: dict[int, dict[str, np.ndarray]]
+) -> None:
+    values = ShardedArray(artifacts[0].path)
+    assert values.dtype == np.float16
+    assert values.shape == (24, 2 * 2 * 32)
+    for row, expected in alone.items():
+        if row == 3:
+            continue
+        np.testing.assert_array_equal(values[row], expected["activations"].astype(np.float16))
+    norms = np.linalg.norm(values[:].astype(np.float64), axis=1)
+    np.testing.assert_allclose(np.delete(norms, 3), 1, atol=2e-3)
+    assert not values[0][:32].any()  # text alone: the visual half is zero
+
+
+@pytest.mark.parametrize(("index", "name"), [(1, "hidden_last"), (2, "hidden_mean")])
+def test_hidden_states_ignore_padding(
+    artifacts: list[Artifact], alone: dict[int, dict[str, np.ndarray]], index: int, name: str
+) -> None:
+    values = ShardedArray(artifacts[index].path)
+    for row in set(alone) - {3}:
+        np.testing.assert_array_equal(values[row], alone[row][name].astype(np.float16))
+
+
+def test_token_scores_are_the_models_own_loss(
+    artifacts: list[Artifact], alone: dict[int, dict[str, np.ndarray]]
+) -> None:
+    values = ShardedArray(artifacts[3].path)[:]
+    assert values.dtype == np.float32
+    for row in set(alone) - {3, 9}:
+        assert values[row, 2] == pytest.approx(float(alone[row]["nll"]), rel=1e-6)
+        assert values[row, 3] == alone[row]["answers"]
+        assert 0 < values[row, 0] < np.sqrt(2)
+    assert np.flatnonzero(values[:, 3] == 0).tolist() == [3, 9]  # dropped; an empty answer
+    assert np.isnan(values[9, :3]).all()
+
+
+def test_dropped_rows_are_marked_not_invented(artifacts: list[Artifact]) -> None:
+    for artifact in artifacts:
+        valid = read_valid(artifact.path)
+        assert np.flatnonzero(~valid).tolist() == artifact.facts["invalid_rows"] == [3]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": 1},
+        {"batch_size": 8},
+        {"batch_tokens": 300},
+        {"batch_size": 5, "shard_rows": 2},
+        {"shard_rows": 7},
+    ],
+)
+def test_the_same_values_however_they_are_computed(
+    tmp_path: Path, artifacts: list[Artifact], source: Source, model: Model, options: dict
+) -> None:
+    for ours, theirs in zip(artifacts, run_pass(tmp_path, source, model, **options), strict=True):
+        first, second = ShardedArray(ours.path)[:], ShardedArray(theirs.path)[:]
+        np.testing.assert_array_equal(first, second)
+
+
+def test_one_pass_gives_what_separate_passes_give(
+    tmp_path: Path, artifacts: list[Artifact], source: Source, model: Model
+) -> None:
+    """Also with the layers after the last one needed left out."""
+    (first,) = run_pass(tmp_path, source, model, (activations((0,)),))
+    both = ShardedArray(artifacts[0].path)[:][:, :64].astype(np.float64)
+    both /= np.linalg.norm(both, axis=1, keepdims=True).clip(1e-9)
+    np.testing.assert_allclose(ShardedArray(first.path)[:], both, atol=1e-3)
+
+
+def test_forward_passes_are_counted_once_for_all_signals(
+    tmp_path: Path, source: Source, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from coincide.features import capture
+
+    seen: list[int] = []
+    real = capture.run
+    monkeypatch.setattr(
+        capture, "run", lambda m, b, s: (seen.append(len(b["input_ids"])), real(m, b, s))[1]
+    )
+    run_pass(tmp_path, source, model)
+    assert sum(seen) == 23
+    run_pass(tmp_path, source, model)
+    assert sum(seen) == 23
+
+
+def test_a_killed_pass_resumes_at_the_last_finished_shard(
+    tmp_path: Path, artifacts: list[Artifact], source: Source, model: Model,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from coincide.features import extract as module
+
+    real = module.write_shard
+
+    def dies(folder: Path, index: int, *values: np.ndarray) -> None:
+        if index == 3:
+            raise KeyboardInterrupt
+        real(folder, index, *values)
+
+    monkeypatch.setattr(module, "write_shard", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run_pass(tmp_path, source, model, shard_rows=5)
+    monkeypatch.setattr(module, "write_shard", real)
+    again = run_pass(tmp_path, source, model, shard_rows=24)  # the old layout is kept
+    assert "resumed at shard 3 of 5" in capsys.readouterr().out
+    for ours, theirs in zip(artifacts, again, strict=True):
+        np.testing.assert_array_equal(ShardedArray(ours.path)[:], ShardedArray(theirs.path)[:])
+
+
+def test_a_layer_that_does_not_exist_is_refused(
+    tmp_path: Path, source: Source, model: Model
+) -> None:
+    with pytest.raises(UserError, match=r"layers \[2\] do not exist.*layers 0 to 1"):
+        run_pass(tmp_path, source, model, (activations((0, 2)),))
+
+
+def test_an_overflow_names_the_rows(
+    tmp_path: Path, source: Source, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from coincide.features import signals
+
+    monkeypatch.setattr(
+        signals, "_hidden_last", lambda s, run: torch.full((len(run.labels), 32), 1e6)
+    )
+    with pytest.raises(UserError, match=r"hidden_last: NaN or infinite values in rows \["):
+        run_pass(tmp_path, source, model, (HIDDEN_LAST,))
