@@ -1,0 +1,91 @@
+"""Which of many image paths exist: one listing per folder, not one look-up per file."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from coincide.data.images import UnsafePath, safe_path, unsafe_reason
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """What tells a changed file from an unchanged one without reading it."""
+
+    size: int
+    mtime_ns: int
+
+
+def missing_files(root: Path, names: Iterable[str]) -> set[str]:
+    """Those of ``names`` that are no file under ``root``.
+
+    Raises :class:`UnsafePath`, naming the first ten, when any is absolute, climbs out with
+    ``..``, or leaves the root through a symbolic link.
+    """
+    missing: set[str] = set()
+    for wanted, entries in _folders(root, names):
+        missing.update(
+            n for base, n in wanted if base not in entries or not entries[base].is_file()
+        )
+    return missing
+
+
+def file_states(root: Path, names: Iterable[str]) -> dict[str, FileState]:
+    """Size and modification time of those of ``names`` that exist; refusals as above."""
+    states = {}
+    for wanted, entries in _folders(root, names):
+        for base, name in wanted:
+            if base in entries and entries[base].is_file():
+                status = entries[base].stat()
+                states[name] = FileState(status.st_size, status.st_mtime_ns)
+    return states
+
+
+def _folders(
+    root: Path, names: Iterable[str]
+) -> Iterator[tuple[list[tuple[str, str]], dict[str, os.DirEntry[str]]]]:
+    """Per folder: ``[(base name, name)]`` and the directory entries by base name."""
+    by_folder: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    refused = []
+    for name in names:
+        why = unsafe_reason(name)
+        if why:
+            refused.append(f"{name!r}: {why}")
+            continue
+        folder, base = os.path.split(name)
+        by_folder[folder].append((base, name))
+    for folder in sorted(by_folder):
+        entries = _entries(root / folder)
+        linked = bool(entries) and folder != "" and _leaves(root, folder)
+        for base, name in by_folder[folder]:
+            entry = entries.get(base)
+            if linked or (entry is not None and entry.is_symlink() and _leaves(root, name)):
+                refused.append(f"{name!r}: a symbolic link leads out of it")
+        if not refused:
+            yield by_folder[folder], entries
+    if refused:
+        shown = "\n  ".join(refused[:10])
+        raise UnsafePath(
+            f"{len(refused):,} image paths leave the image root {root}, the first:\n  {shown}\n"
+            "Paths must be relative and stay below the root: set it to the folder in which the "
+            "images truly lie, or copy or bind-mount them below it."
+        )
+
+
+def _leaves(root: Path, name: str) -> bool:
+    try:
+        safe_path(root, name)
+    except UnsafePath:
+        return True
+    return False
+
+
+def _entries(folder: Path) -> dict[str, os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            return {entry.name: entry for entry in found}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}

@@ -1,0 +1,124 @@
+"""The LLaVA json format: the general reader, and ``data=llava_json`` for a dataset of one's own.
+
+A row is ``{"id": str | int, "image": str | [str], "conversations": [{"from": "human" | "gpt",
+"value": str}, ...]}``; ``id`` and ``image`` may be absent, ids need not be unique.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from coincide.data.listing import missing_files
+from coincide.data.parse import SourceOf, parse
+from coincide.data.report import DataReport, Policies
+from coincide.data.rows import scan
+from coincide.schema import Dataset, Example
+
+
+def folder_source(value: dict[str, Any]) -> str:
+    """The source of a row: the first folder of its (first) image, or ``text``."""
+    images = value.get("image")
+    first = images[0] if isinstance(images, list) and images else images
+    if not isinstance(first, str) or not first:
+        return "text"
+    return first.split("/")[0] if "/" in first else "images"
+
+
+def read(
+    annotations: Path,
+    image_root: Path,
+    *,
+    name: str,
+    source_of: SourceOf = folder_source,
+    on_bad_row: str = "error",
+    on_missing_image: str = "error",
+    on_corrupt_image: str = "error",
+    corrupt: Mapping[str, str] | None = None,
+) -> Dataset:
+    """The dataset in ``annotations``, whose images lie under ``image_root``.
+
+    ``corrupt`` maps images known not to decode to the reason (``coincide.data.check``). Raises
+    :class:`UserError` for malformed JSON (byte offset and row), for image paths that leave the
+    root, and for faulty rows whose policy is ``error`` (counts, first rows, sources).
+    """
+    policies = Policies(on_bad_row, on_missing_image, on_corrupt_image)
+    dataset, report = inspect(
+        annotations, image_root, name=name, source_of=source_of, policies=policies, corrupt=corrupt
+    )
+    report.refuse(policies)
+    return dataset
+
+
+def inspect(
+    annotations: Path,
+    image_root: Path,
+    *,
+    name: str,
+    source_of: SourceOf = folder_source,
+    policies: Policies | None = None,
+    corrupt: Mapping[str, str] | None = None,
+) -> tuple[Dataset, DataReport]:
+    """Like :func:`read`, with the report, and faulty rows dropped where the policy is ``error``."""
+    policies = policies or Policies()
+    report = DataReport(name)
+    dropped: dict[int, str] = {}
+    examples: list[Example] = []
+    with _no_collection():
+        for row, _, value in scan(annotations):
+            example, left_out, fault = parse(row, value, source_of)
+            report.left_out_turns += left_out
+            if fault:
+                report.add(fault.kind, "on_bad_row", row, example.source, fault.detail)
+                dropped[row] = fault.kind
+            examples.append(example)
+    blank: set[int] = set()
+    for row, kind, policy, detail in _image_faults(examples, image_root, corrupt or {}):
+        report.add(kind, policy, row, examples[row].source, detail)
+        if getattr(policies, policy) == "blank":
+            blank.add(row)
+        else:
+            dropped[row] = kind
+    blank -= dropped.keys()
+    _count(report, examples, len(dropped), len(blank))
+    dataset = Dataset(name, annotations, image_root, tuple(examples), dropped, frozenset(blank))
+    return dataset, report
+
+
+def _image_faults(
+    examples: list[Example], image_root: Path, corrupt: Mapping[str, str]
+) -> Iterator[tuple[int, str, str, str]]:
+    """``(row, kind, policy, detail)`` for rows with missing or corrupt images."""
+    missing = missing_files(image_root, {name for e in examples for name in e.images})
+    for example in examples:
+        lost = [name for name in example.images if name in missing]
+        broken = [name for name in example.images if name in corrupt and name not in missing]
+        if lost:
+            yield example.row, "missing image", "on_missing_image", lost[0]
+        if broken:
+            detail = f"{broken[0]}: {corrupt[broken[0]]}"
+            yield example.row, "corrupt image", "on_corrupt_image", detail
+
+
+def _count(report: DataReport, examples: list[Example], dropped: int, blank: int) -> None:
+    report.rows, report.dropped, report.blank = len(examples), dropped, blank
+    report.text_only = sum(bool(e.turns) and not e.images for e in examples)
+    report.turns = sum(len(example.turns) for example in examples)
+    report.images = len({name for example in examples for name in example.images})
+    report.sources.update(example.source for example in examples)
+    report.count_ids(example.id for example in examples)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Pause the garbage collector: it would walk millions of new turns again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

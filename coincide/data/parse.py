@@ -1,0 +1,106 @@
+"""One row of LLaVA json as an :class:`Example`, or what is wrong with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from itertools import cycle
+from typing import Any
+
+from coincide.schema import Example, Role, Turn
+
+IMAGE = "<image>"
+ROLES: Mapping[str, Role] = {"human": "human", "gpt": "gpt"}
+_SURROGATE = re.compile("[\ud800-\udfff]")
+SourceOf = Callable[[dict[str, Any]], str]
+
+
+class BadRow(Exception):
+    """A row that cannot be trained on: ``kind`` is counted, ``detail`` shown once."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(f"{kind}: {detail}")
+        self.kind = kind
+        self.detail = detail
+
+
+def parse(row: int, value: Any, source_of: SourceOf) -> tuple[Example, int, BadRow | None]:
+    """The example, the leading turns left out, and what is wrong.
+
+    A faulty row gives an example without turns and images that keeps its row, id and source.
+    """
+    if not isinstance(value, dict):
+        return Example(row, "", (), (), ""), 0, BadRow("not an object", f"got {_short(value)}")
+    identity, source = "", source_of(value)
+    try:
+        identity = _id(value.get("id"))
+        images = image_paths(value)
+        turns, left_out = _turns(value.get("conversations"))
+        _match_placeholders(turns, images)
+    except BadRow as fault:
+        return Example(row, identity, (), (), source), 0, fault
+    return Example(row, identity, images, turns, source), left_out, None
+
+
+def image_paths(value: Mapping[str, Any]) -> tuple[str, ...]:
+    """The row's image paths; raises :class:`BadRow` where ``image`` is neither path nor list."""
+    found = value.get("image")
+    if found is None or found in ("", []):
+        return ()
+    paths = found if isinstance(found, list) else [found]
+    if not all(isinstance(path, str) and path for path in paths):
+        raise BadRow("wrong image field", f"expected paths, got {_short(found)}")
+    return tuple(paths)
+
+
+def _id(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise BadRow("wrong id", f"expected a string or an integer, got {_short(value)}")
+    return str(value)
+
+
+def _turns(value: Any) -> tuple[tuple[Turn, ...], int]:
+    """Alternating turns from a question to an answer, and how many leading ones were left out.
+
+    LLaVA's loader leaves out what stands before the first question; so do we. The template has
+    a system prompt of its own.
+    """
+    if not isinstance(value, list) or not value:
+        raise BadRow("no conversation", f'"conversations" is {_short(value)}')
+    begin = int(isinstance(value[0], dict) and value[0].get("from") == "system")
+    turns = [_turn(number, item) for number, item in enumerate(value[begin:], begin)]
+    if turns and turns[0].role == "gpt":
+        turns.pop(0)
+        begin += 1
+    for number, (turn, expected) in enumerate(zip(turns, cycle(("human", "gpt")), strict=False)):
+        if turn.role != expected:
+            raise BadRow("two turns of one role", f"turn {begin + number} is {turn.role} again")
+    if not turns or turns[-1].role != "gpt":
+        raise BadRow("no answer", "the conversation does not end with a turn from gpt")
+    return tuple(turns), begin
+
+
+def _turn(number: int, item: Any) -> Turn:
+    if not isinstance(item, dict) or not isinstance(item.get("value"), str):
+        raise BadRow("malformed turn", f'turn {number}: expected {{"from", "value"}} with text')
+    if item.get("from") not in ROLES:
+        raise BadRow("unknown role", f"turn {number} is from {_short(item.get('from'))}")
+    text: str = item["value"]
+    if not text.isascii() and _SURROGATE.search(text):
+        raise BadRow("broken Unicode", f"turn {number} holds a lone surrogate")
+    return Turn(ROLES[item["from"]], text)
+
+
+def _match_placeholders(turns: tuple[Turn, ...], images: tuple[str, ...]) -> None:
+    found = sum(turn.text.count(IMAGE) for turn in turns)
+    if found != len(images):
+        more = "more" if found > len(images) else "fewer"
+        raise BadRow(f"{more} <image> than images", f"{found} <image>, {len(images)} images")
+
+
+def _short(value: Any) -> str:
+    """``value`` for a message: inert, and not longer than a line."""
+    shown = ascii(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."

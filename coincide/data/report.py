@@ -1,0 +1,123 @@
+"""What is wrong with a dataset, counted: kinds of faults, first rows, sources."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from coincide.schema import UserError
+
+FIRST = 10
+"""How many rows or ids a report names of each kind."""
+
+CHOICES = {
+    "on_bad_row": ("error", "drop"),
+    "on_missing_image": ("error", "drop", "blank"),
+    "on_corrupt_image": ("error", "drop", "blank"),
+}
+
+
+@dataclass(frozen=True)
+class Policies:
+    """What to do with faulty rows: ``error`` stops, ``drop`` leaves the row out of the pool,
+    ``blank`` puts a blank picture in the image's place.
+    """
+
+    on_bad_row: str = "error"
+    on_missing_image: str = "error"
+    on_corrupt_image: str = "error"
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown choice."""
+        for option, choices in CHOICES.items():
+            got = getattr(self, option)
+            if got not in choices:
+                raise UserError(f"{option}={got!r}: the choices are {', '.join(choices)}.")
+
+
+@dataclass
+class Problem:
+    """One kind of fault. ``rows`` are the first ten, ``sources`` count all of them."""
+
+    policy: str
+    """The option that decides: ``on_bad_row``, ``on_missing_image``, ``on_corrupt_image``."""
+    count: int = 0
+    rows: list[int] = field(default_factory=list)
+    example: str = ""
+    """The first case in words."""
+    sources: Counter[str] = field(default_factory=Counter)
+
+    def add(self, row: int, source: str, detail: str) -> None:
+        """Count one faulty row."""
+        self.count += 1
+        self.sources[source] += 1
+        self.example = self.example or detail
+        if len(self.rows) < FIRST:
+            self.rows.append(row)
+
+
+@dataclass
+class DataReport:
+    """A dataset in figures; every field is JSON."""
+
+    name: str
+    rows: int = 0
+    dropped: int = 0
+    blank: int = 0
+    text_only: int = 0
+    turns: int = 0
+    images: int = 0
+    """Distinct image files."""
+    duplicate_ids: int = 0
+    """Ids that more than one row carries; harmless, since rows are keyed by index."""
+    duplicate_ids_first: list[str] = field(default_factory=list)
+    without_id: int = 0
+    left_out_turns: int = 0
+    """Leading system or gpt turns, which LLaVA leaves out as well."""
+    sources: Counter[str] = field(default_factory=Counter)
+    problems: dict[str, Problem] = field(default_factory=dict)
+
+    def add(self, kind: str, policy: str, row: int, source: str, detail: str) -> None:
+        """Count one faulty row of ``kind``."""
+        self.problems.setdefault(kind, Problem(policy)).add(row, source, detail)
+
+    def count_ids(self, ids: Iterable[str]) -> None:
+        """Count ids that occur more than once, and rows without any."""
+        counts = Counter(ids)
+        self.without_id = counts.pop("", 0)
+        repeated = [identity for identity, count in counts.items() if count > 1]
+        self.duplicate_ids = len(repeated)
+        self.duplicate_ids_first = repeated[:FIRST]
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as plain dicts, lists, strings and numbers."""
+        return asdict(self)
+
+    def refuse(self, policies: Policies) -> None:
+        """Raise :class:`UserError` when there is a fault whose policy is ``error``."""
+        fatal = {k: p for k, p in self.problems.items() if getattr(policies, p.policy) == "error"}
+        if not fatal:
+            return
+        lines = [f"{self.name}: {self.rows:,} rows, of which some cannot be used:"]
+        lines += [_line(kind, problem) for kind, problem in fatal.items()]
+        options = sorted({problem.policy for problem in fatal.values()})
+        remedies = " and ".join(f"data.{o}={'|'.join(CHOICES[o][1:])}" for o in options)
+        raise UserError(
+            "\n".join(lines) + f"\nMend the data, or set {remedies}. Nothing was written."
+        )
+
+
+def _line(kind: str, problem: Problem) -> str:
+    shown = ", ".join(map(str, problem.rows)) + (", ..." if problem.count > FIRST else "")
+    return (
+        f"  {problem.count:,} x {kind}: rows {shown} (by source: {by_source(problem.sources)}); "
+        f"the first: {problem.example}"
+    )
+
+
+def by_source(counts: Mapping[str, int]) -> str:
+    """``ocr_vqa 1,234, gqa 2``: largest first."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{source or 'unknown'} {count:,}" for source, count in ordered)
