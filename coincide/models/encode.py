@@ -66,10 +66,10 @@ def encode(
     row is in ``dataset.blank_images``) and for placeholders that do not match the images.
     """
     pictures = [_picture(example, dataset, name, processor) for name in example.images]
-    pixels = None
+    pixels: torch.Tensor | None = None
     if pictures:
         pixels = processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
-    widths = [image_tokens(processor, *p.shape[-2:]) for p in pixels] if pictures else []
+    widths = [] if pixels is None else [image_tokens(processor, *p.shape[-2:]) for p in pixels]
     segments = render(template, example.turns)
     placeholders = sum(segment.text.count(IMAGE) for segment in segments)
     if placeholders != len(widths):

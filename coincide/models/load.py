@@ -38,7 +38,7 @@ def load_model(model_dir: Path, dtype: torch.dtype, device: str | torch.device) 
     from transformers import AutoModelForImageTextToText
 
     _check(model_dir, "model.safetensors", "model.safetensors.index.json")
-    model = AutoModelForImageTextToText.from_pretrained(
+    model: Any = AutoModelForImageTextToText.from_pretrained(
         model_dir,
         dtype=dtype,
         attn_implementation="sdpa",
