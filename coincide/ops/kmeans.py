@@ -65,8 +65,8 @@ def clustering_health(
 ) -> dict[str, Any]:
     """Figures that tell a broken clustering; rows with assignment -1 are left out.
 
-    ``clusters``, ``empty``, ``coinciding`` (centroids that repeat an earlier one), ``size_min``,
-    ``size_median``, ``size_max``, ``largest_share`` (of the rows, in the largest cluster) and
+    ``clusters``, ``empty_clusters``, ``coinciding_centroids`` (that repeat an earlier one),
+    ``size_min``, ``size_median``, ``size_max``, ``largest_share`` (of the rows) and
     ``duplicate_share`` (of the rows, byte for byte equal to an earlier one).
     """
     used = np.flatnonzero(assignment >= 0)
@@ -74,8 +74,8 @@ def clustering_health(
     distinct = len(np.unique(row_digests(x)[used]))
     return {
         "clusters": len(centroids),
-        "empty": int((sizes == 0).sum()),
-        "coinciding": _coinciding(centroids),
+        "empty_clusters": int((sizes == 0).sum()),
+        "coinciding_centroids": _coinciding(centroids),
         "largest_share": float(sizes.max() / max(len(used), 1)),
         "size_min": int(sizes.min()),
         "size_median": float(np.median(sizes)),

@@ -78,7 +78,7 @@ def test_duplicates_neither_collapse_nor_empty_clusters():
     x = np.repeat(blobs(n=20)[0], [200] + [1] * 19, axis=0)
     centroids, assignment = spherical_kmeans(x, 20, 10, 0)
     health = clustering_health(x, centroids, assignment)
-    assert health["empty"] == health["coinciding"] == 0
+    assert health["empty_clusters"] == health["coinciding_centroids"] == 0
     assert health["size_max"] == 200 and health["size_min"] == 1
     assert len(set(assignment[:200].tolist())) == 1
 
@@ -90,7 +90,7 @@ def test_clusters_that_run_empty_are_refilled(seed):
     x = np.concatenate([tight, random.standard_normal((10, 3))]).astype(np.float32)
     centroids, assignment = spherical_kmeans(x, 60, 8, seed)
     assert (np.bincount(assignment, minlength=60) > 0).all()
-    assert clustering_health(x, centroids, assignment)["coinciding"] == 0
+    assert clustering_health(x, centroids, assignment)["coinciding_centroids"] == 0
 
 
 def test_refilling_takes_the_farthest_rows_and_keeps_the_sums_exact():
@@ -161,8 +161,8 @@ def test_health_counts_what_went_wrong():
     health = clustering_health(x, centroids, np.array([0, 0, 0, 1, -1], np.int32))
     assert health == {
         "clusters": 4,
-        "empty": 2,
-        "coinciding": 2,
+        "empty_clusters": 2,
+        "coinciding_centroids": 2,
         "size_min": 0,
         "size_median": 0.5,
         "size_max": 3,
@@ -174,4 +174,4 @@ def test_health_counts_what_went_wrong():
 def test_health_sees_repeats_across_blocks():
     x = np.random.default_rng(0).standard_normal((2100, 8)).astype(np.float32)
     x[2050] = x[1]
-    assert clustering_health(x, x, np.arange(2100))["coinciding"] == 1
+    assert clustering_health(x, x, np.arange(2100))["coinciding_centroids"] == 1

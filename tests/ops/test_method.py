@@ -1,6 +1,6 @@
 """COINCIDE as the pipeline calls it: a pool in, a selection out."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +119,7 @@ def test_within_a_cluster_the_picks_stay_close_to_the_whole(pool):
 def test_the_seed_matters_only_to_random_picks(pool):
     np.testing.assert_array_equal(METHOD.select(pool, 90, 0).rows, METHOD.select(pool, 90, 1).rows)
     random = replace(METHOD, within="random")
+    assert random.uses_seed and not METHOD.uses_seed
     first, again, other = (set(random.select(pool, 90, s).rows.tolist()) for s in (0, 0, 1))
     assert first == again != other
 
@@ -221,4 +222,4 @@ def test_the_yaml_names_every_field():
     values = dict(OmegaConf.merge(reference, {"method": config}).method)
     assert values.pop("_target_") == "coincide.method.Coincide"
     assert Coincide(**values) == METHOD
-    assert set(values) == set(Coincide.__dataclass_fields__)
+    assert set(values) == {field.name for field in fields(Coincide)}
