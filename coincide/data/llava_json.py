@@ -7,16 +7,24 @@ A row is ``{"id": str | int, "image": str | [str], "conversations": [{"from": "h
 from __future__ import annotations
 
 import gc
+import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from coincide.data.check import corrupt_images
+from coincide.data.digest import content_of
 from coincide.data.listing import missing_files
 from coincide.data.parse import SourceOf, parse
 from coincide.data.report import DataReport, Policies
 from coincide.data.rows import scan
-from coincide.schema import Dataset, Example
+from coincide.schema import Dataset, Example, UserError
+from coincide.store import Build, Step, write_atomic, write_json
+
+VERSION = 1
 
 
 def folder_source(value: dict[str, Any]) -> str:
@@ -108,7 +116,7 @@ def _count(report: DataReport, examples: list[Example], dropped: int, blank: int
     report.text_only = sum(bool(e.turns) and not e.images for e in examples)
     report.turns = sum(len(example.turns) for example in examples)
     report.images = len({name for example in examples for name in example.images})
-    report.sources.update(example.source for example in examples)
+    report.sources = dict(sorted(Counter(example.source for example in examples).items()))
     report.count_ids(example.id for example in examples)
 
 
@@ -122,3 +130,107 @@ def _no_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+# --- data=llava_json --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LlavaJson:
+    """A LLaVA json file and the folder of its images. The artifact is the check of both.
+
+    It holds ``report.json`` (:class:`DataReport`), ``corrupt.json`` (image -> why it does not
+    decode) and ``examples.parquet`` (row, id, source, images, turns, dropped); the data itself
+    stays where it is.
+    """
+
+    annotations: str
+    images: str
+    """The image root: paths in the annotations are relative to it."""
+    name: str = "llava_json"
+    clusters: int = 1000
+    """K for the methods that cluster; read by ``conf/method``, no part of the data."""
+    source_field: str | None = None
+    """The field that names a row's source; None: the first folder of its image path."""
+    on_bad_row: str = "error"
+    on_missing_image: str = "error"
+    on_corrupt_image: str = "error"
+
+    def __post_init__(self) -> None:
+        """Refuse wrong policies and paths that are not there."""
+        _ = self.policies
+        if not Path(self.annotations).is_file():
+            raise UserError(f"data.annotations={self.annotations!r}: no such file.")
+        if not Path(self.images).is_dir():
+            raise UserError(f"data.images={self.images!r}: no such folder (the image root).")
+
+    @property
+    def policies(self) -> Policies:
+        """The three policies."""
+        return Policies(self.on_bad_row, self.on_missing_image, self.on_corrupt_image)
+
+    def source_of(self, value: dict[str, Any]) -> str:
+        """The source of a raw row."""
+        if self.source_field is None:
+            return folder_source(value)
+        return str(value.get(self.source_field, "unknown"))
+
+    def step(self) -> Step:
+        """Keyed by the bytes of annotations and images, whatever their place and name."""
+        content = content_of(Path(self.annotations), Path(self.images))
+        config = {
+            "annotations": content.annotations,
+            "images": content.images,
+            "source_field": self.source_field,
+            **asdict(self.policies),
+        }
+        return Step("data", self.name, VERSION, config, self._build, note=f"{content.rows:,} rows")
+
+    def open(self, artifact: Path) -> Dataset:
+        """The dataset as the artifact's check left it."""
+        corrupt = json.loads((artifact / "corrupt.json").read_text(encoding="utf-8"))
+        dataset, report = self._inspect(corrupt)
+        report.refuse(self.policies)
+        return dataset
+
+    def _inspect(self, corrupt: Mapping[str, str]) -> tuple[Dataset, DataReport]:
+        return inspect(
+            Path(self.annotations),
+            Path(self.images),
+            name=self.name,
+            source_of=self.source_of,
+            policies=self.policies,
+            corrupt=corrupt,
+        )
+
+    def _build(self, build: Build) -> dict[str, Any]:
+        dataset, report = self._inspect({})
+        report.refuse(self.policies)  # before the long check
+        names = {name for example in dataset.examples for name in example.images}
+        corrupt = corrupt_images(dataset.image_root, names)
+        if corrupt:
+            dataset, report = self._inspect(corrupt)
+            report.refuse(self.policies)
+        write_json(build.dir / "corrupt.json", corrupt)
+        write_json(build.dir / "report.json", report.as_json())
+        write_atomic(build.dir / "examples.parquet", lambda path: _write_index(path, dataset))
+        facts = report.as_json()
+        return {key: facts[key] for key in ("rows", "dropped", "blank", "text_only", "sources")}
+
+
+def _write_index(path: Path, dataset: Dataset) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rows = dataset.examples
+    table = pa.table(
+        {
+            "row": [e.row for e in rows],
+            "id": [e.id for e in rows],
+            "source": [e.source for e in rows],
+            "images": [len(e.images) for e in rows],
+            "turns": [len(e.turns) for e in rows],
+            "dropped": pa.array([dataset.dropped.get(e.row) for e in rows], pa.string()),
+        }
+    )
+    parquet.write_table(table, path)

@@ -47,12 +47,12 @@ class Problem:
     rows: list[int] = field(default_factory=list)
     example: str = ""
     """The first case in words."""
-    sources: Counter[str] = field(default_factory=Counter)
+    sources: dict[str, int] = field(default_factory=dict)
 
     def add(self, row: int, source: str, detail: str) -> None:
         """Count one faulty row."""
         self.count += 1
-        self.sources[source] += 1
+        self.sources[source] = self.sources.get(source, 0) + 1
         self.example = self.example or detail
         if len(self.rows) < FIRST:
             self.rows.append(row)
@@ -76,7 +76,7 @@ class DataReport:
     without_id: int = 0
     left_out_turns: int = 0
     """Leading system or gpt turns, which LLaVA leaves out as well."""
-    sources: Counter[str] = field(default_factory=Counter)
+    sources: dict[str, int] = field(default_factory=dict)
     problems: dict[str, Problem] = field(default_factory=dict)
 
     def add(self, kind: str, policy: str, row: int, source: str, detail: str) -> None:
