@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from coincide.data.llava_json import read
-from coincide.models.encode import Encoded, collate, encode
+from coincide.models.encode import IGNORE, Encoded, collate, encode, length_of
 from coincide.models.template import TEMPLATES
 from coincide.schema import Dataset, Example, Turn
 from train.job import Job
@@ -29,15 +29,9 @@ def open_subset(job: Job) -> Dataset:
         Path(job.annotations),
         Path(job.image_root),
         name="subset",
-        source_of=lambda row: "",
         on_missing_image="blank" if job.blank_rows else "error",
     )
     return replace(dataset, blank_images=frozenset((*job.blank_rows, *dataset.blank_images)))
-
-
-def words(example: Example) -> int:
-    """Length by which LLaVA groups: whitespace-separated words of the conversation, at least 1."""
-    return max(1, sum(len(turn.text.split()) for turn in example.turns))
 
 
 class EncodedExamples(TorchDataset[Encoded]):
@@ -64,10 +58,10 @@ class EncodedExamples(TorchDataset[Encoded]):
     def _filler(self) -> Encoded:
         """One blank image and no answer: it runs through every module and adds exactly zero."""
         turns = (Turn("human", "<image>"), Turn("gpt", "."))
-        blank = Example(FILLER, "filler", ("blank",), turns, "")
+        blank = Example(FILLER, "filler", ("<blank>",), turns, "")
         dataset = replace(self.dataset, blank_images=self.dataset.blank_images | {FILLER})
         encoded = self._encode(blank, dataset)
-        return replace(encoded, labels=torch.full_like(encoded.labels, -100))
+        return replace(encoded, labels=torch.full_like(encoded.labels, IGNORE))
 
 
 def collator(
@@ -93,7 +87,7 @@ def collator(
 def loader(job: Job, dataset: Dataset, processor: Any, rank: int) -> DataLoader[Any]:
     """Every micro-batch of ``rank`` for the whole run, all epochs in a row."""
     recipe = job.recipe
-    lengths = np.array([words(example) for example in dataset.examples])
+    lengths = np.array([length_of(example) for example in dataset.examples])
     text_only = np.array([not example.images for example in dataset.examples])
     batches = plan(
         text_only,
@@ -108,7 +102,7 @@ def loader(job: Job, dataset: Dataset, processor: Any, rank: int) -> DataLoader[
         for batch in batches
         for micro in micro_batches(
             batch,
-            lengths,
+            np.abs(lengths),
             global_batch=recipe.global_batch,
             micro_batch=job.micro_batch,
             rank=rank,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from coincide.store import write_json
+from coincide.store import write_atomic, write_json
 from train.recipe import Recipe
 
 EXIT_ERROR = 1
@@ -98,3 +99,13 @@ def read_log(path: Path, *, up_to: int | None = None) -> list[dict[str, Any]]:
     complete = path.read_text(encoding="utf-8").rpartition("\n")[0]
     records = [json.loads(line) for line in complete.splitlines()]
     return [r for r in records if up_to is None or r["step"] <= up_to]
+
+
+def write_log(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Replace ``log.jsonl`` by ``records``."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8") as handle:
+            handle.writelines(json.dumps(record) + "\n" for record in records)
+
+    write_atomic(path, write)

@@ -148,15 +148,15 @@ def _signals(job: Job) -> Iterator[list[int]]:
         received.append(number)
         job.stop_file.touch()
 
-    before: dict[int, Any] = {}
+    before: dict[signal.Signals, Any] = {}
     with suppress(ValueError):  # not the main thread: signals are somebody else's business
         for number in (signal.SIGTERM, signal.SIGUSR2):
             before[number] = signal.signal(number, ask)
     try:
         yield received
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for caught, handler in before.items():
+            signal.signal(caught, handler)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from coincide.schema import DataSource, ModelSource, UserError
-from coincide.store import Build, Step, write_atomic
+from coincide.store import Build, Step
 from train.checkpoint import Checkpoint, newest_complete, sweep
-from train.job import Job, read_log
+from train.job import Job, read_log, write_log
 from train.launch import OutOfMemory, launch
 from train.recipe import Recipe, largest_micro_batch
 from train.sampler import number_of_steps
@@ -116,8 +116,7 @@ def _prepare(job: Job) -> Job:
     broken = sweep(job.checkpoints, found)
     _announce(found, broken)
     kept = read_log(job.log, up_to=found.step) if found else []
-    lines = "".join(json.dumps(record) + "\n" for record in kept)
-    write_atomic(job.log, lambda path: path.write_text(lines, encoding="utf-8") and None)
+    write_log(job.log, kept)
     shutil.rmtree(job.adapter, ignore_errors=True)
     return replace(job, resume_from=str(found.path) if found else None)
 

@@ -12,9 +12,11 @@ from types import FrameType
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from coincide.models.encode import IGNORE
 from train.checkpoint import mark_complete
 from train.job import Job
 from train.lora import parameter_groups, save_adapter, trainable_state
@@ -27,7 +29,7 @@ def answer_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any) -> 
     micro-batches and ranks, so the split of the global batch does not matter.
     """
     targets = labels[:, 1:]
-    answer = targets != -100
+    answer = targets != IGNORE
     logits = outputs.logits[:, :-1][answer].float()
     total = torch.nn.functional.cross_entropy(logits, targets[answer], reduction="sum")
     return total / torch.as_tensor(num_items_in_batch, device=total.device).clamp(min=1)
@@ -39,7 +41,7 @@ class LoraTrainer(Trainer):
     """
 
     def __init__(
-        self, job: Job, model: Any, arguments: TrainingArguments, batches: DataLoader[Any]
+        self, job: Job, model: PeftModel, arguments: TrainingArguments, batches: DataLoader[Any]
     ) -> None:
         super().__init__(
             model=model,
@@ -48,6 +50,7 @@ class LoraTrainer(Trainer):
             compute_loss_func=answer_loss,
         )
         self.job = job
+        self.adapted = model
         self.batches = batches
         self.answer_tokens = 0
 
@@ -58,7 +61,7 @@ class LoraTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW over the recipe's parameter groups."""
         if self.optimizer is None:
-            groups = parameter_groups(model or self.model, self.job.recipe)
+            groups = parameter_groups(self.adapted, self.job.recipe)
             self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
         return self.optimizer
 
@@ -78,9 +81,9 @@ class LoraTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The adapter with the projector. A collective call under ZeRO-3."""
-        state = trainable_state(self.model)
+        state = trainable_state(self.adapted)
         if self.args.should_save:
-            save_adapter(self.model, state, Path(output_dir or self.args.output_dir))
+            save_adapter(self.adapted, state, Path(output_dir or self.job.output))
 
 
 class Monitor(TrainerCallback):

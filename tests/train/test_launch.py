@@ -97,7 +97,13 @@ def test_a_worker_that_cannot_start(tmp_path: Path) -> None:
 def test_command_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert command(job(tmp_path)) == [sys.executable]
     two = command(job(tmp_path, world_size=2))
-    assert two == [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    assert two == [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+    ]
     monkeypatch.delenv("SLURM_JOB_NODELIST", raising=False)
     nodes = replace(job(tmp_path).recipe, nodes=2)
     with pytest.raises(UserError, match="needs a SLURM allocation"):

@@ -20,7 +20,9 @@ def llava() -> LlavaForConditionalGeneration:
     heads = {"num_attention_heads": 2}
     text = LlamaConfig(**size, **heads, vocab_size=40, num_key_value_heads=2)
     vision = CLIPVisionConfig(**size, **heads, image_size=8, patch_size=4)
-    return LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, image_token_index=39))
+    return LlavaForConditionalGeneration(
+        LlavaConfig(vision_config=vision, text_config=text, image_token_index=39)
+    )
 
 
 def test_targets_are_the_linears_of_the_language_model(llava: nn.Module) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -60,7 +60,8 @@ def test_artifact(plain: Artifact) -> None:
     assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"} <= names
     assert not [n for n in names if "checkpoint" in n or n.endswith((".bin", ".pt", ".pth"))]
     tensors = load_file(plain.path / "adapter" / "adapter_model.safetensors")
-    assert {"lora_A" in n or "lora_B" in n or "multi_modal_projector" in n for n in tensors} == {True}
+    parts = ("lora_A", "lora_B", "multi_modal_projector")
+    assert all(any(part in name for part in parts) for name in tensors)
     assert any("multi_modal_projector" in n for n in tensors)
 
 
@@ -99,6 +100,16 @@ def test_layout_does_not_change_the_answer(
     artifact = bench.store.ensure(bench.step(zero_stage=zero_stage, processes=processes))
     assert artifact.facts["world_size"] == processes
     assert_same_answer(artifact.path, plain.path)
+
+
+@pytest.mark.slow
+def test_text_and_images_on_different_ranks_do_not_hang(
+    made: Path, bench: Bench, tmp_path: Path
+) -> None:
+    """ZeRO-3 with one rank on text alone while the other sees an image (LLaVA #969, #1746)."""
+    mixed = {"group_by_modality_length": False, "micro_batch": 1, "epochs": 1}
+    sharded = bench.store.ensure(bench.step(zero_stage=3, processes=2, **mixed))
+    assert_same_answer(sharded.path, trained(made, tmp_path / "plain", **mixed).path)
 
 
 # --- kill and resume --------------------------------------------------------------------------
@@ -159,8 +170,8 @@ def kill_after_checkpoint(bench: Bench, step: Step, changes: dict[str, Any], mar
 @pytest.mark.parametrize(
     "changes",
     [
-        {"dropout": 0.05, "epochs": 8},
-        {"dropout": 0.05, "epochs": 8, "zero_stage": 2, "processes": 2},
+        {"dropout": 0.05, "epochs": 5},
+        {"dropout": 0.05, "epochs": 5, "zero_stage": 2, "processes": 2},
     ],
 )
 def test_killed_and_resumed_is_as_if_never_killed(
@@ -174,9 +185,7 @@ def test_killed_and_resumed_is_as_if_never_killed(
     kill_after_checkpoint(bench, step, changes, 8)
     checkpoints = bench.partial(step) / "checkpoints"
     half = checkpoints / "checkpoint-900"
-    shutil.copytree(checkpoints / "checkpoint-8", half) if (
-        checkpoints / "checkpoint-8"
-    ).is_dir() else half.mkdir()
+    shutil.copytree(min(checkpoints.glob("checkpoint-*")), half)
     (half / "complete").unlink(missing_ok=True)
 
     resumed = bench.store.ensure(step)
