@@ -107,6 +107,18 @@ def test_refilling_takes_the_farthest_rows_and_keeps_the_sums_exact():
         np.testing.assert_allclose(sums[cluster].numpy() / 2.0**40, mean, atol=1e-7)
 
 
+def test_starts_and_refills_take_different_rows_and_leave_no_cluster_empty():
+    from coincide.ops.kmeans import _initial_rows, _strays
+
+    digests = np.repeat(np.arange(5, dtype=np.uint64), [100, 1, 1, 1, 1])
+    for seed in range(5):
+        assert set(digests[_initial_rows(digests, 5, seed)].tolist()) == {0, 1, 2, 3, 4}
+
+    copies = np.array([7, 7, 8, 9, 9], np.uint64)  # row 2 is alone in its cluster
+    farness = np.array([0.1, 0.1, 0.0, 0.5, 0.9], np.float32)
+    assert _strays(np.array([0, 0, 1, 2, 2]), farness, copies, 2).tolist() == [0, 3]
+
+
 def test_opposite_rows_do_not_lose_their_centroid():
     x = np.array([[1, 0], [-1, 0]], np.float32)
     centroids, assignment = spherical_kmeans(x, 1, 3, 0)

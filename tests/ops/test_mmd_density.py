@@ -50,6 +50,12 @@ def test_greedy_takes_the_lowest_of_equal_rows():
         assert mine == sorted(mine)
 
 
+def test_rounding_never_decides():
+    kernel = gaussian_kernel(np.repeat(rows(7), 5, axis=0), 1.0)
+    noise = 1e-15 * np.random.default_rng(0).standard_normal(kernel.shape)
+    np.testing.assert_array_equal(greedy_mmd(kernel + noise, 35), greedy_mmd(kernel, 35))
+
+
 def test_greedy_picks_the_same_content_whatever_the_order_of_rows():
     x = np.concatenate([rows(40), rows(10)])
     shuffled = x[np.random.default_rng(1).permutation(50)]
