@@ -12,6 +12,7 @@ Conversions to RGB, each by the rule that loses least:
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,8 @@ from coincide.schema import UserError
 if TYPE_CHECKING:
     from PIL import Image
 
-MAX_PIXELS = 100_000_000
-"""Larger pictures are refused before they are decoded: they would take 300 MB and more each."""
+MAX_PIXELS = 89_478_485
+"""Pillow's own limit. Larger pictures are refused undecoded: each would take 270 MB and more."""
 
 
 class BadImage(UserError):
@@ -57,6 +58,7 @@ def load_image(root: Path, relative: str, *, max_pixels: int = MAX_PIXELS) -> Im
     except UnidentifiedImageError as error:
         raise CorruptImage(f"image {relative!r} under {root}: {_what_it_is(path)}.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        _check_size(_claimed_size(path), relative, max_pixels)
         raise CorruptImage(f"image {relative!r} under {root} is refused: {error}") from error
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError, IndexError) as error:
         raise CorruptImage(f"image {relative!r} under {root} does not decode: {error}.") from error
@@ -134,6 +136,20 @@ def _check_size(size: tuple[int, int], relative: str, max_pixels: int) -> None:
             f"image {relative!r} is refused undecoded: {width} x {height} pixels, more than the "
             f"{max_pixels:,} allowed (a decompression bomb, or a scan to be shrunk first)."
         )
+
+
+def _claimed_size(path: Path) -> tuple[int, int]:
+    """Width and height by the file's header alone, where Pillow refuses to open it; else (0, 0)."""
+    from PIL import Image
+
+    with path.open("rb") as handle:
+        head = handle.read(16)
+        for factory, accepts in Image.OPEN.values():
+            if accepts and accepts(head) is True:
+                handle.seek(0)
+                with suppress(Exception):
+                    return factory(handle, str(path)).size
+    return 0, 0
 
 
 def _what_it_is(path: Path) -> str:

@@ -85,12 +85,13 @@ def _turns(value: Any) -> tuple[tuple[Turn, ...], int]:
 def _turn(number: int, item: Any) -> Turn:
     if not isinstance(item, dict) or not isinstance(item.get("value"), str):
         raise BadRow("malformed turn", f'turn {number}: expected {{"from", "value"}} with text')
-    if item.get("from") not in ROLES:
-        raise BadRow("unknown role", f"turn {number} is from {_short(item.get('from'))}")
+    role = item.get("from")
+    if not isinstance(role, str) or role not in ROLES:
+        raise BadRow("unknown role", f"turn {number} is from {_short(role)}")
     text: str = item["value"]
     if not text.isascii() and _SURROGATE.search(text):
         raise BadRow("broken Unicode", f"turn {number} holds a lone surrogate")
-    return Turn(ROLES[item["from"]], text)
+    return Turn(ROLES[role], text)
 
 
 def _match_placeholders(turns: tuple[Turn, ...], images: tuple[str, ...]) -> None:

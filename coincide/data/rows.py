@@ -21,7 +21,7 @@ def scan(path: Path) -> Iterator[tuple[int, str, Any]]:
     lives at a time. Raises :class:`UserError` with byte offset and row for anything malformed.
     """
     text = _read(path)
-    at = _skip(text, 0)
+    at = _skip(text, int(text.startswith("\ufeff")))
     if text[at : at + 1] != "[":
         raise UserError(f"{path}: expected {_SHAPE}, got {_what(text, at)}.")
     at = _skip(text, at + 1)
@@ -54,7 +54,7 @@ def _read(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"annotations {path}: no such file.")
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}: not UTF-8 at byte {error.start:,}. Expected {_SHAPE}, in UTF-8."
