@@ -114,9 +114,9 @@ def test_starts_and_refills_take_different_rows_and_leave_no_cluster_empty():
     for seed in range(5):
         assert set(digests[_initial_rows(digests, 5, seed)].tolist()) == {0, 1, 2, 3, 4}
 
-    copies = np.array([7, 7, 8, 9, 9], np.uint64)  # row 2 is alone in its cluster
-    farness = np.array([0.1, 0.1, 0.0, 0.5, 0.9], np.float32)
-    assert _strays(np.array([0, 0, 1, 2, 2]), farness, copies, 2).tolist() == [0, 3]
+    copies = np.array([7, 7, 6, 8, 9, 9], np.uint64)  # row 3 is alone in its cluster
+    cosine = np.array([0.1, 0.1, 0.6, 0.0, 0.5, 0.9], np.float32)
+    assert _strays(np.array([0, 0, 0, 1, 2, 2]), cosine, copies, 2).tolist() == [0, 4]
 
 
 def test_opposite_rows_do_not_lose_their_centroid():
