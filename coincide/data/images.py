@@ -7,6 +7,9 @@ Conversions to RGB, each by the rule that loses least:
 - 16-bit and 32-bit grey is scaled from its full range to 8 bits (Pillow alone clips it to white);
 - CMYK, palette, grey, bilevel and YCbCr as Pillow converts them;
 - of animations the first frame.
+
+LLaVA's loader is ``Image.open(...).convert("RGB")``: it ignores orientation and transparency and
+clips 16-bit grey; for all other pictures the pixels are the same.
 """
 
 from __future__ import annotations
@@ -67,8 +70,7 @@ def load_image(root: Path, relative: str, *, max_pixels: int = MAX_PIXELS) -> Im
 def safe_path(root: Path, relative: str) -> Path:
     """``root/relative``, symlinks resolved; refuses a path that ends outside ``root``.
 
-    ``root`` itself, and folders directly named by links inside it, may be links as long as what
-    they point to lies under the resolved root.
+    ``root`` itself may be a link, and links inside it may point to other places inside it.
     """
     why = unsafe_reason(relative)
     if why:

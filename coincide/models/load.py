@@ -38,14 +38,21 @@ def load_model(model_dir: Path, dtype: torch.dtype, device: str | torch.device) 
     from transformers import AutoModelForImageTextToText
 
     _check(model_dir, "model.safetensors", "model.safetensors.index.json")
-    model: Any = AutoModelForImageTextToText.from_pretrained(
-        model_dir,
-        dtype=dtype,
-        attn_implementation="sdpa",
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-    )
+    model: Any
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            model_dir,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"model folder {model_dir} does not load: {error}\nExpected an image-text-to-text "
+            "model that transformers itself knows; code that comes with a model is never run."
+        ) from error
     return model.to(device).eval()
 
 
