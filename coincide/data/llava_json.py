@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from coincide.data.parse import SourceOf, parse
 from coincide.data.report import DataReport, Policies
 from coincide.data.rows import scan
 from coincide.schema import Dataset, Example, UserError
-from coincide.store import Build, Step, write_atomic, write_json
+from coincide.store import MANIFEST, Build, Step, write_atomic, write_json
 
 VERSION = 1
 
@@ -184,14 +185,12 @@ class LlavaJson:
             "source_field": self.source_field,
             **asdict(self.policies),
         }
-        return Step("data", self.name, VERSION, config, self._build, note=f"{content.rows:,} rows")
+        note = f"{content.rows:,} rows"
+        return Step("data", self.name, VERSION, config, self._build, note=note)
 
     def open(self, artifact: Path) -> Dataset:
-        """The dataset as the artifact's check left it."""
-        corrupt = json.loads((artifact / "corrupt.json").read_text(encoding="utf-8"))
-        dataset, report = self._inspect(corrupt)
-        report.refuse(self.policies)
-        return dataset
+        """The dataset as the artifact's check left it; refused when its files changed since."""
+        return _open(self, artifact)
 
     def _inspect(self, corrupt: Mapping[str, str]) -> tuple[Dataset, DataReport]:
         return inspect(
@@ -216,6 +215,23 @@ class LlavaJson:
         write_atomic(build.dir / "examples.parquet", lambda path: _write_index(path, dataset))
         facts = report.as_json()
         return {key: facts[key] for key in ("rows", "dropped", "blank", "text_only", "sources")}
+
+
+@lru_cache(maxsize=1)
+def _open(source: LlavaJson, artifact: Path) -> Dataset:
+    """Kept for the process: a sweep opens the same half million rows for every method."""
+    manifest = json.loads((artifact / MANIFEST).read_text(encoding="utf-8"))
+    content = content_of(Path(source.annotations), Path(source.images))
+    for what in ("annotations", "images"):
+        if manifest["config"][what] != getattr(content, what):
+            raise UserError(
+                f"data.{what}={getattr(source, what)!r}: the content changed since {artifact} was "
+                "made of it. Run the command again; the new content gets artifacts of its own."
+            )
+    corrupt = json.loads((artifact / "corrupt.json").read_text(encoding="utf-8"))
+    dataset, report = source._inspect(corrupt)
+    report.refuse(source.policies)
+    return dataset
 
 
 def _write_index(path: Path, dataset: Dataset) -> None:

@@ -148,6 +148,17 @@ def test_malformed_annotations_fail_the_plan(tmp_path: Path) -> None:
         source(tmp_path, '[{"id": "a"').step()
 
 
+def test_files_changed_since_are_not_opened(tmp_path: Path) -> None:
+    data = source(tmp_path)
+    artifact = Store(tmp_path / "store").ensure(data.step())
+    Image.new("RGB", (8, 6), "blue").save(tmp_path / "pics" / "b.png")
+    with pytest.raises(UserError, match=r"data\.images=.* the content changed since"):
+        data.open(artifact.path)
+    write(tmp_path, [row("z")], ())
+    with pytest.raises(UserError, match=r"data\.annotations=.* the content changed since"):
+        data.open(artifact.path)
+
+
 def test_source_field(tmp_path: Path) -> None:
     data = source(tmp_path, [row("a", task_name="count"), text_row("b")], source_field="task_name")
     artifact = Store(tmp_path / "store").ensure(data.step())
