@@ -1,0 +1,56 @@
+"""Captions for stage 1: they teach to see and to name, never the form of an instruction."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from coincide.data.demo.world import (
+    POSITIONS,
+    SHAPES,
+    TEXTURES,
+    Scene,
+    Split,
+    chart,
+    coloured,
+    digit,
+    letter,
+    scatter,
+    written,
+)
+
+
+def any_scene(rng: np.random.Generator, split: Split) -> Scene:
+    """A scene of any kind: objects, things mixed, writing, or a chart."""
+    draw = rng.random()
+    if draw < 0.45:
+        return scatter(rng, [coloured(rng, SHAPES + TEXTURES) for _ in range(rng.integers(1, 8))])
+    if draw < 0.8:
+        makers = (lambda: coloured(rng), lambda: digit(rng, split), lambda: letter(rng))
+        return scatter(rng, [makers[rng.integers(3)]() for _ in range(rng.integers(2, 10))])
+    if draw < 0.9:
+        maker = (lambda: digit(rng, split)) if rng.random() < 0.6 else (lambda: letter(rng))
+        return written(rng, [maker() for _ in range(rng.integers(1, 4))])
+    return chart(rng)
+
+
+def dense(scene: Scene) -> str:
+    """Every cell in raster order."""
+    return " ".join("empty" if thing is None else thing.words() for thing in scene)
+
+
+def listed(scene: Scene, rng: np.random.Generator) -> str:
+    """Some cells in any order, the place before or after the thing."""
+    parts = []
+    for place in rng.permutation(len(scene))[: rng.integers(2, 5)]:
+        thing = scene[place]
+        words = "empty" if thing is None else thing.words()
+        first, second = (
+            (POSITIONS[place], words) if rng.random() < 0.5 else (words, POSITIONS[place])
+        )
+        parts.append(f"{first} : {second}")
+    return " , ".join(parts)
+
+
+def caption(scene: Scene, rng: np.random.Generator) -> str:
+    """One caption in one of the two styles."""
+    return dense(scene) if rng.random() < 0.5 else listed(scene, rng)

@@ -1,0 +1,117 @@
+"""``data=demo``: the generated dataset as an artifact: json, pictures, and its benchmarks."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from coincide.data.demo import tasks
+from coincide.data.demo.mixture import Row, image_name, llava_record, make_ids, rows
+from coincide.data.demo.tasks import Maker, Question
+from coincide.data.demo.world import Scene, draw
+from coincide.data.llava_json import read
+from coincide.schema import Dataset
+from coincide.store import Build, Step, write_atomic, write_json
+
+VERSION = 1
+BENCHMARKS: Mapping[str, tuple[Maker, ...]] = {
+    "attributes": (tasks.attributes, tasks.attributes, tasks.attributes, tasks.textures),
+    "counting": (tasks.counting,),
+    "presence": (tasks.presence,),
+    "choice": (tasks.choice,),
+    "reading": (tasks.reading_digits, tasks.reading_letters),
+    "spatial": (tasks.locating, tasks.comparing),
+    "charts": (tasks.charts,),
+}
+"""Makers of each benchmark's items, in turn."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """``n`` training rows and ``items`` questions per benchmark, all from ``seed``."""
+
+    n: int = 4000
+    items: int = 200
+    seed: int = 0
+    clusters: int = 80
+    """K for the methods that cluster; read by ``conf/method``, no part of the data."""
+    name: str = "demo"
+
+    def step(self) -> Step:
+        """The dataset's artifact: ``train.json``, ``images/``, ``benchmarks/<name>/``."""
+        config = {"n": self.n, "items": self.items, "seed": self.seed}
+        return Step("data", self.name, VERSION, config, self._build, note=f"{self.n:,} examples")
+
+    def open(self, artifact: Path) -> Dataset:
+        """The training examples through the general reader of LLaVA json."""
+        return read(
+            artifact / "train.json",
+            artifact / "images",
+            name=self.name,
+            source_of=lambda record: record["source"],
+        )
+
+    def _build(self, build: Build) -> Mapping[str, Any]:
+        found = rows(self.n, self.seed)
+        ids = make_ids(found, self.seed)
+        pictures = _write_pictures(build.dir / "images", found, self.seed)
+        for number, (name, makers) in enumerate(BENCHMARKS.items()):
+            rng = np.random.Generator(np.random.PCG64([self.seed, 4, number]))
+            _write_benchmark(build.dir / "benchmarks" / name, makers, self.items, rng)
+        records = [llava_record(row, i, ids) for i, row in enumerate(found)]
+        write_json(build.dir / "train.json", records)
+        return {
+            "rows": len(found),
+            "pictures": pictures,
+            "sources": dict(Counter(row.source for row in found)),
+        }
+
+
+def _write_pictures(folder: Path, found: list[Row], seed: int) -> int:
+    """Each distinct picture once; picture i is drawn from its own generator."""
+    scenes = {image_name(row): row for row in found if row.scene is not None}
+    for name, row in scenes.items():
+        path = folder / name
+        if row.scene is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            rng = np.random.Generator(np.random.PCG64([seed, 3, row.picture]))
+            path.write_bytes(png(row.scene, rng))
+    return len(scenes)
+
+
+def png(scene: Scene, rng: np.random.Generator) -> bytes:
+    """The picture of ``scene`` as PNG bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(draw(scene, rng)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _write_benchmark(
+    folder: Path, makers: tuple[Maker, ...], items: int, rng: np.random.Generator
+) -> None:
+    """``test.parquet``: question_id, image (bytes, path), question, answer, category."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    picked: list[tuple[bytes, Question]] = []
+    while len(picked) < items:
+        scene, questions = makers[len(picked) % len(makers)](rng, "test")
+        picked.append((png(scene, rng), questions[0]))
+    table = pa.table(
+        {
+            "question_id": pa.array(range(items), pa.int64()),
+            "image": [{"bytes": data, "path": f"{i}.png"} for i, (data, _) in enumerate(picked)],
+            "question": [question.text for _, question in picked],
+            "answer": [question.answer for _, question in picked],
+            "category": [question.category for _, question in picked],
+        }
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "test.parquet", lambda path: pq.write_table(table, path))

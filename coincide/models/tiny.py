@@ -1,0 +1,185 @@
+"""LLaVA models of about a million parameters that see the demo's world, for CPU.
+
+Real ``LlavaForConditionalGeneration``: CLIP vision tower, two-layer projector, Llama. Their
+weights come from stage 1 (``coincide.models.pretrain``) and ship with the project.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coincide.data.demo.world import (
+    CELL,
+    COLOURS,
+    GRID,
+    LETTERS,
+    NUMBERS,
+    SHAPES,
+    SIDE,
+    SIZES,
+    TEXTURES,
+)
+from coincide.schema import HealthError, UserError
+from coincide.store import Build, Step, sha256_file
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets" / "tiny"
+VERSION = 1
+GATE = 0.9
+"""Least share of colour and shape words of held-out captions that must be right."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Widths and depths of one model."""
+
+    hidden: int
+    layers: int
+    heads: int
+    mlp: int
+    vision_layers: int
+
+
+SIZES_OF = {
+    "tiny": Size(hidden=128, layers=6, heads=4, mlp=256, vision_layers=2),
+    "tiny_ref": Size(hidden=96, layers=6, heads=4, mlp=192, vision_layers=2),
+}
+
+WORDS = (
+    *COLOURS, *SHAPES, *TEXTURES, *SIZES, *NUMBERS, *LETTERS,
+    *"top left right center bottom empty digit letter bar bars , : . ?".split(),
+    *"USER ASSISTANT What Which Where Is How Are there the is in this picture a an of at to".split(),
+    *"colour shape size many things thing written number highest high than more yes no or and".split(),
+    *"Answer with one word letter Describe Read largest lowest same different above below".split(),
+    *"circles squares triangles crosses rings stars nothing it I see Say after me word".split(),
+)  # fmt: skip
+
+
+def make_processor() -> Any:
+    """Tokenizer and image processor: no resizing, mean and standard deviation one half."""
+    from transformers import LlavaProcessor
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    from coincide.models.tokenizer import make_tokenizer
+
+    images = CLIPImageProcessorPil(
+        size={"shortest_edge": SIDE},
+        crop_size={"height": SIDE, "width": SIDE},
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+    return LlavaProcessor(
+        image_processor=images,
+        tokenizer=make_tokenizer(WORDS),
+        patch_size=CELL,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+
+
+def make_model(size: Size, tokenizer: Any) -> Any:
+    """The architecture with random weights from torch's global generator."""
+    from transformers import (
+        AutoModelForImageTextToText,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+    )
+
+    shared = {
+        "hidden_size": size.hidden,
+        "intermediate_size": size.mlp,
+        "num_attention_heads": size.heads,
+    }
+    vision = CLIPVisionConfig(
+        num_hidden_layers=size.vision_layers, image_size=SIDE, patch_size=CELL, **shared
+    )
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        num_hidden_layers=size.layers,
+        num_key_value_heads=size.heads,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **shared,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=GRID**2,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=True,
+    )
+    return AutoModelForImageTextToText.from_config(config)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A tiny model of ``conf/reference`` or ``conf/target``: shipped weights, gate checked."""
+
+    size: str
+    name: str = "tiny"
+    template: str = "tiny"
+    max_length: int = 512
+    layers: Sequence[int] = ()
+    """For a reference: the layers that COINCIDE reads."""
+    dtype: str = "float64"
+    """For a reference: precision of the feature pass. float64 makes it independent of batching."""
+
+    def __post_init__(self) -> None:
+        if self.size not in SIZES_OF:
+            raise UserError(f"size={self.size!r}: the choices are {', '.join(SIZES_OF)}.")
+
+    @property
+    def weights(self) -> Path:
+        """The shipped file."""
+        return ASSETS / f"{self.size}.safetensors"
+
+    def step(self) -> Step:
+        """The model folder, made from the shipped weights after the perception gate."""
+        config = {"size": self.size, "weights": sha256_file(self.weights)}
+        return Step("model", self.size, VERSION, config, self._build)
+
+    def _build(self, build: Build) -> Mapping[str, Any]:
+        processor = make_processor()
+        model = load_shipped(self.size, processor)
+        figures = gate(model, processor, self.size)
+        model.save_pretrained(build.dir / "model")
+        processor.save_pretrained(build.dir / "model")
+        return figures
+
+
+def load_shipped(size: str, processor: Any, folder: Path = ASSETS) -> Any:
+    """The model ``size`` with its shipped weights (stored fp16), float32, evaluation mode."""
+    import torch
+    from safetensors.torch import load_file
+
+    with torch.random.fork_rng(devices=[]):
+        model = make_model(SIZES_OF[size], processor.tokenizer)
+    state = {k: v.float() for k, v in load_file(folder / f"{size}.safetensors").items()}
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    if unexpected or set(missing) - {"lm_head.weight"}:
+        raise UserError(f"{size}.safetensors does not fit the model: {missing}, {unexpected}.")
+    model.tie_weights()
+    return model.eval()
+
+
+def gate(model: Any, processor: Any, size: str) -> dict[str, Any]:
+    """Caption accuracy on held-out scenes; refuses a model that does not see."""
+    from coincide.models.perception import caption_accuracy
+
+    figures = caption_accuracy(model, processor, scenes=256, seed=7)
+    low = {k: v for k, v in figures.items() if k in ("colour", "shape") and v <= GATE}
+    if low:
+        raise HealthError(
+            f"{size} fails the perception gate: {json.dumps(low)}, expected above {GATE}. "
+            "Train it again: python -m coincide.models.pretrain " + size
+        )
+    return {"perception": figures}
