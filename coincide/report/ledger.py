@@ -1,0 +1,158 @@
+"""The ledger: one JSON per result in a folder that can be committed, copied and merged.
+
+Two ledgers are merged by copying the files of one into the other (a subfolder is fine too).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from coincide.report.redact import redact
+from coincide.schema import Result, Score, UserError
+from coincide.store import canonical, write_json
+
+_TEXT = {"method", "variant", "data", "reference", "target", "suite", "commit", "created"}
+_TABLES = {"seconds": float, "keys": str, "composition": int, "config": object, "versions": str}
+_OPTIONAL = {"commit", "created"}
+
+
+def file_name(result: Result) -> str:
+    """``<method>-<data>-<target>-b<budget>-s<seed>-<8 hex>.json``, the same on every machine.
+
+    The hex is a hash of the result's identity and of the content keys of its artifacts, which end
+    the folder names in ``result.keys``; where the store lies does not enter.
+    """
+    identity = [result.method, result.variant, result.data, result.reference, result.target]
+    keys = {kind: path.rstrip("/").rsplit("-", 1)[-1] for kind, path in result.keys.items()}
+    content = canonical([*identity, result.suite, result.k, result.seed, keys])
+    digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+    names = "-".join(_slug(name) for name in (result.method, result.data, result.target))
+    return f"{names}-b{result.budget:.4g}-s{result.seed}-{digest}.json"
+
+
+def write_result(folder: Path, result: Result) -> Path:
+    """Write ``result`` without secrets; writing it again replaces the file by the same name."""
+    for score in result.scores:
+        if score.value is not None and not math.isfinite(score.value):
+            raise UserError(
+                f"The score {score.benchmark}/{score.metric} of {result.method} is {score.value}; "
+                "expected a finite number, or None with the reason in `why`."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / file_name(result)
+    write_json(path, redacted(asdict(result)))
+    return path
+
+
+def read_ledger(folder: Path) -> list[Result]:
+    """All results below ``folder``, ordered by file name.
+
+    Raises :class:`UserError` naming the file and the field when one is malformed; nothing is
+    skipped in silence. A missing folder is an empty ledger.
+    """
+    paths = [
+        path
+        for path in folder.rglob("*.json")
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    return [read_result(path) for path in sorted(paths, key=lambda p: (p.name, str(p)))]
+
+
+def read_result(path: Path) -> Result:
+    """One result of the ledger, each field checked."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        return _result(value)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} is not a result of the ledger: {error}. "
+            "Restore the file, or remove it and run its command again."
+        ) from error
+
+
+def redacted(result: dict[str, Any]) -> dict[str, Any]:
+    """A result as a mapping, its recorded config, versions and artifact paths without secrets."""
+    return {**result, **{k: redact(result[k]) for k in ("config", "versions")}}
+
+
+def without_secrets(result: Result) -> Result:
+    """``result`` as it may be shown."""
+    return replace(result, config=redact(result.config), versions=redact(result.versions))
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.]+", "_", text).strip("_.")[:40] or "unnamed"
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"it holds {name}; a missing value is null")
+
+
+def _result(value: Any) -> Result:
+    record = _record(value, Result, _OPTIONAL, "the result")
+    for name in _TEXT & record.keys():
+        _check(isinstance(record[name], str), name, "text", record[name])
+    for name in ("k", "seed"):
+        _check(type(record[name]) is int, name, "a whole number", record[name])
+    _check(_is_number(record["budget"]), "budget", "a number", record["budget"])
+    for name, kind in _TABLES.items():
+        record[name] = _table(record[name], kind, name)
+    _check(isinstance(record["scores"], list), "scores", "a list", record["scores"])
+    scores = tuple(_score(item, f"scores[{i}]") for i, item in enumerate(record["scores"]))
+    return Result(**{**record, "scores": scores})
+
+
+def _score(value: Any, where: str) -> Score:
+    record = _record(value, Score, {"stderr", "protocol", "why"}, where)
+    for name in {"benchmark", "metric", "protocol", "why"} & record.keys():
+        _check(isinstance(record[name], str), f"{where}.{name}", "text", record[name])
+    for name in {"value", "stderr"} & record.keys():
+        good = record[name] is None or _is_number(record[name])
+        _check(good, f"{where}.{name}", "a number or null", record[name])
+    _check(type(record["n"]) is int, f"{where}.n", "a whole number", record["n"])
+    return Score(**record)
+
+
+def _record(value: Any, kind: type, optional: set[str], where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is {_brief(value)}; expected an object")
+    known = {f.name for f in fields(kind)}
+    if unknown := sorted(value.keys() - known):
+        raise ValueError(f"{where} has the unknown field {unknown[0]!r}; known: {sorted(known)}")
+    if missing := sorted(known - optional - value.keys()):
+        raise ValueError(f"{where} lacks the field {missing[0]!r}")
+    return dict(value)
+
+
+def _table(value: Any, kind: type, name: str) -> Mapping[str, Any]:
+    _check(isinstance(value, dict), name, "an object", value)
+    for key, item in value.items():
+        good = _is_number(item) if kind is float else isinstance(item, kind)
+        _check(
+            good,
+            f"{name}.{key}",
+            {float: "a number", int: "a whole number"}.get(kind, "text"),
+            item,
+        )
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check(good: bool, where: str, expected: str, got: Any) -> None:
+    if not good:
+        raise ValueError(f"{where} is {_brief(got)}; expected {expected}")
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
