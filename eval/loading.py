@@ -1,0 +1,79 @@
+"""Jobs -> lmms-eval task objects, over the data files that each job names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lmms_eval.api.task import Task
+from lmms_eval.tasks import TaskManager
+from tenacity import RetryError
+
+from coincide.schema import UserError
+from eval.request import Job
+
+
+def load_tasks(jobs: Sequence[Job], folder: Path) -> tuple[TaskManager, dict[str, Task]]:
+    """The task of every job by the job's name, datasets loaded, and the manager that knows them.
+
+    A task that takes its data, or its generation settings, from the job is an overlay: a YAML in
+    ``folder`` that includes the task's own. Raises UserError naming the benchmark that fails.
+    """
+    known = _index(jobs)
+    folder.mkdir(parents=True, exist_ok=True)
+    for job in jobs:
+        _write_overlay(job, known[job.task], folder / f"{job.name}.yaml")
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    return manager, {job.name: _load(job, manager) for job in jobs}
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """The error inside tenacity's ``RetryError``, which lmms-eval wraps around all others."""
+    while isinstance(error, RetryError):
+        inner = error.last_attempt.exception()
+        if inner is None:
+            return error
+        error = inner
+    return error
+
+
+def _index(jobs: Sequence[Job]) -> dict[str, Path]:
+    """Task name -> YAML. lmms-eval's own tasks (4 s to index) are read only when one is asked."""
+    own = sorted({job.tasks_dir for job in jobs if job.tasks_dir})
+    stock = any(job.tasks_dir is None for job in jobs)
+    index = TaskManager(include_path=own, include_defaults=stock).task_index
+    for job in jobs:
+        kind = index.get(job.task, {}).get("type")
+        if kind != "task":
+            where = job.tasks_dir or "lmms-eval"
+            raise UserError(
+                f"benchmark {job.name}: {job.task!r} is {kind or 'no task'} of {where}; expected "
+                "the name of a single task."
+            )
+    return {job.task: Path(index[job.task]["yaml_path"]).absolute() for job in jobs}
+
+
+def _write_overlay(job: Job, source: Path, path: Path) -> None:
+    overlay: dict[str, Any] = {"include": str(source), "task": job.name}
+    if job.data_files:
+        overlay |= {
+            "dataset_path": "parquet",
+            "dataset_name": None,
+            "dataset_kwargs": {"data_files": dict(job.data_files)},
+        }
+    if job.generation:
+        overlay["generation_kwargs"] = dict(job.generation)
+    path.write_text(yaml.safe_dump(overlay, sort_keys=False), encoding="utf-8")
+
+
+def _load(job: Job, manager: TaskManager) -> Task:
+    try:
+        loaded: Mapping[str, Task] = manager.load_task_or_group([job.name], task_type="chat")
+    except Exception as error:
+        cause = unwrapped(error)
+        raise UserError(
+            f"benchmark {job.name} does not load: {type(cause).__name__}: {cause}"
+        ) from cause
+    return loaded[job.name]

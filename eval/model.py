@@ -1,0 +1,208 @@
+"""A LLaVA with an adapter, as lmms-eval sees a model: batched, greedy, text-only allowed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lmms_eval.api.instance import Instance
+from lmms_eval.api.model import lmms
+
+from coincide.models.encode import image_tokens
+from coincide.models.load import load_model, load_processor
+from coincide.models.template import IMAGE, Template, prompt
+from coincide.schema import UserError
+from coincide.store import sha256_file
+from eval.messages import turns_and_pictures
+
+MAX_NEW_TOKENS = 128
+"""Where the task does not say: as LLaVA's ``model_vqa_loader.py``."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are generated: what is left of a task's ``generation_kwargs``."""
+
+    max_new_tokens: int
+    num_beams: int
+    until: tuple[str, ...]
+    """The answer ends before the first of these."""
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Decoding:
+        """Raises UserError for sampling: the same model must give the same answers."""
+        if settings.get("do_sample") and float(settings.get("temperature") or 1.0) > 0:
+            raise UserError(
+                f"generation settings {dict(settings)} ask for sampling; evaluation decodes "
+                "greedily. Set generation.do_sample=false for this benchmark."
+            )
+        until = settings.get("until") or ()
+        return cls(
+            int(settings.get("max_new_tokens") or MAX_NEW_TOKENS),
+            int(settings.get("num_beams") or 1),
+            (until,) if isinstance(until, str) else tuple(text for text in until if text),
+        )
+
+    def cut(self, answer: str) -> str:
+        """``answer`` up to the first stop text."""
+        for text in self.until:
+            answer = answer.partition(text)[0]
+        return answer.strip()
+
+
+class Llava(lmms):
+    """Base model plus PEFT adapter, merged, answering batches of documents of any kind."""
+
+    is_simple = False
+
+    def __init__(
+        self,
+        model_dir: Path,
+        adapter_dir: Path | None,
+        *,
+        template: Template,
+        batch_size: int,
+        dtype: str = "float32",
+        device: str = "auto",
+        answered: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        """``answered`` is told how many answers were added, batch by batch."""
+        super().__init__()
+        self.folders = [model_dir, *([adapter_dir] if adapter_dir else [])]
+        self.template = template
+        self.batch_size = batch_size
+        self.dtype = dtype
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(device)
+        self.answered = answered
+        self.processor = load_processor(model_dir)
+        self.model = with_adapter(
+            load_model(model_dir, getattr(torch, dtype), self.device), adapter_dir
+        )
+        self.model.generation_config = self._generation_config()
+
+    def __repr__(self) -> str:
+        """The fingerprint by which lmms-eval tells models apart: contents, never paths."""
+        digests = [_digest(folder) for folder in self.folders]
+        return f"Llava({'+'.join(digests)}, {self.template}, {self.dtype})"
+
+    def clean(self) -> None:
+        """Nothing: lmms-eval would delete the model after the first task."""
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        raise UserError("tasks scored by likelihood are not supported; choose a generative task.")
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        raise UserError("tasks of several rounds are not supported; choose a one-round task.")
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """The answer to each request, in order; the same whatever the batch size."""
+        answers: dict[int, str] = {}
+        for decoding, batch in self._batches(requests):
+            texts = self._answer([self._encoded(requests[i]) for i in batch], decoding)
+            answers.update(zip(batch, texts, strict=True))
+            self.answered(len(batch))
+        return [answers[i] for i in range(len(requests))]
+
+    def _batches(self, requests: Sequence[Instance]) -> Iterator[tuple[Decoding, list[int]]]:
+        """Indices of requests decoded alike, longest first, ``batch_size`` at a time."""
+        groups: dict[Decoding, list[int]] = {}
+        for i, request in enumerate(requests):
+            groups.setdefault(Decoding.of(request.args[2]), []).append(i)
+        for decoding, indices in groups.items():
+            indices.sort(key=lambda i: (-len(requests[i].args[0]), i))
+            for start in range(0, len(indices), self.batch_size):
+                yield decoding, indices[start : start + self.batch_size]
+
+    def _encoded(self, request: Instance) -> tuple[list[int], torch.Tensor | None]:
+        """Token ids of the prompt [T], image tokens included, and pixels [n, 3, H, W]."""
+        _, doc_to_messages, _, doc_id, task, split = request.args
+        turns, pictures = turns_and_pictures(doc_to_messages(self.task_dict[task][split][doc_id]))
+        pixels = None
+        if pictures:
+            pixels = self.processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
+        ids = prompt_ids(prompt(self.template, turns), self.processor, pixels)
+        return ids, pixels
+
+    def _answer(
+        self, documents: Sequence[tuple[list[int], torch.Tensor | None]], decoding: Decoding
+    ) -> list[str]:
+        """Answers to one batch, padded on the left."""
+        width = max(len(ids) for ids, _ in documents)
+        pad = self.model.generation_config.pad_token_id
+        ids = torch.tensor([[pad] * (width - len(ids)) + ids for ids, _ in documents])
+        mask = torch.tensor([[0] * (width - len(i)) + [1] * len(i) for i, _ in documents])
+        pixels = [p for _, p in documents if p is not None]
+        images = {"pixel_values": torch.cat(pixels).to(self.device, self.model.dtype)}
+        with torch.inference_mode():
+            generated = self.model.generate(
+                input_ids=ids.to(self.device),
+                attention_mask=mask.to(self.device),
+                max_new_tokens=decoding.max_new_tokens,
+                num_beams=decoding.num_beams,
+                **(images if pixels else {}),
+            )
+        texts = self.processor.tokenizer.batch_decode(
+            generated[:, width:], skip_special_tokens=True
+        )
+        return [decoding.cut(text) for text in texts]
+
+    def _generation_config(self) -> Any:
+        """Greedy, ending at the template's end token; nothing of what the checkpoint suggests."""
+        from transformers import GenerationConfig
+
+        tokenizer = self.processor.tokenizer
+        end = tokenizer.convert_tokens_to_ids(self.template.end)
+        if end is None or end == tokenizer.unk_token_id:
+            raise UserError(
+                f"template {self.template.name!r} ends answers with {self.template.end!r}, which "
+                "is no token of this model's tokenizer. Choose the model's own template."
+            )
+        pad = tokenizer.pad_token_id
+        return GenerationConfig(
+            do_sample=False, eos_token_id=end, pad_token_id=end if pad is None else pad
+        )
+
+
+def with_adapter(model: Any, adapter_dir: Path | None) -> Any:
+    """``model`` with the adapter merged into its weights, as LLaVA's own loader does."""
+    if adapter_dir is None:
+        return model
+    if not (adapter_dir / "adapter_model.safetensors").is_file():
+        raise UserError(
+            f"{adapter_dir} holds no adapter_model.safetensors; expected a PEFT adapter saved as "
+            "safetensors (pickled ones are not loaded)."
+        )
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, str(adapter_dir)).merge_and_unload().eval()
+
+
+def prompt_ids(text: str, processor: Any, pixels: torch.Tensor | None) -> list[int]:
+    """Token ids of ``text`` with each ``<image>`` widened to its image's tokens.
+
+    They are the beginning of what ``coincide.models.encode`` gives for the answered conversation.
+    """
+    widths = [] if pixels is None else [image_tokens(processor, *p.shape[-2:]) for p in pixels]
+    pieces = text.split(IMAGE)
+    if len(pieces) != len(widths) + 1:
+        raise UserError(f"{len(pieces) - 1} {IMAGE} placeholders for {len(widths)} images.")
+    tokenizer = processor.tokenizer
+    ids = list(tokenizer("").input_ids[:1]) if tokenizer.bos_token_id is not None else []
+    for piece, width in zip(pieces, [*widths, 0], strict=True):
+        ids += tokenizer(piece, add_special_tokens=False).input_ids if piece else []
+        ids += [processor.image_token_id] * width
+    return ids
+
+
+def _digest(folder: Path) -> str:
+    """SHA-256 over the weights and the JSON files of a model or adapter folder."""
+    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json"))
+    listed = json.dumps([(p.name, sha256_file(p)) for p in files])
+    return hashlib.sha256(listed.encode()).hexdigest()

@@ -1,0 +1,105 @@
+"""Start the evaluation process, show its progress, and say clearly how it failed.
+
+The worker writes one JSON object per line to its standard output: ``loaded`` (total samples),
+``answered`` (a count), ``done`` (a benchmark, what was measured) or ``failed`` (a benchmark,
+why). Everything else that it or a library prints goes to ``log.txt`` in the run's folder.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from coincide.progress import bar
+from coincide.schema import UserError
+
+PROJECT = Path(__file__).resolve().parent.parent
+LOG_LINES = 15
+PR_SET_PDEATHSIG = 1
+
+
+def follow(run: Path, *, benchmarks: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Run ``run/request.json``; yield each benchmark's name and measurements once it is done.
+
+    Raises UserError when a benchmark failed, after the others had their turn.
+    """
+    failures: dict[str, str] = {}
+    with (run / "log.txt").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "eval.worker", str(run / "request.json")],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={**os.environ, "PYTHONPATH": _python_path(), "PYTHONUNBUFFERED": "1"},
+            preexec_fn=_die_with_parent,
+        )
+        try:
+            yield from _listen(process, benchmarks, failures)
+        finally:
+            process.kill()
+            code = process.wait()
+    if failures or code:
+        raise UserError(_message(code, failures, benchmarks, run / "log.txt"))
+
+
+def _listen(
+    process: subprocess.Popen[str], benchmarks: int, failures: dict[str, str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Read the worker's messages to their end; wait for it to exit."""
+    assert process.stdout is not None
+    with bar(f"evaluate {benchmarks} benchmarks", total=0, unit="answers") as progress:
+        for line in process.stdout:
+            message = json.loads(line)
+            match message.pop("event"):
+                case "loaded":
+                    progress.total = message["samples"]
+                    progress.refresh()
+                case "answered":
+                    progress.update(message["count"])
+                case "failed":
+                    failures[message["benchmark"]] = message["why"]
+                case "done":
+                    yield message.pop("benchmark"), message
+    process.wait()
+
+
+def _message(code: int, failures: dict[str, str], benchmarks: int, log: Path) -> str:
+    """What failed, why, the end of the log and where the rest of it is."""
+    if failures:
+        head = "\n".join(f"  {name}: {why}" for name, why in failures.items())
+        head = f"{len(failures)} of {benchmarks} benchmarks failed:\n{head}"
+    else:
+        head = f"the process ended with {_describe(code)}"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
+    tail = "\n".join(f"  {line}" for line in lines)
+    return (
+        f"Evaluation: {head}\nLast lines of {log}:\n{tail}\n"
+        "Finished benchmarks are kept; run the same command again to go on from them."
+    )
+
+
+def _describe(code: int) -> str:
+    if code < 0:
+        with suppress(ValueError):
+            name = signal.Signals(-code).name
+            hint = " (often the system running out of memory)" if name == "SIGKILL" else ""
+            return f"{name}{hint}"
+    return f"exit code {code}"
+
+
+def _die_with_parent() -> None:
+    """On Linux, be killed when the parent is: no orphan goes on writing into its folder."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _python_path() -> str:
+    return os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])

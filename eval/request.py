@@ -1,0 +1,55 @@
+"""The JSON boundary between the pipeline and the evaluation process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coincide.store import write_json
+
+
+@dataclass(frozen=True)
+class Job:
+    """One benchmark for the worker. Paths are absolute."""
+
+    name: str
+    task: str
+    metrics: Mapping[str, str]
+    primary: str
+    protocol: str
+    output: str
+    """Folder for ``result.json`` and ``samples.jsonl``."""
+    tasks_dir: str | None = None
+    data_files: Mapping[str, str] = field(default_factory=dict)
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """A model and the benchmarks to run it on."""
+
+    model: str
+    """Folder of the base model."""
+    adapter: str | None
+    """Folder of a PEFT adapter to put on it."""
+    template: str
+    dtype: str
+    device: str
+    batch_size: int
+    threads: int | None
+    cache: str
+    """Folder for the caches of the Hugging Face libraries."""
+    jobs: tuple[Job, ...]
+
+    def write(self, path: Path) -> None:
+        write_json(path, asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> Request:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        jobs = tuple(Job(**job) for job in record.pop("jobs"))
+        return cls(**record, jobs=jobs)
