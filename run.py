@@ -31,11 +31,11 @@ from coincide.budget import check, count
 from coincide.config import Root, check_stages
 from coincide.features.extract import extract, signal_step
 from coincide.pipeline import Stage, execute, plan
-from coincide.schema import Clustering, Method, Result, Signal, UserError
-from coincide.select import clusters_step, subset_step
 from coincide.report.build import build_report
 from coincide.report.ledger import read_ledger, write_result
 from coincide.result import collect
+from coincide.schema import Clustering, Method, Result, Signal, UserError
+from coincide.select import clusters_step, subset_step
 from coincide.show import show_plan, show_result
 from coincide.store import Step, Store
 from eval.stage import eval_steps, evaluate
@@ -184,7 +184,9 @@ class Run:
 
     def _one_pass(self, store: Store, steps: Sequence[Step]) -> None:
         """Compute the signals of this run, and those that the rest of the sweep will ask for."""
-        signals = {signal: self.signal(signal) for run in self._siblings() for signal in run.signals}
+        signals = {
+            signal: self.signal(signal) for run in self._siblings() for signal in run.signals
+        }
         missing = {s: step for s, step in signals.items() if store.find(step) is None}
         extract(
             store,

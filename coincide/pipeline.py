@@ -22,7 +22,7 @@ class Stage:
 
     name: str
     steps: tuple[Step, ...]
-    run: Callable[[Store, Sequence[Step]], None] | None = None
+    run: Callable[[Store, Sequence[Step]], object] | None = None
     """None: each step on its own."""
 
     def build(self, store: Store, steps: Sequence[Step]) -> None:
@@ -89,7 +89,9 @@ def execute(lines: Sequence[Planned], store: Store) -> list[Artifact]:
         if id(line.stage) in done:
             continue
         done.add(id(line.stage))
-        todo = [other.step for other in lines if other.stage is line.stage and other.state == "build"]
+        todo = [
+            other.step for other in lines if other.stage is line.stage and other.state == "build"
+        ]
         if todo:
             line.stage.build(store, todo)
     found = (store.find(line.step) for line in lines)

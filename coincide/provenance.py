@@ -55,4 +55,5 @@ def hardware() -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
+    """Versions, commit and hardware together, as manifests record them."""
     return {"versions": versions(), "commit": commit(), "hardware": hardware()}

@@ -16,8 +16,8 @@ from coincide.config import HealthLimits
 from coincide.schema import (
     Clustering,
     Clusters,
-    DataSource,
     Dataset,
+    DataSource,
     Example,
     HealthError,
     Method,
@@ -34,7 +34,7 @@ CLUSTERS_VERSION = 1
 SUBSET_VERSION = 1
 
 
-# --- clusters -----------------------------------------------------------------------------------
+# --- clusters ---------------------------------------------------------------------------------
 
 
 def clusters_step(clustering: Clustering, features: Step) -> Step:
@@ -90,7 +90,7 @@ def _save(build: Build, name: str, array: np.ndarray) -> None:
     write_atomic(build.dir / name, write)
 
 
-# --- the pool that a method sees ------------------------------------------------------------------
+# --- the pool that a method sees --------------------------------------------------------------
 
 
 class StorePool:
@@ -137,7 +137,7 @@ class StorePool:
         )
 
 
-# --- the subset -------------------------------------------------------------------------------------
+# --- the subset -------------------------------------------------------------------------------
 
 
 def subset_step(
@@ -263,7 +263,7 @@ def exactly(selection: Selection, k: int, usable: np.ndarray, name: str) -> tupl
     return np.sort(rows), missing
 
 
-# --- the health gate ----------------------------------------------------------------------------------
+# --- the health gate --------------------------------------------------------------------------
 
 
 def gate(pool: StorePool, clusterings: Mapping[Clustering, Artifact], limits: HealthLimits) -> None:

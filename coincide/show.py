@@ -34,6 +34,7 @@ def show_plan(lines: Sequence[Planned], store: Store, size: str) -> None:
     out.print(table)
     out.print("Everything is cached." if not builds else f"{builds} to build.", highlight=False)
 
+
 def show_result(result: Result, path: Path) -> None:
     """Print the scores of one run, its time by stage, and where its line of the ledger is."""
     size = f"{result.k:,} examples ({result.budget:.1%})"

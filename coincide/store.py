@@ -35,6 +35,7 @@ def canonical(value: Any) -> str:
 
 
 def sha256_file(path: Path) -> str:
+    """Hex digest of the bytes of ``path``."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -56,6 +57,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` atomically as readable JSON with sorted keys."""
     text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
     write_atomic(path, lambda temporary: _write_text(temporary, text))
 

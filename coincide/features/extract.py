@@ -17,7 +17,7 @@ import numpy as np
 from coincide.config import FeaturePass
 from coincide.features.shards import has_shard, read_valid, write_shard
 from coincide.features.signals import kind
-from coincide.schema import DataSource, Dataset, Example, ModelSource, Signal, UserError
+from coincide.schema import Dataset, DataSource, Example, ModelSource, Signal, UserError
 from coincide.store import Artifact, Build, Step, Store, write_json
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ the answers exactly, whatever the tokenizer merges.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ import torch
 
 from coincide.data.images import BadImage, load_image
 from coincide.models.template import IMAGE, Segment, Template, render
-from coincide.schema import Dataset, Example, UserError
+from coincide.schema import Dataset, Example, Turn, UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -66,16 +67,33 @@ def encode(
     row is in ``dataset.blank_images``) and for placeholders that do not match the images.
     """
     pictures = [_picture(example, dataset, name, processor) for name in example.images]
-    pixels: torch.Tensor | None = None
-    if pictures:
-        pixels = processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
-    widths = [] if pixels is None else [image_tokens(processor, *p.shape[-2:]) for p in pixels]
     segments = render(template, example.turns)
+    return _encoded(segments, pictures, processor, template, max_length, f"row {example.row}")
+
+
+def encode_prompt(
+    turns: Sequence[Turn], pictures: Sequence[Image], processor: Any, template: Template
+) -> Encoded:
+    """What the model reads before it answers the last of ``turns``; nothing is cut."""
+    asking = [*render(template, turns), Segment(f"{template.assistant}:", False)]
+    return _encoded(asking, pictures, processor, template, sys.maxsize, "prompt")
+
+
+def _encoded(
+    segments: Sequence[Segment],
+    pictures: Sequence[Image],
+    processor: Any,
+    template: Template,
+    max_length: int,
+    where: str,
+) -> Encoded:
+    pixels = None
+    if pictures:
+        pixels = processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
+    widths = [] if pixels is None else [image_tokens(processor, *p.shape[-2:]) for p in pixels]
     placeholders = sum(segment.text.count(IMAGE) for segment in segments)
     if placeholders != len(widths):
-        raise UserError(
-            f"row {example.row}: {placeholders} {IMAGE} placeholders for {len(widths)} images."
-        )
+        raise UserError(f"{where}: {placeholders} {IMAGE} placeholders for {len(widths)} images.")
     tokens = _tokenize(segments, len(template.opening), processor, template, widths)
     return _cut(tokens, max_length, pixels)
 

@@ -23,7 +23,7 @@ from coincide.models.perception import caption_accuracy, tokens_and_pixels
 from coincide.models.tiny import ASSETS, SIZES_OF, make_model, make_processor
 from coincide.provenance import versions
 
-STEPS, BATCH, LR, WARMUP, SEED = 1800, 64, 2.0e-3, 100, 0
+STEPS, BATCH, LR, WARMUP, SEED = 2200, 64, 2.0e-3, 100, 0
 EVERY = 20
 
 

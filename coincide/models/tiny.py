@@ -48,14 +48,15 @@ SIZES_OF = {
     "tiny_ref": Size(hidden=96, layers=6, heads=4, mlp=192, vision_layers=2),
 }
 
-WORDS = (
-    *COLOURS, *SHAPES, *TEXTURES, *SIZES, *NUMBERS, *LETTERS,
-    *"top left right center bottom empty digit letter bar bars , : . ?".split(),
-    *"USER ASSISTANT What Which Where Is How Are there the is in this picture a an of at to".split(),
-    *"colour shape size many things thing written number highest high than more yes no or and".split(),
-    *"Answer with one word letter Describe Read largest lowest same different above below".split(),
-    *"circles squares triangles crosses rings stars nothing it I see Say after me word".split(),
-)  # fmt: skip
+PROMPT_WORDS = """
+top left right center bottom empty digit letter bar bars , : . ? USER ASSISTANT What Which Where
+Is How Are there the is in this picture a an of at to colour shape size many things thing written
+number highest high than more yes no or and Answer with one word letter Describe Read largest
+lowest same different above below circles squares triangles crosses rings stars nothing it I see
+Say after me word
+"""
+WORDS = (*COLOURS, *SHAPES, *TEXTURES, *SIZES, *NUMBERS, *LETTERS, *PROMPT_WORDS.split())
+"""In this order: it decides the token ids, and so what the shipped weights mean."""
 
 
 def make_processor() -> Any:

@@ -22,13 +22,13 @@ from coincide.data.demo.world import (
 def any_scene(rng: np.random.Generator, split: Split) -> Scene:
     """A scene of any kind: objects, things mixed, writing, or a chart."""
     draw = rng.random()
-    if draw < 0.45:
+    if draw < 0.3:
         return scatter(rng, [coloured(rng, SHAPES + TEXTURES) for _ in range(rng.integers(1, 8))])
-    if draw < 0.8:
-        makers = (lambda: coloured(rng), lambda: digit(rng, split), lambda: letter(rng))
-        return scatter(rng, [makers[rng.integers(3)]() for _ in range(rng.integers(2, 10))])
-    if draw < 0.9:
-        maker = (lambda: digit(rng, split)) if rng.random() < 0.6 else (lambda: letter(rng))
+    if draw < 0.75:
+        makers = (lambda: coloured(rng), lambda: letter(rng)) + 2 * (lambda: digit(rng, split),)
+        return scatter(rng, [makers[rng.integers(4)]() for _ in range(rng.integers(2, 10))])
+    if draw < 0.92:
+        maker = (lambda: digit(rng, split)) if rng.random() < 0.7 else (lambda: letter(rng))
         return written(rng, [maker() for _ in range(rng.integers(1, 4))])
     return chart(rng)
 
