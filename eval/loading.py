@@ -69,6 +69,9 @@ def _write_overlay(job: Job, source: Path, path: Path) -> None:
 
 
 def _load(job: Job, manager: TaskManager) -> Task:
+    missing = [path for path in job.data_files.values() if not Path(path).is_file()]
+    if missing:
+        raise UserError(f"benchmark {job.name}: no such file: {', '.join(missing)}.")
     try:
         loaded: Mapping[str, Task] = manager.load_task_or_group([job.name], task_type="chat")
     except Exception as error:

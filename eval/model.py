@@ -138,15 +138,17 @@ class Llava(lmms):
         pad = self.model.generation_config.pad_token_id
         ids = torch.tensor([[pad] * (width - len(ids)) + ids for ids, _ in documents])
         mask = torch.tensor([[0] * (width - len(i)) + [1] * len(i) for i, _ in documents])
-        pixels = [p for _, p in documents if p is not None]
-        images = {"pixel_values": torch.cat(pixels).to(self.device, self.model.dtype)}
+        pixels = [found for _, found in documents if found is not None]
+        images = {}
+        if pixels:  # generate takes a pixel_values of None for a picture
+            images["pixel_values"] = torch.cat(pixels).to(self.device, self.model.dtype)
         with torch.inference_mode():
             generated = self.model.generate(
                 input_ids=ids.to(self.device),
                 attention_mask=mask.to(self.device),
                 max_new_tokens=decoding.max_new_tokens,
                 num_beams=decoding.num_beams,
-                **(images if pixels else {}),
+                **images,
             )
         texts = self.processor.tokenizer.batch_decode(
             generated[:, width:], skip_special_tokens=True

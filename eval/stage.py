@@ -16,7 +16,8 @@ from eval.request import Job, Request
 from eval.suite import Benchmark, Suite
 
 VERSION = 1
-RESULT = "result.json"
+FILES = ("samples.jsonl", "result.json")
+"""Of an eval artifact, in the order in which they are written."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ def _results(builds: Sequence[Build]) -> Iterator[tuple[Build, Mapping[str, Any]
     """Run what is missing in one process; yield each build with its facts when it is done."""
     waiting = {}
     for build in builds:
-        if (build.dir / RESULT).is_file():  # done by an attempt that was killed before the commit
-            yield build, _facts(build)
+        if all((build.dir / name).is_file() for name in FILES):
+            yield build, _facts(build)  # done by an attempt that was killed before the commit
         else:
             waiting[_evaluation(build).benchmark.name] = build
     if not waiting:
@@ -102,7 +103,7 @@ def _evaluation(build: Build) -> Evaluation:
 
 
 def _facts(build: Build) -> dict[str, Any]:
-    result = json.loads((build.dir / RESULT).read_text(encoding="utf-8"))
+    result = json.loads((build.dir / "result.json").read_text(encoding="utf-8"))
     values = {score["metric"]: score["value"] for score in result["scores"]}
     return {"n": result["n"], "primary": result["primary"], "score": values[result["primary"]]}
 

@@ -30,7 +30,7 @@ ANSWERS = {
     "spatial": ["left", "above", "to the right"],
     "charts": ["15", "blue", "4.5"],
 }
-CHOICES = ["red", "green", "blue", "dark blue"]
+CHOICES = "\nA. red\nB. green\nC. blue\nD. dark blue"
 
 
 def suite(**changes: Any) -> Suite:
@@ -45,6 +45,10 @@ def answer(name: str, row: int) -> str:
     return ANSWERS[name][row % 3]
 
 
+def question(name: str, row: int) -> str:
+    return f"what {name} {'of the red circle ' * (row % 4)}" + CHOICES * (name == "choice")
+
+
 def make_parquet(path: Path, name: str, *, rows: int = ROWS, pixels: int = 24) -> None:
     """Questions of several lengths; every fifth row is text-only."""
     import pyarrow as pa
@@ -55,7 +59,7 @@ def make_parquet(path: Path, name: str, *, rows: int = ROWS, pixels: int = 24) -
         "question_id": [100 + i for i in range(rows)],
         "image": [None if i % 5 == 4 else {"bytes": _png(rng, pixels), "path": f"{i}.png"}
                   for i in range(rows)],
-        "question": [f"what {name} {'of the red circle ' * (i % 4)}" for i in range(rows)],
+        "question": [question(name, i) for i in range(rows)],
         "answer": [answer(name, i) for i in range(rows)],
         "category": [f"kind{i % 2}" for i in range(rows)],
     }  # fmt: skip
@@ -64,8 +68,6 @@ def make_parquet(path: Path, name: str, *, rows: int = ROWS, pixels: int = 24) -
         "image": pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
         **dict.fromkeys(("question", "answer", "category"), pa.string()),
     }
-    if name == "choice":
-        columns["choices"], types["choices"] = [CHOICES] * rows, pa.list_(pa.string())
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns, schema=pa.schema(types)), path)
 

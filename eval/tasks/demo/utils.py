@@ -27,7 +27,7 @@ def doc_to_visual(doc: Document) -> list[Any]:
 
 
 def normalise(text: str) -> str:
-    """As VQA does: lowercase, number words as digits, no punctuation and no articles.
+    """As VQA does: lowercase, no punctuation, no articles, number words to ten as digits.
 
     A text that would lose everything, such as the answer ``a``, is lowercased alone.
     """

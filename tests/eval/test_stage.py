@@ -1,0 +1,140 @@
+"""The stage as the pipeline calls it: real subprocesses, kills, failures, resumption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from coincide.schema import UserError
+from coincide.store import Store
+from eval.process import _message
+from eval.request import Job, Request
+from eval.stage import evaluate
+from eval.suite import TASKS
+from tests.eval.bench import ROWS, samples, scores, steps
+
+PROJECT = Path(__file__).parents[2]
+NAMES = "attributes presence choice charts"
+KILLED_AFTER_TWO = """
+import os, signal, sys
+from pathlib import Path
+from coincide.store import Build, Store
+from eval.stage import evaluate
+from tests.eval.bench import steps
+
+commit, done = Build.commit, []
+
+def commit_then_die(build, facts=None):
+    artifact = commit(build, facts)
+    done.append(artifact)
+    if len(done) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return artifact
+
+Build.commit = commit_then_die
+store = Store(Path(sys.argv[1]))
+evaluate(store, steps(store, sys.argv[2], batch_size=8, device="cpu"))
+"""
+
+
+def contents(store: Store, **changes: object) -> dict[str, tuple[bytes, bytes]]:
+    paths = {s.config["benchmark"]: store.path(s) for s in steps(store, NAMES, **changes)}
+    return {
+        name: ((path / "result.json").read_bytes(), (path / "samples.jsonl").read_bytes())
+        for name, path in paths.items()
+    }
+
+
+def running(word: str) -> bool:
+    """Whether a process has ``word`` in its command line."""
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if word in entry.read_text():
+                return True
+        except OSError:
+            continue
+    return False
+
+
+@pytest.mark.slow
+def test_killed_resumed_and_repaired(store: Store, tmp_path: Path) -> None:
+    """Killed between benchmarks and resumed at another batch size: the bytes of a whole run."""
+    other = Store(tmp_path / "other")
+    evaluate(other, steps(other, NAMES, batch_size=64, device="cpu"))
+    whole = contents(other)
+
+    command = [sys.executable, "-c", KILLED_AFTER_TWO, str(store.root), NAMES]
+    killed = subprocess.run(command, cwd=PROJECT, env={**os.environ, "PYTHONPATH": str(PROJECT)})
+    assert killed.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 20
+    while running(str(store.root)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not running(str(store.root)), "the evaluation process outlived its parent"
+    wanted = steps(store, NAMES, batch_size=1, device="cpu")
+    kept = [store.find(step) for step in wanted]
+    assert [artifact is not None for artifact in kept] == [True, True, False, False]
+
+    artifacts = evaluate(store, wanted)
+    assert contents(store) == whole
+    assert [a.manifest for a in artifacts[:2]] == [a.manifest for a in kept if a]
+    assert evaluate(store, wanted) == artifacts, "all cached: nothing runs"
+
+    damaged = store.path(wanted[3]) / "samples.jsonl"
+    damaged.write_bytes(damaged.read_bytes()[:-9] + b"corrupt!\n")
+    store.verify(wanted[3])
+    assert contents(store) == whole
+
+    presence = artifacts[1]
+    assert set(scores(presence)) == {"accuracy", "f1", "precision", "recall", "yes_ratio"}
+    assert scores(presence)["accuracy"].n == len(samples(presence)) == ROWS
+    assert presence.facts["n"] == ROWS and presence.facts["primary"] == "accuracy"
+
+
+@pytest.mark.slow
+def test_a_failing_benchmark_is_named_and_the_others_are_kept(store: Store) -> None:
+    good, bad = steps(store, "attributes counting")
+    broken = replace(bad.build.benchmark, metrics={"accuracy": "anls"})
+    bad = replace(bad, build=replace(bad.build, benchmark=broken))
+    with pytest.raises(UserError) as error:
+        evaluate(store, [bad, good])
+    text = str(error.value)
+    assert "1 of 2 benchmarks failed" in text
+    assert "counting: benchmark counting: metric accuracy is 'anls'" in text
+    log = next((store.root / ".runs").glob("*/log.txt"))
+    assert str(log) in text and log.read_text().splitlines()[-1] in text
+    assert store.find(good) is not None and store.find(bad) is None
+
+
+def test_the_worker_exits_non_zero_when_it_cannot_prepare(tmp_path: Path) -> None:
+    job = Job(
+        "counting", "demo_counting", {"accuracy": "exact_match"}, "accuracy", "", str(tmp_path),
+        str(TASKS / "demo"), {"test": str(tmp_path / "gone.parquet")},
+    )  # fmt: skip
+    request = Request("m", None, "tiny", "float32", "cpu", 1, 1, str(tmp_path / "cache"), (job,))
+    request.write(tmp_path / "request.json")
+    done = subprocess.run(
+        [sys.executable, "-m", "eval.worker", str(tmp_path / "request.json")],
+        capture_output=True,
+        text=True,
+        cwd=PROJECT,
+    )
+    assert done.returncode == 1
+    [message] = [json.loads(line) for line in done.stdout.splitlines()]
+    assert message["event"] == "failed" and "gone.parquet" in message["why"]
+    assert "Traceback" in done.stderr
+
+
+def test_a_worker_that_died_without_a_word(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("".join(f"line {i}\n" for i in range(99)))
+    text = _message(-signal.SIGKILL, {}, 3, log)
+    assert "SIGKILL (often the system running out of memory)" in text
+    assert "line 98" in text and "line 80" not in text
