@@ -13,9 +13,9 @@ import torch
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 
-from coincide.models.encode import image_tokens
+from coincide.models.encode import Encoded, encode_prompt
 from coincide.models.load import load_model, load_processor
-from coincide.models.template import IMAGE, Template, prompt
+from coincide.models.template import Template
 from coincide.schema import UserError
 from coincide.store import sha256_file
 from eval.messages import turns_and_pictures
@@ -120,25 +120,21 @@ class Llava(lmms):
             for start in range(0, len(indices), self.batch_size):
                 yield decoding, indices[start : start + self.batch_size]
 
-    def _encoded(self, request: Instance) -> tuple[list[int], torch.Tensor | None]:
-        """Token ids of the prompt [T], image tokens included, and pixels [n, 3, H, W]."""
+    def _encoded(self, request: Instance) -> Encoded:
+        """The prompt of the document, by the encoder that training uses."""
         _, doc_to_messages, _, doc_id, task, split = request.args
         turns, pictures = turns_and_pictures(doc_to_messages(self.task_dict[task][split][doc_id]))
-        pixels = None
-        if pictures:
-            pixels = self.processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
-        ids = prompt_ids(prompt(self.template, turns), self.processor, pixels)
-        return ids, pixels
+        return encode_prompt(turns, pictures, self.processor, self.template)
 
-    def _answer(
-        self, documents: Sequence[tuple[list[int], torch.Tensor | None]], decoding: Decoding
-    ) -> list[str]:
+    def _answer(self, prompts: Sequence[Encoded], decoding: Decoding) -> list[str]:
         """Answers to one batch, padded on the left."""
-        width = max(len(ids) for ids, _ in documents)
-        pad = self.model.generation_config.pad_token_id
-        ids = torch.tensor([[pad] * (width - len(ids)) + ids for ids, _ in documents])
-        mask = torch.tensor([[0] * (width - len(i)) + [1] * len(i) for i, _ in documents])
-        pixels = [found for _, found in documents if found is not None]
+        width = max(len(prompt.input_ids) for prompt in prompts)
+        ids = torch.full((len(prompts), width), self.model.generation_config.pad_token_id)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, width - len(prompt.input_ids) :] = prompt.input_ids
+            mask[row, width - len(prompt.input_ids) :] = 1
+        pixels = [prompt.pixel_values for prompt in prompts if prompt.pixel_values is not None]
         images = {}
         if pixels:  # generate takes a pixel_values of None for a picture
             images["pixel_values"] = torch.cat(pixels).to(self.device, self.model.dtype)
@@ -184,23 +180,6 @@ def with_adapter(model: Any, adapter_dir: Path | None) -> Any:
     from peft import PeftModel
 
     return PeftModel.from_pretrained(model, str(adapter_dir)).merge_and_unload().eval()
-
-
-def prompt_ids(text: str, processor: Any, pixels: torch.Tensor | None) -> list[int]:
-    """Token ids of ``text`` with each ``<image>`` widened to its image's tokens.
-
-    They are the beginning of what ``coincide.models.encode`` gives for the answered conversation.
-    """
-    widths = [] if pixels is None else [image_tokens(processor, *p.shape[-2:]) for p in pixels]
-    pieces = text.split(IMAGE)
-    if len(pieces) != len(widths) + 1:
-        raise UserError(f"{len(pieces) - 1} {IMAGE} placeholders for {len(widths)} images.")
-    tokenizer = processor.tokenizer
-    ids = list(tokenizer("").input_ids[:1]) if tokenizer.bos_token_id is not None else []
-    for piece, width in zip(pieces, [*widths, 0], strict=True):
-        ids += tokenizer(piece, add_special_tokens=False).input_ids if piece else []
-        ids += [processor.image_token_id] * width
-    return ids
 
 
 def _digest(folder: Path) -> str:

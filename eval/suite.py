@@ -119,7 +119,7 @@ class Suite:
 
 
 def _digest(folder: Path, task: str) -> str:
-    """SHA-256 over the task's folder, so that an edited prompt or metric is a new result."""
+    """Hash over the task's folder, so that an edited prompt or metric is a new result."""
     files = sorted(p for p in folder.rglob("*") if p.suffix in (".yaml", ".py", ".txt"))
     _require(
         (folder / f"{task}.yaml").is_file(),
@@ -130,7 +130,7 @@ def _digest(folder: Path, task: str) -> str:
     for path in files:
         content = path.read_bytes()
         digest.update(f"{path.relative_to(folder)}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()
+    return digest.hexdigest()[:16]
 
 
 def _require(condition: bool, message: str) -> None:

@@ -14,12 +14,12 @@ import pytest
 from lmms_eval.api.instance import Instance
 from PIL import Image
 
-from coincide.models.encode import encode
-from coincide.models.template import TEMPLATES, prompt
+from coincide.models.encode import encode, encode_prompt
+from coincide.models.template import TEMPLATES
 from coincide.schema import Dataset, Example, Turn, UserError
 from eval.loading import load_tasks
 from eval.messages import turns_and_pictures
-from eval.model import Decoding, Llava, prompt_ids
+from eval.model import Decoding, Llava
 from eval.request import Job
 from eval.worker import evaluate
 from tests.eval.bench import make_adapter, make_parquet
@@ -205,16 +205,17 @@ def test_the_prompt_is_how_training_began_its_examples(model_dir: Path, tmp_path
     processor = load_processor(model_dir)
     picture(0).save(tmp_path / "p.png")
     for template in TEMPLATES.values():
-        for images, text in (((), "what colour"), (("p.png",), "<image>\nwhat colour is it")):
-            turns = (Turn("human", text), Turn("gpt", "red"))
-            example = Example(0, "0", images, turns, "")
+        for pictures in ([], [picture(0)]):
+            turns, _ = turns_and_pictures(message("what colour is it", *pictures))
+            names = ("p.png",) * len(pictures)
+            example = Example(0, "0", names, (*turns, Turn("gpt", "red")), "")
             dataset = Dataset("d", tmp_path, tmp_path, [example])
             trained = encode(example, dataset, processor, template, 4096)
-            ids = prompt_ids(prompt(template, turns[:1]), processor, trained.pixel_values)
-            assert ids == trained.input_ids[: len(ids)].tolist()
+            ids = encode_prompt(turns, pictures, processor, template).input_ids
+            assert ids.tolist() == trained.input_ids[: len(ids)].tolist()
             assert trained.labels[: len(ids)].eq(-100).all()
             assert trained.labels[len(ids) :].ne(-100).all()
-            assert ids.count(processor.image_token_id) == IMAGE_TOKENS * len(images)
+            assert (ids == processor.image_token_id).sum() == IMAGE_TOKENS * len(pictures)
 
 
 def test_placeholders_of_the_task_stay_and_stray_ones_go() -> None:
