@@ -10,11 +10,11 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from coincide.report.redact import redact
+from coincide.report.redact import printable, redact
 from coincide.schema import Result, Score, UserError
 from coincide.store import canonical, write_json
 
@@ -47,7 +47,7 @@ def write_result(folder: Path, result: Result) -> Path:
             )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / file_name(result)
-    write_json(path, redacted(asdict(result)))
+    write_json(path, _redacted(asdict(result)))
     return path
 
 
@@ -77,14 +77,15 @@ def read_result(path: Path) -> Result:
         ) from error
 
 
-def redacted(result: dict[str, Any]) -> dict[str, Any]:
-    """A result as a mapping, its recorded config, versions and artifact paths without secrets."""
+def presentable(result: Result) -> Result:
+    """``result`` as it may be shown: without secrets, and no control characters in any text."""
+    record = printable(_redacted(asdict(result)))
+    scores = tuple(Score(**score) for score in record["scores"])
+    return Result(**{**record, "scores": scores})
+
+
+def _redacted(result: dict[str, Any]) -> dict[str, Any]:
     return {**result, **{k: redact(result[k]) for k in ("config", "versions")}}
-
-
-def without_secrets(result: Result) -> Result:
-    """``result`` as it may be shown."""
-    return replace(result, config=redact(result.config), versions=redact(result.versions))
 
 
 def _slug(text: str) -> str:

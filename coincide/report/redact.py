@@ -1,4 +1,4 @@
-"""Secrets out of what a result records, before it is written or shown anywhere."""
+"""Secrets and control characters out of what a result records, before it is shown anywhere."""
 
 from __future__ import annotations
 
@@ -44,6 +44,17 @@ def redact(value: Any) -> Any:
     if isinstance(value, str):
         shown = _URL_QUERY.sub(r"\1", _URL_USER.sub(r"\1", value))
         return _KNOWN_TOKEN.sub("[removed]", shown)
+    return value
+
+
+def printable(value: Any) -> Any:
+    """``value`` (JSON) with control, bidirectional and unpaired characters of its text replaced."""
+    if isinstance(value, Mapping):
+        return {printable(str(k)): printable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [printable(item) for item in value]
+    if isinstance(value, str):
+        return "".join(c if c.isprintable() else " " for c in value)
     return value
 
 

@@ -1,0 +1,58 @@
+"""Numbers that papers print, shown beside measured ones and never averaged with them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+
+from coincide.report.statistics import relative
+from coincide.schema import UserError
+
+SOURCE = (
+    "As printed in MAGIC (arXiv 2605.26004), Tables 1-3, after COINCIDE (arXiv 2406.10995), Table 1"
+)
+_TABLES = {
+    ("llava", "llava_1_5_7b"): "llava665k_20pct_llava15_7b",
+    ("llava", "llava_1_5_13b"): "llava665k_20pct_llava15_13b",
+    ("vision_flan", "llava_1_5_7b"): "vision_flan186k_20pct_llava15_7b",
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """One row of a published table, at 20 % of the data (``full``: at 100 %)."""
+
+    method: str
+    scores: Mapping[str, float]
+    """Benchmark -> score; MME is the perception score."""
+    rel_printed: float
+    rel: float
+    """Recomputed from the columns against the table's own full row."""
+
+
+def published(name: str) -> list[Published]:
+    """The rows of a published table, e.g. ``llava665k_20pct_llava15_7b``, the full run first.
+
+    Raises :class:`UserError` with the choices for an unknown name.
+    """
+    if name not in _TABLES.values():
+        raise UserError(f"No published table {name!r}; there are {', '.join(_TABLES.values())}.")
+    path = files("coincide") / "assets" / "published" / f"{name}.csv"
+    lines = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    rows = [{k: float(v) for k, v in line.items() if k != "method"} for line in lines]
+    full = {k: v for k, v in rows[0].items() if k != "rel"}
+    return [_row(line["method"], row, full) for line, row in zip(lines, rows, strict=True)]
+
+
+def published_beside(data: str, target: str) -> list[Published]:
+    """The published table for a dataset and a target; empty where there is none."""
+    name = _TABLES.get((data, target))
+    return published(name) if name else []
+
+
+def _row(method: str, row: Mapping[str, float], full: Mapping[str, float]) -> Published:
+    scores = {k: v for k, v in row.items() if k != "rel"}
+    recomputed = relative([scores], full).estimate
+    return Published(method, scores, row["rel"], recomputed.mean if recomputed else float("nan"))

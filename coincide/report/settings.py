@@ -1,0 +1,76 @@
+"""What of a run's configuration makes it another experiment, and how a table names it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from coincide.schema import Result
+from coincide.store import canonical
+
+COMPARED = ("data", "method", "reference", "target", "train", "eval")
+"""Config groups that can change an answer; budget and seed are columns of their own."""
+WHOLE = ("data", "target", "train", "eval")
+"""Those among them in which a full-data run must agree with the runs it is the 100 % of."""
+NEUTRAL = frozenset(
+    "seed name variant _target_ device threads workers batch_size "  # of any group
+    "micro_batch gradient_checkpointing zero_stage processes nodes save_every".split()  # of train
+)
+"""Fields that name a thing (the variant is a column of its own), or change only the speed."""
+PLACES = frozenset("data.annotations data.images data.clusters".split())
+"""Where the data lies here; and the number of clusters, which the method that clusters has too."""
+
+Setting = Mapping[str, Any]
+
+
+def setting(result: Result) -> Setting:
+    """Dotted field -> value of everything that could change the answer, budget and seed aside.
+
+    The reference model's fields count only where the method used a reference model. The seed of a
+    generated dataset counts: it is another dataset.
+    """
+    groups = [g for g in COMPARED if g != "reference" or result.reference]
+    flat = {k: v for g in groups for k, v in _flat(result.config.get(g), g)}
+    return {k: v for k, v in sorted(flat.items()) if _counts(k)}
+
+
+def whole_part(fields: Setting) -> Setting:
+    """The part of a setting in which a full-data run must agree."""
+    return {k: v for k, v in fields.items() if k.split(".", 1)[0] in WHOLE}
+
+
+def conflicts(ours: Setting, theirs: Setting) -> list[str]:
+    """Fields that both have with different values: ``train.lr is 0.001, not 0.002``."""
+    shared = [k for k in ours if k in theirs and canonical(ours[k]) != canonical(theirs[k])]
+    return [f"{k} is {theirs[k]}, not {ours[k]}" for k in shared]
+
+
+def short_names(settings: Sequence[Setting]) -> list[str]:
+    """Per setting, the fields in which it differs from the others: ``temperature=0.2``."""
+    names = sorted({name for fields in settings for name in fields})
+    varied = [n for n in names if len({canonical(fields.get(n)) for fields in settings}) > 1]
+    last = [name.rsplit(".", 1)[-1] for name in varied]
+    shown = [end if last.count(end) == 1 else name for name, end in zip(varied, last, strict=True)]
+    return [
+        ", ".join(
+            f"{s}={_brief(fields[n])}" for n, s in zip(varied, shown, strict=True) if n in fields
+        )
+        for fields in settings
+    ]
+
+
+def _counts(name: str) -> bool:
+    return name == "data.seed" or (name not in PLACES and name.rsplit(".", 1)[-1] not in NEUTRAL)
+
+
+def _flat(value: Any, prefix: str) -> Iterable[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _flat(item, f"{prefix}.{key}")
+    elif value is not None or "." in prefix:
+        yield prefix, value
+
+
+def _brief(value: Any) -> str:
+    text = value if isinstance(value, str) else canonical(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,178 @@
+"""Which runs are averaged, what they are compared with, and what is never mixed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from coincide.report.compare import Panel, Row, panels
+from coincide.schema import Result
+from tests.report.fixture import ledger, result
+
+
+def only(results: list[Result]) -> Panel:
+    (panel,) = panels(results)
+    return panel
+
+
+def row_of(panel: Panel, method: str, budget: float = 0.2) -> Row:
+    (row,) = [r for r in panel.rows if r.method == method and r.budget == budget]
+    return row
+
+
+def texts(panel: Panel) -> str:
+    return "\n".join(f"{note.text} {note.command}" for note in panel.notes)
+
+
+def test_rel_is_against_the_mean_of_our_own_full_runs() -> None:
+    panel = only(ledger())
+    expected = [100 * (v / f) for v, f in zip((72, 52, 87), (82, 62, 92), strict=True)]
+    found = row_of(panel, "coincide").rel
+    assert found.estimate is not None
+    assert found.estimate.mean == pytest.approx(sum(expected) / 3)
+    assert found.columns == ("attributes", "counting", "presence")
+    whole = row_of(panel, "full", 1.0).rel.estimate
+    assert whole is not None
+    assert whole.mean == pytest.approx(100)
+
+
+def test_larger_budgets_first_and_the_best_first_within_one() -> None:
+    panel = only(ledger())
+    assert [(r.method, r.budget, r.rank) for r in panel.rows] == [
+        ("full", 1.0, None), ("coincide", 0.2, 1), ("random", 0.2, 2), ("random", 0.1, 1),
+    ]  # fmt: skip
+
+
+def test_without_a_full_run_rel_is_missing_and_the_command_is_given() -> None:
+    panel = only([result("random", 0, (60.0, 40.0, 80.0))])
+    assert panel.rows[0].rel.estimate is None
+    assert panel.rows[0].rank is None
+    assert "python run.py method=full data=demo target=tiny eval=demo seed=0" in texts(panel)
+
+
+def test_the_missing_full_run_keeps_the_overrides_that_are_not_the_methods() -> None:
+    words = ["method=coincide", "method.temperature=0.2", "budget=0.2", "train.lr=0.01", "seed=3"]
+    run = result("coincide", 3, (60.0, 40.0, 80.0), config={"overrides": words})
+    assert "python run.py method=full train.lr=0.01 seed=3" in texts(only([run]))
+
+
+def test_a_missing_score_stays_missing_and_leaves_its_column_out_of_rel() -> None:
+    panel = only([*ledger(), result("el2n", 0, (50.0, None, 70.0))])
+    row = row_of(panel, "el2n")
+    assert row.missing == {"counting": "worker died"}
+    assert row.rel.columns == ("attributes", "presence")
+    assert row.rel.left_out == {"counting": "worker died"}
+    assert "Rel. (%) is over attributes, presence, without counting (worker died)" in texts(panel)
+
+
+def test_a_score_missing_in_one_seed_is_missing_and_says_which() -> None:
+    runs = [result("el2n", 0, (50.0, 40.0, 70.0)), result("el2n", 1, (50.0, None, 70.0))]
+    row = row_of(only([*ledger(), *runs]), "el2n")
+    assert "counting" not in row.scores
+    assert row.missing == {"counting": "seed 1: worker died"}
+
+
+@pytest.mark.parametrize("change", [{"protocol": "with OCR tokens"}, {"metric": "f1"}])
+def test_another_protocol_or_metric_is_never_mixed_in(change: dict[str, str]) -> None:
+    odd = result("el2n", 0, (50.0, 50.0, 70.0))
+    scores = (replace(odd.scores[0], **change), *odd.scores[1:])
+    row = row_of(only([*ledger(), replace(odd, scores=scores)]), "el2n")
+    assert row.missing["attributes"].startswith(f"another {next(iter(change))}")
+    assert row.rel.columns == ("counting", "presence")
+
+
+def test_the_full_run_decides_the_protocol_of_a_column() -> None:
+    """Even where most runs have another one."""
+    runs = []
+    for run in ledger():
+        odd = tuple(replace(score, protocol="other") for score in run.scores)
+        runs.append(run if run.method == "full" else replace(run, scores=odd))
+    panel = only(runs)
+    assert {column.protocol for column in panel.columns} == {"demo, greedy"}
+    assert row_of(panel, "coincide").rel.why == "no benchmark in common with the full-data run"
+
+
+def test_other_settings_are_other_rows_named_by_what_differs() -> None:
+    """A sweep over temperatures is not a sweep over seeds."""
+    runs = [
+        result("coincide", seed, (t * 100, 50.0, 80.0), config={"method": {"temperature": t}})
+        for t in (0.1, 0.5)
+        for seed in (0, 1)
+    ]
+    panel = only(runs)
+    assert sorted(r.label for r in panel.rows) == [
+        "coincide (released) [temperature=0.1]",
+        "coincide (released) [temperature=0.5]",
+    ]
+    assert sorted(r.scores["attributes"].values for r in panel.rows) == [(10, 10), (50, 50)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"train": {"lr": 1e-3, "micro_batch": 8, "workers": 4}},
+        {"paths": {"store": "/tmp"}, "features": {"batch_size": 2}, "seed": 1},
+        {"reference": {"layers": [1]}},  # random uses no reference model
+        {"data": {"annotations": "/elsewhere/a.json", "n": 4000}},
+    ],
+)
+def test_what_changes_no_answer_makes_no_other_row(change: dict[str, Any]) -> None:
+    config = {"train": {"lr": 1e-3, "micro_batch": 4}, "data": {"n": 4000}, "seed": 0}
+    plain = result("random", 0, (1.0, 2.0, 3.0), config=config)
+    other = result("random", 1, (1.0, 2.0, 3.0), config={**config, **change})
+    assert [row.seeds for row in only([plain, other]).rows] == [[0, 1]]
+
+
+@pytest.mark.parametrize(
+    "change", [{"train": {"lr": 2e-3}}, {"data": {"n": 8000}}, {"data": {"n": 4000, "seed": 1}}]
+)
+def test_what_changes_an_answer_makes_another_row(change: dict[str, Any]) -> None:
+    config = {"train": {"lr": 1e-3}, "data": {"n": 4000, "seed": 0}}
+    plain = result("random", 0, (1.0, 2.0, 3.0), config=config)
+    other = result("random", 1, (1.0, 2.0, 3.0), config={**config, **change})
+    assert len(only([plain, other]).rows) == 2
+
+
+def test_a_full_run_by_another_recipe_is_not_the_hundred_per_cent() -> None:
+    full = result("full", 0, (80.0, 60.0, 90.0), budget=1.0, config={"train": {"lr": 0.001}})
+    run = result("random", 0, (40.0, 30.0, 45.0), config={"train": {"lr": 0.002}})
+    row = row_of(only([full, run]), "random")
+    assert row.rel.estimate is None
+    assert row.rel.why == "in the nearest full-data run train.lr is 0.001, not 0.002"
+    right = replace(full, config={"train": {"lr": 0.002}}, scores=run.scores)
+    found = row_of(only([full, right, run]), "random").rel.estimate
+    assert found is not None
+    assert found.mean == pytest.approx(100)
+
+
+def test_a_rerun_replaces_the_older_result_of_the_same_seed_and_is_noted() -> None:
+    newer = replace(result("random", 0, (1.0, 1.0, 1.0)), created="2027-01-01T00:00:00Z")
+    panel = only([newer, *ledger()])
+    assert row_of(panel, "random").scores["attributes"].values == (1.0, 64.0)
+    assert "random, 800 examples, seed 0 was run twice" in texts(panel)
+    again = replace(ledger()[5], created="2027-01-01T00:00:00Z")
+    assert "twice" not in texts(only([*ledger(), again]))
+
+
+def test_data_targets_and_suites_are_never_in_one_panel() -> None:
+    run = result("random", 0, (1.0, 2.0, 3.0))
+    found = panels(
+        [run, replace(run, data="llava"), replace(run, target="b"), replace(run, suite="z")]
+    )
+    assert len(found) == 4
+
+
+def test_scores_over_other_numbers_of_samples_are_noted() -> None:
+    odd = result("el2n", 0, (50.0, 50.0, 70.0))
+    scores = (replace(odd.scores[0], n=50), *odd.scores[1:])
+    assert "attributes: scores rest on different numbers of samples: [50, 200]" in texts(
+        only([*ledger(), replace(odd, scores=scores)])
+    )
+
+
+def test_one_seed_is_noted() -> None:
+    assert "One seed, so no interval: el2n." in texts(
+        only([*ledger(), result("el2n", 0, (1.0, 2.0, 3.0))])
+    )

@@ -1,0 +1,120 @@
+"""The ledger: round trips, names, merging, refusals, and no secret in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coincide.report.ledger import file_name, presentable, read_ledger, write_result
+from coincide.report.redact import redact
+from coincide.schema import Score, UserError
+from tests.report.fixture import ledger, result
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    written = [replace(r, config={"train": {"lr": 0.002}, "layers": [1, 2]}) for r in ledger()]
+    for item in written:
+        write_result(tmp_path, item)
+    found = read_ledger(tmp_path)
+    assert sorted(found, key=file_name) == sorted(written, key=file_name)
+
+
+def test_the_name_says_what_it_is_and_not_where_the_store_lies() -> None:
+    one = result("coincide", 3, (1.0, 2.0, 3.0), keys={"subset": "store/subset/x-0123456789ab"})
+    assert file_name(one).startswith("coincide-demo-tiny-b0.2-s3-")
+    moved = replace(one, keys={"subset": "/other/store/subset/renamed-0123456789ab"})
+    assert file_name(moved) == file_name(one)
+    other = replace(one, keys={"subset": "store/subset/x-ba9876543210"})
+    assert file_name(other) != file_name(one)
+
+
+def test_a_name_cannot_leave_the_folder(tmp_path: Path) -> None:
+    path = write_result(tmp_path, result("../../etc/x", 0, (1.0, 2.0, 3.0)))
+    assert path.parent == tmp_path
+    assert path.name.startswith("etc_x-")
+
+
+def test_ledgers_merge_by_copying(tmp_path: Path) -> None:
+    for item in ledger():
+        write_result(tmp_path / ("here" if item.method == "full" else "there"), item)
+    shutil.copytree(tmp_path / "there", tmp_path / "here" / "from_there")
+    assert len(read_ledger(tmp_path / "here")) == len(ledger())
+
+
+def test_no_folder_is_an_empty_ledger(tmp_path: Path) -> None:
+    assert read_ledger(tmp_path / "none") == []
+
+
+def _drop(record: dict[str, Any]) -> None:
+    del record["seed"]
+
+
+def _extra(record: dict[str, Any]) -> None:
+    record["colour"] = "red"
+
+
+def _text_score(record: dict[str, Any]) -> None:
+    record["scores"][1]["value"] = "97.4"
+
+
+def _bad_table(record: dict[str, Any]) -> None:
+    record["composition"] = {"vqa": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (_drop, "lacks the field 'seed'"),
+        (_extra, "unknown field 'colour'"),
+        (_text_score, r"scores\[1\].value is '97.4'; expected a number or null"),
+        (_bad_table, r"composition.vqa is 1.5; expected a whole number"),
+    ],
+)
+def test_a_malformed_file_is_named(tmp_path: Path, spoil: Any, says: str) -> None:
+    path = write_result(tmp_path, ledger()[0])
+    record = json.loads(path.read_text())
+    spoil(record)
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=rf"{path.name}.*{says}"):
+        read_ledger(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "null", '{"a": NaN}', "\xff"])
+def test_what_is_no_result_at_all_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "odd.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=r"odd.json is not a result"):
+        read_ledger(tmp_path)
+
+
+def test_a_score_that_is_no_number_is_not_written(tmp_path: Path) -> None:
+    broken = replace(ledger()[0], scores=(Score("pope", "accuracy", float("nan"), 10),))
+    with pytest.raises(UserError, match="pope/accuracy of full is nan"):
+        write_result(tmp_path, broken)
+    assert list(tmp_path.iterdir()) == []
+
+
+SECRETS = {
+    "api_key": "aaa-secret", "hfToken": "bbb-secret", "judge": {"password": "ccc-secret"},
+    "overrides": ["judge.api_key=ddd-secret", "+eval.token=eee-secret"],
+    "mirror": "https://user:fff-secret@host/x?sig=1&access_token=ggg-secret",
+    "note": "with hf_hhhsecrethhhsecret in it",
+}  # fmt: skip
+KEPT = {"max_tokens": 16, "monkey": "yes", "method": {"clusters": 80}, "overrides": ["seed=1"]}
+
+
+def test_secrets_are_not_written(tmp_path: Path) -> None:
+    path = write_result(tmp_path, replace(ledger()[0], config=SECRETS))
+    assert "secret" not in path.read_text()
+    assert redact(KEPT) == KEPT
+
+
+def test_what_is_shown_has_no_control_characters() -> None:
+    odd = replace(ledger()[0], method="a\x1b[31mb\u202ec\ud800", config={"x\n": ["\x00y"]})
+    shown = presentable(odd)
+    assert shown.method == "a [31mb c "
+    assert shown.config == {"x ": [" y"]}
