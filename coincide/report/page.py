@@ -77,7 +77,7 @@ def _view(panel: Panel, index: int, places: Mapping[str, int]) -> dict[str, Any]
     return {
         "title": panel.title,
         "notes": panel.notes,
-        "head": ["Method", "Place", "Rel. (%)", "Budget", "Examples", "Seeds"]
+        "head": ["Method", "Place", "Rel.\u00a0(%)", "Budget", "Examples", "Seeds"]
         + [column.name for column in panel.columns] + ["Time"],
         "rows": _rows(panel),
         "rel_plot": Markup(rel_plot(panel, places, f"rel{index}")),
@@ -196,7 +196,7 @@ def _published(panel: Panel) -> dict[str, Any] | None:
         }
         for row in table
     ]
-    return {"source": SOURCE, "head": ["Method", "Rel. (%)", *names], "rows": rows}
+    return {"source": SOURCE, "head": ["Method", "Rel.\u00a0(%)", *names], "rows": rows}
 
 
 def _run(row: Row, run: Result) -> dict[str, Any]:

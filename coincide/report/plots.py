@@ -119,7 +119,7 @@ def _by_method(figure: Figure, rows: Sequence[Row], places: Series) -> None:
         axes.plot([value.mean], [y], color=color, marker=marker, markersize=7)
         axes.annotate(
             f"{value.mean:.1f}", (value.mean, y), xytext=(0, 6), textcoords="offset points",
-            ha="center", fontsize=9,
+            ha="center", fontsize=9, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.4},
         )  # fmt: skip
     axes.axvline(100, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=2)
     axes.set_yticks(range(len(rows)), [_shown(row.label) for row in rows[::-1]])
