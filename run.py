@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -28,20 +28,22 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from coincide.budget import check, count
-from coincide.config import Root, check_stages
+from coincide.config import FeaturePass, HealthLimits, Root, check_stages
 from coincide.features.extract import extract, signal_step
 from coincide.pipeline import Stage, execute, plan
 from coincide.report.build import build_report
 from coincide.report.ledger import read_ledger, write_result
+from coincide.report.summary import summary_tables
 from coincide.result import collect
 from coincide.schema import Clustering, Method, Result, Signal, UserError
 from coincide.select import clusters_step, subset_step
-from coincide.show import show_plan, show_result
+from coincide.show import show_plan, show_report, show_result
 from coincide.store import Step, Store
 from eval.stage import eval_steps, evaluate
 from train.stage import train_step
 
 CONF = Path(__file__).resolve().parent / "conf"
+GROUPS = ("data", "method", "reference", "target", "train", "eval")
 ConfigStore.instance().store(name="root", node=Root)
 
 Jobs = list[DictConfig]
@@ -111,7 +113,7 @@ class Run:
             data=self.data,
             signals={signal: self.signal(signal) for signal in self.signals},
             clusterings=self.clusterings,
-            health=OmegaConf.to_object(self.cfg.health),
+            health=cast(HealthLimits, OmegaConf.to_object(self.cfg.health)),
         )
 
     @cached_property
@@ -179,7 +181,10 @@ class Run:
                 "suite": self.cfg.eval.name,
             },
             seed=self.cfg.seed,
-            config=OmegaConf.to_container(self.cfg, resolve=True),
+            config={
+                **OmegaConf.to_container(self.cfg, resolve=True),  # type: ignore[dict-item]
+                "overrides": list(HydraConfig.get().overrides.task),
+            },
         )
 
     def _one_pass(self, store: Store, steps: Sequence[Step]) -> None:
@@ -195,7 +200,7 @@ class Run:
             model=self.reference,
             source=self.source,
             dtype=self.reference.dtype,
-            options=OmegaConf.to_object(self.cfg.features),
+            options=cast(FeaturePass, OmegaConf.to_object(self.cfg.features)),
         )
 
     def _siblings(self) -> list[Run]:
@@ -215,13 +220,15 @@ def build(cfg: DictConfig, group: str) -> Any:
 
 
 def check_config(cfg: DictConfig) -> None:
-    """Refuse what can be refused without data, model or store."""
+    """Refuse what can be refused without data, model or store; each group checks its fields."""
     check(cfg.budget)
     check_stages(list(cfg.stages))
     if isinstance(cfg.seed, bool) or cfg.seed < 0:
         raise UserError(f"seed={cfg.seed}: expected an int >= 0.")
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"these values are needed and not given: {', '.join(missing)}.")
+    for group in GROUPS:
+        build(cfg, group)
 
 
 def execute_run(cfg: DictConfig) -> None:
@@ -239,7 +246,8 @@ def execute_run(cfg: DictConfig) -> None:
         path = write_result(Path(cfg.paths.ledger), result)
         show_result(result, path)
     if "report" in stages and not cfg.dry_run:
-        build_report(read_ledger(Path(cfg.paths.ledger)), Path(cfg.paths.reports))
+        results = read_ledger(Path(cfg.paths.ledger))
+        show_report(summary_tables(results), build_report(results, Path(cfg.paths.reports)))
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -253,10 +261,10 @@ def app(cfg: DictConfig) -> None:
     try:
         execute_run(cfg)
     except UserError as error:
+        failed.append(words)
         print(f"\nerror: {error}", file=sys.stderr)
         if not sweep:
             sys.exit(2)
-        failed.append(words)
     except Exception:
         if not sweep:
             raise

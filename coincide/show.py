@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -22,8 +22,7 @@ def console() -> Console:
 def show_plan(lines: Sequence[Planned], store: Store, size: str) -> None:
     """Print stage, artifact, what happens to it, and why a miss is a miss."""
     builds = sum(line.state == "build" for line in lines)
-    title = f"Plan: {size}; store {store.root}"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("stage", "artifact", "state", "why"):
         table.add_column(column, overflow="fold")
     style = {"build": "yellow", "cached": "green", "not needed": "dim"}
@@ -31,6 +30,7 @@ def show_plan(lines: Sequence[Planned], store: Store, size: str) -> None:
         state = f"[{style[line.state]}]{line.state}[/]"
         table.add_row(line.stage.name, line.step.folder, state, line.why)
     out = console()
+    out.print(f"Plan: {size}; store {store.root}", style="bold", highlight=False)
     out.print(table)
     out.print("Everything is cached." if not builds else f"{builds} to build.", highlight=False)
 
@@ -39,7 +39,7 @@ def show_result(result: Result, path: Path) -> None:
     """Print the scores of one run, its time by stage, and where its line of the ledger is."""
     size = f"{result.k:,} examples ({result.budget:.1%})"
     title = f"{result.method} on {result.data}, {size}, seed {result.seed}"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for column, justify in (("benchmark", "left"), ("metric", "left"), ("score", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     table.add_column("stderr", justify="right")
@@ -49,6 +49,15 @@ def show_result(result: Result, path: Path) -> None:
         error = "" if score.stderr is None else f"{score.stderr:.3f}"
         table.add_row(score.benchmark, score.metric, value, error, str(score.n))
     out = console()
+    out.print(f"\n{title}", style="bold", highlight=False)
     out.print(table)
     times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result.seconds.items())
     out.print(f"Time as first computed: {times}. Ledger: {path}", highlight=False)
+
+
+def show_report(tables: Sequence[Table], paths: Mapping[str, Path]) -> None:
+    """Print the comparison of everything in the ledger, and where the page is."""
+    out = console()
+    for table in tables:
+        out.print(table)
+    out.print(f"Report: {paths['html']} (and {', '.join(sorted(set(paths) - {'html'}))})")

@@ -7,7 +7,6 @@ why). Everything else that it or a library prints goes to ``log.txt`` in the run
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -18,12 +17,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from coincide.processes import die_with_parent
 from coincide.progress import bar
 from coincide.schema import UserError
 
 PROJECT = Path(__file__).resolve().parent.parent
 LOG_LINES = 15
-PR_SET_PDEATHSIG = 1
 
 
 def follow(run: Path, *, benchmarks: int) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -39,7 +38,7 @@ def follow(run: Path, *, benchmarks: int) -> Iterator[tuple[str, dict[str, Any]]
             stderr=log,
             text=True,
             env={**os.environ, "PYTHONPATH": _python_path(), "PYTHONUNBUFFERED": "1"},
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         try:
             yield from _listen(process, benchmarks, failures)
@@ -93,12 +92,6 @@ def _describe(code: int) -> str:
             hint = " (often the system running out of memory)" if name == "SIGKILL" else ""
             return f"{name}{hint}"
     return f"exit code {code}"
-
-
-def _die_with_parent() -> None:
-    """On Linux, be killed when the parent is: no orphan goes on writing into its folder."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _python_path() -> str:

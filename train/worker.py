@@ -6,19 +6,17 @@ them). Its output goes to ``logs/rank<r>.log``, how it ended to ``logs/rank<r>.j
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
 import traceback
 from pathlib import Path
 from typing import Any
 
+from coincide.processes import die_with_parent
 from coincide.store import write_json
 from train.job import EXIT_ERROR, EXIT_OUT_OF_MEMORY, EXIT_STOPPED, Job
 
 SCHEDULER_NAMES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
-PR_SET_PDEATHSIG = 1
 MESSAGE_LIMIT = 2000
 
 
@@ -76,12 +74,6 @@ def train(job: Job, rank: int) -> bool:
             write_json(job.result, _result(trainer, monitor.seconds, bf16))
     _leave()
     return monitor.stopped
-
-
-def die_with_parent() -> None:
-    """On Linux, be killed when the parent is: no orphan goes on writing into its folder."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def training_arguments(job: Job, bf16: bool) -> Any:

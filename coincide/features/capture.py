@@ -91,7 +91,7 @@ def shortened(model: Any, signals: Sequence[Signal]) -> Iterator[None]:
 
 def run(model: Any, batch: Mapping[str, torch.Tensor], signals: Sequence[Signal]) -> Pass:
     """Forward one collated ``batch`` (``coincide.models.encode.collate``) and capture."""
-    layers = decoder_layers(model)
+    layers: Any = decoder_layers(model)
     masks = (batch["image_mask"], batch["text_mask"])
     pooled: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 

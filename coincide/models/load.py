@@ -36,7 +36,9 @@ def load_processor(model_dir: Path) -> Any:
 def load_model(model_dir: Path, dtype: torch.dtype, device: str | torch.device) -> Any:
     """The image-text-to-text model in ``model_dir``, in evaluation mode on ``device``."""
     from transformers import AutoModelForImageTextToText
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     _check(model_dir, "model.safetensors", "model.safetensors.index.json")
     model: Any
     try:

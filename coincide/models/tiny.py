@@ -90,7 +90,7 @@ def make_model(size: Size, tokenizer: Any) -> Any:
         LlavaConfig,
     )
 
-    shared = {
+    shared: dict[str, Any] = {
         "hidden_size": size.hidden,
         "intermediate_size": size.mlp,
         "num_attention_heads": size.heads,
@@ -137,6 +137,10 @@ class Tiny:
     def __post_init__(self) -> None:
         if self.size not in SIZES_OF:
             raise UserError(f"size={self.size!r}: the choices are {', '.join(SIZES_OF)}.")
+        if not self.weights.is_file():
+            raise UserError(
+                f"{self.weights} is missing: python -m coincide.models.pretrain {self.size}"
+            )
 
     @property
     def weights(self) -> Path:

@@ -96,14 +96,20 @@ def png(scene: Scene, rng: np.random.Generator) -> bytes:
 def _write_benchmark(
     folder: Path, makers: tuple[Maker, ...], items: int, rng: np.random.Generator
 ) -> None:
-    """``test.parquet``: question_id, image (bytes, path), question, answer, category."""
+    """``test.parquet``: question_id, image (bytes, path), question, answer, category.
+
+    Each scene is asked the kind of question that is rarest so far, which keeps kinds balanced.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     picked: list[tuple[bytes, Question]] = []
+    seen: Counter[str] = Counter()
     while len(picked) < items:
         scene, questions = makers[len(picked) % len(makers)](rng, "test")
-        picked.append((png(scene, rng), questions[0]))
+        rarest = min(questions, key=lambda question: seen[question.category])
+        seen[rarest.category] += 1
+        picked.append((png(scene, rng), rarest))
     table = pa.table(
         {
             "question_id": pa.array(range(items), pa.int64()),

@@ -1,0 +1,62 @@
+"""Every YAML composes, and what it names exists and takes its values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+import run as program
+from coincide.schema import UserError
+
+GROUPS = ("data", "method", "reference", "target", "train", "eval")
+FILES = [
+    (group, path.stem) for group in GROUPS for path in sorted((program.CONF / group).glob("*.yaml"))
+]
+GIVEN = {
+    ("data", "llava_json"): ["data.annotations={file}", "data.images={folder}"],
+    ("method", "from_file"): ["method.path={file}"],
+}
+
+
+@pytest.mark.parametrize(("group", "name"), FILES)
+def test_composes_and_instantiates(group: str, name: str, tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    file.write_text("[]")
+    more = [word.format(file=file, folder=tmp_path) for word in GIVEN.get((group, name), [])]
+    with hydra.initialize_config_dir(str(program.CONF), version_base="1.3"):
+        cfg = hydra.compose("config", [f"{group}={name}", *more])
+    program.check_config(cfg)
+    for each in GROUPS:
+        made = program.build(cfg, each)
+        assert type(made).__name__ == OmegaConf.select(cfg, f"{each}._target_").split(".")[-1]
+
+
+@pytest.mark.parametrize(
+    "name", sorted(p.stem for p in (program.CONF / "benchmark").glob("*.yaml"))
+)
+def test_benchmarks_instantiate(name: str) -> None:
+    assert instantiate(OmegaConf.load(program.CONF / "benchmark" / f"{name}.yaml"))
+
+
+def test_a_methods_needs_are_known_signals() -> None:
+    from coincide.features.signals import kind
+    from coincide.schema import Clustering
+
+    for group, name in FILES:
+        if group == "method" and name != "from_file":
+            with hydra.initialize_config_dir(str(program.CONF), version_base="1.3"):
+                cfg = hydra.compose("config", [f"method={name}"])
+            for need in program.build(cfg, "method").needs():
+                kind(need.signal if isinstance(need, Clustering) else need)
+
+
+def test_an_unknown_signal_is_refused() -> None:
+    from coincide.features.signals import kind
+    from coincide.schema import Signal
+
+    with pytest.raises(UserError, match="unknown signal 'vibes'; the choices are"):
+        kind(Signal("vibes"))
