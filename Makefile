@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 
-.PHONY: demo test test-fast check lock clean
+.PHONY: demo test test-fast check docs lock clean
 
 demo: $(VENV)/.ready          ## select, finetune, evaluate and report on the embedded dataset
 	$(PY) run.py
@@ -27,6 +27,9 @@ $(VENV)/.ready: requirements.lock
 	$(PY) -m pip install --quiet --requirement requirements.lock
 	$(PY) -m pip check
 	touch $@
+
+docs:                         ## the README's tree
+	python3 scripts/tree.py
 
 lock:                         ## resolve pyproject.toml anew and rewrite requirements.lock
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

@@ -123,7 +123,8 @@ def _computer(
     import torch
 
     from coincide.features.capture import check_layers, decoder_layers, run, shortened
-    from coincide.features.signals import read, width
+    from coincide.features.readers import read
+    from coincide.features.signals import width
     from coincide.models.encode import collate, encode
     from coincide.models.load import load_model, load_processor
     from coincide.models.template import TEMPLATES

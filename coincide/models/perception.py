@@ -61,9 +61,16 @@ def tokens_and_pixels(
         end = len(head) + len(row)
         ids[i, :end] = torch.tensor([*head, *row])
         labels[i, len(head) : end] = torch.tensor(row)
-    pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    pixels = as_pixels(np.stack(pictures))
     mask = (ids != tokenizer.pad_token_id).long()
     return {"input_ids": ids, "labels": labels, "attention_mask": mask, "pixel_values": pixels}
+
+
+def as_pixels(pictures: np.ndarray) -> Any:
+    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in [-1, 1], as the processor gives them."""
+    import torch
+
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

@@ -1,10 +1,11 @@
-"""Stage 1 of the tiny models: captions of generated pictures, as LLaVA's stage 1 aligns.
+"""How the tiny models learn to see: a tower that names cells, then stage 1 on captions.
 
     python -m coincide.models.pretrain tiny          # about ten minutes on two cores
 
-Writes ``coincide/assets/tiny/<size>.safetensors`` and beside it the record of how it got there.
-Tower, projector and language model are all trained: there is no pretrained CLIP or Llama of
-this size to start from. The pictures are never those of the training or test sets.
+First the vision tower learns to name what each cell holds, in place of CLIP's pretraining, which
+has no model of this size. Then tower, projector and language model learn captions of generated
+pictures, as LLaVA's stage 1. Writes ``coincide/assets/tiny/<size>.safetensors`` and beside it the
+record of how it got there. The pictures are never those of the training or test sets.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from coincide.models.perception import caption_accuracy, tokens_and_pixels
+from coincide.data.demo.world import COLOUR_NAMES, LETTERS, NUMBERS, SHAPES, TEXTURES, Thing
+from coincide.data.demo.world import SIZES as WORLD_SIZES
+from coincide.models.perception import as_pixels, caption_accuracy, tokens_and_pixels
 from coincide.models.tiny import ASSETS, SIZES_OF, make_model, make_processor
 from coincide.provenance import versions
 
-STEPS, BATCH, LR, WARMUP, SEED = 2200, 64, 2.0e-3, 100, 0
+STEPS, BATCH, LR, WARMUP, SEED = 1400, 64, 2.0e-3, 100, 0
+TOWER_STEPS, TOWER_BATCH = 1500, 128
 EVERY = 20
 
 
@@ -39,6 +43,7 @@ def pretrain(
     torch.manual_seed(SEED)
     processor = make_processor()
     model = make_model(SIZES_OF[size], processor.tokenizer).train()
+    name_cells(model.model.vision_tower, min(TOWER_STEPS, 10 * stop) if stop else TOWER_STEPS)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=0.01)
     trace: list[dict[str, float]] = []
     losses: list[float] = []
@@ -61,6 +66,57 @@ def pretrain(
                     flush=True,
                 )
     return model.eval(), trace
+
+
+def name_cells(tower: Any, steps: int) -> float:
+    """Train ``tower`` to tell name, colour and size of each cell; return the last loss."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from coincide.data.demo.captions import any_scene
+    from coincide.data.demo.world import draw
+
+    head = torch.nn.Linear(tower.config.hidden_size, sum(len(c) for c in CLASSES))
+    parameters = [*tower.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=LR, weight_decay=0.01)
+    loss = torch.zeros(())
+    for step in range(steps):
+        rng = np.random.Generator(np.random.PCG64([SEED, 1, step]))
+        scenes = [any_scene(rng, "pretrain") for _ in range(TOWER_BATCH)]
+        pixels = np.stack([draw(scene, rng) for scene in scenes])
+        truth = torch.tensor([[_classes(thing) for thing in scene] for scene in scenes])
+        states = tower(as_pixels(pixels), output_hidden_states=True).hidden_states[-1][:, 1:]
+        parts = head(states).split([len(c) for c in CLASSES], dim=-1)
+        loss = sum(
+            (
+                cross_entropy(part.flatten(0, 1), truth[..., i].flatten())
+                for i, part in enumerate(parts)
+            ),
+            start=torch.zeros(()),
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = LR * schedule(step, TOWER_STEPS)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if (step + 1) % (5 * EVERY) == 0:
+            print(f"tower step {step + 1}: loss {float(loss.detach()):.4f}", flush=True)
+    return float(loss.detach())
+
+
+CLASSES = (
+    ("", *SHAPES, *TEXTURES, "bar", *NUMBERS, *LETTERS),
+    ("", *COLOUR_NAMES),
+    ("", *WORLD_SIZES),
+)
+"""Names, colours and sizes that a cell can have; the empty string where it has none."""
+
+
+def _classes(thing: Thing | None) -> list[int]:
+    if thing is None:
+        return [0, 0, 0]
+    words = (thing.name, thing.colour, thing.size)
+    return [names.index(word) for names, word in zip(CLASSES, words, strict=True)]
 
 
 def batches(processor: Any, count: int) -> Iterator[dict[str, Any]]:
@@ -102,6 +158,8 @@ def save(
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": STEPS,
         "batch": BATCH,
+        "tower_steps": TOWER_STEPS,
+        "tower_batch": TOWER_BATCH,
         "perception": caption_accuracy(shipped, processor, scenes=256, seed=7),
         "versions": {
             k: v for k, v in versions().items() if k in ("torch", "transformers", "numpy")

@@ -41,7 +41,7 @@ def test_the_command_still_leads_there(size: str) -> None:
 def test_a_blind_model_is_refused(processor: object) -> None:
     torch.manual_seed(0)
     blind = make_model(SIZES_OF["tiny_ref"], processor.tokenizer).eval()  # type: ignore[attr-defined]
-    with pytest.raises(HealthError, match="fails the perception gate.*coincide.models.pretrain"):
+    with pytest.raises(HealthError, match=r"fails the perception gate.*coincide\.models\.pretrain"):
         gate(blind, processor, "tiny_ref")
 
 

@@ -206,10 +206,10 @@ def test_a_layer_that_does_not_exist_is_refused(
 def test_an_overflow_names_the_rows(
     tmp_path: Path, source: Source, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from coincide.features import signals
+    from coincide.features import readers
 
     monkeypatch.setattr(
-        signals, "_hidden_last", lambda s, run: torch.full((len(run.labels), 32), 1e6)
+        readers, "_hidden_last", lambda s, run: torch.full((len(run.labels), 32), 1e6)
     )
     with pytest.raises(UserError, match=r"hidden_last: NaN or infinite values in rows \["):
         run_pass(tmp_path, source, model, (HIDDEN_LAST,))

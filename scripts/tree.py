@@ -1,0 +1,66 @@
+"""Write the README's tree: every tracked file with its first line (`make docs`)."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+from pathlib import Path
+
+MARK = "<!-- tree: make docs -->"
+ROOT = Path(__file__).resolve().parent.parent
+SAID = {
+    "Makefile": "make demo | test | check | lock",
+    "pyproject.toml": "what the project imports, and the settings of its tools",
+    "requirements.lock": "every package, resolved together",
+    "README.md": "this page",
+    "CHANGELOG.md": "what changed",
+    "LICENSE": "Apache-2.0",
+    ".ci/run": "what CI runs",
+    ".gitignore": "what a run leaves behind",
+    ".pre-commit-config.yaml": "the checks before a commit",
+}
+FOLDED = {
+    "coincide/assets/published": "tables that papers print, with their sources",
+    "coincide/assets/tiny": "weights of the tiny models, and how they were trained",
+    "eval/tasks/demo": "the demo's benchmarks as lmms-eval tasks",
+    "coincide/report/templates": "the page's HTML and CSS",
+    "tests/assets": "outputs of published reference code, with provenance",
+}
+
+
+def lines() -> list[str]:
+    """One line per file, one per folded folder, sorted by path."""
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True, check=True
+    )
+    found: dict[str, str] = {}
+    for name in listed.stdout.split():
+        folder = next((f for f in FOLDED if name.startswith(f + "/")), None)
+        if folder:
+            found[folder + "/"] = FOLDED[folder]
+        elif not name.endswith("__init__.py"):
+            found[name] = SAID.get(name) or _first_line(ROOT / name)
+    width = 40
+    return [f"{name:<{width}} {text}".rstrip() for name, text in sorted(found.items())]
+
+
+def _first_line(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        return (ast.get_docstring(ast.parse(text)) or "").split("\n")[0].rstrip(".")
+    comments = [line.lstrip("# ") for line in text.splitlines() if line.startswith("# ")]
+    useful = [line for line in comments if not line.startswith("@package")]
+    return useful[0].rstrip(".") if useful else ""
+
+
+def main() -> None:
+    """Replace what stands between the README's tree marks."""
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text(encoding="utf-8").split(MARK + "\n", 1)
+    after = rest.split("```\n", 2)[2]
+    tree = "\n".join(lines())
+    readme.write_text(f"{before}{MARK}\n```\n{tree}\n```\n{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
