@@ -29,7 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from coincide.budget import check, count
 from coincide.config import FeaturePass, HealthLimits, Root, check_stages
-from coincide.features.extract import extract, signal_step
+from coincide.features.extract import Pass, extract, signal_step
 from coincide.pipeline import Stage, execute, plan
 from coincide.report.build import build_report
 from coincide.report.ledger import read_ledger, write_result
@@ -88,15 +88,13 @@ class Run:
         needs = self.method.needs()
         return list(dict.fromkeys(n.signal if isinstance(n, Clustering) else n for n in needs))
 
+    @cached_property
+    def feature_pass(self) -> Pass:
+        options = cast(FeaturePass, OmegaConf.to_object(self.cfg.features))
+        return Pass(self.reference, self.source, self.reference.dtype, options)
+
     def signal(self, signal: Signal) -> Step:
-        return signal_step(
-            signal,
-            model=self.reference,
-            base=self.reference.step(),
-            source=self.source,
-            data=self.data,
-            dtype=self.reference.dtype,
-        )
+        return signal_step(signal, self.feature_pass, data=self.data, base=self.reference.step())
 
     @cached_property
     def clusterings(self) -> dict[Clustering, Step]:
@@ -192,15 +190,10 @@ class Run:
         signals = {
             signal: self.signal(signal) for run in self._siblings() for signal in run.signals
         }
-        missing = {s: step for s, step in signals.items() if store.find(step) is None}
         extract(
             store,
-            list(missing.values()),
-            list(missing),
-            model=self.reference,
-            source=self.source,
-            dtype=self.reference.dtype,
-            options=cast(FeaturePass, OmegaConf.to_object(self.cfg.features)),
+            {s: step for s, step in signals.items() if not store.find(step)},
+            self.feature_pass,
         )
 
     def _siblings(self) -> list[Run]:

@@ -8,7 +8,8 @@ float16 the same for all of them; ``tests/features`` holds us to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,73 +27,70 @@ if TYPE_CHECKING:
 VERSION = 1
 
 
-def signal_step(
-    signal: Signal, *, model: ModelSource, base: Step, source: DataSource, data: Step, dtype: str
-) -> Step:
-    """The artifact of one signal. It is built through :func:`extract`, with its siblings."""
+@dataclass(frozen=True)
+class Pass:
+    """What a feature pass reads, with what, and how fast."""
+
+    model: ModelSource
+    source: DataSource
+    dtype: str
+    """Precision of the reference model, a torch name; in the key."""
+    options: FeaturePass
+
+
+def signal_step(signal: Signal, over: Pass, *, data: Step, base: Step) -> Step:
+    """The artifact of one signal; :func:`extract` builds several of them in one pass."""
     config = {
         "signal": signal.name,
         "params": {name: list(value) for name, value in signal.params},
-        "template": model.template,
-        "max_length": model.max_length,
-        "dtype": dtype,
+        "template": over.model.template,
+        "max_length": over.model.max_length,
+        "dtype": over.dtype,
     }
 
     def alone(build: Build) -> dict[str, Any]:
-        raise UserError(f"{build.step.folder} is built by the feature pass, not on its own.")
+        _fill([(signal, build)], over)
+        return _facts(build)
 
-    name = f"{signal.name}-{model.name}-{source.name}"
+    name = f"{signal.name}-{over.model.name}-{over.source.name}"
     return Step("features", name, VERSION, config, alone, needs=(data, base))
 
 
-def extract(
-    store: Store,
-    steps: Sequence[Step],
-    signals: Sequence[Signal],
-    *,
-    model: ModelSource,
-    source: DataSource,
-    dtype: str,
-    options: FeaturePass,
-) -> list[Artifact]:
-    """The artifacts of ``steps`` (one per signal); the missing ones come out of one pass."""
-    wanted = {step.key: signal for step, signal in zip(steps, signals, strict=True)}
+def extract(store: Store, steps: Mapping[Signal, Step], over: Pass) -> list[Artifact]:
+    """The artifacts of ``steps``; the missing ones come out of one pass over the data."""
+    signals = {step.key: signal for signal, step in steps.items()}
 
     def build(builds: list[Build]) -> None:
-        missing = [(wanted[b.step.key], b) for b in builds]
-        _pass_over(missing, model=model, source=source, dtype=dtype, options=options)
+        _fill([(signals[b.step.key], b) for b in builds], over)
+        for each in builds:
+            each.commit(_facts(each))
 
-    return store.ensure_together(steps, build)
+    return store.ensure_together(list(steps.values()), build)
 
 
-def _pass_over(
-    missing: Sequence[tuple[Signal, Build]],
-    *,
-    model: ModelSource,
-    source: DataSource,
-    dtype: str,
-    options: FeaturePass,
-) -> None:
-    """Fill the builds shard by shard and commit them all."""
+def _facts(build: Build) -> dict[str, Any]:
+    invalid = np.flatnonzero(~read_valid(build.dir)).tolist()
+    return {"invalid": len(invalid), "invalid_rows": invalid[:100]}
+
+
+def _fill(missing: Sequence[tuple[Signal, Build]], over: Pass) -> None:
+    """Write the shards that the builds lack, each shard for all of them at once."""
     from coincide.progress import bar
 
     builds = [build for _, build in missing]
-    dataset = source.open(builds[0].need(0).path)
-    shards = _layout(builds, len(dataset), options.shard_rows)
+    dataset = over.source.open(builds[0].need(0).path)
+    shards = _layout(builds, len(dataset), over.options.shard_rows)
     todo = [i for i in range(len(shards)) if not all(has_shard(b.dir, i) for b in builds)]
     if len(todo) < len(shards):
         print(f"features: resumed at shard {todo[0] if todo else len(shards)} of {len(shards)}")
-    if todo:
-        compute = _computer(missing, dataset, model=model, dtype=dtype, options=options)
-        with bar("features", total=sum(len(shards[i]) for i in todo), unit="row") as progress:
-            for i in todo:
-                values, valid = compute([dataset.examples[row] for row in shards[i]], progress)
-                for (signal, build), value in zip(missing, values, strict=True):
-                    write_shard(build.dir, i, value.astype(kind(signal).dtype), valid)
-    for _, build in missing:
-        usable = read_valid(build.dir)
-        invalid = np.flatnonzero(~usable).tolist()
-        build.commit({"rows": len(dataset), "invalid": len(invalid), "invalid_rows": invalid[:100]})
+    if not todo:
+        return
+    compute = _computer(missing, dataset, over)
+    with bar("features", total=sum(len(shards[i]) for i in todo), unit="row") as progress:
+        for i in todo:
+            values, valid = compute([dataset.examples[row] for row in shards[i]], progress)
+            for (signal, build), value in zip(missing, values, strict=True):
+                write_shard(build.dir, i, value.astype(kind(signal).dtype), valid)
 
 
 def _layout(builds: Sequence[Build], rows: int, shard_rows: int) -> list[range]:
@@ -111,14 +109,7 @@ def _layout(builds: Sequence[Build], rows: int, shard_rows: int) -> list[range]:
 Computer = Callable[[Sequence[Example], Any], tuple[list[np.ndarray], np.ndarray]]
 
 
-def _computer(
-    missing: Sequence[tuple[Signal, Build]],
-    dataset: Dataset,
-    *,
-    model: ModelSource,
-    dtype: str,
-    options: FeaturePass,
-) -> Computer:
+def _computer(missing: Sequence[tuple[Signal, Build]], dataset: Dataset, over: Pass) -> Computer:
     """Load the model once; return what turns the examples of a shard into their values."""
     import torch
 
@@ -131,17 +122,17 @@ def _computer(
 
     signals = [signal for signal, _ in missing]
     folder = missing[0][1].need(1).path / "model"
-    device = _device(options.device)
+    device = _device(over.options.device)
     processor = load_processor(folder)
-    network = load_model(folder, dtype=getattr(torch, dtype), device=device)
+    network = load_model(folder, dtype=getattr(torch, over.dtype), device=device)
     check_layers(signals, len(decoder_layers(network)))
-    template = TEMPLATES[model.template]
+    template = TEMPLATES[over.model.template]
     widths = [width(signal, network.config.get_text_config().hidden_size) for signal in signals]
 
     def encoded(example: Example) -> Encoded | None:
         if example.row in dataset.dropped:
             return None
-        found = encode(example, dataset, processor, template, model.max_length)
+        found = encode(example, dataset, processor, template, over.model.max_length)
         return found if found.text_mask.any() else None
 
     def compute(examples: Sequence[Example], progress: Any) -> tuple[list[np.ndarray], np.ndarray]:
@@ -150,7 +141,7 @@ def _computer(
         values = [np.zeros((len(examples), width)) for width in widths]
         progress.update(int((~valid).sum()))
         with torch.inference_mode(), shortened(network, signals):
-            for indices in _batches(items, options):
+            for indices in _batches(items, over.options):
                 group = [item for i in indices if (item := items[i]) is not None]
                 batch = collate(group, processor.tokenizer.pad_token_id)
                 captured = run(network, {k: v.to(device) for k, v in batch.items()}, signals)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from coincide.config import FeaturePass
-from coincide.features.extract import extract, signal_step
+from coincide.features.extract import Pass, extract, signal_step
 from coincide.features.shards import ShardedArray, read_valid
 from coincide.features.signals import HIDDEN_LAST, HIDDEN_MEAN, SCORES, activations
 from coincide.models.encode import encode
@@ -29,14 +29,9 @@ def run_pass(
     data, base = source.step(), model.step()
     store.ensure(data)
     store.ensure(base)
-    steps = [
-        signal_step(s, model=model, base=base, source=source, data=data, dtype="float64")
-        for s in signals
-    ]
-    return extract(
-        store, steps, signals, model=model, source=source, dtype="float64",
-        options=FeaturePass(**options),  # type: ignore[arg-type]
-    )  # fmt: skip
+    over = Pass(model, source, "float64", FeaturePass(**options))  # type: ignore[arg-type]
+    steps = {s: signal_step(s, over, data=data, base=base) for s in signals}
+    return extract(store, steps, over)
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +189,19 @@ def test_a_killed_pass_resumes_at_the_last_finished_shard(
     assert "resumed at shard 3 of 5" in capsys.readouterr().out
     for ours, theirs in zip(artifacts, again, strict=True):
         np.testing.assert_array_equal(ShardedArray(ours.path)[:], ShardedArray(theirs.path)[:])
+
+
+def test_a_damaged_shard_is_rebuilt_alone(tmp_path: Path, source: Source, model: Model) -> None:
+    (artifact,) = run_pass(tmp_path, source, model, (HIDDEN_MEAN,), shard_rows=8)
+    shard = artifact.path / "values-00001.npy"
+    good = shard.read_bytes()
+    shard.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    other = (artifact.path / "values-00000.npy").stat().st_mtime_ns
+    over = Pass(model, source, "float64", FeaturePass())
+    step = signal_step(HIDDEN_MEAN, over, data=source.step(), base=model.step())
+    Store(tmp_path).verify(step)
+    assert shard.read_bytes() == good
+    assert (artifact.path / "values-00000.npy").stat().st_mtime_ns == other
 
 
 def test_a_layer_that_does_not_exist_is_refused(
