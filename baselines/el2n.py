@@ -1,0 +1,66 @@
+"""EL2N: how far the predicted distribution is from the answer, token by token.
+
+Score, for the answer tokens T_i of example i and the reference model's probabilities p_t:
+
+    s_i = mean over t in T_i of ‖p_t - onehot(y_t)‖₂, in [0, √2]
+
+From: Paul et al. 2021 (data diet), which averages the error of about ten classifiers early in
+training and keeps the highest. The form for vision-language models is that of COINCIDE's released
+baseline (``score_el2n.py``): one converged model, tokens averaged. It is not the same quantity.
+
+Direction: ``middle``. COINCIDE's figure speaks of a middle 20 % window and its training code has
+the option; no EL2N run script was released, so this is the best reading, not a certainty.
+
+Rows: text-only examples are scored like all others; rows without answer tokens never selected.
+Ours differs: float32 scores, where the released float16 leave ties by the hundred.
+
+Cost: the reference pass, then a sort.
+
+Published, LLaVA-665K 20 % on LLaVA-1.5-7B: Rel. 92.0 over ten benchmarks (89.8 printed with
+MM-Vet). At about 10 % COMPACT measured 97.1 where random had 95.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from baselines.ranking import (
+    DIRECTIONS,
+    TEXT_ONLY,
+    Direction,
+    TextOnly,
+    check_choice,
+    select_by_score,
+)
+from coincide.features.signals import SCORES, TOKEN_SCORES
+from coincide.schema import Need, Pool, Selection
+
+
+@dataclass(frozen=True)
+class El2n:
+    """Rank by EL2N and keep a window of the ranking."""
+
+    direction: Direction = "middle"
+    text_only: TextOnly = "keep"
+    name: str = "el2n"
+    fixed_size: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_choice(self.name, "direction", self.direction, DIRECTIONS)
+        check_choice(self.name, "text_only", self.text_only, TEXT_ONLY)
+
+    @property
+    def uses_seed(self) -> bool:
+        """Only the quota of text-only rows is drawn."""
+        return self.text_only == "quota"
+
+    def needs(self) -> Sequence[Need]:
+        """The scores of the answer tokens."""
+        return (SCORES,)
+
+    def select(self, pool: Pool, k: int, seed: int) -> Selection:
+        """The ``k`` rows of the window."""
+        score = pool.signal(SCORES)[:][:, TOKEN_SCORES.index("el2n")]
+        return select_by_score(pool, score, k, self.direction, self.text_only, seed)

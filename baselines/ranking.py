@@ -1,0 +1,115 @@
+"""What the baselines share: which rows compete, and how a score becomes a subset.
+
+Two rules hold for every baseline. A row without an answer, or whose score is NaN, is never
+selected: there is nothing to learn from it. Text-only rows follow the declared policy:
+
+- ``keep``: they compete with all others (methods that score them like any row);
+- ``quota``: they get their proportional share of the budget, filled at random with the run's
+  seed (methods that look at the image), so that budgets stay comparable;
+- ``drop``: they are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from coincide.schema import Example, Pool, Selection, UserError
+
+Direction = Literal["low", "middle", "high"]
+TextOnly = Literal["keep", "quota", "drop"]
+DIRECTIONS = ("low", "middle", "high")
+TEXT_ONLY = ("keep", "quota", "drop")
+
+
+def preference(score: np.ndarray, direction: Direction) -> np.ndarray:
+    """All rows with a score, int64, in the order in which they are taken.
+
+    ``score`` float [N], NaN: never taken. With ``order`` the ascending stable order of the n
+    scored rows (ties by row index), the first M are as a set ``low``: ``order[:M]``; ``high``:
+    ``order[n-M:]``; ``middle``: ``order[s:s+M]``, s = n // 2 - M // 2, the rule of COINCIDE's
+    training code. So budgets are nested, whatever the direction.
+    """
+    score = np.asarray(score, dtype=np.float32)
+    rows = np.flatnonzero(~np.isnan(score))
+    order = rows[np.argsort(score[rows], kind="stable")]
+    if direction == "low":
+        return order
+    if direction == "high":
+        return order[::-1]
+    steps = np.arange(len(order))
+    outward = np.where(steps % 2, -(steps + 1) // 2, steps // 2)  # 0, -1, 1, -2, 2 ...
+    return order[len(order) // 2 + outward]
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How a budget is divided."""
+
+    candidates: np.ndarray
+    """bool [N]: rows that compete by the method's own rule."""
+    k: int
+    """How many of them are taken."""
+    text: np.ndarray
+    """int64: text-only rows taken at random."""
+
+    def facts(self) -> dict[str, int]:
+        """For the manifest."""
+        return {"candidates": int(self.candidates.sum()), "text_only_at_random": len(self.text)}
+
+
+def shares(pool: Pool, defined: np.ndarray, k: int, policy: TextOnly, seed: int) -> Shares:
+    """Who competes for ``k`` places. ``defined`` bool [N]: the method can judge the row.
+
+    Under ``quota`` every usable text-only row with an answer may be drawn, judged or not. One
+    permutation of the pool per seed decides, so shares are nested over budgets.
+    """
+    able = pool.usable & np.fromiter(map(has_answer, pool.examples), bool, len(pool.examples))
+    text = np.fromiter((not e.images for e in pool.examples), bool, len(pool.examples))
+    if policy == "keep":
+        return Shares(able & defined, k, np.empty(0, np.int64))
+    candidates, texts = able & defined & ~text, able & text
+    if policy == "drop":
+        return Shares(candidates, k, np.empty(0, np.int64))
+    total = int(candidates.sum() + texts.sum())
+    quota = (2 * k * int(texts.sum()) + total) // max(2 * total, 1)
+    shuffled = np.random.default_rng(seed).permutation(len(text))
+    return Shares(candidates, k - quota, shuffled[texts[shuffled]][:quota])
+
+
+def has_answer(example: Example) -> bool:
+    """Whether any answer of the conversation holds text."""
+    return any(turn.role == "gpt" and turn.text.strip() for turn in example.turns)
+
+
+def select_by_score(
+    pool: Pool, score: np.ndarray, k: int, direction: Direction, policy: TextOnly, seed: int
+) -> Selection:
+    """The ``k`` rows that ``direction`` prefers by ``score`` float [N], and the text-only share."""
+    score = np.asarray(score, dtype=np.float32)
+    share = shares(pool, ~np.isnan(score), k, policy, seed)
+    judged = np.where(share.candidates, score, np.float32(np.nan))
+    order = preference(judged, direction)
+    return Selection(
+        rows=np.concatenate([order[: share.k], share.text]),
+        scores=judged,
+        facts={"direction": direction, "text_only": policy, **share.facts()},
+    )
+
+
+def check_choice(method: str, field: str, value: Any, choices: Sequence[Any]) -> None:
+    """Refuse a value that is none of the ``choices``."""
+    if value not in choices:
+        raise UserError(
+            f"method.{field}: got {value!r} for {method}; choices: {', '.join(map(str, choices))}"
+        )
+
+
+def check_positive(method: str, **fields: float) -> None:
+    """Refuse numbers that are not above 0."""
+    for field, value in fields.items():
+        if isinstance(value, bool) or not value > 0:
+            raise UserError(f"method.{field}: got {value!r} for {method}; expected more than 0")

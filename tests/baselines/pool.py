@@ -1,0 +1,87 @@
+"""A pool in memory: what a method sees, without a store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from coincide.features.signals import HIDDEN_LAST, HIDDEN_MEAN, SCORES
+from coincide.ops.kmeans import spherical_kmeans
+from coincide.schema import Clustering, Clusters, Example, Signal, Turn
+
+TEXT_ONLY_EVERY, EMPTY_EVERY, BROKEN_EVERY = 7, 41, 29
+
+
+@dataclass
+class MemoryPool:
+    examples: Sequence[Example]
+    usable: np.ndarray
+    signals: Mapping[Signal, np.ndarray]
+    found: dict[Clustering, Clusters] = field(default_factory=dict)
+    difficulties: Mapping[Any, np.ndarray] = field(default_factory=dict)
+
+    def signal(self, signal: Signal) -> np.ndarray:
+        return self.signals[signal]
+
+    def difficulty(self, difficulty: Any) -> np.ndarray:
+        return self.difficulties[difficulty]
+
+    def clusters(self, clustering: Clustering) -> Clusters:
+        """Spherical k-means of the usable rows."""
+        if clustering not in self.found:
+            rows = np.flatnonzero(self.usable)
+            centroids, found = spherical_kmeans(
+                self.signals[clustering.signal][rows], clustering.clusters, 20, clustering.seed
+            )
+            assignment = np.full(len(self.usable), -1, np.int32)
+            assignment[rows] = found
+            self.found[clustering] = Clusters(centroids, assignment)
+        return self.found[clustering]
+
+    def permuted(self, order: np.ndarray) -> MemoryPool:
+        """The same pool with row ``order[i]`` at place i, clusterings and all."""
+        return MemoryPool(
+            [self.examples[i] for i in order],
+            self.usable[order],
+            {signal: values[order] for signal, values in self.signals.items()},
+            {
+                clustering: Clusters(clusters.centroids, clusters.assignment[order])
+                for clustering, clusters in self.found.items()
+            },
+            {need: values[order] for need, values in self.difficulties.items()},
+        )
+
+
+def example(row: int) -> Example:
+    image = row % TEXT_ONLY_EVERY != 0
+    question = f"{'<image> ' if image else ''}what is {row}?"
+    turns = (Turn("human", question), Turn("gpt", "" if row % EMPTY_EVERY == 5 else f"it is {row}"))
+    return Example(row, str(row), (f"{row // 3}.png",) if image else (), turns, f"s{row % 4}")
+
+
+def make_pool(rows: int = 300, seed: int = 0) -> MemoryPool:
+    """Clustered embeddings with duplicates, text-only rows, rows without answer, unusable rows."""
+    rng = np.random.default_rng(seed)
+    examples = [example(row) for row in range(rows)]
+    usable = np.arange(rows) % BROKEN_EVERY != 3
+    centres = 3 * rng.normal(size=(12, 24))
+    x = centres[rng.integers(12, size=rows)] + rng.normal(size=(rows, 24))
+    x[10:20] = x[0 : len(x[10:20])]
+    scores = np.stack(
+        [rng.uniform(0, 1.4, rows), rng.uniform(-1, 1, rows), rng.exponential(size=rows)], axis=1
+    )
+    empty = np.array([not e.turns[1].text for e in examples])
+    scores[empty] = np.nan
+    tokens = np.where(empty, 0, rng.integers(1, 9, rows))
+    return MemoryPool(
+        examples,
+        usable,
+        {
+            HIDDEN_LAST: (5 * x).astype(np.float16),
+            HIDDEN_MEAN: (5 * x + rng.normal(size=x.shape)).astype(np.float16),
+            SCORES: np.column_stack([scores, tokens]).astype(np.float32),
+        },
+    )

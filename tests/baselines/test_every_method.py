@@ -1,0 +1,91 @@
+"""What every baseline promises, whatever it computes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from baselines.d2_pruning import D2Pruning
+from baselines.el2n import El2n
+from baselines.perplexity import Perplexity
+from baselines.self_sup import SelfSup
+from baselines.semdedup import SemDeDup
+from coincide.features.signals import HIDDEN_LAST
+from coincide.schema import Method
+from coincide.select import exactly
+from tests.baselines.pool import make_pool
+
+METHODS: list[Method] = [
+    El2n(),
+    Perplexity(direction="low"),
+    SemDeDup(clusters=10),
+    SemDeDup(clusters=10, keep="easy"),
+    D2Pruning(),
+    D2Pruning(mode="reference"),
+    SelfSup(clusters=10),
+    SelfSup(clusters=10, keep="easy"),
+    El2n(text_only="quota"),
+    SemDeDup(clusters=10, text_only="quota"),
+    D2Pruning(text_only="drop"),
+]
+NESTED = (El2n, Perplexity, SemDeDup, SelfSup)
+
+
+def name(method: Method) -> str:
+    return repr(method)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=name)
+@pytest.mark.parametrize("k", [1, 50, 200])
+def test_exactly_k_distinct_usable_rows_with_an_answer(method: Method, k: int) -> None:
+    pool = make_pool()
+    found = method.select(pool, k, 0)
+    assert len(found.rows) == k
+    rows, added = exactly(found, k, pool.usable, method.name)
+    assert (len(rows), added) == (k, 0)
+    assert all(pool.examples[row].turns[1].text for row in rows)
+    if found.scores is not None:
+        assert found.scores.dtype == np.float32
+        assert found.scores.shape == (300,)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=name)
+def test_the_order_of_the_rows_does_not_matter(method: Method) -> None:
+    if method.uses_seed:
+        pytest.skip("the random share is drawn by row index")
+    pool = make_pool()
+    order = np.random.default_rng(9).permutation(300)
+    # SemDeDup ties the first rows and copies of a row by row index: no ties among 200 of 300
+    for k in (60, 150) if method.name != "semdedup" else (150,):
+        here, there = method.select(pool, k, 0), method.select(pool.permuted(order), k, 0)
+        x = pool.signal(HIDDEN_LAST)
+        ours, theirs = set(here.rows.tolist()), set(order[there.rows].tolist())
+        apart = (
+            sorted(map(tuple, x[list(ours - theirs)])),
+            sorted(map(tuple, x[list(theirs - ours)])),
+        )
+        assert apart[0] == apart[1]  # at most one copy stands for another
+
+
+@pytest.mark.parametrize("method", METHODS, ids=name)
+def test_nested_over_budgets_where_promised(method: Method) -> None:
+    pool = make_pool()
+    small, large = (set(method.select(pool, k, 0).rows.tolist()) for k in (40, 130))
+    if isinstance(method, (*NESTED, D2Pruning)):  # D2 is greedy, so its order is one
+        assert small < large
+
+
+@pytest.mark.parametrize("method", METHODS, ids=name)
+def test_a_pool_with_too_few_rows_gives_what_it_has(method: Method) -> None:
+    """The pipeline then refuses with the figures."""
+    pool = make_pool()
+    found = method.select(pool, 299, 0)
+    assert len(found.rows) < 299
+    assert len(set(found.rows.tolist())) == len(found.rows)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=name)
+def test_the_seed_matters_only_where_it_says_so(method: Method) -> None:
+    pool = make_pool()
+    one, two = (set(method.select(pool, 100, seed).rows.tolist()) for seed in (0, 1))
+    assert (one != two) == method.uses_seed
