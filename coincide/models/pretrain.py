@@ -31,26 +31,21 @@ TOWER_STEPS, TOWER_BATCH = 1500, 128
 EVERY = 20
 
 
-def pretrain(
-    size: str, *, steps: int = STEPS, stop: int | None = None
-) -> tuple[Any, list[dict[str, float]]]:
-    """Train ``size``; return the model and its loss every ``EVERY`` steps.
-
-    ``stop`` ends early on the schedule of ``steps``: the trace then is the beginning of the whole.
-    """
+def pretrain(size: str) -> tuple[Any, dict[str, list[dict[str, float]]]]:
+    """Train ``size``; return the model and the traces of the tower's and the captions' loss."""
     import torch
 
     torch.manual_seed(SEED)
     processor = make_processor()
     model = make_model(SIZES_OF[size], processor.tokenizer).train()
-    name_cells(model.model.vision_tower, min(TOWER_STEPS, 10 * stop) if stop else TOWER_STEPS)
+    tower_trace = name_cells(model.model.vision_tower)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=0.01)
     trace: list[dict[str, float]] = []
     losses: list[float] = []
     started = time.monotonic()
-    for step, batch in enumerate(batches(processor, stop or steps)):
+    for step, batch in enumerate(batches(processor, STEPS)):
         for group in optimizer.param_groups:
-            group["lr"] = LR * schedule(step, steps)
+            group["lr"] = LR * schedule(step, STEPS)
         loss = model(**batch, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -65,11 +60,14 @@ def pretrain(
                     f"{size} step {step + 1}: loss {trace[-1]['loss']:.4f}, {rate:.0f}/s",
                     flush=True,
                 )
-    return model.eval(), trace
+    return model.eval(), {"tower": tower_trace, "captions": trace}
 
 
-def name_cells(tower: Any, steps: int) -> float:
-    """Train ``tower`` to tell name, colour and size of each cell; return the last loss."""
+def name_cells(tower: Any, stop: int = TOWER_STEPS) -> list[dict[str, float]]:
+    """Train ``tower`` to tell name, colour and size of each cell; return the trace of its loss.
+
+    ``stop`` ends early on the whole schedule: the trace then is the beginning of the whole one.
+    """
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -79,8 +77,8 @@ def name_cells(tower: Any, steps: int) -> float:
     head = torch.nn.Linear(tower.config.hidden_size, sum(len(c) for c in CLASSES))
     parameters = [*tower.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=LR, weight_decay=0.01)
-    loss = torch.zeros(())
-    for step in range(steps):
+    trace: list[dict[str, float]] = []
+    for step in range(stop):
         rng = np.random.Generator(np.random.PCG64([SEED, 1, step]))
         scenes = [any_scene(rng, "pretrain") for _ in range(TOWER_BATCH)]
         pixels = np.stack([draw(scene, rng) for scene in scenes])
@@ -100,8 +98,9 @@ def name_cells(tower: Any, steps: int) -> float:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if (step + 1) % (5 * EVERY) == 0:
-            print(f"tower step {step + 1}: loss {float(loss.detach()):.4f}", flush=True)
-    return float(loss.detach())
+            trace.append({"step": step + 1, "loss": round(float(loss.detach()), 4)})
+            print(f"tower step {step + 1}: loss {trace[-1]['loss']:.4f}", flush=True)
+    return trace
 
 
 CLASSES = (
@@ -139,7 +138,7 @@ def schedule(step: int, steps: int) -> float:
 
 
 def save(
-    model: Any, trace: list[dict[str, float]], size: str, folder: Path = ASSETS
+    model: Any, traces: dict[str, list[dict[str, float]]], size: str, folder: Path = ASSETS
 ) -> dict[str, Any]:
     """Write the weights (fp16) and the record; return the record."""
     import torch
@@ -164,7 +163,7 @@ def save(
         "versions": {
             k: v for k, v in versions().items() if k in ("torch", "transformers", "numpy")
         },
-        "trace": trace,
+        "traces": traces,
     }
     (folder / f"{size}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return record
@@ -175,8 +174,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("size", choices=sorted(SIZES_OF))
     size = parser.parse_args().size
-    model, trace = pretrain(size)
-    print(json.dumps(save(model, trace, size)["perception"], indent=1))
+    model, traces = pretrain(size)
+    print(json.dumps(save(model, traces, size)["perception"], indent=1))
 
 
 if __name__ == "__main__":

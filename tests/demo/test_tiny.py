@@ -29,13 +29,14 @@ def test_shipped_weights_see_as_recorded(size: str, processor: object) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", sorted(SIZES_OF))
-def test_the_command_still_leads_there(size: str) -> None:
-    """The first steps of the real command retrace the recorded loss."""
-    trace = json.loads((ASSETS / f"{size}.json").read_text())["trace"]
-    _, found = pretrain.pretrain(size, stop=40)
-    for now, then in zip(found, trace, strict=False):
-        assert now["step"] == then["step"]
-        assert now["loss"] == pytest.approx(then["loss"], rel=0.01)
+def test_the_command_still_leads_there(size: str, processor: object) -> None:
+    """Its first hundred steps, from the same initial weights, come to the recorded loss."""
+    recorded = json.loads((ASSETS / f"{size}.json").read_text())["traces"]["tower"][0]
+    torch.manual_seed(pretrain.SEED)
+    model = make_model(SIZES_OF[size], processor.tokenizer).train()  # type: ignore[attr-defined]
+    (found,) = pretrain.name_cells(model.model.vision_tower, stop=100)
+    assert found["step"] == recorded["step"] == 100
+    assert found["loss"] == pytest.approx(recorded["loss"], rel=0.02)
 
 
 def test_a_blind_model_is_refused(processor: object) -> None:

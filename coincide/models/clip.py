@@ -1,0 +1,168 @@
+"""CLIP models: load a folder, and the tiny one that knows the demo's world.
+
+The tiny CLIP is trained by ``coincide.models.pretrain_clip`` and ships with the project.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coincide.data.demo.world import CELL, SIDE
+from coincide.models.tiny import ASSETS, WORDS
+from coincide.schema import HealthError, UserError
+from coincide.store import Build, Step, sha256_file
+
+VERSION = 1
+WIDTH, LAYERS, HEADS, MLP, EMBEDDING, TEXT_LIMIT = 96, 2, 4, 192, 64, 77
+END = "<|end|>"
+GATE = 0.5
+"""Least share of 128 held-out scenes whose own caption is the nearest of all 128."""
+
+
+def load_clip(folder: Path, dtype: str, device: str) -> Any:
+    """The CLIPModel in ``folder`` (safetensors), evaluation mode; ``dtype`` a torch name."""
+    import torch
+    from transformers import CLIPModel
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    try:
+        model: Any = CLIPModel.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"CLIP folder {folder} does not load: {error}\nExpected a CLIPModel of transformers "
+            "with safetensors weights."
+        ) from error
+    return model.to(device).eval()
+
+
+def make_clip_processor() -> Any:
+    """The demo's images as they are, its words as tokens, ``<|end|>`` where CLIP pools."""
+    from tokenizers import processors
+    from transformers import CLIPProcessor
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    from coincide.models.tokenizer import make_tokenizer
+
+    tokenizer = make_tokenizer(WORDS)
+    tokenizer.add_special_tokens({"eos_token": END})
+    start, end = ("<s>", tokenizer.bos_token_id), (END, tokenizer.eos_token_id)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"<s> $A {END}", special_tokens=[start, end]
+    )
+    tokenizer.model_max_length = TEXT_LIMIT
+    images = CLIPImageProcessorPil(
+        size={"shortest_edge": SIDE},
+        crop_size={"height": SIDE, "width": SIDE},
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+    return CLIPProcessor(image_processor=images, tokenizer=tokenizer)
+
+
+def make_clip(tokenizer: Any) -> Any:
+    """The architecture with random weights from torch's global generator."""
+    from transformers import CLIPConfig, CLIPModel
+
+    shared: dict[str, Any] = {
+        "hidden_size": WIDTH,
+        "intermediate_size": MLP,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "projection_dim": EMBEDDING,
+    }
+    text = {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": TEXT_LIMIT,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {"image_size": SIDE, "patch_size": CELL}
+    return CLIPModel(
+        CLIPConfig(
+            text_config={**shared, **text},
+            vision_config={**shared, **vision},
+            projection_dim=EMBEDDING,
+        )
+    )
+
+
+@dataclass(frozen=True)
+class TinyClip:
+    """The demo's CLIP of ``conf/clip``: shipped weights, gate checked."""
+
+    name: str = "tiny_clip"
+    dtype: str = "float64"
+    """Precision of the CLIP pass. float64 makes it independent of batching."""
+
+    @property
+    def weights(self) -> Path:
+        """The shipped file."""
+        return ASSETS / "clip.safetensors"
+
+    def step(self) -> Step:
+        """The model folder, made from the shipped weights."""
+        config = {"weights": sha256_file(self.weights)}
+        return Step("model", self.name, VERSION, config, self._build)
+
+    def _build(self, build: Build) -> Mapping[str, Any]:
+        processor = make_clip_processor()
+        model = load_shipped(processor)
+        found = retrieval(model, processor)
+        if found < GATE:
+            raise HealthError(
+                f"the tiny CLIP finds {found:.0%} of held-out captions, expected {GATE:.0%}. "
+                "Train it again: python -m coincide.models.pretrain_clip"
+            )
+        model.save_pretrained(build.dir / "model")
+        processor.save_pretrained(build.dir / "model")
+        return {"retrieval": found}
+
+
+def words_digest() -> str:
+    """What the shipped weights take the token ids to mean."""
+    return hashlib.sha256(" ".join(WORDS).encode()).hexdigest()[:16]
+
+
+def load_shipped(processor: Any, folder: Path = ASSETS) -> Any:
+    """The tiny CLIP with its shipped weights (stored fp16), float32, evaluation mode."""
+    import torch
+    from safetensors import safe_open
+
+    with torch.random.fork_rng(devices=[]):
+        model = make_clip(processor.tokenizer)
+    with safe_open(folder / "clip.safetensors", "pt") as stored:
+        words = stored.metadata().get("words")
+        state = {name: stored.get_tensor(name).float() for name in stored.keys()}  # noqa: SIM118
+    if words != words_digest():
+        raise UserError(
+            "clip.safetensors was trained on other words than the demo has now: "
+            "python -m coincide.models.pretrain_clip"
+        )
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def retrieval(model: Any, processor: Any, scenes: int = 128, seed: int = 7) -> float:
+    """Share of held-out scenes whose own caption is the nearest of all captions."""
+    import numpy as np
+    import torch
+
+    from coincide.models.pretrain_clip import captioned
+
+    rng = np.random.Generator(np.random.PCG64([seed, 1]))
+    with torch.inference_mode():
+        output = model(**captioned(rng, scenes, "test", processor))
+    nearest = output.logits_per_image.argmax(dim=1)
+    return round(float((nearest == torch.arange(scenes)).float().mean()), 4)
