@@ -29,21 +29,32 @@ from omegaconf.errors import OmegaConfBaseException
 
 from coincide.budget import check, count
 from coincide.config import FeaturePass, HealthLimits, Root, check_stages
-from coincide.features.extract import Pass, extract, signal_step
+from coincide.features.clip import ClipPass
+from coincide.features.extract import OnePass, Pass, extract, signal_step
+from coincide.features.signals import kind
 from coincide.pipeline import Stage, execute, plan
 from coincide.report.build import build_report
 from coincide.report.ledger import read_ledger, write_result
 from coincide.report.summary import summary_tables
 from coincide.result import collect
-from coincide.schema import Clustering, Method, Result, Signal, UserError
+from coincide.schema import (
+    Clustering,
+    Difficulty,
+    Method,
+    Result,
+    Signal,
+    UserError,
+    signals_of,
+)
 from coincide.select import clusters_step, subset_step
 from coincide.show import show_plan, show_report, show_result
 from coincide.store import Step, Store
 from eval.stage import eval_steps, evaluate
+from train.self_filter import difficulty_step
 from train.stage import train_step
 
 CONF = Path(__file__).resolve().parent / "conf"
-GROUPS = ("data", "method", "reference", "target", "train", "eval")
+GROUPS = ("data", "method", "reference", "clip", "target", "train", "eval")
 ConfigStore.instance().store(name="root", node=Root)
 
 Jobs = list[DictConfig]
@@ -71,6 +82,10 @@ class Run:
         return build(self.cfg, "reference")
 
     @cached_property
+    def clip(self) -> Any:
+        return build(self.cfg, "clip")
+
+    @cached_property
     def target(self) -> Any:
         return build(self.cfg, "target")
 
@@ -84,22 +99,41 @@ class Run:
 
     @cached_property
     def signals(self) -> list[Signal]:
-        """The signals of the method, those under its clusterings included, each once."""
-        needs = self.method.needs()
-        return list(dict.fromkeys(n.signal if isinstance(n, Clustering) else n for n in needs))
+        """The signals of the method, those under its other needs included, each once."""
+        return list(dict.fromkeys(s for need in self.method.needs() for s in signals_of(need)))
 
     @cached_property
-    def feature_pass(self) -> Pass:
+    def passes(self) -> dict[str, OnePass]:
+        """One over the data by each model that signals come from."""
         options = cast(FeaturePass, OmegaConf.to_object(self.cfg.features))
-        return Pass(self.reference, self.source, self.reference.dtype, options)
+        return {
+            "reference": Pass(self.reference, self.source, self.reference.dtype, options),
+            "clip": ClipPass(self.clip, self.source, options),
+        }
 
     def signal(self, signal: Signal) -> Step:
-        return signal_step(signal, self.feature_pass, data=self.data, base=self.reference.step())
+        over = self.passes[kind(signal).model]
+        return signal_step(signal, over, data=self.data, base=over.model.step())
 
     @cached_property
     def clusterings(self) -> dict[Clustering, Step]:
         needs = [n for n in self.method.needs() if isinstance(n, Clustering)]
         return {need: clusters_step(need, self.signal(need.signal)) for need in needs}
+
+    @cached_property
+    def difficulties(self) -> dict[Difficulty, Step]:
+        needs = [n for n in self.method.needs() if isinstance(n, Difficulty)]
+        return {
+            need: difficulty_step(
+                need,
+                [self.signal(signal) for signal in need.signals],
+                model=self.target,
+                base=self.target.step(),
+                source=self.source,
+                data=self.data,
+            )
+            for need in needs
+        }
 
     @cached_property
     def subset(self) -> Step:
@@ -111,6 +145,7 @@ class Run:
             data=self.data,
             signals={signal: self.signal(signal) for signal in self.signals},
             clusterings=self.clusterings,
+            difficulties=self.difficulties,
             health=cast(HealthLimits, OmegaConf.to_object(self.cfg.health)),
         )
 
@@ -140,12 +175,13 @@ class Run:
     def stages(self) -> list[Stage]:
         """Data and models first, then the stages of the command line, in order."""
         signals = [self.signal(signal) for signal in self.signals]
-        bases = [self.reference.step()] if signals else []
+        bases = [signal.needs[1] for signal in signals]
         prepare = {step.key: step for step in (self.data, *bases, self.target.step())}
+        before = (*self.clusterings.values(), *self.difficulties.values())
         return [
             Stage("prepare", tuple(prepare.values())),
-            Stage("features", tuple(signals), self._one_pass),
-            Stage("select", (*self.clusterings.values(), self.subset)),
+            Stage("features", tuple(signals), self._one_pass_each),
+            Stage("select", (*before, self.subset)),
             Stage("train", (self.adapter,)),
             Stage("evaluate", tuple(self.scores), evaluate),
         ]
@@ -166,7 +202,7 @@ class Run:
         return collect(
             self.store,
             features=[self.signal(signal) for signal in self.signals],
-            clusters=list(self.clusterings.values()),
+            before=[*self.clusterings.values(), *self.difficulties.values()],
             subset=self.subset,
             adapter=self.adapter,
             scores=self.scores,
@@ -174,7 +210,7 @@ class Run:
                 "method": self.method.name,
                 "variant": getattr(self.method, "variant", ""),
                 "data": self.source.name,
-                "reference": self.reference.name if self.signals else "",
+                "reference": self.reference.name if self._asks("reference") else "",
                 "target": self.target.name,
                 "suite": self.cfg.eval.name,
             },
@@ -185,21 +221,22 @@ class Run:
             },
         )
 
-    def _one_pass(self, store: Store, steps: Sequence[Step]) -> None:
+    def _asks(self, model: str) -> bool:
+        return any(kind(signal).model == model for signal in self.signals)
+
+    def _one_pass_each(self, store: Store, steps: Sequence[Step]) -> None:
         """Compute the signals of this run, and those that the rest of the sweep will ask for."""
         signals = {
             signal: self.signal(signal) for run in self._siblings() for signal in run.signals
         }
-        extract(
-            store,
-            {s: step for s, step in signals.items() if not store.find(step)},
-            self.feature_pass,
-        )
+        missing = {s: step for s, step in signals.items() if not store.find(step)}
+        for model, over in self.passes.items():
+            extract(store, {s: missing[s] for s in missing if kind(s).model == model}, over)
 
     def _siblings(self) -> list[Run]:
-        """The runs of this command on the same data and reference, this one first."""
-        mine = (self.cfg.data, self.cfg.reference)
-        return [self, *(Run(cfg) for cfg in jobs if (cfg.data, cfg.reference) == mine)]
+        """The runs of this command on the same data, reference and CLIP, this one first."""
+        mine = (self.cfg.data, self.cfg.reference, self.cfg.clip)
+        return [self, *(Run(c) for c in jobs if (c.data, c.reference, c.clip) == mine)]
 
 
 def build(cfg: DictConfig, group: str) -> Any:

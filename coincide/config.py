@@ -56,6 +56,7 @@ class Root:
     data: Any = None
     method: Any = None
     reference: Any = None
+    clip: Any = None
     target: Any = None
     train: Any = None
     eval: Any = None

@@ -16,7 +16,7 @@ def collect(
     store: Store,
     *,
     features: Sequence[Step],
-    clusters: Sequence[Step],
+    before: Sequence[Step],
     subset: Step,
     adapter: Step,
     scores: Sequence[Step],
@@ -24,7 +24,8 @@ def collect(
     seed: int,
     config: Any,
 ) -> Result:
-    """The :class:`Result` of finished artifacts. Seconds are those of the builds, not of hits.
+    """The :class:`Result` of finished artifacts. ``before``: clusters and the like that selection
+    stands on. Seconds are those of the builds, not of hits.
 
     Signals of one pass, and benchmarks of one process, were timed together: the longest counts.
     """
@@ -32,7 +33,7 @@ def collect(
     evaluated = [store.artifact(step) for step in scores]
     seconds = {
         "features": _longest(store, features),
-        "select": sum(_seconds(store, step) for step in [*clusters, subset]),
+        "select": sum(_seconds(store, step) for step in [*before, subset]),
         "train": store.artifact(adapter).seconds,
         "evaluate": _longest(store, scores),
     }

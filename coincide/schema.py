@@ -105,6 +105,19 @@ class ModelSource(Protocol):
     def step(self) -> Step: ...
 
 
+class ClipSource(Protocol):
+    """A CLIP model of ``conf/clip``: ``model/`` loads as CLIPModel and CLIPProcessor."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> str:
+        """Precision of the CLIP pass, a torch name."""
+        ...
+
+    def step(self) -> Step: ...
+
+
 # --- what methods ask for ---------------------------------------------------------------------
 
 
@@ -113,7 +126,8 @@ class Signal:
     """A per-example quantity read off one forward pass; an array ``[N, ...]`` once computed.
 
     ``name``: ``activations`` (params: ``layers``), ``hidden_last``, ``hidden_mean``,
-    ``token_scores``, ``clip_image``, ``clip_text``; the catalogue is ``coincide.features.signals``.
+    ``token_scores``, ``clip_image``, ``clip_text`` (params: ``text``); the catalogue is
+    ``coincide.features.signals``.
     """
 
     name: str
@@ -130,7 +144,28 @@ class Clustering:
     seed: int = 1234
 
 
-Need = Signal | Clustering
+@dataclass(frozen=True)
+class Difficulty:
+    """Self-Filter's stage 1: difficulty -S(f), S a linear net on f, the joined ``signals``.
+
+    S is trained together with the target model, by ``train.self_filter``.
+    """
+
+    signals: tuple[Signal, ...]
+    epochs: int = 1
+    batch: int = 16
+    lr: float = 2e-5
+    seed: int = 1234
+
+
+Need = Signal | Clustering | Difficulty
+
+
+def signals_of(need: Need) -> tuple[Signal, ...]:
+    """The signals that have to be there before ``need`` can be met."""
+    if isinstance(need, Signal):
+        return (need,)
+    return (need.signal,) if isinstance(need, Clustering) else need.signals
 
 
 @dataclass(frozen=True)
@@ -153,6 +188,9 @@ class Pool(Protocol):
 
     def signal(self, signal: Signal) -> np.ndarray: ...
     def clusters(self, clustering: Clustering) -> Clusters: ...
+    def difficulty(self, difficulty: Difficulty) -> np.ndarray:
+        """float32 [N], NaN where undefined."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from coincide.schema import (
     Clusters,
     Dataset,
     DataSource,
+    Difficulty,
     Example,
     HealthError,
     Method,
@@ -101,10 +102,12 @@ class StorePool:
         dataset: Dataset,
         signals: Mapping[Signal, Artifact],
         clusterings: Mapping[Clustering, Artifact],
+        difficulties: Mapping[Difficulty, Artifact],
     ) -> None:
         self._dataset = dataset
         self._signals = signals
         self._clusterings = clusterings
+        self._difficulties = difficulties
 
     @property
     def examples(self) -> Sequence[Example]:
@@ -136,6 +139,12 @@ class StorePool:
             np.load(folder / "assignment.npy", allow_pickle=False),
         )
 
+    def difficulty(self, difficulty: Difficulty) -> np.ndarray:
+        import numpy as np
+
+        path = self._difficulties[difficulty].path / "difficulty.npy"
+        return np.load(path, allow_pickle=False)
+
 
 # --- the subset -------------------------------------------------------------------------------
 
@@ -149,6 +158,7 @@ def subset_step(
     data: Step,
     signals: Mapping[Signal, Step],
     clusterings: Mapping[Clustering, Step],
+    difficulties: Mapping[Difficulty, Step],
     health: HealthLimits,
 ) -> Step:
     """The subset of one method at one budget. A method without randomness has no seed in its key.
@@ -171,6 +181,7 @@ def subset_step(
             dataset,
             {need: store.verify(step) for need, step in signals.items()},
             {need: store.verify(step) for need, step in clusterings.items()},
+            {need: store.verify(step) for need, step in difficulties.items()},
         )
         gate(pool, {n: store.artifact(s) for n, s in clusterings.items()}, health)
         return _select(build, method, pool, dataset, budget, seed)
@@ -178,7 +189,7 @@ def subset_step(
     suffix = f"-s{seed}" if method.uses_seed else ""
     size = "" if method.fixed_size else f"-{budget}"
     name = f"{method.name}-{source.name}{size}{suffix}"
-    needs = (data, *signals.values(), *clusterings.values())
+    needs = (data, *signals.values(), *clusterings.values(), *difficulties.values())
     return Step("subset", name, SUBSET_VERSION, config, build, needs=needs)
 
 

@@ -11,14 +11,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from coincide.config import FeaturePass
 from coincide.features.shards import has_shard, read_valid, write_shard
 from coincide.features.signals import kind
-from coincide.schema import Dataset, DataSource, Example, ModelSource, Signal, UserError
+from coincide.schema import (
+    ClipSource,
+    Dataset,
+    DataSource,
+    Example,
+    ModelSource,
+    Signal,
+    UserError,
+)
 from coincide.store import Artifact, Build, Step, Store, write_json
 
 if TYPE_CHECKING:
@@ -27,9 +35,31 @@ if TYPE_CHECKING:
 VERSION = 1
 
 
+Computer = Callable[[Sequence[Example], Any], tuple[list[np.ndarray], np.ndarray]]
+"""Examples of a shard and a progress bar -> the values [n, D] of each signal, valid bool [n]."""
+
+
+class OnePass(Protocol):
+    """A pass of one model over one dataset that yields several signals together."""
+
+    @property
+    def model(self) -> ModelSource | ClipSource: ...
+    @property
+    def source(self) -> DataSource: ...
+    @property
+    def options(self) -> FeaturePass: ...
+    def config(self) -> dict[str, Any]:
+        """What of the pass changes the values."""
+        ...
+
+    def computer(self, missing: Sequence[tuple[Signal, Build]], dataset: Dataset) -> Computer:
+        """Load the model once."""
+        ...
+
+
 @dataclass(frozen=True)
 class Pass:
-    """What a feature pass reads, with what, and how fast."""
+    """What the reference model's pass reads, with what, and how fast."""
 
     model: ModelSource
     source: DataSource
@@ -37,16 +67,23 @@ class Pass:
     """Precision of the reference model, a torch name; in the key."""
     options: FeaturePass
 
+    def config(self) -> dict[str, Any]:
+        """What of the pass changes the values."""
+        return {
+            "template": self.model.template,
+            "max_length": self.model.max_length,
+            "dtype": self.dtype,
+        }
 
-def signal_step(signal: Signal, over: Pass, *, data: Step, base: Step) -> Step:
+    def computer(self, missing: Sequence[tuple[Signal, Build]], dataset: Dataset) -> Computer:
+        """Load the model once; return what turns the examples of a shard into their values."""
+        return _computer(missing, dataset, self)
+
+
+def signal_step(signal: Signal, over: OnePass, *, data: Step, base: Step) -> Step:
     """The artifact of one signal; :func:`extract` builds several of them in one pass."""
-    config = {
-        "signal": signal.name,
-        "params": {name: list(value) for name, value in signal.params},
-        "template": over.model.template,
-        "max_length": over.model.max_length,
-        "dtype": over.dtype,
-    }
+    params = {k: v if isinstance(v, str) else list(v) for k, v in signal.params}
+    config = {"signal": signal.name, "params": params, **over.config()}
 
     def alone(build: Build) -> dict[str, Any]:
         _fill([(signal, build)], over)
@@ -56,7 +93,7 @@ def signal_step(signal: Signal, over: Pass, *, data: Step, base: Step) -> Step:
     return Step("features", name, VERSION, config, alone, needs=(data, base))
 
 
-def extract(store: Store, steps: Mapping[Signal, Step], over: Pass) -> list[Artifact]:
+def extract(store: Store, steps: Mapping[Signal, Step], over: OnePass) -> list[Artifact]:
     """The artifacts of ``steps``; the missing ones come out of one pass over the data."""
     signals = {step.key: signal for signal, step in steps.items()}
 
@@ -73,7 +110,7 @@ def _facts(build: Build) -> dict[str, Any]:
     return {"invalid": len(invalid), "invalid_rows": invalid[:100]}
 
 
-def _fill(missing: Sequence[tuple[Signal, Build]], over: Pass) -> None:
+def _fill(missing: Sequence[tuple[Signal, Build]], over: OnePass) -> None:
     """Write the shards that the builds lack, each shard for all of them at once."""
     from coincide.progress import bar
 
@@ -85,7 +122,7 @@ def _fill(missing: Sequence[tuple[Signal, Build]], over: Pass) -> None:
         print(f"features: resumed at shard {todo[0] if todo else len(shards)} of {len(shards)}")
     if not todo:
         return
-    compute = _computer(missing, dataset, over)
+    compute = over.computer(missing, dataset)
     with bar("features", total=sum(len(shards[i]) for i in todo), unit="row") as progress:
         for i in todo:
             values, valid = compute([dataset.examples[row] for row in shards[i]], progress)
@@ -106,9 +143,6 @@ def _layout(builds: Sequence[Build], rows: int, shard_rows: int) -> list[range]:
     return [range(start, min(start + shard_rows, rows)) for start in range(0, rows, shard_rows)]
 
 
-Computer = Callable[[Sequence[Example], Any], tuple[list[np.ndarray], np.ndarray]]
-
-
 def _computer(missing: Sequence[tuple[Signal, Build]], dataset: Dataset, over: Pass) -> Computer:
     """Load the model once; return what turns the examples of a shard into their values."""
     import torch
@@ -122,7 +156,7 @@ def _computer(missing: Sequence[tuple[Signal, Build]], dataset: Dataset, over: P
 
     signals = [signal for signal, _ in missing]
     folder = missing[0][1].need(1).path / "model"
-    device = _device(over.options.device)
+    device = device_of(over.options.device)
     processor = load_processor(folder)
     network = load_model(folder, dtype=getattr(torch, over.dtype), device=device)
     check_layers(signals, len(decoder_layers(network)))
@@ -187,7 +221,8 @@ def _checked(values: np.ndarray, signal: Signal, rows: Sequence[int]) -> np.ndar
     return values
 
 
-def _device(wanted: str) -> str:
+def device_of(wanted: str) -> str:
+    """``wanted``, or for ``auto`` the first GPU where there is one."""
     import torch
 
     if wanted != "auto":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from coincide.schema import Signal, UserError
 
@@ -20,6 +21,13 @@ def activations(layers: Sequence[int]) -> Signal:
 HIDDEN_LAST = Signal("hidden_last")
 HIDDEN_MEAN = Signal("hidden_mean")
 SCORES = Signal("token_scores")
+CLIP_IMAGE = Signal("clip_image")
+CLIP_TEXTS = ("dialogue", "question", "answer")
+
+
+def clip_text(text: str) -> Signal:
+    """CLIP's embedding of the ``dialogue``, ``question`` or ``answer`` of a conversation."""
+    return Signal("clip_text", (("text", text),))
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,8 @@ class Kind:
     output_side: bool
     """Needs the last layer's output, so no layer can be left out."""
     summary: str
+    model: Literal["reference", "clip"] = "reference"
+    """Whose pass yields it."""
 
 
 CATALOGUE = {
@@ -37,6 +47,8 @@ CATALOGUE = {
     "hidden_last": Kind("float16", True, "last hidden state of the last real token"),
     "hidden_mean": Kind("float16", True, "last hidden state, mean over real tokens"),
     "token_scores": Kind("float32", True, "EL2N, margin, NLL and count of the answer tokens"),
+    "clip_image": Kind("float32", True, "CLIP's unit embedding of the image", "clip"),
+    "clip_text": Kind("float32", True, "CLIP's unit embedding of the text, 77 tokens", "clip"),
 }
 
 

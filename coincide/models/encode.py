@@ -66,7 +66,7 @@ def encode(
     Raises :class:`UserError`, naming row and file, for an image that cannot be read (unless the
     row is in ``dataset.blank_images``) and for placeholders that do not match the images.
     """
-    pictures = [_picture(example, dataset, name, processor) for name in example.images]
+    pictures = [picture(example, dataset, name, processor) for name in example.images]
     segments = render(template, example.turns)
     return _encoded(segments, pictures, processor, template, max_length, f"row {example.row}")
 
@@ -134,7 +134,8 @@ def image_tokens(processor: Any, height: int, width: int) -> int:
     return patches + processor.num_additional_image_tokens - dropped
 
 
-def _picture(example: Example, dataset: Dataset, name: str, processor: Any) -> Image:
+def picture(example: Example, dataset: Dataset, name: str, processor: Any) -> Image:
+    """The image ``name`` of ``example``; a blank one where it is unreadable and policy says so."""
     from PIL import Image
 
     try:

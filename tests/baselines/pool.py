@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from coincide.features.signals import HIDDEN_LAST, HIDDEN_MEAN, SCORES
+from baselines.self_filter import SelfFilter
+from coincide.features.signals import CLIP_IMAGE, HIDDEN_LAST, HIDDEN_MEAN, SCORES, clip_text
 from coincide.ops.kmeans import spherical_kmeans
 from coincide.schema import Clustering, Clusters, Example, Signal, Turn
 
@@ -76,6 +77,11 @@ def make_pool(rows: int = 300, seed: int = 0) -> MemoryPool:
     empty = np.array([not e.turns[1].text for e in examples])
     scores[empty] = np.nan
     tokens = np.where(empty, 0, rng.integers(1, 9, rows))
+    image, text = (unit(x @ rng.normal(size=(24, 12))) for _ in range(2))
+    no_image = np.array([not e.images for e in examples])
+    image[no_image] = np.nan
+    difficulty = rng.normal(size=rows)
+    difficulty[no_image | empty] = np.nan
     return MemoryPool(
         examples,
         usable,
@@ -83,5 +89,12 @@ def make_pool(rows: int = 300, seed: int = 0) -> MemoryPool:
             HIDDEN_LAST: (5 * x).astype(np.float16),
             HIDDEN_MEAN: (5 * x + rng.normal(size=x.shape)).astype(np.float16),
             SCORES: np.column_stack([scores, tokens]).astype(np.float32),
+            CLIP_IMAGE: image,
+            clip_text("dialogue"): text,
         },
+        difficulties={SelfFilter().needs()[2]: difficulty.astype(np.float32)},
     )
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from baselines.clip_score import ClipScore
 from baselines.el2n import El2n
 from baselines.perplexity import Perplexity
 from baselines.self_sup import SelfSup, prototype_distance
@@ -54,11 +55,23 @@ def test_planted_outliers_are_hard() -> None:
     assert SelfSup(clusters=8, keep="easy").variant == "easy"
 
 
+def test_clip_score_is_the_dot_product_of_unit_rows() -> None:
+    pool = make_pool()
+    found = ClipScore(text_only="drop").select(pool, 40, 0)
+    image, text = (pool.signal(signal) for signal in ClipScore().needs())  # type: ignore[arg-type]
+    assert found.scores is not None
+    for row in found.rows.tolist():
+        assert found.scores[row] == pytest.approx(float(image[row] @ text[row]), abs=1e-6)
+    others = np.setdiff1d(np.flatnonzero(~np.isnan(found.scores)), found.rows)
+    assert found.scores[found.rows].min() >= found.scores[others].max()
+
+
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
         (lambda: El2n(direction="up"), "method.direction: got 'up' for el2n; choices: low, middle"),  # type: ignore[arg-type]
         (lambda: Perplexity(text_only="no"), "method.text_only: got 'no'.*keep, quota, drop"),  # type: ignore[arg-type]
+        (lambda: ClipScore(text_only="keep"), "method.text_only: got 'keep'.*quota, drop"),  # type: ignore[arg-type]
         (lambda: SelfSup(clusters=0), "method.clusters: got 0 for self_sup; expected more than 0"),
     ],
 )

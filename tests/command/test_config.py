@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 import run as program
 from coincide.schema import UserError
 
-GROUPS = ("data", "method", "reference", "target", "train", "eval")
+GROUPS = ("data", "method", "reference", "clip", "target", "train", "eval")
 FILES = [
     (group, path.stem) for group in GROUPS for path in sorted((program.CONF / group).glob("*.yaml"))
 ]
@@ -44,14 +44,14 @@ def test_benchmarks_instantiate(name: str) -> None:
 
 def test_a_methods_needs_are_known_signals() -> None:
     from coincide.features.signals import kind
-    from coincide.schema import Clustering
+    from coincide.schema import signals_of
 
     for group, name in FILES:
         if group == "method" and name != "from_file":
             with hydra.initialize_config_dir(str(program.CONF), version_base="1.3"):
                 cfg = hydra.compose("config", [f"method={name}"])
             for need in program.build(cfg, "method").needs():
-                kind(need.signal if isinstance(need, Clustering) else need)
+                assert all(kind(signal) for signal in signals_of(need))
 
 
 def test_an_unknown_signal_is_refused() -> None:

@@ -1,0 +1,186 @@
+"""Self-Filter: what the model finds hard to fit, without picking likes of what was picked.
+
+Stage 1 (``train.self_filter``): a linear score net S on f, CLIP's image and text embedding side by
+side, is trained together with the target model by a loss that it weights; d_i = -S(f_i).
+
+Stage 2, until k are chosen: take i = argmax d; for the ``neighbors`` rows j nearest to it by
+cosine among those that remain:
+
+    d_j -= γ d_i cos(f_i, f_j)²
+
+From: Chen et al. 2024 and its code, setting *clip*, with 25K of LLaVA-158K: 10 neighbours, γ = 1.
+How COINCIDE ran it on 665K is not known.
+
+Ours differs: the released code sorts all rows for every pick; here a heap and precomputed
+neighbour lists give the same picks, and where a list runs out the nearest remaining rows are looked
+up exactly. The penalty supposes d_i > 0: with d_i < 0 it would raise the neighbours of a pick
+instead of lowering them. S has no natural zero, so that happens in the released code; here a pick
+with d_i <= 0 changes nothing, and ``negative: released`` brings the published formula back.
+
+Rows: text-only examples have no CLIP image and get their proportional share at random (``quota``)
+or are left out (``drop``). Rows without answer tokens take no part in stage 1 and are never
+selected.
+
+Cost: stage 1 is a full finetuning of the target, by far the dearest of the baselines (MAGIC: 71
+GPU hours), and one CLIP pass; stage 2 an exact graph N² D and k heap operations.
+
+Published, LLaVA-665K 20 % on LLaVA-1.5-7B: Rel. 90.9 over ten benchmarks (90.5 with MM-Vet).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from baselines.ranking import check_choice, check_positive, shares
+from coincide.features.signals import CLIP_IMAGE, CLIP_TEXTS, clip_text
+from coincide.ops.knn import knn
+from coincide.schema import Difficulty, Need, Pool, Selection
+
+
+@dataclass
+class Neighborhood:
+    """The nearest remaining rows of any row of ``x`` [N, D], by cosine, nearest first."""
+
+    x: np.ndarray
+    """Unit rows."""
+    lists: np.ndarray
+    """int64 [N, L]: the L nearest of each row among all."""
+    remaining: np.ndarray
+    """bool [N]."""
+    searches: int = field(default=0, init=False)
+    """How often a list ran out."""
+
+    def nearest(self, row: int, count: int) -> np.ndarray:
+        """The ``count`` nearest remaining rows; fewer only when fewer remain."""
+        listed = self.lists[row]
+        found = listed[self.remaining[listed]][:count]
+        if len(found) == count or self.lists.shape[1] >= len(self.x) - 1:
+            return found
+        self.searches += 1
+        others = np.flatnonzero(self.remaining)
+        others = others[others != row]
+        distance = 1 - self.x[others] @ self.x[row]
+        return others[np.argsort(distance, kind="stable")[:count]]
+
+
+def neighborhood(x: np.ndarray, depth: int) -> Neighborhood:
+    """Lists of the ``depth`` nearest rows of each row of ``x`` [N, D], of any norm."""
+    import torch
+
+    unit = np.asarray(x, dtype=np.float32)
+    unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
+    depth = min(depth, len(x) - 1)
+    lists = np.empty((len(x), 0), dtype=np.int64)
+    if depth > 0:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        lists, _ = knn(unit, depth, metric="cosine", device=device)
+    return Neighborhood(unit, lists, np.ones(len(x), dtype=bool))
+
+
+def select(
+    difficulty: np.ndarray,
+    near: Neighborhood,
+    k: int,
+    *,
+    neighbors: int = 10,
+    gamma: float = 1.0,
+    negative: Literal["none", "released"] = "none",
+) -> np.ndarray:
+    """``k`` rows, int64, in the order picked; ties to the lowest row.
+
+    ``difficulty`` [N]; ``near`` is used up. With ``neighbors=0`` the rows of largest difficulty.
+    """
+    d = np.array(difficulty, dtype=np.float64)
+    heap = [(-value, row) for row, value in enumerate(d)]
+    heapq.heapify(heap)
+    picked: list[int] = []
+    while heap and len(picked) < k:
+        value, row = heapq.heappop(heap)
+        if not near.remaining[row] or -value != d[row]:
+            continue  # an entry from before a penalty
+        near.remaining[row] = False
+        picked.append(row)
+        if not neighbors or (d[row] <= 0 and negative == "none"):
+            continue
+        others = near.nearest(row, neighbors)
+        cosine = near.x[others].astype(np.float64) @ near.x[row].astype(np.float64)
+        d[others] -= gamma * d[row] * cosine**2
+        for other in others.tolist():
+            heapq.heappush(heap, (-d[other], other))
+    return np.array(picked, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class SelfFilter:
+    """Hard rows first, their likes after others."""
+
+    text: Literal["dialogue", "question", "answer"] = "dialogue"
+    epochs: int = 1
+    batch: int = 16
+    lr: float = 2e-5
+    stage1_seed: int = 1234
+    neighbors: int = 10
+    gamma: float = 1.0
+    depth: int = 64
+    negative: Literal["none", "released"] = "none"
+    text_only: Literal["quota", "drop"] = "quota"
+    name: str = "self_filter"
+    fixed_size: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_choice(self.name, "text", self.text, CLIP_TEXTS)
+        check_choice(self.name, "negative", self.negative, ("none", "released"))
+        check_choice(self.name, "text_only", self.text_only, ("quota", "drop"))
+        check_positive(
+            self.name, epochs=self.epochs, batch=self.batch, lr=self.lr, depth=self.depth
+        )
+
+    @property
+    def uses_seed(self) -> bool:
+        """Only the quota of text-only rows is drawn; stage 1 has a seed of its own."""
+        return self.text_only == "quota"
+
+    def key_config(self) -> dict[str, Any]:
+        """All fields but ``depth``, which changes the time alone."""
+        return {name: value for name, value in asdict(self).items() if name != "depth"}
+
+    def needs(self) -> Sequence[Need]:
+        """CLIP's embeddings, and the difficulty that stage 1 learns on them."""
+        return CLIP_IMAGE, clip_text(self.text), self._difficulty()
+
+    def select(self, pool: Pool, k: int, seed: int) -> Selection:
+        """``k`` rows by stage 2 over all candidates, and the text-only share."""
+        difficulty = pool.difficulty(self._difficulty())
+        share = shares(pool, ~np.isnan(difficulty), k, self.text_only, seed)
+        rows = np.flatnonzero(share.candidates)
+        signals = (CLIP_IMAGE, clip_text(self.text))
+        f = np.concatenate([pool.signal(signal)[rows] for signal in signals], axis=1)
+        near = neighborhood(f, self.depth)
+        picked = select(
+            difficulty[rows],
+            near,
+            share.k,
+            neighbors=self.neighbors,
+            gamma=self.gamma,
+            negative=self.negative,
+        )
+        return Selection(
+            rows=np.concatenate([rows[picked], share.text]),
+            scores=np.where(share.candidates, difficulty, np.float32(np.nan)),
+            facts={
+                "text_only": self.text_only,
+                "negative": self.negative,
+                "lists_run_out": near.searches,
+                "picks_without_penalty": int((difficulty[rows[picked]] <= 0).sum()),
+                **share.facts(),
+            },
+        )
+
+    def _difficulty(self) -> Difficulty:
+        signals = (CLIP_IMAGE, clip_text(self.text))
+        return Difficulty(signals, self.epochs, self.batch, self.lr, self.stage1_seed)
