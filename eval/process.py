@@ -28,9 +28,11 @@ LOG_LINES = 15
 def follow(run: Path, *, benchmarks: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Run ``run/request.json``; yield each benchmark's name and measurements once it is done.
 
-    Raises UserError when a benchmark failed, after the others had their turn.
+    Raises UserError when a benchmark failed, after the others had their turn, and when the
+    process ended without a word about one.
     """
     failures: dict[str, str] = {}
+    done = 0
     with (run / "log.txt").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "eval.worker", str(run / "request.json")],
@@ -41,11 +43,13 @@ def follow(run: Path, *, benchmarks: int) -> Iterator[tuple[str, dict[str, Any]]
             preexec_fn=die_with_parent,
         )
         try:
-            yield from _listen(process, benchmarks, failures)
+            for finished in _listen(process, benchmarks, failures):
+                done += 1
+                yield finished
         finally:
             process.kill()
             code = process.wait()
-    if failures or code:
+    if failures or code or done < benchmarks:
         raise UserError(_message(code, failures, benchmarks, run / "log.txt"))
 
 
@@ -76,7 +80,7 @@ def _message(code: int, failures: dict[str, str], benchmarks: int, log: Path) ->
         head = "\n".join(f"  {name}: {why}" for name, why in failures.items())
         head = f"{len(failures)} of {benchmarks} benchmarks failed:\n{head}"
     else:
-        head = f"the process ended with {_describe(code)}"
+        head = f"the process ended with {_describe(code)} before all benchmarks were done"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
     tail = "\n".join(f"  {line}" for line in lines)
     return (

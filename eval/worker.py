@@ -68,7 +68,8 @@ def _evaluate_all(request: Request, run: Path, send: Send) -> int:
             failed += 1
         else:
             seconds = round(time.monotonic() - started, 3)
-            send("done", benchmark=job.name, evaluate_seconds=seconds, device=str(model.device))
+            how = {"device": str(model.device), "batch_size": model.batch_size}
+            send("done", benchmark=job.name, evaluate_seconds=seconds, **how)
     return 1 if failed else 0
 
 

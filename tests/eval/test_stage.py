@@ -15,7 +15,7 @@ import pytest
 
 from coincide.schema import UserError
 from coincide.store import Store
-from eval.process import _message
+from eval.process import _message, follow
 from eval.request import Job, Request
 from eval.stage import evaluate
 from eval.suite import TASKS
@@ -96,6 +96,8 @@ def test_killed_resumed_and_repaired(store: Store, tmp_path: Path) -> None:
     assert set(scores(presence)) == {"accuracy", "f1", "precision", "recall", "yes_ratio"}
     assert scores(presence)["accuracy"].n == len(samples(presence)) == ROWS
     assert presence.facts["n"] == ROWS and presence.facts["primary"] == "accuracy"
+    batches = [artifact.facts["batch_size"] for artifact in artifacts]
+    assert batches == [8, 8, 1, 1], "kept in the record, outside the key"
 
 
 @pytest.mark.slow
@@ -130,6 +132,18 @@ def test_the_worker_exits_non_zero_when_it_cannot_prepare(tmp_path: Path) -> Non
     [message] = [json.loads(line) for line in done.stdout.splitlines()]
     assert message["event"] == "failed" and "gone.parquet" in message["why"]
     assert "Traceback" in done.stderr
+
+
+def test_a_worker_that_leaves_without_a_word_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 0 is no proof: each benchmark has to be reported."""
+    leaves = tmp_path / "leaves"
+    leaves.write_text("#!/bin/sh\necho gone quietly >&2\n")
+    leaves.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(leaves))
+    with pytest.raises(UserError, match=r"exit code 0 before all benchmarks(?s:.*)gone quietly"):
+        list(follow(tmp_path, benchmarks=2))
 
 
 def test_a_worker_that_died_without_a_word(tmp_path: Path) -> None:
