@@ -231,7 +231,8 @@ class Run:
         }
         missing = {s: step for s, step in signals.items() if not store.find(step)}
         for model, over in self.passes.items():
-            extract(store, {s: missing[s] for s in missing if kind(s).model == model}, over)
+            if self._asks(model):
+                extract(store, {s: missing[s] for s in missing if kind(s).model == model}, over)
 
     def _siblings(self) -> list[Run]:
         """The runs of this command on the same data, reference and CLIP, this one first."""

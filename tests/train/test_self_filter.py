@@ -1,0 +1,207 @@
+"""Self-Filter's stage 1: the loss by hand, one step by autograd, and what it leaves behind."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from coincide.data.llava_json import read
+from coincide.features.shards import write_shard
+from coincide.models.encode import collate, encode
+from coincide.models.load import load_model, load_processor
+from coincide.models.template import TEMPLATES
+from coincide.schema import Dataset, Difficulty, Signal
+from coincide.store import Artifact, Build, Step, Store, write_json
+from tests.train.tiny import TinyModel
+from train.self_filter import cut, difficulty_step, step, weighted_loss
+
+ROWS, WIDTH = 60, 8
+SIGNALS = (Signal("clip_image"), Signal("clip_text", (("text", "dialogue"),)))
+NEED = Difficulty(SIGNALS, epochs=6, batch=6, lr=5e-3)
+TEXT_ONLY, EMPTY, UNKNOWN = (5, 25), 11, 17
+HARD = range(40, ROWS)
+"""Rows whose answer is drawn at random; all others have one and the same."""
+
+
+def make_rows(root: Path) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    (root / "images").mkdir(parents=True)
+    words = ["red", "circle", "three", "left", "shape", "larger", "many", "squares"]
+    rows = []
+    for i in range(ROWS):
+        answer = words[rng.integers(len(words))] if i in HARD else "no"
+        turns = [
+            {"from": "human", "value": "<image>\nwhat colour"},
+            {"from": "gpt", "value": "" if i == EMPTY else answer},
+        ]
+        row: dict[str, Any] = {"id": str(i), "conversations": turns}
+        if i in TEXT_ONLY:
+            turns[0]["value"] = "what colour"
+        else:
+            pixels = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / "images" / f"{i}.png")
+            row["image"] = f"images/{i}.png"
+        rows.append(row)
+    return rows
+
+
+@dataclass(frozen=True)
+class Data:
+    name: str = "sixty"
+
+    def step(self) -> Step:
+        return Step("data", "sixty", 1, {}, self._build)
+
+    def _build(self, build: Build) -> None:
+        write_json(build.dir / "train.json", make_rows(build.dir))
+
+    def open(self, artifact: Path) -> Dataset:
+        return read(artifact / "train.json", artifact, name="sixty", on_bad_row="drop")
+
+
+def features(number: int) -> np.ndarray:
+    """Hard rows lie in another direction; text-only rows have no image."""
+    rng = np.random.default_rng(number)
+    x = rng.normal(0, 0.2, size=(ROWS, WIDTH))
+    x[:, 0] += 1
+    x[list(HARD), 1] += 1
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    if number == 0:
+        x[list(TEXT_ONLY)] = np.nan
+    return x.astype(np.float32)
+
+
+def signal_steps() -> list[Step]:
+    def make(number: int) -> Step:
+        def build(build: Build) -> None:
+            valid = np.arange(ROWS) != UNKNOWN
+            write_shard(build.dir, 0, features(number), valid)
+
+        return Step("features", f"clip-{number}", 1, {"number": number}, build)
+
+    return [make(0), make(1)]
+
+
+def stage_one(root: Path, need: Difficulty = NEED) -> Artifact:
+    store = Store(root)
+    model, data = TinyModel(), Data()
+    wanted = difficulty_step(
+        need, signal_steps(), model=model, base=model.step(), source=data, data=data.step()
+    )
+    for step_before in wanted.needs:
+        store.ensure(step_before)
+    return store.ensure(wanted)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return stage_one(tmp_path_factory.mktemp("store"))
+
+
+def test_the_loss_and_its_gradient_by_hand() -> None:
+    """With c_i the summed loss of example i: dL/ds_i = B / n w_i (c_i - sum_j w_j c_j)."""
+    torch.manual_seed(0)
+    logits, scores = torch.randn(4, 9, 7), torch.randn(4, requires_grad=True)
+    labels = torch.randint(0, 7, (4, 9))
+    labels[:, :3] = -100
+    labels[2, 5:] = -100
+    loss, weights = weighted_loss(logits, labels, scores)
+
+    c, n = torch.zeros(4), 0
+    for i in range(4):
+        for t in range(1, 9):
+            if labels[i, t] != -100:
+                c[i] -= torch.log_softmax(logits[i, t - 1], -1)[labels[i, t]]
+                n += 1
+    w = torch.exp(scores.detach()) / torch.exp(scores.detach()).sum()
+    torch.testing.assert_close(loss.detach(), 4 * (w * c).sum() / n)
+    torch.testing.assert_close(weights.detach(), w)
+    loss.backward()
+    torch.testing.assert_close(scores.grad, 4 / n * w * (c - (w * c).sum()))
+
+
+def test_one_step_of_both_by_autograd(made: Artifact) -> None:
+    """Gradients of the net and the model against transformers' own loss, example by example."""
+    store = made.path.parent.parent
+    folder = next((store / "target").iterdir()) / "model"
+    processor, network = load_processor(folder), load_model(folder, torch.float32, "cpu")
+    dataset = Data().open(next((store / "data").iterdir()))
+    rows = [0, 1, 41, 42]
+    encoded = [
+        encode(dataset.examples[r], dataset, processor, TEMPLATES["tiny"], 128) for r in rows
+    ]
+    f = torch.from_numpy(np.concatenate([features(0), features(1)], axis=1)[rows])
+    net = torch.nn.Linear(2 * WIDTH, 1, bias=False)
+
+    twin, net_twin = copy.deepcopy(network), copy.deepcopy(net)
+    losses, counts = [], []
+    for e in encoded:
+        counts.append(int((e.labels[1:] != -100).sum()))
+        output = twin(
+            input_ids=e.input_ids[None], labels=e.labels[None], pixel_values=e.pixel_values
+        )
+        losses.append(output.loss * counts[-1])
+    weights = torch.softmax(net_twin(f)[:, 0], dim=0)
+    (4 * (weights * torch.stack(losses)).sum() / sum(counts)).backward()
+
+    both = [*network.parameters(), *net.parameters()]
+    before = [p.detach().clone() for p in both]
+    step(network, net, collate(encoded, 0), f, torch.optim.SGD(both, lr=1.0))
+    for p, was, q in zip(both, before, [*twin.parameters(), *net_twin.parameters()], strict=True):
+        moved = was - (torch.zeros_like(was) if q.grad is None else q.grad)
+        torch.testing.assert_close(p.detach(), moved, atol=2e-5, rtol=1e-4)
+
+
+def test_rows_that_take_no_part_have_no_difficulty(made: Artifact) -> None:
+    difficulty = np.load(made.path / "difficulty.npy")
+    assert difficulty.dtype == np.float32
+    assert np.flatnonzero(np.isnan(difficulty)).tolist() == sorted((*TEXT_ONLY, EMPTY, UNKNOWN))
+
+
+def test_what_is_random_is_hard(made: Artifact) -> None:
+    difficulty = np.load(made.path / "difficulty.npy")
+    hard = np.isin(np.arange(ROWS), list(HARD))
+    assert np.nanmin(difficulty[hard]) > np.nanmedian(difficulty[~hard])
+    assert np.nanmedian(difficulty[hard]) > np.nanmax(difficulty[~hard])
+
+
+def test_net_and_model_are_artifacts(made: Artifact) -> None:
+    weight = load_file(made.path / "score_net.safetensors")["weight"]
+    assert weight.shape == (1, 2 * WIDTH)
+    f = np.concatenate([features(0), features(1)], axis=1)
+    difficulty = np.load(made.path / "difficulty.npy")
+    known = ~np.isnan(difficulty)
+    np.testing.assert_allclose(difficulty[known], -(f @ weight.numpy()[0])[known], atol=1e-6)
+    trained = load_model(made.path / "model", torch.float32, "cpu").state_dict()
+    base = load_model(
+        next((made.path.parent.parent / "target").iterdir()) / "model", torch.float32, "cpu"
+    ).state_dict()
+    changed = {name for name in base if not torch.equal(base[name], trained[name])}
+    assert any("language_model" in name for name in changed)
+    assert any("multi_modal_projector" in name for name in changed)
+    assert not any("vision_tower" in name for name in changed)
+    log = json.loads((made.path / "log.json").read_text())
+    assert len(log) == made.facts["steps"]
+    assert made.facts["loss_last"] < made.facts["loss_first"]
+
+
+def test_the_same_bytes_again(made: Artifact, tmp_path: Path) -> None:
+    again = stage_one(tmp_path)
+    for name in ("difficulty.npy", "score_net.safetensors", "model/model.safetensors"):
+        assert (again.path / name).read_bytes() == (made.path / name).read_bytes()
+
+
+def test_every_row_once_per_epoch() -> None:
+    rows = np.arange(3, 50)
+    first, second = (np.concatenate(cut(rows, NEED, epoch)) for epoch in (0, 1))
+    assert sorted(first) == sorted(second) == rows.tolist()
+    assert first.tolist() != second.tolist()
