@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 
 from coincide.schema import UserError
 from coincide.store import Store
+from eval import worker
 from eval.process import _message, follow
 from eval.request import Job, Request
 from eval.stage import evaluate
@@ -115,23 +115,23 @@ def test_a_failing_benchmark_is_named_and_the_others_are_kept(store: Store) -> N
     assert store.find(good) is not None and store.find(bad) is None
 
 
-def test_the_worker_exits_non_zero_when_it_cannot_prepare(tmp_path: Path) -> None:
+def test_a_worker_that_cannot_prepare_says_so_and_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     job = Job(
         "counting", "demo_counting", {"accuracy": "exact_match"}, "accuracy", "", str(tmp_path),
         str(TASKS / "demo"), {"test": str(tmp_path / "gone.parquet")},
     )  # fmt: skip
     request = Request("m", None, "tiny", "float32", "cpu", 1, 1, str(tmp_path / "cache"), (job,))
     request.write(tmp_path / "request.json")
-    done = subprocess.run(
-        [sys.executable, "-m", "eval.worker", str(tmp_path / "request.json")],
-        capture_output=True,
-        text=True,
-        cwd=PROJECT,
-    )
-    assert done.returncode == 1
-    [message] = [json.loads(line) for line in done.stdout.splitlines()]
+    sent: list[dict[str, str]] = []
+    send = lambda event, **content: sent.append({"event": event, **content})  # noqa: E731
+    monkeypatch.setattr(worker, "_channel", lambda: send)
+    monkeypatch.setattr(worker, "_offline", lambda cache: None)
+    assert worker.main(tmp_path / "request.json") == 1
+    [message] = sent
     assert message["event"] == "failed" and "gone.parquet" in message["why"]
-    assert "Traceback" in done.stderr
+    assert "Traceback" in capfd.readouterr().err
 
 
 def test_a_worker_that_leaves_without_a_word_has_failed(
