@@ -28,8 +28,9 @@ $(VENV)/.ready: requirements.lock
 	$(PY) -m pip check
 	touch $@
 
-docs:                         ## the README's tree
+docs:                         ## the README's tree and the method guide
 	python3 scripts/tree.py
+	$(PY) scripts/methods_doc.py
 
 lock:                         ## resolve pyproject.toml anew and rewrite requirements.lock
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

@@ -7,6 +7,14 @@
 4. Cluster i gives a share P_i ∝ exp(S_i / (τ D_i)) of the budget: more from clusters that help
    others and that are spread out.
 5. Within a cluster, pick greedily by MMD², so that the picks have the distribution of the whole.
+
+Rows: text-only examples are kept; their visual half is zero and the rest rescaled, where the
+released code averages padding.
+
+Cost: the reference pass up to the last layer read, and k-means in all layers' width; selection is
+the sum over clusters of n_c² kernel values. MAGIC counts 55.5 GPU hours for 665K.
+
+Published, LLaVA-665K 20 % on LLaVA-1.5-7B: Rel. 97.4; DICS at 25 % measured 96.9.
 """
 
 from __future__ import annotations

@@ -31,8 +31,9 @@ def load_clip(folder: Path, dtype: str, device: str) -> Any:
 
     disable_progress_bar()
     try:
-        model: Any = CLIPModel.from_pretrained(
+        loaded: Any = CLIPModel.from_pretrained(
             folder,
+            output_loading_info=True,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             local_files_only=True,
@@ -43,6 +44,12 @@ def load_clip(folder: Path, dtype: str, device: str) -> Any:
             f"CLIP folder {folder} does not load: {error}\nExpected a CLIPModel of transformers "
             "with safetensors weights."
         ) from error
+    model, info = loaded
+    if info["missing_keys"]:
+        raise UserError(
+            f"CLIP folder {folder} lacks weights of a CLIPModel: "
+            f"{', '.join(sorted(info['missing_keys'])[:3])}. It holds another kind of model."
+        )
     return model.to(device).eval()
 
 

@@ -23,6 +23,7 @@ from coincide.models.load import load_processor
 from coincide.schema import Example, Turn, UserError
 from coincide.store import Artifact, Build, Step, Store
 from tests.features.conftest import Source, rows
+from tests.tiny_llava import make_tiny_llava
 
 SIGNALS = (CLIP_IMAGE, clip_text("dialogue"), clip_text("question"))
 IMAGES = 7
@@ -36,7 +37,7 @@ class RandomClip:
     dtype: str = "float64"
 
     def step(self) -> Step:
-        return Step("model", self.name, 1, {}, self._build)
+        return Step("model", self.name, 1, {"random": "clip"}, self._build)
 
     def _build(self, build: Build) -> None:
         processor = make_clip_processor()
@@ -172,3 +173,9 @@ def test_text_is_cut_at_the_limit_and_empty_text_has_no_value() -> None:
 def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not load"):
         load_clip(tmp_path, "float32", "cpu")
+
+
+def test_another_model_is_refused(tmp_path: Path) -> None:
+    """Transformers would draw the missing weights at random and go on."""
+    with pytest.raises(UserError, match=r"lacks weights of a CLIPModel: .*logit_scale"):
+        load_clip(make_tiny_llava(tmp_path), "float32", "cpu")
