@@ -15,7 +15,8 @@ clips 16-bit grey; for all other pictures the pixels are the same.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,7 @@ def load_image(root: Path, relative: str, *, max_pixels: int = MAX_PIXELS) -> Im
     if not path.is_file():
         raise MissingImage(f"image {relative!r}: no such file under {root}.")
     try:
-        with Image.open(path) as picture:
+        with _whole_files_only(), Image.open(path) as picture:
             _check_size(picture.size, relative, max_pixels)
             return to_rgb(picture)
     except UnidentifiedImageError as error:
@@ -65,6 +66,19 @@ def load_image(root: Path, relative: str, *, max_pixels: int = MAX_PIXELS) -> Im
         raise CorruptImage(f"image {relative!r} under {root} is refused: {error}") from error
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError, IndexError) as error:
         raise CorruptImage(f"image {relative!r} under {root} does not decode: {error}.") from error
+
+
+@contextmanager
+def _whole_files_only() -> Iterator[None]:
+    """Refuse truncated files even where another library told Pillow to fill them with grey."""
+    from PIL import ImageFile
+
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def safe_path(root: Path, relative: str) -> Path:

@@ -126,7 +126,11 @@ def test_what_is_no_image_is_told(tmp_path: Path, what: str, content: bytes) -> 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"])
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
-def test_truncated_files_are_corrupt_images(tmp_path: Path, kind: str, share: float) -> None:
+def test_truncated_files_are_corrupt_images(
+    tmp_path: Path, kind: str, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where some library, as lmms-eval does, told Pillow to accept them."""
+    monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     whole = io.BytesIO()
     Image.fromarray(noise).save(whole, kind)
