@@ -180,8 +180,9 @@ def _failure(job: Job, code: int, launcher_log: Path) -> Exception:
     if EXIT_OUT_OF_MEMORY in codes:
         return OutOfMemory(statuses[codes.index(EXIT_OUT_OF_MEMORY)]["message"])
     if codes and all(c == EXIT_STOPPED for c in codes):
+        said = "; ".join(f"rank {s['rank']} {s['message']}" for s in statuses)
         return Stopped(
-            "Training stopped on request after writing a checkpoint. Run the same command to go on."
+            f"Training wrote a checkpoint and stopped ({said}). Run the same command to go on."
         )
     failed = [s for s in statuses if s["exit_code"]]
     dead = _killed(job, code, launcher_log, {s["rank"] for s in statuses})

@@ -98,7 +98,7 @@ class Monitor(TrainerCallback):
         self.stopped = False
         self._seconds_before = seconds_before
         self._started = time.monotonic()
-        self._requested = False
+        self._signal: int | None = None
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, self._request)
 
@@ -106,6 +106,12 @@ class Monitor(TrainerCallback):
     def seconds(self) -> float:
         """Training time over all attempts."""
         return round(self._seconds_before + time.monotonic() - self._started, 3)
+
+    @property
+    def reason(self) -> str:
+        """Who asked this rank to stop."""
+        name = signal.Signals(self._signal).name if self._signal else "the launcher or another rank"
+        return f"stopped on request of {name}"
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Append the step to ``log.jsonl``; a loss that is not finite ends the run."""
@@ -143,10 +149,10 @@ class Monitor(TrainerCallback):
         _barrier()
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        self._requested = True
+        self._signal = number
 
     def _agreed(self) -> bool:
-        asked = self._requested or self.job.stop_file.exists()
+        asked = self._signal is not None or self.job.stop_file.exists()
         if not _distributed():
             return asked
         device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"

@@ -34,13 +34,13 @@ def main(job_path: Path) -> int:
         message = f"{type(error).__name__}: {error}"[:MESSAGE_LIMIT]
     else:
         code = EXIT_STOPPED if stopped else 0
-        message = "stopped on request" if stopped else "done"
+        message = stopped or "done"
     write_json(job.rank_status(rank), {"rank": rank, "exit_code": code, "message": message})
     return code
 
 
-def train(job: Job, rank: int) -> bool:
-    """Train and save the adapter; True when stopped on request before the end."""
+def train(job: Job, rank: int) -> str | None:
+    """Train and save the adapter; who asked, when stopped on request before the end."""
     import torch
     from transformers import set_seed
 
@@ -73,7 +73,7 @@ def train(job: Job, rank: int) -> bool:
         if rank == 0:
             write_json(job.result, _result(trainer, monitor.seconds, bf16))
     _leave()
-    return monitor.stopped
+    return monitor.reason if monitor.stopped else None
 
 
 def training_arguments(job: Job, bf16: bool) -> Any:
