@@ -52,7 +52,7 @@ def launch(
             [*command(job), *worker, str(job_path)],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": _python_path(), "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, **_environment(job)},
             start_new_session=True,
             preexec_fn=die_with_parent,
         )
@@ -165,8 +165,12 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _python_path() -> str:
-    return os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
+def _environment(job: Job) -> dict[str, str]:
+    """Variables of the ranks. Thread pools are sized before torch makes them."""
+    path = os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    threads = job.recipe.threads
+    pools = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+    return {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **pools}
 
 
 # --- how they ended ---------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from train.launch import OutOfMemory, launch
 from train.recipe import Recipe, largest_micro_batch
 from train.sampler import number_of_steps
 
-VERSION = 1
+VERSION = 2
 
 
 def train_step(

@@ -51,12 +51,12 @@ def train(job: Job, rank: int) -> str | None:
     from train.trainer import LoraTrainer, Monitor
 
     recipe = job.recipe
-    if recipe.threads is not None:
-        torch.set_num_threads(recipe.threads)
     bf16 = _bf16(recipe.precision)
     # Order matters: ZeRO-3 shards the weights while from_pretrained reads them, and it knows
     # that it must from the live TrainingArguments.
     arguments = training_arguments(job, bf16)
+    if recipe.threads is not None:  # after the arguments: accelerate sets a number of its own
+        torch.set_num_threads(recipe.threads)
     model = load_model(Path(job.model), torch.bfloat16 if bf16 else torch.float32, _device(job))
     set_seed(job.seed)
     model = add_lora(model, recipe, base=job.base, keep_dtype=recipe.zero_stage > 0)
@@ -175,6 +175,7 @@ def _result(trainer: Any, seconds: float, bf16: bool) -> dict[str, Any]:
         "trained_parameters": sum(getattr(p, "ds_numel", p.numel()) for p in trained),
         "precision": "bf16" if bf16 else "fp32",
         "peak_gpu_bytes": peak,
+        "threads": torch.get_num_threads(),
     }
 
 

@@ -99,6 +99,7 @@ def test_layout_does_not_change_the_answer(
 ) -> None:
     artifact = bench.store.ensure(bench.step(zero_stage=zero_stage, processes=processes))
     assert artifact.facts["world_size"] == processes
+    assert artifact.facts["threads"] == 1
     assert_same_answer(artifact.path, plain.path)
 
 
