@@ -22,45 +22,15 @@ study but COMPACT's at about 10 % (96.1).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from baselines.ranking import (
-    DIRECTIONS,
-    TEXT_ONLY,
-    Direction,
-    TextOnly,
-    check_choice,
-    select_by_score,
-)
-from coincide.features.signals import SCORES, TOKEN_SCORES
-from coincide.schema import Need, Pool, Selection
+from baselines.answer_score import AnswerScore
 
 
 @dataclass(frozen=True)
-class Perplexity:
+class Perplexity(AnswerScore):
     """Rank by the answers' mean negative log-likelihood and keep a window of the ranking."""
 
-    direction: Direction = "middle"
-    text_only: TextOnly = "keep"
     name: str = "perplexity"
-    fixed_size: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_choice(self.name, "direction", self.direction, DIRECTIONS)
-        check_choice(self.name, "text_only", self.text_only, TEXT_ONLY)
-
-    @property
-    def uses_seed(self) -> bool:
-        """Only the quota of text-only rows is drawn."""
-        return self.text_only == "quota"
-
-    def needs(self) -> Sequence[Need]:
-        """The scores of the answer tokens."""
-        return (SCORES,)
-
-    def select(self, pool: Pool, k: int, seed: int) -> Selection:
-        """The ``k`` rows of the window."""
-        score = pool.signal(SCORES)[:][:, TOKEN_SCORES.index("nll")]
-        return select_by_score(pool, score, k, self.direction, self.text_only, seed)
+    column: ClassVar[str] = "nll"
