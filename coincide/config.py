@@ -21,6 +21,10 @@ class Paths:
     ledger: str = "ledger"
     """One JSON per result: small, to be committed or copied between machines."""
     reports: str = "reports"
+    data: str = "data"
+    """Training sets: annotations and images, a folder each."""
+    benchmarks: str = "benchmarks"
+    """Local mirror of the evaluation sets, for machines without a network."""
 
 
 @dataclass
