@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 
-.PHONY: demo test test-fast check docs lock clean
+.PHONY: install demo test test-fast check docs lock clean
+
+install: $(VENV)/.ready       ## the environment, from requirements.lock
 
 demo: $(VENV)/.ready          ## select, finetune, evaluate and report on the embedded dataset
 	$(PY) run.py

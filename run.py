@@ -11,233 +11,94 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from coincide.budget import check, count
-from coincide.config import FeaturePass, HealthLimits, Root, check_stages
-from coincide.features.clip import ClipPass
-from coincide.features.extract import OnePass, Pass, extract, signal_step
-from coincide.features.signals import kind
-from coincide.pipeline import Stage, execute, plan
+from coincide.budget import check
+from coincide.commands import COMMANDS
+from coincide.config import FeaturePass, HealthLimits, Root, check_command, check_stages
+from coincide.doctor import refuse_unmet
+from coincide.experiment import Experiment, Makers
+from coincide.pipeline import execute, plan
 from coincide.report.build import build_report
 from coincide.report.ledger import read_ledger, write_result
 from coincide.report.summary import summary_tables
-from coincide.result import collect
-from coincide.schema import (
-    Clustering,
-    Difficulty,
-    Method,
-    Result,
-    Signal,
-    UserError,
-    signals_of,
-)
-from coincide.select import clusters_step, subset_step
+from coincide.schema import UserError
 from coincide.show import show_plan, show_report, show_result
-from coincide.store import Step, Store
+from coincide.store import Store
 from eval.stage import eval_steps, evaluate
 from train.self_filter import difficulty_step
 from train.stage import train_step
 
 CONF = Path(__file__).resolve().parent / "conf"
 GROUPS = ("data", "method", "reference", "clip", "target", "train", "eval")
+MULTIRUN = ("-m", "--multirun")
+MAKERS = Makers(train_step, difficulty_step, eval_steps, evaluate)
 ConfigStore.instance().store(name="root", node=Root)
 
-Jobs = list[DictConfig]
-jobs: Jobs = []
-"""The configs of all runs of this command: one, or those of the sweep."""
-failed: list[str] = []
 
-
-@dataclass
-class Run:
-    """One composed config and the objects and steps that it stands for."""
+@dataclass(frozen=True)
+class Job:
+    """One run of the command: its configuration and what that stands for."""
 
     cfg: DictConfig
+    experiment: Experiment
 
-    @cached_property
-    def store(self) -> Store:
-        return Store(Path(self.cfg.paths.store))
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """What was asked for, in pipeline order."""
+        return check_stages(list(self.cfg.stages))
 
-    @cached_property
-    def source(self) -> Any:
-        return build(self.cfg, "data")
 
-    @cached_property
-    def reference(self) -> Any:
-        return build(self.cfg, "reference")
+# --- compose ----------------------------------------------------------------------------------
 
-    @cached_property
-    def clip(self) -> Any:
-        return build(self.cfg, "clip")
 
-    @cached_property
-    def target(self) -> Any:
-        return build(self.cfg, "target")
+def compose_all(words: Sequence[str]) -> list[Job]:
+    """Compose and check every run of the command line before the first one starts."""
+    overrides = [word for word in words if word not in MULTIRUN]
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        batches = _split(overrides, multirun=len(overrides) < len(words))
+        jobs = [make_job(_compose(batch), batch) for batch in batches]
+    for job in jobs:
+        job.experiment.siblings = [other.experiment for other in jobs]
+    return jobs
 
-    @cached_property
-    def method(self) -> Method:
-        return build(self.cfg, "method")
 
-    @cached_property
-    def data(self) -> Step:
-        return self.source.step()
-
-    @cached_property
-    def signals(self) -> list[Signal]:
-        """The signals of the method, those under its other needs included, each once."""
-        return list(dict.fromkeys(s for need in self.method.needs() for s in signals_of(need)))
-
-    @cached_property
-    def passes(self) -> dict[str, OnePass]:
-        """One over the data by each model that signals come from."""
-        options = cast(FeaturePass, OmegaConf.to_object(self.cfg.features))
-        return {
-            "reference": Pass(self.reference, self.source, self.reference.dtype, options),
-            "clip": ClipPass(self.clip, self.source, options),
-        }
-
-    def signal(self, signal: Signal) -> Step:
-        over = self.passes[kind(signal).model]
-        return signal_step(signal, over, data=self.data, base=over.model.step())
-
-    @cached_property
-    def clusterings(self) -> dict[Clustering, Step]:
-        needs = [n for n in self.method.needs() if isinstance(n, Clustering)]
-        return {need: clusters_step(need, self.signal(need.signal)) for need in needs}
-
-    @cached_property
-    def difficulties(self) -> dict[Difficulty, Step]:
-        needs = [n for n in self.method.needs() if isinstance(n, Difficulty)]
-        return {
-            need: difficulty_step(
-                need,
-                [self.signal(signal) for signal in need.signals],
-                model=self.target,
-                base=self.target.step(),
-                source=self.source,
-                data=self.data,
-            )
-            for need in needs
-        }
-
-    @cached_property
-    def subset(self) -> Step:
-        return subset_step(
-            self.method,
-            budget=self.cfg.budget,
-            seed=self.cfg.seed,
-            source=self.source,
-            data=self.data,
-            signals={signal: self.signal(signal) for signal in self.signals},
-            clusterings=self.clusterings,
-            difficulties=self.difficulties,
-            health=cast(HealthLimits, OmegaConf.to_object(self.cfg.health)),
-        )
-
-    @cached_property
-    def adapter(self) -> Step:
-        return train_step(
-            build(self.cfg, "train"),
-            model=self.target,
-            base=self.target.step(),
-            source=self.source,
-            data=self.data,
-            subset=self.subset,
-            seed=self.cfg.seed,
-        )
-
-    @cached_property
-    def scores(self) -> list[Step]:
-        return eval_steps(
-            build(self.cfg, "eval"),
-            model=self.target,
-            base=self.target.step(),
-            adapter=self.adapter,
-            data=self.data,
-        )
-
-    @cached_property
-    def stages(self) -> list[Stage]:
-        """Data and models first, then the stages of the command line, in order."""
-        signals = [self.signal(signal) for signal in self.signals]
-        bases = [signal.needs[1] for signal in signals]
-        prepare = {step.key: step for step in (self.data, *bases, self.target.step())}
-        before = (*self.clusterings.values(), *self.difficulties.values())
-        return [
-            Stage("prepare", tuple(prepare.values())),
-            Stage("features", tuple(signals), self._one_pass_each),
-            Stage("select", (*before, self.subset)),
-            Stage("train", (self.adapter,)),
-            Stage("evaluate", tuple(self.scores), evaluate),
-        ]
-
-    def size(self) -> str:
-        """How many examples the budget is, for the plan; exact once the data is there."""
-        if self.method.fixed_size:
-            return f"{self.method.name}, its own size"
-        data = self.store.find(self.data)
-        if data is None:
-            return f"{self.method.name}, budget {self.cfg.budget} of {self.source.name}"
-        rows = data.facts["rows"]
-        k = count(self.cfg.budget, rows)
-        return f"{self.method.name}, {k:,} of {rows:,} examples of {self.source.name}"
-
-    def result(self) -> Result:
-        """The line of the ledger, read off the artifacts."""
-        return collect(
-            self.store,
-            features=[self.signal(signal) for signal in self.signals],
-            before=[*self.clusterings.values(), *self.difficulties.values()],
-            subset=self.subset,
-            adapter=self.adapter,
-            scores=self.scores,
-            names={
-                "method": self.method.name,
-                "variant": getattr(self.method, "variant", ""),
-                "data": self.source.name,
-                "reference": self.reference.name if self._asks("reference") else "",
-                "target": self.target.name,
-                "suite": self.cfg.eval.name,
-            },
-            seed=self.cfg.seed,
-            config={
-                **OmegaConf.to_container(self.cfg, resolve=True),  # type: ignore[dict-item]
-                "overrides": list(HydraConfig.get().overrides.task),
-            },
-        )
-
-    def _asks(self, model: str) -> bool:
-        return any(kind(signal).model == model for signal in self.signals)
-
-    def _one_pass_each(self, store: Store, steps: Sequence[Step]) -> None:
-        """Compute the signals of this run, and those that the rest of the sweep will ask for."""
-        signals = {
-            signal: self.signal(signal) for run in self._siblings() for signal in run.signals
-        }
-        missing = {s: step for s, step in signals.items() if not store.find(step)}
-        for model, over in self.passes.items():
-            if self._asks(model):
-                extract(store, {s: missing[s] for s in missing if kind(s).model == model}, over)
-
-    def _siblings(self) -> list[Run]:
-        """The runs of this command on the same data, reference and CLIP, this one first."""
-        mine = (self.cfg.data, self.cfg.reference, self.cfg.clip)
-        return [self, *(Run(c) for c in jobs if (c.data, c.reference, c.clip) == mine)]
+def make_job(cfg: DictConfig, words: Sequence[str]) -> Job:
+    """Check ``cfg`` and make its parts; refuses what can be refused without looking at files."""
+    check(cfg.budget)
+    check_stages(list(cfg.stages))
+    check_command(cfg.command)
+    if isinstance(cfg.seed, bool) or cfg.seed < 0:
+        raise UserError(f"seed={cfg.seed}: expected an int >= 0.")
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise UserError(f"these values are needed and not given: {', '.join(missing)}.")
+    parts = {group: build(cfg, group) for group in GROUPS}
+    config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    experiment = Experiment(
+        store=Store(Path(cfg.paths.store)),
+        source=parts["data"],
+        recipe=parts["train"],
+        suite=parts["eval"],
+        **{name: parts[name] for name in ("method", "reference", "clip", "target")},
+        budget=cfg.budget,
+        seed=cfg.seed,
+        makers=MAKERS,
+        features=cast(FeaturePass, OmegaConf.to_object(cfg.features)),
+        health=cast(HealthLimits, OmegaConf.to_object(cfg.health)),
+        config={**config, "overrides": list(words)},
+        words=tuple(words),
+    )
+    return Job(cfg, experiment)
 
 
 def build(cfg: DictConfig, group: str) -> Any:
@@ -250,78 +111,25 @@ def build(cfg: DictConfig, group: str) -> Any:
         raise UserError(f"{group}: {error}") from error
 
 
-def check_config(cfg: DictConfig) -> None:
-    """Refuse what can be refused without data, model or store; each group checks its fields."""
-    check(cfg.budget)
-    check_stages(list(cfg.stages))
-    if isinstance(cfg.seed, bool) or cfg.seed < 0:
-        raise UserError(f"seed={cfg.seed}: expected an int >= 0.")
-    if missing := sorted(OmegaConf.missing_keys(cfg)):
-        raise UserError(f"these values are needed and not given: {', '.join(missing)}.")
-    for group in GROUPS:
-        build(cfg, group)
-
-
-def execute_run(cfg: DictConfig) -> None:
-    """Plan, show the plan, and unless ``dry_run``, carry it out and report."""
-    stages = check_stages(list(cfg.stages))
-    run = Run(cfg)
-    if stages != ("report",):
-        lines = plan(run.stages, run.store, stages)
-        show_plan(lines, run.store, run.size())
-        if cfg.dry_run:
-            return
-        execute(lines, run.store)
-    if "evaluate" in stages and not cfg.dry_run:
-        result = run.result()
-        path = write_result(Path(cfg.paths.ledger), result)
-        show_result(result, path)
-    if "report" in stages and not cfg.dry_run:
-        results = read_ledger(Path(cfg.paths.ledger))
-        show_report(summary_tables(results), build_report(results, Path(cfg.paths.reports)))
-
-
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def app(cfg: DictConfig) -> None:
-    """One run. In a sweep a failed run is noted and the others go on."""
-    hydra_config = HydraConfig.get()
-    sweep = hydra_config.mode == RunMode.MULTIRUN
-    words = " ".join(hydra_config.overrides.task) or "(defaults)"
-    if sweep:
-        print(f"\n=== run {hydra_config.job.num + 1} of {len(jobs)}: {words}", flush=True)
-    try:
-        execute_run(cfg)
-    except UserError as error:
-        failed.append(words)
-        print(f"\nerror: {error}", file=sys.stderr)
-        if not sweep:
-            sys.exit(2)
-    except Exception:
-        if not sweep:
-            raise
-        traceback.print_exc()
-        failed.append(words)
-
-
-def compose_all(words: list[str]) -> Jobs:
-    """Compose and check every run of the command line before the first one starts."""
-    flags = {"-m", "--multirun"}
-    overrides = [w for w in words if w not in flags]
-    if any(w.startswith("-") for w in overrides):
-        return []  # hydra's own flags (--help, --cfg ...): nothing runs
+def _split(overrides: list[str], *, multirun: bool) -> list[list[str]]:
+    """One list of overrides a run. A sweep comes from ``-m``, or from an experiment's
+    ``hydra.mode: MULTIRUN`` with ``hydra.sweeper.params``; the command line wins over the latter.
+    """
     parsed = OverridesParser.create().parse_overrides(overrides)
-    batches = BasicSweeper.split_arguments(parsed, None)[0] if flags & set(words) else [overrides]
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = [_compose(list(batch)) for batch in batches]
-    GlobalHydra.instance().clear()
-    for cfg in composed:
-        check_config(cfg)
-    return composed
+    fixed = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
+    settings = _compose(fixed, hydra_too=True).hydra
+    if not multirun and str(settings.mode) != "RunMode.MULTIRUN":
+        return [overrides]
+    given = {o.key_or_group for o in parsed}
+    params = {k: v for k, v in (settings.sweeper.params or {}).items() if k not in given}
+    swept = [*(f"{key}={values}" for key, values in params.items()), *overrides]
+    batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(swept), None)
+    return [list(batch) for batch in batches[0]]
 
 
-def _compose(overrides: list[str]) -> DictConfig:
+def _compose(overrides: Sequence[str], *, hydra_too: bool = False) -> DictConfig:
     try:
-        return hydra.compose("config", [o for o in overrides if not o.startswith("hydra")])
+        return hydra.compose("config", list(overrides), return_hydra_config=hydra_too)
     except (ConfigCompositionException, OmegaConfBaseException) as error:
         key = re.search(r"Could not override '([^']+)'", str(error))
         if key is None:
@@ -329,10 +137,10 @@ def _compose(overrides: list[str]) -> DictConfig:
         raise UserError(_unknown_key(key[1], overrides)) from error
 
 
-def _unknown_key(key: str, overrides: list[str]) -> str:
+def _unknown_key(key: str, overrides: Sequence[str]) -> str:
     """What was got, what there is at that place, and the nearest name."""
     rest = [o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] != key]
-    node: Any = hydra.compose("config", [o for o in rest if not o.startswith("hydra")])
+    node: Any = hydra.compose("config", rest)
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(node, parent) if parent else node
     choices = sorted(str(k) for k in node) if isinstance(node, DictConfig) else []
@@ -341,17 +149,75 @@ def _unknown_key(key: str, overrides: list[str]) -> str:
     return f"unknown key {key!r}; the choices here are {', '.join(choices)}.{hint}"
 
 
-def main() -> None:
-    """Check every run, then hand over to Hydra."""
-    try:
-        jobs.extend(compose_all(sys.argv[1:]))
-    except (UserError, HydraException) as error:
-        sys.exit(f"error: {error}")
-    app()
-    if failed:
+# --- plan and execute -------------------------------------------------------------------------
+
+
+def run(jobs: Sequence[Job]) -> int:
+    """Run ``jobs`` one after the other; a failed one is noted and the others go on."""
+    refuse_unmet((job.experiment, job.stages) for job in jobs if not job.cfg.dry_run)
+    failed = []
+    for number, job in enumerate(jobs, 1):
+        words = " ".join(job.experiment.words) or "(defaults)"
+        if len(jobs) > 1:
+            print(f"\n=== run {number} of {len(jobs)}: {words}", flush=True)
+        try:
+            execute_run(job)
+        except UserError as error:
+            print(f"\nerror: {error}", file=sys.stderr)
+            failed.append(words)
+        except Exception:
+            if len(jobs) == 1:
+                raise
+            traceback.print_exc()
+            failed.append(words)
+    if failed and len(jobs) > 1:
         listed = "\n".join(f"  python run.py {words}" for words in failed)
-        sys.exit(f"\n{len(failed)} of {len(jobs)} runs failed; to run them again:\n{listed}")
+        again = f"{len(failed)} of {len(jobs)} runs failed; to run them again:"
+        print(f"\n{again}\n{listed}", file=sys.stderr)
+    return 2 if failed else 0
+
+
+def execute_run(job: Job) -> None:
+    """Plan, show the plan, and unless ``dry_run``, carry it out and report."""
+    experiment, stages, paths = job.experiment, job.stages, job.cfg.paths
+    if stages != ("report",):
+        lines = plan(experiment.stages(stages), experiment.store, stages)
+        show_plan(lines, experiment.store, experiment.size())
+    if job.cfg.dry_run:
+        return
+    if stages != ("report",):
+        execute(lines, experiment.store)
+    if "evaluate" in stages:
+        result = experiment.result()
+        path = write_result(Path(paths.ledger), result)
+        show_result(result, path)
+    if "report" in stages:
+        results = read_ledger(Path(paths.ledger))
+        show_report(summary_tables(results), build_report(results, Path(paths.reports)))
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def hydras_own(cfg: DictConfig) -> None:
+    """What Hydra answers by itself: ``--help``, ``--cfg job``, ``--info`` ... Nothing runs."""
+    raise SystemExit(f"error: unknown flag among {' '.join(sys.argv[1:])}; see --help.")
+
+
+def main() -> int:
+    """Check every run of the command line, then do what ``command`` says."""
+    words = sys.argv[1:]
+    if any(word.startswith("-") and word not in MULTIRUN for word in words):
+        hydras_own()
+        return 0
+    try:
+        jobs = compose_all(words)
+        other = COMMANDS.get(jobs[0].cfg.command)
+        if other is not None:
+            return other([(job.experiment, job.stages) for job in jobs])
+        return run(jobs)
+    except (UserError, HydraException) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import run as program
+from coincide.experiment import Experiment
 from coincide.features.extract import extract
 from coincide.features.signals import kind
 from coincide.schema import Signal
@@ -30,7 +31,7 @@ def main() -> None:
     rows = parser.parse_args().rows
     with tempfile.TemporaryDirectory() as folder:
         words = [f"data.n={rows}", f"paths.store={folder}"]
-        runs = {m: program.Run(program.compose_all([f"method={m}", *words])[0]) for m in METHODS}
+        runs = {m: program.compose_all([f"method={m}", *words])[0].experiment for m in METHODS}
         first = runs["coincide"]
         for step in (first.data, first.reference.step(), first.clip.step()):
             first.store.ensure(step)
@@ -51,7 +52,7 @@ def main() -> None:
     print(f"all signals / dearest alone: {sum(together.values()) / max(alone.values()):.2f}")
 
 
-def seconds_of(run: program.Run, signals: Sequence[Signal]) -> float:
+def seconds_of(run: Experiment, signals: Sequence[Signal]) -> float:
     """Wall-clock seconds of the passes that ``signals`` need, nothing cached."""
     shutil.rmtree(Path(run.store.root) / "features", ignore_errors=True)
     started = time.perf_counter()

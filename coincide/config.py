@@ -11,6 +11,8 @@ from typing import Any
 
 from coincide.schema import STAGES, UserError
 
+COMMAND_NAMES = ("run", "doctor", "prefetch", "prepare", "verify")
+
 
 @dataclass
 class Paths:
@@ -71,9 +73,17 @@ class Root:
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     dry_run: bool = False
     """Print the plan and run nothing."""
+    command: str = "run"
+    """Or ``doctor``, ``prefetch``, ``prepare``, ``verify``: ``coincide.commands``."""
     features: FeaturePass = field(default_factory=FeaturePass)
     health: HealthLimits = field(default_factory=HealthLimits)
     paths: Paths = field(default_factory=Paths)
+
+
+def check_command(command: str) -> None:
+    """Refuse what is no command."""
+    if command not in COMMAND_NAMES:
+        raise UserError(f"command={command!r}; the choices are {', '.join(COMMAND_NAMES)}.")
 
 
 def check_stages(stages: list[str]) -> tuple[str, ...]:

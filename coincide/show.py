@@ -19,6 +19,15 @@ def console() -> Console:
     return found if found.is_terminal else Console(width=140)
 
 
+def size_text(size: float) -> str:
+    """``size`` bytes in words: ``27.3 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
 def show_plan(lines: Sequence[Planned], store: Store, size: str) -> None:
     """Print stage, artifact, what happens to it, and why a miss is a miss."""
     builds = sum(line.state == "build" for line in lines)

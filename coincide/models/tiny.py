@@ -153,6 +153,9 @@ class Tiny:
         return Step("model", self.size, VERSION, config, self._build)
 
     def _build(self, build: Build) -> Mapping[str, Any]:
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
         processor = make_processor()
         model = load_shipped(self.size, processor)
         figures = gate(model, processor, self.size)

@@ -29,7 +29,7 @@ def test_composes_and_instantiates(group: str, name: str, tmp_path: Path) -> Non
     more = [word.format(file=file, folder=tmp_path) for word in GIVEN.get((group, name), [])]
     with hydra.initialize_config_dir(str(program.CONF), version_base="1.3"):
         cfg = hydra.compose("config", [f"{group}={name}", *more])
-    program.check_config(cfg)
+    program.make_job(cfg, [])
     for each in GROUPS:
         made = program.build(cfg, each)
         assert type(made).__name__ == OmegaConf.select(cfg, f"{each}._target_").split(".")[-1]

@@ -48,8 +48,8 @@ def test_one_file_and_one_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
 
     words = ["method=every_other", "data.n=240", "budget=0.25", "stages=[select]"]
-    (cfg,) = program.compose_all(words)
-    program.execute_run(cfg)
+    (job,) = program.compose_all(words)
+    program.execute_run(job)
     (folder,) = (tmp_path / "store" / "subset").glob("every_other-demo-0.25-*")
     assert np.load(folder / "rows.npy").tolist() == list(range(238 - 2 * 59, 240, 2))
     assert len(json.loads((folder / "subset.json").read_text())) == 60

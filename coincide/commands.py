@@ -1,0 +1,51 @@
+"""What ``python run.py`` does instead of running: ``command=doctor | prefetch | prepare | verify``.
+
+``python -m coincide.doctor data=llava`` and its like are these, with the same words as a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from coincide.experiment import Experiment
+
+Asked = Sequence[tuple[Experiment, Sequence[str]]]
+"""Experiments with the stages that are asked of each."""
+
+
+def doctor(asked: Asked) -> int:
+    """Look at everything that the runs need; status 1 when something is missing."""
+    from coincide.doctor import examine
+
+    return examine(asked)
+
+
+def prefetch(asked: Asked) -> int:
+    """Fetch what the runs need and can be fetched; status 1 when something is still missing."""
+    from coincide.prefetch import fetch_all
+
+    return fetch_all(asked)
+
+
+def prepare(asked: Asked) -> int:
+    """Download and unpack the dataset of the first run."""
+    from coincide.data.prepare import prepare
+
+    prepare(asked[0][0].source)
+    return 0
+
+
+def verify(asked: Asked) -> int:
+    """Decode every image of the dataset of the first run, and report by source."""
+    from coincide.data.verify import verify
+
+    verify(asked[0][0].source)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Asked], int]] = {
+    "doctor": doctor,
+    "prefetch": prefetch,
+    "prepare": prepare,
+    "verify": verify,
+}

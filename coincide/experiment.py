@@ -1,0 +1,267 @@
+"""One experiment: the parts that a configuration names, and the steps that they make together.
+
+data, reference -> features -> subset -> adapter -> scores -> a line of the ledger
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from coincide.budget import count
+from coincide.config import FeaturePass, HealthLimits
+from coincide.features.clip import ClipPass
+from coincide.features.extract import OnePass, Pass, extract, signal_step
+from coincide.features.signals import kind
+from coincide.pipeline import Stage
+from coincide.requirements import Requirement, requirements_of
+from coincide.result import collect
+from coincide.schema import (
+    ClipSource,
+    Clustering,
+    DataSource,
+    Difficulty,
+    Method,
+    ModelSource,
+    Need,
+    Result,
+    Signal,
+    UserError,
+    signals_of,
+)
+from coincide.select import clusters_step, subset_step
+from coincide.store import Step, Store
+
+
+@dataclass(frozen=True)
+class Makers:
+    """What ``train`` and ``eval`` do for an experiment; the core does not import them."""
+
+    train: Callable[..., Step]
+    difficulty: Callable[..., Step]
+    scores: Callable[..., list[Step]]
+    evaluate: Callable[[Store, Sequence[Step]], object]
+
+
+@dataclass
+class Experiment:
+    """Parts of ``conf``, made; steps are made when they are asked for."""
+
+    store: Store
+    source: DataSource
+    method: Method
+    reference: ModelSource
+    clip: ClipSource
+    target: ModelSource
+    recipe: Any
+    suite: Any
+    budget: float | int
+    seed: int
+    makers: Makers
+    features: FeaturePass = field(default_factory=FeaturePass)
+    health: HealthLimits = field(default_factory=HealthLimits)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The resolved configuration with the words of the command line, for the ledger."""
+    words: tuple[str, ...] = ()
+    """The overrides that it was composed from."""
+    siblings: Sequence[Experiment] = ()
+    """All experiments of this command, this one among them: one pass serves them all."""
+
+    @cached_property
+    def data(self) -> Step:
+        return self.source.step()
+
+    @cached_property
+    def needs(self) -> Sequence[Need]:
+        return self.method.needs()
+
+    @cached_property
+    def signals(self) -> list[Signal]:
+        """The signals of the method, those under its other needs included, each once."""
+        return list(dict.fromkeys(s for need in self.needs for s in signals_of(need)))
+
+    @cached_property
+    def passes(self) -> dict[str, OnePass]:
+        """One over the data by each model that signals come from."""
+        reference: Any = self.reference
+        return {
+            "reference": Pass(reference, self.source, reference.dtype, self.features),
+            "clip": ClipPass(self.clip, self.source, self.features),
+        }
+
+    def asks(self, model: str) -> bool:
+        """Whether the method needs a signal of ``reference`` or ``clip``."""
+        return any(kind(signal).model == model for signal in self.signals)
+
+    def signal(self, signal: Signal) -> Step:
+        over = self.passes[kind(signal).model]
+        return signal_step(signal, over, data=self.data, base=over.model.step())
+
+    @cached_property
+    def clusterings(self) -> dict[Clustering, Step]:
+        needs = [n for n in self.needs if isinstance(n, Clustering)]
+        return {need: clusters_step(need, self.signal(need.signal)) for need in needs}
+
+    @cached_property
+    def difficulties(self) -> dict[Difficulty, Step]:
+        needs = [n for n in self.needs if isinstance(n, Difficulty)]
+        return {
+            need: self.makers.difficulty(
+                need,
+                [self.signal(signal) for signal in need.signals],
+                model=self.target,
+                base=self.target.step(),
+                source=self.source,
+                data=self.data,
+            )
+            for need in needs
+        }
+
+    @cached_property
+    def subset(self) -> Step:
+        return subset_step(
+            self.method,
+            budget=self.budget,
+            seed=self.seed,
+            source=self.source,
+            data=self.data,
+            signals={signal: self.signal(signal) for signal in self.signals},
+            clusterings=self.clusterings,
+            difficulties=self.difficulties,
+            health=self.health,
+        )
+
+    @cached_property
+    def adapter(self) -> Step:
+        return self.makers.train(
+            self.recipe,
+            model=self.target,
+            base=self.target.step(),
+            source=self.source,
+            data=self.data,
+            subset=self.subset,
+            seed=self.seed,
+        )
+
+    @cached_property
+    def scores(self) -> list[Step]:
+        return self.makers.scores(
+            self.suite,
+            model=self.target,
+            base=self.target.step(),
+            adapter=self.adapter,
+            data=self.data,
+        )
+
+    def stages(self, wanted: Iterable[str]) -> list[Stage]:
+        """Data and models first, then the stages up to the last of ``wanted``, in order.
+
+        What comes after is not made, so that it need not be there either.
+        """
+        goals = set(wanted)
+        stages = []
+        for make in (self._features, self._select, self._train, self._evaluate):
+            stages.append(make())
+            goals.discard(stages[-1].name)
+            if not goals - {"report"}:
+                break
+        return [self._prepare(stages), *stages]
+
+    def _features(self) -> Stage:
+        steps = tuple(self.signal(signal) for signal in self.signals)
+        return Stage("features", steps, self._one_pass_each)
+
+    def _select(self) -> Stage:
+        before = (*self.clusterings.values(), *self.difficulties.values())
+        return Stage("select", (*before, self.subset))
+
+    def _train(self) -> Stage:
+        return Stage("train", (self.adapter,))
+
+    def _evaluate(self) -> Stage:
+        return Stage("evaluate", tuple(self.scores), self.makers.evaluate)
+
+    def _prepare(self, stages: Sequence[Stage]) -> Stage:
+        """The data and the models that the steps of ``stages`` stand on."""
+        needs = (need for stage in stages for step in stage.steps for need in step.needs)
+        found = {step.key: step for step in (self.data, *needs) if step.kind in ("data", "model")}
+        return Stage("prepare", tuple(found.values()))
+
+    def _one_pass_each(self, store: Store, steps: Sequence[Step]) -> None:
+        """Compute the signals of this run, and those that the rest of the sweep will ask for."""
+        shared = [self, *(other for other in self.siblings if self._same_passes(other))]
+        signals = {signal: self.signal(signal) for run in shared for signal in run.signals}
+        missing = {s: step for s, step in signals.items() if not store.find(step)}
+        for model, over in self.passes.items():
+            if self.asks(model):
+                extract(store, {s: missing[s] for s in missing if kind(s).model == model}, over)
+
+    def _same_passes(self, other: Experiment) -> bool:
+        mine = (self.source, self.reference, self.clip)
+        return mine == (other.source, other.reference, other.clip)
+
+    def parts(self, stages: Iterable[str]) -> dict[str, Any]:
+        """The parts that ``stages`` need, by config group."""
+        goals = set(stages)
+        tuned = goals & {"train", "evaluate"}
+        parts: dict[str, Any] = {"data": self.source} if goals - {"report"} else {}
+        if goals & {"features", "select"} or tuned:
+            parts |= {"reference": self.reference} if self.asks("reference") else {}
+            parts |= {"clip": self.clip} if self.asks("clip") else {}
+        if tuned or any(isinstance(need, Difficulty) for need in self.needs):
+            parts |= {"target": self.target}
+        parts |= {"train": self.recipe} if "train" in goals else {}
+        parts |= {"eval": self.suite} if "evaluate" in goals else {}
+        return parts
+
+    def requirements(self, stages: Iterable[str]) -> list[tuple[str, Requirement]]:
+        """What ``stages`` need and cannot make: ``(config group, requirement)``.
+
+        Models whose artifact is in the store need nothing any more.
+        """
+        return [
+            (group, requirement)
+            for group, part in self.parts(stages).items()
+            if not (group in ("reference", "clip", "target") and self._in_store(part))
+            for requirement in requirements_of(part)
+        ]
+
+    def _in_store(self, model: Any) -> bool:
+        try:
+            return self.store.find(model.step()) is not None
+        except UserError:
+            return False
+
+    def size(self) -> str:
+        """How many examples the budget is, for the plan; exact once the data is there."""
+        if self.method.fixed_size:
+            return f"{self.method.name}, its own size"
+        data = self.store.find(self.data)
+        if data is None:
+            return f"{self.method.name}, budget {self.budget} of {self.source.name}"
+        rows = data.facts["rows"]
+        k = count(self.budget, rows)
+        return f"{self.method.name}, {k:,} of {rows:,} examples of {self.source.name}"
+
+    def result(self) -> Result:
+        """The line of the ledger, read off the artifacts."""
+        return collect(
+            self.store,
+            features=[self.signal(signal) for signal in self.signals],
+            before=[*self.clusterings.values(), *self.difficulties.values()],
+            subset=self.subset,
+            adapter=self.adapter,
+            scores=self.scores,
+            names={
+                "method": self.method.name,
+                "variant": getattr(self.method, "variant", ""),
+                "data": self.source.name,
+                "reference": self.reference.name if self.asks("reference") else "",
+                "target": self.target.name,
+                "suite": self.suite.name,
+            },
+            seed=self.seed,
+            config=self.config,
+        )
