@@ -1,0 +1,151 @@
+"""A ``LlavaForConditionalGeneration`` put together from the parts that were published apart.
+
+The tensors go from the sources' files to the new ones under the names of the converted LLaVA
+checkpoints on the Hub, each in its own precision; no model is held in memory. Rows of the
+vocabulary that the sources do not train (``<image>``, padding to a multiple of 64) get the mean
+of those that they do: over V tokens, n such rows add at most log(1 + n / V) to any loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coincide.models.bpe import IMAGE
+from coincide.models.tensors import write_tensors
+from coincide.schema import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+MULTIPLE = 64
+"""Rows of the vocabulary come in multiples of this, for the sake of fast kernels."""
+PROJECTOR = "model.mm_projector."
+LANGUAGE_PREFIX, VISION_PREFIX = "language_model.", "vision_tower."
+Tensors = Mapping[str, "torch.Tensor"]
+
+
+def vocabulary(tokenizer: Any) -> int:
+    """Rows of the embeddings of a model with ``tokenizer``."""
+    return -(-len(tokenizer) // MULTIPLE) * MULTIPLE
+
+
+def language(state: Tensors, known: int, rows: int) -> dict[str, torch.Tensor]:
+    """The decoder's tensors, renamed; of its vocabulary the first ``known`` rows are kept."""
+    kept = {name: t for name, t in state.items() if name.startswith(("model.", "lm_head."))}
+    skip = ("rotary_emb.inv_freq", "mm_projector.", "vision_tower.")
+    kept = {name: t for name, t in kept.items() if not any(word in name for word in skip)}
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        if name not in kept:
+            raise UserError(f"the language model's weights lack {name}: it holds another model.")
+        kept[name] = widened(kept[name], known, rows)
+    return {LANGUAGE_PREFIX + name: tensor for name, tensor in kept.items()}
+
+
+def widened(weight: torch.Tensor, known: int, rows: int) -> torch.Tensor:
+    """[V, H] to [``rows``, H]: the first ``known`` rows, then their mean."""
+    if len(weight) < known:
+        raise UserError(f"the tokenizer has {known} tokens, the model {len(weight)}: not a pair.")
+    kept = weight[:known]
+    mean = kept.float().mean(dim=0, keepdim=True).to(weight.dtype)
+    return kept.new_empty(rows, weight.shape[1]).copy_(mean).index_copy_(0, _arange(known), kept)
+
+
+def _arange(count: int) -> torch.Tensor:
+    import torch
+
+    return torch.arange(count)
+
+
+def vision(state: Tensors, unused: Iterable[str] = ()) -> dict[str, torch.Tensor]:
+    """The vision tower's tensors, renamed; a text tower beside it is left out."""
+    skip = ("position_ids", *unused)
+    tower = {
+        VISION_PREFIX + name: tensor
+        for name, tensor in state.items()
+        if name.startswith("vision_model.") and not any(word in name for word in skip)
+    }
+    if not tower:
+        raise UserError("the vision tower's weights have no vision_model.*: another kind of model.")
+    return tower
+
+
+def projector(state: Tensors) -> dict[str, torch.Tensor]:
+    """LLaVA's ``mm_projector`` (``mlp2x_gelu``: layers 0 and 2 of a Sequential), renamed."""
+    names = {
+        f"{PROJECTOR}{number}.{part}": f"multi_modal_projector.linear_{position}.{part}"
+        for position, number in ((1, 0), (2, 2))
+        for part in ("weight", "bias")
+    }
+    missing = sorted(names.keys() - state.keys())
+    if missing:
+        raise UserError(
+            f"the projector's weights lack {', '.join(missing)}: expected LLaVA's mlp2x_gelu."
+        )
+    return {new: state[old] for old, new in names.items()}
+
+
+def make_processor(tokenizer: Any, images: Any, vision_config: Any, *, cls_token: bool) -> Any:
+    """LLaVA's processor: padding to a square with the mean colour, then ``images``' own steps.
+
+    ``images``: the vision tower's image processor. ``cls_token``: the tower has one, dropped.
+    """
+    from transformers import LlavaProcessor
+    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+    side = vision_config.image_size
+    square = LlavaImageProcessorPil(
+        do_pad=True,
+        size={"shortest_edge": side},
+        crop_size={"height": side, "width": side},
+        image_mean=list(images.image_mean),
+        image_std=list(images.image_std),
+    )
+    return LlavaProcessor(
+        image_processor=square,
+        tokenizer=tokenizer,
+        patch_size=vision_config.patch_size,
+        vision_feature_select_strategy="default" if cls_token else "full",
+        num_additional_image_tokens=int(cls_token),
+    )
+
+
+def make_config(tokenizer: Any, text: Any, tower: Any, *, layer: int, cls_token: bool) -> Any:
+    """The model's config. ``layer``: which hidden state of the tower the projector reads."""
+    from transformers import LlavaConfig
+
+    text.vocab_size = vocabulary(tokenizer)
+    text.pad_token_id = tokenizer.pad_token_id
+    config = LlavaConfig(
+        vision_config=tower,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+        image_seq_length=(tower.image_size // tower.patch_size) ** 2,
+        vision_feature_layer=layer,
+        vision_feature_select_strategy="default" if cls_token else "full",
+        tie_word_embeddings=False,
+    )
+    config.architectures = ["LlavaForConditionalGeneration"]
+    config.pad_token_id = tokenizer.pad_token_id
+    config.dtype = text.dtype
+    return config
+
+
+def save(folder: Path, tensors: Tensors, config: Any, processor: Any) -> dict[str, Any]:
+    """Write the model folder; returns what the manifest says of it."""
+    from transformers import GenerationConfig
+
+    write_tensors(folder, tensors)
+    config.save_pretrained(folder)
+    tokens = {
+        f"{n}_token_id": getattr(processor.tokenizer, f"{n}_token_id")
+        for n in ("bos", "eos", "pad")
+    }
+    GenerationConfig(**tokens).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return {
+        "parameters": sum(tensor.numel() for tensor in tensors.values()),
+        "vocabulary": config.text_config.vocab_size,
+        "image_tokens": config.image_seq_length,
+    }

@@ -1,0 +1,84 @@
+"""LLaVA-1.5 where its stage 2 starts: Vicuna, CLIP and the projector of stage 1.
+
+Liu et al., "Improved Baselines with Visual Instruction Tuning" (2023); code haotian-liu/LLaVA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from coincide.models import assemble
+from coincide.models.weights import Checkpoint
+from coincide.requirements import Requirement
+from coincide.store import Build, Step
+
+VERSION = 1
+LAYER = -2
+"""LLaVA reads the last hidden state but one of CLIP, without its class token."""
+
+
+@dataclass(frozen=True)
+class Llava15:
+    """A target of ``conf/target``; no instruction data seen.
+
+    Each part is ``owner/name`` on the Hugging Face Hub, ``owner/name@revision``, or a folder.
+    Vicuna, CLIP and the projector are published as pickles (``.bin``); of those only tensors are
+    read, by ``torch.load(weights_only=True)``.
+    """
+
+    language: str
+    """Vicuna v1.5, of the size that the projector was made for."""
+    projector: str
+    """``mm_projector.bin`` of stage 1: its repository, a folder with it, or the file."""
+    vision: str = "openai/clip-vit-large-patch14-336"
+    name: str = "llava_1_5_7b"
+    template: str = "vicuna_v1"
+    max_length: int = 2048
+
+    @property
+    def parts(self) -> dict[str, Checkpoint]:
+        """Where each part comes from."""
+        return {
+            "language": Checkpoint(self.language),
+            "vision": Checkpoint(self.vision),
+            "projector": Checkpoint(self.projector, files=("mm_projector.bin",)),
+        }
+
+    def requirements(self) -> Sequence[Requirement]:
+        """The weights of the parts."""
+        return [part.requirement() for part in self.parts.values()]
+
+    def step(self) -> Step:
+        """The assembled model; its key holds what the parts are, not where they lie."""
+        config = {name: part.identity() for name, part in self.parts.items()}
+        return Step("model", self.name, VERSION, config, self._build)
+
+    def _build(self, build: Build) -> Mapping[str, Any]:
+        from transformers import AutoConfig, AutoImageProcessor
+
+        from coincide.models.bpe import llama_tokenizer
+        from coincide.models.tensors import read_tensors
+
+        files = {name: part.paths() for name, part in self.parts.items()}
+        vicuna, clip = files["language"][0].parent, files["vision"][0].parent
+        options = {"local_files_only": True, "trust_remote_code": False}
+        text = AutoConfig.from_pretrained(vicuna, **options)
+        tower = AutoConfig.from_pretrained(clip, **options)
+        tower = getattr(tower, "vision_config", tower)
+        known = text.vocab_size
+        tokenizer = llama_tokenizer(vicuna)
+        rows = assemble.vocabulary(tokenizer)
+        tensors = {
+            **assemble.language(read_tensors(files["language"]), known, rows),
+            **assemble.vision(read_tensors(files["vision"])),
+            **assemble.projector(read_tensors(files["projector"])),
+        }
+        images = AutoImageProcessor.from_pretrained(clip, backend="pil", **options)
+        return assemble.save(
+            build.dir / "model",
+            tensors,
+            assemble.make_config(tokenizer, text, tower, layer=LAYER, cls_token=True),
+            assemble.make_processor(tokenizer, images, tower, cls_token=True),
+        )

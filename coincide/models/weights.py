@@ -1,0 +1,207 @@
+"""Published weights on this machine: a path, or a repository in the Hugging Face cache.
+
+Nothing here opens a connection but :func:`fetch`, which ``coincide.prefetch`` calls.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from coincide.requirements import Requirement
+from coincide.schema import UserError
+from coincide.store import canonical, sha256_file, write_json
+
+SMALL = (".json", ".txt", ".model", ".tiktoken", ".jinja")
+"""Configuration, vocabulary, chat template. Never ``.py``."""
+SAFE, PICKLED = r"model(-\d+-of-\d+)?\.safetensors", r"pytorch_model(-\d+-of-\d+)?\.bin"
+GB = 10**9
+SIZES = {
+    "lmsys/vicuna-7b-v1.5": 13.5 * GB,
+    "lmsys/vicuna-13b-v1.5": 26.0 * GB,
+    "openai/clip-vit-large-patch14-336": 1.7 * GB,
+    "bczhou/TinyLLaVA-2.0B": 3.3 * GB,
+    "bczhou/TinyLLaVA-2.0B-SigLIP": 0.9 * GB,
+}
+"""About what a download brings, from the number of parameters and their precision."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """``owner/name`` on the Hugging Face Hub (``@revision`` may follow), or a path that exists."""
+
+    repo: str
+    revision: str = ""
+    files: tuple[str, ...] = ()
+    """The only files needed; empty for a whole model. A path may be such a file itself."""
+
+    @property
+    def local(self) -> bool:
+        """It is a path, whether or not it exists."""
+        return self.repo.startswith(("/", "~", ".")) or self._path.exists()
+
+    @property
+    def _path(self) -> Path:
+        return Path(self.repo).expanduser()
+
+    @property
+    def _where(self) -> tuple[str, str]:
+        """Repository and revision."""
+        repo, _, revision = self.repo.partition("@")
+        return repo, self.revision or revision or "main"
+
+    def folder(self) -> Path | None:
+        """The folder with the files, if it is there; looks only."""
+        if self.local:
+            return self._path if self._path.exists() else None
+        from huggingface_hub import try_to_load_from_cache
+
+        repo, revision = self._where
+        first = self.files[0] if self.files else "config.json"
+        try:
+            found = try_to_load_from_cache(repo, first, revision=revision)
+        except ValueError as error:  # not a repository's name
+            raise UserError(
+                f"{self.repo!r} is neither a path that exists nor owner/name"
+            ) from error
+        return Path(found).parent if isinstance(found, str) else None
+
+    def paths(self) -> list[Path]:
+        """The files needed. Raises :class:`UserError`, saying what to do, where any is missing."""
+        requirement = self.requirement()
+        folder = self.folder()
+        if folder is None or not requirement.met:
+            raise UserError(f"{requirement.name}: {requirement.found}. {requirement.remedy}")
+        return _files(folder, self.files)
+
+    def identity(self) -> dict[str, str]:
+        """What the weights are, for a key: repository and commit, or the content of a path.
+
+        A folder that was moved or renamed keeps its identity; an absent one has only its name.
+        """
+        folder = self.folder()
+        repo, revision = self._where
+        if folder is None:
+            return {"repo": repo, "revision": revision}
+        if self.local:
+            return {"content": content(_files(folder, self.files))}
+        return {"repo": repo, "commit": folder.name}
+
+    def requirement(self) -> Requirement:
+        """Whether the files are there."""
+        folder = self.folder()
+        repo, revision = self._where
+        lacking = "not on this machine" if folder is None else lacks(folder, self.files)
+        met = not lacking
+        found = f"{folder}: {lacking}" if folder and lacking else lacking or str(folder)
+        if self.local:
+            remedy = "Set it to a folder with a model as it was published, or to owner/name."
+            return Requirement(f"weights {self.repo}", met, found, "" if met else remedy)
+        at = "" if revision == "main" else f" --revision {revision}"
+        remedy = (
+            f"Fetch it where there is a network (command=prefetch, or: hf download {repo}{at}), "
+            "or name a folder that holds it in its place."
+        )
+        return Requirement(
+            f"weights {self.repo}",
+            met,
+            found,
+            "" if met else remedy,
+            bytes=int(SIZES.get(repo, 0)),
+            fetch=partial(fetch, repo, revision, self.files),
+        )
+
+
+def chosen(names: Iterable[str]) -> list[str]:
+    """Of all the files of a model folder those that are needed: safetensors rather than pickles."""
+    top = sorted(name for name in names if "/" not in name)
+    small = [name for name in top if name.endswith(SMALL) and ".index." not in name]
+    for form, index in (
+        (SAFE, "model.safetensors.index.json"),
+        (
+            PICKLED,
+            "pytorch_model.bin.index.json",
+        ),
+    ):
+        weights = [name for name in top if re.fullmatch(form, name)]
+        if weights:
+            return sorted([*small, *weights, *({index} & set(top))])
+    return small
+
+
+def lacks(folder: Path, files: Sequence[str] = ()) -> str:
+    """What a folder lacks to be a whole model (or to hold ``files``); empty: nothing."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    if files:
+        missing = sorted(set(files) - names) if folder.is_dir() else []
+    elif "config.json" not in names:
+        missing = ["config.json"]
+    else:
+        indices = [name for name in chosen(names) if name.endswith(".index.json")]
+        if indices:
+            index = json.loads((folder / indices[0]).read_text(encoding="utf-8"))
+            missing = sorted(set(index["weight_map"].values()) - names)
+        else:
+            whole = {"model.safetensors", "pytorch_model.bin"} & names
+            missing = [] if whole else ["model.safetensors or pytorch_model.bin"]
+    return f"lacks {', '.join(missing)}" if missing else ""
+
+
+def fetch(repo: str, revision: str, files: Sequence[str]) -> None:
+    """Download what is needed of ``repo`` into the Hugging Face cache, resuming a former try."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    needed = files or chosen(HfApi().list_repo_files(repo, revision=revision))
+    snapshot_download(repo, revision=revision, allow_patterns=list(needed))
+
+
+def content(files: Sequence[Path]) -> str:
+    """SHA-256 over name and bytes of ``files`` (over the bytes alone for a single file).
+
+    What was hashed is remembered with size and modification time, as images are.
+    """
+    known = _recall(_cache_file(files))
+    now: dict[str, Any] = {}
+    for file in files:
+        status = file.stat()
+        stamp = [status.st_size, status.st_mtime_ns]
+        before = known.get(file.name, [])
+        now[file.name] = before if before[:2] == stamp else [*stamp, sha256_file(file)]
+    if now != known:
+        with suppress(OSError):  # a read-only home costs time, not the answer
+            _cache_file(files).parent.mkdir(parents=True, exist_ok=True)
+            write_json(_cache_file(files), now)
+    if len(files) == 1:
+        return str(now[files[0].name][2])
+    parts = {name: entry[2] for name, entry in now.items()}
+    return hashlib.sha256(canonical(parts).encode()).hexdigest()
+
+
+def _files(folder: Path, only: Sequence[str]) -> list[Path]:
+    if folder.is_file():
+        return [folder]
+    names = only or chosen(path.name for path in folder.iterdir())
+    return [folder / name for name in names if (folder / name).is_file()]
+
+
+def _cache_file(files: Sequence[Path]) -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
+    which = "\0".join(str(file.absolute()) for file in files)
+    name = hashlib.sha256(which.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return Path(base) / "coincide" / "digests" / f"weights-{name}.json"
+
+
+def _recall(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
