@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import numpy as np
 
 from baselines.ranking import (
     DIRECTIONS,
@@ -41,7 +43,15 @@ class AnswerScore:
         """The scores of the answer tokens."""
         return (SCORES,)
 
+    def score_config(self, seed: int) -> dict[str, Any]:
+        """The score is a column of the signal."""
+        return {"column": self.column}
+
+    def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
+        """The column, float32 [N]."""
+        return {"score": pool.signal(SCORES)[:][:, TOKEN_SCORES.index(self.column)]}
+
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
         """The ``k`` rows of the window."""
-        score = pool.signal(SCORES)[:][:, TOKEN_SCORES.index(self.column)]
+        score = pool.scored(self, seed)["score"]
         return select_by_score(pool, score, k, self.direction, self.text_only, seed)

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -66,7 +66,15 @@ class ClipScore:
         """CLIP's embeddings of the image and of the text."""
         return CLIP_IMAGE, clip_text(self.text)
 
+    def score_config(self, seed: int) -> dict[str, Any]:
+        """The embeddings say it all."""
+        return {}
+
+    def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
+        """The cosine of image and text, float32 [N]."""
+        return {"score": cosine(pool.signal(CLIP_IMAGE)[:], pool.signal(clip_text(self.text))[:])}
+
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
         """The ``k`` rows of the window, and the text-only share."""
-        score = cosine(pool.signal(CLIP_IMAGE)[:], pool.signal(clip_text(self.text))[:])
+        score = pool.scored(self, seed)["score"]
         return select_by_score(pool, score, k, self.direction, self.text_only, seed)

@@ -30,12 +30,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from baselines.ranking import (
     TEXT_ONLY,
+    Shares,
     TextOnly,
     check_choice,
     check_positive,
@@ -219,21 +220,40 @@ class D2Pruning:
         """The margin of the answer tokens and the mean hidden state."""
         return SCORES, HIDDEN_MEAN
 
-    def select(self, pool: Pool, k: int, seed: int) -> Selection:
-        """``k`` rows by the graph over all candidates, and the text-only share."""
-        margin = pool.signal(SCORES)[:][:, TOKEN_SCORES.index("margin")]
-        share = shares(pool, ~np.isnan(margin), k, self.text_only, seed)
-        rows = np.flatnonzero(share.candidates)
-        found, distances = neighbor_graph(
+    def score_config(self, seed: int) -> dict[str, Any]:
+        """What shapes the graph and the forward message."""
+        names = ("neighbors", "gamma_forward", "scale", "text_only")
+        return {name: getattr(self, name) for name in names}
+
+    def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
+        """g float32 [N]; of the n candidates g in full, neighbours and distances [n, k]."""
+        margin = self._margin(pool)
+        rows = np.flatnonzero(self._shares(pool, margin, 0, seed).candidates)
+        neighbors, distances = neighbor_graph(
             pool.signal(HIDDEN_MEAN)[rows], self.neighbors, scale=self.scale
         )
-        g = graph_scores(margin[rows], found, distances, self.gamma_forward)
+        g = graph_scores(margin[rows], neighbors, distances, self.gamma_forward)
+        score = np.full(len(margin), np.nan, dtype=np.float32)
+        score[rows] = g
+        return {"score": score, "graph": g, "neighbors": neighbors, "distances": distances}
+
+    def select(self, pool: Pool, k: int, seed: int) -> Selection:
+        """``k`` rows by the graph over all candidates, and the text-only share."""
+        share = self._shares(pool, self._margin(pool), k, seed)
+        rows = np.flatnonzero(share.candidates)
+        score, g, neighbors, distances = map(
+            pool.scored(self, seed).__getitem__, ("score", "graph", "neighbors", "distances")
+        )
         places = min(share.k, len(rows))
-        chosen = rows[select(g, found, distances, places, self.gamma_reverse, self.mode)]
-        scores = np.full(len(margin), np.nan, dtype=np.float32)
-        scores[rows] = g
+        chosen = rows[select(g, neighbors, distances, places, self.gamma_reverse, self.mode)]
         return Selection(
             rows=np.concatenate([chosen, share.text]),
-            scores=scores,
+            scores=score,
             facts={"mode": self.mode, "text_only": self.text_only, **share.facts()},
         )
+
+    def _margin(self, pool: Pool) -> np.ndarray:
+        return pool.signal(SCORES)[:][:, TOKEN_SCORES.index("margin")]
+
+    def _shares(self, pool: Pool, margin: np.ndarray, k: int, seed: int) -> Shares:
+        return shares(pool, ~np.isnan(margin), k, self.text_only, seed)

@@ -36,7 +36,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from baselines.ranking import check_choice, check_positive, shares
+from baselines.ranking import Shares, check_choice, check_positive, shares
 from coincide.features.signals import CLIP_IMAGE, CLIP_TEXTS, clip_text
 from coincide.ops.knn import knn
 from coincide.schema import Difficulty, Need, Pool, Selection
@@ -72,14 +72,19 @@ def neighborhood(x: np.ndarray, depth: int) -> Neighborhood:
     """Lists of the ``depth`` nearest rows of each row of ``x`` [N, D], of any norm."""
     import torch
 
-    unit = np.asarray(x, dtype=np.float32)
-    unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
+    rows = unit(x)
     depth = min(depth, len(x) - 1)
     lists = np.empty((len(x), 0), dtype=np.int64)
     if depth > 0:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        lists, _ = knn(unit, depth, metric="cosine", device=device)
-    return Neighborhood(unit, lists, np.ones(len(x), dtype=bool))
+        lists, _ = knn(rows, depth, metric="cosine", device=device)
+    return Neighborhood(rows, lists, np.ones(len(x), dtype=bool))
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    """The rows of ``x`` as float32 of unit norm."""
+    rows = np.asarray(x, dtype=np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def select(
@@ -153,14 +158,26 @@ class SelfFilter:
         """CLIP's embeddings, and the difficulty that stage 1 learns on them."""
         return CLIP_IMAGE, clip_text(self.text), self._difficulty()
 
+    def score_config(self, seed: int) -> dict[str, Any]:
+        """Who takes part."""
+        return {"text_only": self.text_only}
+
+    def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
+        """The difficulty of the candidates, float32 [N], and their nearest rows [n, depth]."""
+        difficulty, share = self._candidates(pool, 0, seed)
+        lists = neighborhood(self._embedding(pool, share.candidates), self.depth).lists
+        return {
+            "score": np.where(share.candidates, difficulty, np.float32(np.nan)),
+            "lists": lists,
+        }
+
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
         """``k`` rows by stage 2 over all candidates, and the text-only share."""
-        difficulty = pool.difficulty(self._difficulty())
-        share = shares(pool, ~np.isnan(difficulty), k, self.text_only, seed)
+        difficulty, share = self._candidates(pool, k, seed)
         rows = np.flatnonzero(share.candidates)
-        signals = (CLIP_IMAGE, clip_text(self.text))
-        f = np.concatenate([pool.signal(signal)[rows] for signal in signals], axis=1)
-        near = neighborhood(f, self.depth)
+        scored = pool.scored(self, seed)
+        x = unit(self._embedding(pool, share.candidates))
+        near = Neighborhood(x, scored["lists"], np.ones(len(rows), dtype=bool))
         picked = select(
             difficulty[rows],
             near,
@@ -171,7 +188,7 @@ class SelfFilter:
         )
         return Selection(
             rows=np.concatenate([rows[picked], share.text]),
-            scores=np.where(share.candidates, difficulty, np.float32(np.nan)),
+            scores=scored["score"],
             facts={
                 "text_only": self.text_only,
                 "negative": self.negative,
@@ -180,6 +197,16 @@ class SelfFilter:
                 **share.facts(),
             },
         )
+
+    def _candidates(self, pool: Pool, k: int, seed: int) -> tuple[np.ndarray, Shares]:
+        difficulty = pool.difficulty(self._difficulty())
+        return difficulty, shares(pool, ~np.isnan(difficulty), k, self.text_only, seed)
+
+    def _embedding(self, pool: Pool, rows: np.ndarray) -> np.ndarray:
+        """f of the rows that the mask names: image and text embedding side by side."""
+        chosen = np.flatnonzero(rows)
+        signals = (CLIP_IMAGE, clip_text(self.text))
+        return np.concatenate([pool.signal(signal)[chosen] for signal in signals], axis=1)
 
     def _difficulty(self) -> Difficulty:
         signals = (CLIP_IMAGE, clip_text(self.text))

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -94,9 +94,18 @@ class SelfSup:
         """The last token's state and its spherical k-means."""
         return HIDDEN_LAST, self._clustering()
 
+    def score_config(self, seed: int) -> dict[str, Any]:
+        """State and clusters say it all."""
+        return {}
+
+    def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
+        """The distance to the prototype, float32 [N]."""
+        x, clusters = pool.signal(HIDDEN_LAST), pool.clusters(self._clustering())
+        return {"score": prototype_distance(x, clusters)}
+
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
         """The ``k`` rows farthest from (``hard``) or nearest to (``easy``) their centroid."""
-        score = prototype_distance(pool.signal(HIDDEN_LAST), pool.clusters(self._clustering()))
+        score = pool.scored(self, seed)["score"]
         direction: Direction = "high" if self.keep == "hard" else "low"
         return select_by_score(pool, score, k, direction, self.text_only, seed)
 

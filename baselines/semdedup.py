@@ -29,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -131,13 +131,24 @@ class SemDeDup:
         """The last token's state and its spherical k-means."""
         return HIDDEN_LAST, self._clustering()
 
-    def select(self, pool: Pool, k: int, seed: int) -> Selection:
-        """The ``k`` rows with the smallest m, and the text-only share."""
+    def score_config(self, seed: int) -> dict[str, Any]:
+        """Who goes first, and who takes part."""
+        drawn = {"seed": seed} if self.keep == "random" else {}
+        return {"keep": self.keep, "text_only": self.text_only, **drawn}
+
+    def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
+        """m of the candidates, float32 [N]."""
         x, clusters = pool.signal(HIDDEN_LAST), pool.clusters(self._clustering())
-        share = shares(pool, clusters.assignment >= 0, k, self.text_only, seed)
+        share = shares(pool, clusters.assignment >= 0, 0, self.text_only, seed)
         order = self._order(prototype_distance(x, clusters), seed)
         order = order[share.candidates[order]]
-        similarity = max_similarity(x, clusters.assignment, order, lengths="exact")
+        return {"score": max_similarity(x, clusters.assignment, order, lengths="exact")}
+
+    def select(self, pool: Pool, k: int, seed: int) -> Selection:
+        """The ``k`` rows with the smallest m, and the text-only share."""
+        similarity = pool.scored(self, seed)["score"]
+        assigned = pool.clusters(self._clustering()).assignment >= 0
+        share = shares(pool, assigned, k, self.text_only, seed)
         ranking = _ranking(similarity)
         rows = ranking[: share.k]
         return Selection(

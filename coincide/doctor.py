@@ -85,4 +85,4 @@ def _state(requirement: Requirement) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(hand_over("doctor"))
+    sys.exit(hand_over("doctor", sys.argv[1:]))

@@ -16,6 +16,7 @@ from coincide.features.clip import ClipPass
 from coincide.features.extract import OnePass, Pass, extract, signal_step
 from coincide.features.signals import kind
 from coincide.pipeline import Stage
+from coincide.pool import NeedSteps
 from coincide.requirements import Requirement, requirements_of
 from coincide.result import collect
 from coincide.schema import (
@@ -31,6 +32,7 @@ from coincide.schema import (
     UserError,
     signals_of,
 )
+from coincide.scoring import scores_step
 from coincide.select import clusters_step, subset_step
 from coincide.store import Step, Store
 
@@ -120,6 +122,18 @@ class Experiment:
         }
 
     @cached_property
+    def before(self) -> NeedSteps:
+        """What selection stands on."""
+        signals = {signal: self.signal(signal) for signal in self.signals}
+        return NeedSteps(signals, self.clusterings, self.difficulties)
+
+    @cached_property
+    def scored(self) -> Step | None:
+        return scores_step(
+            self.method, seed=self.seed, source=self.source, data=self.data, needs=self.before
+        )
+
+    @cached_property
     def subset(self) -> Step:
         return subset_step(
             self.method,
@@ -127,11 +141,15 @@ class Experiment:
             seed=self.seed,
             source=self.source,
             data=self.data,
-            signals={signal: self.signal(signal) for signal in self.signals},
-            clusterings=self.clusterings,
-            difficulties=self.difficulties,
+            needs=self.before,
+            scored=self.scored,
             health=self.health,
         )
+
+    def _selecting(self) -> tuple[Step, ...]:
+        """The steps of the select stage before the subset."""
+        scored = (self.scored,) if self.scored else ()
+        return (*self.clusterings.values(), *self.difficulties.values(), *scored)
 
     @cached_property
     def adapter(self) -> Step:
@@ -174,8 +192,7 @@ class Experiment:
         return Stage("features", steps, self._one_pass_each)
 
     def _select(self) -> Stage:
-        before = (*self.clusterings.values(), *self.difficulties.values())
-        return Stage("select", (*before, self.subset))
+        return Stage("select", (*self._selecting(), self.subset))
 
     def _train(self) -> Stage:
         return Stage("train", (self.adapter,))
@@ -250,7 +267,7 @@ class Experiment:
         return collect(
             self.store,
             features=[self.signal(signal) for signal in self.signals],
-            before=[*self.clusterings.values(), *self.difficulties.values()],
+            before=self._selecting(),
             subset=self.subset,
             adapter=self.adapter,
             scores=self.scores,

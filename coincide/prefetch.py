@@ -57,4 +57,4 @@ def _fetch(requirement: Requirement) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(hand_over("prefetch"))
+    sys.exit(hand_over("prefetch", sys.argv[1:]))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 RUN = Path(__file__).resolve().parent.parent / "run.py"
 
 
-def hand_over(command: str) -> int:
-    """Start ``run.py``, the one file that knows Hydra, with this command line and ``command``."""
-    return subprocess.run(
-        [sys.executable, str(RUN), *sys.argv[1:], f"command={command}"]
-    ).returncode
+def hand_over(command: str, words: Sequence[str]) -> int:
+    """Start ``run.py``, the one file that knows Hydra, with ``words`` and ``command``."""
+    return subprocess.run([sys.executable, str(RUN), *words, f"command={command}"]).returncode

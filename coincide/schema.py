@@ -192,6 +192,10 @@ class Pool(Protocol):
         """float32 [N], NaN where undefined."""
         ...
 
+    def scored(self, method: Any, seed: int) -> Mapping[str, np.ndarray]:
+        """What ``method.score`` gave, from its artifact."""
+        ...
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -216,6 +220,10 @@ class Method(Protocol):
     ``uses_seed``: the run's seed changes the rows. ``fixed_size``: the method brings its own
     size (``full``, ``from_file``), so the budget does not apply. A method whose fields do not
     settle its answer adds ``key_config() -> dict``, which goes into the key in their place.
+
+    A method that ranks examples adds ``score(pool, seed) -> {"score": float32 [N], ...}`` and
+    ``score_config(seed) -> dict`` (what the scores depend on besides its needs); ``select`` then
+    finds them under ``pool.scored(self, seed)``, computed once for all budgets.
     """
 
     @property
@@ -244,6 +252,24 @@ class Score:
     protocol: str = ""
     """Split, prompt, OCR tokens, batch: what must agree before two values are compared."""
     why: str = ""
+    samples: str = ""
+    """Folder in the store whose ``samples.jsonl`` has the score of each sample."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one artifact that a result stands on took when it was built."""
+
+    stage: str
+    """``reference`` (making the model that features are read from), ``features``, ``select``,
+    ``train`` or ``evaluate``."""
+    folder: str
+    seconds: float
+    """Wall-clock. Signals of one pass, and benchmarks of one process, have the same clock."""
+    started: float
+    """Unix time: what was built together began together, and is charged once."""
+    gpus: int = 0
+    """GPUs it occupied."""
 
 
 @dataclass(frozen=True)
@@ -271,3 +297,6 @@ class Result:
     versions: Mapping[str, str]
     commit: str = ""
     created: str = ""
+    costs: tuple[Cost, ...] = ()
+    """What each artifact took: what several results name, they share."""
+    hardware: Mapping[str, Any] = field(default_factory=dict)

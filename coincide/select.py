@@ -7,32 +7,29 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from coincide.config import HealthLimits
+from coincide.pool import NeedSteps, StorePool
 from coincide.schema import (
     Clustering,
-    Clusters,
     Dataset,
     DataSource,
-    Difficulty,
-    Example,
     HealthError,
     Method,
     Selection,
-    Signal,
     UserError,
 )
-from coincide.store import Artifact, Build, Step
+from coincide.scoring import save
+from coincide.store import Artifact, Build, Step, write_atomic
 
 if TYPE_CHECKING:
     import numpy as np
 
 CLUSTERS_VERSION = 1
-SUBSET_VERSION = 1
+SUBSET_VERSION = 2
 
 
 # --- clusters ---------------------------------------------------------------------------------
@@ -68,8 +65,8 @@ def _cluster(build: Build) -> Mapping[str, Any]:
         raise UserError(f"clustering {build.step.needs[0].folder}: {error}") from error
     assignment = np.full(len(valid), -1, dtype=np.int32)
     assignment[rows] = found
-    _save(build, "centroids.npy", centroids)
-    _save(build, "assignment.npy", assignment)
+    save(build, "centroids.npy", centroids)
+    save(build, "assignment.npy", assignment)
     return clustering_health(values, centroids, found)
 
 
@@ -77,73 +74,6 @@ def _device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _save(build: Build, name: str, array: np.ndarray) -> None:
-    import numpy as np
-
-    from coincide.store import write_atomic
-
-    def write(path: Any) -> None:
-        with path.open("wb") as handle:
-            np.save(handle, array, allow_pickle=False)
-
-    write_atomic(build.dir / name, write)
-
-
-# --- the pool that a method sees --------------------------------------------------------------
-
-
-class StorePool:
-    """:class:`coincide.schema.Pool` over the artifacts that the method's needs name."""
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        signals: Mapping[Signal, Artifact],
-        clusterings: Mapping[Clustering, Artifact],
-        difficulties: Mapping[Difficulty, Artifact],
-    ) -> None:
-        self._dataset = dataset
-        self._signals = signals
-        self._clusterings = clusterings
-        self._difficulties = difficulties
-
-    @property
-    def examples(self) -> Sequence[Example]:
-        return self._dataset.examples
-
-    @cached_property
-    def usable(self) -> np.ndarray:
-        import numpy as np
-
-        usable = np.ones(len(self._dataset), dtype=bool)
-        usable[list(self._dataset.dropped)] = False
-        if self._signals:
-            from coincide.features.extract import usable_rows
-
-            usable &= usable_rows([artifact.path for artifact in self._signals.values()])
-        return usable
-
-    def signal(self, signal: Signal) -> Any:
-        from coincide.features.shards import ShardedArray
-
-        return ShardedArray(self._signals[signal].path)
-
-    def clusters(self, clustering: Clustering) -> Clusters:
-        import numpy as np
-
-        folder = self._clusterings[clustering].path
-        return Clusters(
-            np.load(folder / "centroids.npy", mmap_mode="r", allow_pickle=False),
-            np.load(folder / "assignment.npy", allow_pickle=False),
-        )
-
-    def difficulty(self, difficulty: Difficulty) -> np.ndarray:
-        import numpy as np
-
-        path = self._difficulties[difficulty].path / "difficulty.npy"
-        return np.load(path, allow_pickle=False)
 
 
 # --- the subset -------------------------------------------------------------------------------
@@ -156,14 +86,14 @@ def subset_step(
     seed: int,
     source: DataSource,
     data: Step,
-    signals: Mapping[Signal, Step],
-    clusterings: Mapping[Clustering, Step],
-    difficulties: Mapping[Difficulty, Step],
+    needs: NeedSteps,
+    scored: Step | None = None,
     health: HealthLimits,
 ) -> Step:
     """The subset of one method at one budget. A method without randomness has no seed in its key.
 
-    Health limits are no part of the key: they decide whether to go on, not what is chosen.
+    ``scored`` is the method's :func:`coincide.scoring.scores_step` where it has one. Health limits
+    are no part of the key: they decide whether to go on, not what is chosen.
     """
     config: dict[str, Any] = {
         "method": method.name,
@@ -177,20 +107,15 @@ def subset_step(
     def build(build: Build) -> Mapping[str, Any]:
         store = build.store
         dataset = source.open(build.need(0).path)
-        pool = StorePool(
-            dataset,
-            {need: store.verify(step) for need, step in signals.items()},
-            {need: store.verify(step) for need, step in clusterings.items()},
-            {need: store.verify(step) for need, step in difficulties.items()},
-        )
-        gate(pool, {n: store.artifact(s) for n, s in clusterings.items()}, health)
+        pool = needs.pool(store, dataset, scored)
+        gate(pool, {n: store.artifact(s) for n, s in needs.clusterings.items()}, health)
         return _select(build, method, pool, dataset, budget, seed)
 
     suffix = f"-s{seed}" if method.uses_seed else ""
     size = "" if method.fixed_size else f"-{budget}"
     name = f"{method.name}-{source.name}{size}{suffix}"
-    needs = (data, *signals.values(), *clusterings.values(), *difficulties.values())
-    return Step("subset", name, SUBSET_VERSION, config, build, needs=needs)
+    upstream = (data, *needs.steps(), *([scored] if scored else []))
+    return Step("subset", name, SUBSET_VERSION, config, build, needs=upstream)
 
 
 def method_config(method: Method) -> dict[str, Any]:
@@ -235,10 +160,8 @@ def _select(
 def _write_tables(build: Build, selection: Selection) -> None:
     import pandas as pd
 
-    from coincide.store import write_atomic
-
     if selection.scores is not None:
-        _save(build, "scores.npy", selection.scores.astype("float32"))
+        save(build, "scores.npy", selection.scores.astype("float32"))
     for name, columns in selection.tables.items():
         frame = pd.DataFrame({column: list(values) for column, values in columns.items()})
         write_atomic(build.dir / f"{name}.parquet", frame.to_parquet)

@@ -30,6 +30,10 @@ class MemoryPool:
     def difficulty(self, difficulty: Any) -> np.ndarray:
         return self.difficulties[difficulty]
 
+    def scored(self, method: Any, seed: int) -> Mapping[str, np.ndarray]:
+        """Made afresh; the pipeline keeps it as an artifact."""
+        return method.score(self, seed)
+
     def clusters(self, clustering: Clustering) -> Clusters:
         """Spherical k-means of the usable rows."""
         if clustering not in self.found:

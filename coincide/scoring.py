@@ -1,0 +1,84 @@
+"""Scores of a method as an artifact: made once, whatever the budget, and to be looked at.
+
+A method that ranks examples has ``score(pool, seed)``. Its arrays are kept as ``<name>.npy``;
+``score.npy`` float32 [N] is what it ranks by (NaN: not judged), and ``scores.parquet`` is the same
+as a table, with id and source. ``python -m coincide.scores`` plots and exports it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from coincide.pool import NeedSteps
+from coincide.schema import Dataset, DataSource, Method
+from coincide.store import Build, Step, write_atomic
+
+if TYPE_CHECKING:
+    import numpy as np
+
+VERSION = 1
+
+
+def scores_step(
+    method: Method, *, seed: int, source: DataSource, data: Step, needs: NeedSteps
+) -> Step | None:
+    """The scores of ``method``; None for a method that does not score examples one by one.
+
+    ``method.score_config(seed)`` goes into the key: what, besides the signals, they depend on.
+    """
+    if not hasattr(method, "score"):
+        return None
+    scorer: Any = method
+
+    def build(build: Build) -> Mapping[str, Any]:
+        dataset = source.open(build.need(0).path)
+        arrays = scorer.score(needs.pool(build.store, dataset), seed)
+        for name, array in arrays.items():
+            save(build, f"{name}.npy", array)
+        write_atomic(
+            build.dir / "scores.parquet", lambda path: _write_table(path, dataset, arrays["score"])
+        )
+        return _summary(arrays["score"])
+
+    config = {"method": method.name, **scorer.score_config(seed)}
+    name = f"{method.name}-{source.name}"
+    return Step("scores", name, VERSION, config, build, needs=(data, *needs.steps()))
+
+
+def save(build: Build, name: str, array: np.ndarray) -> None:
+    """``array`` as the file ``name`` of the artifact."""
+    import numpy as np
+
+    def write(path: Any) -> None:
+        with path.open("wb") as handle:
+            np.save(handle, array, allow_pickle=False)
+
+    write_atomic(build.dir / name, write)
+
+
+def _write_table(path: Any, dataset: Dataset, score: np.ndarray) -> None:
+    import pandas as pd
+
+    columns = {
+        "row": range(len(dataset)),
+        "id": [example.id for example in dataset.examples],
+        "source": [example.source for example in dataset.examples],
+        "score": score,
+    }
+    pd.DataFrame(columns).to_parquet(path, index=False)
+
+
+def _summary(score: np.ndarray) -> dict[str, Any]:
+    import numpy as np
+
+    judged = score[~np.isnan(score)]
+    if not len(judged):
+        return {"judged": 0}
+    names = ("min", "q1", "median", "q3", "max")
+    quantiles = np.quantile(judged.astype(np.float64), [0, 0.25, 0.5, 0.75, 1])
+    return {
+        "judged": len(judged),
+        "distinct": len(np.unique(judged)),
+        **dict(zip(names, map(float, quantiles), strict=True)),
+    }
