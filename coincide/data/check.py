@@ -1,40 +1,161 @@
-"""Decode every image once, before anything is built on it."""
+"""Decode every image once, before anything is built on it, in processes beside this one.
+
+Each worker is a Python process of its own that is given names and answers with findings, as JSON
+lines; a picture that kills its decoder costs one worker and is named.
+"""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Collection
+import subprocess
+import sys
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NamedTuple
 
-from coincide.data.images import CorruptImage, MissingImage, load_image
+from coincide.data.images import CorruptImage, MissingImage, decode
+from coincide.data.listing import missing_files
+from coincide.processes import die_with_parent
 from coincide.progress import bar
+
+CHUNK = 64
+PATHS = (str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", ""))
+FEW = 1024
+"""So many images are checked before processes would have started."""
+
+
+STATES = ("ok", "converted", "missing", "corrupt")
+
+
+class Finding(NamedTuple):
+    """What became of an image: one of :data:`STATES`, and the reason or what was converted."""
+
+    status: str
+    detail: str = ""
+
+
+def examine(root: Path, name: str) -> Finding:
+    """Decode one image."""
+    try:
+        _, converted = decode(root, name)
+    except MissingImage:
+        return Finding("missing")
+    except CorruptImage as error:
+        return Finding("corrupt", str(error))
+    return Finding("converted", ", ".join(converted)) if converted else Finding("ok")
+
+
+def check_images(
+    root: Path, names: Collection[str], *, processes: int | None = None
+) -> dict[str, Finding]:
+    """A finding for each of ``names``, in their sorted order, whatever the number of processes.
+
+    Raises :class:`coincide.data.images.UnsafePath` for names that leave ``root``.
+    """
+    found = dict.fromkeys(sorted(names), Finding("missing"))
+    missing = missing_files(root, found)
+    there = [name for name in found if name not in missing]
+    chunks = [there[i : i + CHUNK] for i in range(0, len(there), CHUNK)]
+    if processes is None:
+        processes = 1 if len(there) <= FEW else min(32, len(os.sched_getaffinity(0)))
+    with bar("check images", total=len(there), unit="image") as progress:
+        for chunk, findings in zip(chunks, _examined(root, chunks, processes), strict=True):
+            found.update(zip(chunk, findings, strict=True))
+            progress.update(len(chunk))
+    return found
 
 
 def corrupt_images(
-    root: Path, names: Collection[str], *, threads: int | None = None
+    root: Path, names: Collection[str], *, processes: int | None = None
 ) -> dict[str, str]:
     """Those of ``names`` that do not decode, with the reason, in the order of the names.
 
-    Missing ones are left to the reader. Threads suffice: decoding releases the interpreter.
+    Missing ones are left to the reader.
     """
+    found = check_images(root, names, processes=processes)
+    return {name: f.detail for name, f in found.items() if f.status == "corrupt"}
 
-    def check(name: str) -> tuple[str, str]:
+
+def _examined(
+    root: Path, chunks: Sequence[Sequence[str]], processes: int
+) -> Iterator[list[Finding]]:
+    """The findings of each chunk in order; a thread feeds each worker."""
+    if processes == 1 or len(chunks) < 2:
+        yield from ([examine(root, name) for name in chunk] for chunk in chunks)
+        return
+    workers: SimpleQueue[_Worker] = SimpleQueue()
+    made = [_Worker(root) for _ in range(min(processes, len(chunks)))]
+    for worker in made:
+        workers.put(worker)
+
+    def check(chunk: Sequence[str]) -> list[Finding]:
+        worker = workers.get()
         try:
-            load_image(root, name)
-        except MissingImage:
-            return name, ""
-        except CorruptImage as error:
-            return name, str(error)
-        return name, ""
+            return worker.ask(chunk)
+        finally:
+            workers.put(worker)
 
-    found = {}
-    with (
-        bar("check images", total=len(names), unit="image") as progress,
-        ThreadPoolExecutor(threads or min(16, os.cpu_count() or 1)) as pool,
-    ):
-        for name, reason in pool.map(check, sorted(names)):
-            if reason:
-                found[name] = reason
-            progress.update(1)
-    return found
+    try:
+        with ThreadPoolExecutor(len(made)) as pool:
+            yield from pool.map(check, chunks)
+    finally:
+        for worker in made:
+            worker.stop()
+
+
+class _Worker:
+    """A process that decodes; started anew when a picture kills it."""
+
+    def __init__(self, root: Path) -> None:
+        self.command = [sys.executable, "-m", "coincide.data.check", str(root)]
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, PATHS))},
+            preexec_fn=die_with_parent,
+        )
+
+    def ask(self, names: Sequence[str]) -> list[Finding]:
+        answer = self._answer(names)
+        if answer is not None:
+            return [Finding(*item) for item in answer]
+        self.stop()
+        self.process = self._start()
+        if len(names) == 1:
+            return [Finding("corrupt", f"image {names[0]!r}: decoding it ended the process.")]
+        return [finding for name in names for finding in self.ask([name])]
+
+    def _answer(self, names: Sequence[str]) -> list[Any] | None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps(list(names)) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            return None
+        return json.loads(line) if line.endswith("\n") else None
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def serve() -> None:
+    """Answer each line of names on the standard input with a line of findings."""
+    root = Path(sys.argv[1])
+    for line in sys.stdin:
+        print(json.dumps([examine(root, name) for name in json.loads(line)]), flush=True)
+
+
+if __name__ == "__main__":
+    serve()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import astuple, dataclass
@@ -23,6 +23,9 @@ from coincide.data.rows import scan
 from coincide.progress import bar
 from coincide.store import sha256_file, write_json
 
+Rows = Callable[[Path], Iterable[tuple[int, str, Any]]]
+"""A reader of annotations: ``(row, text, value)`` as :func:`coincide.data.rows.scan` gives them."""
+
 
 @dataclass(frozen=True)
 class Content:
@@ -33,9 +36,14 @@ class Content:
     rows: int
 
 
-def content_of(annotations: Path, image_root: Path) -> Content:
-    """Hash a dataset. Raises :class:`UserError` for malformed JSON and unsafe image paths."""
-    file = _cache_file(annotations, image_root)
+def content_of(
+    annotations: Path, image_root: Path, rows: Rows = scan, form: str = "llava"
+) -> Content:
+    """Hash a dataset whose annotations ``rows`` reads; ``form`` names the reader in the cache.
+
+    Raises :class:`UserError` for malformed JSON and unsafe image paths.
+    """
+    file = _cache_file(annotations, image_root, form)
     known = _recall(file)
     status = annotations.stat() if annotations.is_file() else None
     stamp = [status.st_size, status.st_mtime_ns] if status else None
@@ -44,8 +52,8 @@ def content_of(annotations: Path, image_root: Path) -> Content:
         names = list(known["images"])
         now |= {"sha256": known["sha256"], "rows": known["rows"]}
     else:
-        names, rows = _image_names(annotations)
-        now |= {"sha256": sha256_file(annotations), "rows": rows}
+        names, count = _image_names(rows(annotations))
+        now |= {"sha256": sha256_file(annotations), "rows": count}
     now["images"] = _hashes(image_root, names, known.get("images", {}))
     if now != known:
         with suppress(OSError):  # a read-only home costs time, not the answer
@@ -59,11 +67,11 @@ def content_of(annotations: Path, image_root: Path) -> Content:
     return Content(now["sha256"], digest.hexdigest(), now["rows"])
 
 
-def _image_names(annotations: Path) -> tuple[list[str], int]:
+def _image_names(values: Iterable[tuple[int, str, Any]]) -> tuple[list[str], int]:
     """Distinct image paths in order of appearance, and the number of rows."""
     names: dict[str, None] = {}
     rows = 0
-    for _, _, value in scan(annotations):
+    for _, _, value in values:
         rows += 1
         with suppress(BadRow):  # the reader reports it
             names.update(dict.fromkeys(image_paths(value) if isinstance(value, dict) else ()))
@@ -93,9 +101,9 @@ def _hashes(root: Path, names: Sequence[str], known: dict[str, Any]) -> dict[str
     }
 
 
-def _cache_file(annotations: Path, image_root: Path) -> Path:
+def _cache_file(annotations: Path, image_root: Path, form: str) -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
-    which = f"{annotations.absolute()}\0{image_root.absolute()}"
+    which = f"{annotations.absolute()}\0{image_root.absolute()}\0{form}"
     name = hashlib.sha256(which.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return Path(base) / "coincide" / "digests" / f"{name}.json"
 

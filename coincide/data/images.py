@@ -50,6 +50,13 @@ def load_image(root: Path, relative: str, *, max_pixels: int = MAX_PIXELS) -> Im
 
     Raises :class:`UnsafePath`, :class:`MissingImage` or :class:`CorruptImage`, naming the file.
     """
+    return decode(root, relative, max_pixels=max_pixels)[0]
+
+
+def decode(
+    root: Path, relative: str, *, max_pixels: int = MAX_PIXELS
+) -> tuple[Image.Image, tuple[str, ...]]:
+    """:func:`load_image`, and what made it more than a plain RGB file of its name's kind."""
     from PIL import Image, UnidentifiedImageError
 
     path = safe_path(root, relative)
@@ -58,7 +65,8 @@ def load_image(root: Path, relative: str, *, max_pixels: int = MAX_PIXELS) -> Im
     try:
         with _whole_files_only(), Image.open(path) as picture:
             _check_size(picture.size, relative, max_pixels)
-            return to_rgb(picture)
+            converted = conversions(picture, relative)
+            return to_rgb(picture), converted
     except UnidentifiedImageError as error:
         raise CorruptImage(f"image {relative!r} under {root}: {_what_it_is(path)}.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -111,6 +119,34 @@ def unsafe_reason(relative: str) -> str:
     if ".." in relative.replace("\\", "/").split("/"):
         return "it climbs out with '..'"
     return ""
+
+
+MODES = {
+    "1": "bilevel",
+    "L": "grey",
+    "LA": "grey",
+    "P": "palette",
+    "CMYK": "CMYK",
+    "YCbCr": "YCbCr",
+    "I": "32-bit grey",
+    "F": "32-bit grey",
+}
+SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".gif": "GIF", ".webp": "WEBP"}
+
+
+def conversions(picture: Image.Image, name: str) -> tuple[str, ...]:
+    """What :func:`to_rgb` will change in ``picture``, and a format that is not its name's."""
+    mode = "16-bit grey" if picture.mode.startswith("I;16") else MODES.get(picture.mode, "")
+    expected = SUFFIXES.get(Path(name).suffix.lower(), picture.format)
+    format_of = {"MPO": "JPEG"}.get(picture.format or "", picture.format)
+    found = {
+        mode: bool(mode),
+        "transparency": picture.has_transparency_data,
+        "EXIF orientation": picture.getexif().get(0x0112, 1) != 1,
+        "animation": getattr(picture, "is_animated", False) and format_of != "JPEG",
+        f"{format_of} named {Path(name).suffix}": format_of != expected,
+    }
+    return tuple(what for what, there in found.items() if there)
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:

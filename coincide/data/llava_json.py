@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import gc
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from coincide.data.check import corrupt_images
-from coincide.data.digest import content_of
+from coincide.data.digest import Content, Rows, content_of
+from coincide.data.download import Download
 from coincide.data.listing import missing_files
-from coincide.data.parse import SourceOf, parse
+from coincide.data.parse import BadRow, SourceOf, image_paths, parse
+from coincide.data.prepare import refuse_absent, requirements
 from coincide.data.report import DataReport, Policies
 from coincide.data.rows import scan
+from coincide.requirements import Requirement
 from coincide.schema import Dataset, Example, UserError
 from coincide.store import MANIFEST, Build, Step, write_atomic, write_json
 
@@ -70,14 +73,18 @@ def inspect(
     source_of: SourceOf = folder_source,
     policies: Policies | None = None,
     corrupt: Mapping[str, str] | None = None,
+    rows: Rows = scan,
 ) -> tuple[Dataset, DataReport]:
-    """Like :func:`read`, with the report, and faulty rows dropped where the policy is ``error``."""
+    """Like :func:`read`, with the report, and faulty rows dropped where the policy is ``error``.
+
+    ``rows`` gives the rows of the file, as LLaVA json or as the fault that keeps them from it.
+    """
     policies = policies or Policies()
     report = DataReport(name)
     dropped: dict[int, str] = {}
     examples: list[Example] = []
     with _no_collection():
-        for row, _, value in scan(annotations):
+        for row, _, value in rows(annotations):
             example, left_out, fault = parse(row, value, source_of)
             report.left_out_turns += left_out
             if fault:
@@ -145,6 +152,9 @@ class LlavaJson:
     stays where it is.
     """
 
+    form: ClassVar[str] = "llava"
+    """Which reader the annotations need."""
+
     annotations: str
     images: str
     """The image root: paths in the annotations are relative to it."""
@@ -156,19 +166,37 @@ class LlavaJson:
     on_bad_row: str = "error"
     on_missing_image: str = "error"
     on_corrupt_image: str = "error"
+    lost_at_most: float = 1.0
+    """The largest share of rows that the policies may drop or blank."""
+    expect: str = "any"
+    """``published``: the rows are counted against the published file's; ``any``: they are not."""
+    root: str = ""
+    """Where ``downloads`` go."""
+    downloads: Sequence[Download] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse wrong policies and paths that are not there."""
+        """Refuse wrong options; whether the files are there is looked up when they are needed."""
         _ = self.policies
-        if not Path(self.annotations).is_file():
-            raise UserError(f"data.annotations={self.annotations!r}: no such file.")
-        if not Path(self.images).is_dir():
-            raise UserError(f"data.images={self.images!r}: no such folder (the image root).")
+        if not 0 <= self.lost_at_most <= 1:
+            raise UserError(f"lost_at_most={self.lost_at_most}: expected a share in [0, 1].")
+        if self.expect not in ("published", "any"):
+            raise UserError(f"expect={self.expect!r}: the choices are published, any.")
+        if self.expect == "any":  # an extract need not have the published sizes either
+            smaller = tuple(replace(item, files=0, bytes=0) for item in self.downloads)
+            object.__setattr__(self, "downloads", smaller)
 
     @property
     def policies(self) -> Policies:
         """The three policies."""
         return Policies(self.on_bad_row, self.on_missing_image, self.on_corrupt_image)
+
+    def requirements(self) -> list[Requirement]:
+        """Annotations, image folders, and disk space where something is to be fetched."""
+        return requirements(self)
+
+    def rows(self, annotations: Path) -> Iterable[tuple[int, str, Any]]:
+        """``(row, text, value)`` with the value in LLaVA's form, or the fault of a row."""
+        return scan(annotations)
 
     def source_of(self, value: dict[str, Any]) -> str:
         """The source of a raw row."""
@@ -176,23 +204,49 @@ class LlavaJson:
             return folder_source(value)
         return str(value.get(self.source_field, "unknown"))
 
+    def sources_rule(self) -> dict[str, Any]:
+        """How sources are told, for the key."""
+        return {"source_field": self.source_field}
+
+    def accept(self, report: DataReport) -> None:
+        """Raise :class:`UserError` where the data is not what it should be."""
+        report.refuse(self.policies, self.lost_at_most)
+
+    def images_by_source(self) -> dict[str, list[str]]:
+        """Image paths, each once, by the source of the first row that names it."""
+        found: dict[str, list[str]] = defaultdict(list)
+        seen: set[str] = set()
+        for _, _, value in self.rows(Path(self.annotations)):
+            with suppress(BadRow):  # the reader reports it
+                for name in image_paths(value) if isinstance(value, dict) else ():
+                    if name not in seen:
+                        seen.add(name)
+                        found[self.source_of(value)].append(name)
+        return dict(found)
+
     def step(self) -> Step:
         """Keyed by the bytes of annotations and images, whatever their place and name."""
-        content = content_of(Path(self.annotations), Path(self.images))
+        content = self.content()
         config = {
             "annotations": content.annotations,
             "images": content.images,
-            "source_field": self.source_field,
+            **self.sources_rule(),
             **asdict(self.policies),
         }
         note = f"{content.rows:,} rows"
         return Step("data", self.name, VERSION, config, self._build, note=note)
 
+    def content(self) -> Content:
+        """Hash both. Raises :class:`UserError` naming what is not there and how to get it."""
+        refuse_absent(self)
+        return content_of(Path(self.annotations), Path(self.images), self.rows, self.form)
+
     def open(self, artifact: Path) -> Dataset:
         """The dataset as the artifact's check left it; refused when its files changed since."""
         return _open(self, artifact)
 
-    def _inspect(self, corrupt: Mapping[str, str]) -> tuple[Dataset, DataReport]:
+    def inspect(self, corrupt: Mapping[str, str]) -> tuple[Dataset, DataReport]:
+        """The dataset and its report; nothing is refused yet."""
         return inspect(
             Path(self.annotations),
             Path(self.images),
@@ -200,16 +254,17 @@ class LlavaJson:
             source_of=self.source_of,
             policies=self.policies,
             corrupt=corrupt,
+            rows=self.rows,
         )
 
     def _build(self, build: Build) -> dict[str, Any]:
-        dataset, report = self._inspect({})
-        report.refuse(self.policies)  # before the long check
+        dataset, report = self.inspect({})
+        self.accept(report)  # before the long check
         names = {name for example in dataset.examples for name in example.images}
         corrupt = corrupt_images(dataset.image_root, names)
         if corrupt:
-            dataset, report = self._inspect(corrupt)
-            report.refuse(self.policies)
+            dataset, report = self.inspect(corrupt)
+            self.accept(report)
         write_json(build.dir / "corrupt.json", corrupt)
         write_json(build.dir / "report.json", report.as_json())
         write_atomic(build.dir / "examples.parquet", lambda path: _write_index(path, dataset))
@@ -221,7 +276,7 @@ class LlavaJson:
 def _open(source: LlavaJson, artifact: Path) -> Dataset:
     """Kept for the process: a sweep opens the same half million rows for every method."""
     manifest = json.loads((artifact / MANIFEST).read_text(encoding="utf-8"))
-    content = content_of(Path(source.annotations), Path(source.images))
+    content = source.content()
     for what in ("annotations", "images"):
         if manifest["config"][what] != getattr(content, what):
             raise UserError(
@@ -229,8 +284,8 @@ def _open(source: LlavaJson, artifact: Path) -> Dataset:
                 "made of it. Run the command again; the new content gets artifacts of its own."
             )
     corrupt = json.loads((artifact / "corrupt.json").read_text(encoding="utf-8"))
-    dataset, report = source._inspect(corrupt)
-    report.refuse(source.policies)
+    dataset, report = source.inspect(corrupt)
+    source.accept(report)
     return dataset
 
 

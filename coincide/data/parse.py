@@ -28,7 +28,10 @@ def parse(row: int, value: Any, source_of: SourceOf) -> tuple[Example, int, BadR
     """The example, the leading turns left out, and what is wrong.
 
     A faulty row gives an example without turns and images that keeps its row, id and source.
+    ``value`` may be the fault itself, where a reader of another format found it.
     """
+    if isinstance(value, BadRow):
+        return Example(row, "", (), (), ""), 0, value
     if not isinstance(value, dict):
         return Example(row, "", (), (), ""), 0, BadRow("not an object", f"got {_short(value)}")
     identity, source = "", source_of(value)

@@ -95,8 +95,21 @@ class DataReport:
         """The report as plain dicts, lists, strings and numbers."""
         return asdict(self)
 
-    def refuse(self, policies: Policies) -> None:
-        """Raise :class:`UserError` when there is a fault whose policy is ``error``."""
+    def refuse(self, policies: Policies, lost_at_most: float = 1.0) -> None:
+        """Raise :class:`UserError` when there is a fault whose policy is ``error``, or when the
+        other policies drop or blank a larger share of the rows than ``lost_at_most``.
+        """
+        self._refuse_faults(policies)
+        lost = self.dropped + self.blank
+        if lost > lost_at_most * self.rows:
+            lines = [_line(kind, problem) for kind, problem in self.problems.items()]
+            raise UserError(
+                f"{self.name}: {lost:,} of {self.rows:,} rows would be dropped or blank, more than "
+                f"data.lost_at_most={lost_at_most:g} allows:\n" + "\n".join(lines) + "\nFetch "
+                "what is missing, or raise data.lost_at_most. Nothing was written."
+            )
+
+    def _refuse_faults(self, policies: Policies) -> None:
         fatal = {k: p for k, p in self.problems.items() if getattr(policies, p.policy) == "error"}
         if not fatal:
             return

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coincide.data.check import corrupt_images
-from coincide.data.images import CorruptImage, MissingImage, UnsafePath, load_image
+from coincide.data.check import PATHS, check_images, corrupt_images
+from coincide.data.images import CorruptImage, MissingImage, UnsafePath, decode, load_image
 from coincide.schema import UserError
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -219,13 +219,69 @@ def test_missing(tmp_path: Path) -> None:
             load_image(tmp_path, name)
 
 
-@pytest.mark.parametrize("threads", [1, 4])
-def test_corrupt_images_of_many(tmp_path: Path, threads: int) -> None:
-    for i in range(9):
-        Image.new("RGB", (4, 4)).save(tmp_path / f"{i}.png")
-    (tmp_path / "3.png").write_bytes(b"")
-    (tmp_path / "7.png").write_bytes((tmp_path / "6.png").read_bytes()[:40])
-    names = [f"{i}.png" for i in reversed(range(10))]
-    found = corrupt_images(tmp_path, names, threads=threads)
-    assert list(found) == ["3.png", "7.png"]
-    assert "zero bytes" in found["3.png"]
+def many(root: Path, count: int) -> list[str]:
+    """``count`` names, of which the last is missing and 3 and 7 are corrupt."""
+    for i in range(count - 1):
+        Image.new("RGB", (4, 4)).save(root / f"{i}.png")
+    (root / "3.png").write_bytes(b"")
+    (root / "7.png").write_bytes((root / "6.png").read_bytes()[:40])
+    Image.new("L", (4, 4)).save(root / "5.png")
+    return [f"{i}.png" for i in reversed(range(count))]
+
+
+@pytest.mark.parametrize("processes", [None, 1, 3])
+def test_findings_of_many(tmp_path: Path, processes: int | None) -> None:
+    found = check_images(tmp_path, many(tmp_path, 150), processes=processes)
+    assert list(found) == sorted(found)
+    assert len(found) == 150
+    assert found["3.png"].status == found["7.png"].status == "corrupt"
+    assert "zero bytes" in found["3.png"].detail
+    assert found["149.png"].status == "missing"
+    assert found["5.png"] == ("converted", "grey")
+    assert sum(f.status == "ok" for f in found.values()) == 146
+    assert list(corrupt_images(tmp_path, list(found), processes=processes)) == ["3.png", "7.png"]
+
+
+def test_a_picture_that_kills_its_decoder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker dies at one name; its neighbours are examined all the same."""
+    deadly = tmp_path / "sitecustomize.py"
+    deadly.write_text(
+        "import os, json\n"
+        "real = json.loads\n"
+        "def loads(text):\n"
+        "    names = real(text)\n"
+        "    if '100.png' in names: os.abort()\n"
+        "    return names\n"
+        "json.loads = loads\n"
+    )
+    names = many(tmp_path, 140)
+    monkeypatch.setattr("coincide.data.check.PATHS", (*PATHS, str(tmp_path)))
+    found = check_images(tmp_path, names, processes=2)
+    assert found["100.png"].status == "corrupt"
+    assert "ended the process" in found["100.png"].detail
+    assert sum(f.status == "ok" for f in found.values()) == 135
+
+
+def test_names_that_leave_the_root_are_refused_before_any_is_decoded(tmp_path: Path) -> None:
+    with pytest.raises(UnsafePath, match="climbs out"):
+        check_images(tmp_path, ["a.png", "../b.png"])
+
+
+@pytest.mark.parametrize(
+    ("picture", "options", "expected"),
+    [
+        (Image.new("RGB", (4, 4)), {}, ()),
+        (Image.new("RGBA", (4, 4)), {}, ("transparency",)),
+        (Image.new("P", (4, 4)), {}, ("palette",)),
+        (Image.new("I;16", (4, 4)), {}, ("16-bit grey",)),
+        (Image.new("RGB", (4, 4)), {"format": "JPEG"}, ("JPEG named .png",)),
+        (Image.new("1", (4, 4)), {}, ("bilevel",)),
+    ],
+)
+def test_what_was_converted_is_said(
+    tmp_path: Path, picture: Image.Image, options: dict[str, str], expected: tuple[str, ...]
+) -> None:
+    picture.save(tmp_path / "a.png", **options)
+    assert decode(tmp_path, "a.png")[1] == expected

@@ -165,11 +165,30 @@ def test_source_field(tmp_path: Path) -> None:
     assert [e.source for e in data.open(artifact.path).examples] == ["count", "unknown"]
 
 
-def test_paths_are_checked_at_once(tmp_path: Path) -> None:
+def test_paths_are_checked_when_they_are_needed(tmp_path: Path) -> None:
     path = str(write(tmp_path, ROWS))
+    nowhere = LlavaJson(annotations=f"{path}x", images=f"{tmp_path}/x")
+    unmet = [r for r in nowhere.requirements() if not r.met]
+    assert [r.name for r in unmet] == ["annotations", "images"]
+    assert all(r.fatal and "no such" in r.found for r in unmet)
     with pytest.raises(UserError, match=r"data\.annotations=.*no such file"):
-        LlavaJson(annotations=f"{path}x", images=str(tmp_path))
+        nowhere.step()
     with pytest.raises(UserError, match=r"data\.images=.*no such folder"):
-        LlavaJson(annotations=path, images=f"{tmp_path}/x")
-    with pytest.raises(UserError, match="on_corrupt_image='ignore'"):
-        LlavaJson(annotations=path, images=str(tmp_path), on_corrupt_image="ignore")
+        LlavaJson(annotations=path, images=f"{tmp_path}/x").step()
+    assert all(r.met for r in LlavaJson(annotations=path, images=str(tmp_path)).requirements())
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("on_corrupt_image", "ignore"), ("lost_at_most", 1.5), ("expect", "newest")],
+)
+def test_wrong_options_are_refused_at_once(option: str, value: object) -> None:
+    with pytest.raises(UserError, match=f"{option}="):
+        LlavaJson(annotations="a.json", images="b", **{option: value})
+
+
+def test_a_policy_may_not_drop_more_than_the_stated_share(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    with pytest.raises(UserError, match=r"1 of 4 rows would be dropped .*0\.2 allows"):
+        store.ensure(source(tmp_path, lost_at_most=0.2).step())
+    assert store.ensure(source(tmp_path, lost_at_most=0.25).step()).facts["dropped"] == 1

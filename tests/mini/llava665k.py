@@ -56,7 +56,7 @@ REGION = "Please provide a short description for this region: "
 BOX = "Please provide the bounding box coordinate of the region this sentence describes: "
 DETAIL = (
     "Describe the following image.",
-    "What is this photo about?",
+    "What is this photo about'?",
     "Can you describe the main features of this image for me?",
     "Write a detailed description of the given image.",
 )

@@ -1,0 +1,285 @@
+"""``python -m coincide.data.prepare data=llava``: fetch and unpack a dataset, and say what is lost.
+
+What is there is left alone; what broke off is resumed. Of two that run at once the second waits.
+An archive is deleted once it is unpacked.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock, Timeout
+
+from coincide.data.download import Download, download, shown
+from coincide.data.listing import missing_files
+from coincide.data.report import by_source
+from coincide.data.unpack import Damaged, unpack
+from coincide.program import hand_over
+from coincide.requirements import Requirement
+from coincide.schema import UserError
+from coincide.store import write_json
+
+WORK = ".prepare"
+"""Below the root: archives under way, and marks of those that are being or have been unpacked."""
+LOST = "lost_images.json"
+LEAST = 0.98
+"""A folder with this share of the files it should hold is taken for whole: sources lose some."""
+
+
+class Prepared(Protocol):
+    """A data source that can be fetched."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def annotations(self) -> str: ...
+    @property
+    def images(self) -> str: ...
+    @property
+    def root(self) -> str:
+        """The folder that the downloads go to."""
+        ...
+
+    @property
+    def downloads(self) -> Sequence[Download]: ...
+    def images_by_source(self) -> Mapping[str, list[str]]:
+        """Image paths by the source of the first row that names them."""
+        ...
+
+
+def prepare(source: Any) -> None:
+    """Print what is there and what is needed, then fetch and unpack what is missing.
+
+    Raises :class:`UserError` when the disk is too small or an address does not give its file.
+    """
+    if not getattr(source, "downloads", ()):
+        print(f"data={source.name} names no downloads: there is nothing to fetch.")
+        return
+    root = Path(source.root)
+    print(f"{source.name} in {root.absolute()}")
+    for item in source.downloads:
+        seen = look(root, item)
+        where = "" if seen.whole else f"; from {shown(item.url)}"
+        print(f"  {item.name:<12} {'there' if seen.whole else 'fetch':<6} {seen.found}{where}")
+    _check_space(root, source.downloads)
+    for item in source.downloads:
+        fetch(root, item)
+    report_lost(source)
+
+
+def fetch(root: Path, item: Download) -> None:
+    """Fetch ``item`` and unpack it below ``root``, unless it is there."""
+    with _alone(root):
+        if look(root, item).whole:
+            return
+        if item.holds:
+            _fetch_archive(root, item)
+        else:
+            download(item, root / item.to)
+
+
+def _fetch_archive(root: Path, item: Download) -> None:
+    archive = root / WORK / f"{item.name}{Path(item.url.partition('?')[0]).suffix}"
+    for last in (False, True):
+        download(item, archive)
+        _mark(root, item, "unfinished").touch()
+        try:
+            unpack(archive, root / item.to)
+            break
+        except Damaged as error:
+            archive.unlink()
+            if last:
+                raise
+            print(f"{error} Fetching it again.", flush=True)
+    folder = root / item.holds
+    if not folder.is_dir():
+        raise UserError(
+            f"{archive} was unpacked into {root / item.to}, but there is no folder {folder} now: "
+            "its publisher changed the archive. Move the images there; the archive is kept."
+        )
+    _mark(root, item, "done").write_text(str(_count(folder)))
+    _mark(root, item, "unfinished").unlink()
+    archive.unlink()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What there is of a download: in words, whether that is all, or at least some of it."""
+
+    found: str
+    whole: bool = False
+    some: bool = False
+
+
+def look(root: Path, item: Download) -> Seen:
+    """What is there of ``item``. Looks only; opens no file."""
+    if not item.holds:
+        return _look_file(root / item.to, item.bytes)
+    folder = root / item.holds
+    if not folder.is_dir():
+        return Seen(f"no folder {folder}")
+    count = _count(folder)
+    seen = f"{folder}, {count:,} files"
+    if _mark(root, item, "unfinished").is_file():
+        return Seen(f"{seen}, unpacking broke off")
+    done = _mark(root, item, "done")
+    least = int(done.read_text()) if done.is_file() else max(1, LEAST * item.files)
+    if count < least:
+        return Seen(f"{seen} of {item.files:,}", some=count > 0)
+    return Seen(seen, whole=True)
+
+
+def _count(folder: Path) -> int:
+    """Files in ``folder`` itself, halves of files left out."""
+    with os.scandir(folder) as entries:
+        return sum(not entry.name.startswith(".") for entry in entries)
+
+
+def _look_file(path: Path, size: int) -> Seen:
+    if not path.is_file():
+        return Seen(f"no file {path}")
+    got = path.stat().st_size
+    if size and got != size:
+        return Seen(f"{path}, {got:,} bytes of {size:,}")
+    return Seen(f"{path}, {got:,} bytes", whole=True)
+
+
+def requirements(source: Prepared) -> list[Requirement]:
+    """Annotations, image folders and disk space of ``source``, each that can be with ``fetch``.
+
+    A folder that lacks some of its images stops nothing: the policies of ``source`` decide.
+    """
+    root = Path(source.root)
+    found = []
+    for item in source.downloads:
+        seen = look(root, item)
+        what = f"images {item.holds}" if item.holds else f"file {item.to}"
+        get = partial(fetch, root, item)
+        left = 0 if seen.whole else item.size
+        found.append(
+            Requirement(what, seen.whole, seen.found, _remedy(source), left, get, not seen.some)
+        )
+    if not source.downloads:
+        for what in ("annotations", "images"):
+            wrong = _absent(source, what)
+            there = wrong or str(getattr(source, what))
+            found.append(Requirement(what, not wrong, there, f"set data.{what}"))
+    elif not all(r.met for r in found):
+        needed, free = space(root, source.downloads)
+        there = f"{_gb(free)} free of {_gb(needed)} needed to download and unpack"
+        larger = "set paths.data to a folder on a larger disk"
+        found.append(Requirement(f"disk space at {root}", free >= needed, there, larger))
+    return found
+
+
+def refuse_absent(source: Prepared) -> None:
+    """Raise :class:`UserError` when annotations or image root are not there."""
+    for what in ("annotations", "images"):
+        wrong = _absent(source, what)
+        if wrong:
+            raise UserError(f"{wrong} {_remedy(source)}".rstrip())
+
+
+def _absent(source: Prepared, what: str) -> str:
+    """Why ``annotations`` or ``images`` cannot be read; nothing when it can."""
+    path = Path(getattr(source, what))
+    there = path.is_file() if what == "annotations" else path.is_dir()
+    kind = "file" if what == "annotations" else "folder (the image root)"
+    return "" if there else f"data.{what}={str(path)!r}: no such {kind}."
+
+
+def _remedy(source: Prepared) -> str:
+    if not source.downloads:
+        return ""
+    return f"`python -m coincide.data.prepare data={source.name}` fetches it"
+
+
+def space(root: Path, items: Sequence[Download]) -> tuple[int, int]:
+    """Bytes that fetching the missing ``items`` takes at most at a time, and bytes free.
+
+    Pictures unpack to about the size of their archive; one archive at a time is kept.
+    """
+    missing = [item for item in items if not look(root, item).whole]
+    archives = [item.size for item in missing if item.holds]
+    needed = sum(item.size for item in missing) + max(archives, default=0)
+    there = root.absolute()
+    while not there.exists():
+        there = there.parent
+    begun = sum(p.stat().st_size for p in root.glob(f"{WORK}/*") if p.is_file())
+    return max(0, needed - begun), shutil.disk_usage(there).free
+
+
+def report_lost(source: Prepared) -> None:
+    """Print, and list in ``lost_images.json``, the images that are named and not there."""
+    named = source.images_by_source()
+    missing = missing_files(Path(source.images), [n for names in named.values() for n in names])
+    lost = {
+        where: sorted(missing.intersection(names))
+        for where, names in sorted(named.items())
+        if missing.intersection(names)
+    }
+    path = Path(source.root) / LOST
+    total = sum(map(len, named.values()))
+    if not lost:
+        path.unlink(missing_ok=True)
+        print(f"{source.name} is complete: {total:,} images.")
+        return
+    write_json(path, lost)
+    counts = by_source({where: len(names) for where, names in lost.items()})
+    print(
+        f"{len(missing):,} of {total:,} images are named and not there ({counts}); listed in "
+        f"{path}. Their sources lost them. data.on_missing_image says what becomes of their rows: "
+        "error stops, drop leaves them out, blank puts a blank picture in their place."
+    )
+
+
+def _check_space(root: Path, items: Sequence[Download]) -> None:
+    missing = sum(item.size for item in items if not look(root, item).whole)
+    needed, free = space(root, items)
+    print(f"  {_gb(missing)} to download; {_gb(needed)} needed at most, {_gb(free)} free")
+    if needed > free:
+        raise UserError(
+            f"{root.absolute()}: {_gb(needed)} are needed to download and unpack, {_gb(free)} are "
+            "free. Set paths.data to a folder on a larger disk. Nothing was downloaded."
+        )
+
+
+def _mark(root: Path, item: Download, what: str) -> Path:
+    return root / WORK / f"{item.name}.{what}"
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB"
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Hold the folder's lock; wait where another process prepares it."""
+    (root / WORK).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(root / WORK / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for another process that prepares {root}", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def main() -> int:
+    """Compose the words in ``run.py`` and prepare there."""
+    return hand_over("prepare", sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

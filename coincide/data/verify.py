@@ -1,0 +1,115 @@
+"""``python -m coincide.data.verify data=llava``: decode every image and report by source.
+
+The report says of each source how many of its images are fine, were converted to RGB (and from
+what), are missing or corrupt, and how many rows that touches. What becomes of those rows is the
+policies' choice: ``error`` stops, ``drop`` takes the row out of the pool, ``blank`` puts a blank
+picture in the image's place.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from coincide.data.check import STATES, Finding, check_images
+from coincide.data.llava_json import LlavaJson
+from coincide.data.prepare import refuse_absent
+from coincide.data.report import DataReport
+from coincide.program import hand_over
+from coincide.schema import Dataset
+from coincide.store import write_json
+
+
+def verify(
+    source: Any, folder: Path = Path("reports"), *, processes: int | None = None
+) -> dict[str, Any]:
+    """Print the table, write ``<folder>/verify_<name>.json``, return what it holds.
+
+    Raises :class:`UserError` after the report is written when a run with these policies would
+    refuse the data.
+    """
+    if not isinstance(source, LlavaJson):
+        print(f"data={source.name} is made by the run itself: there is nothing to verify.")
+        return {}
+    refuse_absent(source)
+    dataset, _ = source.inspect({})
+    names = {name for example in dataset.examples for name in example.images}
+    found = check_images(dataset.image_root, names, processes=processes)
+    corrupt = {name: f.detail for name, f in found.items() if f.status == "corrupt"}
+    dataset, report = source.inspect(corrupt)
+    result = summary(source, dataset, report, found)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"verify_{source.name}.json"
+    write_json(path, result)
+    _show(result, path)
+    source.accept(report)
+    return result
+
+
+def summary(
+    source: LlavaJson, dataset: Dataset, report: DataReport, found: Mapping[str, Finding]
+) -> dict[str, Any]:
+    """The report as JSON."""
+    return {
+        "data": source.name,
+        "annotations": source.annotations,
+        "images": source.images,
+        "policies": asdict(source.policies),
+        "rows": report.rows,
+        "dropped": report.dropped,
+        "blank": report.blank,
+        "text_only": report.text_only,
+        "duplicate_ids": report.duplicate_ids,
+        "problems": report.as_json()["problems"],
+        "sources": _by_source(dataset, found),
+        "converted": dict(Counter(f.detail for f in found.values() if f.status == "converted")),
+        "missing": [name for name, f in found.items() if f.status == "missing"],
+        "corrupt": {name: f.detail for name, f in found.items() if f.status == "corrupt"},
+    }
+
+
+def _by_source(dataset: Dataset, found: Mapping[str, Finding]) -> dict[str, dict[str, int]]:
+    """Per source: rows, distinct images by state, and rows with a missing or corrupt one."""
+    rows: Counter[str] = Counter()
+    touched: Counter[str] = Counter()
+    images: dict[str, set[str]] = {}
+    for example in dataset.examples:
+        rows[example.source] += 1
+        images.setdefault(example.source, set()).update(example.images)
+        bad = any(found[name].status in ("missing", "corrupt") for name in example.images)
+        touched[example.source] += bad
+    table = {}
+    for where in sorted(rows):
+        states = Counter(found[name].status for name in images[where])
+        counts = {state: states[state] for state in STATES}
+        table[where] = {"rows": rows[where], **counts, "rows_touched": touched[where]}
+    return table
+
+
+def _show(result: Mapping[str, Any], path: Path) -> None:
+    columns = ("rows", *STATES, "rows_touched")
+    print(f"{'source':<32}" + "".join(f"{column:>13}" for column in columns))
+    for where, counts in result["sources"].items():
+        print(f"{where[:31]:<32}" + "".join(f"{counts[column]:>13,}" for column in columns))
+    for what, count in sorted(result["converted"].items()):
+        print(f"converted to RGB: {count:,} x {what}")
+    for name, reason in list(result["corrupt"].items())[:10]:
+        print(f"corrupt: {name!a}: {reason}")
+    policies = ", ".join(f"{option}={choice}" for option, choice in result["policies"].items())
+    print(
+        f"With {policies}: {result['dropped']:,} rows dropped, {result['blank']:,} with a blank "
+        f"picture. Report: {path}"
+    )
+
+
+def main() -> int:
+    """Compose the words in ``run.py`` and verify there."""
+    return hand_over("verify", sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
