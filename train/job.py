@@ -80,6 +80,19 @@ class Job:
         """How one rank ended: its exit code and a message."""
         return self.logs / f"rank{rank}.json"
 
+    @property
+    def launch_file(self) -> Path:
+        """Written by node 0 when it starts its ranks; tells the other nodes to start theirs."""
+        return self.logs / "launch.json"
+
+    def node_status(self, node: int) -> Path:
+        """How the launcher of one node ended, of a job over several."""
+        return self.logs / f"node{node}.json"
+
+    def node_beat(self, node: int) -> Path:
+        """Touched by the launcher of one node while it lives."""
+        return self.logs / f"node{node}.beat"
+
     def write(self, path: Path) -> None:
         """Write the job as JSON, atomically."""
         write_json(path, asdict(self))

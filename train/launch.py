@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from coincide.schema import UserError
-from train.job import EXIT_OUT_OF_MEMORY, EXIT_STOPPED, Job, read_log
-from train.worker import die_with_parent
+from coincide.processes import die_with_parent
+from train.job import Job, read_log
+from train.nodes import all_nodes_command
+from train.outcome import failure
 
 PROJECT = Path(__file__).resolve().parent.parent
 POLL_SECONDS = 0.1
 SHOW_SECONDS = 15.0
-LOG_LINES = 15
-_DEAD = re.compile(r"rank\s*:\s*(\d+) \(local_rank.*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
-
-
-class OutOfMemory(Exception):
-    """The ranks did not fit; a smaller micro-batch may."""
-
-
-class Stopped(UserError):
-    """The ranks stopped on request; running again goes on from their checkpoint."""
 
 
 def launch(
@@ -47,57 +37,34 @@ def launch(
     shutil.rmtree(job.logs, ignore_errors=True)
     job.logs.mkdir(parents=True)
     launcher_log = job.logs / "launcher.log"
-    with launcher_log.open("wb") as output, _signals(job) as received:
+    with launcher_log.open("wb") as output, stop_signals(job) as received:
         process = subprocess.Popen(
-            [*command(job), *worker, str(job_path)],
+            command(job, job_path, worker),
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **_environment(job)},
+            env={**os.environ, **rank_environment(job)},
             start_new_session=True,
             preexec_fn=die_with_parent,
         )
         try:
             code = _follow(process, job, steps)
-        except BaseException:
-            _kill(process)
-            raise
+        finally:
+            kill_group(process)
     if received:
         os.kill(os.getpid(), received[0])
     if code != 0:
-        raise _failure(job, code, launcher_log)
+        raise failure(job, code, launcher_log)
 
 
-def command(job: Job) -> list[str]:
-    """The command line before the worker: plain python, torchrun, or srun with torchrun."""
-    nodes = job.recipe.nodes
+def command(job: Job, job_path: Path, worker: Sequence[str]) -> list[str]:
+    """The command line: the worker itself, torchrun, or the launchers of several nodes."""
+    if job.recipe.nodes > 1:
+        return all_nodes_command(job, job_path, uuid.uuid4().hex[:8])
+    alone = [sys.executable, *worker, str(job_path)]
     if job.world_size == 1:
-        return [sys.executable]
-    torchrun = [sys.executable, "-m", "torch.distributed.run"]
-    per_node = f"--nproc-per-node={job.world_size // nodes}"
-    if nodes == 1:
-        return [*torchrun, "--standalone", per_node]
-    head = _first_host(nodes)
-    return [
-        *("srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"),
-        *torchrun,
-        *(f"--nnodes={nodes}", per_node, "--rdzv-backend=c10d"),
-        *(f"--rdzv-id={os.environ['SLURM_JOB_ID']}", f"--rdzv-endpoint={head}:29500"),
-    ]
-
-
-def _first_host(nodes: int) -> str:
-    if "SLURM_JOB_NODELIST" not in os.environ:
-        raise UserError(
-            f"train.nodes={nodes} needs a SLURM allocation of that many nodes; this process is in "
-            "none. Run with launcher=slurm, or set train.nodes=1."
-        )
-    listed = subprocess.run(
-        ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return listed.stdout.split()[0]
+        return alone
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*torchrun, f"--nproc-per-node={job.world_size}", *alone[1:]]
 
 
 # --- while they run ---------------------------------------------------------------------------
@@ -140,7 +107,7 @@ def _progress(steps: int) -> Callable[..., None]:
 
 
 @contextmanager
-def _signals(job: Job) -> Iterator[list[int]]:
+def stop_signals(job: Job) -> Iterator[list[int]]:
     """While inside, SIGTERM and SIGUSR2 ask the ranks to stop; yields the signals received."""
     received: list[int] = []
 
@@ -159,77 +126,18 @@ def _signals(job: Job) -> Iterator[list[int]]:
             signal.signal(caught, handler)
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process that still runs, and with it all that it has started."""
+    if process.poll() is not None:
+        return
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
-def _environment(job: Job) -> dict[str, str]:
+def rank_environment(job: Job) -> dict[str, str]:
     """Variables of the ranks. Thread pools are sized before torch makes them."""
     path = os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
     threads = job.recipe.threads
     pools = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     return {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **pools}
-
-
-# --- how they ended ---------------------------------------------------------------------------
-
-
-def _failure(job: Job, code: int, launcher_log: Path) -> Exception:
-    """The exception that says why the ranks ended with ``code``."""
-    statuses = [json.loads(p.read_text(encoding="utf-8")) for p in job.logs.glob("rank*.json")]
-    statuses.sort(key=lambda status: status["rank"])
-    codes = [status["exit_code"] for status in statuses]
-    if EXIT_OUT_OF_MEMORY in codes:
-        return OutOfMemory(statuses[codes.index(EXIT_OUT_OF_MEMORY)]["message"])
-    if codes and all(c == EXIT_STOPPED for c in codes):
-        said = "; ".join(f"rank {s['rank']} {s['message']}" for s in statuses)
-        return Stopped(
-            f"Training wrote a checkpoint and stopped ({said}). Run the same command to go on."
-        )
-    failed = [s for s in statuses if s["exit_code"]]
-    dead = _killed(job, code, launcher_log, {s["rank"] for s in statuses})
-    if dead is not None:
-        rank, rank_code = dead
-        what = f"{_describe(rank_code)}, without a word"
-    elif failed:
-        rank, rank_code = failed[0]["rank"], failed[0]["exit_code"]
-        what = f"exit code {rank_code}: {failed[0]['message']}"
-    else:
-        said = _tail(launcher_log)
-        return UserError(f"Training could not be started (exit code {code}).\n{said}")
-    return UserError(
-        f"Training failed: rank {rank} of {job.world_size} ended with {what}\n"
-        f"Last lines of {job.rank_log(rank)}:\n{_tail(job.rank_log(rank))}"
-    )
-
-
-def _killed(job: Job, code: int, launcher_log: Path, spoke: set[int]) -> tuple[int, int] | None:
-    """Rank and exit code of the first rank that died without leaving a status, if any did."""
-    if job.world_size == 1:
-        started = job.rank_log(0).is_file()
-        return (0, code) if started and 0 not in spoke else None
-    text = launcher_log.read_text(encoding="utf-8", errors="replace")
-    root = text.rpartition("Root Cause")[2]
-    found = _DEAD.search(root)
-    if found is None or int(found[1]) in spoke:
-        return None
-    return int(found[1]), int(found[2])
-
-
-def _describe(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    with suppress(ValueError):
-        name = signal.Signals(-code).name
-        hint = " (often the system running out of memory)" if name == "SIGKILL" else ""
-        return f"exit code {code}, {name}{hint}"
-    return f"exit code {code}"
-
-
-def _tail(path: Path) -> str:
-    if not path.is_file():
-        return f"  ({path} was not written)"
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
-    return "\n".join(f"  {line}" for line in lines)

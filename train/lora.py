@@ -27,11 +27,7 @@ def target_modules(model: nn.Module) -> str:
     The vision tower, the projector and ``lm_head`` stay out, as in LLaVA's
     ``find_all_linear_names``. Raises UserError when the model has no such part.
     """
-    from torch import nn
-
-    inside = re.compile(rf"(?:.*\.)?{LANGUAGE_MODEL}\.(.+)")
-    names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and inside.match(n)]
-    leaves = sorted({n.rpartition(".")[2] for n in names} - {"lm_head"})
+    leaves = sorted({name.rpartition(".")[2] for name in language_linears(model)})
     if not leaves:
         parts = ", ".join(sorted({n.rpartition(".")[0] for n, _ in model.named_children()} | {""}))
         raise UserError(
@@ -39,6 +35,15 @@ def target_modules(model: nn.Module) -> str:
             "LoRA finetuning expects a LLaVA-like model of transformers."
         )
     return rf"(?:.*\.)?{LANGUAGE_MODEL}\..*\.(?:{'|'.join(map(re.escape, leaves))})"
+
+
+def language_linears(model: nn.Module) -> frozenset[str]:
+    """Names of the linear layers of the language model, its head left out."""
+    from torch import nn
+
+    inside = re.compile(rf"(?:.*\.)?{LANGUAGE_MODEL}\.(.*\.)?(?!lm_head$)[^.]+")
+    linears = (name for name, m in model.named_modules() if isinstance(m, nn.Linear))
+    return frozenset(name for name in linears if inside.fullmatch(name))
 
 
 def add_lora(model: nn.Module, recipe: Recipe, *, base: str, keep_dtype: bool) -> PeftModel:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from coincide.requirements import Requirement
 from coincide.schema import UserError
 
 ZERO_STAGES = (0, 2, 3)
+QUANTIZATIONS = (None, "nf4")
 PRECISIONS = ("auto", "bf16", "fp32")
 SCHEDULES = ("cosine", "linear", "constant")
 SPEED_ONLY = frozenset(
@@ -17,6 +21,7 @@ SPEED_ONLY = frozenset(
         "zero_stage",
         "processes",
         "nodes",
+        "timeout",
         "workers",
         "threads",
         "save_every",
@@ -30,8 +35,21 @@ class Recipe:
     """LoRA finetuning as LLaVA-1.5 does it (``scripts/v1_5/finetune_lora.sh``).
 
     The user fixes ``global_batch``; the accumulation follows from ``micro_batch`` and the number
-    of processes. The loss is the mean over the answer tokens of the global batch, however that
-    batch was split.
+    of processes. LoRA targets, parameter groups with their rates and decay, AdamW, the schedule
+    step by step, the global batches and the tensors saved are those of LLaVA's code
+    (``tests/train/test_llava_recipe.py``). On purpose otherwise:
+
+    - *Loss*: the mean over the answer tokens of the whole global batch, however it was split.
+      LLaVA takes the mean of each micro-batch first and then their mean, so that a short answer
+      weighs more beside other short ones, and the result depends on the number of GPUs.
+    - *Last batch of an epoch*: what it lacks is filled with rows that add nothing to the loss;
+      accelerate repeats the first examples of the epoch.
+    - *Order*: from ``seed`` and epoch alone, where LLaVA draws from torch's global generator.
+    - *Files*: one safetensors file with LoRA and projector; LLaVA pickles the projector into
+      ``non_lora_trainables.bin``. A checkpoint holds the trained tensors, projector included
+      (LLaVA's resume loses it), and with ZeRO it belongs to the number of processes that wrote it.
+    - *nf4*: ``lm_head``, vision tower and projector stay unquantized; LLaVA's ``--bits 4``
+      quantizes ``lm_head`` too.
     """
 
     rank: int = 128
@@ -42,7 +60,8 @@ class Recipe:
     weight_decay: float = 0.0
     schedule: str = "cosine"
     warmup_ratio: float = 0.03
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = 0.0
+    """0: no clipping. LLaVA's DeepSpeed files name none, so Trainer's 1.0 has no effect there."""
     epochs: int = 1
     max_steps: int | None = None
     """Stop after this many optimizer steps, the schedule ending there; None: all epochs."""
@@ -53,6 +72,8 @@ class Recipe:
     """Image and text-only examples do not share a global batch (``train.sampler``)."""
     precision: str = "auto"
     """``auto``: bf16 where the hardware has it, else fp32."""
+    quantization: str | None = None
+    """``nf4``: QLoRA, the frozen language model in 4 bits (Dettmers et al. 2023); or None."""
     micro_batch: int = 16
     """Examples per forward pass of one process."""
     gradient_checkpointing: bool = True
@@ -61,6 +82,9 @@ class Recipe:
     processes: int | str = "auto"
     """Processes per node; ``auto``: one per GPU, one without a GPU."""
     nodes: int = 1
+    """Machines: those of a SLURM allocation, or those named by torchrun's variables."""
+    timeout: int = 600
+    """Seconds a rank waits for the others, and a node for the other nodes, before it gives up."""
     workers: int = 4
     """Processes per rank that read images ahead; 0 reads in the rank itself."""
     threads: int | None = None
@@ -94,18 +118,38 @@ class Recipe:
 
     def answer_config(self) -> dict[str, Any]:
         """The fields that change the adapter: they enter the artifact's key."""
-        return {name: v for name, v in asdict(self).items() if name not in SPEED_ONLY}
+        fields = {name: v for name, v in asdict(self).items() if name not in SPEED_ONLY}
+        if self.quantization is None:  # adapters made before there was a choice keep their key
+            del fields["quantization"]
+        return fields
+
+    def requirements(
+        self, *, parameters: int | None = None, folder: Path | None = None
+    ) -> Sequence[Requirement]:
+        """What finetuning needs here; memory and disk too once the model's ``parameters`` and the
+        ``folder`` of the checkpoints are known.
+        """
+        from train.requirements import requirements
+
+        return requirements(self, parameters=parameters, folder=folder)
 
     def _check_choices(self) -> None:
         choices: tuple[tuple[str, tuple[Any, ...]], ...] = (
             ("zero_stage", ZERO_STAGES),
             ("precision", PRECISIONS),
             ("schedule", SCHEDULES),
+            ("quantization", QUANTIZATIONS),
         )
         for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 listed = ", ".join(str(a) for a in allowed)
                 raise UserError(f"train.{name}={getattr(self, name)!r}: choose one of {listed}.")
+        if self.quantization and self.zero_stage == 3:
+            raise UserError(
+                f"train.quantization={self.quantization} with train.zero_stage=3: ZeRO-3 cuts "
+                "weights into shards, and 4-bit blocks cannot be cut. Set train.zero_stage=2 (one "
+                "process or several) or 0; the 4-bit model is small enough to stand on every GPU."
+            )
         if self.processes != "auto" and not _positive_int(self.processes):
             raise UserError(
                 f"train.processes={self.processes!r}: give a number of processes per node, 1 or "
@@ -114,6 +158,7 @@ class Recipe:
 
     def _check_ranges(self) -> None:
         counts = ("rank", "alpha", "epochs", "global_batch", "max_length", "micro_batch", "nodes")
+        counts += ("timeout",)
         for name in counts:
             if not _positive_int(getattr(self, name)):
                 raise UserError(

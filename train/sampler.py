@@ -2,17 +2,24 @@
 
 The order is that of LLaVA's ``group_by_modality_length`` sampler (``llava_trainer.py``): examples
 are shuffled within their modality and cut into global batches, the last of each modality are put
-together at the end, and the other batches are shuffled. Lengths only decide who computes what
-inside a global batch. Global batches depend on the seed alone, never on world size or
-micro-batch; the seed is explicit, where LLaVA draws from torch's global generator.
+together at the end, and the other batches are shuffled. Given the same permutations, the global
+batches are LLaVA's (``tests/train/test_llava_sampler.py``). They depend on the seed alone, never on
+world size or micro-batch; lengths only decide who computes what inside a global batch.
+
+Ours differs in two ways: the permutations come from an explicit seed, where LLaVA draws them from
+torch's global generator; and an incomplete last batch is filled with rows that add nothing to the
+loss, where accelerate fills it with the first examples of the epoch, which then count twice.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+
+Permute = Callable[[int], np.ndarray]
+"""n -> a permutation of ``range(n)``, int64 [n]: where the randomness of the order comes from."""
 
 FILLER = -1
 """Stands for a row that adds nothing to the loss: it evens out the last batch of an epoch."""
@@ -25,22 +32,29 @@ def number_of_steps(examples: int, global_batch: int, epochs: int, max_steps: in
 
 
 def global_batches(
-    text_only: np.ndarray, global_batch: int, seed: int, epoch: int, *, group: bool
+    text_only: np.ndarray, global_batch: int, permute: Permute, *, group: bool
 ) -> list[list[int]]:
     """The global batches of one epoch: a permutation of ``range(n)``, cut into batches.
 
     ``text_only`` bool [n]. With ``group``, image and text-only examples meet only in the last
-    batch, or the last two when both modalities leave more than half a batch each.
+    batch, or the last two when both modalities leave more than half a batch each. ``permute`` is
+    called for the image examples, the text-only examples and the batches, in this order.
     """
-    rng = np.random.default_rng((seed, epoch))
     every = np.arange(len(text_only))
     if not group or text_only.all() or not text_only.any():
-        return _cut(rng.permutation(every), global_batch)
-    image = _cut(rng.permutation(every[~text_only]), global_batch)
-    text = _cut(rng.permutation(every[text_only]), global_batch)
+        return _cut(permute(len(every)), global_batch)
+    image, text = (
+        _cut(rows[permute(len(rows))], global_batch)
+        for rows in (every[~text_only], every[text_only])
+    )
     pure = image[:-1] + text[:-1]
-    shuffled = [pure[i] for i in rng.permutation(len(pure))]
+    shuffled = [pure[i] for i in permute(len(pure))]
     return shuffled + _cut(np.array(sorted(image[-1] + text[-1])), global_batch)
+
+
+def seeded(seed: int, epoch: int) -> Permute:
+    """The permutations of one epoch of a run."""
+    return np.random.default_rng((seed, epoch)).permutation
 
 
 def plan(
@@ -55,7 +69,7 @@ def plan(
     """The global batches of the whole run, epoch after epoch."""
     batches: list[list[int]] = []
     for epoch in range(epochs):
-        batches += global_batches(text_only, global_batch, seed, epoch, group=group)
+        batches += global_batches(text_only, global_batch, seeded(seed, epoch), group=group)
     return batches[:max_steps]
 
 

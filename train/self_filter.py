@@ -11,15 +11,21 @@ So the net learns to give little weight to what the model cannot fit: difficulty
 As released: the vision tower is frozen, projector and language model are trained whole, one batch
 is one device's batch. Ours differs: one epoch instead of three, S starts at zero (so that d is what
 was learnt, not what was drawn), and rows without an image or without answer tokens take no part.
-One process trains on one device; a killed stage 1 starts again.
+
+One process trains on one device. Weights, gradients and Adam's moments are fp32, 16 bytes a
+parameter: 113 GB for LLaVA-1.5-7B, more than one GPU of 80 GB has. On a GPU with bf16 the forward
+and the backward pass run in bf16 (autocast). When memory runs out, a batch is run in parts whose
+losses are normalised over the whole batch, so the step is the same but for rounding. A killed stage
+1 goes on from its checkpoint with the same bytes.
 """
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +38,16 @@ from coincide.models.encode import IGNORE, Encoded, collate, encode
 from coincide.models.template import TEMPLATES
 from coincide.schema import Dataset, DataSource, Difficulty, ModelSource, UserError
 from coincide.store import Build, Step, write_json
+from train.oom import is_out_of_memory
+from train.recipe import Recipe
+from train.self_filter_state import Progress, load, save
 
 VERSION = 1
 WARMUP = 0.03
 """Share of the steps over which the rate rises, as in LLaVA's recipes."""
+STATE = "state.safetensors"
+BYTES_PER_PARAMETER = 16
+"""fp32 weight, gradient and Adam's two moments."""
 
 
 def difficulty_step(
@@ -46,11 +58,13 @@ def difficulty_step(
     base: Step,
     source: DataSource,
     data: Step,
+    recipe: Recipe | None = None,
 ) -> Step:
     """The artifact of stage 1: ``difficulty.npy`` float32 [N] (NaN: took no part),
 
     ``score_net.safetensors`` (``weight`` [1, image + text]), the stage-1 model under ``model/`` and
-    ``log.json``. ``signals`` are the steps of ``need.signals``.
+    ``log.json``. ``signals`` are the steps of ``need.signals``. Of ``recipe`` only what changes no
+    answer is used: ``gradient_checkpointing`` and ``save_every``.
     """
     config = {
         **{name: value for name, value in asdict(need).items() if name != "signals"},
@@ -62,98 +76,212 @@ def difficulty_step(
         dataset = source.open(build.need(0).path)
         folders = [build.store.verify(step).path for step in signals]
         with _one_thread():
-            return _stage_one(build, need, model, dataset, folders)
+            return _stage_one(build, need, model, dataset, folders, recipe)
 
     name = f"{model.name}-{source.name}"
     return Step("difficulty", name, VERSION, config, build, (data, base, *signals))
 
 
 def weighted_loss(
-    logits: torch.Tensor, labels: torch.Tensor, scores: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss above and the weights w, [B].
+    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, batch: int, answers: int
+) -> torch.Tensor:
+    """The share of the loss above that falls to some examples of a batch.
 
-    ``logits`` [B, T, V], ``labels`` int64 [B, T] (-100 off the answers, not shifted), ``scores``
-    S(f) [B].
+    ``logits`` [b, T, V], ``labels`` int64 [b, T] (-100 off the answers, not shifted), ``weights`` w
+    [b]; ``batch`` B and ``answers``: examples and answer tokens of the whole batch.
     """
-    weights = torch.softmax(scores, dim=0)
     targets = labels[:, 1:]
     rows, places = torch.nonzero(targets != IGNORE, as_tuple=True)
     losses = torch.nn.functional.cross_entropy(
         logits[rows, places].float(), targets[rows, places], reduction="none"
     )
-    return len(scores) * (weights[rows] * losses).sum() / max(1, len(rows)), weights
+    return batch * (weights[rows] * losses).sum() / max(1, answers)
+
+
+@dataclass
+class Learner:
+    """The model and the score net on one device, how they are trained and how far they are."""
+
+    network: Any
+    net: torch.nn.Linear
+    optimizer: torch.optim.Optimizer
+    pad_id: int
+    progress: Progress
+
+    @property
+    def parts(self) -> dict[str, torch.nn.Module]:
+        return {"model": self.network, "net": self.net}
 
 
 def _stage_one(
-    build: Build, need: Difficulty, model: ModelSource, dataset: Dataset, folders: list[Path]
+    build: Build,
+    need: Difficulty,
+    model: ModelSource,
+    dataset: Dataset,
+    folders: list[Path],
+    recipe: Recipe | None,
 ) -> dict[str, Any]:
-    from safetensors.torch import save_file
-
-    from coincide.models.load import load_model, load_processor
-    from coincide.progress import bar
+    from coincide.models.load import load_processor
 
     folder = build.need(1).path / "model"
-    device = device_of("auto")
     processor = load_processor(folder)
+    features = np.concatenate([ShardedArray(path)[:] for path in folders], axis=1)
+    rows = np.flatnonzero(usable_rows(folders) & np.isfinite(features).all(axis=1))
+    batches = [batch for epoch in range(need.epochs) for batch in cut(rows, need, epoch)]
+    checkpointing = recipe is not None and recipe.gradient_checkpointing
+    learner = _learner(folder, features, need, processor.tokenizer.pad_token_id, checkpointing)
+    state = build.dir / STATE
+    if state.is_file():
+        learner.progress = load(state, learner.parts, learner.optimizer)
+        print(f"self_filter: resumed at batch {learner.progress.batches:,} of {len(batches):,}")
+
+    def encoded(batch: np.ndarray) -> dict[int, Encoded]:
+        return _encoded(batch, dataset, processor, model)
+
+    save_every = recipe.save_every if recipe is not None else None
+    _learn(learner, batches, encoded, features, need.lr, state, save_every)
+    state.unlink(missing_ok=True)
+    processor.save_pretrained(build.dir / "model")
+    return _write(build.dir, learner, features)
+
+
+def _learner(
+    folder: Path, features: np.ndarray, need: Difficulty, pad_id: int, checkpointing: bool
+) -> Learner:
+    from coincide.models.load import load_model
+
+    device = device_of("auto")
     network = load_model(folder, torch.float32, device)
     network.requires_grad_(True)
     network.model.vision_tower.requires_grad_(False)
-    features = np.concatenate([ShardedArray(path)[:] for path in folders], axis=1)
+    _check_memory(network, device)
+    if checkpointing:
+        checkpoint_layers(network)
     net = torch.nn.Linear(features.shape[1], 1, bias=False, device=device)
     torch.nn.init.zeros_(net.weight)
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW([*trained, *net.parameters()], lr=need.lr, weight_decay=0.0)
+    progress = Progress(np.zeros(len(features), dtype=bool), size=need.batch)
+    return Learner(network, net, optimizer, pad_id, progress)
 
-    rows = np.flatnonzero(usable_rows(folders) & np.isfinite(features).all(axis=1))
-    taught = np.zeros(len(dataset), dtype=bool)
-    batches = [batch for epoch in range(need.epochs) for batch in cut(rows, need, epoch)]
-    optimizer, rate = _optimizer(network, net, need.lr, len(batches))
-    log = []
-    with bar("self_filter", total=len(batches), unit="step") as progress:
-        for batch in batches:
-            encoded = _encoded(batch, dataset, processor, model)
-            taught[list(encoded)] = True
-            if encoded:
-                f = torch.from_numpy(features[list(encoded)]).to(device)
-                inputs = collate(list(encoded.values()), processor.tokenizer.pad_token_id)
-                log.append(step(network, net, inputs, f, optimizer))
-                rate.step()
-            progress.update(1)
 
-    difficulty = difficulties(net, features, taught)
-    np.save(build.dir / "difficulty.npy", difficulty, allow_pickle=False)
-    save_file({"weight": net.weight.detach().cpu()}, build.dir / "score_net.safetensors")
-    network.save_pretrained(build.dir / "model")
-    processor.save_pretrained(build.dir / "model")
-    write_json(build.dir / "log.json", log)
-    known = difficulty[taught]
+def _learn(
+    learner: Learner,
+    batches: Sequence[np.ndarray],
+    encoded: Callable[[np.ndarray], dict[int, Encoded]],
+    features: np.ndarray,
+    lr: float,
+    state: Path,
+    save_every: int | None,
+) -> None:
+    """All batches from where ``learner`` stands, with a checkpoint now and then."""
+    from coincide.progress import bar
+
+    progress = learner.progress
+    with bar("self_filter", total=len(batches), unit="step") as shown:
+        shown.update(progress.batches)
+        for batch in batches[progress.batches :]:
+            examples = encoded(batch)
+            progress.taught[list(examples)] = True
+            if examples:
+                f = torch.from_numpy(features[list(examples)]).to(learner.net.weight.device)
+                for group in learner.optimizer.param_groups:
+                    group["lr"] = lr * rate(len(progress.log), len(batches))
+                progress.log.append(fitting_step(learner, list(examples.values()), f))
+            progress.batches += 1
+            if save_every and progress.batches % save_every == 0:
+                save(state, learner.parts, learner.optimizer, progress)
+            shown.update(1)
+
+
+def _write(folder: Path, learner: Learner, features: np.ndarray) -> dict[str, Any]:
+    """Write the artifact's files but the processor; facts for the manifest."""
+    from safetensors.torch import save_file
+
+    progress = learner.progress
+    difficulty = difficulties(learner.net, features, progress.taught)
+    np.save(folder / "difficulty.npy", difficulty, allow_pickle=False)
+    save_file({"weight": learner.net.weight.detach().cpu()}, folder / "score_net.safetensors")
+    learner.network.save_pretrained(folder / "model")
+    write_json(folder / "log.json", progress.log)
+    known = difficulty[progress.taught]
     return {
-        "rows": int(taught.sum()),
-        "steps": len(log),
-        "loss_first": log[0]["loss"],
-        "loss_last": log[-1]["loss"],
+        "rows": int(progress.taught.sum()),
+        "steps": len(progress.log),
+        "loss_first": progress.log[0]["loss"],
+        "loss_last": progress.log[-1]["loss"],
         "difficulty": [float(q) for q in np.quantile(known, [0, 0.25, 0.5, 0.75, 1])],
+        "precision": "bf16" if _bf16(learner.net.weight.device) else "fp32",
+        "examples_at_once": progress.size,
     }
+
+
+def fitting_step(
+    learner: Learner, examples: Sequence[Encoded], features: torch.Tensor
+) -> dict[str, float]:
+    """One step on ``examples`` in as many parts as memory asks for; it lowers ``progress.size``."""
+    progress = learner.progress
+    while True:
+        size = progress.size
+        parts = [examples[at : at + size] for at in range(0, len(examples), size)]
+        inputs = [collate(part, learner.pad_id) for part in parts]
+        try:
+            return step(learner.network, learner.net, inputs, features, learner.optimizer)
+        except (RuntimeError, MemoryError) as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+        progress.size = -(-min(size, len(examples)) // 2)
+        print(
+            f"self_filter: out of memory with {size} examples at once; going on with "
+            f"{progress.size}, the loss is still that of the whole batch",
+            flush=True,
+        )
+        learner.optimizer.zero_grad(set_to_none=True)
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def step(
     network: Any,
     net: torch.nn.Linear,
-    inputs: dict[str, torch.Tensor],
+    parts: Sequence[dict[str, torch.Tensor]],
     features: torch.Tensor,
     optimizer: torch.optim.Optimizer,
 ) -> dict[str, float]:
-    """One step of both; ``features`` float32 [B, D], ``inputs`` as ``collate`` gives them."""
+    """One step of both; ``features`` float32 [B, D], ``parts`` as ``collate`` gives them, B rows
+    together.
+    """
     device = net.weight.device
-    wanted = ("input_ids", "attention_mask", "pixel_values")
-    output = network(**{name: inputs[name].to(device) for name in wanted}, use_cache=False)
-    scores = net(features)[:, 0]
-    loss, weights = weighted_loss(output.logits, inputs["labels"].to(device), scores)
-    if not loss.isfinite():
-        raise UserError(f"Self-Filter's stage 1: the loss is {float(loss)}. Lower method.lr.")
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    weights = torch.softmax(net(features)[:, 0], dim=0)
+    answers = sum(int((part["labels"][:, 1:] != IGNORE).sum()) for part in parts)
+    total, done = 0.0, 0
+    for part in parts:
+        share = weights[done : done + len(part["labels"])]
+        done += len(share)
+        wanted = ("input_ids", "attention_mask", "pixel_values")
+        with _precision(device):
+            output = network(**{name: part[name].to(device) for name in wanted}, use_cache=False)
+        labels = part["labels"].to(device)
+        loss = weighted_loss(output.logits, labels, share, len(features), answers)
+        loss.backward(retain_graph=done < len(features))
+        total += float(loss.detach())
+    if not math.isfinite(total):
+        raise UserError(f"Self-Filter's stage 1: the loss is {total}. Lower method.lr.")
     optimizer.step()
-    return {"loss": float(loss.detach()), "largest_weight": float(weights.max().detach())}
+    return {"loss": total, "largest_weight": float(weights.max().detach())}
+
+
+def checkpoint_layers(network: Any) -> None:
+    """Compute the layers' activations again in the backward pass.
+
+    Transformers checkpoints layers in training mode only; their parts stay in evaluation mode, so
+    that no dropout comes in.
+    """
+    network.activation_checkpointing_enable({"use_reentrant": False})
+    for module in network.modules():
+        if getattr(module, "gradient_checkpointing", False):
+            module.training = True
 
 
 def cut(rows: np.ndarray, need: Difficulty, epoch: int) -> list[np.ndarray]:
@@ -182,20 +310,34 @@ def _encoded(
     return {row: e for row, e in found.items() if (e.labels[1:] != IGNORE).any()}
 
 
-def _optimizer(
-    network: Any, net: torch.nn.Linear, lr: float, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW over both, warm-up, then cosine to zero."""
-    trained = [p for p in network.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW([*trained, *net.parameters()], lr=lr, weight_decay=0.0)
+def rate(at: int, steps: int) -> float:
+    """Factor of the learning rate at step ``at``: warm-up, then cosine to zero."""
     warmup = max(1, round(WARMUP * steps))
+    if at < warmup:
+        return (at + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (at - warmup) / max(1, steps - warmup)))
 
-    def factor(at: int) -> float:
-        if at < warmup:
-            return (at + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (at - warmup) / max(1, steps - warmup)))
 
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+def _bf16(device: str | torch.device) -> bool:
+    return torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported()
+
+
+def _precision(device: torch.device) -> AbstractContextManager[Any]:
+    return torch.autocast("cuda", torch.bfloat16) if _bf16(device) else nullcontext()
+
+
+def _check_memory(network: Any, device: str) -> None:
+    """Refuse a model whose training state alone exceeds the GPU."""
+    if device == "cpu":
+        return
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    needed, there = BYTES_PER_PARAMETER * trained, torch.cuda.mem_get_info(device)[1]
+    if needed > there:
+        raise UserError(
+            f"Self-Filter's stage 1 trains all {trained / 1e9:.1f}e9 parameters in fp32: "
+            f"{needed / 1e9:.0f} GB for weights, gradients and AdamW, and the GPU has "
+            f"{there / 1e9:.0f} GB. Choose a smaller target for the selection, or a larger GPU."
+        )
 
 
 @contextmanager

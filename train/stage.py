@@ -12,7 +12,8 @@ from coincide.schema import DataSource, ModelSource, UserError
 from coincide.store import Build, Step
 from train.checkpoint import Checkpoint, newest_complete, sweep
 from train.job import Job, read_log, write_log
-from train.launch import OutOfMemory, launch
+from train.launch import launch
+from train.outcome import OutOfMemory
 from train.recipe import Recipe, largest_micro_batch
 from train.sampler import number_of_steps
 
@@ -63,6 +64,7 @@ def _job(build: Build, recipe: Recipe, model: ModelSource, source: DataSource, s
     base, data, subset = (build.need(i) for i in range(3))
     dataset = source.open(data.path)
     processes = world_size(recipe)
+    micro_batch = _micro_batch_that_fits(build.dir / "recipe.json", recipe, processes)
     return Job(
         model=str(base.path / "model"),
         base=build.step.needs[0].folder,
@@ -73,12 +75,23 @@ def _job(build: Build, recipe: Recipe, model: ModelSource, source: DataSource, s
         blank_rows=_positions(subset.path / "rows.npy", dataset.blank_images),
         seed=seed,
         world_size=processes,
-        micro_batch=recipe.micro_batch,
-        accumulation=recipe.accumulation(processes),
+        micro_batch=micro_batch,
+        accumulation=recipe.accumulation(processes, micro_batch),
         output=str(build.dir),
         resume_from=None,
         recipe=recipe,
     )
+
+
+def _micro_batch_that_fits(former: Path, recipe: Recipe, processes: int) -> int:
+    """The recipe's micro-batch, or the one to which a stopped attempt of the same recipe and layout
+    (``former``: its recipe.json) had come down for lack of memory.
+    """
+    if former.is_file():
+        job = Job.read(former)
+        if (job.recipe, job.world_size) == (recipe, processes):
+            return job.micro_batch
+    return recipe.micro_batch
 
 
 def _positions(rows_path: Path, wanted: frozenset[int]) -> tuple[int, ...]:

@@ -7,14 +7,18 @@ them). Its output goes to ``logs/rank<r>.log``, how it ended to ``logs/rank<r>.j
 from __future__ import annotations
 
 import os
+import socket
 import sys
+import time
 import traceback
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from coincide.processes import die_with_parent
 from coincide.store import write_json
 from train.job import EXIT_ERROR, EXIT_OUT_OF_MEMORY, EXIT_STOPPED, Job
+from train.oom import is_out_of_memory
 
 SCHEDULER_NAMES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 MESSAGE_LIMIT = 2000
@@ -30,12 +34,13 @@ def main(job_path: Path) -> int:
         stopped = train(job, rank)
     except Exception as error:
         traceback.print_exc()
-        code = EXIT_OUT_OF_MEMORY if _is_out_of_memory(error) else EXIT_ERROR
+        code = EXIT_OUT_OF_MEMORY if is_out_of_memory(error) else EXIT_ERROR
         message = f"{type(error).__name__}: {error}"[:MESSAGE_LIMIT]
     else:
         code = EXIT_STOPPED if stopped else 0
         message = stopped or "done"
-    write_json(job.rank_status(rank), {"rank": rank, "exit_code": code, "message": message})
+    status = {"rank": rank, "exit_code": code, "message": message}
+    write_json(job.rank_status(rank), {**status, "host": socket.gethostname(), "at": time.time()})
     return code
 
 
@@ -44,7 +49,7 @@ def train(job: Job, rank: int) -> str | None:
     import torch
     from transformers import set_seed
 
-    from coincide.models.load import load_model, load_processor
+    from coincide.models.load import load_processor
     from train.checkpoint import newest_complete
     from train.data import loader, open_subset
     from train.lora import add_lora
@@ -57,7 +62,7 @@ def train(job: Job, rank: int) -> str | None:
     arguments = training_arguments(job, bf16)
     if recipe.threads is not None:  # after the arguments: accelerate sets a number of its own
         torch.set_num_threads(recipe.threads)
-    model = load_model(Path(job.model), torch.bfloat16 if bf16 else torch.float32, _device(job))
+    model = _base_model(job, bf16)
     set_seed(job.seed)
     model = add_lora(model, recipe, base=job.base, keep_dtype=recipe.zero_stage > 0)
     processor = load_processor(Path(job.model))
@@ -76,6 +81,17 @@ def train(job: Job, rank: int) -> str | None:
     return monitor.reason if monitor.stopped else None
 
 
+def _base_model(job: Job, bf16: bool) -> Any:
+    import torch
+
+    from coincide.models.load import load_model
+    from train.quantized import load_quantized
+
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    load = load_quantized if job.recipe.quantization else load_model
+    return load(Path(job.model), dtype, _device(job))
+
+
 def training_arguments(job: Job, bf16: bool) -> Any:
     """Transformers' arguments for the job; with ZeRO, DeepSpeed is set up first."""
     import torch
@@ -84,7 +100,7 @@ def training_arguments(job: Job, bf16: bool) -> Any:
     recipe = job.recipe
     cpu = not torch.cuda.is_available()
     if recipe.zero_stage:
-        start_deepspeed(cpu)
+        start_deepspeed(cpu, recipe.timeout)
     return TrainingArguments(
         output_dir=str(job.checkpoints),
         per_device_train_batch_size=job.micro_batch,
@@ -110,6 +126,7 @@ def training_arguments(job: Job, bf16: bool) -> Any:
         disable_tqdm=True,
         use_cpu=cpu,
         ddp_backend="gloo" if cpu and job.world_size > 1 else None,
+        ddp_timeout=recipe.timeout,
         seed=job.seed,
         deepspeed=deepspeed_config(recipe.zero_stage) if recipe.zero_stage else None,
     )
@@ -130,8 +147,9 @@ def deepspeed_config(stage: int) -> dict[str, Any]:
     }
 
 
-def start_deepspeed(cpu: bool) -> None:
-    """Join the process group through DeepSpeed, from torchrun's variables or alone.
+def start_deepspeed(cpu: bool, timeout: int) -> None:
+    """Join the process group through DeepSpeed, from torchrun's variables or alone. A collective
+    call that takes longer than ``timeout`` seconds fails.
 
     On a CPU DeepSpeed would compile its shared-memory all-reduce (a minute, and a compiler
     needed), which serves inference only; declared incompatible, as on other platforms than
@@ -144,7 +162,9 @@ def start_deepspeed(cpu: bool) -> None:
         os.environ.setdefault(name, value)
     if cpu:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed("gloo" if cpu else "nccl", auto_mpi_discovery=False)
+    deepspeed.init_distributed(
+        "gloo" if cpu else "nccl", auto_mpi_discovery=False, timeout=timedelta(seconds=timeout)
+    )
 
 
 def _bf16(precision: str) -> bool:
@@ -185,14 +205,6 @@ def _leave() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    import torch
-
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
-    )
 
 
 def _redirect_output(path: Path) -> None:

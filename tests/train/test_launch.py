@@ -10,7 +10,8 @@ import pytest
 
 from coincide.schema import UserError
 from train.job import EXIT_OUT_OF_MEMORY, Job
-from train.launch import OutOfMemory, command, launch
+from train.launch import command, launch
+from train.outcome import OutOfMemory
 from train.recipe import Recipe
 from train.stage import smaller
 

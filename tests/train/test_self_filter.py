@@ -22,7 +22,9 @@ from coincide.models.template import TEMPLATES
 from coincide.schema import Dataset, Difficulty, Signal
 from coincide.store import Artifact, Build, Step, Store, write_json
 from tests.train.tiny import TinyModel
-from train.self_filter import cut, difficulty_step, step, weighted_loss
+from train import self_filter
+from train.recipe import Recipe
+from train.self_filter import checkpoint_layers, cut, difficulty_step, step, weighted_loss
 
 ROWS, WIDTH = 60, 8
 SIGNALS = (Signal("clip_image"), Signal("clip_text", (("text", "dialogue"),)))
@@ -91,15 +93,25 @@ def signal_steps() -> list[Step]:
     return [make(0), make(1)]
 
 
-def stage_one(root: Path, need: Difficulty = NEED) -> Artifact:
-    store = Store(root)
+def wanted(recipe: Recipe | None = None) -> Step:
     model, data = TinyModel(), Data()
-    wanted = difficulty_step(
-        need, signal_steps(), model=model, base=model.step(), source=data, data=data.step()
+    return difficulty_step(
+        NEED,
+        signal_steps(),
+        model=model,
+        base=model.step(),
+        source=data,
+        data=data.step(),
+        recipe=recipe,
     )
-    for step_before in wanted.needs:
+
+
+def stage_one(root: Path, recipe: Recipe | None = None) -> Artifact:
+    store = Store(root)
+    stage = wanted(recipe)
+    for step_before in stage.needs:
         store.ensure(step_before)
-    return store.ensure(wanted)
+    return store.ensure(stage)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +126,8 @@ def test_the_loss_and_its_gradient_by_hand() -> None:
     labels = torch.randint(0, 7, (4, 9))
     labels[:, :3] = -100
     labels[2, 5:] = -100
-    loss, weights = weighted_loss(logits, labels, scores)
+    weights = torch.softmax(scores, dim=0)
+    loss = weighted_loss(logits, labels, weights, 4, int((labels[:, 1:] != -100).sum()))
 
     c, n = torch.zeros(4), 0
     for i in range(4):
@@ -129,8 +142,11 @@ def test_the_loss_and_its_gradient_by_hand() -> None:
     torch.testing.assert_close(scores.grad, 4 / n * w * (c - (w * c).sum()))
 
 
-def test_one_step_of_both_by_autograd(made: Artifact) -> None:
-    """Gradients of the net and the model against transformers' own loss, example by example."""
+@pytest.mark.parametrize("at_once", [4, 3, 1])
+def test_one_step_of_both_by_autograd(made: Artifact, at_once: int) -> None:
+    """Gradients of the net and the model against transformers' own loss, example by example;
+    a batch in parts is the same step.
+    """
     store = made.path.parent.parent
     folder = next((store / "target").iterdir()) / "model"
     processor, network = load_processor(folder), load_model(folder, torch.float32, "cpu")
@@ -139,6 +155,7 @@ def test_one_step_of_both_by_autograd(made: Artifact) -> None:
     encoded = [
         encode(dataset.examples[r], dataset, processor, TEMPLATES["tiny"], 128) for r in rows
     ]
+    cut_up = [encoded[at : at + at_once] for at in range(0, 4, at_once)]
     f = torch.from_numpy(np.concatenate([features(0), features(1)], axis=1)[rows])
     net = torch.nn.Linear(2 * WIDTH, 1, bias=False)
 
@@ -155,7 +172,7 @@ def test_one_step_of_both_by_autograd(made: Artifact) -> None:
 
     both = [*network.parameters(), *net.parameters()]
     before = [p.detach().clone() for p in both]
-    step(network, net, collate(encoded, 0), f, torch.optim.SGD(both, lr=1.0))
+    step(network, net, [collate(part, 0) for part in cut_up], f, torch.optim.SGD(both, lr=1.0))
     for p, was, q in zip(both, before, [*twin.parameters(), *net_twin.parameters()], strict=True):
         moved = was - (torch.zeros_like(was) if q.grad is None else q.grad)
         torch.testing.assert_close(p.detach(), moved, atol=2e-5, rtol=1e-4)
@@ -194,10 +211,85 @@ def test_net_and_model_are_artifacts(made: Artifact) -> None:
     assert made.facts["loss_last"] < made.facts["loss_first"]
 
 
+FILES = ("difficulty.npy", "score_net.safetensors", "model/model.safetensors", "log.json")
+
+
+def assert_same_bytes(one: Artifact, other: Artifact) -> None:
+    for name in FILES:
+        assert (one.path / name).read_bytes() == (other.path / name).read_bytes(), name
+
+
 def test_the_same_bytes_again(made: Artifact, tmp_path: Path) -> None:
-    again = stage_one(tmp_path)
-    for name in ("difficulty.npy", "score_net.safetensors", "model/model.safetensors"):
-        assert (again.path / name).read_bytes() == (made.path / name).read_bytes()
+    """Also with layers checkpointed and with checkpoints written: speed alone, the same key."""
+    recipe = Recipe(gradient_checkpointing=True, save_every=5)
+    assert wanted(recipe).key == wanted().key
+    again = stage_one(tmp_path, recipe)
+    assert_same_bytes(again, made)
+    assert not list(again.path.glob("*state*"))
+
+
+def test_checkpointing_really_runs_layers_twice(made: Artifact) -> None:
+    folder = next((made.path.parent.parent / "target").iterdir()) / "model"
+    network = load_model(folder, torch.float32, "cpu")
+    checkpoint_layers(network)
+    calls: list[int] = []
+    layer = network.model.language_model.layers[0].mlp
+    layer.register_forward_pre_hook(lambda *_: calls.append(1))
+    network(input_ids=torch.tensor([[1, 5, 6]])).logits.sum().backward()
+    assert len(calls) == 2
+    assert not layer.training
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_killed_and_resumed_gives_the_same_bytes(
+    made: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    recipe = Recipe(gradient_checkpointing=False, save_every=4)
+    real, steps = self_filter.step, []
+
+    def dying(*inputs: Any) -> dict[str, float]:
+        steps.append(1)
+        if len(steps) == 11:
+            raise Killed
+        return real(*inputs)
+
+    monkeypatch.setattr(self_filter, "step", dying)
+    with pytest.raises(Killed):
+        stage_one(tmp_path, recipe)
+    again = stage_one(tmp_path, recipe)
+    assert "self_filter: resumed at batch 8 of" in capsys.readouterr().out
+    assert_same_bytes(again, made)
+    assert len(steps) == 11 + again.facts["steps"] - 8
+
+
+def test_out_of_memory_splits_the_batch_and_not_the_loss(
+    made: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Memory for two examples: from batches of six down to three, then two."""
+    from transformers import LlavaForConditionalGeneration
+
+    real = LlavaForConditionalGeneration.forward
+
+    def small(self: Any, input_ids: torch.Tensor, **inputs: Any) -> Any:
+        if len(input_ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return real(self, input_ids, **inputs)
+
+    monkeypatch.setattr(LlavaForConditionalGeneration, "forward", small)
+    split = stage_one(tmp_path)
+    said = capsys.readouterr().out
+    assert "out of memory with 6 examples at once; going on with 3" in said
+    assert "going on with 2" in said
+    assert split.facts["examples_at_once"] == 2
+    one, other = (np.load(a.path / "difficulty.npy") for a in (split, made))
+    np.testing.assert_allclose(one, other, atol=1e-5)
+    losses = [
+        [r["loss"] for r in json.loads((a.path / "log.json").read_text())] for a in (split, made)
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
 def test_every_row_once_per_epoch() -> None:

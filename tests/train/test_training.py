@@ -20,7 +20,7 @@ from coincide.schema import UserError
 from coincide.store import Artifact, Step
 from tests.train.tiny import ROWS, Bench, losses, weights
 from train.job import Job
-from train.launch import Stopped
+from train.outcome import Stopped
 
 ROOT = Path(__file__).parents[2]
 

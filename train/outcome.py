@@ -1,0 +1,123 @@
+"""How the ranks of a job ended, and the exception that says so: which rank, where, and why."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coincide.schema import UserError
+from train.job import EXIT_OUT_OF_MEMORY, EXIT_STOPPED, Job
+
+LOG_LINES = 15
+_DEAD = re.compile(
+    r"host\s*:\s*(\S+)\s+rank\s*:\s*(\d+) \(local_rank.*?exitcode\s*:\s*(-?\d+)", re.DOTALL
+)
+
+
+class OutOfMemory(Exception):
+    """The ranks did not fit; a smaller micro-batch may."""
+
+
+class Stopped(UserError):
+    """The ranks stopped on request; running again goes on from their checkpoint."""
+
+
+@dataclass(frozen=True)
+class Dead:
+    """A rank that ended without a word."""
+
+    rank: int
+    code: int
+    host: str
+
+
+def failure(job: Job, code: int, launcher_log: Path) -> Exception:
+    """The exception that says why the ranks of ``job`` ended with ``code``."""
+    statuses = rank_statuses(job)
+    codes = [status["exit_code"] for status in statuses]
+    if EXIT_OUT_OF_MEMORY in codes:
+        return OutOfMemory(statuses[codes.index(EXIT_OUT_OF_MEMORY)]["message"])
+    if codes and all(c == EXIT_STOPPED for c in codes):
+        ranks = sorted(statuses, key=lambda status: status["rank"])
+        said = "; ".join(f"rank {s['rank']} {s['message']}" for s in ranks)
+        return Stopped(
+            f"Training wrote a checkpoint and stopped ({said}). Run the same command to go on."
+        )
+    dead, lost = _without_a_word(job, code, launcher_log)
+    failed = [s for s in statuses if s["exit_code"] not in (0, EXIT_STOPPED)]
+    if dead is not None:
+        return _rank_failed(job, dead.rank, f"{_describe(dead.code)}, without a word", dead.host)
+    if lost is not None:
+        return UserError(
+            f"Training failed: {lost}\nLast lines of {launcher_log}:\n{tail(launcher_log)}"
+        )
+    if failed:
+        first = failed[0]
+        what = f"exit code {first['exit_code']}: {first['message']}"
+        return _rank_failed(job, first["rank"], what, first["host"])
+    return UserError(f"Training could not be started (exit code {code}).\n{tail(launcher_log)}")
+
+
+def rank_statuses(job: Job) -> list[dict[str, Any]]:
+    """What the ranks said at their end, the first to end first: others may fail because of it."""
+    said = [json.loads(path.read_text(encoding="utf-8")) for path in job.logs.glob("rank*.json")]
+    return sorted(said, key=lambda status: status["at"])
+
+
+def dead_rank(launcher_log: Path, spoke: set[int]) -> Dead | None:
+    """The rank that torchrun names as root cause, if it left no status of its own."""
+    text = launcher_log.read_text(encoding="utf-8", errors="replace")
+    found = _DEAD.search(text.rpartition("Root Cause")[2])
+    if found is None or int(found[2]) in spoke:
+        return None
+    return Dead(int(found[2]), int(found[3]), found[1])
+
+
+def _without_a_word(job: Job, code: int, launcher_log: Path) -> tuple[Dead | None, str | None]:
+    """A rank that died silently, and what is known of a node that did."""
+    spoke = {status["rank"] for status in rank_statuses(job)}
+    if job.recipe.nodes > 1:
+        return _of_nodes(job)
+    if job.world_size > 1:
+        return dead_rank(launcher_log, spoke), None
+    started = job.rank_log(0).is_file() and 0 not in spoke
+    return (Dead(0, code, socket.gethostname()) if started else None), None
+
+
+def _of_nodes(job: Job) -> tuple[Dead | None, str | None]:
+    nodes = [json.loads(path.read_text(encoding="utf-8")) for path in job.logs.glob("node*.json")]
+    nodes.sort(key=lambda node: node["at"])
+    dead = next((Dead(**node["dead"]) for node in nodes if node["dead"]), None)
+    return dead, next((node["lost"] for node in nodes if node["lost"]), None)
+
+
+def _rank_failed(job: Job, rank: int, what: str, host: str) -> UserError:
+    log = job.rank_log(rank)
+    return UserError(
+        f"Training failed: rank {rank} of {job.world_size} ended with {what}, on node {host}\n"
+        f"Last lines of {log}:\n{tail(log)}"
+    )
+
+
+def _describe(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    with suppress(ValueError):
+        name = signal.Signals(-code).name
+        hint = " (often the system running out of memory)" if name == "SIGKILL" else ""
+        return f"exit code {code}, {name}{hint}"
+    return f"exit code {code}"
+
+
+def tail(path: Path) -> str:
+    """The last lines of a log, indented."""
+    if not path.is_file():
+        return f"  ({path} was not written)"
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
+    return "\n".join(f"  {line}" for line in lines)

@@ -1,0 +1,125 @@
+"""What finetuning needs before it is queued: packages, divisible batches, memory, disk, layout."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coincide.requirements import Requirement
+from coincide.schema import UserError
+from coincide.store import Step, Store
+from train.checkpoint import newest_complete
+from train.devices import Gpu, gpus
+
+if TYPE_CHECKING:
+    from train.recipe import Recipe
+
+
+def requirements(
+    recipe: Recipe,
+    *,
+    parameters: int | None = None,
+    folder: Path | None = None,
+    devices: Sequence[Gpu] | None = None,
+) -> list[Requirement]:
+    """What ``recipe`` needs on this machine. ``devices``: its GPUs, looked up when None."""
+    seen = gpus() if devices is None else tuple(devices)
+    found = [package("deepspeed", "its pinned torch beside it")] if recipe.zero_stage else []
+    if recipe.quantization:
+        found.append(package("bitsandbytes", "0.49 or newer also trains on a CPU"))
+    found += [processes(recipe, seen), batches(recipe, seen)]
+    if parameters is not None and seen:
+        found.append(memory(recipe, parameters, seen))
+    if parameters is not None and folder is not None:
+        found.append(disk(recipe, parameters, folder))
+    return found
+
+
+def package(name: str, what: str) -> Requirement:
+    """Whether a package can be found, without importing it."""
+    met = find_spec(name) is not None
+    found = "installed" if met else "not installed"
+    return Requirement(f"package {name}", met, found, f"pip install {name} ({what})")
+
+
+def ranks(recipe: Recipe, devices: Sequence[Gpu]) -> int:
+    """Processes over all nodes, were it to run on machines like this one."""
+    each = max(1, len(devices)) if recipe.processes == "auto" else int(recipe.processes)
+    return each * recipe.nodes
+
+
+def processes(recipe: Recipe, devices: Sequence[Gpu]) -> Requirement:
+    """Whether every process of a node has a GPU of its own."""
+    wanted = len(devices) if recipe.processes == "auto" else int(recipe.processes)
+    met = not devices or wanted <= len(devices)
+    found = f"{len(devices)} GPU(s)" if devices else "no GPU here"
+    remedy = f"set train.processes=auto, or at most {len(devices)}"
+    return Requirement(f"{wanted or 1} process(es) a node", met, found, remedy)
+
+
+def batches(recipe: Recipe, devices: Sequence[Gpu]) -> Requirement:
+    """Whether the processes and the micro-batch divide the global batch."""
+    world_size = ranks(recipe, devices)
+    name = f"global batch {recipe.global_batch}"
+    try:
+        steps = recipe.accumulation(world_size)
+    except UserError as error:
+        return Requirement(name, False, f"{world_size} process(es)", str(error))
+    micro = recipe.micro_batch
+    return Requirement(name, True, f"{world_size} process(es) x {micro} x {steps} accumulated")
+
+
+def memory(recipe: Recipe, parameters: int, devices: Sequence[Gpu]) -> Requirement:
+    """Whether the estimate fits the smallest GPU. No stop: a smaller micro-batch is tried then."""
+    from train.estimate import GIB, memory_estimate
+
+    estimate = memory_estimate(recipe, parameters=parameters, world_size=ranks(recipe, devices))
+    smallest = min(devices, key=lambda gpu: gpu.bytes)
+    least = smallest.bytes >= 1.1 * (estimate.weights + estimate.trained)
+    return Requirement(
+        "GPU memory",
+        estimate.total <= smallest.bytes,
+        f"{estimate}; {smallest.name} has {smallest.bytes / GIB:.0f} GiB",
+        "a smaller train.micro_batch (found by itself when memory runs out), train=qlora, "
+        "train.zero_stage=3 over more GPUs",
+        fatal=not least,
+    )
+
+
+def disk(recipe: Recipe, parameters: int, folder: Path) -> Requirement:
+    """Whether the checkpoints and the adapter fit below ``folder``."""
+    from train.estimate import CHECKPOINTS_AT_ONCE, GIB, checkpoint_bytes
+
+    copies = CHECKPOINTS_AT_ONCE if recipe.save_every else 1
+    needed = copies * checkpoint_bytes(recipe, parameters=parameters)
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    return Requirement(
+        "disk for checkpoints",
+        free >= needed,
+        f"{needed / GIB:.1f} GiB needed at most, {free / GIB:.1f} GiB free in {there}",
+        "free space, choose another paths.store, or train.save_every=null",
+    )
+
+
+def resumable(store: Store, step: Step, recipe: Recipe) -> Requirement | None:
+    """Whether this layout can go on from the checkpoint that a stopped run of ``step`` left.
+
+    None where there is nothing to go on from. With ``processes: auto`` on a machine without a GPU
+    the number of processes is not known yet; only the ZeRO stage is compared then.
+    """
+    found = newest_complete(store.root / step.kind / f".partial-{step.key[:12]}" / "checkpoints")
+    if found is None:
+        return None
+    seen = gpus()
+    unknown = recipe.processes == "auto" and not seen
+    world_size = found.world_size if unknown else ranks(recipe, seen)
+    name = f"resume {step.folder}"
+    try:
+        found.check_layout(world_size, recipe.zero_stage)
+    except UserError as error:
+        return Requirement(name, False, f"checkpoint at step {found.step:,}", str(error))
+    return Requirement(name, True, f"goes on at step {found.step:,}")
