@@ -3,7 +3,7 @@
 The order is that of LLaVA's ``group_by_modality_length`` sampler (``llava_trainer.py``): examples
 are shuffled within their modality and cut into global batches, the last of each modality are put
 together at the end, and the other batches are shuffled. Given the same permutations, the global
-batches are LLaVA's (``tests/train/test_llava_sampler.py``). They depend on the seed alone, never on
+batches are LLaVA's (``tests/train/test_llava_recipe.py``). They depend on the seed alone, never on
 world size or micro-batch; lengths only decide who computes what inside a global batch.
 
 Ours differs in two ways: the permutations come from an explicit seed, where LLaVA draws them from

@@ -51,7 +51,8 @@ from train.job import Job
 from coincide.store import write_json
 job = Job.read(Path(sys.argv[1]))
 code = 0 if job.micro_batch <= 4 else {EXIT_OUT_OF_MEMORY}
-write_json(job.rank_status(0), dict(rank=0, exit_code=code, message="CUDA out of memory"))
+said = dict(rank=0, exit_code=code, message="CUDA out of memory", host="here", at=0)
+write_json(job.rank_status(0), said)
 sys.exit(code)
 """
 
@@ -95,27 +96,9 @@ def test_a_worker_that_cannot_start(tmp_path: Path) -> None:
         run(tmp_path, "import nowhere")
 
 
-def test_command_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert command(job(tmp_path)) == [sys.executable]
-    two = command(job(tmp_path, world_size=2))
-    assert two == [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-    ]
-    monkeypatch.delenv("SLURM_JOB_NODELIST", raising=False)
-    nodes = replace(job(tmp_path).recipe, nodes=2)
-    with pytest.raises(UserError, match="needs a SLURM allocation"):
-        command(job(tmp_path, world_size=16, recipe=nodes))
-    scontrol = tmp_path / "scontrol"
-    scontrol.write_text("#!/bin/sh\necho first\necho second\n")
-    scontrol.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-2]")
-    monkeypatch.setenv("SLURM_JOB_ID", "77")
-    line = " ".join(command(job(tmp_path, world_size=16, recipe=nodes)))
-    assert line.startswith("srun --nodes=2 --ntasks=2 --ntasks-per-node=1 ")
-    assert "--nnodes=2 --nproc-per-node=8" in line
-    assert line.endswith("--rdzv-id=77 --rdzv-endpoint=first:29500")
+def test_command_lines(tmp_path: Path) -> None:
+    path, worker = tmp_path / "recipe.json", ("-m", "train.worker")
+    assert command(job(tmp_path), path, worker) == [sys.executable, *worker, str(path)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    two = command(job(tmp_path, world_size=2), path, worker)
+    assert two == [*torchrun, "--nproc-per-node=2", *worker, str(path)]

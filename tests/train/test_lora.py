@@ -7,22 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from coincide.schema import UserError
 from train.lora import add_lora, parameter_groups, target_modules
 from train.recipe import Recipe
-
-
-@pytest.fixture(scope="module")
-def llava() -> LlavaForConditionalGeneration:
-    size = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 2}
-    text = LlamaConfig(**size, **heads, vocab_size=40, num_key_value_heads=2)
-    vision = CLIPVisionConfig(**size, **heads, image_size=8, patch_size=4)
-    return LlavaForConditionalGeneration(
-        LlavaConfig(vision_config=vision, text_config=text, image_token_index=39)
-    )
 
 
 def test_targets_are_the_linears_of_the_language_model(llava: nn.Module) -> None:
