@@ -1,4 +1,4 @@
-"""CLIP models: load a folder, and the tiny one that knows the demo's world.
+"""CLIP models: load a folder, published ones, and the tiny one that knows the demo's world.
 
 The tiny CLIP is trained by ``coincide.models.pretrain_clip`` and ships with the project.
 """
@@ -6,17 +6,20 @@ The tiny CLIP is trained by ``coincide.models.pretrain_clip`` and ships with the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from coincide.data.demo.world import CELL, SIDE
+from coincide.models.hub import copy_model
 from coincide.models.tiny import ASSETS, WORDS
+from coincide.models.weights import Checkpoint
+from coincide.requirements import Requirement
 from coincide.schema import HealthError, UserError
 from coincide.store import Build, Step, sha256_file
 
-VERSION = 1
+VERSION, HUB_VERSION = 1, 1
 WIDTH, LAYERS, HEADS, MLP, EMBEDDING, TEXT_LIMIT = 96, 2, 4, 192, 64, 77
 END = "<|end|>"
 GATE = 0.5
@@ -103,6 +106,47 @@ def make_clip(tokenizer: Any) -> Any:
             projection_dim=EMBEDDING,
         )
     )
+
+
+@dataclass(frozen=True)
+class HubClip:
+    """A published CLIPModel, projections included, of ``conf/clip``."""
+
+    repo: str
+    """``owner/name`` on the Hugging Face Hub, or a folder."""
+    revision: str = "main"
+    label: str = ""
+    """Names artifacts; empty: the last part of ``repo``."""
+    dtype: str = "float32"
+    """Precision of the CLIP pass."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Where it comes from."""
+        return Checkpoint(self.repo, "" if self.revision == "main" else self.revision)
+
+    @property
+    def name(self) -> str:
+        return self.label or self.checkpoint.name
+
+    def requirements(self) -> Sequence[Requirement]:
+        """The model's files."""
+        return [self.checkpoint.requirement()]
+
+    def step(self) -> Step:
+        """The model folder; the key holds the commit, or a folder's content."""
+        config = {"model": self.checkpoint.identity()}
+        return Step("model", self.name, HUB_VERSION, config, self._build)
+
+    def _build(self, build: Build) -> Mapping[str, Any]:
+        from transformers import AutoProcessor
+
+        folder = build.dir / "model"
+        copy_model(self.checkpoint, folder)
+        # the older files of CLIP as the one that today's transformers writes
+        options = {"local_files_only": True, "trust_remote_code": False}
+        AutoProcessor.from_pretrained(folder, **options).save_pretrained(folder)
+        return {"source": self.checkpoint.identity()}
 
 
 @dataclass(frozen=True)

@@ -40,10 +40,11 @@ def load_model(model_dir: Path, dtype: torch.dtype, device: str | torch.device) 
 
     disable_progress_bar()
     _check(model_dir, "model.safetensors", "model.safetensors.index.json")
-    model: Any
+    loaded: Any
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
+        loaded = AutoModelForImageTextToText.from_pretrained(
             model_dir,
+            output_loading_info=True,
             dtype=dtype,
             attn_implementation="sdpa",
             use_safetensors=True,
@@ -55,6 +56,12 @@ def load_model(model_dir: Path, dtype: torch.dtype, device: str | torch.device) 
             f"model folder {model_dir} does not load: {error}\nExpected an image-text-to-text "
             "model that transformers itself knows; code that comes with a model is never run."
         ) from error
+    model, info = loaded
+    if info["missing_keys"]:
+        raise UserError(
+            f"model folder {model_dir} lacks weights of its own architecture: "
+            f"{', '.join(sorted(info['missing_keys'])[:3])}. It is incomplete, or another model."
+        )
     return model.to(device).eval()
 
 

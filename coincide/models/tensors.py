@@ -1,6 +1,7 @@
 """Tensors in and out of checkpoint files, without holding a model in memory.
 
-What is read stays in the file until it is written: the files are memory-mapped.
+What is read stays in the file until it is written: the files are memory-mapped, and must not
+change meanwhile.
 """
 
 from __future__ import annotations

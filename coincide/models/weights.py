@@ -58,6 +58,11 @@ class Checkpoint:
         repo, _, revision = self.repo.partition("@")
         return repo, self.revision or revision or "main"
 
+    @property
+    def name(self) -> str:
+        """The last part, without the owner or the folders before it."""
+        return Path(self._where[0]).name if not self.local else self._path.absolute().name
+
     def folder(self) -> Path | None:
         """The folder with the files, if it is there; looks only."""
         if self.local:
@@ -89,11 +94,11 @@ class Checkpoint:
         """
         folder = self.folder()
         repo, revision = self._where
-        if folder is None:
-            return {"repo": repo, "revision": revision}
-        if self.local:
+        if folder is not None and self.local:
             return {"content": content(_files(folder, self.files))}
-        return {"repo": repo, "commit": folder.name}
+        commit = folder.name if folder is not None else revision
+        known = folder is not None or re.fullmatch("[0-9a-f]{40}", revision)
+        return {"repo": repo, "commit" if known else "revision": commit}
 
     def requirement(self) -> Requirement:
         """Whether the files are there."""
@@ -107,8 +112,8 @@ class Checkpoint:
             return Requirement(f"weights {self.repo}", met, found, "" if met else remedy)
         at = "" if revision == "main" else f" --revision {revision}"
         remedy = (
-            f"Fetch it where there is a network (command=prefetch, or: hf download {repo}{at}), "
-            "or name a folder that holds it in its place."
+            "Fetch it where there is a network (python -m coincide.prefetch with the words of "
+            f"the run, or: hf download {repo}{at}), or name a folder that holds it in its place."
         )
         return Requirement(
             f"weights {self.repo}",
@@ -159,8 +164,11 @@ def fetch(repo: str, revision: str, files: Sequence[str]) -> None:
     """Download what is needed of ``repo`` into the Hugging Face cache, resuming a former try."""
     from huggingface_hub import HfApi, snapshot_download
 
-    needed = files or chosen(HfApi().list_repo_files(repo, revision=revision))
-    snapshot_download(repo, revision=revision, allow_patterns=list(needed))
+    try:
+        needed = files or chosen(HfApi().list_repo_files(repo, revision=revision))
+        snapshot_download(repo, revision=revision, allow_patterns=list(needed))
+    except Exception as error:  # no network, no such repository, a licence to accept ...
+        raise UserError(f"{repo} could not be fetched: {error}") from error
 
 
 def content(files: Sequence[Path]) -> str:

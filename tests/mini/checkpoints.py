@@ -265,7 +265,7 @@ def make_tinyllava(folder: Path, *, layers: int = 4, vision_layers: int = 3) -> 
     vocabulary = -(-(used + 5) // 64) * 64
     state = tensors(_stablelm(vocabulary, layers) | _projector(), torch.float16, "tinyllava.")
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    tower = make_siglip_tower(folder.with_name(f"{folder.name}-SigLIP"), layers=vision_layers)
+    make_siglip_tower(folder.with_name(f"{folder.name}-SigLIP"), layers=vision_layers)
     _write(folder / "config.json", {
         "architectures": ["TinyLlavaStablelmForCausalLM"], "model_type": "tiny_llava_stablelm",
         "vocab_size": vocabulary, "hidden_size": WIDTH, "intermediate_size": MLP,
@@ -274,7 +274,7 @@ def make_tinyllava(folder: Path, *, layers: int = 4, vision_layers: int = 3) -> 
         "rope_pct": 0.25, "rope_theta": 10000, "use_qkv_bias": True, "tie_word_embeddings": False,
         "bos_token_id": ranks + 1, "eos_token_id": ranks + 1, "attention_dropout": 0.0,
         "initializer_range": 0.02, "use_cache": True, "torch_dtype": "float16",
-        "mm_vision_tower": f"bczhou/{tower.name}", "mm_projector_type": "mlp2x_gelu",
+        "mm_vision_tower": "bczhou/TinyLLaVA-2.0B-SigLIP", "mm_projector_type": "mlp2x_gelu",
         "mm_hidden_size": WIDTH, "mm_vision_select_layer": -2, "mm_vision_select_feature": "patch",
         "mm_patch_merge_type": "flat", "mm_use_im_patch_token": False,
         "mm_use_im_start_end": False, "image_aspect_ratio": "pad", "use_mm_proj": True,

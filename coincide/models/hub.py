@@ -1,0 +1,92 @@
+"""Any image-text model of transformers, from the Hugging Face cache or a folder.
+
+SmolVLM, Qwen2.5-VL, llava-hf/llava-1.5-7b-hf and the like. Code that comes with a model is never
+run: only architectures that transformers itself knows load.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coincide.models.weights import Checkpoint
+from coincide.requirements import Requirement
+from coincide.store import Build, Step, write_atomic
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A reference or target of ``conf``: what is published, as it is."""
+
+    repo: str
+    """``owner/name`` on the Hugging Face Hub, or a folder."""
+    revision: str = "main"
+    """Branch, tag or commit; a folder has none."""
+    label: str = ""
+    """Names artifacts and plots; empty: the last part of ``repo``."""
+    template: str = "chat"
+    max_length: int = 2048
+    layers: Sequence[int] = ()
+    """For a reference: the layers that COINCIDE reads, from 0."""
+    dtype: str = "bfloat16"
+    """For a reference: precision of the feature pass."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Where it comes from."""
+        return Checkpoint(self.repo, "" if self.revision == "main" else self.revision)
+
+    @property
+    def name(self) -> str:
+        return self.label or self.checkpoint.name
+
+    def requirements(self) -> Sequence[Requirement]:
+        """The model's files."""
+        return [self.checkpoint.requirement()]
+
+    def step(self) -> Step:
+        """The model's files in the store; the key holds the commit, or a folder's content."""
+        config = {"model": self.checkpoint.identity()}
+        return Step("model", self.name, VERSION, config, self._build)
+
+    def _build(self, build: Build) -> Mapping[str, Any]:
+        copy_model(self.checkpoint, build.dir / "model")
+        return {"source": self.checkpoint.identity()}
+
+
+def copy_model(checkpoint: Checkpoint, folder: Path) -> None:
+    """The files of ``checkpoint`` in ``folder``, weights as safetensors.
+
+    Files of the cache, which never change, are hard links where the file system has them.
+    Pickled weights (``.bin``) are read as tensors alone, see ``coincide.models.tensors``.
+    """
+    files = checkpoint.paths()
+    folder.mkdir(parents=True, exist_ok=True)
+    pickled = [file for file in files if file.suffix == ".bin"]
+    for file in files:
+        of_pickles = pickled and file.name.endswith(".index.json")
+        if file in pickled or of_pickles or (folder / file.name).is_file():
+            continue
+        source = file.resolve()
+        write_atomic(
+            folder / file.name, lambda path, source=source: _place(source, path, checkpoint)
+        )
+    if pickled:
+        from coincide.models.tensors import read_tensors, write_tensors
+
+        write_tensors(folder, read_tensors(pickled))
+
+
+def _place(source: Path, target: Path, checkpoint: Checkpoint) -> None:
+    if not checkpoint.local:
+        with suppress(OSError):  # another file system
+            os.link(source, target)
+            return
+    shutil.copyfile(source, target)
