@@ -13,6 +13,7 @@ from tenacity import RetryError
 
 from coincide.schema import UserError
 from eval.request import Job
+from eval.sample import chosen, columns
 
 
 def load_tasks(jobs: Sequence[Job], folder: Path) -> tuple[TaskManager, dict[str, Task]]:
@@ -56,7 +57,8 @@ def _index(jobs: Sequence[Job]) -> dict[str, Path]:
 
 
 def _write_overlay(job: Job, source: Path, path: Path) -> None:
-    overlay: dict[str, Any] = {"include": str(source), "task": job.name}
+    include = [job.overlay, str(source)] if job.overlay else str(source)  # the first one wins
+    overlay: dict[str, Any] = {"include": include, "task": job.name}
     if job.data_files:
         overlay |= {
             "dataset_path": "parquet",
@@ -79,4 +81,27 @@ def _load(job: Job, manager: TaskManager) -> Task:
         raise UserError(
             f"benchmark {job.name} does not load: {type(cause).__name__}: {cause}"
         ) from cause
-    return loaded[job.name]
+    task = loaded[job.name]
+    _select(task, job)
+    return task
+
+
+def _select(task: Task, job: Job) -> None:
+    """Keep the documents that the job asks for."""
+    wanted = columns(job.where, job.subsample, job.parts)
+    if not wanted and job.subsample is None:
+        return
+    split = task.config.test_split or task.config.validation_split
+    documents = task.dataset_no_image[split]
+    try:
+        rows = documents.select_columns(wanted).to_list() if wanted else [{}] * len(documents)
+    except ValueError as error:
+        raise UserError(
+            f"benchmark {job.name}: its documents lack one of {', '.join(wanted)}; they have "
+            f"{', '.join(documents.column_names)}."
+        ) from error
+    indices = chosen(rows, job.where, job.subsample, job.parts)
+    if not indices:
+        raise UserError(f"benchmark {job.name}: no document has {dict(job.where)}.")
+    for dataset in (task.dataset, task.dataset_no_image):
+        dataset[split] = dataset[split].select(indices)

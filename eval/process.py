@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,28 +22,33 @@ from coincide.progress import bar
 from coincide.schema import UserError
 
 PROJECT = Path(__file__).resolve().parent.parent
+WORKER = "eval.worker"
 LOG_LINES = 15
 
 
-def follow(run: Path, *, benchmarks: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def follow(
+    run: Path, names: Sequence[str], *, ranks: int = 1, folder: Path | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Run ``run/request.json``; yield each benchmark's name and measurements once it is done.
 
+    ``ranks`` processes share the documents; they run in ``folder`` (None: the current one).
     Raises UserError when a benchmark failed, after the others had their turn, and when the
     process ended without a word about one.
     """
     failures: dict[str, str] = {}
-    done = 0
+    benchmarks, done = len(names), 0
     with (run / "log.txt").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "eval.worker", str(run / "request.json")],
+            [*command(ranks), "-m", WORKER, str(run / "request.json")],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env={**os.environ, "PYTHONPATH": _python_path(), "PYTHONUNBUFFERED": "1"},
+            cwd=folder,
+            env={**_environment(), "PYTHONPATH": _python_path(), "PYTHONUNBUFFERED": "1"},
             preexec_fn=die_with_parent,
         )
         try:
-            for finished in _listen(process, benchmarks, failures):
+            for finished in _listen(process, names, failures):
                 done += 1
                 yield finished
         finally:
@@ -53,12 +58,21 @@ def follow(run: Path, *, benchmarks: int) -> Iterator[tuple[str, dict[str, Any]]
         raise UserError(_message(code, failures, benchmarks, run / "log.txt"))
 
 
+def command(ranks: int) -> list[str]:
+    """The command line before the worker: plain python, or torchrun for several ranks."""
+    if ranks == 1:
+        return [sys.executable]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*torchrun, f"--nproc-per-node={ranks}"]
+
+
 def _listen(
-    process: subprocess.Popen[str], benchmarks: int, failures: dict[str, str]
+    process: subprocess.Popen[str], names: Sequence[str], failures: dict[str, str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Read the worker's messages to their end; wait for it to exit."""
     assert process.stdout is not None
-    with bar(f"evaluate {benchmarks} benchmarks", total=0, unit="answers") as progress:
+    what = names[0] if len(names) == 1 else f"{len(names)} benchmarks"
+    with bar(f"evaluate {what}", total=0, unit="answers") as progress:
         for line in process.stdout:
             message = json.loads(line)
             match message.pop("event"):
@@ -96,6 +110,11 @@ def _describe(code: int) -> str:
             hint = " (often the system running out of memory)" if name == "SIGKILL" else ""
             return f"{name}{hint}"
     return f"exit code {code}"
+
+
+def _environment() -> dict[str, str]:
+    """This process's, without the place that another launcher may have given it among ranks."""
+    return {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
 
 
 def _python_path() -> str:

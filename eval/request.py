@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from coincide.store import write_json
+from eval.judge import Judge
+from eval.sample import Subsample
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,15 @@ class Job:
     output: str
     """Folder for ``result.json`` and ``samples.jsonl``."""
     tasks_dir: str | None = None
+    overlay: str | None = None
     data_files: Mapping[str, str] = field(default_factory=dict)
     generation: Mapping[str, Any] = field(default_factory=dict)
     limit: int | None = None
+    where: Mapping[str, Any] = field(default_factory=dict)
+    subsample: Subsample | None = None
+    scale: float = 1.0
+    parts: str = "mean"
+    judged: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,7 @@ class Request:
     cache: str
     """Folder for the caches of the Hugging Face libraries."""
     jobs: tuple[Job, ...]
+    judge: Judge = field(default_factory=Judge)
 
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))
@@ -51,5 +60,10 @@ class Request:
     @classmethod
     def read(cls, path: Path) -> Request:
         record = json.loads(path.read_text(encoding="utf-8"))
-        jobs = tuple(Job(**job) for job in record.pop("jobs"))
-        return cls(**record, jobs=jobs)
+        jobs = tuple(_job(job) for job in record.pop("jobs"))
+        return cls(**{**record, "jobs": jobs, "judge": Judge(**record["judge"])})
+
+
+def _job(record: dict[str, Any]) -> Job:
+    subsample = record["subsample"]
+    return Job(**{**record, "subsample": Subsample(**subsample) if subsample else None})

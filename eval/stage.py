@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from coincide.schema import ModelSource, UserError
-from coincide.store import Artifact, Build, Step, Store
+from coincide.schema import ModelSource, Score, UserError
+from coincide.store import Artifact, Build, Step, Store, write_atomic, write_json
+from eval import mirror
 from eval.process import follow
 from eval.request import Job, Request
 from eval.suite import Benchmark, Suite
@@ -28,7 +29,9 @@ class Evaluation:
     suite: Suite
     template: str
     adapted: bool
-    """Whether the needs are base, adapter, data rather than base, data."""
+    """Whether the needs are base, adapter (and data) rather than base (and data)."""
+    content: str | None = None
+    """Hash of the benchmark's dataset, where it has one on this machine."""
 
     def __call__(self, build: Build) -> Mapping[str, Any]:
         """Evaluate this benchmark alone; facts for the manifest."""
@@ -43,24 +46,27 @@ def eval_steps(
 
     The artifact holds ``result.json`` (``scores``, each a :class:`coincide.schema.Score`; ``n``,
     ``primary``, ``task_version``, ``lmms_eval``) and ``samples.jsonl`` (question, answer, target
-    and score of every sample). Raises UserError for a benchmark that needs a judge model.
+    and score of every sample; ``coincide.ops.resample.parts`` reads it). A benchmark whose judge
+    is absent gives a missing score with the reason.
     """
-    needs = (base, data) if adapter is None else (base, adapter, data)
+    model_needs = (base,) if adapter is None else (base, adapter)
     measured = adapter.name if adapter else model.name
+    steps = []
     for benchmark in suite.benchmarks.values():
-        _refuse_judge(benchmark)
-    return [
-        Step(
-            "eval",
-            f"{benchmark.name}-{measured}",
-            VERSION,
-            {**benchmark.answer_config(), "template": model.template, "dtype": suite.dtype},
-            Evaluation(benchmark, suite, model.template, adapter is not None),
-            needs,
-            f"{benchmark.task}: {benchmark.protocol_text}",
+        config = suite.answer_config(benchmark)
+        content = config.get("content")
+        steps.append(
+            Step(
+                "eval",
+                f"{benchmark.name}-{measured}",
+                VERSION,
+                {**config, "template": model.template},
+                Evaluation(benchmark, suite, model.template, adapter is not None, content),
+                (*model_needs, data) if benchmark.data else model_needs,
+                f"{benchmark.task}: {suite.protocol_text(benchmark)}",
+            )
         )
-        for benchmark in suite.benchmarks.values()
-    ]
+    return steps
 
 
 def evaluate(store: Store, steps: Sequence[Step]) -> list[Artifact]:
@@ -78,22 +84,78 @@ def evaluate(store: Store, steps: Sequence[Step]) -> list[Artifact]:
 
 
 def _results(builds: Sequence[Build]) -> Iterator[tuple[Build, Mapping[str, Any]]]:
-    """Run what is missing in one process; yield each build with its facts when it is done."""
-    waiting = {}
+    """Run what is missing; yield each build with its facts when it is done.
+
+    Benchmarks over files of the data artifact share a process. Each of the others has one of its
+    own, in a folder where the name of its dataset is a path to it; should one fail, the others
+    have their turn before the failure is told.
+    """
+    waiting = []
     for build in builds:
+        evaluation = _evaluation(build)
+        if why := evaluation.suite.left_out(evaluation.benchmark):
+            _leave_out(build, why)
         if all((build.dir / name).is_file() for name in FILES):
-            yield build, _facts(build)  # done by an attempt that was killed before the commit
+            yield build, _facts(build)  # left out, or done by an attempt killed before the commit
         else:
-            waiting[_evaluation(build).benchmark.name] = build
-    if not waiting:
-        return
-    first = next(iter(waiting.values()))
-    run = first.store.root / ".runs" / f"eval-{first.dir.name.removeprefix('.partial-')}"
+            waiting.append(build)
+    own = [[build] for build in waiting if _evaluation(build).benchmark.dataset]
+    together = [build for build in waiting if not _evaluation(build).benchmark.dataset]
+    failures = []
+    for group in [*([together] if together else []), *own]:
+        try:
+            yield from _run(group)
+        except UserError as error:
+            failures.append(str(error))
+    if failures:
+        raise UserError("\n\n".join(failures))
+
+
+def _run(builds: Sequence[Build]) -> Iterator[tuple[Build, Mapping[str, Any]]]:
+    """The builds of one process, each with its facts when it is done."""
+    named = {_evaluation(build).benchmark.name: build for build in builds}
+    run = builds[0].store.root / ".runs" / f"eval-{builds[0].dir.name.removeprefix('.partial-')}"
     run.mkdir(parents=True, exist_ok=True)
-    _request(list(waiting.values())).write(run / "request.json")
-    for name, measured in follow(run, benchmarks=len(waiting)):
-        yield waiting[name], {**_facts(waiting[name]), **measured}
+    _request(builds).write(run / "request.json")
+    ranks = world_size(_evaluation(builds[0]).suite)
+    for name, measured in follow(run, list(named), ranks=ranks, folder=_folder(builds[0])):
+        yield named[name], {**_facts(named[name]), **measured}
     shutil.rmtree(run)
+
+
+def world_size(suite: Suite) -> int:
+    """Processes of the evaluation; ``auto`` looks at this machine's GPUs."""
+    if suite.processes != "auto":
+        return int(suite.processes)
+    import torch
+
+    return max(1, torch.cuda.device_count()) if suite.device == "auto" else 1
+
+
+def _folder(build: Build) -> Path | None:
+    """Where the process runs: a folder in which the dataset's name is a path to it."""
+    evaluation = _evaluation(build)
+    dataset = evaluation.benchmark.dataset
+    if dataset is None:
+        return None
+    place = mirror.find(dataset, evaluation.suite.mirror_path)
+    if place is None or evaluation.content is None:
+        why = mirror.missing(dataset, evaluation.suite.mirror_path)
+        raise UserError(f"benchmark {evaluation.benchmark.name}: {why}")
+    return mirror.view(dataset, place, evaluation.content, build.store.root / ".cache")
+
+
+def _leave_out(build: Build, why: str) -> None:
+    """The artifact of a benchmark that is not measured: missing scores, and the reason."""
+    benchmark = _evaluation(build).benchmark
+    protocol = _evaluation(build).suite.protocol_text(benchmark)
+    scores = [
+        asdict(Score(benchmark.name, name, None, 0, protocol=protocol, why=why))
+        for name in benchmark.metrics
+    ]
+    result = {"scores": scores, "n": 0, "primary": benchmark.primary, "task": benchmark.task}
+    write_atomic(build.dir / "samples.jsonl", lambda path: path.touch())
+    write_json(build.dir / "result.json", result)
 
 
 def _evaluation(build: Build) -> Evaluation:
@@ -121,23 +183,31 @@ def _request(builds: Sequence[Build]) -> Request:
         threads=suite.threads,
         cache=str(build.store.root / ".cache"),
         jobs=tuple(_job(each) for each in builds),
+        judge=suite.judge,
     )
 
 
 def _job(build: Build) -> Job:
-    benchmark = _evaluation(build).benchmark
+    evaluation = _evaluation(build)
+    benchmark = evaluation.benchmark
     data = build.need(len(build.step.needs) - 1).path
     return Job(
         name=benchmark.name,
         task=benchmark.task,
         metrics=dict(benchmark.metrics),
         primary=benchmark.primary,
-        protocol=benchmark.protocol_text,
+        protocol=evaluation.suite.protocol_text(benchmark),
         output=str(build.dir),
         tasks_dir=str(benchmark.tasks_path) if benchmark.tasks_path else None,
+        overlay=str(benchmark.overlay_path) if benchmark.overlay_path else None,
         data_files={split: _file(data, path, benchmark) for split, path in benchmark.data.items()},
         generation=dict(benchmark.generation),
         limit=benchmark.limit,
+        where=dict(benchmark.where),
+        subsample=benchmark.subsample,
+        scale=benchmark.scale,
+        parts=benchmark.parts,
+        judged=benchmark.judge,
     )
 
 
@@ -151,11 +221,3 @@ def _file(data: Path, relative: str, benchmark: Benchmark) -> str:
             "belongs to the data, e.g. eval=demo for data=demo."
         )
     return str(path)
-
-
-def _refuse_judge(benchmark: Benchmark) -> None:
-    if benchmark.judge:
-        raise UserError(
-            f"benchmark {benchmark.name} is scored by a judge model. lmms-eval turns a failed "
-            "judge into a score, so such benchmarks are refused; leave it out of the suite."
-        )

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from coincide.requirements import Requirement
 from coincide.schema import UserError
+from eval import mirror
+from eval.judge import Judge
+from eval.sample import Subsample
 
 TASKS = Path(__file__).resolve().parent / "tasks"
 DTYPES = ("float32", "bfloat16", "float16")
+PARTS = ("mean", "judged", "letters", "f1", "pairs", "circular", "mmmu", "preference")
+"""How samples add up to the primary metric: the functions of ``eval.parts``."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +41,24 @@ class Benchmark:
     """Lowest and highest value of the primary metric."""
     tasks_dir: str | None = None
     """Folder with the task's YAML: absolute, or below ``eval/tasks``. None: lmms-eval's own."""
+    overlay: str | None = None
+    """YAML below ``eval/tasks`` whose keys replace those of the task, e.g. another prompt."""
     data: Mapping[str, str] = field(default_factory=dict)
-    """Split -> parquet file in the data artifact. Empty: the dataset that the task names."""
+    """Split -> parquet file in the data artifact. Empty: ``dataset``."""
+    dataset: str | None = None
+    """The hub's dataset that the task names, read from the mirror or the hub's cache."""
+    where: Mapping[str, Any] = field(default_factory=dict)
+    """Only the documents whose columns have these values."""
+    subsample: Subsample | None = None
+    """Only a fixed part of them."""
     generation: Mapping[str, Any] = field(default_factory=dict)
     """Replaces the task's ``generation_kwargs`` when given."""
     limit: int | None = None
     """Only the first so many samples."""
+    scale: float = 1.0
+    """What lmms-eval's numbers are multiplied by, e.g. 100 where tables print percent."""
+    parts: str = "mean"
+    """How samples add up to the primary metric: one of ``PARTS``."""
     judge: bool = False
     """Scored by a judge model."""
 
@@ -60,6 +78,20 @@ class Benchmark:
             f"benchmark {self.name}: range={list(self.range)}, chance={self.chance}; expected "
             "low <= chance < high.",
         )
+        _require(
+            self.parts in PARTS,
+            f"benchmark {self.name}: parts={self.parts!r}; the choices are {', '.join(PARTS)}.",
+        )
+        _require(
+            bool(self.data) != bool(self.dataset),
+            f"benchmark {self.name}: expected either data, files of the data artifact, or dataset, "
+            "a name on the hub.",
+        )
+
+    @property
+    def overlay_path(self) -> Path | None:
+        """The YAML that changes the task."""
+        return None if self.overlay is None else TASKS / self.overlay
 
     @property
     def tasks_path(self) -> Path | None:
@@ -69,12 +101,28 @@ class Benchmark:
     @property
     def protocol_text(self) -> str:
         """The protocol as one line, the number of samples included when it is limited."""
-        limit = {} if self.limit is None else {"limit": self.limit}
-        return "; ".join(f"{key}={value}" for key, value in {**self.protocol, **limit}.items())
+        told: dict[str, Any] = dict(self.protocol)
+        if self.subsample:
+            told["subsample"] = f"{self.subsample.count}, seed {self.subsample.seed}"
+        if self.limit is not None:
+            told["limit"] = self.limit
+        return "; ".join(f"{key}={value}" for key, value in told.items())
 
     def answer_config(self) -> dict[str, Any]:
-        """Everything that changes the result. ``chance`` and ``range`` only change its reading."""
+        """Everything that changes the result. ``chance`` and ``range`` only change its reading.
+
+        Fields at their defaults are left out, so that a new one renames no old result.
+        """
+        more = {
+            "overlay": _digest_file(self.overlay_path) if self.overlay_path else None,
+            "dataset": self.dataset,
+            "where": dict(self.where),
+            "subsample": asdict(self.subsample) if self.subsample else None,
+            "scale": None if self.scale == 1.0 else self.scale,
+            "parts": None if self.parts == "mean" else self.parts,
+        }
         return {
+            **{name: value for name, value in more.items() if value},
             "benchmark": self.name,
             "task": self.task,
             "task_files": _digest(self.tasks_path, self.task) if self.tasks_path else None,
@@ -95,7 +143,14 @@ class Suite:
     benchmarks: Mapping[str, Benchmark]
     dtype: str = "float32"
     """Precision of the model. It can change answers, so it is part of the key."""
+    mirror: str | None = None
+    """Folder with datasets as the hub holds them: ``<mirror>/lmms-lab-encoder/<Name>``."""
+    judge: Judge = field(default_factory=Judge)
+    """Who scores the benchmarks that need a judge model."""
     batch_size: int = 16
+    """Part of the protocol in half precision, where sums depend on it; else only speed."""
+    processes: int | str = "auto"
+    """Ranks that share the documents; ``auto``: one per GPU."""
     device: str = "auto"
     """``auto``: the first GPU, else the CPU."""
     threads: int | None = None
@@ -116,6 +171,56 @@ class Suite:
             type(self.batch_size) is int and self.batch_size >= 1,
             f"eval.batch_size={self.batch_size!r}; expected an int >= 1.",
         )
+        _require(
+            self.processes == "auto" or (type(self.processes) is int and self.processes >= 1),
+            f"eval.processes={self.processes!r}; expected auto or an int >= 1.",
+        )
+
+    @property
+    def mirror_path(self) -> Path | None:
+        """The mirror, absolute."""
+        return None if self.mirror is None else Path(self.mirror).expanduser().absolute()
+
+    def requirements(self) -> list[Requirement]:
+        """Each dataset, on this machine; the judge, without which its benchmarks are left out."""
+        wanted: dict[str, list[str]] = {}
+        for benchmark in self.benchmarks.values():
+            if benchmark.dataset and not self.left_out(benchmark):
+                wanted.setdefault(benchmark.dataset, []).append(benchmark.name)
+        found = [mirror.requirement(d, names, self.mirror_path) for d, names in wanted.items()]
+        judged = [b.name for b in self.benchmarks.values() if b.judge]
+        return [*found, *([self.judge.requirement(judged)] if judged else [])]
+
+    def left_out(self, benchmark: Benchmark) -> str:
+        """Why ``benchmark`` is not measured; empty when it is."""
+        return self.judge.absent() if benchmark.judge else ""
+
+    def protocol_text(self, benchmark: Benchmark) -> str:
+        """The benchmark's protocol with what the suite adds to it: batch and judge."""
+        told = [benchmark.protocol_text, *(f"{k}={v}" for k, v in self._adds(benchmark).items())]
+        return "; ".join(filter(None, told))
+
+    def answer_config(self, benchmark: Benchmark) -> dict[str, Any]:
+        """What of the suite and the benchmark changes the result."""
+        adds: dict[str, Any] = dict(self._adds(benchmark))
+        if benchmark.dataset:
+            place = mirror.find(benchmark.dataset, self.mirror_path)
+            adds["content"] = mirror.content(place) if place else None
+        if why := self.left_out(benchmark):
+            adds["left_out"] = why
+        return {**benchmark.answer_config(), "dtype": self.dtype, **adds}
+
+    def _adds(self, benchmark: Benchmark) -> dict[str, Any]:
+        batch = {} if self.dtype == "float32" else {"batch": self.batch_size}
+        asked = benchmark.judge and not self.left_out(benchmark)
+        return {**batch, **({"judge": f"{self.judge.model}@{self.judge.host}"} if asked else {})}
+
+
+def _digest_file(path: Path) -> str:
+    """Hash over an overlay and the code beside it."""
+    _require(path.is_file(), f"{path}: no such file, named as the overlay of a benchmark.")
+    files = [path, *sorted(path.parent.glob("*.py"))]
+    return hashlib.sha256(b"\0".join(p.read_bytes() for p in files)).hexdigest()[:16]
 
 
 def _digest(folder: Path, task: str) -> str:

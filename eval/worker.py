@@ -8,55 +8,77 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import sys
 import time
 import traceback
+from argparse import Namespace
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from coincide.processes import die_with_parent
 from coincide.schema import UserError
 from coincide.store import write_atomic, write_json
+from eval.judge import Client
 from eval.request import Job, Request
 
+RANK = int(os.environ.get("RANK", "0"))
+WORLD_SIZE = int(os.environ.get("WORLD_SIZE", "1"))
+
 Send = Callable[..., None]
+MakeModel = Callable[[Request, str, Callable[[int], None]], Any]
+"""Request, device, and who is told how many answers were added -> the model for lmms-eval."""
 
 
-def main(path: Path) -> int:
+def load_llava(request: Request, device: str, answered: Callable[[int], None]) -> Any:
+    """The model of the request."""
+    from coincide.models.template import TEMPLATES
+    from eval.model import Llava
+
+    return Llava(
+        Path(request.model),
+        Path(request.adapter) if request.adapter else None,
+        template=TEMPLATES[request.template],
+        batch_size=request.batch_size,
+        dtype=request.dtype,
+        device=device,
+        answered=answered,
+    )
+
+
+def main(path: Path, make_model: MakeModel = load_llava) -> int:
     """Evaluate; the exit code."""
+    if WORLD_SIZE > 1:
+        die_with_parent()  # torchrun leaves its ranks behind when it is killed
     send = _channel()
     request = Request.read(path)
     _offline(Path(request.cache))
     try:
-        return _evaluate_all(request, path.parent, send)
+        return _evaluate_all(request, path.parent, send, make_model)
     except Exception as error:
         traceback.print_exc()
         send("failed", benchmark="preparation", why=_why(error))
         return 1
 
 
-def _evaluate_all(request: Request, run: Path, send: Send) -> int:
+def _evaluate_all(request: Request, run: Path, send: Send, make_model: MakeModel) -> int:
     """Load every task before the model, so that missing data costs no GPU time; then run them."""
     import torch
 
-    from coincide.models.template import TEMPLATES
-    from eval.loading import load_tasks
-    from eval.model import Llava
-
     if request.threads:
         torch.set_num_threads(request.threads)
-    manager, tasks = load_tasks(request.jobs, run / "tasks")
-    send("loaded", samples=sum(_size(tasks[job.name], job) for job in request.jobs))
-    model = Llava(
-        Path(request.model),
-        Path(request.adapter) if request.adapter else None,
-        template=TEMPLATES[request.template],
-        batch_size=request.batch_size,
-        dtype=request.dtype,
-        device=request.device,
-        answered=lambda count: send("answered", count=count),
-    )
+    device = _join_ranks(request.device)
+    judge = _judge(request)
+    manager, tasks = _load(request, run)
+    for job in request.jobs:
+        prepare(tasks[job.name], job, judge)
+    asked = sum(_size(tasks[job.name], job) for job in request.jobs)
+    send("loaded", samples=-(-asked // WORLD_SIZE))
+    model = make_model(request, device, lambda count: send("answered", count=count))
     failed = 0
     for job in request.jobs:
         started = time.monotonic()
@@ -66,42 +88,115 @@ def _evaluate_all(request: Request, run: Path, send: Send) -> int:
             traceback.print_exc()
             send("failed", benchmark=job.name, why=_why(error))
             failed += 1
+            if WORLD_SIZE > 1:
+                break  # the other ranks wait for this one, which now ends and takes them along
         else:
             seconds = round(time.monotonic() - started, 3)
-            how = {"device": str(model.device), "batch_size": model.batch_size}
+            how = {"device": device, "batch_size": request.batch_size, "processes": WORLD_SIZE}
             send("done", benchmark=job.name, evaluate_seconds=seconds, **how)
     return 1 if failed else 0
 
 
+def prepare(task: Any, job: Job, judge: Client) -> None:
+    """Make a loaded task's scores depend on each sample alone, and put our judge behind it."""
+    from eval.judged import attach
+
+    if job.judged:
+        attach(task, job.task, judge)
+    if callable(task.config.process_results):
+        task.config.process_results = seeded(task.config.process_results)
+
+
+def seeded(process: Callable[..., Any]) -> Callable[..., Any]:
+    """``process_results`` whose guesses are the sample's own.
+
+    MMMU guesses a letter where it can read none; drawn from the global generator, its score would
+    depend on the order of the samples and so on the number of processes.
+    """
+
+    def call(doc: Any, results: Any, **more: Any) -> Any:
+        written = {k: v for k, v in doc.items() if isinstance(v, (str, int, float))}
+        random.seed(json.dumps([written, results], sort_keys=True))
+        return process(doc, results, **more)
+
+    return call
+
+
 def evaluate(model: Any, job: Job, task: Any, manager: Any) -> None:
-    """Run one benchmark and write ``samples.jsonl`` and then ``result.json``, each atomically."""
+    """Run one benchmark and write ``samples.jsonl`` and then ``result.json``, each atomically.
+
+    Of several ranks the first writes, when all have answered.
+    """
     from lmms_eval.evaluator import simple_evaluate
 
-    from eval.scores import records, scores, task_samples
+    from eval.scores import by_filter, records, scores
 
-    outcome = simple_evaluate(
-        model=model,
-        tasks=[task],
-        task_manager=manager,
-        limit=job.limit,
-        batch_size=model.batch_size,
-        bootstrap_iters=0,
-        log_samples=True,
-        process_docs_parallel=1,
-        distributed_executor_backend="torchrun",
-    )
-    samples = task_samples(outcome, job, [filtered.name for filtered in task._filters])
-    result = {
-        "scores": scores(outcome, samples, job),
-        "n": len(samples),
-        "primary": job.primary,
-        "task": job.task,
-        "task_version": outcome["versions"][job.name],
-        "lmms_eval": version("lmms_eval"),
-    }
+    with TemporaryDirectory() as scratch:
+        outcome = simple_evaluate(
+            model=model,
+            tasks=[task],
+            task_manager=manager,
+            limit=job.limit,
+            batch_size=model.batch_size,
+            bootstrap_iters=0,
+            log_samples=True,
+            process_docs_parallel=1,
+            distributed_executor_backend="torchrun",
+            cli_args=Namespace(output_path=scratch, process_with_media=True),
+        )
+        if RANK > 0:
+            return
+        filters = [filtered.name for filtered in task._filters]
+        samples = by_filter(outcome["samples"][job.name], filters)
+        result = {
+            "scores": scores(samples, task.aggregation(), job, scratch),
+            "n": len(next(iter(samples.values()))),
+            "primary": job.primary,
+            "task": job.task,
+            "task_version": outcome["versions"][job.name],
+            "lmms_eval": version("lmms_eval"),
+        }
     output = Path(job.output)
     _write_lines(output / "samples.jsonl", records(samples, job))
     write_json(output / "result.json", result)
+
+
+def _join_ranks(device: str) -> str:
+    """Join the other ranks, if there are any; the device of this one."""
+    import torch
+
+    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    if WORLD_SIZE == 1:
+        return "cuda" if cuda else "cpu" if device == "auto" else device
+    if cuda:
+        torch.cuda.set_device(RANK)
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    torch.distributed.init_process_group(backend, timeout=timedelta(days=1))
+    return f"cuda:{RANK}" if cuda else "cpu"
+
+
+def _load(request: Request, run: Path) -> Any:
+    """The tasks; the first rank before the others, which then find everything in the caches."""
+    import torch
+
+    from eval.loading import load_tasks
+
+    folder = run / f"tasks{RANK}"
+    if RANK > 0:
+        torch.distributed.barrier()
+    loaded = load_tasks(request.jobs, folder)
+    if RANK == 0 and WORLD_SIZE > 1:
+        torch.distributed.barrier()
+    return loaded
+
+
+def _judge(request: Request) -> Client:
+    """The judge's client. Before the tasks are loaded: MM-Vet's wants an address and a key."""
+    key = os.environ.get(request.judge.key_env or "", "")
+    os.environ["OPENAI_API_URL"] = request.judge.url or "http://nowhere.invalid"
+    os.environ["OPENAI_API_KEY"] = "unused"
+    os.environ["MODEL_VERSION"] = request.judge.model or "none"
+    return Client(request.judge, key)
 
 
 def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -124,6 +219,8 @@ def _channel() -> Send:
     os.dup2(2, 1)
 
     def send(event: str, **content: Any) -> None:
+        if RANK > 0 and event != "failed":
+            return  # the first rank speaks for all
         pipe.write(json.dumps({"event": event, **content}) + "\n")
         pipe.flush()
 

@@ -143,7 +143,7 @@ def test_a_worker_that_leaves_without_a_word_has_failed(
     leaves.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(leaves))
     with pytest.raises(UserError, match=r"exit code 0 before all benchmarks(?s:.*)gone quietly"):
-        list(follow(tmp_path, benchmarks=2))
+        list(follow(tmp_path, ["one", "two"]))
 
 
 def test_a_worker_that_died_without_a_word(tmp_path: Path) -> None:

@@ -88,7 +88,8 @@ def test_an_edited_metric_is_a_new_result(tmp_path: Path) -> None:
         ({"limit": True}, "expected a count of samples >= 1"),
         ({"chance": 1.0}, "low <= chance < high"),
         ({"task": "demo_smell"}, "demo_attributes, demo_charts"),
-        ({"judge": True}, "judge"),
+        ({"parts": "median"}, "the choices are mean, judged, letters"),
+        ({"data": {}}, "either data, files of the data artifact, or dataset"),
     ],
 )
 def test_a_wrong_benchmark_is_refused(changes: dict[str, object], says: str) -> None:
@@ -102,6 +103,7 @@ def test_a_wrong_benchmark_is_refused(changes: dict[str, object], says: str) -> 
         ({"dtype": "int8"}, "float32, bfloat16, float16"),
         ({"batch_size": 0}, "expected an int >= 1"),
         ({"benchmarks": {}}, "at least one benchmark"),
+        ({"processes": 0}, "expected auto or an int >= 1"),
     ],
 )
 def test_a_wrong_suite_is_refused(changes: dict[str, object], says: str) -> None:

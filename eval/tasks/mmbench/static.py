@@ -1,0 +1,13 @@
+"""MMBench's static score, which lmms-eval has for the English dev split alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lmms_eval.tasks.mmbench.mmbench_evals import MMBench_Evaluator
+
+
+def accuracy(results: Sequence[Mapping[str, Any]]) -> float:
+    """Percent of questions whose every rotation is answered right."""
+    return float(MMBench_Evaluator().eval_result(results, eval_method="static")[0]) * 100

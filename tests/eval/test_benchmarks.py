@@ -1,0 +1,190 @@
+"""lmms-eval's own tasks, over data of the hub's schema, by models that are right as often as known.
+
+An oracle gets the full score of every metric; one that is right on the first few documents gets
+what is worked out by hand here.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coincide.ops.resample import parts, ratio_of_sums
+from eval.judge import Judge
+from tests.eval import hub
+from tests.eval.bench import CONF
+from tests.eval.real import LOCAL, NAMES, Bench, benchmark, suite, values
+from tests.eval.scripted import by_script
+
+FULL = {"mme": {"perception": 400.0, "cognition": 200.0}}
+"""What an oracle gets where it is not 100: two categories of perception and one of cognition."""
+
+FIRST = {
+    # right on the first 4 of 10 documents, whose chart questions alternate between the two splits
+    **{name: {"accuracy": 40.0} for name in LOCAL},
+    "docvqa": {"anls": 40.0},
+    "infovqa": {"anls": 40.0},
+    "chartqa": {"accuracy": 40.0, "human": 40.0, "augmented": 40.0},
+    # 4 of 12
+    "mmmu": {"accuracy": 33.333},
+    # 12 documents, yes at odd places: TP 2, FN 4, and the 4 wrong no: FP 4
+    "pope": {"f1": 100 / 3, "accuracy": 100 / 3, "precision": 100 / 3, "recall": 100 / 3},
+    # 3 pictures of existence, of which both questions of 2 are right: (200 + 200 + 0) / 3
+    "mme": {"perception": 400 / 3, "cognition": 0.0},
+    # 4 questions in 4, 2, 1 and 1 rotations: the first one whole
+    "mmbench_en": {"accuracy": 25.0},
+    "mmbench_cn": {"accuracy": 25.0},
+    # every fourth of 8 is a video, which is not asked: 4 of 6
+    "seed": {"accuracy": 200 / 3},
+}
+
+
+@pytest.fixture(scope="module")
+def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return hub.mirror(tmp_path_factory.mktemp("mirror"))
+
+
+@pytest.fixture(scope="module")
+def bench(mirror: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """All local benchmarks, loaded where the names of datasets are paths to them."""
+    with hub.offline(tmp_path_factory.mktemp("cache")), pytest.MonkeyPatch.context() as patch:
+        patch.chdir(mirror)
+        yield Bench(tmp_path_factory.mktemp("out"), LOCAL, Judge())
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_an_oracle_gets_everything(name: str, bench: Bench) -> None:
+    found = bench.run(name, by_script("right"))
+    assert list(found) == list(benchmark(name).metrics)
+    assert values(found) == FULL.get(name, dict.fromkeys(found, 100.0))
+    assert {score.stderr for score in found.values()} == {0.0}
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_right_on_the_first_four(name: str, bench: Bench) -> None:
+    found = bench.run(name, by_script("4"))
+    assert values(found) == pytest.approx(FIRST[name])
+    low, high = benchmark(name).range
+    assert all(low <= score.value <= high for score in found.values() if score.value is not None)
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_samples_add_up_to_the_primary_metric(name: str, bench: Bench) -> None:
+    """The report recomputes it over draws of samples."""
+    primary = bench.run(name, by_script("5"))[benchmark(name).primary]
+    rows = bench.samples(name)
+    assert [row["doc_id"] for row in rows] == sorted(row["doc_id"] for row in rows)
+    units = parts(rows)
+    [again] = ratio_of_sums(units.num, units.den, units.strata)
+    assert again == pytest.approx(primary.value, rel=1e-4)
+    assert primary.stderr is not None and primary.stderr > 0
+
+
+def test_standard_errors(bench: Bench) -> None:
+    """A share of n: √(p (1 - p) / (n - 1)); F1 and MME: the deviation over draws of samples."""
+    gqa = bench.run("gqa", by_script("4"))["accuracy"]
+    assert gqa.stderr == pytest.approx(100 * math.sqrt(0.4 * 0.6 / 9))
+    pope = bench.run("pope", by_script("4"))
+    assert pope["accuracy"].stderr == pytest.approx(100 * math.sqrt(1 / 3 * 2 / 3 / 11))
+    assert pope["f1"].stderr != pope["accuracy"].stderr
+    # three pictures with 200, 200 and 0: the mean of 3 draws has the variance (80000 / 9) / 3
+    mme = bench.run("mme", by_script("4"))["perception"]
+    assert mme.stderr == pytest.approx(math.sqrt(80000 / 27), abs=3)
+    # four questions, one right in all its rotations
+    mmbench = bench.run("mmbench_en", by_script("4"))["accuracy"]
+    assert mmbench.stderr == pytest.approx(100 * math.sqrt(0.25 * 0.75 / 3))
+
+
+def test_one_wrong_rotation_loses_the_question(bench: Bench) -> None:
+    def reply(name: str, doc: dict[str, Any], i: int) -> str:
+        return (hub.wrong if i == 2 else hub.right)(name, doc)
+
+    assert values(bench.run("mmbench_en", reply)) == {"accuracy": 75.0}
+    assert [row["score"] for row in bench.samples("mmbench_en")] == [0.0] * 4 + [100.0] * 4
+
+
+def test_half_a_pair(bench: Bench) -> None:
+    """MME: one of two questions about a picture gives 50 of its 200 points."""
+    found = bench.run("mme", by_script("9"))  # existence whole; OCR: one pair and a half
+    assert values(found) == {"perception": 200 + (200 + 50) / 2, "cognition": 0.0}
+
+
+def test_unreadable_answers_are_guessed_each_by_itself(bench: Bench) -> None:
+    """MMMU guesses a letter then; whichever order the documents come in, it is the same one."""
+    first = bench.run("mmmu", lambda name, doc, i: "?")
+    rows = bench.samples("mmmu")
+    assert 0 < first["accuracy"].value < 100
+    task = bench.tasks["mmmu"]
+    guessed = [
+        task.process_results(task.eval_docs[i], ["?"])["mmmu_acc"]["parsed_pred"]
+        for i in reversed(range(len(rows)))
+    ]
+    bench.run("mmmu", lambda name, doc, i: "?" if i > 5 else hub.right(name, doc))
+    assert [row["score"] for row in bench.samples("mmmu")][6:] == [r["score"] for r in rows][6:]
+    assert len({str(guess) for guess in guessed}) > 2, "not one guess for all"
+
+
+def test_prompts_are_the_tasks_own(bench: Bench) -> None:
+    def prompt(name: str) -> str:
+        bench.run(name, by_script("right"))
+        content = bench.model.prompts[0][2][0]["content"]
+        return "".join(part["text"] for part in content if part["type"] == "text")
+
+    short = "Answer the question using a single word or phrase."
+    assert prompt("vqav2") == f"What is thing 0?\n{short}"
+    assert prompt("textvqa_no_ocr") == f"What is sign 0?\n{short}"
+    assert prompt("textvqa") == f"What is sign 0?\nReference OCR token: NOKIA, N0\n{short}"
+    assert prompt("mmbench_cn").endswith("\n请直接使用所提供的选项字母作为答案回答。")
+    assert prompt("pope") == f"Is there a thing 0?\n{short}"
+    assert "what is it?\nA. iron\nB. wood\nC." in prompt("mmmu")
+    kinds = [part["type"] for part in bench.model.prompts[0][2][0]["content"]]
+    assert kinds == ["text", "image", "text", "image", "text"]
+
+
+def test_targets_are_readable(bench: Bench) -> None:
+    for name in ("vqav2", "vizwiz", "textvqa"):
+        bench.run(name, by_script("right"))
+        assert bench.samples(name)[0]["target"] == "red | something else", name
+
+
+def test_documents_that_do_not_match_are_not_asked(bench: Bench) -> None:
+    bench.run("seed", by_script("right"))
+    assert len(bench.model.prompts) == 6
+    assert all(len(messages[0]["content"]) == 2 for _, _, messages in bench.model.prompts)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_names_the_dataset_of_its_task(name: str) -> None:
+    from lmms_eval.tasks import TaskManager
+    from lmms_eval.utils import load_yaml_config
+
+    index = hub.task_index(TaskManager)
+    path = index[benchmark(name).task]["yaml_path"]
+    assert load_yaml_config(path, mode="simple")["dataset_path"] == benchmark(name).dataset
+
+
+def test_columns_are_those_of_the_published_tables(mirror: Path) -> None:
+    tables = CONF.parent / "coincide" / "assets" / "published"
+    paper = {b.name for b in suite("paper", mirror).benchmarks.values()}
+    for path in tables.glob("*.csv"):
+        header = set(next(csv.reader(path.open())))
+        assert header - {"method", "rel"} <= paper
+    assert len(paper) == 10
+
+
+def test_suites(mirror: Path) -> None:
+    names = {s: set(suite(s, mirror).benchmarks) for s in ("paper", "paper_plus", "unseen", "fast")}
+    assert names["paper_plus"] - names["paper"] == {"mmvet", "seed", "ai2d"}
+    assert names["unseen"] == {
+        "ai2d", "chartqa", "docvqa", "infovqa", "mmvet", "realworldqa", "mmmu",
+    }  # fmt: skip
+    assert names["fast"] == set(LOCAL) - {"textvqa_no_ocr"}
+    for each in suite("fast", mirror).benchmarks.values():
+        assert each.subsample and "subsample=" in each.protocol_text
+        assert asdict(each)["name"] == each.name
