@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,6 +37,9 @@ from coincide.schema import UserError
 from coincide.show import show_plan, show_report, show_result
 from coincide.store import Store
 from eval.stage import eval_steps, evaluate
+from track.commands import DASHBOARD
+from track.live import Live
+from track.settings import Logger, group_of
 from train.self_filter import difficulty_step
 from train.stage import train_step
 
@@ -52,6 +56,7 @@ class Job:
 
     cfg: DictConfig
     experiment: Experiment
+    logger: Logger
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -67,14 +72,17 @@ def compose_all(words: Sequence[str]) -> list[Job]:
     overrides = [word for word in words if word not in MULTIRUN]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         batches = _split(overrides, multirun=len(overrides) < len(words))
-        jobs = [make_job(_compose(batch), batch) for batch in batches]
+        jobs = [make_job(_compose(batch), batch, group_of(words)) for batch in batches]
     for job in jobs:
         job.experiment.siblings = [other.experiment for other in jobs]
     return jobs
 
 
-def make_job(cfg: DictConfig, words: Sequence[str]) -> Job:
-    """Check ``cfg`` and make its parts; refuses what can be refused without looking at files."""
+def make_job(cfg: DictConfig, words: Sequence[str], group: str = "") -> Job:
+    """Check ``cfg`` and make its parts; refuses what can be refused without looking at files.
+
+    ``group``: name of the sweep that it belongs to.
+    """
     check(cfg.budget)
     check_stages(list(cfg.stages))
     check_command(cfg.command)
@@ -82,7 +90,8 @@ def make_job(cfg: DictConfig, words: Sequence[str]) -> Job:
         raise UserError(f"seed={cfg.seed}: expected an int >= 0.")
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"these values are needed and not given: {', '.join(missing)}.")
-    parts = {group: build(cfg, group) for group in GROUPS}
+    parts = {name: build(cfg, name) for name in GROUPS}
+    logger: Logger = build(cfg, "logger")
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     experiment = Experiment(
         store=Store(Path(cfg.paths.store)),
@@ -95,10 +104,10 @@ def make_job(cfg: DictConfig, words: Sequence[str]) -> Job:
         makers=MAKERS,
         features=cast(FeaturePass, OmegaConf.to_object(cfg.features)),
         health=cast(HealthLimits, OmegaConf.to_object(cfg.health)),
-        config={**config, "overrides": list(words)},
+        config={**config, "overrides": list(words), "group": logger.group or group},
         words=tuple(words),
     )
-    return Job(cfg, experiment)
+    return Job(cfg, experiment, logger)
 
 
 def build(cfg: DictConfig, group: str) -> Any:
@@ -155,13 +164,14 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> str:
 def run(jobs: Sequence[Job]) -> int:
     """Run ``jobs`` one after the other; a failed one is noted and the others go on."""
     refuse_unmet((job.experiment, job.stages) for job in jobs if not job.cfg.dry_run)
+    live = Live(jobs[0].logger, Path(jobs[0].cfg.paths.ledger))
     failed = []
     for number, job in enumerate(jobs, 1):
         words = " ".join(job.experiment.words) or "(defaults)"
         if len(jobs) > 1:
             print(f"\n=== run {number} of {len(jobs)}: {words}", flush=True)
         try:
-            execute_run(job)
+            execute_run(job, live)
         except UserError as error:
             print(f"\nerror: {error}", file=sys.stderr)
             failed.append(words)
@@ -170,6 +180,8 @@ def run(jobs: Sequence[Job]) -> int:
                 raise
             traceback.print_exc()
             failed.append(words)
+    if len(jobs) > 1:
+        live.compare([job.experiment for job in jobs if not job.cfg.dry_run])
     if failed and len(jobs) > 1:
         listed = "\n".join(f"  python run.py {words}" for words in failed)
         again = f"{len(failed)} of {len(jobs)} runs failed; to run them again:"
@@ -177,20 +189,28 @@ def run(jobs: Sequence[Job]) -> int:
     return 2 if failed else 0
 
 
-def execute_run(job: Job) -> None:
-    """Plan, show the plan, and unless ``dry_run``, carry it out and report."""
+def execute_run(job: Job, live: Live | None = None) -> None:
+    """Plan, show the plan, and unless ``dry_run``, carry it out and report.
+
+    ``live`` is told after each stage what there is for the logger.
+    """
     experiment, stages, paths = job.experiment, job.stages, job.cfg.paths
     if stages != ("report",):
         lines = plan(experiment.stages(stages), experiment.store, stages)
         show_plan(lines, experiment.store, experiment.size())
     if job.cfg.dry_run:
         return
+    live = live or Live(job.logger, Path(paths.ledger))
     if stages != ("report",):
-        execute(lines, experiment.store)
+        for stage, of_stage in groupby(lines, key=lambda line: line.stage.name):
+            execute(list(of_stage), experiment.store)
+            if stage in stages and stage != "evaluate":
+                live.after(stage, experiment)
     if "evaluate" in stages:
         result = experiment.result()
         path = write_result(Path(paths.ledger), result)
         show_result(result, path)
+        live.after("evaluate", experiment)
     if "report" in stages:
         results = read_ledger(Path(paths.ledger))
         show_report(summary_tables(results), build_report(results, Path(paths.reports)))
@@ -213,6 +233,10 @@ def main() -> int:
         other = COMMANDS.get(jobs[0].cfg.command)
         if other is not None:
             return other([(job.experiment, job.stages) for job in jobs])
+        dashboard = DASHBOARD.get(jobs[0].cfg.command)
+        if dashboard is not None:
+            ledger = Path(jobs[0].cfg.paths.ledger)
+            return dashboard([job.experiment for job in jobs], jobs[0].logger, ledger)
         return run(jobs)
     except (UserError, HydraException) as error:
         print(f"error: {error}", file=sys.stderr)

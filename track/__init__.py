@@ -1,0 +1,1 @@
+"""Finished work, replayed into wandb. The ledger and the store are the truth."""

@@ -1,0 +1,63 @@
+"""``python -m coincide.dashboard sync | create``: the ledger into wandb, the charts over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from coincide.experiment import Experiment
+from coincide.report.ledger import read_ledger
+from coincide.schema import UserError
+from coincide.show import console
+from track.dashboard import create
+from track.places import Places
+from track.replay import matches, replayed
+from track.settings import Logger
+from track.sync import NotWritten, marks, sync
+
+
+def sync_ledger(experiments: Sequence[Experiment], logger: Logger, ledger: Path) -> int:
+    """Replay the results that the words of the command line select; all of them without words."""
+    _check(logger)
+    everything = read_ledger(ledger)
+    chosen = [r for r in everything if any(matches(r, e.words, e.config) for e in experiments)]
+    if not chosen:
+        raise UserError(
+            f"none of the {len(everything)} results of the ledger {ledger} has what these words "
+            "say. Without words, all of them are taken; paths.ledger names another ledger."
+        )
+    places = Places(experiments[0].store.root)
+    runs = replayed(chosen, everything, places, group=logger.group or "")
+    try:
+        done = sync(runs, logger)
+    except NotWritten as error:
+        raise UserError(
+            f"wandb was not written to the end: {error}. What was written stays; the same command "
+            "goes on from there. See `wandb login --verify` and logger.timeout."
+        ) from error
+    lacking = sum(not run.sources for run in runs)
+    note = f"; {lacking} without curves and artifacts, which this store lacks" if lacking else ""
+    console().print(
+        f"{len(chosen)} results: {done.written} runs written, {done.known} were there already"
+        f"{note}. Marks: {marks(logger)}",
+        highlight=False,
+    )
+    return 0
+
+
+def create_dashboard(experiments: Sequence[Experiment], logger: Logger, ledger: Path) -> int:
+    """Make the comparing dashboard of the project, or bring the one that was made up to date."""
+    _check(logger)
+    console().print(create(logger, read_ledger(ledger)), highlight=False, soft_wrap=True)
+    return 0
+
+
+def _check(logger: Logger) -> None:
+    if logger.mode == "off":
+        raise UserError("logger=none writes nothing; give logger=wandb or logger=wandb_offline.")
+
+
+DASHBOARD: Mapping[str, Callable[[Sequence[Experiment], Logger, Path], int]] = {
+    "dashboard_sync": sync_ledger,
+    "dashboard_create": create_dashboard,
+}

@@ -1,0 +1,193 @@
+"""What the store adds to a run: curves, clusters with pictures, histograms, artifacts."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from coincide.report.redact import redact
+from track.places import manifest
+from track.records import Files, Run, Table
+
+POINTS = 4000
+"""Most points of a training curve."""
+ROWS = 10_000
+"""Most rows of a table, wandb's own limit."""
+STRIP = 4
+"""Pictures of a cluster."""
+BINS = 64
+CURVES = ("loss", "learning_rate", "grad_norm", "answer_tokens")
+_SUBSET = ("rows.npy", "ids.json", "clusters.parquet", "scores.npy", "subset.json", "messages.json")
+_ADAPTER = ("adapter/*", "log.jsonl")
+
+
+def filled(run: Run, *, artifact_mb: int, thumbnails: int) -> Run:
+    """``run`` with all that its ``sources`` hold, bounded in size."""
+    folders = {kind: Path(path) for kind, path in run.sources.items()}
+    subset, adapter = (
+        [_files(folders[kind], kind, names, artifact_mb)] if kind in folders else []
+        for kind, names in (("subset", _SUBSET), ("adapter", _ADAPTER))
+    )
+    if run.job_type == "select":
+        tables = {**run.tables, **_clusters(folders, thumbnails)}
+        found = replace(run, makes=tuple(subset), tables=tables, histograms=_histograms(folders))
+        return replace(found, summary={**run.summary, **_selected(folders)})
+    if run.job_type == "train":
+        history = tuple(_curve(folders["adapter"] / "log.jsonl")) if adapter else ()
+        return replace(run, uses=tuple(subset), makes=tuple(adapter), history=history)
+    return replace(run, uses=tuple(adapter))
+
+
+# --- artifacts --------------------------------------------------------------------------------
+
+
+def _files(folder: Path, kind: str, patterns: Iterable[str], limit_mb: int) -> Files:
+    """The files that fit, smallest first: the same ones wherever the artifact is the same.
+
+    The metadata names all of them with their hashes, and has the facts without secrets.
+    """
+    record = manifest(folder)
+    paths = sorted(
+        (path for pattern in patterns for path in folder.glob(pattern) if path.is_file()),
+        key=lambda path: (path.stat().st_size, path.name),
+    )
+    room = limit_mb * 1e6
+    chosen = []
+    for path in paths:
+        room -= path.stat().st_size
+        if room < 0:
+            break
+        chosen.append((str(path.relative_to(folder)), str(path)))
+    facts = redact(dict(record["facts"]))
+    metadata = {"key": record["key"], "needs": record["needs"], "facts": facts}
+    left = {"left_out": [str(p.relative_to(folder)) for p in paths[len(chosen) :]]}
+    return Files(folder.name, kind, tuple(chosen), metadata | (left if left["left_out"] else {}))
+
+
+# --- training ---------------------------------------------------------------------------------
+
+
+def _curve(log: Path) -> Iterable[dict[str, float]]:
+    """``log.jsonl`` as ``train/loss`` and the like by step; thinned evenly, the last step kept."""
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    stride = max(1, math.ceil(len(lines) / POINTS))
+    kept = [line for i, line in enumerate(lines) if (len(lines) - 1 - i) % stride == 0]
+    for record in map(json.loads, kept):
+        values = {f"train/{name}": record[name] for name in CURVES if name in record}
+        yield {"step": record["step"], **{k: v for k, v in values.items() if math.isfinite(v)}}
+
+
+# --- selection --------------------------------------------------------------------------------
+
+
+def _selected(folders: Mapping[str, Path]) -> dict[str, float]:
+    """Figures of the selection: pool, rows topped up, and what the method measured."""
+    if "subset" not in folders:
+        return {}
+    facts = manifest(folders["subset"])["facts"]
+    names = ("rows", "topped_up", "unusable", "select_seconds")
+    figures = {name: facts[name] for name in names if name in facts} | facts.get("details", {})
+    return {f"selection/{k}": v for k, v in _flat(figures) if isinstance(v, int | float)}
+
+
+def _flat(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    if not isinstance(value, Mapping):
+        yield prefix, value
+        return
+    for key, item in value.items():
+        yield from _flat(item, f"{prefix}/{key}" if prefix else str(key))
+
+
+def _histograms(folders: Mapping[str, Path]) -> dict[str, dict[str, list[float]]]:
+    """Scores of all rows and of the chosen ones; scores of clusters where rows have none."""
+    import numpy as np
+
+    if "subset" not in folders:
+        return {}
+    folder, clusters = folders["subset"], _frame(folders["subset"] / "clusters.parquet")
+    if (folder / "scores.npy").is_file():
+        scores = np.load(folder / "scores.npy", allow_pickle=False)
+        chosen = scores[np.load(folder / "rows.npy", allow_pickle=False)]
+        named = {"scores/all": scores, "scores/chosen": chosen}
+    else:
+        named = {"scores/clusters": np.asarray(clusters.get("score", []), dtype=float)}
+    finite = {name: values[np.isfinite(values)] for name, values in named.items()}
+    return {name: _histogram(values) for name, values in finite.items() if len(values)}
+
+
+def _histogram(values: Any) -> dict[str, list[float]]:
+    import numpy as np
+
+    counts, edges = np.histogram(values, bins=BINS)
+    return {"counts": counts.tolist(), "edges": edges.tolist()}
+
+
+def _clusters(folders: Mapping[str, Path], thumbnails: int) -> dict[str, Table]:
+    """``allocation``: every cluster. ``clusters``: those with the most picks, with pictures."""
+    columns = _allocation(folders)
+    if not columns:
+        return {}
+    names, lines = tuple(columns), list(zip(*columns.values(), strict=True))
+    found = {"allocation": Table(names, tuple(lines[:ROWS]))}
+    if "pictures" in folders and "clusters" in folders and thumbnails:
+        picks, ids = names.index("chosen"), names.index("cluster")
+        shown = sorted(lines, key=lambda line: -line[picks])[:thumbnails]
+        strips = _strips(folders, [line[ids] for line in shown])
+        rows = tuple((*line, {"strip": strips[line[ids]]}) for line in shown)
+        found["clusters"] = Table((*names, "examples"), rows)
+    return found
+
+
+def _allocation(folders: Mapping[str, Path]) -> dict[str, list[Any]]:
+    """The method's own table of clusters, or sizes and picks counted."""
+    import numpy as np
+
+    if "subset" not in folders:
+        return {}
+    own = _frame(folders["subset"] / "clusters.parquet")
+    if own or "clusters" not in folders:
+        return own if {"cluster", "chosen"} <= own.keys() else {}
+    assignment, rows = _assigned(folders)
+    k = int(assignment.max(initial=-1)) + 1
+    sizes = np.bincount(assignment[assignment >= 0], minlength=k)
+    picked = assignment[rows]
+    chosen = np.bincount(picked[picked >= 0], minlength=k)
+    return {"cluster": list(range(k)), "size": sizes.tolist(), "chosen": chosen.tolist()}
+
+
+def _strips(folders: Mapping[str, Path], clusters: Sequence[int]) -> dict[int, list[str]]:
+    """Cluster -> paths, below the folder of the pictures, of its first chosen rows' pictures."""
+    assignment, rows = _assigned(folders)
+    records = json.loads((folders["subset"] / "subset.json").read_text(encoding="utf-8"))
+    found: dict[int, list[str]] = {cluster: [] for cluster in clusters}
+    for row, record in zip(rows, records, strict=True):
+        strip = found.get(int(assignment[row]))
+        image = record.get("image")
+        first = image[0] if isinstance(image, list) and image else image
+        if strip is not None and len(strip) < STRIP and isinstance(first, str):
+            strip.append(first)
+    return found
+
+
+def _assigned(folders: Mapping[str, Path]) -> tuple[Any, Any]:
+    import numpy as np
+
+    assignment = np.load(folders["clusters"] / "assignment.npy", allow_pickle=False)
+    return assignment, np.load(folders["subset"] / "rows.npy", allow_pickle=False)
+
+
+def _frame(path: Path) -> dict[str, list[Any]]:
+    if not path.is_file():
+        return {}
+    from pyarrow.parquet import read_table
+
+    columns = read_table(path).to_pydict()
+    return {name: [_finite(value) for value in values] for name, values in columns.items()}
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,75 @@
+"""``logger=wandb | wandb_offline``: after each stage of a run, what it has come to.
+
+Nothing here raises: a run is not worth less because wandb is down. A training curve is written when
+the training is done, from the log in its artifact, not line by line while it runs.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from coincide.experiment import Experiment
+from coincide.report.ledger import read_ledger
+from track.partial import so_far
+from track.places import Places
+from track.records import JOB_TYPES, Run, runs_of
+from track.replay import replayed
+from track.settings import Logger
+from track.sync import NotWritten, sync
+
+PAUSE = 600.0
+"""Seconds after a failure in which nothing is tried: a sweep does not wait at every stage."""
+
+
+@dataclass
+class Live:
+    """Of one command: where to write, and until when to leave it alone."""
+
+    logger: Logger
+    ledger: Path
+    quiet_until: float = 0.0
+
+    def after(self, stage: str, experiment: Experiment) -> None:
+        """Write what ``experiment`` made up to ``stage``, what was missed before included."""
+        if self.logger.mode != "off" and stage in JOB_TYPES and time.monotonic() > self.quiet_until:
+            try:
+                sync(self._runs(stage, experiment), self.logger)
+            except Exception as error:  # whatever it is, the run goes on
+                self._warn(error)
+
+    def compare(self, experiments: Sequence[Experiment]) -> None:
+        """At the end of a sweep, bring Rel. (%) to runs that were evaluated before the full run."""
+        if self.logger.mode != "off" and time.monotonic() > self.quiet_until:
+            try:
+                ledger = read_ledger(self.ledger)
+                groups = {e.config.get("group") for e in experiments}
+                results = [r for r in ledger if r.config.get("group") in groups]
+                places = Places(experiments[0].store.root)
+                sync(replayed(results, ledger, places, group=self._group), self.logger)
+            except Exception as error:  # whatever it is, the sweep has succeeded
+                self._warn(error)
+
+    @property
+    def _group(self) -> str:
+        return self.logger.group or ""
+
+    def _runs(self, stage: str, experiment: Experiment) -> list[Run]:
+        places = Places(experiment.store.root)
+        if stage != "evaluate":
+            return runs_of(so_far(experiment, stage), places, group=self._group)
+        result = experiment.result()
+        return replayed([result], [*read_ledger(self.ledger), result], places, group=self._group)
+
+    def _warn(self, error: Exception) -> None:
+        self.quiet_until = time.monotonic() + PAUSE
+        reason = str(error) if isinstance(error, NotWritten) else f"{type(error).__name__}: {error}"
+        print(
+            f"warning: wandb was not written ({reason}). The run goes on; afterwards "
+            "`python -m coincide.dashboard sync` makes it complete.",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,45 @@
+"""What a run has come to after a stage, in the shape of a result, before it is one."""
+
+from __future__ import annotations
+
+from coincide.experiment import Experiment
+from coincide.provenance import commit, versions
+from coincide.schema import Result
+from coincide.store import Step
+
+
+def so_far(experiment: Experiment, stage: str) -> Result:
+    """A result without scores: the subset, and the adapter unless ``stage`` is ``select``."""
+    store = experiment.store
+    chosen = store.artifact(experiment.subset)
+    made = [experiment.subset] if stage == "select" else [experiment.subset, experiment.adapter]
+    before = [*experiment.clusterings.values(), *experiment.difficulties.values()]
+
+    def seconds(step: Step) -> float:
+        found = store.find(step)
+        return found.seconds if found else 0.0
+
+    took = {
+        "features": max((seconds(experiment.signal(s)) for s in experiment.signals), default=0.0),
+        "select": sum(seconds(step) for step in [*before, experiment.subset]),
+    }
+    if stage != "select":
+        took["train"] = seconds(experiment.adapter)
+    return Result(
+        method=experiment.method.name,
+        variant=getattr(experiment.method, "variant", ""),
+        data=experiment.source.name,
+        reference=experiment.reference.name if experiment.asks("reference") else "",
+        target=experiment.target.name,
+        suite=experiment.suite.name,
+        budget=chosen.facts["budget"],
+        k=chosen.facts["k"],
+        seed=experiment.seed,
+        scores=(),
+        seconds=took,
+        keys={step.kind: step.folder for step in made},
+        composition=chosen.facts["composition"],
+        config=experiment.config,
+        versions=versions(),
+        commit=commit(),
+    )

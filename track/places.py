@@ -1,0 +1,65 @@
+"""Where the artifacts behind a result lie, of those that are still in a store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coincide.schema import Result
+from coincide.store import MANIFEST
+
+
+@dataclass(frozen=True)
+class Places:
+    """A store. It may lack any artifact, or all of them."""
+
+    store: Path
+
+    def found(self, folders: Mapping[str, str]) -> dict[str, str]:
+        """Kind -> absolute path of those ``folders`` (``<kind>/<name>-<12 hex>``) that are here."""
+        paths = {kind: self.path(folder) for kind, folder in folders.items()}
+        return {kind: str(path) for kind, path in paths.items() if path is not None}
+
+    def path(self, folder: str) -> Path | None:
+        """The finished artifact of that content key, whatever readable name it was built under."""
+        kind, _, name = folder.strip("/").rpartition("/")
+        kind = Path(kind).name
+        key = name.rsplit("-", 1)[-1]
+        if not kind or not key.isalnum():
+            return None
+        exact = self.store / kind / name / MANIFEST
+        if exact.is_file():
+            return exact.parent.absolute()
+        named = sorted((self.store / kind).glob(f"*-{key}/{MANIFEST}"))
+        return named[0].parent.absolute() if named else None
+
+    def selection(self, subset: str, result: Result) -> dict[str, str]:
+        """The subset, the clusters that it was chosen from, and the folder of the pictures."""
+        found = self.found({"subset": subset})
+        if not found:
+            return {}
+        needs = {
+            name.rsplit(".", 1)[-1]: f"{name.rsplit('.', 1)[-1]}/{folder}"
+            for name, folder in manifest(Path(found["subset"]))["needs"].items()
+        }
+        found |= self.found({k: needs[k] for k in ("clusters",) if k in needs})
+        pictures = self._pictures(needs.get("data", ""), result)
+        return found | ({"pictures": str(pictures)} if pictures else {})
+
+    def _pictures(self, data: str, result: Result) -> Path | None:
+        stated: Any = result.config.get("data")
+        images = stated.get("images") if isinstance(stated, Mapping) else None
+        artifact = self.path(data)
+        for path in (Path(images) if images else None, artifact and artifact / "images"):
+            if path is not None and path.is_dir():
+                return path.absolute()
+        return None
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """What the store recorded of the artifact in ``folder``."""
+    value: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    return value

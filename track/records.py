@@ -1,0 +1,266 @@
+"""A result of the ledger -> what wandb is to show of it: three runs, as plain records.
+
+select -> subset -> train -> adapter -> evaluate
+
+A run's id comes from the content key of what it made, so the same work is the same run wherever
+and however often it is written, and experiments that share a subset share its run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from coincide.report.ledger import file_name
+from coincide.report.redact import is_secret, printable, redact
+from coincide.schema import Result, Score
+from coincide.store import canonical
+from track.compared import NOTHING, Compared
+from track.places import Places
+
+VERSION = 1
+"""Raise it when the same result starts to be shown differently: everything is written anew."""
+JOB_TYPES = ("select", "train", "evaluate")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells; a cell may be ``{"strip": [paths]}``, small pictures side by side."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+
+@dataclass(frozen=True)
+class Files:
+    """An artifact at wandb: ``files`` are (name in the artifact, path here)."""
+
+    name: str
+    type: str
+    files: tuple[tuple[str, str], ...]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run at wandb. What is read off the store (``track.contents``) is added when written."""
+
+    id: str
+    name: str
+    job_type: str
+    group: str
+    tags: tuple[str, ...]
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Kind -> folder of the artifacts behind this run that are in the store."""
+    history: tuple[Mapping[str, float], ...] = ()
+    """One mapping a training step, ``step`` among its names."""
+    histograms: Mapping[str, Mapping[str, list[float]]] = field(default_factory=dict)
+    """Name -> ``counts`` [n] and ``edges`` [n + 1]."""
+    makes: tuple[Files, ...] = ()
+    uses: tuple[Files, ...] = ()
+
+
+def runs_of(
+    result: Result, places: Places, *, group: str = "", compared: Compared = NOTHING
+) -> list[Run]:
+    """The runs of ``result`` without what lies in the store; nothing but manifests is looked for.
+
+    A result may be a part of one: with a subset alone it gives the run ``select`` alone.
+    """
+    group = group or str(result.config.get("group") or "")
+    found = []
+    if "subset" in result.keys:
+        found.append(_select(result, places, group))
+    if "adapter" in result.keys:
+        found.append(_train(result, places, group))
+    if result.scores:
+        found.append(_evaluate(result, places, group, compared))
+    return found
+
+
+def digest(run: Run) -> str:
+    """Changes when what wandb is to show of ``run`` changes, the store's part aside."""
+    told = [VERSION, run.summary, {name: asdict(table) for name, table in run.tables.items()}]
+    return hashlib.sha256(canonical(told).encode()).hexdigest()[:16]
+
+
+def without_secrets(run: Run, environ: Mapping[str, str] = os.environ) -> Run:
+    """``run`` with no credential in any text: neither by its name or shape, nor one of ``environ``.
+
+    Paths of files stay as they are: they are opened, and only their contents leave the machine.
+    """
+    values = [v for name, v in environ.items() if is_secret(name) and len(v) > 5]
+
+    def clean(value: Any) -> Any:
+        return _cut(printable(redact(value)), values)
+
+    def files(artifacts: Iterable[Files]) -> tuple[Files, ...]:
+        return tuple(replace(a, name=clean(a.name), metadata=clean(a.metadata)) for a in artifacts)
+
+    return replace(
+        run,
+        name=clean(run.name),
+        group=clean(run.group),
+        tags=tuple(clean(list(run.tags))),
+        config=clean(run.config),
+        summary=clean(run.summary),
+        tables={
+            name: replace(table, rows=tuple(_row(row, clean) for row in table.rows))
+            for name, table in run.tables.items()
+        },
+        makes=files(run.makes),
+        uses=files(run.uses),
+    )
+
+
+def _row(row: Iterable[Any], clean: Any) -> tuple[Any, ...]:
+    return tuple(cell if isinstance(cell, Mapping) else clean(cell) for cell in row)
+
+
+def _cut(value: Any, secrets: list[str]) -> Any:
+    if isinstance(value, Mapping):
+        return {_cut(k, secrets): _cut(v, secrets) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_cut(item, secrets) for item in value]
+    if isinstance(value, str):
+        for secret in secrets:
+            value = value.replace(secret, "[removed]")
+    return value
+
+
+# --- the three runs ---------------------------------------------------------------------------
+
+
+def _select(result: Result, places: Places, group: str) -> Run:
+    subset = result.keys["subset"]
+    return Run(
+        id=f"select-{_key(subset)}",
+        name=_readable(subset),
+        job_type="select",
+        group=group,
+        tags=_tags(result.method, result.data, _budget(result)),
+        config=_config(result, ("data", "method", "reference", "clip")),
+        summary={
+            "k": result.k,
+            "budget": result.budget,
+            "sources": len(result.composition),
+            **_seconds(result, ("features", "select")),
+        },
+        tables={"composition": _composition(result)},
+        sources=places.selection(subset, result),
+    )
+
+
+def _train(result: Result, places: Places, group: str) -> Run:
+    adapter = result.keys["adapter"]
+    groups = ("data", "method", "target", "train")
+    return Run(
+        id=f"train-{_key(adapter)}",
+        name=f"{_readable(adapter)} seed {result.seed}",
+        job_type="train",
+        group=group,
+        tags=_tags(result.method, result.data, result.target, _budget(result)),
+        config={**_config(result, groups), "seed": result.seed},
+        summary={"k": result.k, "budget": result.budget, **_seconds(result, ("train",))},
+        sources=places.found({"adapter": adapter, "subset": result.keys.get("subset", "")}),
+    )
+
+
+def _evaluate(result: Result, places: Places, group: str, compared: Compared) -> Run:
+    name = file_name(result)
+    scores = {
+        f"score/{score.benchmark}/{score.metric}": score.value
+        for score in result.scores
+        if score.value is not None
+    }
+    return Run(
+        id=f"evaluate-{name.removesuffix('.json').rsplit('-', 1)[-1]}",
+        name=f"{result.method} on {result.data}, {_budget(result)}, seed {result.seed}",
+        job_type="evaluate",
+        group=group,
+        tags=_tags(result.method, result.data, result.target, _budget(result)),
+        config={**_config(result, tuple(_groups(result))), "seed": result.seed, "ledger": name},
+        summary={
+            "k": result.k,
+            "budget": result.budget,
+            **scores,
+            **compared.summary(),
+            **_seconds(result, ("features", "select", "train", "evaluate")),
+        },
+        tables={"benchmarks": _benchmarks(result, compared), "composition": _composition(result)},
+        sources=places.found({"adapter": result.keys.get("adapter", "")}),
+    )
+
+
+def _config(result: Result, groups: Iterable[str]) -> dict[str, Any]:
+    """The flat names that charts group by, and the resolved configuration of ``groups``."""
+    resolved = {name: result.config[name] for name in groups if name in result.config}
+    return {
+        "row": f"{_label(result)} {_budget(result)}",
+        "method_name": result.method,
+        "variant": result.variant,
+        "data_name": result.data,
+        "reference_name": result.reference,
+        "target_name": result.target if "target" in resolved else "",
+        "budget": result.budget,
+        "k": result.k,
+        "commit": result.commit,
+        "versions": dict(result.versions),
+        "run": resolved,
+    }
+
+
+def _groups(result: Result) -> list[str]:
+    return [name for name in result.config if name not in ("paths", "logger", "launcher")]
+
+
+def _composition(result: Result) -> Table:
+    total = sum(result.composition.values()) or 1
+    rows = ((source, n, n / total) for source, n in sorted(result.composition.items()))
+    return Table(("source", "rows", "share"), tuple(rows))
+
+
+def _benchmarks(result: Result, compared: Compared) -> Table:
+    columns = "method budget seed benchmark metric score stderr n rel protocol missing".split()
+    return Table(tuple(columns), tuple(_line(result, s, compared) for s in result.scores))
+
+
+def _line(result: Result, score: Score, compared: Compared) -> tuple[Any, ...]:
+    rel = compared.by_benchmark.get(score.benchmark) if score.metric in compared.metrics else None
+    return (
+        result.method, result.budget, result.seed, score.benchmark, score.metric, score.value,
+        score.stderr, score.n, rel, score.protocol, score.why,
+    )  # fmt: skip
+
+
+def _seconds(result: Result, stages: Iterable[str]) -> dict[str, float]:
+    return {
+        f"seconds/{stage}": result.seconds[stage] for stage in stages if stage in result.seconds
+    }
+
+
+def _tags(*names: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name[:64] for name in names if name))
+
+
+def _budget(result: Result) -> str:
+    return f"{result.budget:.4g}"
+
+
+def _label(result: Result) -> str:
+    return f"{result.method} ({result.variant})" if result.variant else result.method
+
+
+def _key(folder: str) -> str:
+    return folder.rstrip("/").rsplit("-", 1)[-1]
+
+
+def _readable(folder: str) -> str:
+    return Path(folder).name.rsplit("-", 1)[0]

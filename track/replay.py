@@ -1,0 +1,53 @@
+"""Results of the ledger -> runs at wandb, whenever and wherever the ledger was filled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from coincide.report.ledger import file_name
+from coincide.report.redact import redact
+from coincide.schema import Result
+from track.compared import compared
+from track.places import Places
+from track.records import Run, runs_of
+from track.settings import beside
+
+
+def replayed(
+    results: Sequence[Result], ledger: Sequence[Result], places: Places, *, group: str = ""
+) -> list[Run]:
+    """The runs of ``results``, compared among all of ``ledger``; oldest first.
+
+    Of a result that is in the ledger twice the newer counts, as in the report.
+    """
+    ordered = sorted(results, key=lambda r: (r.created, file_name(r)))
+    newest = {file_name(result): result for result in ordered}
+    among = compared(ledger)
+    return [
+        run
+        for name, result in newest.items()
+        for run in runs_of(result, places, group=group, compared=among[name])
+    ]
+
+
+def matches(result: Result, words: Sequence[str], config: Mapping[str, Any]) -> bool:
+    """Whether ``result`` has what ``words`` (``method=random``, ``train.lr=1e-4``) gave ``config``.
+
+    Words that say where and how to run select nothing.
+    """
+    names = (word.lstrip("+~").split("=", 1)[0].split("@")[0] for word in words if not beside(word))
+    return all(_same(_at(result.config, n), redact(_at(config, n))) for n in names)
+
+
+def _at(config: Any, name: str) -> Any:
+    for part in name.split("."):
+        config = config.get(part) if isinstance(config, Mapping) else None
+    return config
+
+
+def _same(got: Any, wanted: Any) -> bool:
+    """Of a config group the name counts; what the configuration lacks selects nothing."""
+    if isinstance(wanted, Mapping) and "name" in wanted:
+        return isinstance(got, Mapping) and got.get("name") == wanted["name"]
+    return wanted is None or got == wanted

@@ -1,0 +1,61 @@
+"""``conf/logger``: whether, where and how much is written to wandb."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from coincide.schema import UserError
+from coincide.store import canonical
+
+MODES = ("off", "online", "offline")
+_BESIDE = re.compile(r"[+~]*(?:logger|launcher|hydra|paths|stages|dry_run|command|sweep)\b")
+
+
+@dataclass(frozen=True)
+class Logger:
+    """``logger=none | wandb | wandb_offline``. None of it changes a result."""
+
+    mode: str = "off"
+    project: str = "coincide"
+    entity: str | None = None
+    """User or team at wandb; None: the account's own."""
+    group: str | None = None
+    """Name of the sweep in wandb; None: made from the words of the command line."""
+    dir: str = "."
+    """The folder in which ``wandb/`` is made: offline runs, and the marks of what was written."""
+    timeout: float = 120.0
+    """Seconds that writing one run may take, besides its artifacts at 10 MB a second."""
+    artifact_mb: int = 2048
+    """Largest artifact; of a larger one only the files that fit are kept, the smallest first."""
+    thumbnails: int = 64
+    """Clusters that are shown with pictures, those with the most picks."""
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise UserError(f"logger.mode={self.mode!r}; the choices are {', '.join(MODES)}.")
+        if not re.fullmatch(r"[\w.-]{1,128}", self.project):
+            raise UserError(
+                f"logger.project={self.project!r}; expected 1 to 128 letters, digits, '_', '-', '.'"
+            )
+        if not self.timeout > 0 or self.artifact_mb < 0 or self.thumbnails < 0:
+            raise UserError(
+                f"logger.timeout={self.timeout} must be > 0, logger.artifact_mb={self.artifact_mb} "
+                f"and logger.thumbnails={self.thumbnails} >= 0."
+            )
+
+
+def group_of(words: Iterable[str]) -> str:
+    """Name of a sweep: the same for the same words in any order, wherever and whenever it runs.
+
+    Words that say where and how to run, not what, do not enter.
+    """
+    telling = sorted(word for word in words if not beside(word))
+    return f"sweep-{hashlib.sha256(canonical(telling).encode()).hexdigest()[:8]}"
+
+
+def beside(word: str) -> bool:
+    """Whether a word of the command line says where and how to run, not what."""
+    return word.startswith("-") or _BESIDE.match(word) is not None

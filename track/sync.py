@@ -1,0 +1,240 @@
+"""Bring runs to wandb: what is there already is left alone, no failure goes further than here.
+
+wandb runs in a process of its own (``track.write``) that is killed at its deadline. What was
+written is marked, per destination and run, so that a second time writes nothing and a broken time
+is made good by the next.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from coincide.report.redact import is_secret, redact
+from coincide.store import write_json
+from track.contents import filled
+from track.records import VERSION, Run, digest, without_secrets
+from track.settings import Logger
+
+ROOT = Path(__file__).resolve().parent.parent
+BYTES_A_SECOND = 10e6
+"""Of an upload, for the deadline."""
+_OWN = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_CREDENTIALS_FILE")
+"""Credentials of wandb itself, for its own process and only when it is to reach the server."""
+_KEPT = ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_CONFIG_DIR", "WANDB_HTTP_TIMEOUT", *_OWN)
+
+
+BATCH = 16
+"""Runs that one process writes: so many are held in memory at once."""
+Lack = Literal["all", "summary"]
+
+
+class NotWritten(Exception):
+    """wandb refused, failed, or did not answer in time."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """How many runs were written, and how many were there already."""
+
+    written: int
+    known: int
+
+
+def sync(runs: Iterable[Run], logger: Logger) -> Done:
+    """Write those of ``runs`` that the destination lacks or has otherwise; each at most once.
+
+    Of two runs of one id the first counts. Raises :class:`NotWritten` with the reason when not all
+    could be written in time; those that were are marked and stay.
+    """
+    unique = list({run.id: run for run in reversed(list(runs))}.values())[::-1]
+    if all(_lacks(run, logger) is None for run in unique):
+        return Done(0, len(unique))
+    with _alone(logger):
+        orders = [(run, lacks) for run in unique if (lacks := _lacks(run, logger))]
+        failures: list[str] = []
+        for i in range(0, len(orders), BATCH):
+            failures += _write(orders[i : i + BATCH], logger)
+    if failures:
+        raise NotWritten(f"{len(failures)} of {len(orders)} runs: {failures[0]}")
+    return Done(len(orders), len(unique) - len(orders))
+
+
+# --- marks ------------------------------------------------------------------------------------
+
+
+def marks(logger: Logger) -> Path:
+    """The folder with a mark for each run that this destination has."""
+    place = "offline"
+    if logger.mode == "online":
+        host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rpartition("@")[2]
+        place = f"{re.sub(r'^https?://', '', host)}-{logger.entity or 'own'}"
+    name = re.sub(r"[^\w.]+", "-", f"{place}-{logger.project}")
+    return _root(logger) / "wandb" / "marks" / name
+
+
+def _lacks(run: Run, logger: Logger) -> Lack | None:
+    """What the destination lacks of ``run``. Offline files are not amended but written anew."""
+    try:
+        mark = json.loads((marks(logger) / f"{run.id}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "all"
+    if mark["version"] != VERSION or not run.sources.keys() <= set(mark["sources"]):
+        return "all"
+    if mark["digest"] == digest(run):
+        return None
+    return "all" if logger.mode == "offline" else "summary"
+
+
+def _mark(run: Run, logger: Logger, folder: str) -> None:
+    """Say what was written. An offline run that was not uploaded gives way to its new version."""
+    path = marks(logger) / f"{run.id}.json"
+    with suppress(OSError, ValueError):
+        _remove_older(json.loads(path.read_text(encoding="utf-8"))["folder"], folder, run.id)
+    record = {
+        "digest": digest(run),
+        "folder": folder,
+        "sources": sorted(run.sources),
+        "version": VERSION,
+    }
+    write_json(path, record)
+
+
+def _remove_older(older: str, newer: str, run_id: str) -> None:
+    path = Path(older)
+    ours = path.name.startswith("offline-run-") and path.name.endswith(f"-{run_id}")
+    if ours and older != newer and not list(path.glob("*.wandb.synced")):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _alone(logger: Logger) -> Iterator[None]:
+    """One process at a time writes to a destination; jobs of a sweep take turns."""
+    folder = marks(logger)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=logger.timeout):
+            yield
+    except Timeout as error:
+        raise NotWritten("another process is writing there") from error
+
+
+# --- the process that writes ------------------------------------------------------------------
+
+
+def _write(orders: Sequence[tuple[Run, Lack]], logger: Logger) -> list[str]:
+    """Write and mark; returns the reasons of those that failed. Two in a row end it at once."""
+    size = {"artifact_mb": logger.artifact_mb, "thumbnails": logger.thumbnails}
+    told = [without_secrets(filled(run, **size)) for run, _ in orders]
+    order = {
+        "logger": asdict(logger),
+        "root": str(_root(logger)),
+        "runs": [
+            {"run": asdict(run), "whole": lacks == "all"}
+            for run, (_, lacks) in zip(told, orders, strict=True)
+        ],
+    }
+    failures: list[str] = []
+    in_a_row = 0
+    with _process(order, logger) as (process, errors):
+        for (run, _), sent in zip(orders, told, strict=True):
+            line = _answer(process, logger.timeout + _bytes(sent) / BYTES_A_SECOND)
+            if line is None:
+                raise NotWritten(_why(process, errors, logger))
+            answer = json.loads(line)
+            if "folder" in answer:
+                _mark(run, logger, answer["folder"])
+                in_a_row = 0
+                continue
+            failures.append(_shown(answer["failed"]))
+            in_a_row += 1
+            if in_a_row == 2:
+                raise NotWritten(failures[0])
+    return failures
+
+
+@contextmanager
+def _process(order: Any, logger: Logger) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """The process that writes ``order``, and the file of its complaints; it does not outlive us."""
+    _root(logger).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="track-", ignore_cleanup_errors=True) as folder:
+        errors, told = Path(folder) / "errors", Path(folder) / "order.json"
+        told.write_text(json.dumps(order, allow_nan=False), encoding="utf-8")
+        with told.open("rb") as stdin, errors.open("wb") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "track.write"],
+                cwd=_root(logger), env=_environment(logger), stdin=stdin, stdout=subprocess.PIPE,
+                stderr=stderr, start_new_session=True,
+            )  # fmt: skip
+        try:
+            yield process, errors
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=10)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _answer(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
+    """The next line, or None when the process ended or the time is over."""
+    assert process.stdout is not None
+    deadline, line = time.monotonic() + seconds, b""
+    while not line.endswith(b"\n"):
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
+            return None
+        more = os.read(process.stdout.fileno(), 65536)
+        if not more:
+            return None
+        line += more
+    return line
+
+
+def _why(process: subprocess.Popen[bytes], errors: Path, logger: Logger) -> str:
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=1)
+    if process.poll() is None:
+        return f"no answer within logger.timeout={logger.timeout:g} s"
+    lines = errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return _shown(lines[-1] if lines else f"it ended with status {process.returncode}")
+
+
+def _shown(reason: str) -> str:
+    return str(redact(" ".join(reason.split())))[:300]
+
+
+def _environment(logger: Logger) -> dict[str, str]:
+    """No credential but wandb's own, and none at all offline; no setting that we make ourselves."""
+    found = {name: v for name, v in os.environ.items() if not is_secret(name)}
+    found = {name: v for name, v in found.items() if not name.startswith("WANDB_")}
+    if logger.mode == "online":
+        found |= {name: os.environ[name] for name in _KEPT if name in os.environ}
+    folder = _root(logger) / "wandb"
+    kept = {"WANDB_DATA_DIR": folder / "data", "WANDB_CACHE_DIR": folder / "cache"}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return {**found, **{k: str(v) for k, v in kept.items()}, "PYTHONPATH": path}
+
+
+def _bytes(run: Run) -> int:
+    artifacts = (*run.makes, *run.uses)
+    return sum(Path(path).stat().st_size for files in artifacts for _, path in files.files)
+
+
+def _root(logger: Logger) -> Path:
+    return Path(logger.dir).absolute()

@@ -1,0 +1,181 @@
+"""Write runs to wandb: ``python -m track.write``, a process of its own with a deadline.
+
+stdin: ``{"logger": {...}, "root": ..., "runs": [{"run": {...}, "whole": bool}]}``. stdout, a line
+for each run: ``{"folder": ...}`` or ``{"failed": reason}``. Only here is wandb's client of runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from coincide.data.images import load_image
+from coincide.schema import UserError
+from track.records import Files, Run, Table
+from track.settings import Logger
+
+SIDE = 64
+"""Pixels of a thumbnail's longer side."""
+
+
+def main() -> None:
+    """Read the order, write its runs one after the other, say so after each."""
+    told = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what wandb prints is not for the reader of the answers
+    order = json.load(sys.stdin)
+    logger, root = Logger(**order["logger"]), Path(order["root"])
+    for item in order["runs"]:
+        try:
+            answer = {"folder": write(_run(item["run"]), logger, root, whole=item["whole"])}
+        except Exception as error:  # whatever wandb raises: the next run may go better
+            answer = {"failed": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), file=told, flush=True)
+
+
+def write(run: Run, logger: Logger, root: Path, *, whole: bool) -> str:
+    """One run; ``whole`` without which only its summary and the ledger's tables are written.
+
+    A run that the server knows is resumed: steps that it has are not written twice. Returns the
+    folder that wandb made for it.
+    """
+    import wandb
+
+    with wandb.init(
+        project=logger.project,
+        entity=logger.entity,
+        id=run.id,
+        name=run.name,
+        group=run.group or None,
+        job_type=run.job_type,
+        tags=run.tags,
+        config=dict(run.config),
+        resume="allow" if logger.mode == "online" else None,
+        settings=_settings(logger, root),
+    ) as live:
+        folder = str(Path(live.dir).parent)
+        if whole:
+            _history(live, run)
+        pictures = run.sources.get("pictures", "")
+        shown: dict[str, Any] = {n: _table(t, pictures) for n, t in run.tables.items()}
+        shown |= {name: _histogram(values) for name, values in run.histograms.items()}
+        if shown:
+            live.log(shown)
+        if whole:
+            _artifacts(live, run)
+        live.summary.update(dict(run.summary))
+    return folder
+
+
+def _settings(logger: Logger, root: Path) -> Any:
+    """Nothing of this machine or its user is sent: no console, environment, git or hardware."""
+    import wandb
+
+    return wandb.Settings(
+        mode="online" if logger.mode == "online" else "offline",
+        root_dir=str(root),
+        init_timeout=0.8 * logger.timeout,
+        silent=True,
+        console="off",
+        save_code=False,
+        disable_git=True,
+        disable_job_creation=True,
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+    )
+
+
+def _history(live: Any, run: Run) -> None:
+    for point in run.history:
+        values = {name: value for name, value in point.items() if name != "step"}
+        live.log(values, step=int(point["step"]))
+
+
+def _artifacts(live: Any, run: Run) -> None:
+    """What the run made, and what it used: the same contents are the same version everywhere.
+
+    wandb's ``use_artifact`` refuses to work offline; the record that it would write does not.
+    """
+    for files in run.makes:
+        live.log_artifact(_artifact(files))
+    for files in run.uses:
+        live._log_artifact(_artifact(files), is_user_created=True, use_after_commit=True)
+
+
+def _artifact(files: Files) -> Any:
+    """Read in place, not copied: artifacts of the store never change."""
+    import wandb
+
+    found = wandb.Artifact(files.name, files.type, metadata=dict(files.metadata))
+    for name, path in files.files:
+        found.add_file(path, name=name, policy="immutable", skip_cache=True)
+    return found
+
+
+def _table(table: Table, pictures: str) -> Any:
+    import wandb
+
+    rows = [[_cell(cell, pictures) for cell in row] for row in table.rows]
+    return wandb.Table(columns=list(table.columns), data=rows, allow_mixed_types=True)
+
+
+def _histogram(values: Mapping[str, list[float]]) -> Any:
+    import numpy as np
+    import wandb
+
+    return wandb.Histogram(np_histogram=(np.asarray(values["counts"]), np.asarray(values["edges"])))
+
+
+def _cell(cell: Any, pictures: str) -> Any:
+    if not isinstance(cell, dict):
+        return cell
+    import wandb
+
+    strip = _strip(cell["strip"], Path(pictures))
+    return None if strip is None else wandb.Image(strip, file_type="jpg")
+
+
+def _strip(names: list[str], folder: Path) -> Any:
+    """Pictures side by side; those that cannot be read are left out, None when there are none."""
+    from PIL import Image
+
+    found = []
+    for name in names:
+        try:
+            picture = load_image(folder, name)
+        except UserError:
+            continue
+        picture.thumbnail((SIDE, SIDE))
+        found.append(picture)
+    if not found:
+        return None
+    strip = Image.new("RGB", (SIDE * len(found), SIDE), "white")
+    for i, picture in enumerate(found):
+        strip.paste(picture, (i * SIDE, 0))
+    return strip
+
+
+def _run(record: dict[str, Any]) -> Run:
+    """The run as ``json`` gave it back."""
+    tables = {
+        name: Table(tuple(t["columns"]), tuple(tuple(row) for row in t["rows"]))
+        for name, t in record["tables"].items()
+    }
+    files = {
+        kind: tuple(
+            Files(f["name"], f["type"], tuple(map(tuple, f["files"])), f["metadata"])  # type: ignore[arg-type]
+            for f in record[kind]
+        )
+        for kind in ("makes", "uses")
+    }
+    lists = {"tags": tuple(record["tags"]), "history": tuple(record["history"])}
+    return Run(**{**record, "tables": tables, **files, **lists})
+
+
+if __name__ == "__main__":
+    main()
