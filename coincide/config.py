@@ -11,7 +11,9 @@ from typing import Any
 
 from coincide.schema import STAGES, UserError
 
-COMMAND_NAMES = ("run", "doctor", "prefetch", "prepare", "verify")
+COMMAND_NAMES = (
+    "run", "doctor", "prefetch", "prepare", "verify", "dashboard_sync", "dashboard_create",
+)  # fmt: skip
 
 
 @dataclass
@@ -66,6 +68,7 @@ class Root:
     target: Any = None
     train: Any = None
     eval: Any = None
+    logger: Any = None
     budget: Any = 0.2
     """A fraction in (0, 1] when a float, a count of examples when an int."""
     seed: int = 0
@@ -74,7 +77,8 @@ class Root:
     dry_run: bool = False
     """Print the plan and run nothing."""
     command: str = "run"
-    """Or ``doctor``, ``prefetch``, ``prepare``, ``verify``: ``coincide.commands``."""
+    """Or ``doctor``, ``prefetch``, ``prepare``, ``verify``: ``coincide.commands``; or
+    ``dashboard_sync``, ``dashboard_create``: ``track.commands``."""
     features: FeaturePass = field(default_factory=FeaturePass)
     health: HealthLimits = field(default_factory=HealthLimits)
     paths: Paths = field(default_factory=Paths)
