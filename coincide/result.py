@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from calendar import timegm
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from coincide.provenance import commit, versions
-from coincide.schema import Result, Score
+from coincide.provenance import commit, hardware, versions
+from coincide.schema import Cost, Result, Score
 from coincide.store import Artifact, Step, Store
 
 
@@ -48,6 +50,8 @@ def collect(
             **{step.kind: step.folder for step in [subset, adapter]},
             **{f"eval.{step.name}": step.folder for step in scores},
         },
+        costs=_costs(store, features, before, subset, adapter, scores),
+        hardware=hardware(),
         composition=chosen.facts["composition"],
         config=config,
         versions=versions(),
@@ -58,7 +62,45 @@ def collect(
 
 def _scores(artifact: Artifact) -> list[Score]:
     record = json.loads((artifact.path / "result.json").read_text(encoding="utf-8"))
-    return [Score(**score) for score in record["scores"]]
+    samples = f"{artifact.path.parent.name}/{artifact.path.name}"
+    return [replace(Score(**score), samples=samples) for score in record["scores"]]
+
+
+def _costs(
+    store: Store,
+    features: Sequence[Step],
+    before: Sequence[Step],
+    subset: Step,
+    adapter: Step,
+    scores: Sequence[Step],
+) -> tuple[Cost, ...]:
+    """One per artifact that is still there, those of the models behind the features included."""
+    stages = {
+        "reference": [need for step in features for need in step.needs if need.kind == "model"],
+        "features": features,
+        "select": [*before, subset],
+        "train": [adapter],
+        "evaluate": scores,
+    }
+    return tuple(
+        _cost(stage, artifact)
+        for stage, steps in stages.items()
+        for artifact in _found(store, steps)
+    )
+
+
+def _found(store: Store, steps: Iterable[Step]) -> list[Artifact]:
+    unique = {step.key: step for step in steps}.values()
+    return [artifact for step in unique if (artifact := store.find(step)) is not None]
+
+
+def _cost(stage: str, artifact: Artifact) -> Cost:
+    manifest = artifact.manifest
+    ended = timegm(time.strptime(manifest["created"], "%Y-%m-%dT%H:%M:%SZ"))
+    gpus = len(manifest["environment"].get("hardware", {}).get("gpus", ()))
+    used = min(gpus, int(artifact.facts.get("world_size", 1)))
+    folder = f"{manifest['kind']}/{artifact.path.name}"
+    return Cost(stage, folder, artifact.seconds, round(ended - artifact.seconds, 3), used)
 
 
 def _seconds(store: Store, step: Step) -> float:

@@ -6,27 +6,36 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from coincide.report import tables
+from coincide.report import formats
 from coincide.report.compare import panels
+from coincide.report.evidence import Shelf
+from coincide.report.exhibits import exhibit_all
 from coincide.report.ledger import presentable
 from coincide.report.page import page
 from coincide.schema import Result
-from coincide.store import write_atomic
+from coincide.store import Store, write_atomic
 
 
-def build_report(results: Sequence[Result], folder: Path) -> dict[str, Path]:
+def build_report(
+    results: Sequence[Result], folder: Path, store: Store | Path | None = None
+) -> dict[str, Path]:
     """Write the report of ``results`` into ``folder``, file ending -> path.
 
-    Each file is replaced whole, and the same results, in any order, give the same bytes.
+    ``store``: where subsets, samples and pictures are read from; what it lacks, e.g. of a result
+    of another machine, the page says. Each file is replaced whole, and the same results, in any
+    order, give the same bytes.
     """
     found = panels([presentable(result) for result in results])
+    shelf = Shelf(store.root if isinstance(store, Store) else store)
+    exhibits = exhibit_all(found, shelf)
     folder.mkdir(parents=True, exist_ok=True)
+    behind = formats.as_json(found, [exhibit.pairs for exhibit in exhibits])
     texts = {
-        "md": tables.markdown(found),
-        "csv": tables.comma_separated(found),
-        "tex": tables.latex(found),
-        "json": json.dumps(tables.as_json(found), indent=1, ensure_ascii=False) + "\n",
-        "html": page(found),
+        "md": formats.markdown(found),
+        "csv": formats.comma_separated(found),
+        "tex": formats.latex(found),
+        "json": json.dumps(behind, indent=1, ensure_ascii=False) + "\n",
+        "html": page(found, exhibits),
     }
     paths = {ending: folder / f"report.{ending}" for ending in texts}
     for ending, text in texts.items():

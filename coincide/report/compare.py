@@ -5,97 +5,18 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
-from coincide.report.commands import full_run
-from coincide.report.settings import Setting, conflicts, setting, short_names, whole_part
-from coincide.report.statistics import Estimate, Relative, estimate, relative
+from coincide.report.cost import Charge, charges
+from coincide.report.notes import panel_notes, primary
+from coincide.report.published import published_beside
+from coincide.report.records import FULL, Column, Note, Panel, Row
+from coincide.report.rel import with_rel
+from coincide.report.settings import setting, short_names
+from coincide.report.statistics import Estimate, estimate
 from coincide.schema import Result, Score
 from coincide.store import canonical
-
-FULL = "full"
-
-
-@dataclass(frozen=True)
-class Column:
-    """One benchmark of a panel: scores of another metric or protocol do not enter it."""
-
-    name: str
-    metric: str
-    protocol: str
-
-
-@dataclass(frozen=True)
-class Note:
-    """Something the reader must know, and the command that would mend it."""
-
-    text: str
-    command: str = ""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method in one setting at one budget: its runs over seeds and what they come to."""
-
-    method: str
-    variant: str
-    reference: str
-    label: str
-    """Method, variant, and the fields in which it differs from other rows of the method."""
-    setting: Setting
-    runs: tuple[Result, ...]
-    """In the order of their seeds."""
-    scores: Mapping[str, Estimate]
-    """Benchmark -> primary score over all seeds. One that is not here is in ``missing``."""
-    missing: Mapping[str, str]
-    """Benchmark -> why there is no score."""
-    stderr: Mapping[str, float]
-    """Benchmark -> standard error over samples of one run (root mean square over seeds)."""
-    rel: Relative
-    rank: int | None = None
-    """Place by Rel. among the rows of the same budget; None for the full run and without Rel."""
-
-    @property
-    def budget(self) -> float:
-        """The fraction k / N."""
-        return self.runs[0].budget
-
-    @property
-    def examples(self) -> int:
-        """Rows trained on."""
-        return self.runs[0].k
-
-    @property
-    def seeds(self) -> list[int]:
-        return [run.seed for run in self.runs]
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Mean wall-clock seconds by stage, as first computed."""
-        stages = dict.fromkeys(stage for run in self.runs for stage in run.seconds)
-        return {s: _mean([r.seconds[s] for r in self.runs if s in r.seconds]) for s in stages}
-
-    @property
-    def composition(self) -> dict[str, float]:
-        """Mean number of rows by source."""
-        sources = dict.fromkeys(s for run in self.runs for s in run.composition)
-        return {s: _mean([r.composition.get(s, 0) for r in self.runs]) for s in sources}
-
-
-@dataclass(frozen=True)
-class Panel:
-    """Rows that may be compared: larger budgets first, best Rel. first within a budget."""
-
-    data: str
-    target: str
-    suite: str
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-    notes: tuple[Note, ...]
-
-    @property
-    def title(self) -> str:
-        return f"{self.target} on {self.data}, suite {self.suite}"
 
 
 def panels(results: Sequence[Result]) -> list[Panel]:
@@ -103,25 +24,23 @@ def panels(results: Sequence[Result]) -> list[Panel]:
     groups: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
     for result in results:
         groups[(result.data, result.target, result.suite)].append(result)
-    return [_panel(*key, groups[key]) for key in sorted(groups)]
+    return [_panel(*key, groups[key], results) for key in sorted(groups)]
 
 
-def primary(result: Result) -> dict[str, Score]:
-    """Benchmark -> its first, primary score."""
-    found: dict[str, Score] = {}
-    for score in result.scores:
-        found.setdefault(score.benchmark, score)
-    return found
-
-
-def _panel(data: str, target: str, suite: str, results: list[Result]) -> Panel:
+def _panel(
+    data: str, target: str, suite: str, results: list[Result], everything: Sequence[Result]
+) -> Panel:
     groups, replaced = _by_row(results)
-    columns = _columns([run for runs in groups.values() for run in runs])
-    rows = [_row(runs, columns) for runs in groups.values()]
-    full = [row for row in rows if row.method == FULL]
-    rows = _ranked([replace(row, rel=_rel(row, full)) for row in _labelled(rows)])
-    notes = [*_notes_on_rel(rows, full), *_notes_on_seeds(rows, replaced), *_notes_on_n(rows)]
-    return Panel(data, target, suite, columns, tuple(rows), tuple(notes))
+    kept = list(groups.values())
+    columns = _columns([run for runs in kept for run in runs])
+    rows = [
+        _row(runs, columns, charge)
+        for runs, charge in zip(kept, charges(kept, everything), strict=True)
+    ]
+    zoo = published_beside(data, target)
+    rows = with_rel(_labelled(rows), columns, zoo)
+    notes = panel_notes(rows, replaced)
+    return Panel(data, target, suite, columns, tuple(rows), notes, zoo)
 
 
 def _by_row(results: Sequence[Result]) -> tuple[dict[str, list[Result]], list[Note]]:
@@ -132,11 +51,27 @@ def _by_row(results: Sequence[Result]) -> tuple[dict[str, list[Result]], list[No
         identity = [result.method, result.variant, result.reference, result.k]
         runs = groups[canonical([*identity, setting(result)])]
         older = runs.get(result.seed)
-        if older is not None and older.scores != result.scores:
+        if older is not None and (differing := _differing(older, result)):
             text = f"{result.method}, {result.k:,} examples, seed {result.seed} was run twice"
-            notes.append(Note(f"{text} with other scores; the run of {result.created} counts."))
+            text += f" with other scores ({differing}); the run of {result.created} counts"
+            notes.append(Note(f"{text}, not that of {older.created}."))
         runs[result.seed] = result
     return {k: [runs[s] for s in sorted(runs)] for k, runs in sorted(groups.items())}, notes
+
+
+def _differing(older: Result, newer: Result) -> str:
+    """``gqa 61.2, then 61.9``, the first three."""
+    before, after = primary(older), primary(newer)
+    found = [
+        f"{name} {_shown(before.get(name))}, then {_shown(after.get(name))}"
+        for name in dict.fromkeys([*before, *after])
+        if _shown(before.get(name)) != _shown(after.get(name))
+    ]
+    return "; ".join(found[:3]) + ("; ..." if len(found) > 3 else "")
+
+
+def _shown(score: Score | None) -> str:
+    return "missing" if score is None or score.value is None else f"{score.value:.4g}"
 
 
 def _columns(results: Sequence[Result]) -> tuple[Column, ...]:
@@ -148,12 +83,33 @@ def _columns(results: Sequence[Result]) -> tuple[Column, ...]:
         for name, score in primary(result).items():
             votes[name][(score.metric, score.protocol)] += weight
     chosen = {name: max(sorted(v), key=v.__getitem__) for name, v in votes.items()}
-    return tuple(Column(name, *chosen[name]) for name in votes)
+    chance = {name: _chance(ordered, name) for name in votes}
+    return tuple(Column(name, *chosen[name], chance[name]) for name in votes)
 
 
-def _row(runs: Sequence[Result], columns: Sequence[Column]) -> Row:
+def _chance(runs: Sequence[Result], benchmark: str) -> float:
+    """Score of guessing, as the configuration of the first run that has the benchmark states it."""
+    for run in runs:
+        stated = benchmark_config(run, benchmark).get("chance")
+        if isinstance(stated, int | float) and not isinstance(stated, bool):
+            return float(stated)
+    return 0.0
+
+
+def benchmark_config(run: Result, name: str) -> Mapping[str, Any]:
+    """What the run's configuration says of a benchmark; empty where it says nothing."""
+    suite = run.config.get("eval")
+    all_of_them = suite.get("benchmarks") if isinstance(suite, Mapping) else None
+    if not isinstance(all_of_them, Mapping):
+        return {}
+    found = [b for b in all_of_them.values() if isinstance(b, Mapping) and b.get("name") == name]
+    return found[0] if found else {}
+
+
+def _row(runs: Sequence[Result], columns: Sequence[Column], charge: Charge) -> Row:
     scores: dict[str, Estimate] = {}
-    missing, stderr = {}, {}
+    missing: dict[str, str] = {}
+    stderr: dict[str, float] = {}
     for column in columns:
         found = [primary(run).get(column.name) for run in runs]
         reasons = [_why_not(score, column) for score in found]
@@ -168,7 +124,7 @@ def _row(runs: Sequence[Result], columns: Sequence[Column]) -> Row:
     first = runs[0]
     return Row(
         first.method, first.variant, first.reference, first.method, setting(first), tuple(runs),
-        scores, missing, stderr, Relative(None),
+        scores, missing, stderr, charge,
     )  # fmt: skip
 
 
@@ -209,76 +165,6 @@ def _labelled(rows: Sequence[Row]) -> list[Row]:
             label += f" via {row.reference}" if several and row.reference else ""
             found.append(replace(row, label=label))
     return found
-
-
-def _rel(row: Row, full: Sequence[Row]) -> Relative:
-    """Rel. against our own full run of the same data, target, recipe and protocols."""
-    if not full:
-        return Relative(None, why="there is no full-data run")
-    ours = whole_part(row.setting)
-    against = [(conflicts(ours, whole_part(other.setting)), other) for other in full]
-    against.sort(key=lambda pair: len(pair[0]))
-    differing, nearest = against[0]
-    if differing:
-        shown = "; ".join(differing[:3]) + ("; ..." if len(differing) > 3 else "")
-        return Relative(None, why=f"in the nearest full-data run {shown}")
-    seeds = [{b: e.values[i] for b, e in row.scores.items()} for i in range(len(row.runs))]
-    found = relative(seeds, {b: e.mean for b, e in nearest.scores.items()})
-    return replace(found, left_out={**(found.left_out or {}), **row.missing})
-
-
-def _ranked(rows: Sequence[Row]) -> list[Row]:
-    def place(row: Row) -> tuple[int, bool, float, str]:
-        mean = row.rel.estimate.mean if row.rel.estimate else -math.inf
-        return -row.examples, row.method != FULL, -mean, row.label
-
-    placed: Counter[int] = Counter()
-    found = []
-    for row in sorted(rows, key=place):
-        if row.method != FULL and row.rel.estimate is not None:
-            placed[row.examples] += 1
-            row = replace(row, rank=placed[row.examples])
-        found.append(row)
-    return found
-
-
-def _notes_on_rel(rows: Sequence[Row], full: Sequence[Row]) -> list[Note]:
-    if rows and not full:
-        text = "Rel. (%) is missing: there is no full-data run to be the 100 %. Make it with"
-        return [Note(text, full_run(rows[0].runs[0]))]
-    notes = []
-    for row in rows:
-        where = f"{row.label}, {row.examples:,} examples"
-        if row.rel.estimate is None:
-            notes.append(Note(f"{where}: no Rel. (%): {row.rel.why}.", full_run(row.runs[0])))
-        elif row.rel.left_out:
-            left = "; ".join(f"{name} ({why})" for name, why in row.rel.left_out.items())
-            used = ", ".join(row.rel.columns)
-            notes.append(Note(f"{where}: Rel. (%) is over {used}, without {left}."))
-    return notes
-
-
-def _notes_on_seeds(rows: Sequence[Row], replaced: Sequence[Note]) -> list[Note]:
-    single = list(dict.fromkeys(row.label for row in rows if len(row.runs) == 1))
-    if not single:
-        return list(replaced)
-    text = f"One seed, so no interval: {', '.join(single)}. Seed noise can exceed such differences."
-    return [*replaced, Note(text)]
-
-
-def _notes_on_n(rows: Sequence[Row]) -> list[Note]:
-    """Benchmarks whose scores rest on different numbers of samples."""
-    sizes: dict[str, set[int]] = defaultdict(set)
-    for row in rows:
-        for run in row.runs:
-            for name, score in primary(run).items():
-                if name in row.scores:
-                    sizes[name].add(score.n)
-    return [
-        Note(f"{name}: scores rest on different numbers of samples: {sorted(found)}.")
-        for name, found in sizes.items()
-        if len(found) > 1
-    ]
 
 
 def _mean(values: Sequence[float]) -> float:

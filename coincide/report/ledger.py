@@ -9,18 +9,21 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from coincide.report.redact import printable, redact
-from coincide.schema import Result, Score, UserError
+from coincide.schema import Cost, Result, Score, UserError
 from coincide.store import canonical, write_json
 
 _TEXT = {"method", "variant", "data", "reference", "target", "suite", "commit", "created"}
-_TABLES = {"seconds": float, "keys": str, "composition": int, "config": object, "versions": str}
-_OPTIONAL = {"commit", "created"}
+_TABLES = {
+    "seconds": float, "keys": str, "composition": int, "config": object, "versions": str,
+    "hardware": object,
+}  # fmt: skip
+_OPTIONAL = {"commit", "created", "costs", "hardware"}
 
 
 def file_name(result: Result) -> str:
@@ -51,18 +54,29 @@ def write_result(folder: Path, result: Result) -> Path:
     return path
 
 
-def read_ledger(folder: Path) -> list[Result]:
-    """All results below ``folder``, ordered by file name.
+def read_ledger(folder: Path | Sequence[Path]) -> list[Result]:
+    """All results below ``folder``, or below several of them, ordered by file name.
 
-    Raises :class:`UserError` naming the file and the field when one is malformed; nothing is
-    skipped in silence. A missing folder is an empty ledger.
+    The same result in two places is one. Results of one name that differ are all returned:
+    the report counts the newest and says so. Raises :class:`UserError` naming the file and the
+    field when one is malformed; nothing is skipped in silence. A missing folder is an empty ledger.
     """
-    paths = [
-        path
-        for path in folder.rglob("*.json")
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
-    return [read_result(path) for path in sorted(paths, key=lambda p: (p.name, str(p)))]
+    folders = [folder] if isinstance(folder, Path) else folder
+    paths = {
+        path.resolve(): path
+        for each in folders
+        for path in ([each] if each.is_file() else each.rglob("*.json"))
+        if each.is_file() or not _hidden(path.relative_to(each))
+    }
+    found: dict[str, Result] = {}
+    for path in sorted(paths.values(), key=lambda p: (p.name, str(p))):
+        result = read_result(path)
+        found.setdefault(canonical([file_name(result), _redacted(asdict(result))]), result)
+    return list(found.values())
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def read_result(path: Path) -> Result:
@@ -81,7 +95,8 @@ def presentable(result: Result) -> Result:
     """``result`` as it may be shown: without secrets, and no control characters in any text."""
     record = printable(_redacted(asdict(result)))
     scores = tuple(Score(**score) for score in record["scores"])
-    return Result(**{**record, "scores": scores})
+    costs = tuple(Cost(**cost) for cost in record["costs"])
+    return Result(**{**record, "scores": scores, "costs": costs})
 
 
 def _redacted(result: dict[str, Any]) -> dict[str, Any]:
@@ -104,21 +119,34 @@ def _result(value: Any) -> Result:
         _check(type(record[name]) is int, name, "a whole number", record[name])
     _check(_is_number(record["budget"]), "budget", "a number", record["budget"])
     for name, kind in _TABLES.items():
-        record[name] = _table(record[name], kind, name)
-    _check(isinstance(record["scores"], list), "scores", "a list", record["scores"])
+        record[name] = _table(record.get(name, {}), kind, name)
+    for name in ("scores", "costs"):
+        _check(isinstance(record.get(name, []), list), name, "a list", record.get(name))
     scores = tuple(_score(item, f"scores[{i}]") for i, item in enumerate(record["scores"]))
-    return Result(**{**record, "scores": scores})
+    costs = tuple(_cost(item, f"costs[{i}]") for i, item in enumerate(record.get("costs", [])))
+    return Result(**{**record, "scores": scores, "costs": costs})
 
 
 def _score(value: Any, where: str) -> Score:
-    record = _record(value, Score, {"stderr", "protocol", "why"}, where)
-    for name in {"benchmark", "metric", "protocol", "why"} & record.keys():
+    record = _record(value, Score, {"stderr", "protocol", "why", "samples"}, where)
+    for name in {"benchmark", "metric", "protocol", "why", "samples"} & record.keys():
         _check(isinstance(record[name], str), f"{where}.{name}", "text", record[name])
     for name in {"value", "stderr"} & record.keys():
         good = record[name] is None or _is_number(record[name])
         _check(good, f"{where}.{name}", "a number or null", record[name])
     _check(type(record["n"]) is int, f"{where}.n", "a whole number", record["n"])
     return Score(**record)
+
+
+def _cost(value: Any, where: str) -> Cost:
+    record = _record(value, Cost, {"gpus"}, where)
+    for name in ("stage", "folder"):
+        _check(isinstance(record[name], str), f"{where}.{name}", "text", record[name])
+    for name in ("seconds", "started"):
+        _check(_is_number(record[name]), f"{where}.{name}", "a number", record[name])
+    gpus = record.get("gpus", 0)
+    _check(type(gpus) is int, f"{where}.gpus", "a whole number", gpus)
+    return Cost(**record)
 
 
 def _record(value: Any, kind: type, optional: set[str], where: str) -> dict[str, Any]:

@@ -1,57 +1,34 @@
-"""Rel. against budget, and what each subset is made of: inline SVG, the same bytes each time.
-
-Colours are CSS variables (``--c0`` ... of the page), so that a plot follows the light or dark page;
-text stays text, and no label is read as mathematics.
-"""
+"""Rel. against budget, and what each subset is made of."""
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from coincide.report.compare import FULL, Panel, Row
+from coincide.report.figure import (
+    CODES,
+    DASHES,
+    GRID,
+    HATCHES,
+    INK,
+    MARKERS,
+    PAPER,
+    WIDTH,
+    Series,
+    legend,
+    limits,
+    shown,
+    svg,
+)
+from coincide.report.records import FULL, Panel, Row
 from coincide.report.tables import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, told apart by the colour-blind as well; lighter twins on a dark page.
-LIGHT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6b5b00", "#444444")
-DARK = ("#4c9fdc", "#ff8a4c", "#2fc79a", "#e59cc4", "#f2b632", "#9ad4f7", "#d9cf5a", "#c3c8cd")
-MARKERS, DASHES, HATCHES = "oDs^vPX", ("-", "--", ":", "-."), ("", "////", "....")
 SOURCES = 12
 """Most sources told apart in the composition; the smallest beyond them are added up."""
-WIDTH = 5.6
-"""Inches: ten points stay readable when a phone shrinks the plot to its screen."""
-INK, GRID, PAPER = "#010203", "#010204", "#010205"
-_CODES = tuple(f"#0201{i:02x}" for i in range(len(LIGHT)))
-_CSS = {INK: "currentColor", GRID: "var(--line)", PAPER: "var(--paper)"} | {
-    code: f"var(--c{i})" for i, code in enumerate(_CODES)
-}
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "hatch.linewidth": 0.7,
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color"), INK),
-    "ytick.color": INK,
-}
-
-Series = Mapping[str, int]
-"""Label -> place in the palette: a method keeps its colour in every plot of a page."""
-
-
-def series(panels: Sequence[Panel]) -> dict[str, int]:
-    """The full run first, random second, then by name."""
-    methods = {row.label: row.method for panel in panels for row in panel.rows}
-    first = {FULL: 0, "random": 1}
-    ordered = sorted(methods, key=lambda label: (first.get(methods[label], 2), label))
-    return {label: i for i, label in enumerate(ordered)}
 
 
 def rel_plot(panel: Panel, places: Series, name: str = "rel") -> str:
@@ -63,8 +40,8 @@ def rel_plot(panel: Panel, places: Series, name: str = "rel") -> str:
     if not single:
         lines = len({row.label for row in rows})
         height = 3.4 + 0.22 * (lines + 1 if lines > 1 else 0)
-        return _svg(name, WIDTH, height, lambda figure: _over_budget(figure, rows, places))
-    return _svg(name, WIDTH, 1.0 + 0.34 * len(rows), lambda f: _by_method(f, rows, places))
+        return svg(name, WIDTH, height, lambda figure: _over_budget(figure, rows, places))
+    return svg(name, WIDTH, 1.0 + 0.34 * len(rows), lambda f: _by_method(f, rows, places))
 
 
 def _over_budget(figure: Figure, rows: Sequence[Row], places: Series) -> None:
@@ -80,11 +57,11 @@ def _over_budget(figure: Figure, rows: Sequence[Row], places: Series) -> None:
     axes.axhline(100, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=2, label="full data")
     if logarithmic:
         axes.set_xscale("log")
-    axes.set(xlabel="budget (% of the examples)", ylabel="Rel. (%)")
+    axes.set(xlabel="budget (% of the examples)", ylabel="Rel. (%)", ylim=limits(rows))
     axes.set_xticks(budgets, [f"{budget:.4g}" for budget in budgets])
     axes.minorticks_off()
     axes.grid(axis="y", color=GRID, linewidth=0.8)
-    _legend(figure, axes, 2)
+    legend(figure, axes, 2)
 
 
 def _dodged(budget: float, shift: float, budgets: Sequence[float], logarithmic: bool) -> float:
@@ -96,21 +73,21 @@ def _dodged(budget: float, shift: float, budgets: Sequence[float], logarithmic: 
 
 def _points(axes: Axes, x: Sequence[float], rows: Sequence[Row], place: int) -> None:
     found = [row.rel.estimate for row in rows if row.rel.estimate]
-    color = _CODES[place % len(_CODES)]
+    color = CODES[place % len(CODES)]
     for at, value in zip(x, found, strict=True):
         if value.low is not None and value.high is not None:
             axes.plot([at, at], [value.low, value.high], color=color, linewidth=1.2, alpha=0.75)
     axes.plot(
         x, [value.mean for value in found], color=color, linewidth=1.8,
         marker=MARKERS[place % len(MARKERS)], markersize=5.5,
-        linestyle=DASHES[place // len(_CODES) % len(DASHES)], label=_shown(rows[0].label),
+        linestyle=DASHES[place // len(CODES) % len(DASHES)], label=shown(rows[0].label),
     )  # fmt: skip
 
 
 def _by_method(figure: Figure, rows: Sequence[Row], places: Series) -> None:
     axes = figure.subplots()
     for y, row in enumerate(rows[::-1]):
-        value, color = row.rel.estimate, _CODES[places[row.label] % len(_CODES)]
+        value, color = row.rel.estimate, CODES[places[row.label] % len(CODES)]
         if value is None:
             continue
         if value.low is not None and value.high is not None:
@@ -122,9 +99,9 @@ def _by_method(figure: Figure, rows: Sequence[Row], places: Series) -> None:
             ha="center", fontsize=9, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.4},
         )  # fmt: skip
     axes.axvline(100, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=2)
-    axes.set_yticks(range(len(rows)), [_shown(row.label) for row in rows[::-1]])
-    axes.set(ylim=(-0.6, len(rows) - 0.3), xlabel="Rel. (%); dashed: full data")
-    axes.margins(x=0.08)
+    axes.set_yticks(range(len(rows)), [shown(row.label) for row in rows[::-1]])
+    low, high = limits(rows)
+    axes.set(ylim=(-0.6, len(rows) - 0.3), xlim=(low, high), xlabel="Rel. (%); dashed: full data")
     axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
 
@@ -136,7 +113,7 @@ def composition_plot(panel: Panel, name: str = "composition") -> str:
         return ""
     lines = -(-(len(sources) + bool(rest)) // _columns(sources))
     height = 0.9 + 0.3 * len(panel.rows) + 0.24 * lines
-    return _svg(name, WIDTH, height, lambda figure: _stacked(figure, panel, sources, rest))
+    return svg(name, WIDTH, height, lambda figure: _stacked(figure, panel, sources, rest))
 
 
 def main_sources(panel: Panel) -> tuple[list[str], list[str]]:
@@ -170,56 +147,13 @@ def _stacked(figure: Figure, panel: Panel, sources: Sequence[str], rest: Sequenc
         left[:] = [a + b for a, b in zip(left, shares, strict=True)]
 
     for i, source in enumerate(sources):
-        place, turn = i % len(_CODES), i // len(_CODES)
-        add([source], _shown(source), _CODES[place], HATCHES[turn])
+        place, turn = i % len(CODES), i // len(CODES)
+        add([source], shown(source), CODES[place], HATCHES[turn])
     if rest:
         add(rest, f"{len(rest)} smaller sources", GRID, "")
     axes.set_yticks(
-        range(len(rows)), [f"{_shown(row.label)}, {percent(row.budget)}" for row in rows]
+        range(len(rows)), [f"{shown(row.label)}, {percent(row.budget)}" for row in rows]
     )
     axes.set(xlabel="share of the subset (%)", xlim=(0, 100), ylim=(-0.6, len(rows) - 0.4))
     axes.tick_params(axis="y", length=0)
-    _legend(figure, axes, _columns(sources))
-
-
-def _legend(figure: Figure, axes: Axes, columns: int) -> None:
-    """A legend under the plot of all that was given a label, one with a leading underscore too."""
-    handles: list[Any] = [*axes.lines, *axes.containers]
-    named = [(h, str(h.get_label())) for h in handles]
-    kept = [(h, label) for h, label in named if not re.fullmatch(r"_child\d+", label)]
-    figure.legend(
-        [h for h, _ in kept], [label for _, label in kept], loc="outside lower left",
-        ncols=columns, frameon=False, fontsize=9, columnspacing=1.4, handlelength=2.0,
-    )  # fmt: skip
-
-
-def _shown(label: str) -> str:
-    """At most 28 characters of a label, its head and its tail; the table has the whole of it."""
-    return label if len(label) <= 28 else f"{label[:13]}…{label[-14:]}"
-
-
-def _svg(name: str, width: float, height: float, paint: Callable[[Figure], None]) -> str:
-    """The figure as an SVG element whose ids begin with ``name``."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    with rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasSVG(figure)
-        paint(figure)
-        out = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(out, format="svg", transparent=True, metadata=nothing)
-    return _inline(out.getvalue())
-
-
-def _inline(text: str) -> str:
-    """Matplotlib's file as an element of a page: no prologue, size, style sheet or shared ids."""
-    text = text[text.index("<svg") :]
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 role="img"', text, count=1)
-    text = re.sub(r"<style[^>]*>.*?</style>", "", text, count=1, flags=re.DOTALL)
-    text = re.sub(r'<g id="[A-Za-z_.]+\d*">', "<g>", text)
-    text = text.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, system-ui, sans-serif")
-    return re.sub("#0[12][0-9a-f]{4}", lambda match: _CSS.get(match[0], match[0]), text)
+    legend(figure, axes, _columns(sources))

@@ -13,11 +13,15 @@ from coincide.schema import UserError
 SOURCE = (
     "As printed in MAGIC (arXiv 2605.26004), Tables 1-3, after COINCIDE (arXiv 2406.10995), Table 1"
 )
+BUDGET = 0.2
+"""All rows of these tables but the full one are at 20 % of the data."""
 _TABLES = {
     ("llava", "llava_1_5_7b"): "llava665k_20pct_llava15_7b",
     ("llava", "llava_1_5_13b"): "llava665k_20pct_llava15_13b",
     ("vision_flan", "llava_1_5_7b"): "vision_flan186k_20pct_llava15_7b",
 }
+_METRICS = {"pope": ("f1",), "mme": ("perception",)}
+"""Metric of the columns that could be another: LLaVA prints POPE's F1 and MME's perception."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,23 @@ class Published:
     rel_printed: float
     rel: float
     """Recomputed from the columns against the table's own full row."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A published table: the full row first."""
+
+    name: str
+    rows: tuple[Published, ...]
+    source: str = SOURCE
+
+    def row(self, method: str) -> Published | None:
+        return next((row for row in self.rows if row.method == method), None)
+
+    def prints(self, benchmark: str, metric: str) -> bool:
+        """Whether the table has this benchmark, in this metric as far as that is known."""
+        known = _METRICS.get(benchmark)
+        return benchmark in self.rows[0].scores and (known is None or metric in known)
 
 
 def published(name: str) -> list[Published]:
@@ -46,13 +67,13 @@ def published(name: str) -> list[Published]:
     return [_row(line["method"], row, full) for line, row in zip(lines, rows, strict=True)]
 
 
-def published_beside(data: str, target: str) -> list[Published]:
-    """The published table for a dataset and a target; empty where there is none."""
+def published_beside(data: str, target: str) -> Table | None:
+    """The published table for a dataset and a target; None where there is none."""
     name = _TABLES.get((data, target))
-    return published(name) if name else []
+    return Table(name, tuple(published(name))) if name else None
 
 
 def _row(method: str, row: Mapping[str, float], full: Mapping[str, float]) -> Published:
     scores = {k: v for k, v in row.items() if k != "rel"}
-    recomputed = relative([scores], full).estimate
+    recomputed = relative([scores], [full], tuple(full)).estimate
     return Published(method, scores, row["rel"], recomputed.mean if recomputed else float("nan"))

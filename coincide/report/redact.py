@@ -47,14 +47,15 @@ def redact(value: Any) -> Any:
     return value
 
 
-def printable(value: Any) -> Any:
-    """``value`` (JSON) with control, bidirectional and unpaired characters of its text replaced."""
+def printable(value: Any, keep: str = "") -> Any:
+    """``value`` (JSON) with control, bidirectional and unpaired characters of its text replaced,
+    those in ``keep`` excepted."""
     if isinstance(value, Mapping):
-        return {printable(str(k)): printable(v) for k, v in value.items()}
+        return {printable(str(k)): printable(v, keep) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [printable(item) for item in value]
+        return [printable(item, keep) for item in value]
     if isinstance(value, str):
-        return "".join(c if c.isprintable() else " " for c in value)
+        return "".join(c if c.isprintable() or c in keep else " " for c in value)
     return value
 
 

@@ -8,10 +8,12 @@ shown as missing.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 LEVEL = 0.95
+Scores = Mapping[str, float]
+"""Benchmark -> score of one run."""
 
 
 @dataclass(frozen=True)
@@ -32,56 +34,138 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Relative:
-    """Rel. (%): the mean over benchmarks of 100 x score / full-data score."""
+    """Rel. (%): the mean over ``columns`` of 100 x score / full-data score."""
 
     estimate: Estimate | None
     """None: missing, and ``why`` says why."""
     columns: tuple[str, ...] = ()
-    """The benchmarks it averages."""
-    left_out: Mapping[str, str] | None = None
-    """Benchmark -> why it is not averaged."""
+    """The stated benchmarks: all of them are averaged, or there is no estimate."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Benchmark -> why it is not among the stated ones."""
     why: str = ""
+    no_interval: str = ""
+    """Why there is an estimate without an interval."""
+
+
+NO_REL = Relative(None)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The variance of a mean over seeds, with its degrees of freedom; None with one seed."""
+
+    variance: float | None
+    freedom: int
 
 
 def estimate(values: Sequence[float], level: float = LEVEL) -> Estimate:
     """The mean of ``values`` and mean -+ t(n-1) s / sqrt(n), with s the sample deviation."""
-    n = len(values)
-    mean = math.fsum(values) / n
-    if n < 2:
+    mean = math.fsum(values) / len(values)
+    half = half_width([spread(values)], level)
+    if half is None:
         return Estimate(mean, None, None, tuple(values))
-    from scipy.special import stdtrit
-
-    deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    half = float(stdtrit(n - 1, (1 + level) / 2)) * deviation / math.sqrt(n)
     return Estimate(mean, mean - half, mean + half, tuple(values))
 
 
-def relative(seeds: Sequence[Mapping[str, float]], full: Mapping[str, float]) -> Relative:
-    """Relative performance of one setting against a full-data row.
+def spread(values: Sequence[float]) -> Spread:
+    """Variance of the mean of ``values``: s² / n, with n - 1 degrees of freedom."""
+    n = len(values)
+    if n < 2:
+        return Spread(None, 0)
+    mean = math.fsum(values) / n
+    return Spread(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n, n - 1)
 
-    ``seeds``: benchmark -> score of each run; ``full``: benchmark -> full-data score, the mean over
-    its own seeds. Averages the benchmarks that every run and the full row have. The interval is
-    over ``seeds``: the noise of the full row itself is not in it.
+
+def half_width(parts: Sequence[Spread], level: float = LEVEL) -> float | None:
+    """Half the t interval of a sum of independent means (Welch 1947); None if one is unknown."""
+    variances = [part.variance for part in parts if part.variance is not None]
+    if len(variances) < len(parts):
+        return None
+    total = math.fsum(variances)
+    return t_quantile(freedom(parts), level) * math.sqrt(total) if total else 0.0
+
+
+def freedom(parts: Sequence[Spread]) -> float:
+    """Satterthwaite's degrees of freedom of a sum of variances; infinite where all are zero."""
+    known = [(part.variance, part.freedom) for part in parts if part.variance]
+    below = math.fsum(v**2 / n for v, n in known)
+    return math.fsum(v for v, _ in known) ** 2 / below if below else math.inf
+
+
+def t_quantile(degrees: float, level: float = LEVEL) -> float:
+    """Two-sided quantile of Student's t, 1.96 for infinite degrees of freedom."""
+    from scipy.special import ndtri, stdtrit
+
+    upper = (1 + level) / 2
+    return float(ndtri(upper) if math.isinf(degrees) else stdtrit(degrees, upper))
+
+
+def mean_scores(runs: Sequence[Scores]) -> dict[str, float]:
+    """Benchmark -> mean over ``runs`` of those that every run has."""
+    shared = [b for b in runs[0] if all(b in run for run in runs)] if runs else []
+    return {b: math.fsum(run[b] for run in runs) / len(runs) for b in shared}
+
+
+def stated_columns(
+    full: Sequence[Scores], chance: Scores, noise: Scores
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The benchmarks that Rel. (%) is over, and the others with the reason.
+
+    ``chance``: benchmark -> score of guessing, 0 where it is not given. Where the full-data mean
+    is not above it by twice its standard error over samples (``noise``), no ratio can be taken.
     """
-    named = list(dict.fromkeys([*full, *(b for scores in seeds for b in scores)]))
-    reasons = {b: _why_left_out(b, seeds, full) for b in named}
-    left_out = {b: why for b, why in reasons.items() if why}
-    columns = tuple(b for b in named if not reasons[b])
-    if not columns:
-        why = "no benchmark in common with the full-data run"
-        return Relative(None, (), left_out, why)
-    values = [math.fsum(100 * s[b] / full[b] for b in columns) / len(columns) for s in seeds]
-    return Relative(estimate(values), columns, left_out)
+    means = mean_scores(full)
+    reasons = {b: "not every full-data run has it" for run in full for b in run if b not in means}
+    for name, mean in means.items():
+        floor = chance.get(name, 0.0)
+        if mean <= floor:
+            reasons[name] = f"the full-data score {mean:.4g} is not above {floor:g}"
+        elif floor and mean - floor <= 2 * noise.get(name, 0.0):
+            reasons[name] = f"the full-data score {mean:.4g} is at chance ({floor:g}) within noise"
+    return tuple(name for name in means if name not in reasons), reasons
 
 
-def _why_left_out(
-    benchmark: str, seeds: Sequence[Mapping[str, float]], full: Mapping[str, float]
-) -> str:
-    if benchmark not in full:
-        return "the full-data run has no such score"
-    if full[benchmark] <= 0:
-        return f"the full-data score is {full[benchmark]:g}, no ratio can be taken"
-    without = sum(benchmark not in scores for scores in seeds)
-    if without == len(seeds):
-        return "no score"
-    return f"{without} of {len(seeds)} seeds have no score" if without else ""
+def relative(
+    runs: Sequence[Scores],
+    full: Sequence[Scores],
+    columns: Sequence[str],
+    *,
+    chance: Scores | None = None,
+    full_is_exact: bool = False,
+) -> Relative:
+    """Mean over ``columns`` of 100 (score - chance) / (full - chance), and its 95 % interval.
+
+    ``full``: the full-data runs, whose mean is the 100 %. The interval holds the seed noise of
+    ``runs`` and that of ``full``, by the delta method and Welch's degrees of freedom; with one
+    seed of either there is none. ``full_is_exact``: a published row, whose noise is not known and
+    not counted. A run without one of the columns has no Rel. (%): no mean over fewer columns.
+    """
+    lacking = [b for b in columns if not all(b in run for run in runs)]
+    if lacking or not columns:
+        why = f"no {', '.join(lacking)}" if lacking else "no benchmark that a ratio can be taken of"
+        return Relative(None, tuple(columns), why=why)
+    floor = {b: (chance or {}).get(b, 0.0) for b in columns}
+    whole = {b: m - floor[b] for b, m in mean_scores(full).items() if b in floor}
+    values = [_mean_of(100 * (run[b] - floor[b]) / whole[b] for b in columns) for run in runs]
+    mine = {b: m - floor[b] for b, m in mean_scores(runs).items() if b in floor}
+    pulled = [
+        _mean_of(100 * mine[b] * (one[b] - floor[b]) / whole[b] ** 2 for b in columns)
+        for one in full
+    ]
+    parts = [spread(values), *([] if full_is_exact else [spread(pulled)])]
+    half, mean = half_width(parts), _mean_of(values)
+    low, high = (None, None) if half is None else (mean - half, mean + half)
+    missing = "" if half is not None else _no_interval(len(runs), len(full))
+    found = Estimate(mean, low, high, tuple(values))
+    return Relative(found, tuple(columns), no_interval=missing)
+
+
+def _no_interval(runs: int, full: int) -> str:
+    if runs < 2:
+        return "one seed, so no interval"
+    return f"{full} full-data run: its own noise is not known, so no interval"
+
+
+def _mean_of(values: Iterable[float]) -> float:
+    found = list(values)
+    return math.fsum(found) / len(found)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from coincide.report.compare import panels
 from coincide.report.ledger import presentable
-from coincide.report.tables import header, number, percent, score_cells
+from coincide.report.tables import cells, header, lines
 from coincide.schema import Result
 
 if TYPE_CHECKING:
@@ -22,14 +22,9 @@ def summary_tables(results: Sequence[Result]) -> list[Table]:
     found = []
     for panel in panels([presentable(result) for result in results]):
         table = Table(title=Text(panel.title), title_justify="left", box=None, pad_edge=False)
-        names = header(panel)[: 5 + len(panel.columns)]
-        for i, name in enumerate(names):
+        for i, name in enumerate(header(panel, time=False)):
             table.add_column(Text(name), justify="left" if i == 0 else "right")
-        for row in panel.rows:
-            texts = [
-                row.label, percent(row.budget), f"{row.examples:,}", str(len(row.runs)),
-                number(row.rel.estimate), *score_cells(panel, row),
-            ]  # fmt: skip
-            table.add_row(*(Text(text) for text in texts))
+        for line in lines(panel):
+            table.add_row(*(Text(text) for text in cells(panel, line, time=False)))
         found.append(table)
     return found

@@ -1,19 +1,67 @@
-"""One table per panel, as Markdown, CSV, LaTeX and JSON from the same cells."""
+"""The cells of a panel's table, which every format shows alike."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from coincide.report.commands import repeat
-from coincide.report.compare import FULL, Note, Panel, Row, primary
-from coincide.report.statistics import Estimate
+from coincide.report.cost import STAGES
+from coincide.report.notes import primary
+from coincide.report.published import BUDGET, Published
+from coincide.report.records import FULL, Panel, Row
+from coincide.report.statistics import Estimate, Relative, relative
 
-STAGES = ("features", "select", "train", "evaluate")
 MISSING = "–"
+REL = {"rel": "Rel. (%)", "rel_chance": "above chance (%)", "rel_zoo": "against published (%)"}
+"""Field of a row -> head of its column. They differ in what is the 100 %, and are never mixed."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a table: a row that was measured, or what a paper prints for that method."""
+
+    label: str
+    row: Row | None
+    printed: Published | None
+    scores: Mapping[str, Estimate]
+    rel: Mapping[str, Relative]
+
+    @property
+    def group(self) -> int | None:
+        """Examples of a measured row: lines of one budget stand together."""
+        return self.row.examples if self.row else None
+
+
+def lines(panel: Panel) -> list[Line]:
+    """The rows of a panel, each followed by the published row of its method and budget."""
+    found, shown = [], set()
+    for row in panel.rows:
+        rel = {kind: getattr(row, kind) for kind in rel_kinds(panel)}
+        found.append(Line(row.label, row, None, row.scores, rel))
+        printed = panel.zoo.row(row.method) if panel.zoo else None
+        at_budget = row.method == FULL or abs(row.budget - BUDGET) < 0.005
+        if printed and at_budget and row.method not in shown:
+            shown.add(row.method)
+            found.append(_printed(panel, row.method, printed))
+    return found
+
+
+def _printed(panel: Panel, method: str, printed: Published) -> Line:
+    zoo = panel.zoo
+    columns = [c.name for c in panel.columns if zoo and zoo.prints(c.name, c.metric)]
+    scores = {b: printed.scores[b] for b in columns if b in printed.scores}
+    full = zoo.rows[0].scores if zoo else {}
+    rel = relative([scores], [full], columns, full_is_exact=True)
+    values = {b: Estimate(v, None, None, (v,)) for b, v in scores.items()}
+    return Line(f"{method}, published", None, printed, values, {"rel_zoo": rel})
+
+
+def rel_kinds(panel: Panel) -> list[str]:
+    """Which of the three Rel. columns a panel has."""
+    found = ["rel"]
+    if any(column.chance > 0 for column in panel.columns):
+        found.append("rel_chance")
+    return [*found, "rel_zoo"] if panel.zoo else found
 
 
 def stages(panel: Panel) -> list[str]:
@@ -22,27 +70,58 @@ def stages(panel: Panel) -> list[str]:
     return [s for s in STAGES if s in timed] + sorted(timed.keys() - set(STAGES))
 
 
-def header(panel: Panel) -> list[str]:
-    """Column heads."""
+def header(panel: Panel, *, time: bool = True) -> list[str]:
+    """Column heads, with the seconds of each stage or without."""
     return [
-        "method", "budget", "examples", "seeds", "Rel. (%)", *(c.name for c in panel.columns),
-        *(f"{stage} (s)" for stage in stages(panel)),
+        "method", "budget", "examples", "seeds", *(REL[kind] for kind in rel_kinds(panel)),
+        *(c.name for c in panel.columns),
+        *(f"{stage} (s)" for stage in stages(panel) if time),
     ]  # fmt: skip
 
 
-def cells(panel: Panel, row: Row) -> list[str]:
-    """One row as text. A missing score is a dash, never a number."""
-    seconds = [row.seconds.get(stage) for stage in stages(panel)]
+def cells(panel: Panel, line: Line, *, time: bool = True) -> list[str]:
+    """One line as text. A missing score is a dash, never a number."""
+    row = line.row
+    seconds = [row.seconds.get(stage) if row else None for stage in stages(panel)] if time else []
+    size = [percent(row.budget), f"{row.examples:,}", str(len(row.runs))] if row else [MISSING] * 3
     return [
-        row.label, percent(row.budget), f"{row.examples:,}", str(len(row.runs)),
-        number(row.rel.estimate), *score_cells(panel, row),
+        line.label, *size,
+        *(number(r.estimate if (r := line.rel.get(k)) else None) for k in rel_kinds(panel)),
+        *(number(line.scores.get(c.name), digits(panel, c.name)) for c in panel.columns),
         *(MISSING if value is None else f"{value:,.0f}" for value in seconds),
     ]  # fmt: skip
 
 
-def score_cells(panel: Panel, row: Row) -> list[str]:
-    """The scores of a row in the order of the columns."""
-    return [number(row.scores.get(c.name), digits(panel, c.name)) for c in panel.columns]
+def caption(panel: Panel) -> list[str]:
+    """What the Rel. columns of a panel are over, and what their intervals hold."""
+    own = _stated(panel, "rel")
+    found = [
+        "Rel. (%) is the mean over benchmarks of 100 × score / score of our own full-data run"
+        + (f", over {own}" if own else "")
+        + "; ± is the half width of its 95 % t interval over seeds, those of the full run included."
+    ]
+    kinds = rel_kinds(panel)
+    if "rel_chance" in kinds:
+        over = _stated(panel, "rel_chance") or "no benchmark"
+        found.append(f"Above chance: the same of score minus chance, over {over}.")
+    if "rel_zoo" in kinds and panel.zoo:
+        over = _stated(panel, "rel_zoo") or "no benchmark"
+        found.append(
+            f"Against published: the 100 % is the full row that is published, over {over}; its own "
+            f"noise is not known and not in the interval. {panel.zoo.source}."
+        )
+    if any(row.target_aware for row in panel.rows):
+        found.append("Target-aware methods select by samples of the target tasks: placed apart.")
+    return found
+
+
+def _stated(panel: Panel, kind: str) -> str:
+    """The columns of a Rel., those left out with them; alternatives where full runs differ."""
+    rels = [getattr(row, kind) for row in panel.rows]
+    sets = dict.fromkeys(", ".join(rel.columns) for rel in rels if rel.columns)
+    names = {column.name for column in panel.columns}
+    left = dict.fromkeys(b for rel in rels for b in rel.left_out if rel.columns and b in names)
+    return " or over ".join(sets) + (f" (not {', '.join(left)})" if left and sets else "")
 
 
 def digits(panel: Panel, column: str) -> int:
@@ -84,157 +163,3 @@ def missing_notes(panel: Panel) -> list[str]:
         for row in panel.rows
         for name, why in row.missing.items()
     ]
-
-
-# --- Markdown ---------------------------------------------------------------------------------
-
-
-def markdown(panels: Sequence[Panel]) -> str:
-    """A section per panel; ± is the half width of the 95 % t interval over seeds."""
-    legend = (
-        "Rel. (%) is the mean over benchmarks of 100 × score / score of our own full-data run; "
-        f"± is the half width of the 95 % t interval over seeds; {MISSING} is missing.\n"
-    )
-    return "\n".join(["# Data selection: comparison\n", legend, *map(_md_panel, panels)])
-
-
-def _md_panel(panel: Panel) -> str:
-    head = header(panel)
-    lines = [f"## {_md(panel.title)}", "", _md_row(head), _md_rule(len(head))]
-    lines += [_md_row(cells(panel, row)) for row in panel.rows]
-    notes = [_md_note(note) for note in panel.notes]
-    notes += [f"- {_md(text)}" for text in (*column_notes(panel), *missing_notes(panel))]
-    return "\n".join([*lines, "", *notes, ""])
-
-
-_MD = str.maketrans({c: f"\\{c}" for c in "\\`*_[]<>|#$~&"})
-
-
-def _md(text: str) -> str:
-    return text.translate(_MD)
-
-
-def _md_row(texts: Sequence[str]) -> str:
-    return "| " + " | ".join(map(_md, texts)) + " |"
-
-
-def _md_rule(columns: int) -> str:
-    return "| --- |" + " ---: |" * (columns - 1)
-
-
-def _md_note(note: Note) -> str:
-    command = note.command.replace("`", "'")
-    return f"- {_md(note.text)}" + (f" `{command}`" if command else "")
-
-
-# --- CSV --------------------------------------------------------------------------------------
-
-
-def comma_separated(panels: Sequence[Panel]) -> str:
-    """One line per row and value: long form at full precision, ready for any plotting tool.
-
-    Text that a spreadsheet would take for a formula gets a leading apostrophe.
-    """
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        "data target suite method variant setting budget examples seeds column mean low high"
-        .split()
-    )  # fmt: skip
-    for panel in panels:
-        for row in panel.rows:
-            of_row = [
-                *map(_csv, (panel.data, panel.target, panel.suite, row.method, row.variant)),
-                _csv(row.label), row.budget, row.examples, len(row.runs),
-            ]  # fmt: skip
-            for name, *triple in _values(panel, row):
-                writer.writerow([*of_row, _csv(name), *triple])
-    return out.getvalue()
-
-
-def _values(panel: Panel, row: Row) -> list[tuple[str, Any, Any, Any]]:
-    found = {"rel_own": row.rel.estimate}
-    found |= {column.name: row.scores.get(column.name) for column in panel.columns}
-    estimates = [
-        (name, None, None, None) if e is None else (name, e.mean, e.low, e.high)
-        for name, e in found.items()
-    ]
-    return [*estimates, *((f"seconds_{s}", v, None, None) for s, v in row.seconds.items())]
-
-
-def _csv(text: str) -> str:
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
-
-
-# --- LaTeX ------------------------------------------------------------------------------------
-
-
-def latex(panels: Sequence[Panel]) -> str:
-    """A booktabs table per panel, a rule between budgets; needs the package booktabs alone."""
-    return "\n".join(_tex_panel(panel) for panel in panels)
-
-
-def _tex_panel(panel: Panel) -> str:
-    head = header(panel)
-    lines = [f"% {panel.title}", r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule"]
-    lines.append(_tex_row(head))
-    budget = None
-    for row in panel.rows:
-        if row.examples != budget:
-            lines.append(r"\midrule")
-        budget = row.examples
-        lines.append(_tex_row(cells(panel, row)))
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
-
-
-_TEX = str.maketrans(
-    {c: f"\\{c}" for c in "&%$#_{}"}
-    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
-    | {"±": r"$\pm$", "–": "--", "<": r"\textless{}", ">": r"\textgreater{}"}
-    | {"[": "{[}", "]": "{]}", "*": "{*}"}  # \\ takes what follows it in brackets, or a star
-)
-
-
-def _tex_row(texts: Sequence[str]) -> str:
-    return " & ".join(text.translate(_TEX) for text in texts) + r" \\"
-
-
-# --- JSON -------------------------------------------------------------------------------------
-
-
-def as_json(panels: Sequence[Panel]) -> list[dict[str, Any]]:
-    """Everything behind the tables, for other programs."""
-    return [
-        {
-            "data": panel.data,
-            "target": panel.target,
-            "suite": panel.suite,
-            "columns": [asdict(column) for column in panel.columns],
-            "notes": [asdict(note) for note in panel.notes],
-            "rows": [_row_json(row) for row in panel.rows],
-        }
-        for panel in panels
-    ]
-
-
-def _row_json(row: Row) -> dict[str, Any]:
-    return {
-        "method": row.method,
-        "variant": row.variant,
-        "reference": row.reference,
-        "label": row.label,
-        "full": row.method == FULL,
-        "rank": row.rank,
-        "budget": row.budget,
-        "examples": row.examples,
-        "seeds": row.seeds,
-        "rel_own": asdict(row.rel),
-        "scores": {name: asdict(value) for name, value in row.scores.items()},
-        "stderr_over_samples": dict(row.stderr),
-        "missing": dict(row.missing),
-        "seconds": {stage: round(value, 1) for stage, value in row.seconds.items()},
-        "composition": row.composition,
-        "runs": [
-            {"seed": run.seed, "command": repeat(run), "keys": dict(run.keys)} for run in row.runs
-        ],
-    }

@@ -58,13 +58,56 @@ def test_the_missing_full_run_keeps_the_overrides_that_are_not_the_methods() -> 
     assert "python run.py method=full train.lr=0.01 seed=3" in texts(only([run]))
 
 
-def test_a_missing_score_stays_missing_and_leaves_its_column_out_of_rel() -> None:
+def test_a_missing_score_stays_missing_and_rel_is_not_taken_over_fewer_columns() -> None:
     panel = only([*ledger(), result("el2n", 0, (50.0, None, 70.0))])
     row = row_of(panel, "el2n")
     assert row.missing == {"counting": "worker died"}
-    assert row.rel.columns == ("attributes", "presence")
-    assert row.rel.left_out == {"counting": "worker died"}
-    assert "Rel. (%) is over attributes, presence, without counting (worker died)" in texts(panel)
+    assert row.rel.estimate is None
+    assert row.rank is None
+    assert "el2n, 800 examples: no Rel. (%): no counting (worker died)." in texts(panel)
+    assert row_of(panel, "random").rel.estimate is not None
+
+
+def test_a_column_that_the_full_run_lacks_is_left_out_for_all_and_named() -> None:
+    runs = [replace(r, scores=r.scores[:2]) if r.method == "full" else r for r in ledger()]
+    panel = only(runs)
+    assert row_of(panel, "random").rel.columns == ("attributes", "counting")
+    assert "Rel. (%) is without presence for all: full: not evaluated." in texts(panel)
+
+
+def test_rel_above_chance_is_a_column_of_its_own() -> None:
+    suite = {"benchmarks": {"a": {"name": "presence", "chance": 50.0}}}
+    runs = [replace(r, config={**r.config, "eval": suite}) for r in ledger()]
+    row = row_of(only(runs), "random")
+    assert row.rel.estimate is not None and row.rel_chance.estimate is not None
+    expected = [100 * 62 / 82, 100 * 42 / 62, 100 * (82 - 50) / (92 - 50)]
+    assert row.rel_chance.estimate.mean == pytest.approx(sum(expected) / 3)
+    assert row.rel.estimate.mean > row.rel_chance.estimate.mean
+
+
+def test_rel_zoo_is_against_the_published_full_row_over_the_columns_of_both() -> None:
+    def published_like(run: Result) -> Result:
+        names = {"attributes": "gqa", "counting": "vqav2", "presence": "mmmu"}
+        scores = tuple(replace(s, benchmark=names[s.benchmark]) for s in run.scores)
+        return replace(run, data="llava", target="llava_1_5_7b", scores=scores)
+
+    panel = only([published_like(run) for run in ledger()])
+    row = row_of(panel, "random")
+    assert row.rel_zoo.columns == ("gqa", "vqav2")
+    assert row.rel_zoo.estimate is not None
+    assert row.rel_zoo.estimate.mean == pytest.approx((100 * 62 / 63.0 + 100 * 42 / 79.1) / 2)
+    assert "mmmu" in row.rel_zoo.left_out
+    assert row.rel.columns == ("gqa", "vqav2", "mmmu")
+
+
+def test_target_aware_methods_are_placed_apart() -> None:
+    runs = [*ledger(), result("icons", 0, (90.0, 70.0, 99.0))]
+    panel = only(runs)
+    places = [(r.method, r.rank) for r in panel.rows if r.budget == 0.2]
+    assert places == [("coincide", 1), ("random", 2), ("icons", 1)]
+    declared = replace(runs[-1], config={"method": {"target_aware": False}})
+    places = [(r.method, r.rank) for r in only([*ledger(), declared]).rows if r.budget == 0.2]
+    assert places[0] == ("icons", 1)
 
 
 def test_a_score_missing_in_one_seed_is_missing_and_says_which() -> None:
@@ -80,7 +123,7 @@ def test_another_protocol_or_metric_is_never_mixed_in(change: dict[str, str]) ->
     scores = (replace(odd.scores[0], **change), *odd.scores[1:])
     row = row_of(only([*ledger(), replace(odd, scores=scores)]), "el2n")
     assert row.missing["attributes"].startswith(f"another {next(iter(change))}")
-    assert row.rel.columns == ("counting", "presence")
+    assert row.rel.estimate is None
 
 
 def test_the_full_run_decides_the_protocol_of_a_column() -> None:
@@ -91,7 +134,8 @@ def test_the_full_run_decides_the_protocol_of_a_column() -> None:
         runs.append(run if run.method == "full" else replace(run, scores=odd))
     panel = only(runs)
     assert {column.protocol for column in panel.columns} == {"demo, greedy"}
-    assert row_of(panel, "coincide").rel.why == "no benchmark in common with the full-data run"
+    why = row_of(panel, "coincide").rel.why
+    assert why.startswith("no attributes (another protocol: other); no counting")
 
 
 def test_other_settings_are_other_rows_named_by_what_differs() -> None:
@@ -151,7 +195,9 @@ def test_a_rerun_replaces_the_older_result_of_the_same_seed_and_is_noted() -> No
     newer = replace(result("random", 0, (1.0, 1.0, 1.0)), created="2027-01-01T00:00:00Z")
     panel = only([newer, *ledger()])
     assert row_of(panel, "random").scores["attributes"].values == (1.0, 64.0)
-    assert "random, 800 examples, seed 0 was run twice" in texts(panel)
+    assert "random, 800 examples, seed 0 was run twice with other scores (attributes 60" in texts(
+        panel
+    )
     again = replace(ledger()[5], created="2027-01-01T00:00:00Z")
     assert "twice" not in texts(only([*ledger(), again]))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coincide.report.published import published, published_beside
-from coincide.report.statistics import estimate, relative
+from coincide.report.statistics import estimate, relative, stated_columns, t_quantile
 from coincide.schema import UserError
 
 
@@ -28,36 +28,65 @@ def test_one_seed_has_no_interval() -> None:
 
 
 def test_rel_is_the_mean_of_ratios_not_the_ratio_of_means() -> None:
-    found = relative([{"a": 50.0, "b": 30.0}], {"a": 100.0, "b": 40.0})
-    assert found.estimate is not None
-    assert found.estimate.mean == pytest.approx((50 + 75) / 2)
-    assert found.columns == ("a", "b")
+    full = [{"a": 100.0, "b": 40.0}]
+    found = relative([{"a": 50.0, "b": 30.0}], full, ("a", "b")).estimate
+    assert found is not None
+    assert found.mean == pytest.approx((50 + 75) / 2)
+    assert found.low is None
 
 
-def test_rel_has_an_interval_over_seeds() -> None:
-    """Rel. of the seeds: 55, 65; so 60 and t(1) * 7.071068 / sqrt(2) = 63.53."""
-    full = {"a": 100.0, "b": 50.0}
-    found = relative([{"a": 50.0, "b": 30.0}, {"a": 60.0, "b": 35.0}], full).estimate
+def test_rel_has_an_interval_over_seeds_and_over_those_of_the_full_run() -> None:
+    """Seeds 55 and 65, so 60 with variance 25; full seeds pull by 60 and 60 / 60 -+ 2: see below.
+
+    Column a: full 96 and 104, mean 100; b: full 50 and 50. Mean of the runs: a 55, b 32.5. The
+    full seeds move Rel. by 100 x 55 x 96 / 100² / 2 = 26.4 and 28.6, variance 1.21. Together
+    26.21; Satterthwaite 26.21² / (25² + 1.21²) = 1.0967 degrees; t = 10.356.
+    """
+    full = [{"a": 96.0, "b": 50.0}, {"a": 104.0, "b": 50.0}]
+    runs = [{"a": 50.0, "b": 30.0}, {"a": 60.0, "b": 35.0}]
+    found = relative(runs, full, ("a", "b")).estimate
     assert found is not None
     assert found.values == pytest.approx((55, 65))
-    assert found.half_width == pytest.approx(63.531024, abs=1e-5)
+    assert found.half_width == pytest.approx(t_quantile(26.21**2 / (25**2 + 1.21**2)) * 26.21**0.5)
+    exact = relative(runs, full[:1], ("a", "b"), full_is_exact=True).estimate
+    assert exact is not None
+    assert exact.half_width == pytest.approx(estimate(exact.values).half_width, rel=1e-12)
 
 
-def test_a_score_missing_in_one_seed_leaves_the_column_out_for_all() -> None:
-    full = {"a": 100.0, "b": 50.0, "c": 0.0}
-    found = relative([{"a": 50.0, "b": 30.0, "d": 1.0}, {"a": 60.0, "d": 1.0}], full)
-    assert found.columns == ("a",)
-    assert found.left_out == {
-        "b": "1 of 2 seeds have no score",
-        "c": "the full-data score is 0, no ratio can be taken",
-        "d": "the full-data run has no such score",
+def test_one_full_run_has_no_known_noise_so_rel_has_no_interval() -> None:
+    found = relative([{"a": 50.0}, {"a": 60.0}], [{"a": 100.0}], ("a",))
+    assert found.estimate is not None
+    assert found.estimate.half_width is None
+    assert "1 full-data run" in found.no_interval
+
+
+def test_rel_above_chance_subtracts_it_on_both_sides() -> None:
+    found = relative([{"a": 60.0}], [{"a": 90.0}], ("a",), chance={"a": 50.0}).estimate
+    assert found is not None
+    assert found.mean == pytest.approx(100 * 10 / 40)
+
+
+def test_a_run_without_a_stated_column_has_no_rel() -> None:
+    found = relative([{"a": 50.0, "b": 30.0}, {"a": 60.0}], [{"a": 100.0, "b": 50.0}], ("a", "b"))
+    assert found.estimate is None
+    assert found.why == "no b"
+
+
+def test_columns_at_chance_or_zero_or_missing_in_a_full_run_are_not_stated() -> None:
+    full = [{"a": 80.0, "b": 52.0, "c": 0.0, "d": 9.0}, {"a": 80.0, "b": 52.0, "c": 0.0}]
+    columns, left_out = stated_columns(full, {"a": 50.0, "b": 50.0}, {"a": 1.5, "b": 1.5})
+    assert columns == ("a",)
+    assert left_out == {
+        "b": "the full-data score 52 is at chance (50) within noise",
+        "c": "the full-data score 0 is not above 0",
+        "d": "not every full-data run has it",
     }
 
 
 def test_nothing_in_common_is_no_rel() -> None:
-    found = relative([{"a": 1.0}], {"b": 1.0})
+    found = relative([{"a": 1.0}], [{"b": 1.0}], ())
     assert found.estimate is None
-    assert "no benchmark in common" in found.why
+    assert "no benchmark" in found.why
 
 
 @pytest.mark.parametrize(
@@ -77,7 +106,12 @@ def test_published_rel_recomputes_to_the_printed_digit(name: str, rel: dict[str,
 
 
 def test_published_tables_are_found_by_data_and_target() -> None:
-    assert len(published_beside("llava", "llava_1_5_7b")) == 13
-    assert published_beside("demo", "tiny") == []
+    table = published_beside("llava", "llava_1_5_7b")
+    assert table is not None
+    assert len(table.rows) == 13
+    assert table.prints("pope", "f1")
+    assert not table.prints("pope", "accuracy")
+    assert not table.prints("mmmu", "accuracy")
+    assert published_beside("demo", "tiny") is None
     with pytest.raises(UserError, match="vision_flan186k_20pct_llava15_7b"):
         published("nothing")

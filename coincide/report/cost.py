@@ -1,0 +1,121 @@
+"""What a run took: each thing it stands on charged whole, and divided by the runs that share it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from coincide.schema import Cost, Result
+
+STAGES = ("reference", "features", "select", "train", "evaluate")
+CHARGED = ("reference", "features", "select", "train")
+"""What a trained model costs. Measuring it costs the same whatever the method."""
+TOGETHER = ("features", "evaluate")
+"""Stages that build several artifacts on one clock."""
+_TICK = 3.0
+"""Seconds: artifacts of such a stage that began closer than this began together."""
+
+
+@dataclass(frozen=True)
+class Charge:
+    """Seconds by stage, mean over the runs of a row."""
+
+    whole: Mapping[str, float]
+    """As if this run had been the only one."""
+    shared: Mapping[str, float]
+    """What n runs of the ledger stand on counts one n-th for each."""
+    gpu_whole: Mapping[str, float]
+    """GPU seconds; empty where no GPU was used."""
+    gpu_shared: Mapping[str, float]
+
+    def total(self, *, shared: bool, gpu: bool) -> float | None:
+        """Seconds of all that is charged; None where nothing was recorded."""
+        of = {
+            (False, False): self.whole, (True, False): self.shared,
+            (False, True): self.gpu_whole, (True, True): self.gpu_shared,
+        }[shared, gpu]  # fmt: skip
+        found = [of[stage] for stage in CHARGED if stage in of]
+        return math.fsum(found) if found else None
+
+
+@dataclass(frozen=True)
+class _Build:
+    """What was built on one clock, and how long that ran."""
+
+    stage: str
+    identity: tuple[object, ...]
+    seconds: float
+    gpus: int
+
+
+def charges(rows: Sequence[Sequence[Result]], all_runs: Iterable[Result]) -> list[Charge]:
+    """The charge of each row. ``all_runs``: those among which what is shared is divided."""
+    clocks = _clocks(all_runs := list(all_runs))
+    users: Counter[tuple[object, ...]] = Counter()
+    for run in all_runs:
+        users.update({build.identity for build in _builds(run, clocks)})
+    return [_mean([_charge(_builds(run, clocks), users) for run in runs]) for runs in rows]
+
+
+def _clocks(runs: Iterable[Result]) -> dict[tuple[str, float], float]:
+    """(Stage, start) -> the first start of what began together."""
+    starts: dict[str, set[float]] = defaultdict(set)
+    for run in runs:
+        for cost in run.costs:
+            if cost.stage in TOGETHER:
+                starts[cost.stage].add(cost.started)
+    found = {}
+    for stage, times in starts.items():
+        first = last = -math.inf
+        for time in sorted(times):
+            first, last = (time if time - last > _TICK else first), time
+            found[(stage, time)] = first
+    return found
+
+
+def _builds(run: Result, clocks: Mapping[tuple[str, float], float]) -> list[_Build]:
+    if not run.costs:
+        return [_Build(s, (id(run), s), seconds, 0) for s, seconds in run.seconds.items()]
+    groups: dict[tuple[object, ...], list[Cost]] = defaultdict(list)
+    for cost in run.costs:
+        together = clocks.get((cost.stage, cost.started))
+        key = cost.folder if together is None else ""
+        groups[(cost.stage, key, cost.started if together is None else together)].append(cost)
+    return [
+        _Build(str(identity[0]), identity, max(c.seconds for c in mine), max(c.gpus for c in mine))
+        for identity, mine in groups.items()
+    ]
+
+
+def _charge(builds: Sequence[_Build], users: Counter[tuple[object, ...]]) -> Charge:
+    tables: list[dict[str, float]] = [defaultdict(float) for _ in range(4)]
+    for build in builds:
+        share = build.seconds / users[build.identity]
+        for table, seconds in zip(tables, (build.seconds, share), strict=False):
+            table[build.stage] += seconds
+        if build.gpus:
+            for table, seconds in zip(tables[2:], (build.seconds, share), strict=True):
+                table[build.stage] += build.gpus * seconds
+    return Charge(*map(dict, tables))
+
+
+def _mean(charged: Sequence[Charge]) -> Charge:
+    def mean(tables: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        names = [s for s in STAGES if any(s in table for table in tables)]
+        return {s: math.fsum(t.get(s, 0.0) for t in tables) / len(tables) for s in names}
+
+    parts = ("whole", "shared", "gpu_whole", "gpu_shared")
+    return Charge(*(mean([getattr(c, part) for c in charged]) for part in parts))
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the (cost, value) that no other point beats: as cheap and better, or cheaper
+    and as good. By rising cost."""
+    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
+    front: list[int] = []
+    for i in order:
+        if not front or points[i][1] > points[front[-1]][1]:
+            front.append(i)
+    return front

@@ -1,0 +1,128 @@
+"""Down to the samples: question, picture, target, and what each run answered.
+
+A bounded number per benchmark, those first on which the runs differ most. Only what is shown is
+read; the scores of all samples are read as columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from coincide.report.evidence import Samples, Shelf
+from coincide.report.pictures import Budget, benchmark_pictures
+from coincide.report.records import Panel
+from coincide.report.redact import printable
+from coincide.report.tables import percent
+
+if TYPE_CHECKING:
+    from coincide.schema import Result
+
+SHOWN = 24
+"""Samples per benchmark."""
+LETTERS = 500
+"""Of a question, a target or an answer."""
+SIDE = 240
+
+
+def drill(panel: Panel, shelf: Shelf, budget: Budget) -> dict[str, Any]:
+    """What the page needs to set two runs side by side; JSON.
+
+    ``runs``: labels; ``rows``: the row of the table of each. ``benchmarks``: name, samples in all,
+    ``absent`` (run -> why it has none here), ``no_pictures``, and ``samples`` with one answer and
+    score per run (None: none).
+    """
+    runs = [(row.label, run) for row in panel.rows for run in row.runs]
+    labels = [
+        f"{row.label}, {percent(row.budget)}, seed {run.seed}"
+        for row in panel.rows
+        for run in row.runs
+    ]
+    rows = [i for i, row in enumerate(panel.rows) for _ in row.runs]
+    shown = [_benchmark(column.name, [r for _, r in runs], shelf) for column in panel.columns]
+    found = [one for one in shown if one["samples"]]
+    for one in found:
+        share = Budget(budget.left // len(found))
+        _add_pictures(one, [run for _, run in runs], shelf, share)
+    return printable({"runs": labels, "rows": rows, "benchmarks": shown}, keep="\n")
+
+
+def _benchmark(name: str, runs: Sequence[Result], shelf: Shelf) -> dict[str, Any]:
+    files = [shelf.samples(run, name) for run in runs]
+    absent = {i: "its samples are not in this store" for i, file in enumerate(files) if not file}
+    have = [(i, file) for i, file in enumerate(files) if file is not None]
+    about = {"name": name, "absent": absent, "all": 0, "differ": 0, "no_pictures": ""}
+    if not have:
+        return {**about, "samples": []}
+    documents, scores = _matrix([file for _, file in have])
+    spread = scores.max(axis=0) - scores.min(axis=0) if len(documents) else np.empty(0)
+    variance = scores.var(axis=0) if len(documents) else np.empty(0)
+    order = np.lexsort((documents, -variance))[:SHOWN]
+    chosen = [int(documents[i]) for i in order]
+    texts = {i: file.texts(chosen) for i, file in have}
+    values = {
+        i: dict(zip(documents.tolist(), row, strict=True))
+        for (i, _), row in zip(have, scores, strict=True)
+    }
+    samples = [_sample(document, len(runs), texts, values) for document in chosen]
+    return {
+        **about, "all": len(documents), "differ": int((spread > 0).sum()), "samples": samples,
+    }  # fmt: skip
+
+
+def _matrix(files: Sequence[Samples]) -> tuple[np.ndarray, np.ndarray]:
+    """Documents [n] that all have a score of, and the scores [R, n]."""
+    shared = files[0].numbers["doc_id"]
+    for file in files[1:]:
+        shared = np.intersect1d(shared, file.numbers["doc_id"])
+    rows = [
+        file.numbers["score"][np.searchsorted(file.numbers["doc_id"], shared)] for file in files
+    ]
+    return shared, np.stack(rows)
+
+
+def _sample(
+    document: int,
+    runs: int,
+    texts: Mapping[int, Mapping[int, Mapping[str, Any]]],
+    scores: Mapping[int, Mapping[int, float]],
+) -> dict[str, Any]:
+    records = {i: found[document] for i, found in texts.items() if document in found}
+    first: Mapping[str, Any] = next(iter(records.values()), {})
+    return {
+        "doc": document,
+        "question": _brief(first.get("question")),
+        "target": _brief(first.get("target")),
+        "category": _brief(first.get("category")),
+        "question_id": _brief(first.get("question_id")),
+        "answers": [
+            _brief(records[i].get("answer")) if i in records else None for i in range(runs)
+        ],
+        "scores": [_rounded(scores.get(i, {}).get(document)) for i in range(runs)],
+        "picture": "",
+    }
+
+
+def _add_pictures(
+    one: dict[str, Any], runs: Sequence[Result], shelf: Shelf, budget: Budget
+) -> None:
+    documents = {sample["doc"]: sample for sample in one["samples"]}
+    for run in runs:
+        found, one["no_pictures"] = benchmark_pictures(shelf, run, one["name"], documents)
+        if found:
+            break
+    for document, sample in documents.items():
+        sample["picture"] = budget.uri(found.get(document), SIDE)
+
+
+def _brief(value: Any) -> str:
+    if value is None:
+        return ""
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= LETTERS else f"{text[:LETTERS]}…"
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(float(value), 3)

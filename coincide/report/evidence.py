@@ -1,0 +1,149 @@
+"""What the artifacts behind a result still hold: rows, samples, clusters.
+
+A ledger may come from another machine, so every look-up may find nothing, and names in it are not
+trusted: nothing outside the store is read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coincide.store import MANIFEST
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from coincide.schema import Result
+
+_NAME = re.compile(r"[\w.,+=@-]+")
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """The store of a report; ``root`` None where there is none."""
+
+    root: Path | None
+
+    def folder(self, recorded: str) -> Path | None:
+        """The finished artifact that a ledger names ``<kind>/<name>-<hex>``, under any name."""
+        parts = [part for part in recorded.split("/") if part][-2:]
+        if self.root is None or len(parts) < 2 or not all(map(_is_name, parts)):
+            return None
+        kind, name = parts
+        found = [self.root / kind / name]
+        if not (found[0] / MANIFEST).is_file():
+            found = sorted((self.root / kind).glob(f"*-{name.rsplit('-', 1)[-1]}"))
+        return found[0] if found and (found[0] / MANIFEST).is_file() else None
+
+    def manifest(self, folder: Path) -> Mapping[str, Any]:
+        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+
+    def need(self, folder: Path, kind: str) -> Path | None:
+        """The first artifact of ``kind`` that the one in ``folder`` was made from."""
+        for place, name in sorted(self.manifest(folder).get("needs", {}).items()):
+            if place.rsplit(".", 1)[-1] == kind:
+                return self.folder(f"{kind}/{name}")
+        return None
+
+    def subset(self, run: Result) -> Path | None:
+        """The folder of the run's subset."""
+        return self.folder(str(run.keys.get("subset", "")))
+
+    def rows(self, run: Result) -> np.ndarray | None:
+        """The rows that the run was trained on, sorted int64."""
+        import numpy as np
+
+        folder = self.subset(run)
+        path = folder / "rows.npy" if folder else None
+        return np.load(path, allow_pickle=False) if path and path.is_file() else None
+
+    def samples(self, run: Result, benchmark: str) -> Samples | None:
+        """The samples of one benchmark of the run."""
+        folder = self.evaluation(run, benchmark)
+        path = folder / "samples.jsonl" if folder else None
+        return Samples(path) if path and path.is_file() else None
+
+    def evaluation(self, run: Result, benchmark: str) -> Path | None:
+        """The folder of one benchmark of the run."""
+        named = [s.samples for s in run.scores if s.benchmark == benchmark and s.samples]
+        others = [f for key, f in sorted(run.keys.items()) if key.startswith("eval.")]
+        mine = [f for f in others if f.rsplit("/", 1)[-1].startswith(f"{benchmark}-")]
+        for recorded in [*named[:1], *mine]:
+            folder = self.folder(recorded)
+            if folder and self.manifest(folder).get("config", {}).get("benchmark") == benchmark:
+                return folder
+        return None
+
+
+def _is_name(part: str) -> bool:
+    return part not in (".", "..") and _NAME.fullmatch(part) is not None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """``samples.jsonl`` of one evaluation: numbers as columns, texts of the few that are shown."""
+
+    path: Path
+
+    @cached_property
+    def numbers(self) -> Mapping[str, np.ndarray]:
+        """``doc_id`` int64, ``score``, ``num``, ``den`` float64, ``stratum``, ``unit`` text, [n].
+
+        Samples without a score are left out. Rows of one unit are drawn together; ``unit`` of a
+        row that stands alone is its doc_id.
+        """
+        import numpy as np
+        import pyarrow as pa
+        from pyarrow import json as pa_json
+
+        wanted = {"doc_id": pa.int64(), **dict.fromkeys(("score", "num", "den"), pa.float64())}
+        wanted |= dict.fromkeys(("stratum", "unit"), pa.string())
+        table = pa_json.read_json(
+            self.path,
+            read_options=pa_json.ReadOptions(block_size=1 << 26),
+            parse_options=pa_json.ParseOptions(
+                explicit_schema=pa.schema(list(wanted.items())),
+                unexpected_field_behavior="ignore",
+            ),
+        )
+        columns = {name: table.column(name).to_numpy(zero_copy_only=False) for name in wanted}
+        _, kept = np.unique(columns["doc_id"], return_index=True)
+        kept = kept[~np.isnan(columns["score"][kept].astype(float))]
+        columns = {name: values[kept] for name, values in columns.items()}
+        alone = columns["doc_id"].astype(str)
+        score = columns["score"].astype(float)
+        num, den = columns["num"].astype(float), columns["den"].astype(float)
+        return {
+            "doc_id": columns["doc_id"],
+            "score": score,
+            "num": np.where(np.isnan(num), score, num),
+            "den": np.where(np.isnan(den), 1.0, den),
+            "stratum": np.array([s or "" for s in columns["stratum"]], dtype=str),
+            "unit": np.array(
+                [u if u is not None else a for u, a in zip(columns["unit"], alone, strict=True)],
+                dtype=str,
+            ),
+        }
+
+    def texts(self, documents: Sequence[int]) -> dict[int, Mapping[str, Any]]:
+        """Document -> its whole record, for those asked for."""
+        wanted = set(documents)
+        found: dict[int, Mapping[str, Any]] = {}
+        with self.path.open(encoding="utf-8") as handle:
+            for line in handle:
+                if len(found) == len(wanted):
+                    break
+                number = re.search(r'"doc_id": ?(\d+)', line)
+                if number is None or int(number[1]) not in wanted:
+                    continue
+                record = json.loads(line)
+                if record.get("doc_id") in wanted:
+                    found[record["doc_id"]] = record
+        return found

@@ -1,0 +1,59 @@
+"""What a page shows beside the tables, as far as the store has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from coincide.report.drill import drill
+from coincide.report.evidence import Shelf
+from coincide.report.gallery import gallery
+from coincide.report.overlap import Overlaps, overlaps
+from coincide.report.pairs import Pairs, compare_all
+from coincide.report.pictures import Budget
+from coincide.report.records import Panel
+
+SAMPLE_PICTURES = 3_000_000
+CLUSTER_PICTURES = 3_000_000
+"""Bytes of pictures on a page, over all its panels: with the rest it stays below 12 MB."""
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """Of one panel."""
+
+    pairs: Pairs
+    overlaps: Overlaps
+    samples: dict[str, Any] | None
+    """For the page's script: see ``coincide.report.drill``; None without a store."""
+    clusters: dict[str, Any] | None
+
+
+def exhibit_all(panels: Sequence[Panel], shelf: Shelf) -> list[Exhibit]:
+    """One per panel; pictures are divided evenly among them."""
+    return [_exhibit(panel, shelf, len(panels)) for panel in panels]
+
+
+def _exhibit(panel: Panel, shelf: Shelf, panels: int) -> Exhibit:
+    pairs = compare_all(panel, shelf)
+    samples = clusters = None
+    if shelf.root is not None:
+        samples = drill(panel, shelf, Budget(SAMPLE_PICTURES // panels))
+        samples["pairs"] = _spoken(pairs)
+        clusters = gallery(panel, shelf, Budget(CLUSTER_PICTURES // panels))
+    return Exhibit(pairs, overlaps(panel, shelf), samples, clusters)
+
+
+def _spoken(pairs: Pairs) -> dict[str, dict[str, list[Any]]]:
+    """``i,j`` -> benchmark ("" over all) -> mean, low, high, verdict."""
+    found: dict[str, dict[str, list[Any]]] = {}
+    for pair in dict.fromkeys([*pairs.overall, *pairs.by_benchmark]):
+        each = dict(pairs.by_benchmark.get(pair, {}))
+        if pair in pairs.overall:
+            each[""] = pairs.overall[pair]
+        found[f"{pair[0]},{pair[1]}"] = {
+            name: [*(float(f"{v:.4g}") for v in (d.mean, d.low, d.high)), d.verdict]
+            for name, d in each.items()
+        }
+    return found

@@ -1,0 +1,108 @@
+"""What all plots of the page share: palette, style, and a figure as an inline SVG.
+
+Colours are CSS variables (``--c0`` ... of the page), so that a plot follows the light or dark page;
+text stays text, and no label is read as mathematics. The same data give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from coincide.report.records import FULL, Panel, Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, told apart by the colour-blind as well; lighter twins on a dark page.
+LIGHT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6b5b00", "#444444")
+DARK = ("#4c9fdc", "#ff8a4c", "#2fc79a", "#e59cc4", "#f2b632", "#9ad4f7", "#d9cf5a", "#c3c8cd")
+MARKERS, DASHES, HATCHES = "oDs^vPX", ("-", "--", ":", "-."), ("", "////", "....")
+WIDTH = 5.6
+"""Inches: ten points stay readable when a phone shrinks the plot to its screen."""
+INK, GRID, PAPER = "#010203", "#010204", "#010205"
+CODES = tuple(f"#0201{i:02x}" for i in range(len(LIGHT)))
+_CSS = {INK: "currentColor", GRID: "var(--line)", PAPER: "var(--paper)"} | {
+    code: f"var(--c{i})" for i, code in enumerate(CODES)
+}
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "hatch.linewidth": 0.7,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color"), INK),
+    "ytick.color": INK,
+}
+
+Series = Mapping[str, int]
+"""Label -> place in the palette: a method keeps its colour in every plot of a page."""
+
+
+def series(panels: Sequence[Panel]) -> dict[str, int]:
+    """The full run first, random second, then by name."""
+    methods = {row.label: row.method for panel in panels for row in panel.rows}
+    first = {FULL: 0, "random": 1}
+    ordered = sorted(methods, key=lambda label: (first.get(methods[label], 2), label))
+    return {label: i for i, label in enumerate(ordered)}
+
+
+def legend(figure: Figure, axes: Axes, columns: int) -> None:
+    """A legend under the plot of all that was given a label, one with a leading underscore too."""
+    handles: list[Any] = [*axes.lines, *axes.containers]
+    named = {str(h.get_label()): h for h in handles[::-1]}
+    kept = [(h, label) for label, h in named.items() if not re.fullmatch(r"_child\d+", label)]
+    kept.reverse()
+    figure.legend(
+        [h for h, _ in kept], [label for _, label in kept], loc="outside lower left",
+        ncols=columns, frameon=False, fontsize=9, columnspacing=1.4, handlelength=2.0,
+    )  # fmt: skip
+
+
+def limits(rows: Sequence[Row]) -> tuple[float, float]:
+    """Of a Rel. axis: all means and 100, and intervals as far as they leave the means apart."""
+    found = [row.rel.estimate for row in rows if row.rel.estimate]
+    means = [100.0, *(value.mean for value in found)]
+    reach = max(6.0, 0.8 * (max(means) - min(means)))
+    lows = [value.low for value in found if value.low is not None]
+    highs = [value.high for value in found if value.high is not None]
+    margin = 0.04 * (max(means) - min(means)) + 1.0
+    low = max(min([*means, *lows]), min(means) - reach)
+    high = min(max([*means, *highs]), max(means) + reach)
+    return low - margin, high + margin
+
+
+def shown(label: str) -> str:
+    """At most 28 characters of a label, its head and its tail; the table has the whole of it."""
+    return label if len(label) <= 28 else f"{label[:13]}…{label[-14:]}"
+
+
+def svg(name: str, width: float, height: float, paint: Callable[[Figure], None]) -> str:
+    """The figure as an SVG element whose ids begin with ``name``."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        paint(figure)
+        out = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+    return _inline(out.getvalue())
+
+
+def _inline(text: str) -> str:
+    """Matplotlib's file as an element of a page: no prologue, size, style sheet or shared ids."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 role="img"', text, count=1)
+    text = re.sub(r"<style[^>]*>.*?</style>", "", text, count=1, flags=re.DOTALL)
+    text = re.sub(r'<g id="[A-Za-z_.]+\d*">', "<g>", text)
+    text = text.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, system-ui, sans-serif")
+    return re.sub("#0[12][0-9a-f]{4}", lambda match: _CSS.get(match[0], match[0]), text)

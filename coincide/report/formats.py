@@ -1,0 +1,216 @@
+"""A panel's table as Markdown, CSV, LaTeX and JSON, from the same cells."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from coincide.report.commands import repeat
+from coincide.report.pairs import Pairs
+from coincide.report.records import FULL, Note, Panel, Row
+from coincide.report.tables import (
+    Line,
+    caption,
+    cells,
+    column_notes,
+    header,
+    lines,
+    missing_notes,
+)
+
+# --- Markdown ---------------------------------------------------------------------------------
+
+
+def markdown(panels: Sequence[Panel]) -> str:
+    """A section per panel."""
+    return "\n".join(["# Data selection: comparison\n", *map(_md_panel, panels)])
+
+
+def _md_panel(panel: Panel) -> str:
+    head = header(panel)
+    table = [f"## {_md(panel.title)}", "", _md_row(head), _md_rule(len(head))]
+    table += [_md_row(cells(panel, line)) for line in lines(panel)]
+    notes = [_md_note(note) for note in panel.notes]
+    notes += [f"- {_md(text)}" for text in (*column_notes(panel), *missing_notes(panel))]
+    return "\n".join([*table, "", *map(_md, caption(panel)), "", *notes, ""])
+
+
+_MD = str.maketrans({c: f"\\{c}" for c in "\\`*_[]<>|#$~&"})
+
+
+def _md(text: str) -> str:
+    return text.translate(_MD)
+
+
+def _md_row(texts: Sequence[str]) -> str:
+    return "| " + " | ".join(map(_md, texts)) + " |"
+
+
+def _md_rule(columns: int) -> str:
+    return "| --- |" + " ---: |" * (columns - 1)
+
+
+def _md_note(note: Note) -> str:
+    command = note.command.replace("`", "'")
+    return f"- {_md(note.text)}" + (f" `{command}`" if command else "")
+
+
+# --- CSV --------------------------------------------------------------------------------------
+
+
+def comma_separated(panels: Sequence[Panel]) -> str:
+    """One line per row and value: long form at full precision, ready for any plotting tool.
+
+    Text that a spreadsheet would take for a formula gets a leading apostrophe.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        "data target suite method variant setting budget examples seeds column mean low high source"
+        .split()
+    )  # fmt: skip
+    for panel in panels:
+        for line in lines(panel):
+            of_panel = [*map(_csv, (panel.data, panel.target, panel.suite))]
+            for name, *triple in _values(panel, line):
+                writer.writerow(
+                    [*of_panel, *_csv_row(line), _csv(name), *triple, _source(panel, line)]
+                )
+    return out.getvalue()
+
+
+def _csv_row(line: Line) -> list[Any]:
+    if line.row is None:
+        method = line.printed.method if line.printed else line.label
+        return [_csv(method), "", _csv(line.label), "", "", ""]
+    row = line.row
+    size = [row.budget, row.examples, len(row.runs)]
+    return [*map(_csv, (row.method, row.variant, row.label)), *size]
+
+
+def _source(panel: Panel, line: Line) -> str:
+    return "measured" if line.row or not panel.zoo else panel.zoo.source
+
+
+_REL = {"rel": "rel_own", "rel_chance": "rel_own_above_chance", "rel_zoo": "rel_zoo"}
+
+
+def _values(panel: Panel, line: Line) -> list[tuple[str, Any, Any, Any]]:
+    found = {_REL[kind]: rel.estimate for kind, rel in line.rel.items()}
+    found |= {column.name: line.scores.get(column.name) for column in panel.columns}
+    estimates = [
+        (name, None, None, None) if e is None else (name, e.mean, e.low, e.high)
+        for name, e in found.items()
+    ]
+    if line.row is None:
+        return estimates
+    return [*estimates, *((f"seconds_{s}", v, None, None) for s, v in line.row.seconds.items())]
+
+
+def _csv(text: str) -> str:
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+# --- LaTeX ------------------------------------------------------------------------------------
+
+
+def latex(panels: Sequence[Panel]) -> str:
+    """A booktabs table per panel, a rule between budgets; needs the package booktabs alone."""
+    return "\n".join(_tex_panel(panel) for panel in panels)
+
+
+def _tex_panel(panel: Panel) -> str:
+    head = header(panel)
+    about = [f"% {text}" for text in (panel.title, *caption(panel))]
+    body = [r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule", _tex_row(head)]
+    budget = None
+    for line in lines(panel):
+        if line.row and line.row.examples != budget:
+            body.append(r"\midrule")
+            budget = line.row.examples
+        body.append(_tex_row(cells(panel, line)))
+    return "\n".join([*about, *body, r"\bottomrule", r"\end{tabular}", ""])
+
+
+_TEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+    | {"±": r"$\pm$", "–": "--", "<": r"\textless{}", ">": r"\textgreater{}"}
+    | {"[": "{[}", "]": "{]}", "*": "{*}"}  # \\ takes what follows it in brackets, or a star
+)
+
+
+def _tex_row(texts: Sequence[str]) -> str:
+    return " & ".join(text.translate(_TEX) for text in texts) + r" \\"
+
+
+# --- JSON -------------------------------------------------------------------------------------
+
+
+def as_json(panels: Sequence[Panel], pairs: Sequence[Pairs]) -> list[dict[str, Any]]:
+    """Everything behind the tables, for other programs."""
+    return [
+        {
+            "data": panel.data,
+            "target": panel.target,
+            "suite": panel.suite,
+            "columns": [asdict(column) for column in panel.columns],
+            "caption": caption(panel),
+            "notes": [asdict(note) for note in panel.notes],
+            "rows": [_row_json(row, found.intervals.get(i)) for i, row in enumerate(panel.rows)],
+            "published": _published_json(panel),
+            "differences": _pairs_json(panel, found),
+        }
+        for panel, found in zip(panels, pairs, strict=True)
+    ]
+
+
+def _row_json(row: Row, drawn: tuple[float, float] | None) -> dict[str, Any]:
+    return {
+        "method": row.method,
+        "variant": row.variant,
+        "reference": row.reference,
+        "label": row.label,
+        "full": row.method == FULL,
+        "target_aware": row.target_aware,
+        "rank": row.rank,
+        "budget": row.budget,
+        "examples": row.examples,
+        "seeds": row.seeds,
+        "rel_own": asdict(row.rel),
+        "rel_own_bootstrap": list(drawn) if drawn else None,
+        "rel_own_above_chance": asdict(row.rel_chance),
+        "rel_zoo": asdict(row.rel_zoo),
+        "scores": {name: asdict(value) for name, value in row.scores.items()},
+        "stderr_over_samples": dict(row.stderr),
+        "missing": dict(row.missing),
+        "seconds": {stage: round(value, 1) for stage, value in row.seconds.items()},
+        "charge": asdict(row.charge),
+        "composition": row.composition,
+        "runs": [
+            {"seed": run.seed, "command": repeat(run), "keys": dict(run.keys)} for run in row.runs
+        ],
+    }
+
+
+def _published_json(panel: Panel) -> dict[str, Any] | None:
+    if panel.zoo is None:
+        return None
+    return {"source": panel.zoo.source, "rows": [asdict(row) for row in panel.zoo.rows]}
+
+
+def _pairs_json(panel: Panel, pairs: Pairs) -> dict[str, Any]:
+    """Each pair once, the better placed row first."""
+    found: list[Mapping[str, Any]] = [
+        {
+            "first": i,
+            "second": j,
+            **asdict(difference),
+            "benchmarks": {b: asdict(d) for b, d in pairs.by_benchmark.get((i, j), {}).items()},
+        }
+        for (i, j), difference in pairs.overall.items()
+    ]
+    return {"of": pairs.of, "benchmarks": list(pairs.columns), "why": pairs.why, "pairs": found}

@@ -1,0 +1,162 @@
+"""The clusters that COINCIDE chose from: what each is worth, what it gave, and what is in it."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coincide.data.parse import parse
+from coincide.data.rows import scan
+from coincide.report.evidence import Shelf
+from coincide.report.pictures import Budget, training_picture
+from coincide.report.records import Panel, Row
+from coincide.report.redact import printable
+from coincide.schema import Example, Result, UserError
+
+EXAMPLES = 3
+"""Examples of each cluster, while there are few clusters."""
+MANY = 1000
+"""With more clusters each shows one example."""
+LETTERS = 160
+SIDE = 96
+SMALL = 64 << 20
+"""Bytes: a larger annotation file is not read again; the chosen rows are."""
+COLUMNS = ("size", "transferability", "density", "score", "chosen")
+
+
+def gallery(panel: Panel, shelf: Shelf, budget: Budget) -> dict[str, Any] | None:
+    """The clusters of the best placed run that has them in the store; None where none has. JSON.
+
+    ``columns``: one list per figure. ``examples``: per cluster, ``[question, answer, picture,
+    chosen]``. Pictures go to the clusters that gave most, until the bytes are spent.
+    """
+    for row in panel.rows:
+        for run in row.runs:
+            folder = shelf.subset(run)
+            if folder is not None and (folder / "clusters.parquet").is_file():
+                return _gallery(row, run, folder, shelf, budget)
+    return None
+
+
+def _gallery(
+    row: Row, run: Result, folder: Path, shelf: Shelf, budget: Budget
+) -> dict[str, Any] | None:
+    columns = _columns(folder / "clusters.parquet")
+    if columns is None:
+        return None
+    clusters = shelf.need(folder, "clusters")
+    members, chosen = _members(clusters, shelf.rows(run), len(columns["size"]))
+    order = sorted(range(len(members)), key=lambda i: (-(columns["chosen"][i] or 0), i))
+    wanted = {r for rows in members for r in rows}
+    examples, root = _examples(shelf, run, folder, wanted)
+    shown: list[list[Any]] = [[] for _ in members]
+    for cluster in order:
+        for number in members[cluster]:
+            if number in examples:
+                shown[cluster].append(_shown(examples[number], root, budget, number in chosen))
+    why = "" if any(e[2] for each in shown for e in each) else _no_pictures(clusters, root)
+    about = {"label": f"{row.label}, seed {run.seed}", "columns": columns, "no_pictures": why}
+    return printable({**about, "examples": shown}, keep="\n")
+
+
+def _columns(path: Path) -> dict[str, list[float | None]] | None:
+    """The figures of each cluster; None where the table is another method's."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    if not set(COLUMNS) <= set(table.column_names):
+        return None
+    return {name: [_number(v) for v in table.column(name).to_pylist()] for name in COLUMNS}
+
+
+def _number(value: float | None) -> float | None:
+    """Six digits; None for an empty cluster's NaN."""
+    if value is None or isinstance(value, int):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def _members(
+    clusters: Path | None, rows: np.ndarray | None, count: int
+) -> tuple[list[list[int]], set[int]]:
+    """A few rows of each cluster, the chosen ones first; and the rows chosen."""
+    chosen = set() if rows is None else set(rows.tolist())
+    found: list[list[int]] = [[] for _ in range(count)]
+    path = clusters / "assignment.npy" if clusters else None
+    if path is None or not path.is_file():
+        return found, chosen
+    assignment = np.load(path, allow_pickle=False)
+    each = EXAMPLES if count <= MANY else 1
+    is_chosen = np.isin(np.arange(len(assignment)), np.fromiter(chosen, np.int64, len(chosen)))
+    order = np.lexsort((np.arange(len(assignment)), ~is_chosen, assignment))
+    bounds = np.searchsorted(assignment[order], np.arange(count + 1))
+    for cluster in range(count):
+        found[cluster] = order[bounds[cluster] : bounds[cluster + 1]][:each].tolist()
+    return found, chosen
+
+
+def _examples(
+    shelf: Shelf, run: Result, folder: Path, wanted: set[int]
+) -> tuple[dict[int, Example], Path | None]:
+    """Row -> example, of those that can be had; and the folder of their pictures."""
+    data = shelf.need(folder, "data")
+    stated = run.config.get("data")
+    config: Mapping[str, Any] = stated if isinstance(stated, Mapping) else {}
+    annotations = _first(data and data / "train.json", config.get("annotations"))
+    root = _first(data and data / "images", config.get("images"))
+    if annotations is not None and annotations.stat().st_size <= SMALL:
+        found = _read(annotations, wanted, None)
+    else:
+        found = _read(folder / "subset.json", wanted, shelf.rows(run))
+    return found, root
+
+
+def _first(*places: Any) -> Path | None:
+    paths = [Path(place) for place in places if isinstance(place, str | Path)]
+    return next((path for path in paths if path.exists()), None)
+
+
+def _read(path: Path, wanted: set[int], rows: np.ndarray | None) -> dict[int, Example]:
+    """Examples of a LLaVA json file; ``rows``: the dataset's row of each of its entries."""
+    if not path.is_file():
+        return {}
+    found = {}
+    try:
+        for place, _, value in scan(path):
+            number = place if rows is None else int(rows[place])
+            if number in wanted:
+                found[number] = parse(number, value, lambda _: "")[0]
+    except (UserError, IndexError):
+        return found
+    return found
+
+
+def _shown(example: Example, root: Path | None, budget: Budget, chosen: bool) -> list[Any]:
+    said: dict[str, list[str]] = defaultdict(list)
+    for turn in example.turns:
+        said[turn.role].append(turn.text.replace("<image>", "").strip())
+    picture = ""
+    if root is not None and example.images and budget.left > 0:
+        picture = budget.uri(training_picture(root, example.images[0]), SIDE)
+    return [_brief(said["human"]), _brief(said["gpt"]), picture, chosen]
+
+
+def _brief(texts: Iterable[str]) -> str:
+    text = next(iter(texts), "")
+    return text if len(text) <= LETTERS else f"{text[:LETTERS]}…"
+
+
+def _no_pictures(clusters: Path | None, root: Path | None) -> str:
+    if clusters is None:
+        return "Which rows are in which cluster is not in this store."
+    return "" if root else "The pictures of the dataset are not on this machine."
+
+
+def searchable(found: Mapping[str, Any]) -> Sequence[str]:
+    """The text of each cluster that a search looks through."""
+    return [" ".join(f"{e[0]} {e[1]}" for e in each).lower() for each in found["examples"]]

@@ -1,0 +1,63 @@
+"""What the reader of a panel must know, and the commands that would mend it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from coincide.report.commands import full_run
+from coincide.report.records import FULL, Note, Row
+from coincide.schema import Result, Score
+
+
+def panel_notes(rows: Sequence[Row], replaced: Sequence[Note]) -> tuple[Note, ...]:
+    """Notes on Rel., on single seeds and replaced runs, and on numbers of samples."""
+    return (*_on_rel(rows), *_on_seeds(rows, replaced), *_on_samples(rows))
+
+
+def primary(result: Result) -> dict[str, Score]:
+    """Benchmark -> its first, primary score."""
+    found: dict[str, Score] = {}
+    for score in result.scores:
+        found.setdefault(score.benchmark, score)
+    return found
+
+
+def _on_rel(rows: Sequence[Row]) -> list[Note]:
+    if rows and not any(row.method == FULL for row in rows):
+        text = "Rel. (%) is missing: there is no full-data run to be the 100 %. Make it with"
+        return [Note(text, full_run(rows[0].runs[0]))]
+    return [_without_rel(row) for row in rows if row.rel.estimate is None] + _left_out(rows)
+
+
+def _without_rel(row: Row) -> Note:
+    text = f"{row.label}, {row.examples:,} examples: no Rel. (%): {row.rel.why}."
+    return Note(text, "" if row.rel.columns else full_run(row.runs[0]))
+
+
+def _left_out(rows: Sequence[Row]) -> list[Note]:
+    reasons = {name: why for row in rows for name, why in row.rel.left_out.items()}
+    return [Note(f"Rel. (%) is without {name} for all: {why}.") for name, why in reasons.items()]
+
+
+def _on_seeds(rows: Sequence[Row], replaced: Sequence[Note]) -> list[Note]:
+    single = list(dict.fromkeys(row.label for row in rows if len(row.runs) == 1))
+    if not single:
+        return list(replaced)
+    text = f"One seed, so no interval: {', '.join(single)}. Seed noise can exceed such differences."
+    return [*replaced, Note(text)]
+
+
+def _on_samples(rows: Sequence[Row]) -> list[Note]:
+    """Benchmarks whose scores rest on different numbers of samples."""
+    sizes: dict[str, set[int]] = defaultdict(set)
+    for row in rows:
+        for run in row.runs:
+            for name, score in primary(run).items():
+                if name in row.scores:
+                    sizes[name].add(score.n)
+    return [
+        Note(f"{name}: scores rest on different numbers of samples: {sorted(found)}.")
+        for name, found in sizes.items()
+        if len(found) > 1
+    ]

@@ -1,0 +1,173 @@
+"""Every pair of rows of a panel compared on the same samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import numpy as np
+
+from coincide.report.evidence import Shelf
+from coincide.report.notes import primary
+from coincide.report.paired import (
+    OVERALL,
+    Difference,
+    Distribution,
+    Sampled,
+    bootstrap,
+    compare,
+    interval,
+    welch,
+)
+from coincide.report.records import FULL, Panel, Row
+
+Pair = tuple[int, int]
+Numbers = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Differences between the rows of a panel, by their indices, the better placed first."""
+
+    of: str
+    """What is compared over all benchmarks: ``Rel. (%)`` or ``mean score``."""
+    columns: tuple[str, ...] = ()
+    """The benchmarks it is over."""
+    overall: Mapping[Pair, Difference] = field(default_factory=dict)
+    by_benchmark: Mapping[Pair, Mapping[str, Difference]] = field(default_factory=dict)
+    intervals: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    """Row -> 95 % interval of its figure over samples and seeds, the full run's included."""
+    why: tuple[str, ...] = ()
+    """What could not be compared on samples, and why."""
+
+
+def compare_all(panel: Panel, shelf: Shelf, *, seed: int = 0) -> Pairs:
+    """Compare by the samples where the store has them, and by the values of the seeds elsewhere."""
+    rows = list(range(len(panel.rows)))
+    columns = _stated(panel)
+    full = next((i for i in rows if panel.rows[i].method == FULL), None)
+    files = {i: _files(panel.rows[i], columns, shelf) for i in rows}
+    have = [i for i in rows if not isinstance(files[i], str)]
+    whole = full if full in have and panel.rows[full or 0].rel.columns == columns else None
+    why = [f"{panel.rows[i].label}: {files[i]}" for i in rows if isinstance(files[i], str)]
+    found: dict[str, Distribution] = {}
+    if len(have) > 1 and columns:
+        groups, start = [], 0
+        for i in have:
+            groups.append(range(start, start + len(panel.rows[i].runs)))
+            start += len(panel.rows[i].runs)
+        sampled, unfit = _sampled(panel, columns, [files[i] for i in have], have)  # type: ignore[misc]
+        why += unfit
+        if sampled:
+            at = None if whole is None else have.index(whole)
+            found = bootstrap(sampled, groups, at, seed=seed)
+        if unfit:
+            found.pop(OVERALL, None)  # a mean over fewer benchmarks would be another figure
+    return _pairs(panel, columns, have if found else [], found, whole, tuple(why))
+
+
+def _pairs(
+    panel: Panel,
+    columns: tuple[str, ...],
+    have: Sequence[int],
+    found: Mapping[str, Distribution],
+    full: int | None,
+    why: tuple[str, ...],
+) -> Pairs:
+    at = {row: place for place, row in enumerate(have)}
+    overall: dict[Pair, Difference] = {}
+    by_benchmark: dict[Pair, dict[str, Difference]] = {}
+    relative = full is not None or all(row.rel.columns for row in panel.rows)
+    for i, j in combinations(range(len(panel.rows)), 2):
+        if i in at and j in at:
+            by_benchmark[i, j] = {b: compare(found[b], at[i], at[j]) for b in columns if b in found}
+        if i in at and j in at and OVERALL in found:
+            overall[i, j] = compare(found[OVERALL], at[i], at[j])
+        elif by_seeds := _by_seeds(panel.rows[i], panel.rows[j]):
+            overall[i, j] = by_seeds
+    intervals = {}
+    if full is not None and OVERALL in found:
+        intervals = {i: interval(found[OVERALL], at[i]) for i in have if i != full}
+    name = "Rel. (%)" if relative else "mean score"
+    return Pairs(name, columns, overall, by_benchmark, intervals, why)
+
+
+def _by_seeds(first: Row, second: Row) -> Difference | None:
+    """From the Rel. of each seed, where both have two at least."""
+    if first.rel.estimate is None or second.rel.estimate is None:
+        return None
+    if first.rel.columns != second.rel.columns:
+        return None
+    return welch(first.rel.estimate.values, second.rel.estimate.values)
+
+
+def _stated(panel: Panel) -> tuple[str, ...]:
+    """The columns of Rel., or without a full run those that every row has."""
+    stated = [row.rel.columns for row in panel.rows if row.rel.columns]
+    if stated:
+        return stated[0]
+    names = [column.name for column in panel.columns]
+    return tuple(b for b in names if all(b in row.scores for row in panel.rows))
+
+
+def _files(row: Row, columns: Sequence[str], shelf: Shelf) -> dict[str, list[Numbers]] | str:
+    """Benchmark -> the samples of each run; or why there are none."""
+    found: dict[str, list[Numbers]] = {}
+    for name in columns:
+        if name not in row.scores:
+            return f"no {name} ({row.missing.get(name, 'no score')})"
+        samples = [shelf.samples(run, name) for run in row.runs]
+        if any(one is None for one in samples):
+            return f"the samples of {name} are not in this store"
+        found[name] = [one.numbers for one in samples if one is not None]
+    return found
+
+
+def _sampled(
+    panel: Panel, columns: Sequence[str], files: Sequence[Mapping[str, list[Numbers]]],
+    rows: Sequence[int],
+) -> tuple[dict[str, Sampled], list[str]]:  # fmt: skip
+    """The samples that all runs share, by benchmark; and what is wrong with them."""
+    found, unfit = {}, []
+    runs = [run for i in rows for run in panel.rows[i].runs]
+    for name in columns:
+        of_runs = [numbers for file in files for numbers in file[name]]
+        one = aligned(of_runs)
+        if one is None:
+            unfit.append(f"{name}: the runs have no sample in common")
+            continue
+        printed = [primary(run)[name].value or 0.0 for run in runs]
+        sizes = {len(numbers["doc_id"]) for numbers in of_runs}
+        if len(sizes) == 1 and not _agree(one.scores(), printed):
+            unfit.append(f"{name}: the samples do not add up to the score")
+            continue
+        found[name] = one
+    return found, unfit
+
+
+def _agree(ours: np.ndarray, printed: Sequence[float]) -> bool:
+    return all(
+        math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-6) for a, b in zip(ours, printed, strict=True)
+    )
+
+
+def aligned(runs: Sequence[Numbers]) -> Sampled | None:
+    """The samples that all of ``runs`` have scored, added up by unit; None where there are none."""
+    shared = runs[0]["doc_id"]
+    for numbers in runs[1:]:
+        shared = np.intersect1d(shared, numbers["doc_id"])
+    if not len(shared):
+        return None
+    places = [np.flatnonzero(np.isin(numbers["doc_id"], shared)) for numbers in runs]
+    first, at = runs[0], places[0]
+    keys = np.char.add(np.char.add(first["stratum"][at], "\n"), first["unit"][at])
+    _, start, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    _, strata = np.unique(first["stratum"][at][start], return_inverse=True)
+    parts = {}
+    for name in ("num", "den"):
+        parts[name] = np.zeros((len(runs), len(start)))
+        for r, (numbers, place) in enumerate(zip(runs, places, strict=True)):
+            np.add.at(parts[name][r], inverse, numbers[name][place])
+    return Sampled(parts["num"], parts["den"], strata)

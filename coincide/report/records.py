@@ -1,0 +1,125 @@
+"""What a report is made of: panels of rows that may be compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from coincide.report.cost import Charge
+from coincide.report.published import Table
+from coincide.report.settings import Setting
+from coincide.report.statistics import NO_REL, Estimate, Relative
+from coincide.schema import Result
+
+FULL = "full"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One benchmark of a panel: scores of another metric or protocol do not enter it."""
+
+    name: str
+    metric: str
+    protocol: str
+    chance: float = 0.0
+    """Score of an answerer that does not look."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something the reader must know, and the command that would mend it."""
+
+    text: str
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method in one setting at one budget: its runs over seeds and what they come to."""
+
+    method: str
+    variant: str
+    reference: str
+    label: str
+    """Method, variant, and the fields in which it differs from other rows of the method."""
+    setting: Setting
+    runs: tuple[Result, ...]
+    """In the order of their seeds."""
+    scores: Mapping[str, Estimate]
+    """Benchmark -> primary score over all seeds. One that is not here is in ``missing``."""
+    missing: Mapping[str, str]
+    """Benchmark -> why there is no score."""
+    stderr: Mapping[str, float]
+    """Benchmark -> standard error over samples of one run (root mean square over seeds)."""
+    charge: Charge
+    rel: Relative = NO_REL
+    """Against our own full-data runs (``rel_own``)."""
+    rel_chance: Relative = NO_REL
+    """The same of scores above chance."""
+    rel_zoo: Relative = NO_REL
+    """Against the published full-data row. Never mixed with ``rel``."""
+    target_aware: bool = False
+    """It looked at samples of the target tasks, so it competes in a group of its own."""
+    rank: int | None = None
+    """Place by Rel. in its group at its budget; None for the full run and without Rel."""
+
+    @property
+    def budget(self) -> float:
+        """The fraction k / N."""
+        return self.runs[0].budget
+
+    @property
+    def examples(self) -> int:
+        """Rows trained on."""
+        return self.runs[0].k
+
+    @property
+    def seeds(self) -> list[int]:
+        return [run.seed for run in self.runs]
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """Mean wall-clock seconds by stage, as first computed."""
+        return self.charge.whole
+
+    @property
+    def composition(self) -> dict[str, float]:
+        """Mean number of rows by source."""
+        sources = dict.fromkeys(s for run in self.runs for s in run.composition)
+        counts = {s: [r.composition.get(s, 0) for r in self.runs] for s in sources}
+        return {s: math.fsum(found) / len(found) for s, found in counts.items()}
+
+    @property
+    def by_seed(self) -> list[dict[str, float]]:
+        """Benchmark -> score, of each run."""
+        return [
+            {name: found.values[i] for name, found in self.scores.items()}
+            for i in range(len(self.runs))
+        ]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Rows that may be compared: larger budgets first, best Rel. first within a budget."""
+
+    data: str
+    target: str
+    suite: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[Note, ...]
+    zoo: Table | None = None
+    """What papers print for this data and target."""
+
+    @property
+    def title(self) -> str:
+        return f"{self.target} on {self.data}, suite {self.suite}"
+
+    def column(self, name: str) -> Column:
+        return next(column for column in self.columns if column.name == name)
+
+
+def own_columns(rows: Sequence[Row], kind: str = "rel") -> list[tuple[str, ...]]:
+    """The sets of columns that Rel. is over in these rows; one set where there is one full run."""
+    return list(dict.fromkeys(r.columns for row in rows if (r := getattr(row, kind)).columns))

@@ -1,0 +1,94 @@
+"""Rel. (%) of each row: against our own full-data run, above chance, and against the published row.
+
+The three are columns of their own and are never mixed. Each is over a stated set of benchmarks; a
+row that lacks one of them has no Rel., since a mean over fewer could not be compared.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from coincide.report.published import Table
+from coincide.report.records import FULL, Column, Row
+from coincide.report.settings import conflicts, whole_part
+from coincide.report.statistics import Estimate, Relative, relative, stated_columns
+from coincide.schema import Result
+
+TARGET_AWARE = frozenset({"icons", "less", "rds"})
+"""Methods that select by samples of the target tasks, which the others never see."""
+
+
+def with_rel(rows: Sequence[Row], columns: Sequence[Column], zoo: Table | None) -> list[Row]:
+    """Rows with their Rel. and place: larger budgets first, best first, target-aware ones last."""
+    full = [row for row in rows if row.method == FULL]
+    chance = {column.name: column.chance for column in columns}
+    found = [
+        replace(
+            row,
+            rel=_own(row, full, {}),
+            rel_chance=_own(row, full, chance),
+            rel_zoo=_zoo(row, columns, zoo),
+            target_aware=any(_is_target_aware(run) for run in row.runs),
+        )
+        for row in rows
+    ]
+    return _ranked(found)
+
+
+def _own(row: Row, full: Sequence[Row], chance: Mapping[str, float]) -> Relative:
+    """Against our own full runs of the same data, target, recipe and protocols."""
+    if not full:
+        return Relative(None, why="there is no full-data run")
+    ours = whole_part(row.setting)
+    against = [(conflicts(ours, whole_part(other.setting)), other) for other in full]
+    differing, nearest = min(against, key=lambda pair: len(pair[0]))
+    if differing:
+        shown = "; ".join(differing[:3]) + ("; ..." if len(differing) > 3 else "")
+        return Relative(None, why=f"in the nearest full-data run {shown}")
+    columns, left_out = stated_columns(nearest.by_seed, chance, nearest.stderr)
+    left_out |= {name: f"full: {why}" for name, why in nearest.missing.items()}
+    found = relative(row.by_seed, nearest.by_seed, columns, chance=chance)
+    if found.estimate and row is nearest:
+        itself = Estimate(100.0, None, None, found.estimate.values)
+        return replace(found, estimate=itself, left_out=left_out, no_interval="it is the 100 %")
+    return replace(found, left_out=left_out, why=_lacking(found, row))
+
+
+def _zoo(row: Row, columns: Sequence[Column], zoo: Table | None) -> Relative:
+    """Against the published full-data row, over the benchmarks that it and the panel have."""
+    if zoo is None:
+        return Relative(None, why="nothing published for this data and target")
+    shared = [c.name for c in columns if zoo.prints(c.name, c.metric)]
+    found = relative(row.by_seed, [zoo.rows[0].scores], shared, full_is_exact=True)
+    others = [*(c.name for c in columns), *zoo.rows[0].scores]
+    left_out = {b: "not in both" for b in others if b not in shared}
+    return replace(found, left_out=left_out, why=_lacking(found, row))
+
+
+def _lacking(found: Relative, row: Row) -> str:
+    reasons = [f"no {b} ({row.missing[b]})" for b in found.columns if b in row.missing]
+    return "; ".join(reasons) or found.why
+
+
+def _is_target_aware(run: Result) -> bool:
+    method = run.config.get("method")
+    stated = method.get("target_aware") if isinstance(method, Mapping) else None
+    return run.method in TARGET_AWARE if stated is None else bool(stated)
+
+
+def _ranked(rows: Sequence[Row]) -> list[Row]:
+    def place(row: Row) -> tuple[int, bool, bool, bool, float, str]:
+        mean = row.rel.estimate.mean if row.rel.estimate else 0.0
+        missing = row.rel.estimate is None
+        return -row.examples, row.method != FULL, row.target_aware, missing, -mean, row.label
+
+    placed: Counter[tuple[int, bool]] = Counter()
+    found = []
+    for row in sorted(rows, key=place):
+        if row.method != FULL and row.rel.estimate is not None:
+            placed[(row.examples, row.target_aware)] += 1
+            row = replace(row, rank=placed[(row.examples, row.target_aware)])
+        found.append(row)
+    return found

@@ -1,0 +1,116 @@
+"""A store as runs leave it, with invented contents: subsets, clusters, samples, pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from coincide.schema import Result
+from tests.report.fixture import BENCHMARKS
+
+ROWS = 4000
+DATA = "demo-0000000000da"
+CLUSTERS = "k-00000000000c"
+
+
+def fill(
+    root: Path, runs: Sequence[Result], *, samples: int = 40, clusters: int = 40
+) -> list[Result]:
+    """Write into ``root`` what ``runs`` would have left, and return them with scores that fit.
+
+    Each method knows its own share of the samples; seeds differ a little.
+    """
+    _data(root, samples)
+    _artifact(root / "clusters" / CLUSTERS, {}, {})
+    np.save(root / "clusters" / CLUSTERS / "assignment.npy", np.arange(ROWS) % clusters)
+    return [_run(root, run, samples, clusters) for run in runs]
+
+
+def _run(root: Path, run: Result, samples: int, clusters: int) -> Result:
+    rng = np.random.default_rng([*run.method.encode(), run.k, run.seed])
+    subset = f"subset/{run.method}-{run.k:06x}{run.seed:06x}"
+    _subset(root / subset, run, clusters, rng)
+    scores, keys = [], {"subset": subset}
+    hard = np.random.default_rng(5).normal(0, 1.2, (len(BENCHMARKS), samples))
+    for score, difficulty in zip(run.scores, hard, strict=False):
+        folder = f"eval/{score.benchmark}-{run.method}-{run.k:06x}{run.seed:06x}"
+        level = 0.0 if score.value is None else (score.value - 60) / 15
+        right = rng.random(samples) < 1 / (1 + np.exp(-(level + difficulty)))
+        _evaluation(root / folder, score.benchmark, right)
+        scores.append(replace(score, value=float(right.mean()), n=samples, samples=folder))
+        keys[f"eval.{score.benchmark}"] = folder
+    return replace(run, scores=tuple(scores), keys=keys)
+
+
+def _artifact(folder: Path, config: Mapping[str, Any], needs: Mapping[str, str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"config": config, "needs": needs, "facts": {}})
+    (folder / "manifest.json").write_text(text)
+
+
+def _subset(folder: Path, run: Result, clusters: int, rng: np.random.Generator) -> None:
+    _artifact(folder, {}, {"needs.0.data": DATA, "needs.1.clusters": CLUSTERS})
+    rows = np.sort(rng.choice(ROWS, run.k, replace=False))
+    np.save(folder / "rows.npy", rows)
+    if run.method != "coincide":
+        return
+    size = np.bincount(np.arange(ROWS) % clusters, minlength=clusters)
+    table = {
+        "cluster": range(clusters), "size": size,
+        "transferability": rng.uniform(0.6, 0.9, clusters),
+        "density": [None, *rng.uniform(0.2, 0.8, clusters - 1)],
+        "score": rng.uniform(1, 4, clusters),
+        "target": size, "chosen": np.bincount(rows % clusters, minlength=clusters),
+    }  # fmt: skip
+    pd.DataFrame(table).to_parquet(folder / "clusters.parquet")
+
+
+def _evaluation(folder: Path, name: str, right: np.ndarray) -> None:
+    config = {"benchmark": name, "data": {"test": f"benchmarks/{name}/test.parquet"}}
+    _artifact(folder, config, {"needs.0.data": DATA})
+    lines = [
+        {"doc_id": i, "question": f"{name} {i}: which?\nA or B", "answer": "A" if hit else "B",
+         "target": "A", "question_id": i, "score": float(hit), "category": "letters"}
+        for i, hit in enumerate(right)
+    ]  # fmt: skip
+    (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _data(root: Path, samples: int) -> None:
+    folder = root / "data" / DATA
+    _artifact(folder, {}, {})
+    (folder / "images").mkdir(exist_ok=True)
+    records = []
+    for i in range(ROWS):
+        name = f"{i % 50}.png"
+        said = [
+            {"from": "human", "value": f"<image>\nwhat is in row {i}?"},
+            {"from": "gpt", "value": f"thing {i}"},
+        ]
+        records.append({"id": str(i), "image": name, "conversations": said})
+    for i in range(50):
+        (folder / "images" / f"{i}.png").write_bytes(png(i))
+    (folder / "train.json").write_text(json.dumps(records))
+    for name in BENCHMARKS:
+        (folder / "benchmarks" / name).mkdir(parents=True, exist_ok=True)
+        table = {
+            "question_id": [str(i) for i in range(samples)],
+            "image": [{"bytes": png(i), "path": ""} for i in range(samples)],
+        }
+        pd.DataFrame(table).to_parquet(folder / "benchmarks" / name / "test.parquet")
+
+
+def png(i: int) -> bytes:
+    """A picture of one colour."""
+    out = io.BytesIO()
+    colour = (37 * i % 256, 91 * i % 256, 53 * i % 256)
+    Image.new("RGB", (48, 48), colour).save(out, "PNG")
+    return out.getvalue()
