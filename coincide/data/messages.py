@@ -73,7 +73,7 @@ def read_messages(path: Path, image_root: Path) -> Iterator[tuple[int, str, Any]
     for row, text, value in _scan(path):
         try:
             record = to_llava(value, image_root)
-            yield row, json.dumps(record, ensure_ascii=False), record
+            yield row, json.dumps(record), record
         except BadRow as fault:
             yield row, text, fault
 
@@ -130,7 +130,7 @@ def _turn(number: int, message: Any, images: list[Any]) -> dict[str, str]:
     if not isinstance(message, dict):
         raise BadRow("malformed turn", f"turn {number} is {ascii(message)[:60]}")
     role = message.get("role", message.get("from"))
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise BadRow("unknown role", f"turn {number} is from {ascii(role)[:60]}")
     if message.get("tool_calls"):
         raise BadRow("tool call", f"turn {number} calls a tool")

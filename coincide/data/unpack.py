@@ -7,6 +7,7 @@ the right size is left alone, so a killed run resumes.
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import stat
@@ -93,6 +94,11 @@ def _tar_members(packed: tarfile.TarFile) -> Iterator[Member | str]:
             yield Member(info.name, info.size, partial(_open_tar, packed, info))
         else:
             yield f"{info.name!r}: a link or a device"
+    plain = packed.fileobj
+    if isinstance(plain, io.BufferedReader):  # compressed ones notice their own end
+        plain.seek(packed.offset)
+        if plain.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise Damaged("A tar archive ends without the mark of its end: it was cut short.")
 
 
 def _open_tar(packed: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:

@@ -1,0 +1,200 @@
+"""data=messages: what other trainers read and write, turn by turn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from coincide.data.llava_json import read
+from coincide.data.messages import Messages
+from coincide.data.subset import as_messages, write_subset
+from coincide.schema import Dataset, Turn, UserError
+from coincide.store import Store
+from tests.mini import llava665k as mini
+
+ASKED = Turn("human", "<image>\nwhat?"), Turn("gpt", "red")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def user(content: Any, **more: Any) -> dict[str, Any]:
+    return {"role": "user", "content": content, **more}
+
+
+def assistant(content: Any = "red", **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": content, **more}
+
+
+def opened(root: Path, text: str | list[Any], **options: Any) -> Dataset:
+    """Write ``text`` (or rows) as annotations beside a picture, and open them."""
+    (root / "pics").mkdir(parents=True, exist_ok=True)
+    for name in "ab":
+        Image.new("RGB", (8, 6), "red").save(root / "pics" / f"{name}.png")
+    path = root / "train.json"
+    path.write_text(text if isinstance(text, str) else json.dumps(text))
+    data = Messages(annotations=str(path), images=str(root), **options)
+    return data.open(Store(root / "store").ensure(data.step()).path)
+
+
+def picture(url: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+PARTS = [picture("pics/a.png"), {"type": "text", "text": "what?"}]
+FORMS = {
+    "openai": {"messages": [user("<image>\nwhat?"), assistant()], "images": ["pics/a.png"]},
+    "openai parts": {"messages": [user(PARTS), assistant([{"type": "text", "text": "red"}])]},
+    "parts with a path": {
+        "messages": [
+            user([{"type": "image", "image": "pics/a.png"}, {"type": "text", "text": "what?"}]),
+            assistant(),
+        ]
+    },
+    "llama-factory sharegpt": {
+        "conversations": [
+            {"from": "human", "value": "<image>\nwhat?"},
+            {"from": "gpt", "value": "red"},
+        ],
+        "images": ["pics/a.png"],
+        "system": "be brief",
+    },
+    "ms-swift without a placeholder": {
+        "messages": [{"role": "system", "content": "be brief"}, user("what?"), assistant()],
+        "images": [{"path": "pics/a.png", "bytes": None}],
+    },
+    "llava": {
+        "image": "pics/a.png",
+        "conversations": [
+            {"from": "human", "value": "<image>\nwhat?"},
+            {"from": "gpt", "value": "red"},
+        ],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("lines", [False, True])
+def test_every_form_gives_the_same_turns(tmp_path: Path, form: str, lines: bool) -> None:
+    rows = [{"id": i, **FORMS[form]} for i in range(3)]
+    text = "\n".join(map(json.dumps, rows)) + "\n\n" if lines else json.dumps(rows)
+    dataset = opened(tmp_path, text)
+    assert [e.id for e in dataset.examples] == ["0", "1", "2"]
+    for example in dataset.examples:
+        assert example.turns == ASKED
+        assert example.images == ("pics/a.png",)
+        assert example.source == "pics"
+
+
+def test_absolute_paths_and_several_images(tmp_path: Path) -> None:
+    inside = str(tmp_path / "pics" / "b.png")
+    rows = [
+        {
+            "messages": [user("<image> and <image>: same?"), assistant("yes")],
+            "images": ["pics/a.png", f"file://{inside}"],
+        },
+        {"messages": [user("hello"), assistant("hi")], "images": None},
+    ]
+    both, text = opened(tmp_path, rows).examples
+    assert both.images == ("pics/a.png", "pics/b.png")
+    assert text.images == ()
+    assert text.source == "text"
+    with pytest.raises(UserError, match="an absolute path"):
+        opened(tmp_path, [{"messages": [user("<image>?"), assistant()], "images": ["/etc/x.png"]}])
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ({}, "no conversation"),
+        ([], "not an object"),
+        ({"messages": [user("a"), "b"]}, "malformed turn"),
+        ({"messages": [user(None), assistant()]}, "malformed turn"),
+        ({"messages": [user("a"), {"role": "tool", "content": "x"}]}, "unknown role"),
+        ({"messages": [user("a"), {"role": ["user"], "content": "x"}]}, "unknown role"),
+        ({"messages": [user("a"), assistant("", tool_calls=[{}])]}, "tool call"),
+        ({"messages": [user([{"type": "video"}]), assistant()]}, "malformed turn"),
+        ({"messages": [user("<image>"), assistant()], "images": [3]}, "wrong image field"),
+        ({"messages": [user([picture("https://a/b.png")]), assistant()]}, "image that is no file"),
+        ({"messages": [user([picture("data:image/png;base64,")]), assistant()]},
+         "image that is no file"),
+        ({"messages": [user("\ud800"), assistant()]}, "broken Unicode"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_said_is_a_fault_of_its_row(tmp_path: Path, row: Any, kind: str) -> None:
+    good = FORMS["openai"]
+    with pytest.raises(UserError, match=f"1 x {kind}: rows 1"):
+        opened(tmp_path, [good, row])
+    dataset = opened(tmp_path, [good, row, good], on_bad_row="drop")
+    assert dataset.dropped == {1: kind}
+    assert dataset.examples[2].turns == ASKED
+
+
+def test_fewer_placeholders_than_images_is_a_fault(tmp_path: Path) -> None:
+    row = {"messages": [user("<image>?"), assistant()], "images": ["pics/a.png", "pics/b.png"]}
+    with pytest.raises(UserError, match="fewer <image> than images"):
+        opened(tmp_path, [row])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"messages": []}\n{"mess', r"in row 1, the line at byte 17"),
+        ('{"a": 1}\n\xff', "malformed JSON in row 1"),
+        ("[1, 2", "malformed JSON at byte"),
+        ("", "an empty file"),
+    ],
+)
+def test_malformed_files(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        opened(tmp_path, text)
+
+
+def test_the_export_of_a_subset_is_read_back_losslessly(tmp_path: Path) -> None:
+    """665K miniature -> subset's messages.json -> data=messages: the same examples."""
+    root = tmp_path / "llava"
+    dataset = read(
+        mini.make(root), root, name="mini", on_missing_image="drop", on_bad_row="drop"
+    )  # fmt: skip
+    out = tmp_path / "subset"
+    out.mkdir()
+    rows = [e.row for e in dataset.examples if e.row not in dataset.dropped]
+    write_subset(out, dataset, rows, {})
+    data = Messages(str(out / "messages.json"), str(root), on_corrupt_image="drop")
+    again = data.open(Store(tmp_path / "store").ensure(data.step()).path)
+    assert len(again) == len(rows)
+    for row, example in zip(rows, again.examples, strict=True):
+        original = dataset.examples[row]
+        if example.row not in again.dropped:
+            assert example.turns == original.turns
+        assert (example.id, example.images) == (original.id, original.images)
+    assert set(again.dropped.values()) == {"corrupt image"}
+
+
+def test_a_subset_of_messages_is_llava_json(tmp_path: Path) -> None:
+    rows = [{"id": i, "lang": "en", **form} for i, form in enumerate(FORMS.values())]
+    dataset = opened(tmp_path, "\n".join(map(json.dumps, rows)))
+    out = tmp_path / "subset"
+    out.mkdir()
+    write_subset(out, dataset, [1, 3, 4], {})
+    subset = read(out / "subset.json", tmp_path, name="subset")
+    assert [e.id for e in subset.examples] == ["1", "3", "4"]
+    assert all(e.turns == ASKED for e in subset.examples)
+    assert json.loads((out / "messages.json").read_text())[0] == as_messages(dataset.examples[1])
+
+
+def test_the_same_file_read_both_ways_has_two_keys(tmp_path: Path) -> None:
+    from coincide.data.llava_json import LlavaJson
+
+    opened(tmp_path, [FORMS["llava"]])
+    keys = {
+        kind(str(tmp_path / "train.json"), str(tmp_path)).step().key
+        for kind in (Messages, LlavaJson)
+    }
+    assert len(keys) == 2
