@@ -22,6 +22,7 @@ from coincide.store import canonical, sha256_file, write_json
 
 SMALL = (".json", ".txt", ".model", ".tiktoken", ".jinja")
 """Configuration, vocabulary, chat template. Never ``.py``."""
+REPOSITORY = re.compile(r"\w[\w.-]*/[\w.-]+")
 SAFE, PICKLED = r"model(-\d+-of-\d+)?\.safetensors", r"pytorch_model(-\d+-of-\d+)?\.bin"
 GB = 10**9
 SIZES = {
@@ -46,7 +47,7 @@ class Checkpoint:
     @property
     def local(self) -> bool:
         """It is a path, whether or not it exists."""
-        return self.repo.startswith(("/", "~", ".")) or self._path.exists()
+        return self._path.exists() or not REPOSITORY.fullmatch(self._where[0])
 
     @property
     def _path(self) -> Path:
@@ -71,12 +72,7 @@ class Checkpoint:
 
         repo, revision = self._where
         first = self.files[0] if self.files else "config.json"
-        try:
-            found = try_to_load_from_cache(repo, first, revision=revision)
-        except ValueError as error:  # not a repository's name
-            raise UserError(
-                f"{self.repo!r} is neither a path that exists nor owner/name"
-            ) from error
+        found = try_to_load_from_cache(repo, first, revision=revision)
         return Path(found).parent if isinstance(found, str) else None
 
     def paths(self) -> list[Path]:
@@ -104,7 +100,8 @@ class Checkpoint:
         """Whether the files are there."""
         folder = self.folder()
         repo, revision = self._where
-        lacking = "not on this machine" if folder is None else lacks(folder, self.files)
+        absent = "no such path" if self.local else "not on this machine"
+        lacking = absent if folder is None else lacks(folder, self.files)
         met = not lacking
         found = f"{folder}: {lacking}" if folder and lacking else lacking or str(folder)
         if self.local:

@@ -146,7 +146,7 @@ def test_ids_and_labels_are_llavas(case: dict[str, Any], processor: Any, tmp_pat
 
 @pytest.mark.parametrize("name", ["wide", "tall", "square", "odd", "small"])
 def test_pixels_are_llavas(name: str, processor: Any) -> None:
-    """Images padded to a square with the mean colour; the miniature CLIP has the real one's mean."""
+    """Padded to a square with the mean colour, which the miniature CLIP has of the real one."""
     recorded = np.load(LLAVA / "pixels.npz")
     small = SimpleNamespace(image_size=24, patch_size=12)
     mean = processor.image_processor
