@@ -42,7 +42,11 @@ class FeaturePass:
     shard_rows: int = 1024
     """Rows per shard: what a killed run loses at most."""
     device: str = "auto"
-    """``auto``: the first GPU, else the CPU."""
+    """``auto``: the GPUs, else the CPU; or a torch name."""
+    processes: Any = "auto"
+    """Workers on this machine, each at a shard of its own; ``auto``: one per GPU, one on a CPU."""
+    decode_workers: Any = "auto"
+    """Processes that read images ahead of each worker; ``auto``: by the cores, none on a CPU."""
 
 
 @dataclass

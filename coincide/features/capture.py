@@ -1,7 +1,8 @@
 """One forward pass of the reference model, and what signals need of it, captured by hooks.
 
 No forked model: the attention outputs are read where any transformers decoder produces them,
-at ``layers[i].self_attn``, and pooled inside the hook, so a batch never holds [L, B, T, H].
+at the attention module of ``layers[i]``, and pooled inside the hook, so a batch never holds
+[L, B, T, H].
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from coincide.features.signals import kind, layers_of
+from coincide.models.encode import model_inputs
 from coincide.schema import Signal, UserError
 
 
@@ -51,16 +53,45 @@ class Pass:
         return padded, torch.cat([blank, labels], dim=1)
 
 
-def decoder_layers(model: Any) -> nn.ModuleList:
-    """The decoder blocks of the language model inside a transformers image-text model."""
-    language = getattr(getattr(model, "model", model), "language_model", None)
-    layers = getattr(language, "layers", None)
-    if not isinstance(layers, nn.ModuleList):
+ATTENTION = ("self_attn", "self_attention", "attention", "attn")
+"""Names under which transformers' decoder blocks hold their attention."""
+
+
+def decoder_of(model: Any) -> Any:
+    """The decoder inside a transformers image-text model: the module whose ``layers`` are blocks.
+
+    Raises UserError, naming the modules there are, where none is found.
+    """
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    if not isinstance(getattr(decoder, "layers", None), nn.ModuleList):
+        found = ", ".join(name for name, _ in decoder.named_children()) or "nothing"
         raise UserError(
-            f"{type(model).__name__} has no model.language_model.layers: expected a transformers "
-            "image-text-to-text model such as LlavaForConditionalGeneration."
+            f"the decoder of {type(model).__name__}, {type(decoder).__name__}, has no list of "
+            f"layers; it holds {found}. Expected a transformers image-text-to-text model such as "
+            "LlavaForConditionalGeneration."
         )
+    return decoder
+
+
+def decoder_layers(model: Any) -> nn.ModuleList:
+    """The blocks of the language model inside a transformers image-text model."""
+    layers = decoder_of(model).layers
+    assert isinstance(layers, nn.ModuleList)
     return layers
+
+
+def attention_of(layers: nn.ModuleList, layer: int) -> nn.Module:
+    """The attention module of block ``layer``; UserError, naming what it holds, where none is."""
+    children = dict(layers[layer].named_children())
+    for name in ATTENTION:
+        if name in children:
+            return children[name]
+    having = [i for i, block in enumerate(layers) if any(hasattr(block, n) for n in ATTENTION)]
+    raise UserError(
+        f"layer {layer} of the reference model has no attention: {type(layers[layer]).__name__} "
+        f"holds {', '.join(children)}. Layers with one of {', '.join(ATTENTION)}: {having}. "
+        "Set reference.layers to some of those."
+    )
 
 
 def check_layers(signals: Sequence[Signal], depth: int) -> tuple[int, ...]:
@@ -78,9 +109,9 @@ def check_layers(signals: Sequence[Signal], depth: int) -> tuple[int, ...]:
 @contextmanager
 def shortened(model: Any, signals: Sequence[Signal]) -> Iterator[None]:
     """Leave out the layers after the last one needed while no output-side signal is asked for."""
-    layers = decoder_layers(model)
+    owner = decoder_of(model)
+    layers = owner.layers
     wanted = check_layers(signals, len(layers))
-    owner: Any = model.model.language_model
     if not any(kind(signal).output_side for signal in signals):
         owner.layers = layers[: wanted[-1] + 1]
     try:
@@ -89,9 +120,17 @@ def shortened(model: Any, signals: Sequence[Signal]) -> Iterator[None]:
         owner.layers = layers
 
 
-def run(model: Any, batch: Mapping[str, torch.Tensor], signals: Sequence[Signal]) -> Pass:
-    """Forward one collated ``batch`` (``coincide.models.encode.collate``) and capture."""
-    layers: Any = decoder_layers(model)
+def run(
+    model: Any,
+    batch: Mapping[str, torch.Tensor],
+    signals: Sequence[Signal],
+    images: Any = None,
+) -> Pass:
+    """Forward one collated ``batch`` (``coincide.models.encode.collate``) and capture.
+
+    ``images``: what the vision tower gave for the batch (``coincide.features.vision``), if it ran.
+    """
+    layers = decoder_layers(model)
     masks = (batch["image_mask"], batch["text_mask"])
     pooled: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -103,22 +142,29 @@ def run(model: Any, batch: Mapping[str, torch.Tensor], signals: Sequence[Signal]
         return keep
 
     handles = [
-        layers[layer].self_attn.register_forward_hook(hook(layer))
+        attention_of(layers, layer).register_forward_hook(hook(layer))
         for layer in check_layers(signals, len(layers))
     ]
+    inputs = forward_inputs(model, batch)
+    if images is not None:
+        inputs["mm_encoder_outputs"] = {"image": images}
+        inputs = {k: v for k, v in inputs.items() if not k.startswith("pixel_")}
     try:
-        images = batch.get("pixel_values")
-        output = model.model(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            pixel_values=None if images is None else images.to(model.dtype),
-            use_cache=False,
-        )
+        output = model.base_model(**inputs, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
     head = model.get_output_embeddings()
     return Pass(pooled, batch["attention_mask"], batch["labels"], output.last_hidden_state, head)
+
+
+def forward_inputs(model: Any, batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """What of ``batch`` the model takes, pixels in its own precision."""
+    return {
+        name: value.to(model.dtype) if value.is_floating_point() else value
+        for name, value in model_inputs(batch).items()
+        if name != "labels"
+    }
 
 
 def _mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

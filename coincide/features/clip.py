@@ -14,17 +14,20 @@ tokens, so that of many turns only the first are seen:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from coincide.config import FeaturePass
-from coincide.features.extract import Computer, device_of
+from coincide.features.decode import Ordered, decoding
+from coincide.features.extract import Computer
 from coincide.models.template import IMAGE
 from coincide.schema import ClipSource, Dataset, DataSource, Example, Signal, UserError
-from coincide.store import Build
 
 if TYPE_CHECKING:
     import torch
@@ -44,37 +47,61 @@ class ClipPass:
         """What of the pass changes the values."""
         return {"dtype": self.model.dtype}
 
-    def computer(self, missing: Sequence[tuple[Signal, Build]], dataset: Dataset) -> Computer:
-        """Load CLIP once; return what turns the examples of a shard into their values."""
+    @contextmanager
+    def computer(
+        self,
+        signals: Sequence[Signal],
+        folder: Path,
+        dataset: Dataset,
+        device: str,
+        decoders: int,
+    ) -> Iterator[Computer]:
+        """Load CLIP once; what turns the examples of a shard into their values."""
         from coincide.models.clip import load_clip
         from coincide.models.load import load_processor
 
-        folder = missing[0][1].need(1).path / "model"
-        encoder = Encoder(
-            load_clip(folder, self.model.dtype, device_of(self.options.device)),
-            load_processor(folder),
-            self.options.batch_size,
-        )
-        images = ImagesOnce(encoder, dataset)
+        processor = load_processor(folder)
+        with decoding(PixelReader(dataset, processor), decoders) as ordered:
+            model = load_clip(folder, self.model.dtype, device)
+            encoder = Encoder(model, processor, self.options.batch_size)
+            images = ImagesOnce(encoder, dataset, ordered)
 
-        def compute(
-            examples: Sequence[Example], progress: Any
-        ) -> tuple[list[np.ndarray], np.ndarray]:
-            valid = np.array([example.row not in dataset.dropped for example in examples])
-            kept = [example for example in examples if example.row not in dataset.dropped]
-            values = []
-            for signal, _ in missing:
-                whole = np.zeros((len(examples), encoder.width), dtype=np.float32)
-                if signal.name == "clip_image":
-                    whole[valid] = images.of(kept)
-                else:
-                    form = str(dict(signal.params)["text"])
-                    whole[valid] = encoder.texts([text_of(example, form) for example in kept])
-                values.append(whole)
-            progress.update(len(examples))
-            return values, valid
+            def compute(
+                examples: Sequence[Example], told: Callable[[int], None]
+            ) -> tuple[list[np.ndarray], np.ndarray]:
+                valid = np.array([example.row not in dataset.dropped for example in examples])
+                kept = [example for example in examples if example.row not in dataset.dropped]
+                values = []
+                for signal in signals:
+                    whole = np.zeros((len(examples), encoder.width), dtype=np.float32)
+                    if signal.name == "clip_image":
+                        whole[valid] = images.of(kept)
+                    else:
+                        form = str(dict(signal.params)["text"])
+                        whole[valid] = encoder.texts([text_of(e, form) for e in kept])
+                    values.append(whole)
+                told(len(examples))
+                return values, valid
 
-        return compute
+            yield compute
+
+
+@dataclass(frozen=True)
+class PixelReader:
+    """(row, image) of a dataset -> what CLIP sees, float32 [3, H, W]."""
+
+    dataset: Dataset
+    processor: Any
+
+    def __call__(self, task: tuple[int, str]) -> np.ndarray:
+        from coincide.models.encode import picture
+
+        example, name = self.dataset.examples[task[0]], task[1]
+        image = picture(example, self.dataset, name, self.processor)
+        found: np.ndarray = self.processor.image_processor([image], return_tensors="np")[
+            "pixel_values"
+        ][0]
+        return found
 
 
 def text_of(example: Example, form: str) -> str:
@@ -104,33 +131,61 @@ class Encoder:
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings [n, D] of ``texts``, each cut at CLIP's limit; NaN for an empty one."""
-        limit = self.model.config.text_config.max_position_embeddings
         found = np.full((len(texts), self.width), np.nan, dtype=np.float32)
         rows = sorted((i for i, text in enumerate(texts) if text), key=lambda i: len(texts[i]))
-        for at in range(0, len(rows), self.batch_size):
+        at = 0
+        while at < len(rows):
             here = rows[at : at + self.batch_size]
-            batch = self.processor.tokenizer(
-                [texts[i] for i in here],
-                truncation=True,
-                max_length=limit,
-                padding=True,
-                return_tensors="pt",
-                return_token_type_ids=False,
-            ).to(self.model.device)
-            found[here] = self._units(self.model.get_text_features, **batch)
+            done = self._within_memory(self._texts, [texts[i] for i in here])
+            found[here[: len(done)]] = done
+            at += len(done)
         return found
 
-    def images(self, pictures: Sequence[Any]) -> np.ndarray:
-        """Embeddings [n, D] of PIL images."""
-        found = np.empty((len(pictures), self.width), dtype=np.float32)
-        for at in range(0, len(pictures), self.batch_size):
-            here = list(pictures[at : at + self.batch_size])
-            pixels = self.processor.image_processor(here, return_tensors="pt")["pixel_values"]
-            pixels = pixels.to(self.model.device, self.model.dtype)
-            found[at : at + len(here)] = self._units(
-                self.model.get_image_features, pixel_values=pixels
-            )
-        return found
+    def images(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        """Embeddings [n, D] of images as CLIP sees them, at most ``batch_size`` of them."""
+        found = []
+        while len(pixels):
+            found.append(self._within_memory(self._images, pixels))
+            pixels = pixels[len(found[-1]) :]
+        return np.concatenate(found)
+
+    def _texts(self, texts: Sequence[str]) -> np.ndarray:
+        batch = self.processor.tokenizer(
+            list(texts),
+            truncation=True,
+            max_length=self.model.config.text_config.max_position_embeddings,
+            padding=True,
+            return_tensors="pt",
+            return_token_type_ids=False,
+        ).to(self.model.device)
+        return self._units(self.model.get_text_features, **batch)
+
+    def _images(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        import torch
+
+        tensor = torch.from_numpy(np.stack(pixels)).to(self.model.device, self.model.dtype)
+        return self._units(self.model.get_image_features, pixel_values=tensor)
+
+    def _within_memory(
+        self, embed: Callable[[Sequence[Any]], np.ndarray], items: Sequence[Any]
+    ) -> np.ndarray:
+        """Embeddings of the first ``items``: of all, or of as many as the GPU has memory for."""
+        import torch
+
+        try:
+            return embed(items)
+        except torch.OutOfMemoryError:
+            if len(items) == 1:
+                raise
+        self.batch_size = len(items) // 2
+        print(
+            f"features: {self.model.device} is out of memory with {len(items)} rows of CLIP; going "
+            f"on with {self.batch_size}",
+            flush=True,
+        )
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return self._within_memory(embed, items[: self.batch_size])
 
     def _units(self, forward: Callable[..., Any], **inputs: torch.Tensor) -> np.ndarray:
         import torch
@@ -146,14 +201,15 @@ class Encoder:
 
 
 class ImagesOnce:
-    """Embeddings of the images of examples that come in row order; each image is encoded once.
+    """Embeddings of the images of examples that come shard by shard; each is encoded once.
 
-    An embedding is kept until the last row that shows its image has passed.
+    An embedding is kept until the last row that shows its image has passed; another worker may
+    encode an image again that its own shards show.
     """
 
-    def __init__(self, encoder: Encoder, dataset: Dataset) -> None:
+    def __init__(self, encoder: Encoder, dataset: Dataset, ordered: Ordered) -> None:
         self.encoder = encoder
-        self.dataset = dataset
+        self.ordered = ordered
         self.seen: dict[str, np.ndarray] = {}
         self.last = {
             name: example.row
@@ -166,23 +222,19 @@ class ImagesOnce:
         """float32 [n, D]; NaN for an example without an image."""
         shown = {name: example for example in examples for name in example.images}
         new = [name for name in shown if name not in self.seen]
-        for at in range(0, len(new), self.encoder.batch_size):
-            names = new[at : at + self.encoder.batch_size]
-            embedded = self.encoder.images([self._picture(shown[name], name) for name in names])
-            self.seen.update(zip(names, embedded, strict=True))
+        pixels = self.ordered([(shown[name].row, name) for name in new])
+        while here := list(islice(pixels, self.encoder.batch_size)):
+            names, new = new[: len(here)], new[len(here) :]
+            self.seen.update(zip(names, self.encoder.images(here), strict=True))
         found = np.full((len(examples), self.encoder.width), np.nan, dtype=np.float32)
         for i, example in enumerate(examples):
             if example.images:
                 found[i] = _direction(np.stack([self.seen[name] for name in example.images]))
-        for name in shown:
-            if self.last[name] <= examples[-1].row:
+        if examples:
+            over = [name for name in self.seen if self.last[name] <= examples[-1].row]
+            for name in over:
                 del self.seen[name]
         return found
-
-    def _picture(self, example: Example, name: str) -> Any:
-        from coincide.models.encode import picture
-
-        return picture(example, self.dataset, name, self.encoder.processor)
 
 
 def _direction(units: np.ndarray) -> np.ndarray:

@@ -1,23 +1,33 @@
 """One pass of the reference model over a dataset: every signal that any method asked for.
 
 Rows are cut into shards by row index; inside a shard, batches hold rows of like length, and each
-value lands at its row again. Batch size, token budget, shard size and device are outside the key,
-so the reference model computes in a precision (``reference.dtype``) that makes the stored
-float16 the same for all of them; ``tests/features`` holds us to it.
+value lands at its row again. Shards are taken one by one by workers: on the GPUs of this machine,
+and in other processes and on other nodes that are asked for the same signals (``torchrun``,
+``srun``, tasks of an array), which join in instead of waiting.
+
+Batch size, token budget, shard size, processes and device are outside the key, so the reference
+model computes in a precision (``reference.dtype``) that makes the stored float16 the same for all
+of them; ``tests/features`` holds us to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from coincide.config import FeaturePass
-from coincide.features.shards import has_shard, read_valid, write_shard
-from coincide.features.signals import kind
+from coincide.features.claims import Claims
+from coincide.features.places import decoders_of, devices_of, rank_of
+from coincide.features.shards import read_valid
+from coincide.features.work import LEADER, POLL, Tally, Work, do_shards, layout_of
+from coincide.features.workers import run_workers
 from coincide.schema import (
     ClipSource,
     Dataset,
@@ -25,18 +35,17 @@ from coincide.schema import (
     Example,
     ModelSource,
     Signal,
-    UserError,
 )
 from coincide.store import Artifact, Build, Step, Store, write_json
 
-if TYPE_CHECKING:
-    from coincide.models.encode import Encoded
-
 VERSION = 1
+PATIENCE = 600.0
+"""Seconds that a rank waits for rank 0 to begin, before it begins itself."""
 
 
-Computer = Callable[[Sequence[Example], Any], tuple[list[np.ndarray], np.ndarray]]
-"""Examples of a shard and a progress bar -> the values [n, D] of each signal, valid bool [n]."""
+Computer = Callable[[Sequence[Example], Callable[[int], None]], tuple[list[np.ndarray], np.ndarray]]
+"""Examples of a shard, and who is told of rows done -> the values [n, D] of each signal, valid
+bool [n]."""
 
 
 class OnePass(Protocol):
@@ -52,8 +61,15 @@ class OnePass(Protocol):
         """What of the pass changes the values."""
         ...
 
-    def computer(self, missing: Sequence[tuple[Signal, Build]], dataset: Dataset) -> Computer:
-        """Load the model once."""
+    def computer(
+        self,
+        signals: Sequence[Signal],
+        folder: Path,
+        dataset: Dataset,
+        device: str,
+        decoders: int,
+    ) -> AbstractContextManager[Computer]:
+        """Load the model in ``folder`` once, with ``decoders`` processes that read ahead."""
         ...
 
 
@@ -75,9 +91,20 @@ class Pass:
             "dtype": self.dtype,
         }
 
-    def computer(self, missing: Sequence[tuple[Signal, Build]], dataset: Dataset) -> Computer:
-        """Load the model once; return what turns the examples of a shard into their values."""
-        return _computer(missing, dataset, self)
+    def computer(
+        self,
+        signals: Sequence[Signal],
+        folder: Path,
+        dataset: Dataset,
+        device: str,
+        decoders: int,
+    ) -> AbstractContextManager[Computer]:
+        """Load the model once; what turns the examples of a shard into their values."""
+        from coincide.features.reference import reference_computer
+
+        return reference_computer(
+            self.model, self.dtype, self.options, signals, folder, dataset, device, decoders
+        )
 
 
 def signal_step(signal: Signal, over: OnePass, *, data: Step, base: Step) -> Step:
@@ -96,6 +123,7 @@ def signal_step(signal: Signal, over: OnePass, *, data: Step, base: Step) -> Ste
 def extract(store: Store, steps: Mapping[Signal, Step], over: OnePass) -> list[Artifact]:
     """The artifacts of ``steps``; the missing ones come out of one pass over the data."""
     signals = {step.key: signal for signal, step in steps.items()}
+    _assist(store, {signals[key]: step for key, step in _missing(store, steps)}, over)
 
     def build(builds: list[Build]) -> None:
         _fill([(signals[b.step.key], b) for b in builds], over)
@@ -103,6 +131,11 @@ def extract(store: Store, steps: Mapping[Signal, Step], over: OnePass) -> list[A
             each.commit(_facts(each))
 
     return store.ensure_together(list(steps.values()), build)
+
+
+def _missing(store: Store, steps: Mapping[Signal, Step]) -> list[tuple[str, Step]]:
+    """The steps without an artifact, by key, in the order of the keys."""
+    return sorted((step.key, step) for step in steps.values() if store.find(step) is None)
 
 
 def _facts(build: Build) -> dict[str, Any]:
@@ -114,111 +147,86 @@ def _fill(missing: Sequence[tuple[Signal, Build]], over: OnePass) -> None:
     """Write the shards that the builds lack, each shard for all of them at once."""
     from coincide.progress import bar
 
+    missing = sorted(missing, key=lambda pair: pair[1].step.key)
     builds = [build for _, build in missing]
-    dataset = over.source.open(builds[0].need(0).path)
-    shards = _layout(builds, len(dataset), over.options.shard_rows)
-    todo = [i for i in range(len(shards)) if not all(has_shard(b.dir, i) for b in builds)]
-    if len(todo) < len(shards):
-        print(f"features: resumed at shard {todo[0] if todo else len(shards)} of {len(shards)}")
-    if not todo:
-        return
-    compute = over.computer(missing, dataset)
-    with bar("features", total=sum(len(shards[i]) for i in todo), unit="row") as progress:
-        for i in todo:
-            values, valid = compute([dataset.examples[row] for row in shards[i]], progress)
-            for (signal, build), value in zip(missing, values, strict=True):
-                write_shard(build.dir, i, value.astype(kind(signal).dtype), valid)
+    data = builds[0].need(0)
+    layout = _layout(builds, len(over.source.open(data.path)), over.options.shard_rows)
+    model = builds[0].need(1).path / "model"
+    folders = tuple(build.dir for build in builds)
+    work = Work(over, tuple(s for s, _ in missing), folders, data.path, model, **layout)
+    left = work.left()
+    if len(left) < len(work.shards):
+        first = left[0] if left else len(work.shards)
+        print(f"features: resumed at shard {first} of {len(work.shards)}")
+    with Claims(work.claims) as claims:
+        claims.take(LEADER)
+        if left:
+            with bar("features", total=sum(len(work.shards[i]) for i in left), unit="row") as shown:
+                _run(work, Tally(work, shown))
+    shutil.rmtree(work.claims, ignore_errors=True)
 
 
-def _layout(builds: Sequence[Build], rows: int, shard_rows: int) -> list[range]:
-    """Row ranges of the shards. A resumed build keeps the size that it was begun with."""
-    import json
+def _run(work: Work, tally: Tally) -> None:
+    """Do the work here, or in one process for each device."""
+    rank = rank_of()
+    devices = devices_of(work.over.options, rank)
+    together = len(devices) * rank.local_ranks
+    decoders = decoders_of(work.over.options, devices[0], together)
+    if len(devices) == 1:
+        do_shards(work, devices[0], decoders, tally)
+    else:
+        run_workers(work, devices, decoders, tally)
+    tally.show(look=True)
 
+
+def _assist(store: Store, steps: Mapping[Signal, Step], over: OnePass) -> None:
+    """Help with these signals while another process leads their pass; returns when it is over.
+
+    A rank above 0 waits for its leader to begin; what a dead leader left is finished by the
+    caller, as after any kill.
+    """
+    until = time.monotonic() + (PATIENCE if rank_of().rank else 0.0)
+    while steps and _missing(store, steps):
+        work = _joined(store, steps, over)
+        if work is not None:
+            print(
+                "features: another process leads this pass; helping it shard by shard", flush=True
+            )
+            from coincide.progress import bar
+
+            with bar("features (helping)", total=work.rows, unit="row") as shown:
+                _run(work, Tally(work, shown))
+            return
+        if time.monotonic() >= until:
+            return
+        time.sleep(POLL)
+
+
+def _joined(store: Store, steps: Mapping[Signal, Step], over: OnePass) -> Work | None:
+    """The pass over just these signals that another process leads now, if one does."""
+    first = next(iter(steps.values()))
+    folders = tuple(_partial(store, step) for step in steps.values())
+    layouts = [layout_of(folder) for folder in folders]
+    if any(layout is None or layout != layouts[0] for layout in layouts):
+        return None
+    data, model = (store.artifact(need).path for need in first.needs)
+    work = Work(over, tuple(steps), folders, data, model / "model", **(layouts[0] or {}))
+    led = (work.claims / LEADER).is_file() and not Claims(work.claims).void(LEADER)
+    return work if led else None
+
+
+def _partial(store: Store, step: Step) -> Path:
+    """Where the store builds ``step``."""
+    return store.root / step.kind / f".partial-{step.key[:12]}"
+
+
+def _layout(builds: Sequence[Build], rows: int, shard_rows: int) -> dict[str, int]:
+    """Rows, and rows to a shard. A resumed build keeps the size that it was begun with."""
+    begun = next((found for build in builds if (found := layout_of(build.dir))), None)
+    layout = {"rows": rows, "shard_rows": begun["shard_rows"] if begun else shard_rows}
     for build in builds:
-        file = build.dir / "layout.json"
-        if file.is_file():
-            shard_rows = json.loads(file.read_text(encoding="utf-8"))["shard_rows"]
-    for build in builds:
-        write_json(build.dir / "layout.json", {"shard_rows": shard_rows, "rows": rows})
-    return [range(start, min(start + shard_rows, rows)) for start in range(0, rows, shard_rows)]
-
-
-def _computer(missing: Sequence[tuple[Signal, Build]], dataset: Dataset, over: Pass) -> Computer:
-    """Load the model once; return what turns the examples of a shard into their values."""
-    import torch
-
-    from coincide.features.capture import check_layers, decoder_layers, run, shortened
-    from coincide.features.readers import read
-    from coincide.features.signals import width
-    from coincide.models.encode import collate, encode
-    from coincide.models.load import load_model, load_processor
-    from coincide.models.template import TEMPLATES
-
-    signals = [signal for signal, _ in missing]
-    folder = missing[0][1].need(1).path / "model"
-    device = device_of(over.options.device)
-    processor = load_processor(folder)
-    network = load_model(folder, dtype=getattr(torch, over.dtype), device=device)
-    check_layers(signals, len(decoder_layers(network)))
-    template = TEMPLATES[over.model.template]
-    widths = [width(signal, network.config.get_text_config().hidden_size) for signal in signals]
-
-    def encoded(example: Example) -> Encoded | None:
-        if example.row in dataset.dropped:
-            return None
-        found = encode(example, dataset, processor, template, over.model.max_length)
-        return found if found.text_mask.any() else None
-
-    def compute(examples: Sequence[Example], progress: Any) -> tuple[list[np.ndarray], np.ndarray]:
-        items = [encoded(example) for example in examples]
-        valid = np.array([item is not None for item in items])
-        values = [np.zeros((len(examples), width)) for width in widths]
-        progress.update(int((~valid).sum()))
-        with torch.inference_mode(), shortened(network, signals):
-            for indices in _batches(items, over.options):
-                group = [item for i in indices if (item := items[i]) is not None]
-                batch = collate(group, processor.tokenizer.pad_token_id)
-                captured = run(network, {k: v.to(device) for k, v in batch.items()}, signals)
-                rows = [examples[i].row for i in indices]
-                for signal, whole in zip(signals, values, strict=True):
-                    part = read(signal, captured).cpu().numpy()
-                    whole[indices] = _checked(part, signal, rows)
-                progress.update(len(indices))
-        return values, valid
-
-    return compute
-
-
-def _batches(items: Sequence[Encoded | None], options: FeaturePass) -> Iterator[list[int]]:
-    """Indices of the usable rows in batches of like length, longest first."""
-    order = sorted(
-        (i for i, item in enumerate(items) if item is not None),
-        key=lambda i: (-len(items[i].input_ids), i),  # type: ignore[union-attr]
-    )
-    batch: list[int] = []
-    for i in order:
-        longest = len(items[(batch or [i])[0]].input_ids)  # type: ignore[union-attr]
-        tokens = longest * (len(batch) + 1)
-        if batch and (len(batch) >= options.batch_size or tokens > options.batch_tokens):
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
-
-
-def _checked(values: np.ndarray, signal: Signal, rows: Sequence[int]) -> np.ndarray:
-    """``values`` [B, D] unless they would not survive storage; never zeroed silently."""
-    with np.errstate(over="ignore"):
-        stored = values.astype(kind(signal).dtype)
-    bad = np.isinf(stored) if signal.name == "token_scores" else ~np.isfinite(stored)
-    if bad.any():
-        named = [rows[i] for i in np.flatnonzero(bad.any(axis=1)).tolist()][:10]
-        raise UserError(
-            f"{signal.name}: NaN or infinite values in rows {named}. The reference model overflows "
-            "on them in this precision: set reference.dtype=float32, or drop those rows."
-        )
-    return values
+        write_json(build.dir / "layout.json", layout)
+    return layout
 
 
 def device_of(wanted: str) -> str:

@@ -7,7 +7,7 @@ by arithmetic, never by the order or the name of files. Shards are memory-mapped
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,14 @@ def write_shard(folder: Path, index: int, values: np.ndarray, valid: np.ndarray)
     _save(folder / f"values-{index:05d}.npy", values)
 
 
-def has_shard(folder: Path, index: int) -> bool:
-    """Whether shard ``index`` was finished by this or an earlier, killed attempt."""
+def has_shard(folder: Path, index: int, listed: Set[str] | None = None) -> bool:
+    """Whether shard ``index`` was finished by this or an earlier, killed attempt.
+
+    ``listed``: the names in ``folder``, for who asks about many shards.
+    """
     names = (f"values-{index:05d}.npy", f"valid-{index:05d}.npy")
+    if listed is not None:
+        return all(name in listed for name in names)
     return all((folder / name).is_file() for name in names)
 
 

@@ -3,20 +3,22 @@
 Token ids and labels equal those of LLaVA's ``tokenizer_image_token`` and ``preprocess_v1``
 (haotian-liu/LLaVA, commit c121f04): the text is cut at ``<image>``, each piece is tokenised as a
 whole, and there is one BOS, at the start. Labels come from character offsets, so that they mark
-the answers exactly, whatever the tokenizer merges.
+the answers exactly, whatever the tokenizer merges. Under the template ``chat`` ids and further
+inputs are the processor's own (``coincide.models.chat``).
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from coincide.data.images import BadImage, load_image
+from coincide.models.chat import cut_before, encode_turns
 from coincide.models.template import IMAGE, Segment, Template, render
 from coincide.schema import Dataset, Example, Turn, UserError
 
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 IGNORE = -100
+PER_TOKEN = ("token_type_ids", "mm_token_type_ids")
+"""Inputs of some models that have one value for each token, as ``input_ids`` has."""
+OURS = ("image_mask", "text_mask")
+"""What a batch holds beside the inputs of the model."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,17 @@ class Encoded:
     text_mask: torch.Tensor
     """bool [T]: text after the first image, or after the system prompt where there is no image."""
     pixel_values: torch.Tensor | None
-    """float32 [n, 3, H, W]."""
+    """float32 [n, 3, H, W]; under ``chat``, as the processor gives them."""
+    extra: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Further inputs of the model: [T] for those in ``PER_TOKEN``, else by image."""
+
+
+@dataclass
+class ImageCache:
+    """Images read and prepared already, for rows that share them. Keys: name, blank allowed."""
+
+    pictures: dict[tuple[str, bool], Image] = field(default_factory=dict)
+    pixels: dict[tuple[str, bool], torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -59,37 +75,62 @@ class _Tokens:
 
 
 def encode(
-    example: Example, dataset: Dataset, processor: Any, template: Template, max_length: int
+    example: Example,
+    dataset: Dataset,
+    processor: Any,
+    template: Template,
+    max_length: int,
+    cache: ImageCache | None = None,
 ) -> Encoded:
     """``example`` as the model of ``processor`` sees it, cut on the right at ``max_length``.
 
+    With a ``cache`` every image is read and prepared once for all rows that bring the same one.
     Raises :class:`UserError`, naming row and file, for an image that cannot be read (unless the
     row is in ``dataset.blank_images``) and for placeholders that do not match the images.
     """
-    pictures = [picture(example, dataset, name, processor) for name in example.images]
-    segments = render(template, example.turns)
-    return _encoded(segments, pictures, processor, template, max_length, f"row {example.row}")
+    cache = cache or ImageCache()
+    keys = [(name, example.row in dataset.blank_images) for name in example.images]
+    for key in keys:
+        if key not in cache.pictures:
+            cache.pictures[key] = picture(example, dataset, key[0], processor)
+    pictures = [cache.pictures[key] for key in keys]
+    where = f"row {example.row}"
+    if template.of_processor:
+        return _chat(example.turns, pictures, processor, max_length, where)
+    for key, image in zip(keys, pictures, strict=True):
+        if key not in cache.pixels:
+            cache.pixels[key] = _pixels([image], processor)
+    prepared = [cache.pixels[key] for key in keys]
+    pixels = prepared[0] if len(prepared) == 1 else torch.cat(prepared) if prepared else None
+    return _encoded(render(template, example.turns), pixels, processor, template, max_length, where)
 
 
 def encode_prompt(
     turns: Sequence[Turn], pictures: Sequence[Image], processor: Any, template: Template
 ) -> Encoded:
     """What the model reads before it answers the last of ``turns``; nothing is cut."""
+    if template.of_processor:
+        return _chat(turns, pictures, processor, sys.maxsize, "prompt", asking=True)
     asking = [*render(template, turns), Segment(f"{template.assistant}:", False)]
-    return _encoded(asking, pictures, processor, template, sys.maxsize, "prompt")
+    pixels = _pixels(pictures, processor) if pictures else None
+    return _encoded(asking, pixels, processor, template, sys.maxsize, "prompt")
+
+
+def _pixels(pictures: Sequence[Image], processor: Any) -> torch.Tensor:
+    """float32 [n, 3, H, W]."""
+    found = processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
+    assert isinstance(found, torch.Tensor)
+    return found
 
 
 def _encoded(
     segments: Sequence[Segment],
-    pictures: Sequence[Image],
+    pixels: torch.Tensor | None,
     processor: Any,
     template: Template,
     max_length: int,
     where: str,
 ) -> Encoded:
-    pixels = None
-    if pictures:
-        pixels = processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
     widths = [] if pixels is None else [image_tokens(processor, *p.shape[-2:]) for p in pixels]
     placeholders = sum(segment.text.count(IMAGE) for segment in segments)
     if placeholders != len(widths):
@@ -98,15 +139,47 @@ def _encoded(
     return _cut(tokens, max_length, pixels)
 
 
-def collate(examples: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
-    """Pad on the right to the longest: a dict of [B, T] tensors.
+def _chat(
+    turns: Sequence[Turn],
+    pictures: Sequence[Image],
+    processor: Any,
+    max_length: int,
+    where: str,
+    *,
+    asking: bool = False,
+) -> Encoded:
+    """Under the processor's own template; an image that does not fit takes what follows along."""
+    chat = encode_turns(turns, pictures, processor, where, asking=asking)
+    lost = chat.region[max_length:].max(initial=-1) >= 0
+    while len(chat.region) > max_length and (beyond := chat.region[max_length:]).max() >= 0:
+        chat = cut_before(chat, int(beyond[beyond >= 0].min()), pictures, processor)
+    ids, end = chat.ids[:max_length], min(max_length, len(chat.ids))
+    learnt = torch.from_numpy(chat.answer[:end]) & (not lost)
+    inputs = {k: v[0, :end] if k in PER_TOKEN else v for k, v in chat.inputs.items()}
+    return Encoded(
+        input_ids=ids,
+        labels=ids.masked_fill(~learnt, IGNORE),
+        image_mask=ids == processor.image_token_id,
+        text_mask=torch.from_numpy(chat.text[:end]) & (not lost),
+        pixel_values=inputs.pop("pixel_values", None),
+        extra=inputs,
+    )
+
+
+def collate(
+    examples: Sequence[Encoded], pad_id: int, *, side: str = "right"
+) -> dict[str, torch.Tensor]:
+    """Pad to the longest, on the ``side`` right or left: a dict of [B, T] tensors.
 
     ``input_ids``, ``labels``, ``attention_mask`` (int64), ``image_mask``, ``text_mask`` (bool),
     and, when any row has an image, ``pixel_values`` float32 [sum of n, 3, H, W] in row order.
+    Further inputs of the model are joined likewise; images of unlike size are padded with zeros.
     """
 
     def pad(rows: list[torch.Tensor], value: int | bool) -> torch.Tensor:
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
+        return torch.nn.utils.rnn.pad_sequence(
+            rows, batch_first=True, padding_value=value, padding_side=side
+        )
 
     batch = {
         "input_ids": pad([e.input_ids for e in examples], pad_id),
@@ -115,10 +188,34 @@ def collate(examples: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]
         "image_mask": pad([e.image_mask for e in examples], False),
         "text_mask": pad([e.text_mask for e in examples], False),
     }
+    for name in dict.fromkeys(name for e in examples for name in e.extra):
+        if name in PER_TOKEN:
+            blank = [e.extra.get(name, torch.zeros_like(e.input_ids)) for e in examples]
+            batch[name] = pad(blank, 0)
+        else:
+            batch[name] = _joined([e.extra[name] for e in examples if name in e.extra])
     pixels = [e.pixel_values for e in examples if e.pixel_values is not None]
     if pixels:
-        batch["pixel_values"] = torch.cat(pixels)
+        batch["pixel_values"] = _joined(pixels)
     return batch
+
+
+def model_inputs(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The part of a collated batch that the model's forward takes, ``labels`` included."""
+    return {name: value for name, value in batch.items() if name not in OURS}
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """``parts`` [n, ...] one after the other; other dimensions padded with zeros to the largest."""
+    if len({part.shape[1:] for part in parts}) == 1:
+        return torch.cat(list(parts))
+    shape = np.max([part.shape[1:] for part in parts], axis=0).tolist()
+    whole = parts[0].new_zeros((sum(len(part) for part in parts), *shape))
+    start = 0
+    for part in parts:
+        whole[(slice(start, start + len(part)), *map(slice, part.shape[1:]))] = part
+        start += len(part)
+    return whole
 
 
 def length_of(example: Example) -> int:
@@ -210,5 +307,5 @@ def _cut(tokens: _Tokens, max_length: int, pixels: torch.Tensor | None) -> Encod
         labels=torch.full_like(ids, IGNORE) if lost else ids.masked_fill(~answer, IGNORE),
         image_mask=image >= 0,
         text_mask=torch.zeros_like(text) if lost else text,
-        pixel_values=pixels[:whole] if pixels is not None and whole else None,
+        pixel_values=(pixels[:whole] if lost else pixels) if pixels is not None and whole else None,
     )

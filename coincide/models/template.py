@@ -1,7 +1,8 @@
 """Conversation templates: turns in, text out, with the answers marked.
 
 The text equals that of LLaVA's ``conversation.py`` (``SeparatorStyle.TWO``) and
-``preprocess_multimodal`` (haotian-liu/LLaVA, commit c121f04), to the space.
+``preprocess_multimodal`` (haotian-liu/LLaVA, commit c121f04), to the space. Models that bring a
+chat template of their own take ``chat``, see ``coincide.models.chat``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ class Template:
     """After the system prompt and after each question."""
     end: str = "</s>"
     """After each answer: the token at which generation stops."""
+    of_processor: bool = False
+    """The model's own chat template, from its processor; the fields above are not used."""
 
     @property
     def opening(self) -> str:
@@ -42,15 +45,17 @@ class Segment:
     answer: bool
 
 
+SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
 TEMPLATES = {
     template.name: template
     for template in (
-        Template(
-            "vicuna_v1",
-            "A chat between a curious user and an artificial intelligence assistant. "
-            "The assistant gives helpful, detailed, and polite answers to the user's questions.",
-        ),
+        Template("vicuna_v1", SYSTEM),
+        Template("phi", SYSTEM, end="<|endoftext|>"),  # TinyLLaVABench's conv_phi_v0
         Template("tiny", ""),
+        Template("chat", "", of_processor=True),
     )
 }
 

@@ -125,7 +125,8 @@ def test_each_image_is_encoded_once(
 def test_an_embedding_is_let_go_after_the_last_row_that_shows_it(source: Source) -> None:
     dataset = source.open(Path())
     encoder = clip.Encoder(make_clip(make_clip_processor().tokenizer), make_clip_processor(), 4)
-    once = clip.ImagesOnce(encoder, dataset)
+    reader = clip.PixelReader(dataset, encoder.processor)
+    once = clip.ImagesOnce(encoder, dataset, lambda tasks: map(reader, tasks))
     kept = [e for e in dataset.examples if e.row not in dataset.dropped]
     for at in range(0, len(kept), 6):
         once.of(kept[at : at + 6])

@@ -160,7 +160,7 @@ def test_forward_passes_are_counted_once_for_all_signals(
     seen: list[int] = []
     real = capture.run
     monkeypatch.setattr(
-        capture, "run", lambda m, b, s: (seen.append(len(b["input_ids"])), real(m, b, s))[1]
+        capture, "run", lambda m, b, *more: (seen.append(len(b["input_ids"])), real(m, b, *more))[1]
     )
     run_pass(tmp_path, source, model)
     assert sum(seen) == 23
@@ -172,7 +172,7 @@ def test_a_killed_pass_resumes_at_the_last_finished_shard(
     tmp_path: Path, artifacts: list[Artifact], source: Source, model: Model,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    from coincide.features import extract as module
+    from coincide.features import work as module
 
     real = module.write_shard
 

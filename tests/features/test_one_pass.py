@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +23,9 @@ from coincide.features.clip import ClipPass
 from coincide.features.extract import OnePass, Pass, extract, signal_step
 from coincide.features.signals import kind
 from coincide.method import Coincide
+from coincide.pool import StorePool
 from coincide.schema import Clustering, Method, signals_of
-from coincide.select import StorePool, clusters_step
+from coincide.select import clusters_step
 from coincide.store import Store
 from tests.features.conftest import Model, Source
 from tests.features.test_clip import RandomClip
@@ -40,7 +43,14 @@ METHODS: list[Method] = [
 ROWS, DROPPED = 24, 3
 
 
-def pool(root: Path, source: Source, model: Model, **options: int) -> StorePool:
+class ScoringPool(StorePool):
+    """Scores made on the spot; the pipeline keeps them as artifacts."""
+
+    def scored(self, method: Any, seed: int) -> Mapping[str, np.ndarray]:
+        return method.score(self, seed)
+
+
+def pool(root: Path, source: Source, model: Model, **options: int) -> ScoringPool:
     """Every signal and clustering that the methods need, through the store."""
     store, settings = Store(root), FeaturePass(**options)  # type: ignore[arg-type]
     passes: dict[str, OnePass] = {
@@ -67,7 +77,7 @@ def pool(root: Path, source: Source, model: Model, **options: int) -> StorePool:
         if isinstance(need, Clustering)
     }
     artifacts = {signal: store.artifact(step) for signal, step in steps.items()}
-    return StorePool(source.open(Path()), artifacts, clusters, {})
+    return ScoringPool(source.open(Path()), artifacts, clusters, {})
 
 
 def test_every_row_passes_once_through_each_model(
@@ -80,7 +90,9 @@ def test_every_row_passes_once_through_each_model(
         seen[name] += rows
 
     monkeypatch.setattr(
-        capture, "run", lambda m, b, s: (count("reference", len(b["input_ids"])), run(m, b, s))[1]
+        capture,
+        "run",
+        lambda m, b, *more: (count("reference", len(b["input_ids"])), run(m, b, *more))[1],
     )
     monkeypatch.setattr(
         clip.Encoder, "texts", lambda s, t: (count("texts", len(t)), texts(s, t))[1]

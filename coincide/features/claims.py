@@ -1,0 +1,121 @@
+"""Who works at which shard: claims that a process on any node can take, void once it is gone.
+
+A claim is a file, created only where there is none. Its holder touches it every few seconds; a
+claim that nobody has touched for a while, or whose process on this machine is gone, is void and
+may be taken over. Claims only save work: two workers at one shard write the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+LEASE = 60.0
+"""Seconds without a touch after which a claim is void."""
+
+
+class Claims:
+    """The claims of this process in ``folder``, kept alive while the context lasts."""
+
+    def __init__(self, folder: Path, *, lease: float = LEASE) -> None:
+        self.folder = folder
+        self.lease = lease
+        self._held: set[Path] = set()
+        self._ended = threading.Event()
+
+    def __enter__(self) -> Claims:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._toucher = threading.Thread(target=self._keep, daemon=True)
+        self._toucher.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._toucher.join()
+        for path in list(self._held):
+            self.release(path.name)
+
+    def take(self, name: str) -> bool:
+        """Claim ``name``; False while another living process holds it."""
+        path = self.folder / name
+        if self._create(path):
+            return True
+        if not self.void(name):
+            return False
+        aside = path.with_name(f".void-{uuid.uuid4().hex[:8]}")
+        with suppress(FileNotFoundError):
+            os.rename(path, aside)  # of several who try, one succeeds
+            aside.unlink()
+        return self._create(path)
+
+    def release(self, name: str) -> None:
+        """Give ``name`` back."""
+        self._held.discard(self.folder / name)
+        with suppress(FileNotFoundError):
+            (self.folder / name).unlink()
+
+    def void(self, name: str) -> bool:
+        """Whether nobody living holds ``name``."""
+        path = self.folder / name
+        try:
+            touched = path.stat().st_mtime
+            holder = json.loads(path.read_text(encoding="utf-8") or "{}")
+        except (FileNotFoundError, ValueError):
+            return not path.exists()
+        here = holder.get("host") == socket.gethostname()
+        return (here and not _alive(holder["pid"])) or self._now() - touched > self.lease
+
+    def _create(self, path: Path) -> bool:
+        record = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        except (FileExistsError, FileNotFoundError):  # held, or the pass is over
+            return False
+        with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+            handle.write(record)
+        self._held.add(path)
+        return True
+
+    def _keep(self) -> None:
+        while not self._ended.wait(self.lease / 6):
+            for path in list(self._held):
+                with suppress(OSError):
+                    os.utime(path)
+
+    def _now(self) -> float:
+        """The time of the file system's clock, which all nodes see alike."""
+        probe = self.folder / f".clock-{uuid.uuid4().hex[:8]}"
+        try:
+            probe.touch()
+            return probe.stat().st_mtime
+        except OSError:
+            return time.time()
+        finally:
+            with suppress(OSError):
+                probe.unlink()
+
+
+def _alive(pid: int) -> bool:
+    """Whether the process is there and not just waiting to be buried."""
+    with suppress(OSError):
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        return state not in ("Z", "X")
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,98 @@
+"""Rows read, decoded and encoded ahead of the model, in processes of their own."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any
+
+from coincide.processes import die_with_parent
+from coincide.schema import Example, UserError
+
+AHEAD = 64
+"""Tasks that may be under way or waiting to be taken: what bounds the memory."""
+
+Ordered = Callable[[Iterable[Any]], Iterator[Any]]
+"""Tasks -> their results, in order."""
+
+_work: Callable[[Any], Any] | None = None
+"""In a decoding process: what it does to a task. Inherited by fork, never sent."""
+
+
+@contextmanager
+def decoding(work: Callable[[Any], Any], workers: int) -> Iterator[Ordered]:
+    """Map ``work`` over tasks in order, in ``workers`` processes; 0: here, when asked.
+
+    The processes are forked before the model is loaded, so ``work`` and the dataset in it are
+    shared with them. Results travel through pipes and should hold numpy arrays, not tensors.
+    """
+    if not workers:
+        yield lambda tasks: map(work, tasks)
+        return
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("fork"), initializer=_begin, initargs=(work,)
+    )
+    try:
+        pool.submit(_begun).result()  # all processes start with the first task
+        yield lambda tasks: _ordered(pool, tasks)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _ordered(pool: ProcessPoolExecutor, tasks: Iterable[Any]) -> Iterator[Any]:
+    waiting: deque[Future[Any]] = deque()
+    try:
+        for task in tasks:
+            waiting.append(pool.submit(_do, task))
+            if len(waiting) >= AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a decoding process was killed, most likely for want of memory. Set a lower "
+            "features.decode_workers; the pass resumes at the shard it was at."
+        ) from error
+
+
+def _begin(work: Callable[[Any], Any]) -> None:
+    global _work
+    import torch
+
+    die_with_parent()
+    torch.set_num_threads(1)
+    _work = work
+
+
+def _begun() -> None:
+    """Nothing."""
+
+
+def _do(task: Any) -> Any:
+    assert _work is not None
+    return _work(task)
+
+
+def groups_by_image(examples: Sequence[Example]) -> list[list[int]]:
+    """Indices of ``examples`` in groups that share no image with another group.
+
+    Longest first, by images and then by characters, so that batches hold rows of like length.
+    """
+    owner: dict[str, int] = {}
+    groups: dict[int, list[int]] = {}
+    for index, example in enumerate(examples):
+        joined = sorted({owner[name] for name in example.images if name in owner})
+        groups[index] = [i for group in joined for i in groups.pop(group)] + [index]
+        owner.update((name, index) for i in groups[index] for name in examples[i].images)
+    weights = [(len(e.images), sum(len(turn.text) for turn in e.turns)) for e in examples]
+
+    def place(index: int) -> tuple[int, int, int]:
+        images, characters = weights[index]
+        return -images, -characters, index
+
+    ordered = [sorted(group, key=place) for group in groups.values()]
+    return sorted(ordered, key=lambda group: place(group[0]))

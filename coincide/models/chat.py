@@ -1,0 +1,245 @@
+"""Examples under a model's own chat template: any image-text model that transformers knows.
+
+The text is rendered by the template that comes with the processor, and the processor itself widens
+image tokens and makes all further inputs (``image_grid_thw``, ``pixel_attention_mask``, ...). Where
+answers lie comes from character positions: from the template's ``{% generation %}`` marks, or
+else from the difference between renderings that end before and after each answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from coincide.models.template import IMAGE, image_first
+from coincide.schema import Turn, UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ROLES = {"human": "user", "gpt": "assistant"}
+MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+Span = tuple[int, int]
+"""First character, and the one after the last."""
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation as its processor gives it. T tokens, n images."""
+
+    ids: torch.Tensor
+    """int64 [T]."""
+    answer: np.ndarray
+    """bool [T]."""
+    region: np.ndarray
+    """int64 [T]: number of the image whose tokens, markers included, stand here; -1 for text."""
+    text: np.ndarray
+    """bool [T]: text after the first image, or after the system prompt where there is no image."""
+    inputs: Mapping[str, torch.Tensor]
+    """Everything else that the model takes: by token [1, T], or by image."""
+    images: tuple[Span, ...]
+    """Where each placeholder stands in ``rendered``."""
+    rendered: str
+
+
+def encode_turns(
+    turns: Sequence[Turn], pictures: Sequence[Image], processor: Any, where: str, *, asking: bool
+) -> Chat:
+    """``turns`` with their ``pictures``; ``asking`` ends them where the model is to answer.
+
+    Raises UserError, beginning with ``where``, for what the template or the processor refuses.
+    """
+    written = sum(turn.text.count(IMAGE) for turn in turns)
+    if written != len(pictures):
+        raise UserError(f"{where}: {written} {IMAGE} placeholders for {len(pictures)} images.")
+    try:
+        messages = messages_of(turns)
+        rendered = _render(processor, messages, asking=asking)
+        spans = [] if asking else answer_spans(processor, turns, messages, rendered)
+        opening = 0 if pictures else _opening(processor, rendered)
+        return _tokenize(processor, rendered, pictures, spans, opening)
+    except (ValueError, UserError, _template_error()) as error:
+        raise UserError(f"{where}, template chat: {error}") from error
+
+
+def cut_before(chat: Chat, image: int, pictures: Sequence[Image], processor: Any) -> Chat:
+    """``chat`` up to the placeholder of ``image``, with the images before it alone."""
+    text = chat.rendered[: chat.images[image][0]]
+    return _tokenize(processor, text, pictures[:image], [], 0)
+
+
+def messages_of(turns: Sequence[Turn]) -> list[dict[str, Any]]:
+    """Transformers' messages: parts of text and image in the order of the placeholders.
+
+    A lone placeholder comes first in its turn, as in the other templates; line breaks beside a
+    placeholder are left to the template.
+    """
+    messages = []
+    for turn in turns:
+        parts: list[dict[str, Any]] = []
+        for number, piece in enumerate(image_first(turn.text).split(IMAGE)):
+            if number:
+                parts.append({"type": "image"})
+            text = piece.strip("\n") if IMAGE in turn.text else piece
+            if text:
+                parts.append({"type": "text", "text": text})
+        messages.append(
+            {"role": ROLES[turn.role], "content": parts or [{"type": "text", "text": ""}]}
+        )
+    return messages
+
+
+def answer_spans(
+    processor: Any, turns: Sequence[Turn], messages: Sequence[Any], rendered: str
+) -> list[Span]:
+    """Where the answers stand in ``rendered``, each with the token that ends it.
+
+    An empty answer has none: there is nothing to learn.
+    """
+    answers = [i for i, turn in enumerate(turns) if turn.role == "gpt"]
+    if MARKS.search(_template(processor)):
+        spans = _marked(processor, messages)
+    else:
+        spans = [_difference(processor, messages, i, rendered) for i in answers]
+    if len(spans) == len(answers):
+        spans = [span for span, i in zip(spans, answers, strict=True) if turns[i].text]
+    return spans
+
+
+def end_ids(processor: Any, model: Any) -> list[int]:
+    """Tokens at which generation stops: the checkpoint's own, and the tokenizer's end token."""
+    told = getattr(model.generation_config, "eos_token_id", None)
+    several = told if isinstance(told, (list, tuple)) else [told]
+    found = {int(i) for i in (*several, processor.tokenizer.eos_token_id) if i is not None}
+    if not found:
+        raise UserError(
+            "neither generation_config.json nor the tokenizer names an end token (eos_token_id); "
+            "without one an answer never ends. Add it to generation_config.json."
+        )
+    return sorted(found)
+
+
+def _template(processor: Any) -> str:
+    found = processor.chat_template
+    if isinstance(found, Mapping):
+        found = found.get("default")
+    if not found:
+        raise UserError(
+            f"the {type(processor).__name__} of this model has no chat template "
+            "(chat_template.jinja). Choose a template of coincide.models.template."
+        )
+    return str(found)
+
+
+def _render(processor: Any, messages: Sequence[Any], *, asking: bool = False) -> str:
+    _template(processor)
+    return str(
+        processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=asking)
+    )
+
+
+def _marked(processor: Any, messages: Sequence[Any]) -> list[Span]:
+    """The stretches between the template's marks, and an end token that directly follows one."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    rendered: Any = render_jinja_template(
+        conversations=[list(messages)],
+        chat_template=_template(processor),
+        return_assistant_tokens_mask=True,
+        **processor.tokenizer.special_tokens_map,
+    )
+    texts, spans = rendered
+    ending = processor.tokenizer.eos_token
+    return [
+        (start, end + len(ending) if ending and texts[0].startswith(ending, end) else end)
+        for start, end in spans[0]
+    ]
+
+
+def _difference(processor: Any, messages: Sequence[Any], turn: int, rendered: str) -> Span:
+    """What ``turn`` adds to the text at which the model is asked to answer."""
+    asked = _render(processor, messages[:turn], asking=True)
+    answered = _render(processor, messages[: turn + 1])
+    if not (answered.startswith(asked) and rendered.startswith(answered)):
+        raise UserError(
+            "the chat template writes a turn otherwise once more turns follow, so the answers "
+            "cannot be told from it. Give it {% generation %} marks around the assistant's text."
+        )
+    added = answered[len(asked) :]
+    ends = [added.rfind(t) + len(t) for t in processor.tokenizer.all_special_tokens if t in added]
+    last = max(ends, default=len(added))
+    return len(asked), len(asked) + (last if not added[last:].strip() else len(added))
+
+
+def _opening(processor: Any, rendered: str) -> int:
+    """Characters before the first turn's content: where two conversations begin to differ."""
+    probes = [_render(processor, messages_of([Turn("human", text)])) for text in ("a", "b")]
+    together = enumerate(zip(*probes, rendered, strict=False))
+    return next((i for i, letters in together if len(set(letters)) > 1), 0)
+
+
+def _tokenize(
+    processor: Any,
+    rendered: str,
+    pictures: Sequence[Image],
+    spans: Sequence[Span],
+    opening: int,
+) -> Chat:
+    tokenizer = processor.tokenizer
+    begun = tokenizer.bos_token is not None and rendered.startswith(tokenizer.bos_token)
+    made = processor(
+        text=[rendered],
+        images=[list(pictures)] if pictures else None,
+        return_offsets_mapping=True,
+        return_text_replacement_offsets=True,
+        **({"add_special_tokens": False} if begun else {}),
+    )
+    offsets = np.asarray(made.pop("offset_mapping")[0], dtype=np.int64).reshape(-1, 2)
+    replaced = made.pop("text_replacement_offsets", None)
+    if pictures and not (replaced and len(replaced[0]) == len(pictures)):
+        raise UserError(
+            f"{type(processor).__name__} does not tell where it puts images "
+            "(return_text_replacement_offsets); this version of transformers cannot mark answers "
+            "for it."
+        )
+    images = replaced[0] if pictures else []
+    made.convert_to_tensors("pt")
+    made.pop("attention_mask")
+    region = np.full(len(offsets), -1)
+    for number, image in enumerate(images):
+        region[_overlap(offsets, image["new_span"])] = number
+    answer = np.zeros(len(offsets), dtype=bool)
+    for span in spans:
+        answer |= _overlap(offsets, (_moved(span[0], images), _moved(span[1], images)))
+    after = images[0]["new_span"][1] if images else opening
+    return Chat(
+        ids=made.pop("input_ids")[0],
+        answer=answer,
+        region=region,
+        text=(region < 0) & (offsets[:, 1] > max(after, 0)) & (offsets[:, 1] > offsets[:, 0]),
+        inputs=dict(made),
+        images=tuple(tuple(image["span"]) for image in images),
+        rendered=rendered,
+    )
+
+
+def _moved(place: int, images: Sequence[Mapping[str, Any]]) -> int:
+    """``place`` of the rendered text in the text with its placeholders widened."""
+    before = [image for image in images if image["span"][1] <= place]
+    return place + (before[-1]["new_span"][1] - before[-1]["span"][1] if before else 0)
+
+
+def _overlap(offsets: np.ndarray, span: Span) -> np.ndarray:
+    """bool [T]: tokens that share a character with ``span``."""
+    return (offsets[:, 0] < span[1]) & (offsets[:, 1] > span[0])
+
+
+def _template_error() -> type[Exception]:
+    from jinja2.exceptions import TemplateError
+
+    return TemplateError
