@@ -45,17 +45,13 @@ def language(state: Tensors, known: int, rows: int) -> dict[str, torch.Tensor]:
 
 def widened(weight: torch.Tensor, known: int, rows: int) -> torch.Tensor:
     """[V, H] to [``rows``, H]: the first ``known`` rows, then their mean."""
+    import torch
+
     if len(weight) < known:
         raise UserError(f"the tokenizer has {known} tokens, the model {len(weight)}: not a pair.")
     kept = weight[:known]
-    mean = kept.float().mean(dim=0, keepdim=True).to(weight.dtype)
-    return kept.new_empty(rows, weight.shape[1]).copy_(mean).index_copy_(0, _arange(known), kept)
-
-
-def _arange(count: int) -> torch.Tensor:
-    import torch
-
-    return torch.arange(count)
+    mean = kept.float().mean(dim=0).to(weight.dtype)
+    return torch.cat([kept, mean.expand(rows - known, -1)])
 
 
 def vision(state: Tensors, unused: Iterable[str] = ()) -> dict[str, torch.Tensor]:

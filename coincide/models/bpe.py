@@ -13,7 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from coincide.schema import UserError
+
 IMAGE, PAD = "<image>", "<pad>"
+ADDED = (IMAGE, PAD)
+"""What Llama's vocabulary gets, in this order, as the converted LLaVA checkpoints have it."""
 SPACE = "▁"
 ARCADE = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -55,6 +59,11 @@ def llama_tokenizer(folder: Path) -> Any:
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
     from tokenizers import pre_tokenizers as cutters
 
+    if not (folder / "tokenizer.model").is_file():
+        raise UserError(
+            f"{folder} has no tokenizer.model, Llama's vocabulary. It lies beside the weights as "
+            "they were published: fetch that as it is."
+        )
     pieces = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     names = [pieces.id_to_piece(i) for i in range(pieces.get_piece_size())]
     plain = {
@@ -90,7 +99,7 @@ def llama_tokenizer(folder: Path) -> Any:
     )
     start, end, unknown = (names[i] for i in (pieces.bos_id(), pieces.eos_id(), pieces.unk_id()))
     core.add_special_tokens([AddedToken(name, normalized=False) for name in (unknown, start, end)])
-    return _finish(core, [IMAGE, PAD], bos=start, eos=end, unknown=unknown, pad=PAD)
+    return _finish(core, ADDED, bos=start, eos=end, unknown=unknown, pad=PAD)
 
 
 def arcade_tokenizer(file: Path) -> Any:

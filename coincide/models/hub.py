@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,17 +75,14 @@ def copy_model(checkpoint: Checkpoint, folder: Path) -> None:
         of_pickles = pickled and file.name.endswith(".index.json")
         if file in pickled or of_pickles or (folder / file.name).is_file():
             continue
-        source = file.resolve()
-        write_atomic(
-            folder / file.name, lambda path, source=source: _place(source, path, checkpoint)
-        )
+        write_atomic(folder / file.name, partial(_place, checkpoint, file.resolve()))
     if pickled:
         from coincide.models.tensors import read_tensors, write_tensors
 
         write_tensors(folder, read_tensors(pickled))
 
 
-def _place(source: Path, target: Path, checkpoint: Checkpoint) -> None:
+def _place(checkpoint: Checkpoint, source: Path, target: Path) -> None:
     if not checkpoint.local:
         with suppress(OSError):  # another file system
             os.link(source, target)

@@ -58,7 +58,7 @@ class Llava15:
     def _build(self, build: Build) -> Mapping[str, Any]:
         from transformers import AutoConfig, AutoImageProcessor
 
-        from coincide.models.bpe import llama_tokenizer
+        from coincide.models.bpe import ADDED, llama_tokenizer
         from coincide.models.tensors import read_tensors
 
         files = {name: part.paths() for name, part in self.parts.items()}
@@ -67,9 +67,8 @@ class Llava15:
         text = AutoConfig.from_pretrained(vicuna, **options)
         tower = AutoConfig.from_pretrained(clip, **options)
         tower = getattr(tower, "vision_config", tower)
-        known = text.vocab_size
         tokenizer = llama_tokenizer(vicuna)
-        rows = assemble.vocabulary(tokenizer)
+        known, rows = len(tokenizer) - len(ADDED), assemble.vocabulary(tokenizer)
         tensors = {
             **assemble.language(read_tensors(files["language"]), known, rows),
             **assemble.vision(read_tensors(files["vision"])),

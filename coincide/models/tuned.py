@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coincide.models.weights import content
 from coincide.requirements import Requirement, requirements_of
 from coincide.schema import ModelSource, UserError
-from coincide.store import Build, Step, sha256_file
+from coincide.store import Build, Step
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +72,7 @@ class Tuned:
         config: dict[str, Any] = {"adapter": self.adapter}
         if isinstance(found, Path):
             rules = _rules(found)
-            config = {"adapter": sha256_file(found / WEIGHTS), "rules": rules}
+            config = {"adapter": content([found / WEIGHTS]), "rules": rules}
         return Step("model", self.name, VERSION, config, self._build, (self.base.step(),))
 
     def _build(self, build: Build) -> Mapping[str, Any]:
