@@ -291,7 +291,7 @@ def mmmu() -> list[Table]:
             "question_type": "multiple-choice" if choice else "open",
         }  # fmt: skip
 
-    return [Table("validation", columns, [row(i) for i in range(12)])]
+    return [Table("validation", columns, [row(i) for i in range(24)])]
 
 
 def llava_w() -> list[Table]:
