@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 HUB = "https://huggingface.co"
 PATIENCE = 8
 """Failures in a row without a byte of progress before an address is given up."""
+NO_ANSWER = 3
+"""The same for an address that has not answered at all: there may be no network."""
 TIMEOUT = (30.0, 60.0)
 """Seconds to connect, and between two bytes."""
 CHUNK = 1 << 20
@@ -133,6 +135,8 @@ class _Transfer:
     url: str
     target: Path
     session: Session
+    answered: bool = False
+    """The server is there."""
     restarted: bool = False
     """The checksum was wrong once already."""
 
@@ -150,8 +154,8 @@ class _Transfer:
                 return self._finish()
             except _Broken as error:
                 failures = failures + 1 if self.have <= before else 1
-                if failures > PATIENCE:
-                    raise Refused(f"{error}; given up after {PATIENCE} attempts") from None
+                if failures > (PATIENCE if self.answered else NO_ANSWER):
+                    raise Refused(f"{error}; given up after {failures} attempts") from None
                 wait = error.wait if error.wait is not None else min(60.0, 2.0 ** (failures - 1))
                 print(f"{self.item.name}: {error}; trying again in {wait:.0f} s", flush=True)
                 pause(wait)
@@ -175,6 +179,7 @@ class _Transfer:
         headers = {"Accept-Encoding": "identity", **login(url), **ask}
         try:
             answer = self.session.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+            self.answered = True
             with closing(answer) as response:
                 begin = self._begin(response, have if resume else 0)
                 self._append(response, begin)
@@ -206,16 +211,27 @@ class _Transfer:
         size = self.item.bytes or self._hub_size(response)
         if size and total is not None and total != size:
             raise Refused(f"the server has {total:,} bytes, expected {size:,}: another file")
-        validator = _validator(response)
-        same = begin == have and validator == self.known.get("validator")
-        if status == 206 and not (same and total in (None, self.known["size"])):
+        if status == 200:
+            self._forget()
+            self.known = {
+                "url": self.url,
+                "validator": _validator(response),
+                "size": size or total,
+                "sha256": self._hub_digest(response),
+            }
+            write_json(self.notes, self.known)
+        elif begin != have or total not in (None, self.known["size"]) or self._changed(response):
             self._forget()
             raise _Broken("the file changed at its source; starting anew")
-        if status == 200:
-            self.known = {"url": self.url, "validator": validator, "size": size or total}
-            self.known["sha256"] = self._hub_digest(response)
-            write_json(self.notes, self.known)
         return begin
+
+    def _changed(self, response: Response) -> bool:
+        """Whether the rest comes from another content. A server that sends no validator with it,
+        or one of another kind, was asked with ``If-Range`` and is believed.
+        """
+        got, known = _validator(response), self.known["validator"]
+        comparable = bool(got) and got.startswith('"') == known.startswith('"')
+        return comparable and got != known
 
     def _append(self, response: Response, begin: int) -> None:
         from tqdm import tqdm

@@ -12,6 +12,7 @@ Image paths stay relative to the dataset's image root.
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,43 @@ def read_subset(folder: Path) -> Subset:
     return Subset(rows, tuple(ids), folder / "subset.json", facts)
 
 
+FORMATS = ("llava", "sharegpt", "messages", "ids", "npy")
+_FILES = {"llava": "subset.json", "messages": "messages.json", "ids": "ids.json", "npy": "rows.npy"}
+
+
+def export_subset(folder: Path, form: str, out: Path) -> int:
+    """Write the subset in ``folder`` to the file ``out`` as one of ``FORMATS``; how many rows.
+
+    Raises :class:`UserError` for another format, and for a folder that holds no subset.
+    """
+    if form not in FORMATS:
+        raise UserError(f"got the format {form!r}; the choices are {', '.join(FORMATS)}.")
+    source = folder / _FILES.get(form, "subset.json")
+    for path in (source, folder / "rows.npy"):
+        if not path.is_file():
+            raise UserError(f"{folder} is no subset: it has no {path.name}.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if form == "sharegpt":
+        records = (
+            json.dumps(as_sharegpt(value), ensure_ascii=False) for _, _, value in scan(source)
+        )
+        write_atomic(out, lambda path: _write_list(path, records))
+    else:
+        write_atomic(out, lambda path: _copy(source, path))
+    return len(np.load(folder / "rows.npy", allow_pickle=False))
+
+
+def _copy(source: Path, path: Path) -> None:
+    shutil.copyfile(source, path)
+
+
+def as_sharegpt(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A LLaVA row with its ``image``, one or several or none, as the list ``images``."""
+    image = record.get("image")
+    images = image if isinstance(image, list) else [image] if image else []
+    return {**{k: v for k, v in record.items() if k != "image"}, "images": images}
+
+
 def as_messages(example: Example) -> dict[str, Any]:
     """The messages form of other trainers (OpenAI roles, ``<image>`` placeholders kept)."""
     roles = {"human": "user", "gpt": "assistant"}
@@ -104,6 +142,11 @@ _EXPECTED = "all row indices (integers), all ids (strings) or all LLaVA rows (ob
 def _entries(path: Path) -> list[Any]:
     if path.suffix != ".npy":
         return [value for _, _, value in scan(path)]
+    return index_array(path).tolist()
+
+
+def index_array(path: Path) -> np.ndarray:
+    """Row indices int [k] of an ``.npy`` file, in its order; refuses anything else in it."""
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -115,7 +158,7 @@ def _entries(path: Path) -> list[Any]:
         raise UserError(f"{path}: expected integer row indices [k], got {got}.")
     if not len(array):
         raise UserError(f"{path}: an empty array; expected at least one row index.")
-    return array.tolist()
+    return array
 
 
 def _rows_of_ids(ids: Sequence[str], examples: Sequence[Example], path: Path) -> list[int]:

@@ -137,11 +137,19 @@ def whole(handler: Handler, body: bytes) -> None:
 
 def other_span(handler: Handler, body: bytes) -> None:
     """Answer a Range with the wrong one."""
-    begin = max(0, handler.asked_from() - 1)
+    begin = handler.asked_from() + 1000
     span = f"bytes {begin}-{len(body) - 1}/{len(body)}"
     handler.begin(
         206, Content_Range=span, Content_Length=str(len(body) - begin), ETag=tag(body)
     )  # fmt: skip
+    write(handler, body[begin:])
+
+
+def nameless_rest(handler: Handler, body: bytes) -> None:
+    """Honour Range, and leave the ETag out of the answer."""
+    begin = handler.asked_from()
+    span = f"bytes {begin}-{len(body) - 1}/*"
+    handler.begin(206, Content_Range=span, Content_Length=str(len(body) - begin))
     write(handler, body[begin:])
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from tests.data.bad_server import (
     break_at,
     claim,
     good,
+    nameless_rest,
     other_span,
     page,
     part,
@@ -34,7 +35,7 @@ from tests.data.bad_server import (
 )
 
 BODY = bytes(i * 7 % 251 for i in range(300_000))
-NEW = bytes(i * 11 % 241 for i in range(310_000))
+NEW = bytes(i * 11 % 241 for i in range(300_000))
 
 
 @pytest.fixture
@@ -88,12 +89,50 @@ def test_a_range_that_is_not_honoured(server: BadServer, tmp_path: Path, answer:
     assert only(tmp_path) == BODY
 
 
+def test_a_mirror_begins_from_the_start(server: BadServer, tmp_path: Path) -> None:
+    """Its file may be another: it never continues what the first address began."""
+    server.files["/mirror"] = NEW
+    broken = [break_at(100_000), *[status(503)] * (PATIENCE + 1)]
+    fetch(server, tmp_path, *broken, mirrors=(server.url("/mirror"),))
+    assert only(tmp_path) == NEW
+    assert server.asked("Range")[-1] == ""
+
+
+def test_a_rest_without_a_validator_is_taken(server: BadServer, tmp_path: Path) -> None:
+    fetch(server, tmp_path, break_at(100_000), nameless_rest)
+    assert only(tmp_path) == BODY
+    assert len(server.seen) == 2
+
+
 @pytest.mark.parametrize("heeds", [True, False])
 def test_a_file_that_changes_midway_is_never_mixed(
     server: BadServer, tmp_path: Path, heeds: bool
 ) -> None:
     fetch(server, tmp_path, break_at(100_000), replaced(NEW, heeds_if_range=heeds))
     assert only(tmp_path) == NEW
+
+
+def test_killed_when_the_new_content_has_only_begun(server: BadServer, tmp_path: Path) -> None:
+    """The notes of the new content never stand beside bytes of the old one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "write_json", stop_at_second(module.write_json))
+        with pytest.raises(KeyboardInterrupt):
+            fetch(server, tmp_path, break_at(100_000), replaced(NEW, heeds_if_range=True))
+    fetch(server, tmp_path)
+    assert only(tmp_path) == NEW
+
+
+def stop_at_second(real: Callable[..., None]) -> Callable[..., None]:
+    """``real``, and a Ctrl-C right after its second call."""
+    calls = []
+
+    def stopping(*args: Any) -> None:
+        real(*args)
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    return stopping
 
 
 def test_a_file_that_became_shorter(server: BadServer, tmp_path: Path) -> None:
@@ -140,9 +179,18 @@ def test_waiting_as_the_server_asks(server: BadServer, tmp_path: Path) -> None:
     assert only(tmp_path) == BODY
 
 
+def test_pauses_grow_and_end(server: BadServer, tmp_path: Path) -> None:
+    pauses: list[float] = []
+    server.answers["/file"] = [status(503)] * 20
+    item = Download("file", server.url("/file"), "file")
+    with pytest.raises(UserError, match="answered 503; given up"):
+        download(item, tmp_path / "file", pause=pauses.append)
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+
+
 def test_patience_ends_and_the_next_run_resumes(server: BadServer, tmp_path: Path) -> None:
     stuck = [break_at(100_000)] * (PATIENCE + 2)
-    with pytest.raises(UserError, match=f"given up after {PATIENCE} attempts") as error:
+    with pytest.raises(UserError, match=f"given up after {PATIENCE + 1} attempts") as error:
         fetch(server, tmp_path, *stuck)
     assert "Run the command again" in str(error.value)
     assert (tmp_path / "file.part").stat().st_size == 100_000
@@ -182,7 +230,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
     pauses: list[float] = []
     with pytest.raises(UserError, match="ConnectionError") as error:
         download(item, tmp_path / "file", pause=pauses.append)
-    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert pauses == [1, 2, 4], "little patience where nobody ever answered"
     assert "secret" not in str(error.value)
 
 
