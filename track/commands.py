@@ -21,10 +21,12 @@ def sync_ledger(experiments: Sequence[Experiment], logger: Logger, ledger: Path)
     _check(logger)
     everything = read_ledger(ledger)
     chosen = [r for r in everything if any(matches(r, e.words, e.config) for e in experiments)]
+    if not everything:
+        raise UserError(f"the ledger {ledger} is empty; paths.ledger names another one.")
     if not chosen:
         raise UserError(
             f"none of the {len(everything)} results of the ledger {ledger} has what these words "
-            "say. Without words, all of them are taken; paths.ledger names another ledger."
+            "say. Without words, all of them are taken."
         )
     places = Places(experiments[0].store.root)
     runs = replayed(chosen, everything, places, group=logger.group or "")

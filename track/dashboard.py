@@ -67,9 +67,9 @@ def report(logger: Logger, results: Sequence[Result], *, entity: str) -> Any:
         where = {"data_name": panel.data, "target_name": panel.target}
         names = [column.name for column in panel.columns][:SECTIONS]
         with_gpu = any(row.charge.total(shared=False, gpu=True) for row in panel.rows)
-        blocks += [wr.H1(panel.title), *_section(logger, entity, where, names, gpu=with_gpu)]
+        blocks += [wr.H1(panel.title), *_section(where, names, gpu=with_gpu)]
     if not results:
-        blocks += _section(logger, entity, {}, [], gpu=False)
+        blocks += _section({}, [], gpu=False)
     return wr.Report(
         project=logger.project, entity=entity, title=TITLE, width="fluid", blocks=blocks
     )
@@ -83,15 +83,13 @@ def specification(made: Any) -> dict[str, Any]:
     return spec
 
 
-def _section(
-    logger: Logger, entity: str, where: dict[str, str], benchmarks: Sequence[str], *, gpu: bool
-) -> list[Any]:
+def _section(where: dict[str, str], benchmarks: Sequence[str], *, gpu: bool) -> list[Any]:
     wr, expr = _clients()
 
     def grid(job_type: str, names: Sequence[str], charts: Sequence[Any]) -> Any:
         filters = [expr.Metric("JobType") == job_type]
         filters += [expr.Config(name) == where[name] for name in names if name in where]
-        runs = wr.Runset(entity=entity, project=logger.project, name=job_type, filters=filters)
+        runs = wr.Runset(name=job_type, filters=filters)  # of the report's own project
         return wr.PanelGrid(runsets=[runs], panels=_laid_out(charts))
 
     both = ("data_name", "target_name")
@@ -156,7 +154,7 @@ _LEGEND = "${config:row}, seed ${config:seed}"
 def _bars(title: str, metric: str) -> Any:
     wr, _ = _clients()
     return wr.BarPlot(
-        title=title, metrics=[wr.SummaryMetric(metric)], groupby=wr.Config("row"),
+        title=title, metrics=[metric], groupby=wr.Config("row"),
         groupby_aggfunc="mean", groupby_rangefunc="stderr", max_runs_to_show=200,
         max_bars_to_show=50,
     )  # fmt: skip

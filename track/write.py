@@ -62,11 +62,9 @@ def write(run: Run, logger: Logger, root: Path, *, whole: bool) -> str:
         pictures = run.sources.get("pictures", "")
         shown: dict[str, Any] = {n: _table(t, pictures) for n, t in run.tables.items()}
         shown |= {name: _histogram(values) for name, values in run.histograms.items()}
-        if shown:
-            live.log(shown)
+        live.log({**run.summary, **shown})  # one line; wandb makes the summary of it
         if whole:
             _artifacts(live, run)
-        live.summary.update(dict(run.summary))
     return folder
 
 

@@ -1,0 +1,170 @@
+"""Real offline runs, read back by wandb's own reader."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.track.reader import Offline, offline_runs
+from tests.track.world import SECRET, STEPS, World, with_secrets
+from track.places import Places
+from track.records import Run
+from track.replay import replayed
+from track.settings import Logger
+from track.sync import Done, NotWritten, sync
+
+
+def logger(folder: Path) -> Logger:
+    return Logger(mode="offline", dir=str(folder), timeout=60)
+
+
+def records(world: World) -> list[Run]:
+    return replayed(world.ledger, world.ledger, Places(world.store))
+
+
+def files(folder: Path) -> dict[Path, int]:
+    return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def written(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("written")
+    assert sync(records(world), logger(folder)) == Done(9, 0)
+    yield folder
+
+
+@pytest.fixture
+def copy(written: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(written, tmp_path / "copy")
+
+
+def one(written: Path, job_type: str, method: str) -> Offline:
+    (run,) = (
+        run
+        for run in offline_runs(written).values()
+        if run.job_type == job_type and run.config["method_name"] == method
+    )
+    return run
+
+
+def test_every_run_is_there_once_and_ended(written: Path) -> None:
+    found = offline_runs(written)
+    assert len(found) == 9
+    assert {run.group for run in found.values()} == {"sweep-toy"}
+    assert all(run.exits == 1 for run in found.values())
+
+
+def test_configuration_tags_and_scores(written: Path) -> None:
+    run = one(written, "evaluate", "random")
+    assert run.tags == ("random", "toy", "tiny", "0.3333")
+    assert run.config["run"]["train"] == {"lr": 1e-3}
+    assert run.config["row"] == "random 0.3333"
+    assert run.summary["rel"] == pytest.approx(77.5)
+    assert run.summary["score/counting/exact_match"] == 60
+    assert run.summary["cost/seconds"] == pytest.approx(46)
+    assert run.history[-1]["rel"] == run.summary["rel"]
+
+
+def test_the_training_curve_step_by_step(written: Path) -> None:
+    curve = [line for line in one(written, "train", "random").history if "train/loss" in line]
+    assert [line["_step"] for line in curve] == list(range(1, STEPS + 1))
+    assert curve[1]["train/loss"] == 3.0
+
+
+def test_lineage_subset_to_adapter_to_evaluation(written: Path) -> None:
+    select, train, evaluate = (
+        one(written, job_type, "coincide") for job_type in ("select", "train", "evaluate")
+    )
+    (subset,) = (name for name in select.made if name.startswith("coincide-toy-"))
+    (adapter,) = (name for name in train.made if name.startswith("tiny-coincide-toy-"))
+    assert train.used == {subset: select.made[subset]}
+    assert evaluate.used == {adapter: train.made[adapter]}
+    assert train.made[adapter] != one(written, "train", "random").made.get(adapter)
+    assert "adapter/adapter_model.safetensors" in train.files[adapter]
+    assert "rows.npy" in select.files[subset]
+
+
+def test_tables_with_thumbnails_and_the_histogram(written: Path) -> None:
+    run = one(written, "select", "coincide")
+    (line,) = (line for line in run.history if "clusters.nrows" in line)
+    assert line["clusters.nrows"] == 3
+    assert line["scores/clusters._type"] == "histogram"
+    (table,) = (name for name in run.files if name.endswith("-clusters"))
+    pictures = [name for name in run.files[table] if name.endswith(".jpg")]
+    assert len(pictures) == 3
+
+
+def test_a_second_time_writes_nothing(world: World, copy: Path) -> None:
+    before = files(copy)
+    assert sync(records(world), logger(copy)) == Done(0, 9)
+    assert files(copy) == before
+
+
+def test_a_ledger_that_grew_replaces_what_it_changed(world: World, tmp_path: Path) -> None:
+    places = Places(world.store)
+    first = replayed([world.random], [world.random], places)
+    assert sync(first, logger(tmp_path / "out")) == Done(3, 0)
+    before = offline_runs(tmp_path / "out")
+    assert sync(replayed([world.random], world.ledger, places), logger(tmp_path / "out")) == Done(1, 2)
+    after = offline_runs(tmp_path / "out")  # fails when one is there twice
+    assert before.keys() == after.keys()
+    assert "rel" in next(run for run in after.values() if run.job_type == "evaluate").summary
+
+
+def test_a_run_that_was_uploaded_is_not_removed(world: World, tmp_path: Path) -> None:
+    places = Places(world.store)
+    sync(replayed([world.random], [world.random], places), logger(tmp_path / "out"))
+    (old,) = (tmp_path / "out" / "wandb").glob("offline-run-*-evaluate-*")
+    (old / f"run-{old.name.split('-', 3)[-1]}.wandb.synced").touch()
+    sync(replayed([world.random], world.ledger, places), logger(tmp_path / "out"))
+    assert old.is_dir()
+    assert len(list((tmp_path / "out" / "wandb").glob("offline-run-*-evaluate-*"))) == 2
+
+
+def test_a_store_that_comes_back_completes_the_run(world: World, tmp_path: Path) -> None:
+    bare = replayed([world.random], world.ledger, Places(tmp_path / "nowhere"))
+    out = logger(tmp_path / "out")
+    assert sync(bare, out) == Done(3, 0)
+    assert not one(tmp_path / "out", "train", "random").made
+    assert sync(replayed([world.random], world.ledger, Places(world.store)), out) == Done(3, 0)
+    assert one(tmp_path / "out", "train", "random").made
+    assert sync(bare, out) == Done(0, 3)  # a store that is gone again takes nothing away
+
+
+def test_no_byte_holds_a_secret(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WANDB_API_KEY", "HF_TOKEN", "OPENAI_API_KEY", "JUDGE_SECRET"):
+        monkeypatch.setenv(name, SECRET.ljust(40, "0") if name == "WANDB_API_KEY" else SECRET)
+    monkeypatch.setenv("WANDB_BASE_URL", f"https://me:{SECRET}@wandb.example.org")
+    monkeypatch.setenv("HTTPS_PROXY", f"http://me:{SECRET}@127.0.0.1:9")
+    result = with_secrets(world.coincide)
+    sync(replayed([result], world.ledger, Places(world.store)), logger(tmp_path / "out"))
+    kept = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert {p.suffix for p in kept} >= {".wandb", ".log", ".json"}
+    assert [p for p in kept if SECRET.encode() in p.read_bytes()] == []
+
+
+def test_a_broken_record_does_not_stop_the_others(world: World, tmp_path: Path) -> None:
+    found = records(world)
+    broken = replace(found[0], id="not/an/id")
+    with pytest.raises(NotWritten, match=r"1 of 9 runs"):
+        sync([broken, *found[1:]], logger(tmp_path))
+    assert len(offline_runs(tmp_path)) == 8
+
+
+def test_offline_needs_no_home_and_leaves_the_environment(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/nonexistent")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("WANDB_RUN_ID", "mine")
+    before = dict(os.environ)
+    sync(records(world)[:1], logger(tmp_path))
+    assert list(offline_runs(tmp_path)) == [records(world)[0].id]
+    assert dict(os.environ) == before
