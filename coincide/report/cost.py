@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coincide.schema import Cost, Result
 
@@ -25,7 +25,8 @@ class Charge:
     whole: Mapping[str, float]
     """As if this run had been the only one."""
     shared: Mapping[str, float]
-    """What n runs of the ledger stand on counts one n-th for each."""
+    """What n runs of the ledger stand on counts one n-th for each; empty for results of before
+    costs were recorded, whose sharing is not known."""
     gpu_whole: Mapping[str, float]
     """GPU seconds; empty where no GPU was used."""
     gpu_shared: Mapping[str, float]
@@ -56,7 +57,17 @@ def charges(rows: Sequence[Sequence[Result]], all_runs: Iterable[Result]) -> lis
     users: Counter[tuple[object, ...]] = Counter()
     for run in all_runs:
         users.update({build.identity for build in _builds(run, clocks)})
-    return [_mean([_charge(_builds(run, clocks), users) for run in runs]) for runs in rows]
+    return [_of_row(runs, clocks, users) for runs in rows]
+
+
+def _of_row(
+    runs: Sequence[Result],
+    clocks: Mapping[tuple[str, float], float],
+    users: Counter[tuple[object, ...]],
+) -> Charge:
+    found = _mean([_charge(_builds(run, clocks), users) for run in runs])
+    known = all(run.costs for run in runs)
+    return found if known else replace(found, shared={}, gpu_shared={})
 
 
 def _clocks(runs: Iterable[Result]) -> dict[tuple[str, float], float]:

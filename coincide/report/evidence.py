@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from coincide.schema import Result
 
 _NAME = re.compile(r"[\w.,+=@-]+")
+_KEY = re.compile(r"-[0-9a-f]{12}$")
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Shelf:
             return None
         kind, name = parts
         found = [self.root / kind / name]
-        if not (found[0] / MANIFEST).is_file():
-            found = sorted((self.root / kind).glob(f"*-{name.rsplit('-', 1)[-1]}"))
+        if not (found[0] / MANIFEST).is_file() and (key := _KEY.search(name)):
+            found = sorted((self.root / kind).glob(f"*{key[0]}"))
         return found[0] if found and (found[0] / MANIFEST).is_file() else None
 
     def manifest(self, folder: Path) -> Mapping[str, Any]:

@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from coincide.report.records import FULL, Panel, Row
+from coincide.report.records import FULL, Panel
+from coincide.report.statistics import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,16 +64,21 @@ def legend(figure: Figure, axes: Axes, columns: int) -> None:
     )  # fmt: skip
 
 
-def limits(rows: Sequence[Row]) -> tuple[float, float]:
-    """Of a Rel. axis: all means and 100, and intervals as far as they leave the means apart."""
-    found = [row.rel.estimate for row in rows if row.rel.estimate]
-    means = [100.0, *(value.mean for value in found)]
-    reach = max(6.0, 0.8 * (max(means) - min(means)))
-    lows = [value.low for value in found if value.low is not None]
-    highs = [value.high for value in found if value.high is not None]
-    margin = 0.04 * (max(means) - min(means)) + 1.0
-    low = max(min([*means, *lows]), min(means) - reach)
-    high = min(max([*means, *highs]), max(means) + reach)
+def limits(
+    values: Sequence[Estimate | None], also: Sequence[float] = (), least: float = 0.0
+) -> tuple[float, float]:
+    """Of an axis: all means and ``also``; intervals as far as they leave the means apart.
+
+    With two seeds an interval is so wide that, shown whole, it would hide every difference.
+    ``least``: reach on either side that is always granted.
+    """
+    found = [value for value in values if value is not None]
+    means = [*also, *(value.mean for value in found)]
+    extent = max(means) - min(means)
+    reach = max(least, 0.8 * extent)
+    low = max(min([*means, *(v.low for v in found if v.low is not None)]), min(means) - reach)
+    high = min(max([*means, *(v.high for v in found if v.high is not None)]), max(means) + reach)
+    margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
     return low - margin, high + margin
 
 

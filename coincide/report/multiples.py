@@ -59,6 +59,10 @@ def _grid(
             continue
         name = columns[i]
         _whole(axes, panel, name, upright=single)
+        whole = [r.scores[name].mean for r in panel.rows if r.method == FULL and name in r.scores]
+        found = [row.scores.get(name) for row in rows]
+        if single:
+            axes.set_xlim(limits(found, whole, least=_error(rows, name)))
         axes.set_title(shown(name), fontsize=10, loc="left", fontweight="bold")
         axes.grid(axis="x" if single else "y", color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
@@ -66,6 +70,11 @@ def _grid(
         (_by_row if single else _by_budget)(axes, rows, name, places)
     if not single:
         legend(figure, grid.flat[0], 3)
+
+
+def _error(rows: Sequence[Row], name: str) -> float:
+    """Twice the largest standard error over samples: what is closer than that is no difference."""
+    return 2 * max((row.stderr.get(name, 0.0) for row in rows), default=0.0)
 
 
 def _whole(axes: Axes, panel: Panel, name: str, *, upright: bool) -> None:
@@ -127,8 +136,9 @@ def cost_plot(panel: Panel, places: Series, name: str) -> str:
 
 
 def _scatters(figure: Figure, rows: Sequence[Row], places: Series, gpu: bool) -> None:
-    pair = figure.subplots(1, 2, sharey=True)
-    for axes, shared in zip(pair, (False, True), strict=True):
+    ways = [s for s in (False, True) if all(r.charge.total(shared=s, gpu=gpu) for r in rows)]
+    side_by_side = figure.subplots(1, len(ways), sharey=True, squeeze=False)[0]
+    for axes, shared in zip(side_by_side, ways, strict=True):
         seconds = [row.charge.total(shared=shared, gpu=gpu) or 0.0 for row in rows]
         per, unit = _unit(max(seconds))
         x = [value / per for value in seconds]
@@ -148,8 +158,10 @@ def _scatters(figure: Figure, rows: Sequence[Row], places: Series, gpu: bool) ->
         axes.grid(color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         _plain_ticks(axes, x)
-    pair[0].set(ylabel="Rel. (%)", ylim=limits(rows))
-    legend(figure, pair[0], 3)
+    side_by_side[0].set(
+        ylabel="Rel. (%)", ylim=limits([row.rel.estimate for row in rows], [100.0], least=6.0)
+    )
+    legend(figure, side_by_side[0], 3)
 
 
 def _point(axes: Axes, x: float, row: Row, places: Series, *, on_front: bool) -> None:

@@ -42,10 +42,14 @@ def _left_out(rows: Sequence[Row]) -> list[Note]:
 
 def _on_seeds(rows: Sequence[Row], replaced: Sequence[Note]) -> list[Note]:
     single = list(dict.fromkeys(row.label for row in rows if len(row.runs) == 1))
-    if not single:
-        return list(replaced)
-    text = f"One seed, so no interval: {', '.join(single)}. Seed noise can exceed such differences."
-    return [*replaced, Note(text)]
+    notes = list(replaced)
+    if single:
+        text = f"One seed, so no interval: {', '.join(single)}."
+        notes.append(Note(f"{text} Seed noise can exceed such differences."))
+    if any(len(row.runs) == 2 for row in rows):
+        text = "Two seeds say little about their spread: intervals are 12.7 standard errors wide on"
+        notes.append(Note(f"{text} either side; a third seed makes that 4.3."))
+    return notes
 
 
 def _on_samples(rows: Sequence[Row]) -> list[Note]:

@@ -92,7 +92,7 @@ def _view(panel: Panel, exhibit: Exhibit, index: int, places: Mapping[str, int])
         "title": panel.title,
         "notes": panel.notes,
         "head": head(panel),
-        "rows": ranked(panel),
+        "rows": ranked(panel, exhibit.pairs),
         "caption": caption(panel),
         "matrices": matrices(panel, exhibit.pairs),
         "pairs": exhibit.pairs,

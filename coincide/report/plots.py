@@ -44,6 +44,10 @@ def rel_plot(panel: Panel, places: Series, name: str = "rel") -> str:
     return svg(name, WIDTH, 1.0 + 0.34 * len(rows), lambda f: _by_method(f, rows, places))
 
 
+def _limits(rows: Sequence[Row]) -> tuple[float, float]:
+    return limits([row.rel.estimate for row in rows], [100.0], least=6.0)
+
+
 def _over_budget(figure: Figure, rows: Sequence[Row], places: Series) -> None:
     axes = figure.subplots()
     budgets = sorted({100 * row.budget for row in rows})
@@ -57,7 +61,7 @@ def _over_budget(figure: Figure, rows: Sequence[Row], places: Series) -> None:
     axes.axhline(100, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=2, label="full data")
     if logarithmic:
         axes.set_xscale("log")
-    axes.set(xlabel="budget (% of the examples)", ylabel="Rel. (%)", ylim=limits(rows))
+    axes.set(xlabel="budget (% of the examples)", ylabel="Rel. (%)", ylim=_limits(rows))
     axes.set_xticks(budgets, [f"{budget:.4g}" for budget in budgets])
     axes.minorticks_off()
     axes.grid(axis="y", color=GRID, linewidth=0.8)
@@ -100,7 +104,7 @@ def _by_method(figure: Figure, rows: Sequence[Row], places: Series) -> None:
         )  # fmt: skip
     axes.axvline(100, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=2)
     axes.set_yticks(range(len(rows)), [shown(row.label) for row in rows[::-1]])
-    low, high = limits(rows)
+    low, high = _limits(rows)
     axes.set(ylim=(-0.6, len(rows) - 0.3), xlim=(low, high), xlabel="Rel. (%); dashed: full data")
     axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)

@@ -59,6 +59,11 @@ def short_names(settings: Sequence[Setting]) -> list[str]:
     ]
 
 
+def flat(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted field -> value."""
+    return {k: v for name, item in value.items() for k, v in _flat(item, name)}
+
+
 def _counts(name: str) -> bool:
     return name == "data.seed" or (name not in PLACES and name.rsplit(".", 1)[-1] not in NEUTRAL)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from coincide.report.compare import panels
 from coincide.report.ledger import presentable
-from coincide.report.tables import cells, header, lines
+from coincide.report.tables import brief, lines
 from coincide.schema import Result
 
 if TYPE_CHECKING:
@@ -22,9 +22,10 @@ def summary_tables(results: Sequence[Result]) -> list[Table]:
     found = []
     for panel in panels([presentable(result) for result in results]):
         table = Table(title=Text(panel.title), title_justify="left", box=None, pad_edge=False)
-        for i, name in enumerate(header(panel, time=False)):
+        shown = [brief(panel, line) for line in lines(panel)]
+        for i, name in enumerate(shown[0]):
             table.add_column(Text(name), justify="left" if i == 0 else "right")
-        for line in lines(panel):
-            table.add_row(*(Text(text) for text in cells(panel, line, time=False)))
+        for row in shown:
+            table.add_row(*map(Text, row.values()))
         found.append(table)
     return found

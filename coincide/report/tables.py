@@ -70,19 +70,37 @@ def stages(panel: Panel) -> list[str]:
     return [s for s in STAGES if s in timed] + sorted(timed.keys() - set(STAGES))
 
 
-def header(panel: Panel, *, time: bool = True) -> list[str]:
-    """Column heads, with the seconds of each stage or without."""
+def header(panel: Panel) -> list[str]:
+    """Column heads."""
     return [
         "method", "budget", "examples", "seeds", *(REL[kind] for kind in rel_kinds(panel)),
         *(c.name for c in panel.columns),
-        *(f"{stage} (s)" for stage in stages(panel) if time),
+        *(f"{stage} (s)" for stage in stages(panel)),
     ]  # fmt: skip
 
 
-def cells(panel: Panel, line: Line, *, time: bool = True) -> list[str]:
+def brief(panel: Panel, line: Line) -> dict[str, str]:
+    """Head -> cell of what a terminal has room for: Rel. with its interval, scores without."""
+    row, zoo = line.row, {"rel_zoo": "published = 100"} if panel.zoo else {}
+    rel = {"rel": "Rel. (%)", **zoo}
+    return {
+        "method": line.label,
+        "budget": percent(row.budget) if row else MISSING,
+        "examples": f"{row.examples:,}" if row else MISSING,
+        "seeds": str(len(row.runs)) if row else MISSING,
+        **{name: number(r.estimate if (r := line.rel.get(k)) else None) for k, name in rel.items()},
+        **{
+            c.name: MISSING if (e := line.scores.get(c.name)) is None
+            else f"{e.mean:.{digits(panel, c.name)}f}"
+            for c in panel.columns
+        },
+    }  # fmt: skip
+
+
+def cells(panel: Panel, line: Line) -> list[str]:
     """One line as text. A missing score is a dash, never a number."""
     row = line.row
-    seconds = [row.seconds.get(stage) if row else None for stage in stages(panel)] if time else []
+    seconds = [row.seconds.get(stage) if row else None for stage in stages(panel)]
     size = [percent(row.budget), f"{row.examples:,}", str(len(row.runs))] if row else [MISSING] * 3
     return [
         line.label, *size,

@@ -42,8 +42,9 @@ def head(panel: Panel) -> list[str]:
     ]  # fmt: skip
 
 
-def ranked(panel: Panel) -> list[dict[str, Any]]:
+def ranked(panel: Panel, pairs: Pairs) -> list[dict[str, Any]]:
     """The lines of the ranked table; the first of each budget and group is marked."""
+    drawn = {id(row): pairs.intervals.get(i) for i, row in enumerate(panel.rows)}
     views: list[dict[str, Any]] = []
     before: tuple[int, bool] | None = None
     for line in lines(panel):
@@ -54,28 +55,40 @@ def ranked(panel: Panel) -> list[dict[str, Any]]:
             css = " ".join(["full"] * (line.row.method == FULL) + ["first"] * (before != group))
             note = "target-aware" if line.row.target_aware else ""
             before = group
-        views.append({"label": line.label, "css": css, "note": note, "cells": _cells(panel, line)})
+        views.append(
+            {
+                "label": line.label,
+                "css": css,
+                "note": note,
+                "cells": _cells(panel, line, drawn.get(id(line.row))),
+            }
+        )
     return views
 
 
-def _cells(panel: Panel, line: Line) -> list[Cell]:
+def _cells(panel: Panel, line: Line, drawn: tuple[float, float] | None) -> list[Cell]:
     row = line.row
     rank = Cell(str(row.rank), row.rank) if row and row.rank else Cell(None)
     return [
         rank,
-        *(_rel(line.rel.get(kind), kind) for kind in rel_kinds(panel)),
+        *(_rel(line.rel.get(kind), kind, drawn) for kind in rel_kinds(panel)),
         *(_size(row) if row else [Cell(None)] * 3),
         *(_score(panel, line, column.name) for column in panel.columns),
         _time(row) if row else Cell(None),
     ]
 
 
-def _rel(value: Relative | None, kind: str) -> Cell:
+def _rel(value: Relative | None, kind: str, drawn: tuple[float, float] | None) -> Cell:
     css = "rel" if kind == "rel" else "rel other"
     if value is None:
         return Cell(None, why="not for a published row", kind=css)
     about = f"over {', '.join(value.columns)}" if value.estimate else value.why
-    return _number(value.estimate, 1, "; ".join(filter(None, (about, value.no_interval))), css)
+    both = ""
+    if drawn and kind == "rel":
+        both = f"over samples and seeds, by bootstrap, {drawn[0]:.1f} to {drawn[1]:.1f}"
+    return _number(
+        value.estimate, 1, "; ".join(filter(None, (about, value.no_interval, both))), css
+    )
 
 
 def _size(row: Row) -> list[Cell]:
@@ -114,11 +127,11 @@ def _about_score(row: Row, column: str) -> str:
 
 def _time(row: Row) -> Cell:
     whole, shared = (row.charge.total(shared=shared, gpu=False) for shared in (False, True))
-    if whole is None or shared is None:
+    if whole is None:
         return Cell(None)
     cell = duration(whole)
-    about = f"{duration(shared).text} with shared parts divided; evaluation is not counted"
-    return Cell(cell.text, cell.sort, why=about)
+    about = "" if shared is None else f"{duration(shared).text} with shared parts divided; "
+    return Cell(cell.text, cell.sort, why=f"{about}evaluation is not counted")
 
 
 def duration(seconds: float) -> Cell:
@@ -141,7 +154,8 @@ def cost(panel: Panel) -> dict[str, Any]:
         for over_gpu in (False, True) if gpu else (False,):
             for shared in (False, True):
                 total = row.charge.total(shared=shared, gpu=over_gpu)
-                cells.append(Cell(None) if total is None else duration(total))
+                unknown = Cell(None, why="what was shared is not recorded")
+                cells.append(unknown if total is None else duration(total))
         rows.append({"label": f"{row.label}, {percent(row.budget)}", "cells": cells})
     totals = ["Total", "Shared parts divided"] + (["GPU time", "GPU time, divided"] if gpu else [])
     return {"head": ["Method", *(name.capitalize() for name in names), *totals], "rows": rows}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -16,32 +17,37 @@ from PIL import Image
 from coincide.schema import Result
 from tests.report.fixture import BENCHMARKS
 
-ROWS = 4000
 DATA = "demo-0000000000da"
 CLUSTERS = "k-00000000000c"
 
 
 def fill(
-    root: Path, runs: Sequence[Result], *, samples: int = 40, clusters: int = 40
+    root: Path,
+    runs: Sequence[Result],
+    *,
+    samples: int = 40,
+    clusters: int = 40,
+    rows: int = 4000,
+    side: int = 48,
 ) -> list[Result]:
     """Write into ``root`` what ``runs`` would have left, and return them with scores that fit.
 
     Each method knows its own share of the samples; seeds differ a little.
     """
-    _data(root, samples)
+    _data(root, samples, rows, side)
     _artifact(root / "clusters" / CLUSTERS, {}, {})
-    np.save(root / "clusters" / CLUSTERS / "assignment.npy", np.arange(ROWS) % clusters)
-    return [_run(root, run, samples, clusters) for run in runs]
+    np.save(root / "clusters" / CLUSTERS / "assignment.npy", np.arange(rows) % clusters)
+    return [_run(root, run, samples, np.arange(rows) % clusters) for run in runs]
 
 
-def _run(root: Path, run: Result, samples: int, clusters: int) -> Result:
+def _run(root: Path, run: Result, samples: int, clusters: np.ndarray) -> Result:
     rng = np.random.default_rng([*run.method.encode(), run.k, run.seed])
-    subset = f"subset/{run.method}-{run.k:06x}{run.seed:06x}"
+    subset = f"subset/{run.method}-{_key(run, 'subset')}"
     _subset(root / subset, run, clusters, rng)
     scores, keys = [], {"subset": subset}
     hard = np.random.default_rng(5).normal(0, 1.2, (len(BENCHMARKS), samples))
     for score, difficulty in zip(run.scores, hard, strict=False):
-        folder = f"eval/{score.benchmark}-{run.method}-{run.k:06x}{run.seed:06x}"
+        folder = f"eval/{score.benchmark}-{run.method}-{_key(run, score.benchmark)}"
         level = 0.0 if score.value is None else (score.value - 60) / 15
         right = rng.random(samples) < 1 / (1 + np.exp(-(level + difficulty)))
         _evaluation(root / folder, score.benchmark, right)
@@ -50,25 +56,31 @@ def _run(root: Path, run: Result, samples: int, clusters: int) -> Result:
     return replace(run, scores=tuple(scores), keys=keys)
 
 
+def _key(run: Result, what: str) -> str:
+    text = f"{run.method} {run.k} {run.seed} {what}"
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 def _artifact(folder: Path, config: Mapping[str, Any], needs: Mapping[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"config": config, "needs": needs, "facts": {}})
     (folder / "manifest.json").write_text(text)
 
 
-def _subset(folder: Path, run: Result, clusters: int, rng: np.random.Generator) -> None:
+def _subset(folder: Path, run: Result, of: np.ndarray, rng: np.random.Generator) -> None:
     _artifact(folder, {}, {"needs.0.data": DATA, "needs.1.clusters": CLUSTERS})
-    rows = np.sort(rng.choice(ROWS, run.k, replace=False))
+    rows = np.sort(rng.choice(len(of), run.k, replace=False))
     np.save(folder / "rows.npy", rows)
     if run.method != "coincide":
         return
-    size = np.bincount(np.arange(ROWS) % clusters, minlength=clusters)
+    size = np.bincount(of)
+    clusters = len(size)
     table = {
         "cluster": range(clusters), "size": size,
         "transferability": rng.uniform(0.6, 0.9, clusters),
         "density": [None, *rng.uniform(0.2, 0.8, clusters - 1)],
         "score": rng.uniform(1, 4, clusters),
-        "target": size, "chosen": np.bincount(rows % clusters, minlength=clusters),
+        "target": size, "chosen": np.bincount(of[rows], minlength=clusters),
     }  # fmt: skip
     pd.DataFrame(table).to_parquet(folder / "clusters.parquet")
 
@@ -84,12 +96,12 @@ def _evaluation(folder: Path, name: str, right: np.ndarray) -> None:
     (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def _data(root: Path, samples: int) -> None:
+def _data(root: Path, samples: int, rows: int, side: int) -> None:
     folder = root / "data" / DATA
     _artifact(folder, {}, {})
     (folder / "images").mkdir(exist_ok=True)
     records = []
-    for i in range(ROWS):
+    for i in range(rows):
         name = f"{i % 50}.png"
         said = [
             {"from": "human", "value": f"<image>\nwhat is in row {i}?"},
@@ -97,20 +109,24 @@ def _data(root: Path, samples: int) -> None:
         ]
         records.append({"id": str(i), "image": name, "conversations": said})
     for i in range(50):
-        (folder / "images" / f"{i}.png").write_bytes(png(i))
+        (folder / "images" / f"{i}.png").write_bytes(png(i, side))
     (folder / "train.json").write_text(json.dumps(records))
     for name in BENCHMARKS:
         (folder / "benchmarks" / name).mkdir(parents=True, exist_ok=True)
         table = {
             "question_id": [str(i) for i in range(samples)],
-            "image": [{"bytes": png(i), "path": ""} for i in range(samples)],
+            "image": [{"bytes": png(i, side), "path": ""} for i in range(samples)],
         }
         pd.DataFrame(table).to_parquet(folder / "benchmarks" / name / "test.parquet")
 
 
-def png(i: int) -> bytes:
-    """A picture of one colour."""
+def png(i: int, side: int) -> bytes:
+    """A picture of one colour; a large one is noisy, as photographs are."""
     out = io.BytesIO()
     colour = (37 * i % 256, 91 * i % 256, 53 * i % 256)
-    Image.new("RGB", (48, 48), colour).save(out, "PNG")
+    picture = Image.new("RGB", (side, side), colour)
+    if side > 64:
+        noise = np.random.default_rng(i).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        picture = Image.blend(picture, Image.fromarray(noise), 0.3)
+    picture.save(out, "PNG", compress_level=1)
     return out.getvalue()

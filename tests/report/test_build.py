@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import gzip
 import io
 import json
 import re
@@ -21,6 +23,7 @@ from coincide.report.plots import composition_plot, rel_plot
 from coincide.report.summary import summary_tables
 from coincide.schema import Result, Score
 from tests.report.fixture import ledger, result, sweep
+from tests.report.shelf import fill
 
 EVIL = '=1+1<script>alert(1)</script>\\input{x}|"$x^{ _[y](z)*`'
 
@@ -174,12 +177,20 @@ def test_sources_beyond_the_dozen_are_added_up() -> None:
     assert "task_00" not in text
 
 
-def test_sixty_runs_make_a_page_of_reasonable_size(tmp_path: Path) -> None:
+def test_sixty_runs_and_ten_thousand_clusters_make_a_page_below_12_mb(tmp_path: Path) -> None:
+    """With photographs, not the demo's tiny pictures: their bytes are what the limit is for."""
     results = sweep(methods=9, budgets=(0.1, 0.2, 0.4), seeds=2)
     assert len(results) == 56
-    page = build_report(results, tmp_path)["html"]
-    assert page.stat().st_size < 1_000_000
-    assert page.read_text().count('<details class="run">') == 56
+    runs = fill(tmp_path / "store", results, samples=60, clusters=10_000, rows=12_000, side=300)
+    page = build_report(runs, tmp_path, tmp_path / "store")["html"]
+    text = page.read_text()
+    assert 3_000_000 < page.stat().st_size < 12_000_000
+    assert text.count('<details class="run">') == 56
+    clusters = re.search(r'id="clusters-data-1">([^<]+)<', text)
+    assert clusters is not None
+    shown = json.loads(gzip.decompress(base64.b64decode(clusters[1])))
+    assert len(shown["examples"]) == 10_000
+    assert sum(len(e) for e in shown["examples"]) == 10_000
 
 
 def test_an_empty_ledger_says_what_to_do(tmp_path: Path) -> None:
@@ -194,4 +205,4 @@ def test_the_terminal_shows_a_table_per_panel() -> None:
         console.print(table)
     text = console.export_text()
     assert re.search(r"\[red\]x\s+20%\s+800\s+1\s+\S+\s+1.0\s+–\s+3.0", text)
-    assert "72.0 ± 25.4" in text
+    assert re.search(r"coincide \(released\)\s+20%\s+800\s+2\s+88.7 ± \d+.\d\s+72.0\s+52.0", text)

@@ -1,0 +1,232 @@
+"""``python -m coincide.compare A B``: what two subsets share, and what made them differ.
+
+A and B are subset artifacts (folders of the store), lines of the ledger (JSON) or index files
+(.npy). Prints overlap, rows by source, scores where both have them, and the configuration that
+differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coincide.report.evidence import Shelf
+from coincide.report.ledger import presentable, read_result
+from coincide.report.notes import primary
+from coincide.report.overlap import Overlap, expected_share, overlap
+from coincide.report.redact import printable, redact
+from coincide.report.settings import flat
+from coincide.schema import Result, UserError
+from coincide.store import MANIFEST
+
+if TYPE_CHECKING:
+    import numpy as np
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two: what could be had of it."""
+
+    name: str
+    config: Mapping[str, Any]
+    """Dotted field -> value."""
+    rows: np.ndarray | None
+    """Sorted int64; None when the subset is not in the store."""
+    composition: Mapping[str, int] = field(default_factory=dict)
+    pool: Mapping[str, int] = field(default_factory=dict)
+    """Rows of the whole dataset by source."""
+    size: int | None = None
+    """Rows of the whole dataset."""
+    data: str = ""
+    """The dataset, by name and content hash where that is known."""
+    scores: Mapping[str, float | None] = field(default_factory=dict)
+
+
+def open_side(path: Path, store: Path) -> Side:
+    """Read A or B. Raises :class:`UserError` for what is neither of the three."""
+    if path.is_dir():
+        return _of_artifact(path)
+    if path.suffix == ".npy" and path.is_file():
+        return Side(path.name, {}, _index(path))
+    if path.suffix == ".json" and path.is_file():
+        return _of_result(presentable(read_result(path)), Shelf(store), path)
+    raise UserError(
+        f"{path}: expected a subset artifact (a folder of {store}/subset), a result of the ledger "
+        "(.json) or row indices (.npy); there is no such file."
+    )
+
+
+def _of_artifact(folder: Path) -> Side:
+    if not (folder / MANIFEST).is_file() or not (folder / "rows.npy").is_file():
+        raise UserError(f"{folder}: no subset artifact; expected {MANIFEST} and rows.npy in it.")
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    facts = manifest["facts"]
+    return Side(
+        folder.name,
+        printable(redact({**flat(manifest["config"]), **manifest["needs"]})),
+        _index(folder / "rows.npy"),
+        facts.get("composition", {}),
+        facts.get("pool_composition", {}),
+        facts.get("rows"),
+        str(next((v for k, v in manifest["needs"].items() if k.endswith(".data")), "")),
+    )
+
+
+def _of_result(result: Result, shelf: Shelf, path: Path) -> Side:
+    folder = shelf.subset(result)
+    found = _of_artifact(folder) if folder else None
+    return Side(
+        path.stem,
+        flat({k: v for k, v in result.config.items() if k not in _ASIDE}),
+        found.rows if found else None,
+        result.composition,
+        found.pool if found else {},
+        found.size if found else round(result.k / result.budget),
+        found.data if found else result.data,
+        {name: score.value for name, score in primary(result).items()},
+    )
+
+
+_ASIDE = ("overrides", "paths", "stages", "dry_run")
+
+
+def _index(path: Path) -> np.ndarray:
+    import numpy as np
+
+    from coincide.data.subset import index_array
+
+    return np.sort(index_array(path))
+
+
+def compare(a: Side, b: Side) -> dict[str, Any]:
+    """What there is to say of the two, as JSON; without an overlap, ``why`` says why."""
+    found, why = _overlap(a, b)
+    return {
+        "a": a.name,
+        "b": b.name,
+        "overlap": None if found is None else _spoken(found, a, b),
+        "why": why,
+        "sources": _sources(a, b, found),
+        "scores": {name: [a.scores.get(name), b.scores.get(name)] for name in _names(a, b)},
+        "config": {
+            name: [a.config.get(name), b.config.get(name)]
+            for name in sorted(a.config.keys() | b.config.keys())
+            if a.config.get(name) != b.config.get(name)
+        },
+    }
+
+
+def _overlap(a: Side, b: Side) -> tuple[Overlap | None, str]:
+    if a.data and b.data and a.data != b.data:
+        return None, f"they are of different data, {a.data} and {b.data}"
+    if a.rows is None or b.rows is None:
+        absent = " and ".join(side.name for side in (a, b) if side.rows is None)
+        return None, f"the subset of {absent} is not in the store"
+    return overlap(a.rows, b.rows), ""
+
+
+def _spoken(found: Overlap, a: Side, b: Side) -> dict[str, float | int | None]:
+    size = a.size or b.size
+    return {
+        "shared": found.shared,
+        "only_a": found.first - found.shared,
+        "only_b": found.second - found.shared,
+        "jaccard": round(found.jaccard, 6),
+        "share_of_smaller": round(found.share, 6),
+        "share_at_random": size and round(expected_share(found.first, found.second, size), 6),
+    }
+
+
+def _sources(a: Side, b: Side, found: Overlap | None) -> dict[str, list[int | None]]:
+    """Source -> rows in A, in B and in the whole dataset."""
+    whole = a.pool or b.pool
+    return {
+        source: [a.composition.get(source, 0), b.composition.get(source, 0), whole.get(source)]
+        for source in sorted(a.composition.keys() | b.composition.keys() | whole.keys())
+    }
+
+
+def _names(a: Side, b: Side) -> list[str]:
+    return [name for name in a.scores if name in b.scores]
+
+
+def tables(found: Mapping[str, Any]) -> list[Table | str]:
+    """The comparison as rich tables; text is never markup."""
+    shown: list[Table | str] = [f"A  {found['a']}\nB  {found['b']}\n"]
+    over = found["overlap"]
+    if over is None:
+        shown.append(f"No overlap to be had: {found['why']}.\n")
+    else:
+        chance = over["share_at_random"]
+        random = "" if chance is None else f", at random {chance:.1%}"
+        shown.append(
+            f"{over['shared']:,} rows in both, {over['only_a']:,} in A alone, {over['only_b']:,} "
+            f"in B alone\nJaccard {over['jaccard']:.3f}; {over['share_of_smaller']:.1%} of the "
+            f"smaller is in the other{random}\n"
+        )
+    heads = {
+        "sources": ("source", "A", "B", "dataset"),
+        "scores": ("benchmark", "A", "B"),
+        "config": ("configuration", "A", "B"),
+    }
+    for part, columns in heads.items():
+        if found[part]:
+            shown.append(_table(columns, found[part], numbers=part != "config"))
+    if not found["config"]:
+        shown.append("The configurations are the same, or not known.")
+    return shown
+
+
+def _table(heads: Sequence[str], rows: Mapping[str, Sequence[Any]], *, numbers: bool) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for i, name in enumerate(heads):
+        table.add_column(name, justify="right" if i and numbers else "left", overflow="fold")
+    for name, values in rows.items():
+        table.add_row(Text(name), *(Text(_text(value, numbers)) for value in values))
+    return table
+
+
+def _text(value: Any, number: bool) -> str:
+    if value is None:
+        return "–"
+    if number:
+        return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The command; its status is 2 when a side cannot be read."""
+    parser = argparse.ArgumentParser(prog="python -m coincide.compare", description=__doc__)
+    parser.add_argument("a", type=Path, metavar="A")
+    parser.add_argument("b", type=Path, metavar="B")
+    parser.add_argument("--store", type=Path, default=Path("store"), help="where the artifacts are")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    given = parser.parse_args(words)
+    try:
+        found = compare(open_side(given.a, given.store), open_side(given.b, given.store))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if given.json:
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+        return 0
+    from rich.text import Text
+
+    from coincide.show import console
+
+    for part in tables(found):
+        console().print(Text(part) if isinstance(part, str) else part)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

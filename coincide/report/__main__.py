@@ -1,0 +1,45 @@
+"""``python -m coincide.report LEDGER...``: one report over the ledgers of several machines.
+
+The same result in two ledgers counts once; a run made twice with other scores is noted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from coincide.report.build import build_report
+from coincide.report.ledger import read_ledger
+from coincide.report.summary import summary_tables
+from coincide.schema import UserError
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The command; its status is 2 when a ledger cannot be read."""
+    parser = argparse.ArgumentParser(prog="python -m coincide.report", description=__doc__)
+    parser.add_argument("ledgers", type=Path, nargs="*", default=[Path("ledger")], metavar="LEDGER")
+    parser.add_argument("--store", type=Path, default=Path("store"), help="samples and pictures")
+    parser.add_argument("--out", type=Path, default=Path("reports"))
+    given = parser.parse_args(words)
+    try:
+        if missing := [str(p) for p in given.ledgers if not p.exists()]:
+            raise UserError(f"No such ledger: {', '.join(missing)}; expected folders of results.")
+        results = read_ledger(given.ledgers)
+        store = given.store if given.store.is_dir() else None
+        paths = build_report(results, given.out, store)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    out = Console() if sys.stdout.isatty() else Console(width=140)
+    for table in summary_tables(results):
+        out.print(table)
+    out.print(f"Report: {paths['html']}", markup=False, highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

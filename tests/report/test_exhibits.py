@@ -1,0 +1,244 @@
+"""What the store adds to a report, and what is said where it has nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coincide.report.build import build_report
+from coincide.report.compare import panels
+from coincide.report.drill import SHOWN, drill
+from coincide.report.evidence import Samples, Shelf
+from coincide.report.exhibits import exhibit_all
+from coincide.report.gallery import gallery
+from coincide.report.overlap import expected_share, overlap, overlaps
+from coincide.report.pairs import compare_all
+from coincide.report.pictures import Budget, benchmark_pictures
+from coincide.report.records import Panel
+from coincide.schema import Result
+from tests.report.fixture import ledger, result
+from tests.report.shelf import fill
+
+LARGE = 10**9
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Result]]:
+    root = tmp_path_factory.mktemp("store")
+    return root, fill(root, ledger())
+
+
+@pytest.fixture
+def panel(filled: tuple[Path, list[Result]]) -> Panel:
+    return panels(filled[1])[0]
+
+
+@pytest.fixture
+def shelf(filled: tuple[Path, list[Result]]) -> Shelf:
+    return Shelf(filled[0])
+
+
+# --- look-ups -----------------------------------------------------------------------------------
+
+
+def test_an_artifact_is_found_under_another_name_and_another_root(
+    filled: tuple[Path, list[Result]], shelf: Shelf
+) -> None:
+    recorded = filled[1][0].keys["subset"]
+    key = recorded.rsplit("-", 1)[-1]
+    found = shelf.folder(f"/elsewhere/store/subset/renamed-{key}")
+    assert found == filled[0] / recorded
+    assert shelf.folder(f"subset/renamed-{key[1:]}") is None
+
+
+@pytest.mark.parametrize(
+    "recorded",
+    [
+        "",
+        "subset",
+        "subset/..",
+        "../subset/coincide-000320000000",
+        "subset/*",
+        "subset/a b-00",
+        "/etc/passwd",
+    ],
+)
+def test_a_ledger_cannot_lead_out_of_the_store(shelf: Shelf, recorded: str) -> None:
+    found = shelf.folder(recorded)
+    assert found is None or found.parent == shelf.root / "subset"  # type: ignore[operator]
+    assert Shelf(None).folder(recorded) is None
+
+
+def test_samples_are_columns_with_units_and_missing_scores_left_out(tmp_path: Path) -> None:
+    rows = [
+        {"doc_id": 2, "score": 1.0, "num": 50.0, "den": 0.5, "unit": "p", "stratum": "ocr"},
+        {"doc_id": 0, "score": 0.5, "answer": ["any", 1]},
+        {"doc_id": 1, "score": None},
+    ]
+    path = tmp_path / "samples.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = Samples(path).numbers
+    assert found["doc_id"].tolist() == [0, 2]
+    assert found["num"].tolist() == [0.5, 50.0]
+    assert found["den"].tolist() == [1.0, 0.5]
+    assert found["unit"].tolist() == ["0", "p"]
+    assert found["stratum"].tolist() == ["", "ocr"]
+    assert Samples(path).texts([1])[1]["score"] is None
+
+
+# --- differences --------------------------------------------------------------------------------
+
+
+def test_pairs_rest_on_samples_where_the_store_has_them(panel: Panel, shelf: Shelf) -> None:
+    found = compare_all(panel, shelf)
+    assert found.of == "Rel. (%)"
+    assert found.why == ()
+    assert {d.samples for d in found.overall.values()} == {120}
+    assert found.overall[0, 1].mean == pytest.approx(
+        100 - panel.rows[1].rel.estimate.mean  # type: ignore[union-attr]
+    )
+    one = found.by_benchmark[0, 1]["attributes"]
+    scores = [panel.rows[i].scores["attributes"].mean for i in (0, 1)]
+    assert one.mean == pytest.approx(scores[0] - scores[1])
+    assert set(found.intervals) == {1, 2, 3}
+
+
+def test_without_samples_the_seeds_are_compared_and_it_is_said(panel: Panel) -> None:
+    found = compare_all(panel, Shelf(None))
+    assert {d.samples for d in found.overall.values()} == {0}
+    assert found.by_benchmark == {}
+    assert any("samples of attributes are not in this store" in text for text in found.why)
+
+
+def test_samples_that_do_not_give_the_score_are_not_used(filled: tuple[Path, list[Result]]) -> None:
+    root, runs = filled
+    wrong = [replace(r, scores=(replace(r.scores[0], value=0.123), *r.scores[1:])) for r in runs]
+    found = compare_all(panels(wrong)[0], Shelf(root))
+    assert "attributes: the samples do not add up to the score" in found.why
+    assert set(found.by_benchmark[0, 1]) == {"counting", "presence"}
+    assert {d.samples for d in found.overall.values()} == {0}
+
+
+# --- overlap ------------------------------------------------------------------------------------
+
+
+def test_overlap_counts() -> None:
+    found = overlap(np.array([1, 2, 3, 4]), np.array([3, 4, 5]))
+    assert (found.shared, found.jaccard, found.share) == (2, 2 / 5, 2 / 3)
+    assert expected_share(800, 400, 4000) == pytest.approx(0.2)
+
+
+def test_overlaps_of_rows_are_means_over_seeds(panel: Panel, shelf: Shelf) -> None:
+    found = overlaps(panel, shelf)
+    assert found.rows == (1, 2, 3)
+    assert found.share[1, 2] == pytest.approx(0.2, abs=0.04)  # random subsets of a fifth
+    assert found.share[1, 1] == pytest.approx(0.2, abs=0.06)
+    assert overlaps(panel, Shelf(None)).absent == ("coincide (released)", "random", "random")
+
+
+# --- samples ------------------------------------------------------------------------------------
+
+
+def test_samples_that_differ_most_come_first_with_pictures(panel: Panel, shelf: Shelf) -> None:
+    found = drill(panel, shelf, Budget(LARGE))
+    assert len(found["runs"]) == 8
+    assert found["rows"] == [0, 0, 1, 1, 2, 2, 3, 3]
+    one = found["benchmarks"][0]
+    assert (one["name"], one["all"], len(one["samples"])) == ("attributes", 40, SHOWN)
+    spread = [np.var(sample["scores"]) for sample in one["samples"]]
+    assert spread == sorted(spread, reverse=True)
+    first = one["samples"][0]
+    assert first["picture"].startswith("data:image/png;base64,")
+    assert [a == "A" for a in first["answers"]] == [s == 1 for s in first["scores"]]
+    assert "\n" in first["question"]
+
+
+def test_pictures_stop_when_the_bytes_are_spent(panel: Panel, shelf: Shelf) -> None:
+    found = drill(panel, shelf, Budget(2000))
+    pictures = [s["picture"] for one in found["benchmarks"] for s in one["samples"]]
+    assert 0 < sum(map(len, pictures)) < 4000
+    assert "" in pictures
+
+
+def test_a_picture_of_another_question_is_not_shown(
+    filled: tuple[Path, list[Result]], shelf: Shelf
+) -> None:
+    run = filled[1][0]
+    wrong, why = benchmark_pictures(shelf, run, "attributes", {0: {"question_id": 7}})
+    assert (wrong, why) == ({}, "its pictures do not decode, or belong to other questions")
+    right, why = benchmark_pictures(shelf, run, "attributes", {0: {"question_id": "0"}})
+    assert (list(right), why) == ([0], "")
+
+
+# --- clusters -----------------------------------------------------------------------------------
+
+
+def test_the_gallery_shows_each_cluster(panel: Panel, shelf: Shelf) -> None:
+    found = gallery(panel, shelf, Budget(LARGE))
+    assert found is not None
+    assert found["label"] == "coincide (released), seed 0"
+    assert sum(found["columns"]["chosen"]) == 800
+    assert found["columns"]["density"][0] is None  # an empty cluster's NaN
+    assert [len(examples) for examples in found["examples"]] == [3] * 40
+    for cluster, examples in enumerate(found["examples"]):
+        for question, answer, picture, chosen in examples:
+            row = int(question.removeprefix("what is in row ").removesuffix("?"))
+            assert row % 40 == cluster
+            assert answer == f"thing {row}"
+            assert picture.startswith("data:image/png")
+            assert chosen
+
+
+def test_no_gallery_without_clusters(panel: Panel) -> None:
+    assert gallery(panel, Shelf(None), Budget(LARGE)) is None
+
+
+# --- two machines -------------------------------------------------------------------------------
+
+
+def test_a_report_over_two_machines_says_what_is_not_here(
+    filled: tuple[Path, list[Result]], tmp_path: Path
+) -> None:
+    """Of the other machine's runs there are scores, and no samples, subsets or pictures."""
+    root, here = filled
+    other = fill(tmp_path / "there", [result("el2n", s, (64.0, 50.0, 80.0)) for s in (0, 1)])
+    (panel,) = panels([*here, *other])
+    (shown,) = exhibit_all([panel], Shelf(root))
+    assert "el2n: the samples of attributes are not in this store" in shown.pairs.why
+    assert shown.overlaps.absent == ("el2n",)
+    assert shown.samples is not None
+    absent = {shown.samples["runs"][int(i)] for i in shown.samples["benchmarks"][0]["absent"]}
+    assert absent == {"el2n, 20%, seed 0", "el2n, 20%, seed 1"}
+    el2n = next(i for i, row in enumerate(panel.rows) if row.method == "el2n")
+    full = next(i for i, row in enumerate(panel.rows) if row.method == "full")
+    assert shown.pairs.overall[full, el2n].samples == 0
+    html = build_report([*here, *other], tmp_path / "report", root)["html"].read_text()
+    assert "Not on samples: el2n: the samples of attributes are not in this store." in html
+    assert "Not in this store: el2n." in html
+
+
+def test_damaged_artifacts_are_no_end_of_the_report(
+    filled: tuple[Path, list[Result]], tmp_path: Path
+) -> None:
+    root, runs = filled
+    shutil.copytree(root, tmp_path / "store")
+    for path in (tmp_path / "store").glob("eval/attributes-random*"):
+        (path / "samples.jsonl").unlink()
+    for path in (tmp_path / "store" / "data").glob("*/images/*"):
+        path.write_bytes(b"no picture")
+    build_report(runs, tmp_path / "report", tmp_path / "store")
+
+
+def test_the_same_store_gives_the_same_page(
+    filled: tuple[Path, list[Result]], tmp_path: Path
+) -> None:
+    root, runs = filled
+    first = build_report(runs, tmp_path / "a", root)
+    second = build_report(runs[::-1], tmp_path / "b", root)
+    for ending in first:
+        assert first[ending].read_bytes() == second[ending].read_bytes(), ending
