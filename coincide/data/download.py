@@ -160,7 +160,7 @@ class _Transfer:
                 print(f"{self.item.name}: {error}; trying again in {wait:.0f} s", flush=True)
                 pause(wait)
             except OSError as error:
-                raise _disk(error, self.part) from error
+                raise disk_error(error, self.part.parent) from error
 
     @property
     def have(self) -> int:
@@ -325,11 +325,17 @@ def _retry_after(response: Response) -> float | None:
     return min(600.0, max(0.0, when - time.time()))
 
 
-def _disk(error: OSError, part: Path) -> BaseException:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return error
-    free = shutil.disk_usage(part.parent).free
-    return UserError(
-        f"{part.parent} is full: {free:,} bytes free. Free some space, or set paths.data to a "
-        "larger disk; the download resumes from here."
-    )
+def disk_error(error: OSError, folder: Path) -> BaseException:
+    """``error`` in words where the disk under ``folder`` is full or cannot be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(folder).free
+        return UserError(
+            f"{folder} is full: {free:,} bytes free. Free some space, or set paths.data to a "
+            "larger disk; the work resumes from here."
+        )
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return UserError(
+            f"{folder} cannot be written ({error.strerror}). Set paths.data to a folder you may "
+            "write to, or let its owner fetch the data."
+        )
+    return error

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
-from coincide.data.download import Download, download, shown
+from coincide.data.download import Download, disk_error, download, shown
 from coincide.data.listing import missing_files
 from coincide.data.report import by_source
 from coincide.data.unpack import Damaged, unpack
@@ -77,13 +77,16 @@ def prepare(source: Any) -> None:
 
 def fetch(root: Path, item: Download) -> None:
     """Fetch ``item`` and unpack it below ``root``, unless it is there."""
-    with _alone(root):
-        if look(root, item).whole:
-            return
-        if item.holds:
-            _fetch_archive(root, item)
-        else:
-            download(item, root / item.to)
+    try:
+        with _alone(root):
+            if look(root, item).whole:
+                return
+            if item.holds:
+                _fetch_archive(root, item)
+            else:
+                download(item, root / item.to)
+    except OSError as error:
+        raise disk_error(error, root) from error
 
 
 def _fetch_archive(root: Path, item: Download) -> None:
@@ -270,6 +273,8 @@ def _alone(root: Path) -> Iterator[None]:
     except Timeout:
         print(f"waiting for another process that prepares {root}", flush=True)
         lock.acquire()
+    except NotImplementedError:
+        print(f"{root} has no file locks: prepare it from one process at a time", flush=True)
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -234,6 +235,40 @@ def test_a_disk_too_small_is_refused_before_any_request(
     (room,) = [r for r in data.requirements() if r.name.startswith("disk space")]
     assert not room.met
     assert room.fatal
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [(28, r"is full: [\d,]+ bytes free.*resumes"), (30, "cannot be written"), (5, "Input/output")],
+)
+def test_a_disk_that_fails_in_the_middle(
+    server: BadServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    expected: str,
+) -> None:
+    def failing(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(module, "unpack", failing)
+    with pytest.raises(OSError if code == 5 else UserError, match=expected):
+        prepare(source(server, tmp_path))
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    prepare(source(server, tmp_path))
+    assert [path for path, _ in server.seen].count("/coco.zip") == 1
+
+
+def test_without_file_locks_it_goes_on(
+    server: BadServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object, **__: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(module.FileLock, "acquire", none)
+    prepare(source(server, tmp_path))
+    assert (tmp_path / mini.ANNOTATIONS).is_file()
 
 
 def test_a_source_without_downloads(capsys: pytest.CaptureFixture[str]) -> None:
