@@ -22,7 +22,7 @@ from train.job import Job
 
 BEAT_SECONDS = 2.0
 SILENT_SECONDS = 60.0
-"""A node whose heartbeat stands still for so long counts as lost."""
+"""A node whose heartbeat stands still for so long, or for half of ``train.timeout``, is lost."""
 GRACE_SECONDS = 15.0
 """What ranks get to notice by themselves that another node has failed."""
 FIRST_PORT = 29500
@@ -110,7 +110,7 @@ class Watch:
     job: Job
     node: int
     launch: str
-    _began: float = field(default_factory=time.monotonic)
+    _began: float = field(default_factory=lambda: time.monotonic())
     _beaten: float = 0.0
     _last: dict[int, tuple[int, float]] = field(default_factory=dict)
     """Newest heartbeat of each node (its time stamp) and when it was seen here."""
@@ -128,17 +128,16 @@ class Watch:
 
     def lost(self) -> str | None:
         """Which node is silent, or never came, in words."""
+        patience = self.job.recipe.timeout
+        silence = min(SILENT_SECONDS, patience / 2)
+        now = time.monotonic()
         for node in self.others():
             seen = self._seen(node)
-            if seen is None and time.monotonic() - self._began > self.job.recipe.timeout:
-                return (
-                    f"node {node} of {self.job.recipe.nodes} did not come within "
-                    f"{self.job.recipe.timeout} s"
-                )
-            if seen is not None and time.monotonic() - seen > SILENT_SECONDS:
-                return (
-                    f"node {node} of {self.job.recipe.nodes} is silent for {SILENT_SECONDS:.0f} s"
-                )
+            named = f"node {node} of {self.job.recipe.nodes}"
+            if seen is None and now - self._began > patience:
+                return f"{named} did not come within {patience} s"
+            if seen is not None and now - seen > silence:
+                return f"{named} is silent for {silence:.0f} s"
         return None
 
     def replaced(self) -> bool:

@@ -15,9 +15,7 @@ from coincide.schema import UserError
 from train.job import EXIT_OUT_OF_MEMORY, EXIT_STOPPED, Job
 
 LOG_LINES = 15
-_DEAD = re.compile(
-    r"host\s*:\s*(\S+)\s+rank\s*:\s*(\d+) \(local_rank.*?exitcode\s*:\s*(-?\d+)", re.DOTALL
-)
+_DEAD = re.compile(r"rank\s*:\s*(\d+) \(local_rank.*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
 
 
 class OutOfMemory(Exception):
@@ -71,12 +69,12 @@ def rank_statuses(job: Job) -> list[dict[str, Any]]:
 
 
 def dead_rank(launcher_log: Path, spoke: set[int]) -> Dead | None:
-    """The rank that torchrun names as root cause, if it left no status of its own."""
+    """The rank of this node that torchrun names as root cause, if it left no status of its own."""
     text = launcher_log.read_text(encoding="utf-8", errors="replace")
     found = _DEAD.search(text.rpartition("Root Cause")[2])
-    if found is None or int(found[2]) in spoke:
+    if found is None or int(found[1]) in spoke:
         return None
-    return Dead(int(found[2]), int(found[3]), found[1])
+    return Dead(int(found[1]), int(found[2]), socket.gethostname())
 
 
 def _without_a_word(job: Job, code: int, launcher_log: Path) -> tuple[Dead | None, str | None]:

@@ -125,12 +125,15 @@ bench.store.ensure(bench.step(**eval(sys.argv[2])))
 """
 
 
-def start(bench: Bench, changes: dict[str, Any]) -> subprocess.Popen[bytes]:
+def start(
+    bench: Bench, changes: dict[str, Any], *, stderr: int | None = None
+) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-c", DRIVER, str(bench.store.root), repr(changes)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
+        stderr=stderr,
     )
 
 
