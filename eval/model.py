@@ -1,9 +1,10 @@
-"""A LLaVA with an adapter, as lmms-eval sees a model: batched, greedy, text-only allowed."""
+"""An image-text model with an adapter, as lmms-eval sees one: batched, greedy, text-only too."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ import torch
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 
-from coincide.models.encode import Encoded, encode_prompt
+from coincide.models.chat import end_ids
+from coincide.models.encode import Encoded, collate, encode_prompt, model_inputs
 from coincide.models.load import load_model, load_processor
 from coincide.models.template import Template
 from coincide.schema import UserError
@@ -22,6 +24,9 @@ from eval.messages import turns_and_pictures
 
 MAX_NEW_TOKENS = 128
 """Where the task does not say: as LLaVA's ``model_vqa_loader.py``."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+"""Characters that an untuned model can utter and that no sheet or page takes: MMBench's task writes
+answers to one. They are left out of the answer."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,10 @@ class Decoding:
         )
 
     def cut(self, answer: str) -> str:
-        """``answer`` up to the first stop text."""
+        """``answer`` up to the first stop text, without control characters."""
         for text in self.until:
             answer = answer.partition(text)[0]
-        return answer.strip()
+        return _CONTROL.sub("", answer).strip()
 
 
 class Llava(lmms):
@@ -128,41 +133,40 @@ class Llava(lmms):
 
     def _answer(self, prompts: Sequence[Encoded], decoding: Decoding) -> list[str]:
         """Answers to one batch, padded on the left."""
-        width = max(len(prompt.input_ids) for prompt in prompts)
-        ids = torch.full((len(prompts), width), self.model.generation_config.pad_token_id)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt.input_ids) :] = prompt.input_ids
-            mask[row, width - len(prompt.input_ids) :] = 1
-        pixels = [prompt.pixel_values for prompt in prompts if prompt.pixel_values is not None]
-        images = {}
-        if pixels:  # generate takes a pixel_values of None for a picture
-            images["pixel_values"] = torch.cat(pixels).to(self.device, self.model.dtype)
+        batch = collate(prompts, self.model.generation_config.pad_token_id, side="left")
+        inputs = {name: value.to(self.device) for name, value in model_inputs(batch).items()}
+        del inputs["labels"]
+        for name, value in inputs.items():
+            if value.is_floating_point():
+                inputs[name] = value.to(self.model.dtype)
         with torch.inference_mode():
             generated = self.model.generate(
-                input_ids=ids.to(self.device),
-                attention_mask=mask.to(self.device),
-                max_new_tokens=decoding.max_new_tokens,
-                num_beams=decoding.num_beams,
-                **images,
+                **inputs, max_new_tokens=decoding.max_new_tokens, num_beams=decoding.num_beams
             )
         texts = self.processor.tokenizer.batch_decode(
-            generated[:, width:], skip_special_tokens=True
+            generated[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
         )
         return [decoding.cut(text) for text in texts]
 
     def _generation_config(self) -> Any:
-        """Greedy, ending at the template's end token; nothing of what the checkpoint suggests."""
+        """Greedy, ending at the template's end token; nothing else of what the checkpoint says.
+
+        Under the model's own chat template, its own end tokens.
+        """
         from transformers import GenerationConfig
 
-        tokenizer = self.processor.tokenizer
+        tokenizer, pad = self.processor.tokenizer, self.processor.tokenizer.pad_token_id
+        if self.template.of_processor:
+            ends = end_ids(self.processor, self.model)
+            return GenerationConfig(
+                do_sample=False, eos_token_id=ends, pad_token_id=ends[0] if pad is None else pad
+            )
         end = tokenizer.convert_tokens_to_ids(self.template.end)
         if end is None or end == tokenizer.unk_token_id:
             raise UserError(
                 f"template {self.template.name!r} ends answers with {self.template.end!r}, which "
                 "is no token of this model's tokenizer. Choose the model's own template."
             )
-        pad = tokenizer.pad_token_id
         return GenerationConfig(
             do_sample=False, eos_token_id=end, pad_token_id=end if pad is None else pad
         )

@@ -24,6 +24,8 @@ from coincide.schema import UserError
 PROJECT = Path(__file__).resolve().parent.parent
 WORKER = "eval.worker"
 LOG_LINES = 15
+WHY = 400
+"""Characters of a line or reason that are shown."""
 
 
 def follow(
@@ -88,15 +90,21 @@ def _listen(
     process.wait()
 
 
+def _brief(why: str) -> str:
+    """A reason that may quote what a model said, fit for a terminal."""
+    shown = "".join(c if c.isprintable() or c == "\n" else "?" for c in why)
+    return shown if len(shown) <= WHY else f"{shown[:WHY]} ..."
+
+
 def _message(code: int, failures: dict[str, str], benchmarks: int, log: Path) -> str:
     """What failed, why, the end of the log and where the rest of it is."""
     if failures:
-        head = "\n".join(f"  {name}: {why}" for name, why in failures.items())
+        head = "\n".join(f"  {name}: {_brief(why)}" for name, why in failures.items())
         head = f"{len(failures)} of {benchmarks} benchmarks failed:\n{head}"
     else:
         head = f"the process ended with {_describe(code)} before all benchmarks were done"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
-    tail = "\n".join(f"  {line}" for line in lines)
+    tail = "\n".join(f"  {_brief(line)}" for line in lines)
     return (
         f"Evaluation: {head}\nLast lines of {log}:\n{tail}\n"
         "Finished benchmarks are kept; run the same command again to go on from them."

@@ -195,6 +195,7 @@ def test_generation_settings() -> None:
     assert Decoding.of({"until": "ASSISTANT:"}) == Decoding(128, 1, ("ASSISTANT:",))
     assert Decoding.of({"until": None, "temperature": 0, "max_new_tokens": 16}).until == ()
     assert Decoding(1, 1, ("\n\n", "USER")).cut(" red USER: a\n\nb") == "red"
+    assert Decoding(1, 1, ()).cut("\x00a\x0bb\tc\nd\x1f") == "ab\tc\nd", "MMBench writes sheets"
     with pytest.raises(UserError, match="greedily"):
         Decoding.of({"do_sample": True, "temperature": 0.7})
 
