@@ -54,7 +54,7 @@ def printable(value: Any, keep: str = "") -> Any:
         return {printable(str(k)): printable(v, keep) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [printable(item, keep) for item in value]
-    if isinstance(value, str):
+    if isinstance(value, str) and not value.isprintable():
         return "".join(c if c.isprintable() or c in keep else " " for c in value)
     return value
 

@@ -17,6 +17,7 @@ from PIL import Image
 from coincide.schema import Result
 from tests.report.fixture import BENCHMARKS
 
+PICTURES = 300
 DATA = "demo-0000000000da"
 CLUSTERS = "k-00000000000c"
 
@@ -102,13 +103,13 @@ def _data(root: Path, samples: int, rows: int, side: int) -> None:
     (folder / "images").mkdir(exist_ok=True)
     records = []
     for i in range(rows):
-        name = f"{i % 50}.png"
+        name = f"{i % PICTURES}.png"
         said = [
             {"from": "human", "value": f"<image>\nwhat is in row {i}?"},
             {"from": "gpt", "value": f"thing {i}"},
         ]
         records.append({"id": str(i), "image": name, "conversations": said})
-    for i in range(50):
+    for i in range(PICTURES):
         (folder / "images" / f"{i}.png").write_bytes(png(i, side))
     (folder / "train.json").write_text(json.dumps(records))
     for name in BENCHMARKS:
