@@ -108,10 +108,7 @@ class Checkpoint:
             remedy = "Set it to a folder with a model as it was published, or to owner/name."
             return Requirement(f"weights {self.repo}", met, found, "" if met else remedy)
         at = "" if revision == "main" else f" --revision {revision}"
-        remedy = (
-            "Fetch it where there is a network (python -m coincide.prefetch with the words of "
-            f"the run, or: hf download {repo}{at}), or name a folder that holds it in its place."
-        )
+        remedy = f"python -m coincide.prefetch (or hf download {repo}{at}), or name a folder for it."
         return Requirement(
             f"weights {self.repo}",
             met,

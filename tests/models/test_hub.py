@@ -17,6 +17,7 @@ from coincide.schema import UserError
 from coincide.store import Store
 from tests.mini.checkpoints import SIDE, WIDTH, make_clip_tower
 from tests.mini.hub import COMMIT, cache_repository
+from tests.tiny_chat import FAMILIES, make_tiny_chat
 from tests.tiny_llava import make_tiny_llava
 
 REPO = "HuggingFaceTB/SmolVLM-256M-Instruct"
@@ -87,6 +88,15 @@ def test_pickled_weights_become_safetensors(
     made = Store(tmp_path / "store").ensure(Hub(str(folder)).step()).path / "model"
     assert not (made / "pytorch_model.bin").exists()
     assert same(made, state)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_with_chat_templates(family: str, cache: Path, tmp_path: Path) -> None:
+    published = make_tiny_chat(family, tmp_path / "published")
+    cache_repository(cache, f"owner/{family}", published)
+    made = Store(tmp_path / "store").ensure(Hub(f"owner/{family}").step()).path / "model"
+    assert same(made, load_model(published, torch.float32, "cpu").state_dict())
+    assert load_processor(made).chat_template == load_processor(published).chat_template
 
 
 def test_key_is_the_commit(cache: Path, published: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_missing_repository_says_how_to_get_it(cache: Path) -> None:
     assert not requirement.met and requirement.bytes == 13_500_000_000
     assert "python -m coincide.prefetch" in requirement.remedy
     assert "hf download lmsys/vicuna-7b-v1.5)" in requirement.remedy
-    with pytest.raises(UserError, match=r"not on this machine\. Fetch it where there is a network"):
+    with pytest.raises(UserError, match=r"not on this machine\. python -m coincide\.prefetch"):
         Checkpoint("lmsys/vicuna-7b-v1.5").paths()
 
 
