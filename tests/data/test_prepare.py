@@ -18,6 +18,7 @@ from coincide.data import prepare as module
 from coincide.data.download import Download, download
 from coincide.data.llava import Llava
 from coincide.data.prepare import LOST, prepare
+from coincide.data.unpack import Damaged
 from coincide.schema import UserError
 from coincide.store import Store
 from tests.data.bad_server import BadServer, bad_server, break_at, status
@@ -200,6 +201,17 @@ def test_a_damaged_archive_is_fetched_again(server: BadServer, tmp_path: Path) -
     prepare(source(server, tmp_path))
     assert len(list((tmp_path / "gqa" / "images").glob("*.jpg"))) == mini.BLOCKS["gqa"]
     assert [path for path, _ in server.seen].count("/gqa.zip") == 2
+
+
+def test_an_archive_damaged_at_its_source(server: BadServer, tmp_path: Path) -> None:
+    content = server.files["/gqa.zip"]
+    server.files["/gqa.zip"] = content[: len(content) // 2]
+    with pytest.raises(Damaged, match="neither a zip nor a tar"):
+        prepare(source(server, tmp_path))
+    assert [path for path, _ in server.seen].count("/gqa.zip") == 2
+    server.files["/gqa.zip"] = content
+    prepare(source(server, tmp_path))
+    assert len(list((tmp_path / "gqa" / "images").iterdir())) == mini.BLOCKS["gqa"]
 
 
 def test_an_archive_of_another_layout(server: BadServer, tmp_path: Path) -> None:
