@@ -51,7 +51,7 @@ def compare_all(panel: Panel, shelf: Shelf, *, seed: int = 0) -> Pairs:
     files = {i: _files(panel.rows[i], columns, shelf) for i in rows}
     have = [i for i in rows if not isinstance(files[i], str)]
     whole = full if full in have and panel.rows[full or 0].rel.columns == columns else None
-    why = [f"{panel.rows[i].label}: {files[i]}" for i in rows if isinstance(files[i], str)]
+    why = _reasons(panel, files)
     found: dict[str, Distribution] = {}
     if len(have) > 1 and columns:
         groups, start = [], 0
@@ -66,6 +66,15 @@ def compare_all(panel: Panel, shelf: Shelf, *, seed: int = 0) -> Pairs:
         if unfit:
             found.pop(OVERALL, None)  # a mean over fewer benchmarks would be another figure
     return _pairs(panel, columns, have if found else [], found, whole, tuple(why))
+
+
+def _reasons(panel: Panel, files: Mapping[int, object]) -> list[str]:
+    """``reason (rows)``, each reason once."""
+    found: dict[str, list[str]] = {}
+    for i, reason in files.items():
+        if isinstance(reason, str):
+            found.setdefault(reason, []).append(panel.rows[i].label)
+    return [f"{reason} ({', '.join(dict.fromkeys(who))})" for reason, who in found.items()]
 
 
 def _pairs(

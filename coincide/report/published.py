@@ -13,6 +13,7 @@ from coincide.schema import UserError
 SOURCE = (
     "As printed in MAGIC (arXiv 2605.26004), Tables 1-3, after COINCIDE (arXiv 2406.10995), Table 1"
 )
+SHORT = "MAGIC, Tables 1-3"
 BUDGET = 0.2
 """All rows of these tables but the full one are at 20 % of the data."""
 _TABLES = {

@@ -120,10 +120,12 @@ def caption(panel: Panel) -> list[str]:
     ]
     kinds = rel_kinds(panel)
     if "rel_chance" in kinds:
-        over = _stated(panel, "rel_chance") or "no benchmark"
+        over = _stated(panel, "rel_chance")
+        over = "the same benchmarks" if over == own else over or "no benchmark"
         found.append(f"Above chance: the same of score minus chance, over {over}.")
     if "rel_zoo" in kinds and panel.zoo:
-        over = _stated(panel, "rel_zoo") or "no benchmark"
+        over = _stated(panel, "rel_zoo")
+        over = "the same benchmarks" if over == own else over or "no benchmark"
         found.append(
             f"Against published: the 100 % is the full row that is published, over {over}; its own "
             f"noise is not known and not in the interval. {panel.zoo.source}."
@@ -175,9 +177,12 @@ def column_notes(panel: Panel) -> list[str]:
 
 
 def missing_notes(panel: Panel) -> list[str]:
-    """Each score that is missing, and why."""
+    """The scores that are missing, and why, each reason once."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in panel.rows:
+        for name, why in row.missing.items():
+            found.setdefault((name, why), []).append(f"{row.label}, {row.examples:,} examples")
     return [
-        f"{row.label}, {row.examples:,} examples: no {name}: {why}."
-        for row in panel.rows
-        for name, why in row.missing.items()
+        f"No {name} of {'any row' if len(who) == len(panel.rows) else '; '.join(who)}: {why}."
+        for (name, why), who in found.items()
     ]

@@ -11,6 +11,7 @@ from coincide.report.commands import repeat
 from coincide.report.overlap import Overlaps, expected_share
 from coincide.report.paired import Difference
 from coincide.report.pairs import Pairs
+from coincide.report.published import SHORT
 from coincide.report.records import FULL, Panel, Row
 from coincide.report.statistics import Estimate, Relative
 from coincide.report.tables import Line, digits, lines, percent, rel_kinds, stages
@@ -49,7 +50,7 @@ def ranked(panel: Panel, pairs: Pairs) -> list[dict[str, Any]]:
     before: tuple[int, bool] | None = None
     for line in lines(panel):
         css = "published" if line.row is None else ""
-        note = "" if line.row or not panel.zoo else panel.zoo.source
+        note = "" if line.row else f"in {SHORT}"
         if line.row is not None:
             group = (line.row.examples, line.row.target_aware)
             css = " ".join(["full"] * (line.row.method == FULL) + ["first"] * (before != group))
@@ -81,7 +82,7 @@ def _cells(panel: Panel, line: Line, drawn: tuple[float, float] | None) -> list[
 def _rel(value: Relative | None, kind: str, drawn: tuple[float, float] | None) -> Cell:
     css = "rel" if kind == "rel" else "rel other"
     if value is None:
-        return Cell(None, why="not for a published row", kind=css)
+        return Cell(None, kind=css)
     about = f"over {', '.join(value.columns)}" if value.estimate else value.why
     both = ""
     if drawn and kind == "rel":

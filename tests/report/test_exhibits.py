@@ -209,7 +209,7 @@ def test_a_report_over_two_machines_says_what_is_not_here(
     other = fill(tmp_path / "there", [result("el2n", s, (64.0, 50.0, 80.0)) for s in (0, 1)])
     (panel,) = panels([*here, *other])
     (shown,) = exhibit_all([panel], Shelf(root))
-    assert "el2n: the samples of attributes are not in this store" in shown.pairs.why
+    assert "the samples of attributes are not in this store (el2n)" in shown.pairs.why
     assert shown.overlaps.absent == ("el2n",)
     assert shown.samples is not None
     absent = {shown.samples["runs"][int(i)] for i in shown.samples["benchmarks"][0]["absent"]}
@@ -218,7 +218,7 @@ def test_a_report_over_two_machines_says_what_is_not_here(
     full = next(i for i, row in enumerate(panel.rows) if row.method == "full")
     assert shown.pairs.overall[full, el2n].samples == 0
     html = build_report([*here, *other], tmp_path / "report", root)["html"].read_text()
-    assert "Not on samples: el2n: the samples of attributes are not in this store." in html
+    assert "Not on samples: the samples of attributes are not in this store (el2n)." in html
     assert "Not in this store: el2n." in html
 
 
