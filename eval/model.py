@@ -1,4 +1,4 @@
-"""An image-text model with an adapter, as lmms-eval sees one: batched, greedy, text-only too."""
+"""An image-text model with an adapter, as lmms-eval sees it: batched, greedy, text-only allowed."""
 
 from __future__ import annotations
 

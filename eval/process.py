@@ -84,7 +84,7 @@ def _listen(
                 case "answered":
                     progress.update(message["count"])
                 case "failed":
-                    failures[message["benchmark"]] = message["why"]
+                    failures.setdefault(message["benchmark"], message["why"])  # the rank that began
                 case "done":
                     yield message.pop("benchmark"), message
     process.wait()

@@ -54,6 +54,8 @@ def main(path: Path, make_model: MakeModel = load_llava) -> int:
     """Evaluate; the exit code."""
     if WORLD_SIZE > 1:
         die_with_parent()  # torchrun leaves its ranks behind when it is killed
+        if os.getppid() == 1:
+            return 1  # it was killed before that line
     send = _channel()
     request = Request.read(path)
     _offline(Path(request.cache))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,12 @@ import pytest
 from coincide.schema import UserError
 from coincide.store import Artifact, Step, Store
 from eval import process
-from eval.process import command
+from eval.process import command, follow
+from eval.request import Request
 from eval.stage import evaluate
 from tests.eval import hub
 from tests.eval.bench import steps as demo_steps
-from tests.eval.real import steps, suite
+from tests.eval.real import benchmark, job, steps, suite
 
 NAMES = "pope mme mmmu mmbench_en chartqa seed ai2d"
 
@@ -25,6 +27,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "WORKER", "tests.eval.scripted")
 
 
+def drop(store: Store, made: list[Step]) -> None:
+    for step in made:
+        shutil.rmtree(store.path(step))
+
+
 def contents(artifacts: list[Artifact]) -> list[tuple[bytes, bytes]]:
     return [
         ((a.path / "result.json").read_bytes(), (a.path / "samples.jsonl").read_bytes())
@@ -32,28 +39,32 @@ def contents(artifacts: list[Artifact]) -> list[tuple[bytes, bytes]]:
     ]
 
 
-def drop(store: Store, made: list[Step]) -> None:
-    import shutil
-
-    for step in made:
-        shutil.rmtree(store.path(step))
+def answered_by(ranks: int, mirror: Path, folder: Path) -> dict[str, tuple[bytes, bytes]]:
+    """The files of all of NAMES, from one start of so many processes."""
+    jobs = {name: job(benchmark(name), folder / name) for name in NAMES.split()}
+    cache = str(folder / "cache")
+    Request(
+        "", None, "tiny", "float32", "cpu", 1, 1, cache, tuple(jobs.values())
+    ).write(folder / "request.json")  # fmt: skip
+    done = dict(follow(folder, list(jobs), ranks=ranks, folder=mirror))
+    assert {measured["processes"] for measured in done.values()} == {ranks}
+    return {
+        name: ((folder / name / "result.json").read_bytes(),
+               (folder / name / "samples.jsonl").read_bytes())
+        for name in done
+    }  # fmt: skip
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_bytes_of_one(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """F1, pairs, rotations, guesses, several filters and parts of the documents among them."""
+    """F1, pairs, rotations, guesses, filters and parts of the documents among them."""
     mirror = hub.mirror(tmp_path / "mirror")
     monkeypatch.setenv("SCRIPT", "unreadable")
-    made = steps(store, suite("fast", mirror, NAMES, processes=1))
-    alone = evaluate(store, made)
-    whole = contents(alone)
-    assert [a.facts["processes"] for a in alone] == [1] * len(made)
-    drop(store, made)
-    together = evaluate(store, steps(store, suite("fast", mirror, NAMES, processes=2)))
-    assert contents(together) == whole
-    assert [a.facts["processes"] for a in together] == [2] * len(made)
+    alone = answered_by(1, mirror, tmp_path / "alone")
+    assert answered_by(2, mirror, tmp_path / "together") == alone
+    assert list(alone) == NAMES.split()
 
 
 @pytest.mark.slow
