@@ -47,7 +47,7 @@ def test_trained_parameters_are_those_of_the_adapter(llava: nn.Module) -> None:
     model = add_lora(llava, recipe, base="x", keep_dtype=False)
     lora = sum(p.numel() for n, p in model.named_parameters() if "lora_" in n)
     assert Shape(2, 16, 24, 40).lora(4) == lora
-    assert trained_parameters(recipe, VICUNA) == 319_815_680 + 1024 * 4096 + 4096**2
+    assert trained_parameters(RECIPE, VICUNA) == 319_815_680 + 1024 * 4096 + 4096**2
 
 
 def test_memory_by_hand() -> None:
