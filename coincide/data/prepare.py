@@ -6,12 +6,9 @@ An archive is deleted once it is unpacked.
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from coincide.data.download import Download, disk_error, download, shown
 from coincide.data.listing import missing_files
+from coincide.data.presence import WORK, count_files, gigabytes, look, mark, space
 from coincide.data.report import by_source
 from coincide.data.unpack import Damaged, unpack
 from coincide.program import hand_over
@@ -27,11 +25,7 @@ from coincide.requirements import Requirement
 from coincide.schema import UserError
 from coincide.store import write_json
 
-WORK = ".prepare"
-"""Below the root: archives under way, and marks of those that are being or have been unpacked."""
 LOST = "lost_images.json"
-LEAST = 0.98
-"""A folder with this share of the files it should hold is taken for whole: sources lose some."""
 
 
 class Prepared(Protocol):
@@ -93,7 +87,7 @@ def _fetch_archive(root: Path, item: Download) -> None:
     archive = root / WORK / f"{item.name}{Path(item.url.partition('?')[0]).suffix}"
     for last in (False, True):
         download(item, archive)
-        _mark(root, item, "unfinished").touch()
+        mark(root, item, "unfinished").touch()
         try:
             unpack(archive, root / item.to)
             break
@@ -108,51 +102,9 @@ def _fetch_archive(root: Path, item: Download) -> None:
             f"{archive} was unpacked into {root / item.to}, but there is no folder {folder} now: "
             "its publisher changed the archive. Move the images there; the archive is kept."
         )
-    _mark(root, item, "done").write_text(str(_count(folder)))
-    _mark(root, item, "unfinished").unlink()
+    mark(root, item, "done").write_text(str(count_files(folder)))
+    mark(root, item, "unfinished").unlink()
     archive.unlink()
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What there is of a download: in words, whether that is all, or at least some of it."""
-
-    found: str
-    whole: bool = False
-    some: bool = False
-
-
-def look(root: Path, item: Download) -> Seen:
-    """What is there of ``item``. Looks only; opens no file."""
-    if not item.holds:
-        return _look_file(root / item.to, item.bytes)
-    folder = root / item.holds
-    if not folder.is_dir():
-        return Seen(f"no folder {folder}")
-    count = _count(folder)
-    seen = f"{folder}, {count:,} files"
-    if _mark(root, item, "unfinished").is_file():
-        return Seen(f"{seen}, unpacking broke off")
-    done = _mark(root, item, "done")
-    least = int(done.read_text()) if done.is_file() else max(1, LEAST * item.files)
-    if count < least:
-        return Seen(f"{seen} of {item.files:,}", some=count > 0)
-    return Seen(seen, whole=True)
-
-
-def _count(folder: Path) -> int:
-    """Files in ``folder`` itself, halves of files left out."""
-    with os.scandir(folder) as entries:
-        return sum(not entry.name.startswith(".") for entry in entries)
-
-
-def _look_file(path: Path, size: int) -> Seen:
-    if not path.is_file():
-        return Seen(f"no file {path}")
-    got = path.stat().st_size
-    if size and got != size:
-        return Seen(f"{path}, {got:,} bytes of {size:,}")
-    return Seen(f"{path}, {got:,} bytes", whole=True)
 
 
 def requirements(source: Prepared) -> list[Requirement]:
@@ -162,22 +114,25 @@ def requirements(source: Prepared) -> list[Requirement]:
     """
     root = Path(source.root)
     found = []
-    for item in source.downloads:
+    annotations = Path(source.annotations)
+    wanted = [i for i in source.downloads if i.holds or root / i.to == annotations]
+    for item in wanted:
         seen = look(root, item)
-        what = f"images {item.holds}" if item.holds else f"file {item.to}"
+        what = f"images {item.holds}" if item.holds else "annotations"
         get = partial(fetch, root, item)
         left = 0 if seen.whole else item.size
         found.append(
             Requirement(what, seen.whole, seen.found, _remedy(source), left, get, not seen.some)
         )
-    if not source.downloads:
-        for what in ("annotations", "images"):
-            wrong = _absent(source, what)
-            there = wrong or str(getattr(source, what))
-            found.append(Requirement(what, not wrong, there, f"set data.{what}"))
-    elif not all(r.met for r in found):
-        needed, free = space(root, source.downloads)
-        there = f"{_gb(free)} free of {_gb(needed)} needed to download and unpack"
+    brought = {r.name for r in found}
+    own = [] if "annotations" in brought else ["annotations"]
+    for what in own if wanted else [*own, "images"]:
+        wrong = _absent(source, what)
+        there = wrong or str(getattr(source, what))
+        found.append(Requirement(what, not wrong, there, f"set data.{what}"))
+    if not all(r.met for r in found if r.fetch):
+        needed, free = space(root, wanted)
+        there = f"{gigabytes(free)} free of {gigabytes(needed)} needed to download and unpack"
         larger = "set paths.data to a folder on a larger disk"
         found.append(Requirement(f"disk space at {root}", free >= needed, there, larger))
     return found
@@ -205,21 +160,6 @@ def _remedy(source: Prepared) -> str:
     return f"`python -m coincide.data.prepare data={source.name}` fetches it"
 
 
-def space(root: Path, items: Sequence[Download]) -> tuple[int, int]:
-    """Bytes that fetching the missing ``items`` takes at most at a time, and bytes free.
-
-    Pictures unpack to about the size of their archive; one archive at a time is kept.
-    """
-    missing = [item for item in items if not look(root, item).whole]
-    archives = [item.size for item in missing if item.holds]
-    needed = sum(item.size for item in missing) + max(archives, default=0)
-    there = root.absolute()
-    while not there.exists():
-        there = there.parent
-    begun = sum(p.stat().st_size for p in root.glob(f"{WORK}/*") if p.is_file())
-    return max(0, needed - begun), shutil.disk_usage(there).free
-
-
 def report_lost(source: Prepared) -> None:
     """Print, and list in ``lost_images.json``, the images that are named and not there."""
     named = source.images_by_source()
@@ -245,22 +185,15 @@ def report_lost(source: Prepared) -> None:
 
 
 def _check_space(root: Path, items: Sequence[Download]) -> None:
-    missing = sum(item.size for item in items if not look(root, item).whole)
+    left = gigabytes(sum(item.size for item in items if not look(root, item).whole))
     needed, free = space(root, items)
-    print(f"  {_gb(missing)} to download; {_gb(needed)} needed at most, {_gb(free)} free")
+    print(f"  {left} to download; {gigabytes(needed)} needed at most, {gigabytes(free)} free")
     if needed > free:
         raise UserError(
-            f"{root.absolute()}: {_gb(needed)} are needed to download and unpack, {_gb(free)} are "
-            "free. Set paths.data to a folder on a larger disk. Nothing was downloaded."
+            f"{root.absolute()}: {gigabytes(needed)} are needed to download and unpack, "
+            f"{gigabytes(free)} are free. Set paths.data to a folder on a larger disk. Nothing was "
+            "downloaded."
         )
-
-
-def _mark(root: Path, item: Download, what: str) -> Path:
-    return root / WORK / f"{item.name}.{what}"
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:,.1f} GB"
 
 
 @contextmanager

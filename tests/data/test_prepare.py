@@ -8,6 +8,7 @@ import os
 import threading
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from coincide.data import prepare as module
 from coincide.data.download import Download, download
 from coincide.data.llava import Llava
 from coincide.data.prepare import LOST, prepare
+from coincide.data.presence import WORK
 from coincide.data.unpack import Damaged
 from coincide.schema import UserError
 from coincide.store import Store
@@ -88,7 +90,7 @@ def tree(root: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(root)): path.read_bytes()
         for path in root.rglob("*")
-        if path.is_file() and module.WORK not in path.parts
+        if path.is_file() and WORK not in path.parts
     }
 
 
@@ -102,7 +104,7 @@ def test_the_tree_as_published_and_what_is_lost(
     lost = json.loads(found.pop(LOST))
     assert found == tree(published)
     assert lost == {"ocr_vqa": sorted(mini.MISSING)}
-    assert not list((root / module.WORK).glob("*.zip")), "archives are gone once unpacked"
+    assert not list((root / WORK).glob("*.zip")), "archives are gone once unpacked"
     printed = capsys.readouterr().out
     assert "0.0 GB to download" in printed
     assert "2 of 154 images are named and not there (ocr_vqa 2)" in printed
@@ -119,7 +121,7 @@ def test_requirements_before_and_after(server: BadServer, tmp_path: Path) -> Non
     data = source(server, root)
     before = data.requirements()
     assert [r.name for r in before] == [
-        f"file {mini.ANNOTATIONS}",
+        "annotations",
         *(f"images {holds}" for _, holds in FOLDERS.values()),
         f"disk space at {root}",
     ]
@@ -138,6 +140,18 @@ def test_requirements_before_and_after(server: BadServer, tmp_path: Path) -> Non
     after = data.requirements()
     assert all(r.met and not r.bytes for r in after)
     assert len(after) == len(before) - 1
+
+
+def test_annotations_of_ones_own_beside_the_published_images(
+    server: BadServer, published: Path, tmp_path: Path
+) -> None:
+    data = replace(source(server, tmp_path), annotations=str(published / mini.ANNOTATIONS))
+    names = [r.name for r in data.requirements() if r.met]
+    assert names == ["annotations", f"disk space at {tmp_path}"]
+    lost = replace(data, annotations="gone.json")
+    (unmet,) = [r for r in lost.requirements() if r.name == "annotations"]
+    assert not unmet.met
+    assert unmet.fetch is None
 
 
 def test_a_folder_that_lacks_some_images_stops_nothing(server: BadServer, tmp_path: Path) -> None:
@@ -240,7 +254,7 @@ def test_a_disk_too_small_is_refused_before_any_request(
     server: BadServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = source(server, tmp_path)
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 700_000}))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 700_000}))
     with pytest.raises(UserError, match=r"0\.0 GB are needed .*Nothing was downloaded"):
         prepare(data)
     assert not server.seen

@@ -1,0 +1,83 @@
+"""What is there of a dataset's downloads, by looking alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from coincide.data.download import Download
+
+WORK = ".prepare"
+"""Below the root: archives under way, and marks of those that are being or have been unpacked."""
+LEAST = 0.98
+"""A folder with this share of the files it should hold is taken for whole: sources lose some."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What there is of a download: in words, whether that is all, or at least some of it."""
+
+    found: str
+    whole: bool = False
+    some: bool = False
+
+
+def look(root: Path, item: Download) -> Seen:
+    """What is there of ``item``. Looks only; opens no file."""
+    if not item.holds:
+        return _look_file(root / item.to, item.bytes)
+    folder = root / item.holds
+    if not folder.is_dir():
+        return Seen(f"no folder {folder}")
+    count = count_files(folder)
+    seen = f"{folder}, {count:,} files"
+    if mark(root, item, "unfinished").is_file():
+        return Seen(f"{seen}, unpacking broke off")
+    done = mark(root, item, "done")
+    least = int(done.read_text()) if done.is_file() else max(1, LEAST * item.files)
+    if count < least:
+        return Seen(f"{seen} of {item.files:,}", some=count > 0)
+    return Seen(seen, whole=True)
+
+
+def count_files(folder: Path) -> int:
+    """Files in ``folder`` itself, halves of files left out."""
+    with os.scandir(folder) as entries:
+        return sum(not entry.name.startswith(".") for entry in entries)
+
+
+def _look_file(path: Path, size: int) -> Seen:
+    if not path.is_file():
+        return Seen(f"no file {path}")
+    got = path.stat().st_size
+    if size and got != size:
+        return Seen(f"{path}, {got:,} bytes of {size:,}")
+    return Seen(f"{path}, {got:,} bytes", whole=True)
+
+
+def space(root: Path, items: Sequence[Download]) -> tuple[int, int]:
+    """Bytes that fetching the missing ``items`` takes at most at a time, and bytes free.
+
+    Pictures unpack to about the size of their archive; one archive at a time is kept.
+    """
+    missing = [item for item in items if not look(root, item).whole]
+    archives = [item.size for item in missing if item.holds]
+    needed = sum(item.size for item in missing) + max(archives, default=0)
+    there = root.absolute()
+    while not there.exists():
+        there = there.parent
+    begun = sum(p.stat().st_size for p in root.glob(f"{WORK}/*") if p.is_file())
+    return max(0, needed - begun), shutil.disk_usage(there).free
+
+
+def mark(root: Path, item: Download, what: str) -> Path:
+    """The file that says that ``item`` is ``unfinished``, or ``done`` and with how many files."""
+    return root / WORK / f"{item.name}.{what}"
+
+
+def gigabytes(size: int) -> str:
+    """``size`` bytes in words."""
+    return f"{size / 1e9:,.1f} GB"
