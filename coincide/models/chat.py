@@ -77,7 +77,7 @@ def messages_of(turns: Sequence[Turn]) -> list[dict[str, Any]]:
     """Transformers' messages: parts of text and image in the order of the placeholders.
 
     A lone placeholder comes first in its turn, as in the other templates; line breaks beside a
-    placeholder are left to the template.
+    placeholder, and mere space between two, are left to the template.
     """
     messages = []
     for turn in turns:
@@ -85,12 +85,11 @@ def messages_of(turns: Sequence[Turn]) -> list[dict[str, Any]]:
         for number, piece in enumerate(image_first(turn.text).split(IMAGE)):
             if number:
                 parts.append({"type": "image"})
-            text = piece.strip("\n") if IMAGE in turn.text else piece
-            if text:
-                parts.append({"type": "text", "text": text})
-        messages.append(
-            {"role": ROLES[turn.role], "content": parts or [{"type": "text", "text": ""}]}
-        )
+            if IMAGE not in turn.text:
+                parts.append({"type": "text", "text": piece})
+            elif piece.strip():
+                parts.append({"type": "text", "text": piece.strip("\n")})
+        messages.append({"role": ROLES[turn.role], "content": parts})
     return messages
 
 

@@ -1,0 +1,104 @@
+"""The feature pass over models of four families: plain transformers' values, in any batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from coincide.config import FeaturePass
+from coincide.features.capture import attention_of, decoder_layers
+from coincide.features.extract import Pass
+from coincide.features.shards import ShardedArray, read_valid
+from coincide.features.signals import HIDDEN_LAST, SCORES, activations
+from coincide.models.encode import collate, encode, model_inputs
+from coincide.models.load import load_model, load_processor
+from coincide.models.template import TEMPLATES
+from coincide.schema import UserError
+from coincide.store import Build, Step, Store
+from tests.features.conftest import Source, rows
+from tests.features.test_workers import files, through
+from tests.tiny_chat import FAMILIES, make_tiny_chat
+
+SIGNALS = (activations((0, 2)), HIDDEN_LAST, SCORES)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A tiny model of a family as a model source."""
+
+    name: str
+    template: str = "chat"
+    max_length: int = 256
+
+    def step(self) -> Step:
+        def build(build: Build) -> None:
+            make_tiny_chat(self.name, build.dir)
+
+        return Step("model", self.name, 1, {"family": self.name}, build)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_values_are_those_of_transformers_in_any_batch(
+    tmp_path: Path, source: Source, family: str
+) -> None:
+    def made(name: str, **options: int) -> list[dict[str, bytes]]:
+        over = Pass(Family(family), source, "float64", FeaturePass(shard_rows=12, **options))
+        artifacts = through(Store(tmp_path / name), over, SIGNALS)
+        found[name] = [ShardedArray(a.path)[:] for a in artifacts]
+        assert np.flatnonzero(~read_valid(artifacts[0].path)).tolist() == [3]
+        return [files(artifact) for artifact in artifacts]
+
+    found: dict[str, list[np.ndarray]] = {}
+    assert made("one", batch_size=1) == made("many", batch_size=7)
+    folder = next((tmp_path / "one" / "model").iterdir()) / "model"
+    for row in (0, 1, 7, 9, 20):
+        expected = alone(folder, source, row)
+        np.testing.assert_array_equal(found["one"][0][row], expected[0].astype(np.float16))
+        np.testing.assert_array_equal(found["one"][1][row], expected[1].astype(np.float16))
+        if row != 9:  # an empty answer
+            assert found["one"][2][row, 2] == pytest.approx(float(expected[2]), rel=1e-6)
+
+
+def alone(folder: Path, source: Source, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Activations, last state and loss of a row from plain transformers."""
+    processor, network = load_processor(folder), load_model(folder, torch.float64, "cpu")
+    encoded = encode(rows()[row], source.open(Path()), processor, TEMPLATES["chat"], 256)
+    seen: list[torch.Tensor] = []
+    layers = decoder_layers(network)
+    for layer in (0, 2):
+        layers[layer].self_attn.o_proj.register_forward_hook(lambda m, i, o: seen.append(o[0]))  # type: ignore[union-attr]
+    inputs = model_inputs(collate([encoded], 0))
+    inputs = {k: v.double() if v.is_floating_point() else v for k, v in inputs.items()}
+    with torch.no_grad():
+        output = network(**inputs, output_hidden_states=True)
+    parts = []
+    for states in seen:
+        for mask in (encoded.image_mask, encoded.text_mask):
+            mean = torch.tanh(states[mask].mean(0)) if mask.any() else torch.zeros(32).double()
+            parts.append(mean / mean.norm() if mask.any() else mean)
+    joined = torch.cat(parts)
+    loss = output.loss if output.loss is not None else torch.tensor(float("nan"))
+    return (joined / joined.norm()).numpy(), output.hidden_states[-1][0, -1].numpy(), loss.numpy()
+
+
+def test_layers_without_attention_are_named() -> None:
+    """Hybrid decoders mix blocks of other kinds in."""
+
+    class Block(nn.Module):
+        def __init__(self, kind: str) -> None:
+            super().__init__()
+            setattr(self, kind, nn.Linear(2, 2))
+            self.mlp = nn.Linear(2, 2)
+
+    layers = nn.ModuleList([Block("linear_attn"), Block("self_attn"), Block("attention")])
+    assert attention_of(layers, 1) is layers[1].self_attn
+    assert attention_of(layers, 2) is layers[2].attention
+    with pytest.raises(UserError, match=r"Block holds linear_attn, mlp\. .*: \[1, 2\]"):
+        attention_of(layers, 0)
+    with pytest.raises(UserError, match=r"the decoder of Linear, Linear, has no list of layers"):
+        decoder_layers(nn.Linear(2, 2))
