@@ -6,11 +6,10 @@ Compose -> plan -> execute. The only file that knows Hydra: everything below get
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import sys
-import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
@@ -31,37 +30,36 @@ from coincide.doctor import refuse_unmet
 from coincide.experiment import Experiment, Makers
 from coincide.pipeline import execute, plan
 from coincide.report.build import build_report
-from coincide.report.ledger import read_ledger, write_result
+from coincide.report.ledger import read_ledger
 from coincide.report.summary import summary_tables
 from coincide.schema import UserError
-from coincide.show import show_plan, show_report, show_result
-from coincide.store import Store
+from coincide.show import show_plan, show_report
+from coincide.store import Step, Store
 from eval.stage import eval_steps, evaluate
+from launch.frozen import HERE_ONLY, Request, read, request
+from launch.jobs import Hands, Job, Launcher, distinct, only, record
+from launch.local import Local
+from launch.status import show
+from launch.sweep import open_sweep
+from launch.work import work
 from track.commands import DASHBOARD
 from track.live import Live
 from track.settings import Logger, group_of
-from train.self_filter import difficulty_step
 from train.stage import train_step
+
+
+def difficulty_step(*parts: Any, **named: Any) -> Step:
+    """Of ``train.self_filter``, imported when a method asks: it needs torch, a plan does not."""
+    from train.self_filter import difficulty_step as make
+
+    return make(*parts, **named)
+
 
 CONF = Path(__file__).resolve().parent / "conf"
 GROUPS = ("data", "method", "reference", "clip", "target", "train", "eval")
 MULTIRUN = ("-m", "--multirun")
 MAKERS = Makers(train_step, difficulty_step, eval_steps, evaluate)
 ConfigStore.instance().store(name="root", node=Root)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of the command: its configuration and what that stands for."""
-
-    cfg: DictConfig
-    experiment: Experiment
-    logger: Logger
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """What was asked for, in pipeline order."""
-        return check_stages(list(self.cfg.stages))
 
 
 # --- compose ----------------------------------------------------------------------------------
@@ -104,10 +102,15 @@ def make_job(cfg: DictConfig, words: Sequence[str], group: str = "") -> Job:
         makers=MAKERS,
         features=cast(FeaturePass, OmegaConf.to_object(cfg.features)),
         health=cast(HealthLimits, OmegaConf.to_object(cfg.health)),
-        config={**config, "overrides": list(words), "group": logger.group or group},
+        config={**_answering(config), "overrides": list(words), "group": logger.group or group},
         words=tuple(words),
     )
-    return Job(cfg, experiment, logger)
+    return Job(cfg, experiment)
+
+
+def _answering(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without what only says where and how the command runs."""
+    return {key: value for key, value in config.items() if key not in HERE_ONLY}
 
 
 def build(cfg: DictConfig, group: str) -> Any:
@@ -162,34 +165,47 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> str:
 
 
 def run(jobs: Sequence[Job]) -> int:
-    """Run ``jobs`` one after the other; a failed one is noted and the others go on."""
+    """Hand the distinct runs to the launcher; what is missing is told before any of them starts."""
     refuse_unmet((job.experiment, job.stages) for job in jobs if not job.cfg.dry_run)
-    live = Live(jobs[0].logger, Path(jobs[0].cfg.paths.ledger))
-    failed = []
-    for number, job in enumerate(jobs, 1):
-        words = " ".join(job.experiment.words) or "(defaults)"
-        if len(jobs) > 1:
-            print(f"\n=== run {number} of {len(jobs)}: {words}", flush=True)
-        try:
-            execute_run(job, live)
-        except UserError as error:
-            print(f"\nerror: {error}", file=sys.stderr)
-            failed.append(words)
-        except Exception:
-            if len(jobs) == 1:
-                raise
-            traceback.print_exc()
-            failed.append(words)
-    if len(jobs) > 1:
-        live.compare([job.experiment for job in jobs if not job.cfg.dry_run])
-    if failed and len(jobs) > 1:
-        listed = "\n".join(f"  python run.py {words}" for words in failed)
-        again = f"{len(failed)} of {len(jobs)} runs failed; to run them again:"
-        print(f"\n{again}\n{listed}", file=sys.stderr)
-    return 2 if failed else 0
+    launcher: Launcher = build(jobs[0].cfg, "launcher")
+    return launcher.launch(distinct(jobs), hands(jobs[0]))
 
 
-def execute_run(job: Job, live: Live | None = None) -> None:
+def run_frozen(request: Request) -> int:
+    """Run what was frozen when it was submitted: whole runs, or the steps that are asked of it."""
+    frozen = [read(path) for path in request.files]
+    os.chdir(frozen[0].folder)
+    jobs = [make_job(each.cfg, each.words, each.group) for each in frozen]
+    mine = hands(jobs[0])
+    if request.steps is not None:
+        work(jobs, request.steps, mine)
+        return 0
+    asked = [only(job, *(request.stages or job.stages)) for job in jobs]
+    code = Local().launch(distinct(asked), mine)
+    if request.stages == ("report",):
+        mine.finish(jobs)
+    return code
+
+
+def hands(job: Job) -> Hands:
+    """What a launcher needs of this file; ``job``'s logger is told what there is."""
+    live = Live(build(job.cfg, "logger"), Path(job.cfg.paths.ledger))
+    return Hands(
+        execute=lambda job: execute_run(job, live),
+        after=lambda stage, job: live.after(stage, job.experiment),
+        finish=lambda jobs: live.compare([job.experiment for job in jobs]),
+    )
+
+
+def show_sweep(job: Job) -> int:
+    """How the jobs of ``sweep=<id>`` stand, and the report over what is finished."""
+    code = show(open_sweep(job.cfg.sweep, Path(job.cfg.paths.sweeps)))
+    if "report" in job.stages:
+        hands(job).execute(only(job, "report"))
+    return code
+
+
+def execute_run(job: Job, live: Live) -> None:
     """Plan, show the plan, and unless ``dry_run``, carry it out and report.
 
     ``live`` is told after each stage what there is for the logger.
@@ -200,16 +216,13 @@ def execute_run(job: Job, live: Live | None = None) -> None:
         show_plan(lines, experiment.store, experiment.size())
     if job.cfg.dry_run:
         return
-    live = live or Live(job.logger, Path(paths.ledger))
     if stages != ("report",):
         for stage, of_stage in groupby(lines, key=lambda line: line.stage.name):
             execute(list(of_stage), experiment.store)
             if stage in stages and stage != "evaluate":
                 live.after(stage, experiment)
     if "evaluate" in stages:
-        result = experiment.result()
-        path = write_result(Path(paths.ledger), result)
-        show_result(result, path)
+        record(job)
         live.after("evaluate", experiment)
     if "report" in stages:
         results = read_ledger(Path(paths.ledger))
@@ -229,6 +242,8 @@ def main() -> int:
         hydras_own()
         return 0
     try:
+        if asked := request(words):
+            return run_frozen(asked)
         jobs = compose_all(words)
         other = COMMANDS.get(jobs[0].cfg.command)
         if other is not None:
@@ -236,7 +251,9 @@ def main() -> int:
         dashboard = DASHBOARD.get(jobs[0].cfg.command)
         if dashboard is not None:
             ledger = Path(jobs[0].cfg.paths.ledger)
-            return dashboard([job.experiment for job in jobs], jobs[0].logger, ledger)
+            return dashboard([job.experiment for job in jobs], build(jobs[0].cfg, "logger"), ledger)
+        if jobs[0].cfg.sweep is not None:
+            return show_sweep(jobs[0])
         return run(jobs)
     except (UserError, HydraException) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -27,6 +27,8 @@ class Paths:
     reports: str = "reports"
     data: str = "data"
     """Training sets: annotations and images, a folder each."""
+    sweeps: str = "sweeps"
+    """Sweeps of several jobs: what was frozen, logs, how each job stands."""
     benchmarks: str = "benchmarks"
     """Local mirror of the evaluation sets, for machines without a network."""
 
@@ -73,6 +75,8 @@ class Root:
     train: Any = None
     eval: Any = None
     logger: Any = None
+    launcher: Any = None
+    """How runs get done: ``local``, ``processes``, ``slurm``."""
     budget: Any = 0.2
     """A fraction in (0, 1] when a float, a count of examples when an int."""
     seed: int = 0
@@ -83,6 +87,8 @@ class Root:
     command: str = "run"
     """Or ``doctor``, ``prefetch``, ``prepare``, ``verify``: ``coincide.commands``; or
     ``dashboard_sync``, ``dashboard_create``: ``track.commands``."""
+    sweep: str | None = None
+    """Id of a sweep: print how its jobs stand, then report."""
     features: FeaturePass = field(default_factory=FeaturePass)
     health: HealthLimits = field(default_factory=HealthLimits)
     paths: Paths = field(default_factory=Paths)

@@ -43,9 +43,12 @@ class Planned:
     why: str = ""
 
 
-def plan(stages: Sequence[Stage], store: Store, goals: Iterable[str]) -> list[Planned]:
+def plan(
+    stages: Sequence[Stage], store: Store, goals: Iterable[str], *, explain: bool = True
+) -> list[Planned]:
     """What each step of ``stages`` (in order) would do, for the stages named in ``goals``.
 
+    ``explain=False`` leaves out why a step is missing, which reads every manifest of its kind.
     Raises :class:`UserError` when a missing step is needed whose stage is not among the goals;
     ``prepare`` stages (data and models) come along by themselves.
     """
@@ -59,7 +62,8 @@ def plan(stages: Sequence[Stage], store: Store, goals: Iterable[str]) -> list[Pl
             elif step.key not in needed:
                 lines.append(Planned(stage, step, "not needed"))
             elif stage.name in wanted or stage.name == "prepare":
-                lines.append(Planned(stage, step, "build", store.explain(step)))
+                why = store.explain(step) if explain else ""
+                lines.append(Planned(stage, step, "build", why))
             else:
                 raise UserError(
                     f"{step.folder} is needed but not in the store, and its stage "

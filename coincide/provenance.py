@@ -14,6 +14,8 @@ PACKAGES = (
     "torch", "transformers", "peft", "deepspeed", "accelerate", "lmms_eval", "numpy",
     "scikit-learn", "hydra-core", "omegaconf", "wandb", "pillow", "tokenizers",
 )  # fmt: skip
+FROZEN_COMMIT = ".commit"
+"""In a copy of the code (``launch.snapshot``): what :func:`commit` said where it was made."""
 
 
 @cache
@@ -32,6 +34,8 @@ def versions() -> dict[str, str]:
 def commit() -> str:
     """Commit of this project, with ``+dirty`` when files differ from it; empty outside git."""
     root = Path(__file__).resolve().parent.parent
+    if (root / FROZEN_COMMIT).is_file():
+        return (root / FROZEN_COMMIT).read_text(encoding="utf-8").strip()
     try:
         head = subprocess.run(
             ["git", "-C", str(root), "describe", "--always", "--dirty=+dirty", "--abbrev=12"],

@@ -1,0 +1,96 @@
+"""A run as it was when it was submitted: one YAML with its resolved configuration.
+
+``python run.py frozen=<file>`` runs it, whatever ``conf/`` says by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from coincide.config import Root
+from coincide.schema import UserError
+from coincide.store import write_atomic
+from launch.jobs import Job
+
+HERE_ONLY = ("launcher", "sweep", "dry_run")
+"""Fields that say how the command runs, not what."""
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What a frozen file holds."""
+
+    words: tuple[str, ...]
+    """The overrides that the run was composed from."""
+    folder: Path
+    """Where the command ran: relative paths of the configuration start here."""
+    cfg: DictConfig
+    group: str
+    """Name of the sweep for the logger."""
+
+
+def resolved(job: Job) -> dict[str, Any]:
+    """Words and configuration of ``job``, every interpolation resolved, without the launcher."""
+    config: Any = OmegaConf.to_container(job.cfg, resolve=True)
+    return {
+        "words": [w for w in job.experiment.words if w.split("=")[0].split(".")[0] != "launcher"],
+        "config": {key: value for key, value in config.items() if key not in HERE_ONLY},
+    }
+
+
+def freeze(job: Job, path: Path, folder: Path) -> None:
+    """Write ``job`` to ``path``."""
+    group = job.experiment.config.get("group", "")
+    content = OmegaConf.create({**resolved(job), "folder": str(folder), "group": group})
+    write_atomic(path, lambda temporary: OmegaConf.save(content, temporary))
+
+
+def read(path: Path) -> Frozen:
+    """What :func:`freeze` wrote, typed again. Raises UserError for another file."""
+    try:
+        content: Any = OmegaConf.load(path)
+        words, folder, config, group = (content[k] for k in ("words", "folder", "config", "group"))
+    except (OSError, TypeError, KeyError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(
+            f"frozen={path} cannot be read ({error}); expected a file of <sweeps>/<id>/runs."
+        ) from error
+    cfg = OmegaConf.merge(OmegaConf.structured(Root), config)
+    assert isinstance(cfg, DictConfig)
+    return Frozen(tuple(words), Path(folder), cfg, group)
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line of frozen runs."""
+
+    files: tuple[Path, ...]
+    steps: tuple[str, ...] | None = None
+    """First 12 digits of the keys to build; None: whole runs."""
+    stages: tuple[str, ...] | None = None
+
+
+def request(words: Sequence[str]) -> Request | None:
+    """``frozen=<file>``, or ``frozen=[<file>,...]``, with ``steps=[...]`` or ``stages=[...]``.
+
+    None when the words are not about frozen runs.
+    """
+    if not any(word.startswith("frozen=") for word in words):
+        return None
+    given: dict[str, tuple[str, ...]] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if name not in ("frozen", "steps", "stages"):
+            raise UserError(
+                f"{word!r} beside frozen=: a frozen run takes no other words than steps=[...] and "
+                "stages=[...]. Leave it out, or compose the run anew without frozen=."
+            )
+        given[name] = tuple(item for item in value.strip("[]").split(",") if item)
+    files = tuple(Path(item).absolute() for item in given["frozen"])
+    return Request(files, given.get("steps"), given.get("stages"))

@@ -1,0 +1,93 @@
+"""A run of the command line, and what every launcher does with runs: leave out equals, record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from omegaconf import DictConfig, OmegaConf
+
+from coincide.config import check_stages
+from coincide.experiment import Experiment
+from coincide.report.ledger import write_result
+from coincide.show import show_result
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of the command: its configuration and what that stands for."""
+
+    cfg: DictConfig
+    experiment: Experiment
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """What was asked for, in pipeline order."""
+        return check_stages(list(self.cfg.stages))
+
+    @property
+    def words(self) -> str:
+        """The overrides that it was composed from, as a command line has them."""
+        return " ".join(self.experiment.words) or "(defaults)"
+
+
+def only(job: Job, *stages: str) -> Job:
+    """The same run with other stages asked of it."""
+    cfg = OmegaConf.merge(job.cfg, {"stages": list(stages)})
+    assert isinstance(cfg, DictConfig)
+    return Job(cfg, job.experiment)
+
+
+@dataclass(frozen=True)
+class Hands:
+    """What ``run.py`` does for a launcher."""
+
+    execute: Callable[[Job], None]
+    """Carry out one run in this process, from plan to report."""
+    after: Callable[[str, Job], None]
+    """A stage of the run is there: tell the logger."""
+    finish: Callable[[Sequence[Job]], None]
+    """The last of several runs has ended: let the logger compare them."""
+
+
+class Launcher(Protocol):
+    """An object of ``conf/launcher``."""
+
+    def launch(self, jobs: Sequence[Job], hands: Hands) -> int:
+        """Get ``jobs`` done, or on their way; the exit status of the command."""
+        ...
+
+
+def goal(job: Job) -> tuple[str, ...]:
+    """Keys of the artifacts that the run ends in. Two runs with the same goal are one run."""
+    if job.stages == ("report",):
+        return ("report",)
+    return tuple(step.key for step in job.experiment.stages(job.stages)[-1].steps)
+
+
+def distinct(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs without those that end in the same artifacts as an earlier one, which are named."""
+    first: dict[object, Job] = {}
+    common = set.intersection(*(set(job.experiment.words) for job in jobs))
+    for job in jobs:
+        try:
+            key: object = goal(job)
+        except Exception:
+            key = id(job)  # it will say so itself when its turn comes
+        if (earlier := first.setdefault(key, job)) is not job:
+            ours, theirs = (_without(common, each) for each in (job, earlier))
+            print(f"left out: {ours} (the same as {theirs})", flush=True)
+    return list(first.values())
+
+
+def _without(common: Collection[str], job: Job) -> str:
+    """What sets the job apart from the others of the command."""
+    return " ".join(w for w in job.experiment.words if w not in common) or job.words
+
+
+def record(job: Job) -> None:
+    """Write the line of the ledger of a run whose artifacts are all there, and show it."""
+    result = job.experiment.result()
+    show_result(result, write_result(Path(job.cfg.paths.ledger), result))

@@ -1,0 +1,204 @@
+"""Runs -> a graph of nodes: every missing artifact is built by exactly one node, shared ones first.
+
+A node is what one queued job, or one process, does. It waits for the nodes that build what its
+steps stand on, so that nothing ever waits inside a job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from coincide.pipeline import Planned, plan
+from coincide.schema import STAGES
+from coincide.store import Step, canonical
+from launch.jobs import Job, goal
+
+ORDER = ("prepare", *STAGES)
+KEY_DIGITS = 12
+"""Of a step's key, as in the name of its folder."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """Steps that are built together, and what they wait for."""
+
+    name: str
+    stage: str
+    kind: str
+    """Of the first step, e.g. ``features``, ``subset``, ``adapter``."""
+    steps: tuple[Step, ...] = ()
+    runs: tuple[int, ...] = ()
+    """Runs that make the steps, as few as cover them; the steps of the first come first."""
+    records: tuple[int, ...] = ()
+    """Runs whose line of the ledger can be written when this node is done."""
+    after: tuple[str, ...] = ()
+    """Names of nodes."""
+    after_jobs: tuple[str, ...] = ()
+    """Jobs of earlier submissions that build something this node stands on."""
+    processes: int | str = 1
+    """Per machine; ``auto``: one per GPU."""
+    machines: int = 1
+
+
+@dataclass
+class _Group:
+    """A node in the making."""
+
+    name: str
+    stage: str
+    kind: str
+    steps: dict[str, Step] = field(default_factory=dict)
+    runs: dict[int, None] = field(default_factory=dict)
+    records: list[int] = field(default_factory=list)
+    waits: dict[str, None] = field(default_factory=dict)
+    """Keys of what must be there before."""
+    wide: Any = None
+    """Pass, recipe or suite, which say on how many processes and machines."""
+
+
+Together = Callable[[Job], bool]
+"""Whether a run's evaluation rides along with its training, in the same queued job."""
+
+
+def plan_nodes(
+    jobs: Sequence[Job],
+    *,
+    together: Together = lambda job: True,
+    in_flight: Mapping[str, str] | None = None,
+) -> list[Node]:
+    """The nodes that ``jobs`` (distinct) need, each after all that it waits for.
+
+    ``in_flight``: key of a step, or goal of a run -> the queued or running job that sees to it.
+    Raises UserError as :func:`coincide.pipeline.plan` does.
+    """
+    in_flight = in_flight or {}
+    groups: dict[str, _Group] = {}
+    home: dict[str, str] = {}
+    for number, job in enumerate(jobs):
+        for line in _to_build(job):
+            if line.step.key not in in_flight:
+                _place(line, number, job, groups, home, together)
+        _place_record(number, job, groups, home, in_flight)
+    ordered = sorted(groups.items(), key=lambda item: ORDER.index(item[1].stage))
+    return [_node(ident, group, groups, home, in_flight) for ident, group in ordered]
+
+
+def _to_build(job: Job) -> Iterator[Planned]:
+    experiment = job.experiment
+    lines = plan(experiment.stages(job.stages), experiment.store, job.stages, explain=False)
+    return (line for line in lines if line.state == "build")
+
+
+def _place(
+    line: Planned,
+    number: int,
+    job: Job,
+    groups: dict[str, _Group],
+    home: dict[str, str],
+    together: Together,
+) -> None:
+    """Put the step into its group, unless an earlier run did."""
+    step = line.step
+    if step.key in home:
+        return
+    ident = _ident(line, home, together(job))
+    if ident not in groups:
+        groups[ident] = _Group(_name(line, ident), line.stage.name, step.kind)
+    group = groups[ident]
+    home[step.key] = ident
+    group.steps[step.key] = step
+    group.runs[number] = None
+    group.waits |= dict.fromkeys(need.key for need in step.needs)
+    if group.wide is None:
+        experiment = job.experiment
+        wide = {"features": experiment.features, "train": experiment.recipe}
+        group.wide = {**wide, "evaluate": experiment.suite}.get(line.stage.name)
+
+
+def _ident(line: Planned, home: Mapping[str, str], together: bool) -> str:
+    """Signals of one pass share a node, and all that is measured on one adapter does."""
+    step = line.step
+    if step.kind == "features":
+        of_the_pass = {k: v for k, v in step.config.items() if k not in ("signal", "params")}
+        return _digest(["features", of_the_pass, *(need.key for need in step.needs)])
+    adapter = _adapter_below(step) if line.stage.name == "evaluate" else None
+    if adapter is None:
+        return step.key
+    if together and adapter.key in home:
+        return home[adapter.key]
+    return _digest(["evaluate", adapter.key])
+
+
+def _adapter_below(step: Step) -> Step | None:
+    for need in step.needs:
+        if found := need if need.kind == "adapter" else _adapter_below(need):
+            return found
+    return None
+
+
+def _name(line: Planned, ident: str) -> str:
+    step = line.step
+    adapter = _adapter_below(step) if line.stage.name == "evaluate" else None
+    if step.kind == "features":  # as wide as the pass, not as its first signal
+        what = "-".join(need.name for need in reversed(step.needs))
+    else:
+        what = adapter.name if adapter else step.name
+    return f"{step.kind}-{what[:60]}-{ident[:8]}"
+
+
+def _place_record(
+    number: int,
+    job: Job,
+    groups: dict[str, _Group],
+    home: Mapping[str, str],
+    in_flight: Mapping[str, str],
+) -> None:
+    """Say which node is the last of the run; one of its own when others build all of it."""
+    if "evaluate" not in job.stages or goal_key(job) in in_flight:
+        return
+    scores = job.experiment.scores
+    built = [home[step.key] for step in scores if step.key in home]
+    if not built and any(step.key in in_flight for step in scores):
+        ident = _digest(["record", goal_key(job)])
+        name = f"record-{job.experiment.adapter.name[:60]}-{ident[:8]}"
+        groups[ident] = _Group(name, "evaluate", "record")
+        built = [ident]
+    if built:
+        last = groups[built[-1]]
+        last.records.append(number)
+        last.runs[number] = None
+        last.waits |= dict.fromkeys(step.key for step in scores)
+
+
+def goal_key(job: Job) -> str:
+    """One key for all that a run ends in."""
+    return _digest(["goal", *goal(job)])
+
+
+def _node(
+    ident: str,
+    group: _Group,
+    groups: Mapping[str, _Group],
+    home: Mapping[str, str],
+    in_flight: Mapping[str, str],
+) -> Node:
+    after = dict.fromkeys(home[key] for key in group.waits if home.get(key, ident) != ident)
+    return Node(
+        group.name,
+        group.stage,
+        group.kind,
+        tuple(group.steps.values()),
+        tuple(group.runs),
+        tuple(group.records),
+        tuple(groups[other].name for other in after),
+        tuple(dict.fromkeys(in_flight[key] for key in group.waits if key in in_flight)),
+        getattr(group.wide, "processes", 1),
+        getattr(group.wide, "nodes", 1),
+    )
+
+
+def _digest(content: list[Any]) -> str:
+    return hashlib.sha256(canonical(content).encode()).hexdigest()

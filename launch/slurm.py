@@ -1,0 +1,225 @@
+"""``launcher=slurm``: a sweep as a graph of queued jobs; the submitting shell may go away.
+
+Plain sbatch scripts: a pickled function and a poll of the accounting, as submitit has them, would
+tie a job to this Python process and to a database that many clusters lack.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock
+
+from coincide.schema import UserError
+from launch import cluster
+from launch.jobs import Hands, Job, only
+from launch.plan import Node
+from launch.status import live_tasks
+from launch.submit import freeze_all, plan_sweep
+from launch.sweep import REPORT, Sweep, Task, freeze_code, report_task
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a job asks for. None: the cluster's own default."""
+
+    gpus: int = 0
+    """Per machine, for training with ``train.processes=auto``; other jobs take one."""
+    gres: str = "gpu"
+    """Or with a type, e.g. ``gpu:a100``."""
+    cpus: int = 4
+    """Cores per GPU, of the whole job when it has none."""
+    memory_gb: float = 16
+    """Per GPU, of the whole job when it has none."""
+    time: str = "24:00:00"
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    options: tuple[str, ...] = ()
+    """More of sbatch's options, e.g. ``--constraint=hbm80``."""
+
+    def flags(self, gpus: int, machines: int) -> list[str]:
+        """Options of sbatch for a job of ``gpus`` on each of ``machines``."""
+        times = max(1, gpus)
+        places = {"partition": self.partition, "account": self.account, "qos": self.qos}
+        return [
+            *(f"--{name}={value}" for name, value in places.items() if value),
+            f"--nodes={machines}",
+            "--ntasks-per-node=1",
+            f"--cpus-per-task={self.cpus * times}",
+            f"--mem={round(self.memory_gb * times * 1024)}M",
+            f"--time={self.time}",
+            *([f"--gres={self.gres}:{gpus}"] if gpus else []),
+            *self.options,
+        ]
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """Site values come from ``conf/local/cluster.yaml``."""
+
+    gpu: Resources = field(default_factory=Resources)
+    cpu: Resources = field(default_factory=Resources)
+    on_gpu: tuple[str, ...] = ("features", "clusters", "difficulty", "adapter", "eval")
+    """Kinds of artifacts whose jobs get ``gpu``; all others get ``cpu``."""
+    at_most: int | None = None
+    """Jobs of a sweep that run at the same time; None: as many as the cluster grants."""
+    failures: int = 3
+    """How often a job may fail before it is given up. Preemptions and time limits do not count."""
+    warning_s: int = 120
+    """Seconds before the time limit at which a job is told to write a checkpoint and requeue."""
+    setup: tuple[str, ...] = ()
+    """Shell lines before the job, e.g. ``module load cuda``."""
+
+    def __post_init__(self) -> None:
+        for name in ("failures", "at_most"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"launcher.{name}={value}: expected 1 or more.")
+        for name in ("gpu", "cpu"):
+            if (limit := seconds(getattr(self, name).time)) <= self.warning_s:
+                raise UserError(
+                    f"launcher.warning_s={self.warning_s}: expected less than the time limit, "
+                    f"launcher.{name}.time={getattr(self, name).time} ({limit} s)."
+                )
+
+    def launch(self, jobs: Sequence[Job], hands: Hands) -> int:
+        """Submit what is missing and not on its way; print how to watch it."""
+        if jobs[0].stages == (REPORT,):
+            hands.execute(jobs[0])
+            return 0
+        sweeps = Path(jobs[0].cfg.paths.sweeps).absolute()
+        if jobs[0].cfg.dry_run:
+            plan_sweep(jobs, self.together, in_flight(live_tasks(sweeps, cluster.queue())))
+            return 0
+        sweeps.mkdir(parents=True, exist_ok=True)
+        with FileLock(sweeps / ".lock"):
+            live = live_tasks(sweeps, cluster.queue())
+            nodes = plan_sweep(jobs, self.together, in_flight(live))
+            sweep, tasks = freeze_all(nodes, jobs, self.failures)
+            ours = {q.id: task for q, task in live.items() if sweep.owns(task)}
+            if not nodes and not ours:
+                print("Everything is there; nothing to submit.")
+                if REPORT in jobs[0].stages:
+                    hands.execute(only(jobs[0], REPORT))
+                return 0
+            self.submit(sweep, nodes, tasks, ours, with_report=REPORT in jobs[0].stages)
+        return 0
+
+    def together(self, job: Job) -> bool:
+        """Evaluation rides along unless it would leave GPUs or machines of the training idle."""
+        recipe, suite = job.experiment.recipe, job.experiment.suite
+        trains = self.gpus("adapter", getattr(recipe, "processes", 1))
+        measures = self.gpus("eval", getattr(suite, "processes", 1))
+        return getattr(recipe, "nodes", 1) == 1 and trains <= measures
+
+    def gpus(self, kind: str, processes: int | str = 1) -> int:
+        """GPUs, per machine, of a job whose first artifact is of ``kind``."""
+        if kind not in self.on_gpu:
+            return 0
+        return self.gpu.gpus if processes == "auto" else min(int(processes), self.gpu.gpus)
+
+    def submit(
+        self,
+        sweep: Sweep,
+        nodes: Sequence[Node],
+        tasks: Sequence[Task],
+        ours: Mapping[str, Task],
+        *,
+        with_report: bool,
+    ) -> None:
+        """Submit ``tasks`` in order, then the report behind them and ``ours``, which are live."""
+        ids: dict[str, str] = {}
+        lanes = [job for job, task in ours.items() if task.name != REPORT]
+        try:
+            for node, task in zip(nodes, tasks, strict=True):
+                needs = [*(ids[name] for name in node.after), *node.after_jobs]
+                frees = self._frees(lanes)
+                ids[task.name] = self._send(sweep, node, task, needs, frees)
+                lanes.append(ids[task.name])
+        except UserError as error:
+            raise UserError(
+                f"{error}\n{len(ids)} of {len(tasks)} jobs are submitted and stay so; the same "
+                "command submits the rest."
+            ) from error
+        cluster.cancel([job for job, task in ours.items() if task.name == REPORT])
+        if with_report:
+            report = report_task(sweep, freeze_code(sweep), [task.name for task in sweep.tasks()])
+            self._send(sweep, Node(REPORT, REPORT, REPORT), report, [], lanes)
+        print(f"{len(ids)} jobs submitted to SLURM. This shell may go away; to watch them:")
+        print(f"  python -m launch.status {sweep.path}", flush=True)
+
+    def _frees(self, lanes: Sequence[str]) -> list[str]:
+        """The job whose end makes room for the next one, so that ``at_most`` run at once."""
+        full = self.at_most is not None and len(lanes) >= self.at_most
+        return [lanes[-self.at_most]] if full and self.at_most else []
+
+    def _send(
+        self, sweep: Sweep, node: Node, task: Task, needs: Sequence[str], frees: Sequence[str]
+    ) -> str:
+        """Submit one task to run when ``needs`` have succeeded and ``frees`` have ended."""
+        task.write(sweep.file(task.name))
+        script = sweep.file(task.name).with_suffix(".sh")
+        script.write_text(self._script(sweep, task), encoding="utf-8")
+        waits = [f"afterok:{':'.join(needs)}"] if needs else []
+        waits += [f"afterany:{':'.join(frees)}"] if frees else []
+        job = cluster.submit(
+            script,
+            [
+                f"--job-name={task.name}",
+                f"--comment={sweep.file(task.name)}",
+                f"--chdir={task.folder}",
+                f"--output={task.log}",
+                "--open-mode=append",
+                "--requeue",
+                f"--signal=B:USR2@{self.warning_s}",
+                "--kill-on-invalid-dep=yes",
+                *self.flags(node),
+                *([f"--dependency={','.join(waits)}"] if waits else []),
+            ],
+        )
+        task.note("submit", job=job)
+        return job
+
+    def flags(self, node: Node) -> list[str]:
+        """What the job of ``node`` asks for."""
+        resources = self.gpu if node.kind in self.on_gpu else self.cpu
+        return resources.flags(self.gpus(node.kind, node.processes), node.machines)
+
+    def _script(self, sweep: Sweep, task: Task) -> str:
+        code = shlex.quote(task.code)
+        return "\n".join(
+            [
+                "#!/bin/bash",
+                *self.setup,
+                # only the frozen code is imported, not what lies in the current folder
+                "export PYTHONSAFEPATH=1",
+                f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}",
+                # srun inside the job would not inherit the cores
+                'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"',
+                f"exec {shlex.quote(task.command[0])} -m launch.supervise "
+                f"{shlex.quote(str(sweep.file(task.name)))}",
+                "",
+            ]
+        )
+
+
+def in_flight(live: Mapping[cluster.Queued, Task]) -> dict[str, str]:
+    """Key of a step, or goal of a run -> the job that sees to it."""
+    return {key: queued.id for queued, task in live.items() for key in task.keys}
+
+
+def seconds(limit: str) -> int:
+    """A time limit in SLURM's words: ``30``, ``30:00``, ``12:00:00``, ``1-12``, ``1-12:00:00``."""
+    days, _, rest = limit.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if days:
+        hours, minutes, secs = (*parts, 0, 0)[:3]
+    elif len(parts) == 3:
+        hours, minutes, secs = parts
+    else:
+        hours, (minutes, secs) = 0, (*parts, 0)[:2]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + secs

@@ -1,0 +1,58 @@
+"""What every launcher of several jobs does before the first one starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from coincide.report.ledger import file_name
+from coincide.show import console
+from launch.jobs import Job, record
+from launch.plan import Node, Together, plan_nodes
+from launch.sweep import Sweep, Task, freeze_code, freeze_sweep, tasks_of
+
+
+def plan_sweep(jobs: Sequence[Job], together: Together, in_flight: Mapping[str, str]) -> list[Node]:
+    """Plan and show; runs whose artifacts are all there get their line in the ledger now."""
+    nodes = plan_nodes(jobs, together=together, in_flight=in_flight)
+    show_nodes(nodes, len(jobs))
+    if not jobs[0].cfg.dry_run:
+        for job in jobs:
+            record_cached(job)
+    return nodes
+
+
+def freeze_all(
+    nodes: Sequence[Node], jobs: Sequence[Job], failures: int
+) -> tuple[Sweep, list[Task]]:
+    """The frozen sweep, and the tasks of ``nodes`` to run from the frozen code."""
+    sweep = freeze_sweep(jobs, Path.cwd())
+    return sweep, tasks_of(nodes, jobs, sweep, freeze_code(sweep), failures)
+
+
+def record_cached(job: Job) -> None:
+    """Record a run all of whose scores are in the store, unless its line is there already."""
+    if "evaluate" not in job.stages:
+        return
+    if all(job.experiment.store.find(step) for step in job.experiment.scores):
+        name = file_name(job.experiment.result())
+        if not (Path(job.cfg.paths.ledger) / name).is_file():
+            record(job)
+
+
+def show_nodes(nodes: Sequence[Node], runs: int) -> None:
+    """One line per job: what it builds and what it waits for."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("stage", "job", "builds", "waits for"):
+        table.add_column(column, overflow="fold")
+    for node in nodes:
+        waits = [*node.after, *(f"job {number}" for number in node.after_jobs)]
+        builds = f"{len(node.steps)} artifact{'s' if len(node.steps) != 1 else ''}"
+        shown = ", ".join(waits[:3]) + (f" and {len(waits) - 3} more" if len(waits) > 3 else "")
+        table.add_row(node.stage, node.name, builds, shown)
+    out = console()
+    out.print(f"Plan of {runs} runs: {len(nodes)} jobs", style="bold", highlight=False)
+    if nodes:
+        out.print(table)

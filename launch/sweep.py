@@ -1,0 +1,202 @@
+"""The folder of a sweep: what was frozen, what its jobs do, and what became of their attempts.
+
+<sweeps>/code/<12 hex>/                the code, once per content
+<sweeps>/<id>/sweep.json               words and goal of every run
+<sweeps>/<id>/runs/<n>.yaml            the frozen run
+<sweeps>/<id>/jobs/<name>.json         what a job does (:class:`Task`)
+<sweeps>/<id>/jobs/<name>.events.jsonl submitted, started, signalled, ended
+<sweeps>/<id>/logs/<name>.log          output, over all attempts
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from coincide.schema import UserError
+from coincide.store import canonical, write_json
+from launch.frozen import freeze, resolved
+from launch.jobs import Job
+from launch.plan import KEY_DIGITS, Node, goal_key
+from launch.snapshot import snapshot
+
+REPORT = "report"
+"""Name of the last job."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A node on disk: all that is needed to carry it out and to say how it went."""
+
+    name: str
+    stage: str
+    kind: str
+    command: tuple[str, ...]
+    code: str
+    """The copy of the code that the command runs from."""
+    folder: str
+    """Where the command runs."""
+    events: str
+    log: str
+    failures: int
+    """How often it may fail before it is given up."""
+    after: tuple[str, ...] = ()
+    artifacts: tuple[str, ...] = ()
+    """Manifests whose existence means that the steps are built."""
+    keys: tuple[str, ...] = ()
+    """Keys of the steps, and goals of the runs that are recorded."""
+
+    @staticmethod
+    def read(path: Path) -> Task:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        lists = ("command", "after", "artifacts", "keys")
+        return Task(**{**value, **{name: tuple(value[name]) for name in lists}})
+
+    def write(self, path: Path) -> None:
+        write_json(path, asdict(self))
+
+    def note(self, event: str, **facts: Any) -> None:
+        """Append to the events."""
+        line = json.dumps({"event": event, "time": round(time.time(), 3), **facts})
+        with Path(self.events).open("a", encoding="utf-8") as handle:
+            handle.write(line + "\n")
+
+    def history(self) -> list[dict[str, Any]]:
+        """All events so far; a half-written last line is left out."""
+        path = Path(self.events)
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        return [json.loads(line) for line in text.rpartition("\n")[0].splitlines()]
+
+    def built(self) -> bool:
+        """Whether the artifacts are there."""
+        return bool(self.artifacts) and all(Path(path).is_file() for path in self.artifacts)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's folder, by its id."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    def run(self, number: int) -> Path:
+        return self.path / "runs" / f"{number:03d}.yaml"
+
+    def file(self, name: str) -> Path:
+        """Where the task called ``name`` stands."""
+        return self.path / "jobs" / f"{name}.json"
+
+    def owns(self, task: Task) -> bool:
+        return Path(task.events).parent == self.path / "jobs"
+
+    def tasks(self) -> list[Task]:
+        """Tasks in the order of submission."""
+        found = [Task.read(p) for p in self.path.glob("jobs/*.json") if p.name[0] != "."]
+        return sorted(found, key=lambda task: (_submitted(task), task.name))
+
+    def record(self) -> dict[str, Any]:
+        """``sweep.json``: folder, runs with words and goal."""
+        return json.loads((self.path / "sweep.json").read_text(encoding="utf-8"))
+
+
+def _submitted(task: Task) -> float:
+    return next((e["time"] for e in reversed(task.history()) if e["event"] == "submit"), 0.0)
+
+
+def open_sweep(which: str, sweeps: Path) -> Sweep:
+    """The sweep of that id below ``sweeps``, or of that path."""
+    for path in (sweeps / which, Path(which)):
+        if (path / "sweep.json").is_file():
+            return Sweep(path.absolute())
+    found = [p.parent.name for p in sorted(sweeps.glob("*/sweep.json"))]
+    raise UserError(
+        f"sweep={which}: no such sweep below {sweeps.absolute()}; there are: "
+        f"{', '.join(found) or 'none'}."
+    )
+
+
+def sweep_id(jobs: Sequence[Job]) -> str:
+    """``<data>-<n>-runs-<8 hex>``: the same runs are the same sweep."""
+    configs = [{**resolved(job)["config"], "logger": None} for job in jobs]
+    digest = hashlib.sha256(canonical(sorted(map(canonical, configs))).encode()).hexdigest()
+    runs = f"{len(jobs)}-run{'s' if len(jobs) > 1 else ''}"
+    return f"{jobs[0].experiment.source.name}-{runs}-{digest[:8]}"
+
+
+def freeze_sweep(jobs: Sequence[Job], folder: Path) -> Sweep:
+    """Write the frozen runs (already there when this sweep was submitted before)."""
+    sweep = Sweep(Path(jobs[0].cfg.paths.sweeps).absolute() / sweep_id(jobs))
+    for name in ("runs", "jobs", "logs"):
+        (sweep.path / name).mkdir(parents=True, exist_ok=True)
+    for number, job in enumerate(jobs):
+        freeze(job, sweep.run(number), folder)
+    runs = [{"words": job.words, "goal": goal_key(job)} for job in jobs]
+    command = shlex.join(["python", *sys.argv])
+    write_json(sweep.path / "sweep.json", {"folder": str(folder), "command": command, "runs": runs})
+    return sweep
+
+
+def freeze_code(sweep: Sweep) -> Path:
+    """The copy of the code as it is now."""
+    return snapshot(sweep.path.parent / "code")
+
+
+def tasks_of(
+    nodes: Sequence[Node], jobs: Sequence[Job], sweep: Sweep, code: Path, failures: int
+) -> list[Task]:
+    """The tasks that carry out ``nodes``."""
+    return [_task(node, jobs, sweep, code, failures) for node in nodes]
+
+
+def _task(node: Node, jobs: Sequence[Job], sweep: Sweep, code: Path, failures: int) -> Task:
+    runs = ",".join(str(sweep.run(number)) for number in node.runs)
+    steps = ",".join(step.key[:KEY_DIGITS] for step in node.steps)
+    store = jobs[0].experiment.store
+    return Task(
+        name=node.name,
+        stage=node.stage,
+        kind=node.kind,
+        command=_command(code, f"frozen=[{runs}]", f"steps=[{steps}]"),
+        artifacts=tuple(str(store.path(step) / "manifest.json") for step in node.steps),
+        keys=(*(step.key for step in node.steps), *(goal_key(jobs[n]) for n in node.records)),
+        after=node.after,
+        **_common(node.name, sweep, code, failures),
+    )
+
+
+def report_task(sweep: Sweep, code: Path, after: Iterable[str]) -> Task:
+    """The task that comes last, whatever became of the others."""
+    runs = ",".join(str(sweep.run(number)) for number in range(len(sweep.record()["runs"])))
+    return Task(
+        name=REPORT,
+        stage=REPORT,
+        kind=REPORT,
+        command=_command(code, f"frozen=[{runs}]", "stages=[report]"),
+        after=tuple(after),
+        **_common(REPORT, sweep, code, 1),
+    )
+
+
+def _command(code: Path, *words: str) -> tuple[str, ...]:
+    return (sys.executable, str(code / "run.py"), *words)
+
+
+def _common(name: str, sweep: Sweep, code: Path, failures: int) -> dict[str, Any]:
+    return {
+        "code": str(code),
+        "folder": os.fspath(Path(sweep.record()["folder"])),
+        "events": str(sweep.path / "jobs" / f"{name}.events.jsonl"),
+        "log": str(sweep.path / "logs" / f"{name}.log"),
+        "failures": failures,
+    }
