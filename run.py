@@ -26,15 +26,23 @@ from omegaconf.errors import OmegaConfBaseException
 from coincide.budget import check
 from coincide.commands import COMMANDS
 from coincide.config import FeaturePass, HealthLimits, Root, check_command, check_stages
-from coincide.doctor import refuse_unmet
+from coincide.doctor import gather, refuse_unmet, unmet
+from coincide.doctor import show as show_requirements
+from coincide.estimate import costs
 from coincide.experiment import Experiment, Makers
+from coincide.flops import device_name
 from coincide.pipeline import execute, plan
 from coincide.report.build import build_report
 from coincide.report.ledger import read_ledger
 from coincide.report.summary import summary_tables
 from coincide.schema import UserError
+<<<<<<< working
+from coincide.show import show_costs, show_plan, show_report, show_result
+from coincide.store import Store
+=======
 from coincide.show import show_plan, show_report
 from coincide.store import Step, Store
+>>>>>>> launch
 from eval.stage import eval_steps, evaluate
 from launch.frozen import HERE_ONLY, Request, read, request
 from launch.jobs import Hands, Job, Launcher, distinct, only, record
@@ -45,6 +53,11 @@ from launch.work import work
 from track.commands import DASHBOARD
 from track.live import Live
 from track.settings import Logger, group_of
+<<<<<<< working
+from train.estimate import estimate_gpu_hours
+from train.self_filter import difficulty_step
+=======
+>>>>>>> launch
 from train.stage import train_step
 
 
@@ -58,7 +71,7 @@ def difficulty_step(*parts: Any, **named: Any) -> Step:
 CONF = Path(__file__).resolve().parent / "conf"
 GROUPS = ("data", "method", "reference", "clip", "target", "train", "eval")
 MULTIRUN = ("-m", "--multirun")
-MAKERS = Makers(train_step, difficulty_step, eval_steps, evaluate)
+MAKERS = Makers(train_step, difficulty_step, eval_steps, evaluate, estimate_gpu_hours)
 ConfigStore.instance().store(name="root", node=Root)
 
 
@@ -211,11 +224,18 @@ def execute_run(job: Job, live: Live) -> None:
     ``live`` is told after each stage what there is for the logger.
     """
     experiment, stages, paths = job.experiment, job.stages, job.cfg.paths
+    if job.cfg.dry_run:
+        show_dry_run(experiment, stages)
+        return
     if stages != ("report",):
         lines = plan(experiment.stages(stages), experiment.store, stages)
         show_plan(lines, experiment.store, experiment.size())
+<<<<<<< working
+    live = live or Live(job.logger, Path(paths.ledger))
+=======
     if job.cfg.dry_run:
         return
+>>>>>>> launch
     if stages != ("report",):
         for stage, of_stage in groupby(lines, key=lambda line: line.stage.name):
             execute(list(of_stage), experiment.store)
@@ -227,6 +247,17 @@ def execute_run(job: Job, live: Live) -> None:
     if "report" in stages:
         results = read_ledger(Path(paths.ledger))
         show_report(summary_tables(results), build_report(results, Path(paths.reports)))
+
+
+def show_dry_run(experiment: Experiment, stages: Sequence[str]) -> None:
+    """The plan and what it costs; where files are missing that keys hash, these in its place."""
+    if unmet([(experiment, stages)]):
+        print(f"{experiment.title}: there is no plan before what is missing here is there.")
+        show_requirements(gather([(experiment, stages)]))
+    elif stages != ("report",):
+        lines = plan(experiment.stages(stages), experiment.store, stages)
+        show_plan(lines, experiment.store, experiment.size())
+    show_costs(costs(experiment, stages, device_name()))
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

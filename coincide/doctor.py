@@ -34,15 +34,21 @@ def gather(asked: Asked) -> Found:
     return list(found.values())
 
 
+def unmet(asked: Asked) -> Found:
+    """What is missing and cannot be done without."""
+    return [(group, r) for group, r in gather(asked) if not r.met and r.fatal]
+
+
 def refuse_unmet(asked: Asked) -> None:
     """Raise :class:`UserError` naming everything that is missing, before anything runs."""
-    unmet = [(g, r) for g, r in gather(asked) if not r.met and r.fatal]
-    if unmet:
-        lines = (f"  {group}: {r.name}: {r.found}. {r.remedy}".rstrip() for group, r in unmet)
+    missing = unmet(asked)
+    if missing:
+        lines = [f"  {group}: {r.name}: {r.found}" for group, r in missing]
+        remedies = _remedies(missing)
+        todo = [f"  {', '.join(names)}:\n    {remedy}" for remedy, names in remedies.items()]
         raise UserError(
-            "this is needed and not there:\n"
-            + "\n".join(lines)
-            + "\n`python -m coincide.doctor` with the same words shows all that is needed, "
+            "\n".join(["this is needed and not there:", *lines, "What to do:", *todo])
+            + "\n`python -m coincide.doctor` with the same words looks at all that is needed, "
             "`python -m coincide.prefetch` fetches what can be fetched. Nothing was run."
         )
 
@@ -52,14 +58,14 @@ def examine(asked: Asked) -> int:
     asked = list(asked)
     found = [*(("machine", r) for r in machine_requirements(asked)), *gather(asked)]
     show(found)
-    unmet = [r for _, r in found if not r.met and r.fatal]
-    if not unmet:
+    missing = [r for _, r in found if not r.met and r.fatal]
+    if not missing:
         console().print("Ready: the same words with run.py start the run.", highlight=False)
         return 0
-    size = sum(r.bytes for r in unmet)
-    fetchable = sum(r.fetch is not None for r in unmet)
+    size = sum(r.bytes for r in missing)
+    fetchable = sum(r.fetch is not None for r in missing)
     console().print(
-        f"{len(unmet)} missing; {fetchable} of them ({size_text(size)} as far as known) can be "
+        f"\n{len(missing)} missing; {fetchable} of them ({size_text(size)} as far as known) can be "
         "fetched: python -m coincide.prefetch with the same words.",
         highlight=False,
     )
@@ -67,15 +73,29 @@ def examine(asked: Asked) -> int:
 
 
 def show(found: Found) -> None:
-    """One table: what, state, what was seen, what to do."""
+    """One table of what, state and what was seen; below it what to do, each remedy once."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("for", "what", "state", "found", "remedy"):
+    for column in ("for", "what", "state", "found"):
         table.add_column(column, overflow="fold")
     for group, requirement in found:
         colour, state = _state(requirement)
-        remedy = "" if requirement.met else requirement.remedy
-        table.add_row(group, requirement.name, f"[{colour}]{state}[/]", requirement.found, remedy)
-    console().print(table)
+        table.add_row(group, requirement.name, f"[{colour}]{state}[/]", requirement.found)
+    out = console()
+    out.print(table)
+    remedies = _remedies(found)
+    if remedies:
+        out.print("\nWhat to do", style="bold")
+    for remedy, names in remedies.items():
+        out.print(f"  {', '.join(names)}:\n    {remedy}", highlight=False, markup=False)
+
+
+def _remedies(found: Found) -> dict[str, list[str]]:
+    """Each remedy once, with the names of what it mends."""
+    remedies: dict[str, list[str]] = {}
+    for _, requirement in found:
+        if not requirement.met and requirement.remedy:
+            remedies.setdefault(requirement.remedy, []).append(requirement.name)
+    return remedies
 
 
 def _state(requirement: Requirement) -> tuple[str, str]:

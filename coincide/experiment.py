@@ -45,6 +45,8 @@ class Makers:
     difficulty: Callable[..., Step]
     scores: Callable[..., list[Step]]
     evaluate: Callable[[Store, Sequence[Step]], object]
+    hours: Callable[..., Any] | None = None
+    """GPU hours of a finetuning and what they rest on, for estimates."""
 
 
 @dataclass
@@ -251,13 +253,18 @@ class Experiment:
         except UserError:
             return False
 
-    def size(self) -> str:
-        """How many examples the budget is, for the plan; exact once the data is there."""
+    @property
+    def title(self) -> str:
+        """Method, budget and data."""
         if self.method.fixed_size:
             return f"{self.method.name}, its own size"
+        return f"{self.method.name}, budget {self.budget} of {self.source.name}"
+
+    def size(self) -> str:
+        """How many examples the budget is, for the plan; exact once the data is there."""
         data = self.store.find(self.data)
-        if data is None:
-            return f"{self.method.name}, budget {self.budget} of {self.source.name}"
+        if self.method.fixed_size or data is None:
+            return self.title
         rows = data.facts["rows"]
         k = count(self.budget, rows)
         return f"{self.method.name}, {k:,} of {rows:,} examples of {self.source.name}"

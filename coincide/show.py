@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from coincide.estimate import Cost
 from coincide.pipeline import Planned
 from coincide.schema import Result
 from coincide.store import Store
@@ -42,6 +43,21 @@ def show_plan(lines: Sequence[Planned], store: Store, size: str) -> None:
     out.print(f"Plan: {size}; store {store.root}", style="bold", highlight=False)
     out.print(table)
     out.print("Everything is cached." if not builds else f"{builds} to build.", highlight=False)
+
+
+def show_costs(costs: Sequence[Cost]) -> None:
+    """Print the estimate by stage, where any figure is known."""
+    if not any(cost.hours is not None for cost in costs):
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
+    for column, justify in (("estimate", "left"), ("GPU hours", "right"), ("disk", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    table.add_column("basis", overflow="fold")
+    for cost in costs:
+        hours = "?" if cost.hours is None else f"{cost.hours:,.1f}"
+        disk = "" if cost.disk is None else size_text(cost.disk)
+        table.add_row(cost.stage, hours, disk, cost.basis)
+    console().print(table)
 
 
 def show_result(result: Result, path: Path) -> None:

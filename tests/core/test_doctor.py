@@ -54,7 +54,7 @@ def test_each_thing_is_asked_for_once(tmp_path: Path) -> None:
 def test_a_run_is_refused_with_all_that_is_missing(tmp_path: Path) -> None:
     asking = Asking(tmp_path)
     (tmp_path / "images").write_text("x")
-    with pytest.raises(UserError, match=r"data: annotations: .*no such file\. fetch it") as caught:
+    with pytest.raises(UserError, match=r"data: annotations: .*no such file\n") as caught:
         refuse_unmet([(asking, ())])
     assert "images" not in str(caught.value)
     assert "coincide.doctor" in str(caught.value)

@@ -1,0 +1,163 @@
+"""What a run will cost, before it starts: GPU hours and disk by stage, and what that rests on.
+
+Parts may say how large they are in ``scale``, a mapping of plain numbers in their YAML: a dataset
+``rows`` and ``text_tokens`` (mean of a row), a model ``parameters``, ``hidden`` (of its language
+model) and ``image_tokens``; a benchmark ``documents``. Where a number is not known there is no
+estimate, which is not an estimate of zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from coincide.features.signals import kind, width
+from coincide.flops import ASSUMED_MFU, gpu_hours, peak_flops
+from coincide.schema import Clustering, Difficulty, UserError
+
+if TYPE_CHECKING:
+    from coincide.experiment import Experiment
+
+BYTES = {"float16": 2, "float32": 4}
+PROMPT_TOKENS, ANSWER_TOKENS = 60, 10
+"""Of a benchmark's question and of its answer, in the mean."""
+GENERATION_MFU = 0.1
+"""Share of the peak while answering: token by token, bound by memory."""
+CLIP_TOKENS = 77
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one stage. None: not known."""
+
+    stage: str
+    hours: float | None
+    """GPU hours, over all GPUs together."""
+    disk: float | None
+    """Bytes that it adds to the store."""
+    basis: str
+
+
+def costs(experiment: Experiment, stages: Sequence[str], device: str = "") -> list[Cost]:
+    """A line for each of ``stages`` that costs something; ``device`` is a GPU's name."""
+    makers = {
+        "features": _features,
+        "select": _select,
+        "train": _train,
+        "evaluate": _evaluate,
+    }
+    found = (makers[s](experiment, device) for s in stages if s in makers)
+    return [cost for cost in found if cost is not None]
+
+
+def rows_of(experiment: Experiment) -> int | None:
+    """Rows of the pool: counted where the data is in the store, else as published."""
+    try:
+        data = experiment.store.find(experiment.data)
+    except UserError:  # its files are not here
+        data = None
+    return data.facts["rows"] if data else _scale(experiment.source).get("rows")
+
+
+def chosen_of(experiment: Experiment) -> int | None:
+    """Rows that will be trained on."""
+    if experiment.method.name != "full" and experiment.method.fixed_size:
+        return None
+    if isinstance(experiment.budget, int) and not experiment.method.fixed_size:
+        return experiment.budget
+    rows = rows_of(experiment)
+    if rows is None or experiment.method.fixed_size:
+        return rows
+    return int(experiment.budget * rows)
+
+
+def _features(experiment: Experiment, device: str) -> Cost | None:
+    """One forward pass a model: 2 FLOP a parameter and token."""
+    if not experiment.signals:
+        return None
+    rows, text = rows_of(experiment), _scale(experiment.source).get("text_tokens")
+    hours, disk, said = 0.0, 0.0, []
+    for model in (experiment.reference, experiment.clip):
+        of_clip = model is experiment.clip
+        signals = [s for s in experiment.signals if (kind(s).model == "clip") == of_clip]
+        if not signals:
+            continue
+        scale = _scale(model)
+        if rows is None or text is None or "parameters" not in scale:
+            return Cost("features", None, None, "sizes of data or model are not known")
+        tokens = rows * (scale["image_tokens"] + (CLIP_TOKENS if of_clip else text))
+        hours += gpu_hours(2 * scale["parameters"] * tokens, device)
+        values = sum(width(s, scale["hidden"]) * BYTES[kind(s).dtype] for s in signals)
+        disk += rows * values
+        said.append(f"{model.name}: {tokens / 1e6:,.0f}M tokens x 2 x {_n(scale)}")
+    return Cost("features", hours, disk, f"{'; '.join(said)} {_at(device)}")
+
+
+def _select(experiment: Experiment, device: str) -> Cost | None:
+    """The clusterings' products, 2 N K D an iteration; Self-Filter's stage 1 is a finetuning."""
+    rows = rows_of(experiment)
+    clusterings = [need for need in experiment.needs if isinstance(need, Clustering)]
+    stage1 = [need for need in experiment.needs if isinstance(need, Difficulty)]
+    if not clusterings and not stage1:
+        return None
+    if rows is None:
+        return Cost("select", None, None, "rows of the data are not known")
+    hours, disk, said = 0.0, 0.0, []
+    for need in clusterings:
+        scale = _scale(experiment.reference)
+        if "hidden" not in scale:
+            return Cost("select", None, None, "size of the reference is not known")
+        columns = width(need.signal, scale["hidden"])
+        hours += gpu_hours(2.0 * rows * need.clusters * columns * need.iterations, device)
+        disk += 4 * need.clusters * columns
+        said.append(f"k-means {rows:,} x {need.clusters:,} x {columns:,} x {need.iterations}")
+    if stage1:
+        stage = _tuning(experiment, rows, device)
+        if stage is None:
+            return Cost("select", None, None, "size of the target is not known")
+        hours += stage[0] * stage1[0].epochs
+        said.append(f"stage 1 of Self-Filter on all rows: {stage[1]}")
+    return Cost("select", hours, disk, f"{'; '.join(said)} {_at(device)}")
+
+
+def _train(experiment: Experiment, device: str) -> Cost | None:
+    chosen = chosen_of(experiment)
+    found = None if chosen is None else _tuning(experiment, chosen, device)
+    if found is None:
+        return Cost("train", None, None, "sizes of data or target are not known")
+    return Cost("train", found[0], None, found[1])
+
+
+def _tuning(experiment: Experiment, rows: int, device: str) -> tuple[float, str] | None:
+    scale, text = _scale(experiment.target), _scale(experiment.source).get("text_tokens")
+    if "parameters" not in scale or text is None or experiment.makers.hours is None:
+        return None
+    tokens = scale["image_tokens"] + text
+    found = experiment.makers.hours(experiment.recipe, rows, scale["parameters"], tokens, device)
+    return found.hours, found.basis
+
+
+def _evaluate(experiment: Experiment, device: str) -> Cost | None:
+    scale = _scale(experiment.target)
+    counts = [getattr(b, "documents", None) for b in experiment.suite.benchmarks.values()]
+    if "parameters" not in scale or any(count is None for count in counts):
+        return Cost("evaluate", None, None, "sizes of target or benchmarks are not known")
+    documents = sum(count for count in counts if count is not None)
+    tokens = documents * (scale["image_tokens"] + PROMPT_TOKENS + ANSWER_TOKENS)
+    hours = gpu_hours(2 * scale["parameters"] * tokens, device, GENERATION_MFU)
+    basis = f"{documents:,} questions, {tokens / 1e6:,.0f}M tokens x 2 x {_n(scale)}"
+    return Cost("evaluate", hours, None, f"{basis} {_at(device, GENERATION_MFU)}")
+
+
+def _scale(part: Any) -> Mapping[str, Any]:
+    return getattr(part, "scale", None) or {}
+
+
+def _n(scale: Mapping[str, Any]) -> str:
+    return f"{scale['parameters'] / 1e9:.2f}e9"
+
+
+def _at(device: str, mfu: float = ASSUMED_MFU) -> str:
+    name, peak = peak_flops(device)
+    return f"at {mfu:.0%} of {peak / 1e12:.0f} TFLOP/s ({name})"
