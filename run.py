@@ -36,13 +36,8 @@ from coincide.report.build import build_report
 from coincide.report.ledger import read_ledger
 from coincide.report.summary import summary_tables
 from coincide.schema import UserError
-<<<<<<< working
-from coincide.show import show_costs, show_plan, show_report, show_result
-from coincide.store import Store
-=======
-from coincide.show import show_plan, show_report
+from coincide.show import show_costs, show_plan, show_report
 from coincide.store import Step, Store
->>>>>>> launch
 from eval.stage import eval_steps, evaluate
 from launch.frozen import HERE_ONLY, Request, read, request
 from launch.jobs import Hands, Job, Launcher, distinct, only, record
@@ -53,11 +48,7 @@ from launch.work import work
 from track.commands import DASHBOARD
 from track.live import Live
 from track.settings import Logger, group_of
-<<<<<<< working
 from train.estimate import estimate_gpu_hours
-from train.self_filter import difficulty_step
-=======
->>>>>>> launch
 from train.stage import train_step
 
 
@@ -230,12 +221,6 @@ def execute_run(job: Job, live: Live) -> None:
     if stages != ("report",):
         lines = plan(experiment.stages(stages), experiment.store, stages)
         show_plan(lines, experiment.store, experiment.size())
-<<<<<<< working
-    live = live or Live(job.logger, Path(paths.ledger))
-=======
-    if job.cfg.dry_run:
-        return
->>>>>>> launch
     if stages != ("report",):
         for stage, of_stage in groupby(lines, key=lambda line: line.stage.name):
             execute(list(of_stage), experiment.store)
