@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from coincide.data.llava_json import read
-from coincide.models.encode import IGNORE, Encoded, collate, encode, length_of
+from coincide.models.encode import IGNORE, Encoded, collate, encode, length_of, model_inputs
 from coincide.models.template import TEMPLATES
 from coincide.schema import Dataset, Example, Turn
 from train.job import Job
@@ -67,7 +67,8 @@ class EncodedExamples(TorchDataset[Encoded]):
 def collator(
     filler: Encoded, pad_id: int
 ) -> Callable[[Sequence[Encoded]], dict[str, torch.Tensor]]:
-    """Batches for the model: input_ids, labels, attention_mask [B, T], pixel_values [n, 3, H, W].
+    """Batches for the model: input_ids, labels, attention_mask [B, T], pixel_values [n, 3, H, W],
+    and the further inputs that models of other families than LLaVA take.
 
     A micro-batch without any image gets the filler row, so that the vision tower and the
     projector run on every rank at every step: under ZeRO-3 a rank that skipped them would leave
@@ -78,8 +79,7 @@ def collator(
         rows = list(examples)
         if all(row.pixel_values is None for row in rows):
             rows.append(filler)
-        batch = collate(rows, pad_id)
-        return {k: batch[k] for k in ("input_ids", "labels", "attention_mask", "pixel_values")}
+        return model_inputs(collate(rows, pad_id))
 
     return together
 
