@@ -105,20 +105,21 @@ def _examples(
 ) -> tuple[dict[int, Example], Path | None]:
     """Row -> example, of those that can be had; and the folder of their pictures."""
     data = shelf.need(folder, "data")
-    stated = run.config.get("data")
-    config: Mapping[str, Any] = stated if isinstance(stated, Mapping) else {}
-    annotations = _first(data and data / "train.json", config.get("annotations"))
-    root = _first(data and data / "images", config.get("images"))
-    if annotations is not None and annotations.stat().st_size <= SMALL:
-        found = _read(annotations, wanted, None)
+    whole = data / "train.json" if data else folder
+    if whole.is_file() and whole.stat().st_size <= SMALL:
+        found = _read(whole, wanted, None)
     else:
         found = _read(folder / "subset.json", wanted, shelf.rows(run))
-    return found, root
+    return found, _pictures(data, run)
 
 
-def _first(*places: Any) -> Path | None:
-    paths = [Path(place) for place in places if isinstance(place, str | Path)]
-    return next((path for path in paths if path.exists()), None)
+def _pictures(data: Path | None, run: Result) -> Path | None:
+    """In the data artifact, or where the run's configuration says that they are."""
+    if data and (data / "images").is_dir():
+        return data / "images"
+    stated = run.config.get("data")
+    named = stated.get("images") if isinstance(stated, Mapping) else None
+    return Path(named) if isinstance(named, str) and Path(named).is_dir() else None
 
 
 def _read(path: Path, wanted: set[int], rows: np.ndarray | None) -> dict[int, Example]:

@@ -107,8 +107,11 @@ def _ratios(of: Sampled, counts: np.ndarray) -> np.ndarray:
     total = np.zeros((len(counts), len(of.num)))
     for stratum in np.unique(of.strata):
         mine = of.strata == stratum
-        num, den = (counts[:, mine] @ part[:, mine].T for part in (of.num, of.den))
-        total += np.divide(num, den, out=np.zeros_like(num), where=den > 0)
+        shared = of.den[:1] if (of.den == of.den[0]).all() else of.den  # a mean's: one for all runs
+        num, den = (counts[:, mine] @ part[:, mine].T for part in (of.num, shared))
+        total += np.divide(
+            num, den, out=np.zeros_like(num), where=np.broadcast_to(den > 0, num.shape)
+        )
     return total
 
 

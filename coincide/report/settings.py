@@ -14,11 +14,17 @@ WHOLE = ("data", "target", "train", "eval")
 """Those among them in which a full-data run must agree with the runs it is the 100 % of."""
 NEUTRAL = frozenset(
     "seed name variant _target_ device threads workers batch_size "  # of any group
-    "micro_batch gradient_checkpointing zero_stage processes nodes save_every".split()  # of train
+    "micro_batch gradient_checkpointing zero_stage processes nodes timeout save_every "  # of train
+    "chance range".split()  # of a benchmark: how a score is read
 )
 """Fields that name a thing (the variant is a column of its own), or change only the speed."""
-PLACES = frozenset("data.annotations data.images data.clusters".split())
-"""Where the data lies here; and the number of clusters, which the method that clusters has too."""
+PLACES = frozenset(
+    "data.annotations data.images data.root data.downloads data.clusters data.expect "
+    "data.lost_at_most reference.adapter reference.remedy eval.mirror eval.judge.url "
+    "eval.judge.key_env eval.judge.tries eval.judge.wait method.depth".split()
+)
+"""Where things lie on this machine, what is refused there, and the number of clusters, which the
+method that clusters has too."""
 
 Setting = Mapping[str, Any]
 

@@ -159,7 +159,8 @@ def test_other_settings_are_other_rows_named_by_what_differs() -> None:
         {"train": {"lr": 1e-3, "micro_batch": 8, "workers": 4}},
         {"paths": {"store": "/tmp"}, "features": {"batch_size": 2}, "seed": 1},
         {"reference": {"layers": [1]}},  # random uses no reference model
-        {"data": {"annotations": "/elsewhere/a.json", "n": 4000}},
+        {"data": {"annotations": "/elsewhere/a.json", "root": "/elsewhere", "n": 4000}},
+        {"eval": {"mirror": "/elsewhere", "benchmarks": {"a": {"chance": 0.5}}}},
     ],
 )
 def test_what_changes_no_answer_makes_no_other_row(change: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from coincide.report.build import build_report
@@ -20,9 +21,9 @@ from coincide.report.overlap import expected_share, overlap, overlaps
 from coincide.report.pairs import compare_all
 from coincide.report.pictures import Budget, benchmark_pictures
 from coincide.report.records import Panel
-from coincide.schema import Result
+from coincide.schema import Result, Score
 from tests.report.fixture import ledger, result
-from tests.report.shelf import fill
+from tests.report.shelf import fill, png
 
 LARGE = 10**9
 
@@ -169,10 +170,46 @@ def test_a_picture_of_another_question_is_not_shown(
     filled: tuple[Path, list[Result]], shelf: Shelf
 ) -> None:
     run = filled[1][0]
-    wrong, why = benchmark_pictures(shelf, run, "attributes", {0: {"question_id": 7}})
-    assert (wrong, why) == ({}, "its pictures do not decode, or belong to other questions")
-    right, why = benchmark_pictures(shelf, run, "attributes", {0: {"question_id": "0"}})
-    assert (list(right), why) == ([0], "")
+    asked = {0: {"question_id": "no such", "question": "which?"}}
+    assert benchmark_pictures(shelf, run, "attributes", asked) == (
+        {}, "none has the question's id, or none decodes",
+    )  # fmt: skip
+    asked = {5: {"question_id": "3"}, 6: {"question_id": "4"}}
+    found, why = benchmark_pictures(shelf, run, "attributes", asked)
+    assert (sorted(found), why) == ([5, 6], "")
+    assert found[5].getpixel((0, 0)) == (111, 17, 159)  # that of question 3, not of row 5
+
+
+def test_pictures_of_a_mirrored_benchmark_are_those_of_the_same_id_and_question(
+    tmp_path: Path,
+) -> None:
+    """Ids repeat in POPE: the question tells its rows apart."""
+    folder = tmp_path / "store" / "eval" / "pope-00000000000a"
+    folder.mkdir(parents=True)
+    content = "c" * 64
+    config = {"benchmark": "pope", "dataset": "lab/POPE", "content": content}
+    (folder / "manifest.json").write_text(json.dumps({"config": config, "needs": {}}))
+    mirror = tmp_path / "store" / ".cache" / "benchmarks" / content[:16] / "lab" / "POPE" / "data"
+    asked = {
+        7: {"question_id": "1", "question": "Is there a  dog?\nAnswer yes or no."},
+        8: {"question_id": "1", "question": "Is there a cat?\nAnswer yes or no."},
+    }
+    run = result("random", 0, (), keys={"eval.pope": "eval/pope-00000000000a"})
+    shelf = Shelf(tmp_path / "store")
+    run = replace(run, scores=(Score("pope", "f1", 1.0, 1, samples="eval/pope-00000000000a"),))
+    assert benchmark_pictures(shelf, run, "pope", asked) == (
+        {}, "the dataset lab/POPE is not on this machine",
+    )  # fmt: skip
+    mirror.mkdir(parents=True)
+    rows = {
+        "question_id": [1, 1, 2], "question": ["Is there a cat?", "Is there a dog?", "Is it?"],
+        "image": [{"bytes": png(i, 8), "path": ""} for i in range(3)],
+    }  # fmt: skip
+    pd.DataFrame(rows).to_parquet(mirror / "test-0.parquet")
+    found, why = benchmark_pictures(shelf, run, "pope", asked)
+    assert (sorted(found), why) == ([7, 8], "")
+    assert found[7].getpixel((0, 0)) == (37, 91, 53)
+    assert found[8].getpixel((0, 0)) == (0, 0, 0)
 
 
 # --- clusters -----------------------------------------------------------------------------------
