@@ -47,7 +47,8 @@ def _at(config: Any, name: str) -> Any:
 
 
 def _same(got: Any, wanted: Any) -> bool:
-    """Of a config group the name counts; what the configuration lacks selects nothing."""
-    if isinstance(wanted, Mapping) and "name" in wanted:
-        return isinstance(got, Mapping) and got.get("name") == wanted["name"]
+    """Of a config group what it makes counts, not its fields; an unknown word selects nothing."""
+    if isinstance(wanted, Mapping):
+        telling = [key for key in ("_target_", "name") if key in wanted]
+        return isinstance(got, Mapping) and all(got.get(key) == wanted[key] for key in telling)
     return wanted is None or got == wanted

@@ -39,8 +39,7 @@ def main() -> None:
 def write(run: Run, logger: Logger, root: Path, *, whole: bool) -> str:
     """One run; ``whole`` without which only its summary and the ledger's tables are written.
 
-    A run that the server knows is resumed: steps that it has are not written twice. Returns the
-    folder that wandb made for it.
+    A run that the server knows is resumed. Returns the folder that wandb made for it.
     """
     import wandb
 
@@ -89,7 +88,10 @@ def _settings(logger: Logger, root: Path) -> Any:
 
 
 def _history(live: Any, run: Run) -> None:
+    """The steps that the server lacks: where an earlier time broke off, this one goes on."""
     for point in run.history:
+        if point["step"] < live.starting_step:
+            continue
         values = {name: value for name, value in point.items() if name != "step"}
         live.log(values, step=int(point["step"]))
 

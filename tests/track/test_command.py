@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 import run as program
+from coincide.report.ledger import read_ledger
 from coincide.schema import UserError
 from tests.command.conftest import ROOT, SMALL, command, environment
 from tests.track.reader import offline_runs
+from track.compared import compared
 
 SELECT = "stages=[features,select]"
 
@@ -36,15 +38,22 @@ def test_a_sweep_offline_then_replayed_writes_nothing_anew(tmp_path: Path) -> No
     assert found.returncode == 0, found.stdout + found.stderr
     assert "warning" not in found.stderr
     runs = offline_runs(tmp_path)
-    assert sorted(run.job_type for run in runs.values()) == sorted(["select", "train", "evaluate"] * 2)
+    assert sorted(run.job_type for run in runs.values()) == sorted(
+        ["select", "train", "evaluate"] * 2
+    )
     assert len({run.group for run in runs.values()}) == 1
-    evaluated = [run for run in runs.values() if run.job_type == "evaluate"]
-    assert all("rel" in run.summary for run in evaluated)  # the full run came last
+    evaluated = {run.config["ledger"]: run for run in runs.values() if run.job_type == "evaluate"}
+    among = compared(read_ledger(tmp_path / "ledger"))  # the full run came last
+    assert {name: run.summary.get("rel") for name, run in evaluated.items()} == {
+        name: found.rel for name, found in among.items()
+    }
     again = dashboard("sync", "logger=wandb_offline", cwd=tmp_path)
     assert "0 runs written, 6 were there already" in again.stdout, again.stdout + again.stderr
     one = dashboard("sync", "logger=wandb_offline", "method=random", "logger.dir=new", cwd=tmp_path)
     assert "1 results: 3 runs written" in one.stdout, one.stdout + one.stderr
-    assert {run.config["method_name"] for run in offline_runs(tmp_path / "new").values()} == {"random"}
+    assert {run.config["method_name"] for run in offline_runs(tmp_path / "new").values()} == {
+        "random"
+    }
 
 
 @pytest.mark.slow
@@ -67,7 +76,7 @@ def test_a_run_that_fails_in_training_has_left_its_selection(tmp_path: Path) -> 
     assert call(*command(*words, "train.lr=1e38"), cwd=tmp_path).returncode != 0
     (run,) = offline_runs(tmp_path).values()
     assert run.job_type == "select"
-    assert run.config["run"]["method"]["name"] == "random"
+    assert run.config["method_name"] == "random"
 
 
 def test_wandb_is_not_imported_unless_asked_for() -> None:

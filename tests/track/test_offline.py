@@ -110,7 +110,9 @@ def test_a_ledger_that_grew_replaces_what_it_changed(world: World, tmp_path: Pat
     first = replayed([world.random], [world.random], places)
     assert sync(first, logger(tmp_path / "out")) == Done(3, 0)
     before = offline_runs(tmp_path / "out")
-    assert sync(replayed([world.random], world.ledger, places), logger(tmp_path / "out")) == Done(1, 2)
+    assert sync(replayed([world.random], world.ledger, places), logger(tmp_path / "out")) == Done(
+        1, 2
+    )
     after = offline_runs(tmp_path / "out")  # fails when one is there twice
     assert before.keys() == after.keys()
     assert "rel" in next(run for run in after.values() if run.job_type == "evaluate").summary

@@ -82,7 +82,9 @@ def test_costs_and_seconds_are_in_the_summary(world: World) -> None:
 
 
 def test_experiments_that_share_a_subset_share_its_run(world: World) -> None:
-    other = replace(world.full, seed=1, keys={**world.full.keys, "adapter": "adapter/b-0123456789ab"})
+    other = replace(
+        world.full, seed=1, keys={**world.full.keys, "adapter": "adapter/b-0123456789ab"}
+    )
     ids = [run.id for run in replayed([world.full, other], world.ledger + [other], NOWHERE)]
     assert ids[0] == ids[3]
     assert len(set(ids)) == 5

@@ -67,7 +67,9 @@ def _result(
 
     subset = Step("subset", name, 1, {"method": method}, choose, needs=needs)
     adapter = Step("adapter", f"tiny-{name}", 1, {}, _adapter, needs=(data, subset))
-    keys = {step.kind: store.ensure(step).path.relative_to(store.root) for step in (subset, adapter)}
+    keys = {
+        step.kind: store.ensure(step).path.relative_to(store.root) for step in (subset, adapter)
+    }
     k = len(list(rows))
     return Result(
         method=method,
