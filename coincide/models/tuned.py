@@ -84,7 +84,7 @@ class Tuned:
         found = find_adapter(self.adapter)
         if not isinstance(found, Path):
             raise UserError(f"adapter of {self.name}: {found}. {self.remedy}")
-        base = build.need(0).path / "model"
+        base = build.store.ensure(build.step.needs[0]).path / "model"
         stored = AutoConfig.from_pretrained(base, local_files_only=True).dtype or torch.float32
         model = load_model(base, stored, "cpu")
         merged = merge(model, found)

@@ -108,7 +108,7 @@ class Checkpoint:
             remedy = "Set it to a folder with a model as it was published, or to owner/name."
             return Requirement(f"weights {self.repo}", met, found, "" if met else remedy)
         at = "" if revision == "main" else f" --revision {revision}"
-        remedy = f"python -m coincide.prefetch (or hf download {repo}{at}), or name a folder for it."
+        remedy = f"python -m coincide.prefetch (or hf download {repo}{at}), or name a folder."
         return Requirement(
             f"weights {self.repo}",
             met,

@@ -39,6 +39,20 @@ SPECIAL = [
     "<|im_start|>", "<|im_end|>", "<|pause|>", *(f"<|reg{i}|>" for i in range(8)), "<|extra0|>",
 ]  # fmt: skip
 """Special tokens of StableLM-2's Arcade100k, in order of their ids."""
+OPENAI = {
+    "_name_or_path": "", "add_cross_attention": False, "architectures": None, "prefix": None,
+    "attention_dropout": 0.0, "length_penalty": 1.0, "bad_words_ids": None,
+    "chunk_size_feed_forward": 0, "cross_attention_hidden_size": None,
+    "decoder_start_token_id": None, "do_sample": False, "dropout": 0.0, "early_stopping": False,
+    "id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1},
+    "initializer_factor": 1.0, "initializer_range": 0.02, "is_decoder": False,
+    "max_length": 20, "min_length": 0, "num_beams": 1, "output_attentions": False,
+    "problem_type": None, "pruned_heads": {}, "repetition_penalty": 1.0, "return_dict": True,
+    "temperature": 1.0, "tie_encoder_decoder": False, "tie_word_embeddings": True, "top_k": 50,
+    "top_p": 1.0, "torch_dtype": None, "torchscript": False, "transformers_version": "4.16.0.dev0",
+    "typical_p": 1.0, "use_bfloat16": False,
+}  # fmt: skip
+"""What transformers of 2022 wrote into CLIP's sub-configurations, used by nothing."""
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -175,11 +189,13 @@ def make_clip_tower(folder: Path, *, layers: int = 3) -> Path:
         "layer_norm_eps": 1e-5,
     }  # fmt: skip
     text = {"model_type": "clip_text_model", "vocab_size": words, "max_position_embeddings": 77,
-            "bos_token_id": words - 2, "eos_token_id": words - 1}  # fmt: skip
+            **OPENAI, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}  # fmt: skip
     vision = {"model_type": "clip_vision_model", "image_size": SIDE, "patch_size": PATCH}
+    vision |= {**OPENAI, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     _write(folder / "config.json", {
         "architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": WIDTH,
-        "logit_scale_init_value": 2.6592, "torch_dtype": "float32",
+        "initializer_factor": 1.0, "logit_scale_init_value": 2.6592, "torch_dtype": "float32",
+        "transformers_version": None, "text_config_dict": None, "vision_config_dict": None,
         "text_config": {**shared, **text}, "vision_config": {**shared, **vision},
     })  # fmt: skip
     _write(folder / "preprocessor_config.json", {

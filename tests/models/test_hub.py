@@ -173,6 +173,17 @@ def test_clip_embeds_images_and_texts(dtype: str, clip_folder: Path) -> None:
     assert pixels["pixel_values"].shape == (1, 3, SIDE, SIDE)
 
 
+def test_clip_pools_at_the_end_token(clip_folder: Path) -> None:
+    """The published configuration names another end token; the largest id is the one."""
+    model, processor = load_clip(clip_folder, "float32", "cpu"), load_processor(clip_folder)
+    inputs = processor.tokenizer(["a red circle", "yes"], padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        output = model.text_model(**inputs)
+    at = (inputs["input_ids"] == processor.tokenizer.eos_token_id).int().argmax(dim=1)
+    assert at.tolist() == [4, 2]
+    assert torch.equal(output.pooler_output, output.last_hidden_state[[0, 1], at])
+
+
 def test_clips_tokenizer_is_clips(clip_folder: Path) -> None:
     tokenizer = load_processor(clip_folder).tokenizer
     ids: Any = tokenizer("The RED circle")["input_ids"]

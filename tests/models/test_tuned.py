@@ -53,8 +53,7 @@ def test_merged_as_peft_merges(variant: str, base: Hub, tmp_path: Path) -> None:
     expected = adapter(base, tmp_path / "adapter", **VARIANTS[variant])
     store = Store(tmp_path / "store")
     source = Tuned(base, str(tmp_path / "adapter"), "tuned")
-    store.ensure(base.step())
-    artifact = store.ensure(source.step())
+    artifact = store.ensure(source.step())  # builds its base as well
     made = load_model(artifact.path / "model", torch.float32, "cpu").state_dict()
     original = load_model(Path(base.repo), torch.float32, "cpu").state_dict()
     changed = [name for name in original if not torch.equal(made[name], original[name])]
@@ -110,7 +109,6 @@ def test_a_missing_adapter_says_how_to_train_it(base: Hub, tmp_path: Path) -> No
     missing = [requirement for requirement in source.requirements() if not requirement.met]
     assert [(m.name, m.remedy) for m in missing] == [("adapter of tuned", "Train it with X.")]
     store = Store(tmp_path / "store")
-    store.ensure(base.step())
     with pytest.raises(UserError, match=r"no adapter at .*Train it with X\."):
         store.ensure(source.step())
 
