@@ -265,6 +265,9 @@ class LlavaJson:
         if corrupt:
             dataset, report = self.inspect(corrupt)
             self.accept(report)
+        if report.problems:
+            lost = f"{report.dropped:,} dropped, {report.blank:,} with a blank picture"
+            print(f"{self.name}: of {report.rows:,} rows {lost}:\n{report.faults()}", flush=True)
         write_json(build.dir / "corrupt.json", corrupt)
         write_json(build.dir / "report.json", report.as_json())
         write_atomic(build.dir / "examples.parquet", lambda path: _write_index(path, dataset))

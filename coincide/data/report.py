@@ -102,12 +102,15 @@ class DataReport:
         self._refuse_faults(policies)
         lost = self.dropped + self.blank
         if lost > lost_at_most * self.rows:
-            lines = [_line(kind, problem) for kind, problem in self.problems.items()]
             raise UserError(
                 f"{self.name}: {lost:,} of {self.rows:,} rows would be dropped or blank, more than "
-                f"data.lost_at_most={lost_at_most:g} allows:\n" + "\n".join(lines) + "\nFetch "
-                "what is missing, or raise data.lost_at_most. Nothing was written."
+                f"data.lost_at_most={lost_at_most:g} allows:\n{self.faults()}\nFetch what is "
+                "missing, or raise data.lost_at_most. Nothing was written."
             )
+
+    def faults(self) -> str:
+        """A line for each kind of fault."""
+        return "\n".join(_line(kind, problem) for kind, problem in self.problems.items())
 
     def _refuse_faults(self, policies: Policies) -> None:
         fatal = {k: p for k, p in self.problems.items() if getattr(policies, p.policy) == "error"}

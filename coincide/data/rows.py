@@ -72,7 +72,7 @@ def _what(text: str, at: int) -> str:
     if text[at] == "{":
         lines = text[at:].split("\n", 2)
         if len(lines) > 1 and lines[0].rstrip().endswith("}") and lines[1].startswith("{"):
-            return "JSON lines; wrap the rows into one list"
+            return "JSON lines; read them with data=messages, or wrap the rows into one list"
         return "a JSON object"
     return f"text that begins with {text[at : at + 20]!r}"
 

@@ -140,7 +140,7 @@ def test_every_kind_is_listed_at_once_and_ten_rows_of_each(tmp_path: Path) -> No
         ('[{"id": "a"}] x', "byte 14 of 15: text after the end of the list"),
         ("[" + "[" * 200_000, "nested too deeply"),
         ('{"id": "a"}', "a JSON object"),
-        ('{"id": "a"}\n{"id": "b"}\n', "JSON lines; wrap the rows into one list"),
+        ('{"id": "a"}\n{"id": "b"}\n', "JSON lines; read them with data=messages"),
         ("", "an empty file"),
         ("[]", "an empty list"),
         ("version https://git-lfs", "text that begins with 'version https://git-'"),
