@@ -157,9 +157,8 @@ class Recipe:
             )
 
     def _check_ranges(self) -> None:
-        counts = ("rank", "alpha", "epochs", "global_batch", "max_length", "micro_batch", "nodes")
-        counts += ("timeout",)
-        for name in counts:
+        counts = "rank alpha epochs global_batch max_length micro_batch nodes timeout"
+        for name in counts.split():
             if not _positive_int(getattr(self, name)):
                 raise UserError(
                     f"train.{name}={getattr(self, name)!r}: expected a whole number, 1 or more."

@@ -77,7 +77,7 @@ def test_training_over_four_bits(
 ) -> None:
     """It learns, almost as the whole model does, and saves an adapter of the same form."""
     whole = trained(made, tmp_path_factory.mktemp("whole"))
-    assert quantized.facts["loss_last"] < 0.9 * quantized.facts["loss_first"]
+    assert quantized.facts["loss_last"] < 0.95 * quantized.facts["loss_first"]
     difference = [
         abs(a - b) for a, b in zip(losses(quantized.path), losses(whole.path), strict=True)
     ]
