@@ -87,8 +87,7 @@ def make_processor(tokenizer: Any, images: Any, vision_config: Any, *, cls_token
 
     ``images``: the vision tower's image processor. ``cls_token``: the tower has one, dropped.
     """
-    from transformers import LlavaProcessor
-    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+    from transformers import LlavaImageProcessorPil, LlavaProcessor
 
     side = vision_config.image_size
     square = LlavaImageProcessorPil(

@@ -87,7 +87,7 @@ def llama_tokenizer(folder: Path) -> Any:
         prefix = [normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]
         core.normalizer = normalizers.Sequence(prefix)
     else:  # Metaspace adds no prefix to a text that starts with a space; SentencePiece does
-        core.normalizer = normalizers.Replace(Regex("^ "), f"{SPACE} ")
+        core.normalizer = normalizers.Replace(Regex(r"\A "), f"{SPACE} ")
         core.pre_tokenizer = cutters.Metaspace(SPACE, prepend_scheme="first", split=False)
     core.decoder = decoders.Sequence(
         [

@@ -29,6 +29,8 @@ SIZES = {
     "lmsys/vicuna-7b-v1.5": 13.5 * GB,
     "lmsys/vicuna-13b-v1.5": 26.0 * GB,
     "openai/clip-vit-large-patch14-336": 1.7 * GB,
+    "liuhaotian/llava-v1.5-mlp2x-336px-pretrain-vicuna-7b-v1.5": 0.05 * GB,
+    "liuhaotian/llava-v1.5-mlp2x-336px-pretrain-vicuna-13b-v1.5": 0.07 * GB,
     "bczhou/TinyLLaVA-2.0B": 3.3 * GB,
     "bczhou/TinyLLaVA-2.0B-SigLIP": 0.9 * GB,
 }

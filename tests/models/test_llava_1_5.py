@@ -31,6 +31,7 @@ CASES = [
     for case in json.loads((LLAVA / "preprocess_v1.json").read_text(encoding="utf-8"))["cases"]
     if case["max_length"] == 2048
 ]
+NEW = json.loads((LLAVA.parent / "vicuna" / "preprocess_v1.json").read_text(encoding="utf-8"))
 IMAGE_TOKEN = -200
 KNOWN = 700
 
@@ -128,8 +129,13 @@ def test_logits_equal_a_composition_by_hand(source: Llava15, folder: Path) -> No
     torch.testing.assert_close(logits[..., :KNOWN], expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
-def test_ids_and_labels_are_llavas(case: dict[str, Any], processor: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("legacy", [True, False])
+@pytest.mark.parametrize("number", range(len(CASES)), ids=[case["name"] for case in CASES])
+def test_ids_and_labels_are_llavas(
+    number: int, legacy: bool, processor: Any, folder: Path, tmp_path: Path
+) -> None:
+    case, expected = CASES[number], CASES[number] if legacy else NEW[number]
+    processor = processor if legacy else load_processor(folder)
     row = {"id": case["name"], "conversations": case["conversations"]}
     if case["images"]:
         Image.new("RGB", (20, 16)).save(tmp_path / "a.png")
@@ -140,8 +146,9 @@ def test_ids_and_labels_are_llavas(case: dict[str, Any], processor: Any, tmp_pat
     ids = torch.where(one.image_mask, IMAGE_TOKEN, one.input_ids)
     first = ~one.image_mask | ~torch.cat([torch.tensor([False]), one.image_mask[:-1]])
     assert one.image_mask.sum() == GRID**2 * case["images"]
-    assert ids[first].tolist() == case["input_ids"]
-    assert one.labels[first].tolist() == case["labels"]
+    assert case["name"] == expected["name"]
+    assert ids[first].tolist() == expected["input_ids"]
+    assert one.labels[first].tolist() == expected["labels"]
 
 
 @pytest.mark.parametrize("name", ["wide", "tall", "square", "odd", "small"])
