@@ -83,9 +83,10 @@ def projector(state: Tensors) -> dict[str, torch.Tensor]:
 
 
 def make_processor(tokenizer: Any, images: Any, vision_config: Any, *, cls_token: bool) -> Any:
-    """LLaVA's processor: padding to a square with the mean colour, then ``images``' own steps.
+    """LLaVA's processor: images are padded to a square with the mean colour, then resized.
 
-    ``images``: the vision tower's image processor. ``cls_token``: the tower has one, dropped.
+    ``images`` has the tower's ``image_mean`` and ``image_std``. ``cls_token``: the tower has a
+    class token, which the model drops.
     """
     from transformers import LlavaImageProcessorPil, LlavaProcessor
 

@@ -21,10 +21,16 @@ def load_processor(model_dir: Path) -> Any:
 
     _check(model_dir, "processor_config.json", "preprocessor_config.json")
     options = {"local_files_only": True, "trust_remote_code": False}
-    processor = AutoProcessor.from_pretrained(model_dir, **options)
-    processor.image_processor = AutoImageProcessor.from_pretrained(
-        model_dir, backend="pil", **options
-    )
+    try:
+        processor = AutoProcessor.from_pretrained(model_dir, **options)
+        processor.image_processor = AutoImageProcessor.from_pretrained(
+            model_dir, backend="pil", **options
+        )
+    except (ImportError, ValueError, OSError) as error:
+        raise UserError(
+            f"the processor in {model_dir} does not load: {error}\nExpected one that transformers "
+            "itself knows, with the packages that it needs."
+        ) from error
     if not processor.tokenizer.is_fast:
         raise UserError(
             f"{model_dir} has a slow tokenizer; label masks need the character offsets of a fast "

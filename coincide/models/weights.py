@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from coincide.progress import bar
 from coincide.requirements import Requirement
 from coincide.schema import UserError
 from coincide.store import canonical, sha256_file, write_json
@@ -23,7 +24,11 @@ from coincide.store import canonical, sha256_file, write_json
 SMALL = (".json", ".txt", ".model", ".tiktoken", ".jinja")
 """Configuration, vocabulary, chat template. Never ``.py``."""
 REPOSITORY = re.compile(r"\w[\w.-]*/[\w.-]+")
-SAFE, PICKLED = r"model(-\d+-of-\d+)?\.safetensors", r"pytorch_model(-\d+-of-\d+)?\.bin"
+FORMS = {
+    "model.safetensors.index.json": r"model(-\d+-of-\d+)?\.safetensors",
+    "pytorch_model.bin.index.json": r"pytorch_model(-\d+-of-\d+)?\.bin",
+}
+"""Weight files by the index that lists their shards, the preferred form first."""
 GB = 10**9
 SIZES = {
     "lmsys/vicuna-7b-v1.5": 13.5 * GB,
@@ -125,13 +130,7 @@ def chosen(names: Iterable[str]) -> list[str]:
     """Of all the files of a model folder those that are needed: safetensors rather than pickles."""
     top = sorted(name for name in names if "/" not in name)
     small = [name for name in top if name.endswith(SMALL) and ".index." not in name]
-    for form, index in (
-        (SAFE, "model.safetensors.index.json"),
-        (
-            PICKLED,
-            "pytorch_model.bin.index.json",
-        ),
-    ):
+    for index, form in FORMS.items():
         weights = [name for name in top if re.fullmatch(form, name)]
         if weights:
             return sorted([*small, *weights, *({index} & set(top))])
@@ -173,12 +172,14 @@ def content(files: Sequence[Path]) -> str:
     What was hashed is remembered with size and modification time, as images are.
     """
     known = _recall(_cache_file(files))
-    now: dict[str, Any] = {}
-    for file in files:
-        status = file.stat()
-        stamp = [status.st_size, status.st_mtime_ns]
-        before = known.get(file.name, [])
-        now[file.name] = before if before[:2] == stamp else [*stamp, sha256_file(file)]
+    stamps = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
+    now: dict[str, Any] = {n: known[n] for n in stamps if known.get(n, [])[:2] == stamps[n]}
+    stale = [file for file in files if file.name not in now]
+    if stale:
+        with bar("hash weights", total=len(stale), unit="file") as progress:
+            for file in stale:
+                now[file.name] = [*stamps[file.name], sha256_file(file)]
+                progress.update(1)
     if now != known:
         with suppress(OSError):  # a read-only home costs time, not the answer
             _cache_file(files).parent.mkdir(parents=True, exist_ok=True)

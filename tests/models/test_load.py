@@ -43,6 +43,14 @@ def test_absent_folder(tmp_path: Path) -> None:
         load_processor(tmp_path / "gone")
 
 
+def test_a_processor_that_does_not_load(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "model"
+    shutil.copytree(folder, other)
+    (other / "processor_config.json").write_text("<html>not found</html>")
+    with pytest.raises(UserError, match=r"the processor in .* does not load"):
+        load_processor(other)
+
+
 def test_code_in_the_folder_is_never_run(folder: Path, tmp_path: Path) -> None:
     import json
 
