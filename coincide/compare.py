@@ -65,16 +65,16 @@ def open_side(path: Path, store: Path) -> Side:
 def _of_artifact(folder: Path) -> Side:
     if not (folder / MANIFEST).is_file() or not (folder / "rows.npy").is_file():
         raise UserError(f"{folder}: no subset artifact; expected {MANIFEST} and rows.npy in it.")
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    facts = manifest["facts"]
+    manifest = Shelf(folder).manifest(folder)
+    facts, needs = manifest.get("facts", {}), manifest.get("needs", {})
     return Side(
         folder.name,
-        printable(redact({**flat(manifest["config"]), **manifest["needs"]})),
+        printable(redact({**flat(manifest.get("config", {})), **needs})),
         _index(folder / "rows.npy"),
         facts.get("composition", {}),
         facts.get("pool_composition", {}),
         facts.get("rows"),
-        str(next((v for k, v in manifest["needs"].items() if k.endswith(".data")), "")),
+        str(next((v for k, v in needs.items() if k.endswith(".data")), "")),
     )
 
 

@@ -50,26 +50,28 @@ def drill(panel: Panel, shelf: Shelf, budget: Budget) -> dict[str, Any]:
 
 
 def _benchmark(name: str, runs: Sequence[Result], shelf: Shelf) -> dict[str, Any]:
-    files = [shelf.samples(run, name) for run in runs]
-    absent = {i: "its samples are not in this store" for i, file in enumerate(files) if not file}
-    have = [(i, file) for i, file in enumerate(files) if file is not None]
+    have, absent = {}, {}
+    for i, run in enumerate(runs):
+        file = shelf.samples(run, name)
+        if file is None:
+            absent[i] = "its samples are not in this store"
+        elif not len(file.numbers["doc_id"]):
+            absent[i] = "it has no samples with a score"
+        else:
+            have[i] = file
     about = {"name": name, "absent": absent, "all": 0, "differ": 0, "no_pictures": ""}
     if not have:
         return {**about, "samples": []}
-    documents, scores = _matrix([file for _, file in have])
-    spread = scores.max(axis=0) - scores.min(axis=0) if len(documents) else np.empty(0)
-    variance = scores.var(axis=0) if len(documents) else np.empty(0)
-    order = np.lexsort((documents, -variance))[:SHOWN]
-    chosen = [int(documents[i]) for i in order]
-    texts = {i: file.texts(chosen) for i, file in have}
-    values = {
-        i: dict(zip(documents.tolist(), row, strict=True))
-        for (i, _), row in zip(have, scores, strict=True)
-    }
-    samples = [_sample(document, len(runs), texts, values) for document in chosen]
-    return {
-        **about, "all": len(documents), "differ": int((spread > 0).sum()), "samples": samples,
-    }  # fmt: skip
+    documents, scores = _matrix(list(have.values()))
+    order = np.lexsort((documents, -scores.var(axis=0)))[:SHOWN]
+    chosen = documents[order].tolist()
+    texts = {i: file.texts(chosen) for i, file in have.items()}
+    samples = [
+        _sample(document, len(runs), texts, dict(zip(have, scores[:, place].tolist(), strict=True)))
+        for document, place in zip(chosen, order, strict=True)
+    ]
+    differ = int((scores.max(axis=0) > scores.min(axis=0)).sum())
+    return {**about, "all": len(documents), "differ": differ, "samples": samples}
 
 
 def _matrix(files: Sequence[Samples]) -> tuple[np.ndarray, np.ndarray]:
@@ -87,7 +89,7 @@ def _sample(
     document: int,
     runs: int,
     texts: Mapping[int, Mapping[int, Mapping[str, Any]]],
-    scores: Mapping[int, Mapping[int, float]],
+    scores: Mapping[int, float],
 ) -> dict[str, Any]:
     records = {i: found[document] for i, found in texts.items() if document in found}
     first: Mapping[str, Any] = next(iter(records.values()), {})
@@ -100,7 +102,7 @@ def _sample(
         "answers": [
             _brief(records[i].get("answer")) if i in records else None for i in range(runs)
         ],
-        "scores": [_rounded(scores.get(i, {}).get(document)) for i in range(runs)],
+        "scores": [_rounded(scores.get(i)) for i in range(runs)],
         "picture": "",
     }
 

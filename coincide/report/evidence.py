@@ -43,8 +43,8 @@ class Shelf:
         return found[0] if found and (found[0] / MANIFEST).is_file() else None
 
     def manifest(self, folder: Path) -> Mapping[str, Any]:
-        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else {}
+        """What is written of the artifact in ``folder``; nothing where that is damaged."""
+        return _record((folder / MANIFEST).read_text(encoding="utf-8", errors="replace"))
 
     def need(self, folder: Path, kind: str) -> Path | None:
         """The first artifact of ``kind`` that the one in ``folder`` was made from."""
@@ -59,11 +59,8 @@ class Shelf:
 
     def rows(self, run: Result) -> np.ndarray | None:
         """The rows that the run was trained on, sorted int64."""
-        import numpy as np
-
         folder = self.subset(run)
-        path = folder / "rows.npy" if folder else None
-        return np.load(path, allow_pickle=False) if path and path.is_file() else None
+        return array(folder / "rows.npy") if folder else None
 
     def samples(self, run: Result, benchmark: str) -> Samples | None:
         """The samples of one benchmark of the run."""
@@ -83,6 +80,24 @@ class Shelf:
         return None
 
 
+def array(path: Path) -> np.ndarray | None:
+    """The array in an ``.npy`` file; None where it is missing or damaged."""
+    import numpy as np
+
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _record(text: str) -> Mapping[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _is_name(part: str) -> bool:
     return part not in (".", "..") and _NAME.fullmatch(part) is not None
 
@@ -98,23 +113,11 @@ class Samples:
         """``doc_id`` int64, ``score``, ``num``, ``den`` float64, ``stratum``, ``unit`` text, [n].
 
         Samples without a score are left out. Rows of one unit are drawn together; ``unit`` of a
-        row that stands alone is its doc_id.
+        row that stands alone is its doc_id. A file that cannot be read has none.
         """
         import numpy as np
-        import pyarrow as pa
-        from pyarrow import json as pa_json
 
-        wanted = {"doc_id": pa.int64(), **dict.fromkeys(("score", "num", "den"), pa.float64())}
-        wanted |= dict.fromkeys(("stratum", "unit"), pa.string())
-        table = pa_json.read_json(
-            self.path,
-            read_options=pa_json.ReadOptions(block_size=1 << 26),
-            parse_options=pa_json.ParseOptions(
-                explicit_schema=pa.schema(list(wanted.items())),
-                unexpected_field_behavior="ignore",
-            ),
-        )
-        columns = {name: table.column(name).to_numpy(zero_copy_only=False) for name in wanted}
+        columns = _columns(self.path)
         _, kept = np.unique(columns["doc_id"], return_index=True)
         kept = kept[~np.isnan(columns["score"][kept].astype(float))]
         columns = {name: values[kept] for name, values in columns.items()}
@@ -144,7 +147,28 @@ class Samples:
                 number = re.search(r'"doc_id": ?(\d+)', line)
                 if number is None or int(number[1]) not in wanted:
                     continue
-                record = json.loads(line)
+                record = _record(line)
                 if record.get("doc_id") in wanted:
                     found[record["doc_id"]] = record
         return found
+
+
+def _columns(path: Path) -> dict[str, np.ndarray]:
+    """The numbers of a JSON lines file by column, [n]; the texts are skipped, not parsed."""
+    import pyarrow as pa
+    from pyarrow import json as pa_json
+
+    wanted = {"doc_id": pa.int64(), **dict.fromkeys(("score", "num", "den"), pa.float64())}
+    wanted |= dict.fromkeys(("stratum", "unit"), pa.string())
+    schema = pa.schema(list(wanted.items()))
+    try:
+        table = pa_json.read_json(
+            path,
+            read_options=pa_json.ReadOptions(block_size=1 << 26),
+            parse_options=pa_json.ParseOptions(
+                explicit_schema=schema, unexpected_field_behavior="ignore"
+            ),
+        )
+    except pa.ArrowInvalid:  # empty: the benchmark was left out; or damaged
+        table = schema.empty_table()
+    return {name: table.column(name).to_numpy(zero_copy_only=False) for name in wanted}

@@ -12,7 +12,7 @@ import numpy as np
 
 from coincide.data.parse import parse
 from coincide.data.rows import scan
-from coincide.report.evidence import Shelf
+from coincide.report.evidence import Shelf, array
 from coincide.report.pictures import Budget, training_picture
 from coincide.report.records import Panel, Row
 from coincide.report.redact import printable
@@ -65,10 +65,14 @@ def _gallery(
 
 
 def _columns(path: Path) -> dict[str, list[float | None]] | None:
-    """The figures of each cluster; None where the table is another method's."""
+    """The figures of each cluster; None where the table is damaged or another method's."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError):
+        return None
     if not set(COLUMNS) <= set(table.column_names):
         return None
     return {name: [_number(v) for v in table.column(name).to_pylist()] for name in COLUMNS}
@@ -87,10 +91,9 @@ def _members(
     """A few rows of each cluster, the chosen ones first; and the rows chosen."""
     chosen = set() if rows is None else set(rows.tolist())
     found: list[list[int]] = [[] for _ in range(count)]
-    path = clusters / "assignment.npy" if clusters else None
-    if path is None or not path.is_file():
+    assignment = array(clusters / "assignment.npy") if clusters else None
+    if assignment is None:
         return found, chosen
-    assignment = np.load(path, allow_pickle=False)
     each = EXAMPLES if count <= MANY else 1
     is_chosen = np.isin(np.arange(len(assignment)), np.fromiter(chosen, np.int64, len(chosen)))
     order = np.lexsort((np.arange(len(assignment)), ~is_chosen, assignment))

@@ -126,7 +126,9 @@ def bootstrap(
     """The distributions of each benchmark's score, and under ``OVERALL`` of the mean over them.
 
     ``full``: the row whose score is the 100 %, drawn anew as well; the overall figure is then Rel.
-    (%). None: it is the plain mean of the scores. The same arguments give the same draws.
+    (%), over the replicates in which it is above 0 throughout; where these are fewer than 95 %, no
+    ratio can be taken and there is no ``OVERALL``. None: it is the plain mean of the scores. The
+    same arguments give the same draws.
     """
     seeds = _seed_draws(groups, times, seed)
     runs, points, found = {}, {}, {}
@@ -134,14 +136,16 @@ def bootstrap(
         runs[name], points[name] = resampled_scores(one, times, seed + 1 + i), one.scores()
         found[name] = _of_rows(runs[name], points[name], groups, seeds, one.units)
     if full is None:
-        over = dict.fromkeys(benchmarks, (np.ones((times, 1)), np.float64(1.0)))
+        over = dict.fromkeys(benchmarks, (np.ones((times, 1)), 1.0))
     else:
         over = {n: (d.drawn[:, [full]] / 100, d.points[full] / 100) for n, d in found.items()}
-    with np.errstate(divide="ignore", invalid="ignore"):
-        drawn = np.mean([runs[name] / over[name][0] for name in benchmarks], axis=0)
-        point = np.mean([points[name] / over[name][1] for name in benchmarks], axis=0)
+    kept = np.all([whole[:, 0] > 0 for whole, _ in over.values()], axis=0)
+    if kept.mean() < 0.95:
+        return found
+    drawn = np.mean([runs[n][kept] / over[n][0][kept] for n in benchmarks], axis=0)
+    point = np.mean([points[n] / over[n][1] for n in benchmarks], axis=0)
     units = sum(one.units for one in benchmarks.values())
-    return {**found, OVERALL: _of_rows(drawn, point, groups, seeds, units)}
+    return {**found, OVERALL: _of_rows(drawn, point, groups, seeds[kept], units)}
 
 
 def _seed_draws(groups: Groups, times: int, seed: int) -> np.ndarray:

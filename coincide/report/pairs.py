@@ -63,6 +63,8 @@ def compare_all(panel: Panel, shelf: Shelf, *, seed: int = 0) -> Pairs:
         if sampled:
             at = None if whole is None else have.index(whole)
             found = bootstrap(sampled, groups, at, seed=seed)
+            if OVERALL not in found:
+                why.append("a full-data score is too near 0 for ratios of its samples")
         if unfit:
             found.pop(OVERALL, None)  # a mean over fewer benchmarks would be another figure
     return _pairs(panel, columns, have if found else [], found, whole, tuple(why))
@@ -98,9 +100,18 @@ def _pairs(
             overall[i, j] = by_seeds
     intervals = {}
     if full is not None and OVERALL in found:
-        intervals = {i: interval(found[OVERALL], at[i]) for i in have if i != full}
+        intervals = {
+            i: interval(found[OVERALL], at[i])
+            for i in have
+            if i != full and _is_its_rel(panel.rows[i], float(found[OVERALL].points[at[i]]))
+        }
     name = "Rel. (%)" if relative else "mean score"
     return Pairs(name, columns, overall, by_benchmark, intervals, why)
+
+
+def _is_its_rel(row: Row, point: float) -> bool:
+    """Not so where fewer samples are shared, or its Rel. is against another full-data run."""
+    return row.rel.estimate is not None and math.isclose(row.rel.estimate.mean, point, rel_tol=1e-3)
 
 
 def _by_seeds(first: Row, second: Row) -> Difference | None:

@@ -100,9 +100,13 @@ def _mirrored(shelf: Shelf, dataset: str, content: str) -> list[Path]:
 
 def _from_parquet(path: Path, documents: Mapping[int, Mapping[str, Any]]) -> dict[int, Image.Image]:
     """The pictures of the documents' question ids; of a row group only the rows with one."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(path)
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError):
+        return {}
     names = file.schema_arrow.names
     column = next((name for name in ("image", "image_1", "images") if name in names), None)
     if column is None or "question_id" not in names:

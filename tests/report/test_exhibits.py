@@ -264,11 +264,24 @@ def test_damaged_artifacts_are_no_end_of_the_report(
 ) -> None:
     root, runs = filled
     shutil.copytree(root, tmp_path / "store")
-    for path in (tmp_path / "store").glob("eval/attributes-random*"):
+    broken = ["", '{"doc_id": 0, "score": ', '{"doc_id": "x"}\n']
+    for content, path in zip(
+        broken, sorted((tmp_path / "store").glob("eval/attributes-random*")), strict=False
+    ):
+        (path / "samples.jsonl").write_text(content)
+    for path in (tmp_path / "store").glob("eval/counting-full*"):
         (path / "samples.jsonl").unlink()
-    for path in (tmp_path / "store" / "data").glob("*/images/*"):
-        path.write_bytes(b"no picture")
+    for pattern in (
+        "data/*/images/*", "subset/coincide*/rows.npy", "clusters/*/assignment.npy",
+        "data/*/benchmarks/counting/*", "subset/random*/manifest.json",
+    ):  # fmt: skip
+        for path in (tmp_path / "store").glob(pattern):
+            path.write_bytes(b"damaged")
     build_report(runs, tmp_path / "report", tmp_path / "store")
+    found = drill(panels(runs)[0], Shelf(tmp_path / "store"), Budget(LARGE))
+    assert list(found["benchmarks"][0]["absent"].values()) == ["it has no samples with a score"] * 3
+    assert len(found["benchmarks"][0]["samples"]) == SHOWN
+    assert found["benchmarks"][1]["absent"]["0"] == "its samples are not in this store"
 
 
 def test_the_same_store_gives_the_same_page(

@@ -88,6 +88,15 @@ def test_rel_is_drawn_with_the_full_run() -> None:
     assert interval(found, 1) == pytest.approx((80, 80))
 
 
+def test_no_ratio_to_a_full_run_that_may_be_zero() -> None:
+    """One right answer of twenty is drawn never in 36 % of the replicates."""
+    full = np.zeros(20)
+    full[0] = 1
+    found = bootstrap({"a": plain(np.stack([full, np.ones(20)]))}, [(0,), (1,)], 0)
+    assert OVERALL not in found
+    assert np.isfinite(found["a"].drawn).all()
+
+
 def test_seeds_widen_the_interval() -> None:
     hard = np.random.default_rng(1).normal(0, 1, 400)
     rng = np.random.default_rng(2)
