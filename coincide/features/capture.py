@@ -131,13 +131,14 @@ def run(
     ``images``: what the vision tower gave for the batch (``coincide.features.vision``), if it ran.
     """
     layers = decoder_layers(model)
-    masks = (batch["image_mask"], batch["text_mask"])
+    masks = torch.stack((batch["image_mask"], batch["text_mask"]), dim=1)
     pooled: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def hook(layer: int) -> Any:
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
             states = output[0] if isinstance(output, tuple) else output
-            pooled[layer] = (_mean(states, masks[0]), _mean(states, masks[1]))
+            visual, text = _means(states, masks).unbind(dim=1)
+            pooled[layer] = (visual, text)
 
         return keep
 
@@ -167,8 +168,10 @@ def forward_inputs(model: Any, batch: Mapping[str, torch.Tensor]) -> dict[str, A
     }
 
 
-def _mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean over the tokens of ``mask``, float64 [B, H]; zero where there is none."""
-    weight = mask.to(torch.float64).unsqueeze(-1)
-    total = (states.double() * weight).sum(dim=1)
-    return total / weight.sum(dim=1).clamp_min(1.0)
+def _means(states: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Means of ``states`` [B, T, H] over the tokens of each of ``masks`` bool [B, M, T].
+
+    float64 [B, M, H]; zero where a mask holds no token.
+    """
+    weights = masks.to(torch.float64)
+    return torch.bmm(weights, states.double()) / weights.sum(dim=2, keepdim=True).clamp_min(1.0)

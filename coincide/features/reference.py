@@ -25,6 +25,8 @@ from coincide.schema import Dataset, Example, ModelSource, Signal, UserError
 if TYPE_CHECKING:
     from coincide.features.extract import Computer
 
+CPU_TOKENS = 2048
+"""Most tokens in a batch on a CPU: beyond that its caches overflow, and it gets slower."""
 Row = tuple[int, Encoded]
 """Place in the shard, and the encoded row."""
 
@@ -107,6 +109,9 @@ class Forward:
     tower: TowerOnce = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.device == "cpu":
+            tokens = min(self.options.batch_tokens, CPU_TOKENS)
+            self.options = replace(self.options, batch_tokens=tokens)
         capture.check_layers(self.signals, len(capture.decoder_layers(self.network)))
         self.tower = TowerOnce(self.network)
 

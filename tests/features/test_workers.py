@@ -310,3 +310,14 @@ def _without_pairs(self: Source, artifact: Path) -> Dataset:
     from tests.features.conftest import rows
 
     return Dataset("pool", artifact / "x.json", self.images, rows(), dropped={3: "", 7: ""})
+
+
+@pytest.mark.slow
+def test_the_bench_reads_what_the_plain_loop_reads(capsys: pytest.CaptureFixture[str]) -> None:
+    from bench import features
+
+    assert features.main(["--rows", "48", "--device", "cpu"]) > 0
+    told = capsys.readouterr().out
+    assert "examples/s, batch 8" in told
+    difference = float(told.split("largest difference of a value:")[1])
+    assert difference < 1e-3, "float16 beside float32"

@@ -1,0 +1,352 @@
+"""Print what the feature pass does in a second, over a plain Transformers loop with batch 8.
+
+    python -m bench.features                                  # tiny shapes, a minute on a CPU
+    python -m bench.features --shape tinyllava_2b --rows 2000 # TinyLLaVA-2.0B's shapes, on a GPU
+    python -m bench.features --shape tinyllava_2b --processes auto   # all GPUs
+
+Random weights of the real shapes, pictures and conversations made here: lengths are log-normal, as
+those of LLaVA-665K, one row in sixteen has no image, and some images are shown by several rows.
+Both read the same signal, COINCIDE's attention outputs pooled by modality, in the same precision
+on the same device, model loaded and warm; their values are compared. With several processes the
+time includes starting them. Where the time goes is measured in a pass of one process that reads its
+images itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from coincide.config import FeaturePass
+from coincide.features import reference, work
+from coincide.features.capture import attention_of, decoder_layers
+from coincide.features.extract import Pass, device_of, extract, signal_step
+from coincide.features.places import decoders_of
+from coincide.features.shards import ShardedArray
+from coincide.features.signals import activations
+from coincide.models import encode
+from coincide.models.load import load_model, load_processor
+from coincide.models.template import TEMPLATES, prompt
+from coincide.models.tiny import SIZES_OF, WORDS, make_model, make_processor
+from coincide.provenance import environment
+from coincide.schema import Dataset, Example, Signal, Turn
+from coincide.store import Build, Step, Store
+
+PLAIN_BATCH = 8
+TEMPLATE = "tiny"
+STABLELM_2: dict[str, Any] = {
+    "vocab_size": 100352, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24,
+    "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 4096,
+    "use_qkv_bias": True,
+}  # fmt: skip
+SIGLIP_384: dict[str, Any] = {
+    "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 26,
+    "num_attention_heads": 16, "image_size": 384, "patch_size": 14, "vision_use_head": False,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is built for a bench."""
+
+    side: tuple[int, int]
+    """Height and width of the pictures."""
+    words: int
+    """Median length of a conversation."""
+    layers: tuple[int, ...]
+    """Those that COINCIDE reads."""
+    dtype: str
+    max_length: int
+
+
+SHAPES = {
+    "tiny": Shape((48, 48), 16, (1, 2, 3, 4, 5), "float32", 512),
+    "tinyllava_2b": Shape((480, 640), 90, (3, 7, 11, 15, 19), "float16", 3072),
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """Random weights of a shape as a model source."""
+
+    name: str
+    max_length: int
+    template: str = TEMPLATE
+
+    def step(self) -> Step:
+        """The folder."""
+        return Step("model", self.name, 1, {"shape": self.name}, self._build)
+
+    def _build(self, build: Build) -> None:
+        processor = make_processor()
+        if self.name == "tiny":
+            model = make_model(SIZES_OF["tiny_ref"], processor.tokenizer)
+        else:
+            model, processor = tinyllava(processor.tokenizer)
+        model.save_pretrained(build.dir / "model")
+        processor.save_pretrained(build.dir / "model")
+
+
+def tinyllava(tokenizer: Any) -> tuple[Any, Any]:
+    """TinyLLaVA-2.0B's shapes with a small tokenizer, whose words are one token each."""
+    from types import SimpleNamespace
+
+    from transformers import LlavaForConditionalGeneration, SiglipVisionConfig, StableLmConfig
+
+    from coincide.models import assemble
+
+    half = SimpleNamespace(image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    tower = SiglipVisionConfig(**SIGLIP_384)
+    text = StableLmConfig(**STABLELM_2)
+    text.dtype = torch.float16
+    config = assemble.make_config(tokenizer, text, tower, layer=-1, cls_token=False)
+    config.text_config.vocab_size = STABLELM_2["vocab_size"]
+    with torch.device(device_of("auto")):
+        model = LlavaForConditionalGeneration(config).half()
+    return model, assemble.make_processor(tokenizer, half, tower, cls_token=False)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Made pictures and conversations as a data source."""
+
+    rows: int
+    images: Path
+    shape: Shape
+    name: str = "bench"
+
+    def step(self) -> Step:
+        """An artifact that says how many rows there are."""
+        return Step("data", self.name, 1, {"rows": self.rows}, lambda build: {"rows": self.rows})
+
+    def open(self, artifact: Path) -> Dataset:
+        """The same examples each time."""
+        return Dataset(self.name, artifact / "x.json", self.images, self.examples)
+
+    @cached_property
+    def examples(self) -> tuple[Example, ...]:
+        """Rows whose images repeat as a geometric distribution has it: most are shown once."""
+        random = np.random.default_rng(0)
+        found, image = [], 0
+        for row in range(self.rows):
+            image += int(random.random() < 0.75)
+            name = f"{image if random.random() < 0.9 else random.integers(image + 1)}.jpg"
+            count = int(np.clip(random.lognormal(np.log(self.shape.words), 0.8), 4, 1500))
+            words = random.choice(WORDS, count).tolist()
+            half = max(1, count // 2)
+            said = (" ".join(words[:half]), " ".join(words[half:]) or "yes")
+            shown = row % 16 != 0
+            turns = (
+                Turn("human", f"<image>\n{said[0]}" if shown else said[0]),
+                Turn("gpt", said[1]),
+            )
+            found.append(Example(row, str(row), (name,) if shown else (), turns, ""))
+        return tuple(found)
+
+    def draw(self) -> None:
+        """Write the pictures: smooth noise, which a JPEG holds about as well as a photograph."""
+        for name in {name for example in self.examples for name in example.images}:
+            random = np.random.default_rng(int(Path(name).stem))
+            small = random.integers(0, 255, (self.shape.side[0] // 8, self.shape.side[1] // 8, 3))
+            picture = Image.fromarray(small.astype(np.uint8)).resize(self.shape.side[::-1])
+            picture.save(self.images / name, quality=90)
+
+
+@dataclass(frozen=True)
+class Timed(Pass):
+    """The pass, noting in ``log`` when its model was loaded and its first shard began."""
+
+    log: Path = Path()
+
+    @contextmanager
+    def computer(self, *arguments: Any) -> Iterator[Any]:
+        """As the pass has it."""
+        with super().computer(*arguments) as compute:
+            (self.log / "loaded").write_text(str(time.time()), encoding="utf-8")
+            yield compute
+
+
+def ours(over: Timed, root: Path, signal: Signal) -> tuple[float, np.ndarray]:
+    """Seconds of the pass from the first shard on (with several processes: of all), its values."""
+    store = Store(root)
+    data, base = over.source.step(), over.model.step()
+    step = signal_step(signal, over, data=data, base=base)
+    started = time.time()
+    (artifact,) = extract(store, {signal: step}, over)
+    ended = time.time()
+    if over.options.processes == 1:
+        started = float((over.log / "loaded").read_text(encoding="utf-8"))
+    return ended - started, ShardedArray(artifact.path)[:].astype(np.float32)
+
+
+def plain(over: Timed, folder: Path, signal: Signal, device: str) -> tuple[float, np.ndarray]:
+    """The loop that one would write: batches of 8 in the order of the rows, whole model, hooks."""
+    processor = load_processor(folder)
+    model = load_model(folder, getattr(torch, over.dtype), device)
+    layers = dict(signal.params)["layers"]
+    outputs: dict[int, torch.Tensor] = {}
+    for layer in layers:
+        attention_of(decoder_layers(model), layer).register_forward_hook(
+            lambda module, given, output, layer=layer: outputs.update({layer: output[0]})
+        )
+    examples = over.source.open(Path()).examples
+    rows = [examples[i : i + PLAIN_BATCH] for i in range(0, len(examples), PLAIN_BATCH)]
+    _plain_batch(rows[0], over.source, processor, model, outputs, layers)
+    started = time.time()
+    parts = [_plain_batch(batch, over.source, processor, model, outputs, layers) for batch in rows]
+    return time.time() - started, np.concatenate(parts)
+
+
+@torch.inference_mode()
+def _plain_batch(
+    batch: Sequence[Example],
+    source: Any,
+    processor: Any,
+    model: Any,
+    outputs: dict[int, torch.Tensor],
+    layers: Sequence[int],
+) -> np.ndarray:
+    texts = [prompt(TEMPLATES[TEMPLATE], e.turns[:1]) + f" {e.turns[1].text}</s>" for e in batch]
+    images = [Image.open(source.images / n).convert("RGB") for e in batch for n in e.images]
+    inputs = processor(
+        images=images or None, text=texts, padding=True, padding_side="right", return_tensors="pt"
+    ).to(model.device)
+    if images:
+        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+    model(**inputs, use_cache=False)
+    visual = inputs["input_ids"] == processor.image_token_id
+    text = inputs["attention_mask"].bool() & ~visual
+    first = visual.int().argmax(dim=1, keepdim=True)
+    positions = torch.arange(text.shape[1], device=text.device)
+    text &= ~visual.any(dim=1, keepdim=True) | (positions > first)
+    text[:, 0] = False  # <s>
+    halves = []
+    for layer in layers:
+        for mask in (visual, text):
+            weight = mask.unsqueeze(-1).double()
+            mean = (outputs[layer].double() * weight).sum(1) / weight.sum(1).clamp_min(1)
+            halves.append(torch.nn.functional.normalize(torch.tanh(mean), dim=1))
+    return torch.nn.functional.normalize(torch.cat(halves, dim=1), dim=1).float().cpu().numpy()
+
+
+@contextmanager
+def clock(spent: Counter[str]) -> Iterator[None]:
+    """Add up the seconds inside the parts of the pass while the context lasts."""
+    places: list[tuple[Any, str, str]] = [
+        (encode, "load_image", "decode"),
+        (reference, "encode", "encode"),
+        (reference.Forward, "_values", "forward"),
+        (work, "_write", "write"),
+    ]
+
+    def timed(part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def measured(*arguments: Any, **options: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return call(*arguments, **options)
+            finally:
+                spent[part] += time.perf_counter() - started  # type: ignore[assignment]
+
+        return measured
+
+    before = [getattr(place, name) for place, name, _ in places]
+    for (place, name, part), call in zip(places, before, strict=True):
+        setattr(place, name, timed(part, call))
+    try:
+        yield
+    finally:
+        for (place, name, _), call in zip(places, before, strict=True):
+            setattr(place, name, call)
+        spent["encode"] -= spent["decode"]  # type: ignore[assignment]
+
+
+def main(arguments: Sequence[str] | None = None) -> float:
+    """Time both and print; returns the ratio of examples per second."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="tiny")
+    parser.add_argument("--rows", type=int, default=768)
+    parser.add_argument("--processes", default="1", help="of our pass: a count, or auto")
+    parser.add_argument("--decoders", default="auto", help="processes that read images ahead")
+    parser.add_argument("--device", default="auto")
+    asked = parser.parse_args(arguments)
+    shape = SHAPES[asked.shape]
+    count = {n: v if v == "auto" else int(v) for n, v in vars(asked).items() if n[0] in "pd"
+             and n != "device"}  # fmt: skip
+    options = FeaturePass(
+        device=asked.device, processes=count["processes"], decode_workers=count["decoders"]
+    )
+    device = device_of(asked.device)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "images").mkdir()
+        source = Source(asked.rows, root / "images", shape)
+        source.draw()
+        over = Timed(Model(asked.shape, shape.max_length), source, shape.dtype, options, log=root)
+        signal = activations(shape.layers)
+        made = Store(root / "store").ensure(over.model.step()).path / "model"
+        for name in ("warm", "ours", "parts"):
+            _share(root / "store", root / name, source)
+        ours(replace(over, source=replace(source, rows=32)), root / "warm", signal)
+        slow, expected = plain(over, made, signal, device)
+        fast, values = ours(over, root / "ours", signal)
+        alone = replace(options, processes=1, decode_workers=0)
+        spent: Counter[str] = Counter()
+        with clock(spent):
+            whole, _ = ours(replace(over, options=alone), root / "parts", signal)
+    _print(asked, device, source, slow, fast, whole, spent, options)
+    print(f"largest difference of a value: {np.abs(values - expected).max():.1e}")
+    return slow / fast
+
+
+def _share(store: Path, other: Path, source: Source) -> None:
+    """A store that has the model and the data, and no features yet."""
+    other.mkdir()
+    (other / "model").symlink_to(store / "model")
+    for rows in {source.rows, 32}:
+        Store(other).ensure(replace(source, rows=rows).step())
+
+
+def _print(
+    asked: Any,
+    device: str,
+    source: Source,
+    slow: float,
+    fast: float,
+    whole: float,
+    spent: Counter[str],
+    options: FeaturePass,
+) -> None:
+    shown = Counter(name for e in source.examples for name in e.images)
+    facts = environment()
+    decoders = decoders_of(options, device, 1)
+    print(f"device       {device}, {json.dumps(facts['hardware'])}, torch {torch.__version__}")
+    print(
+        f"data         {asked.rows} rows, {sum(shown.values())} with an image, {len(shown)} "
+        f"distinct images of {source.shape.side[1]} x {source.shape.side[0]}"
+    )
+    print(f"plain loop   {asked.rows / slow:8.2f} examples/s, batch {PLAIN_BATCH}")
+    print(
+        f"our pass     {asked.rows / fast:8.2f} examples/s, processes {asked.processes}, "
+        f"{decoders} decoders each"
+    )
+    print(f"ratio        {slow / fast:8.2f}")
+    spent["rest"] = whole - sum(spent.values())  # type: ignore[assignment]
+    parts = ", ".join(f"{part} {seconds / whole:.0%}" for part, seconds in spent.items())
+    print(f"time goes to {parts} (one process, no decoders, {asked.rows / whole:.2f} examples/s)")
+
+
+if __name__ == "__main__":
+    main()
