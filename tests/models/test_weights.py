@@ -15,7 +15,7 @@ import pytest
 from coincide.models.weights import Checkpoint, chosen, fetch
 from coincide.schema import UserError
 from tests.mini.checkpoints import make_clip_tower, make_projector, make_siglip_tower, make_vicuna
-from tests.mini.hub import COMMIT, cache_repository
+from tests.mini.hub import COMMIT, cache_repository, served
 
 PUBLISHED = [
     ".gitattributes", "README.md", "config.json", "generation_config.json", "evil.py",
@@ -152,6 +152,36 @@ def test_what_cannot_be_a_repository_is_a_path(repo: str, cache: Path) -> None:
     requirement = Checkpoint(repo).requirement()
     assert requirement.found == "no such path" and requirement.fetch is None
     assert "a folder with a model as it was published" in requirement.remedy
+
+
+def test_fetched_from_a_hub(tmp_path: Path) -> None:
+    """What is missing is fetched, no more than is needed, and is found without a network."""
+    folder = make_siglip_tower(tmp_path / "published")
+    (folder / "evil.py").write_text("raise SystemExit")
+    (folder / "README.md").write_text("# A tower")
+    code = (
+        "from coincide.models.weights import Checkpoint\n"
+        "tower = Checkpoint('bczhou/tower')\n"
+        "before = tower.requirement()\n"
+        "before.fetch()\n"
+        "after = tower.requirement()\n"
+        "print(before.met, after.met, tower.identity()['commit'])"
+    )
+    with served(folder, "bczhou/tower") as (address, asked):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={
+                **os.environ,
+                "HF_HOME": str(tmp_path / "home"),
+                "HF_ENDPOINT": address,
+                "NO_PROXY": "*",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.stdout.split() == ["False", "True", COMMIT], done.stderr
+    assert sorted(asked) == ["config.json", "model.safetensors"]
 
 
 def test_fetching_asks_for_the_files_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
