@@ -82,7 +82,8 @@ def content(place: Place) -> str:
 def view(dataset: str, place: Place, digest: str, cache: Path) -> Path:
     """A folder in which ``dataset`` is a relative path to its files, as lmms-eval's tasks want.
 
-    Named by the content, so what the libraries derived from other bytes is never met again.
+    Named by the content, and the libraries keep their caches inside: they know a dataset by its
+    name, and would answer for new files at an old path with what they derived from the old ones.
     """
     root = cache / "benchmarks" / digest[:16]
     link = root / dataset

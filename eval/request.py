@@ -25,10 +25,10 @@ class Job:
     output: str
     """Folder for ``result.json`` and ``samples.jsonl``."""
     tasks_dir: str | None = None
-    overlay: str | None = None
     data_files: Mapping[str, str] = field(default_factory=dict)
     generation: Mapping[str, Any] = field(default_factory=dict)
     limit: int | None = None
+    overlay: str | None = None
     where: Mapping[str, Any] = field(default_factory=dict)
     subsample: Subsample | None = None
     scale: float = 1.0

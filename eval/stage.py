@@ -116,9 +116,10 @@ def _run(builds: Sequence[Build]) -> Iterator[tuple[Build, Mapping[str, Any]]]:
     named = {_evaluation(build).benchmark.name: build for build in builds}
     run = builds[0].store.root / ".runs" / f"eval-{builds[0].dir.name.removeprefix('.partial-')}"
     run.mkdir(parents=True, exist_ok=True)
-    _request(builds).write(run / "request.json")
+    folder = _folder(builds[0])
+    _request(builds, folder or builds[0].store.root / ".cache").write(run / "request.json")
     ranks = world_size(_evaluation(builds[0]).suite)
-    for name, measured in follow(run, list(named), ranks=ranks, folder=_folder(builds[0])):
+    for name, measured in follow(run, list(named), ranks=ranks, folder=folder):
         yield named[name], {**_facts(named[name]), **measured}
     shutil.rmtree(run)
 
@@ -170,7 +171,7 @@ def _facts(build: Build) -> dict[str, Any]:
     return {"n": result["n"], "primary": result["primary"], "score": values[result["primary"]]}
 
 
-def _request(builds: Sequence[Build]) -> Request:
+def _request(builds: Sequence[Build], cache: Path) -> Request:
     build, evaluation = builds[0], _evaluation(builds[0])
     suite = evaluation.suite
     return Request(
@@ -181,7 +182,7 @@ def _request(builds: Sequence[Build]) -> Request:
         device=suite.device,
         batch_size=suite.batch_size,
         threads=suite.threads,
-        cache=str(build.store.root / ".cache"),
+        cache=str(cache),
         jobs=tuple(_job(each) for each in builds),
         judge=suite.judge,
     )

@@ -137,7 +137,7 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Suite:
-    """Benchmarks measured together, and how fast: batch size and device change no answer."""
+    """Benchmarks measured together, with which precision, data and judge, and how fast."""
 
     name: str
     benchmarks: Mapping[str, Benchmark]

@@ -172,4 +172,4 @@ def test_new_data_at_an_old_path_is_asked_anew(
         assert samples(artifact)[0]["target"] == word
         assert samples(artifact)[0]["question"].startswith(f"Is it {word}?")
     result = json.loads((artifact.path / "result.json").read_text())
-    assert result["scores"][0]["protocol"].endswith("batch=16")
+    assert result["scores"][0]["protocol"].endswith("batch=1")
