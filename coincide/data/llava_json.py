@@ -173,6 +173,8 @@ class LlavaJson:
     root: str = ""
     """Where ``downloads`` go."""
     downloads: Sequence[Download] = field(default=(), compare=False)
+    scale: Mapping[str, int] = field(default_factory=dict, compare=False)
+    """``rows`` and ``text_tokens`` (of a row, in the mean), for estimates of cost alone."""
 
     def __post_init__(self) -> None:
         """Refuse wrong options; whether the files are there is looked up when they are needed."""

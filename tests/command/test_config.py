@@ -18,6 +18,9 @@ FILES = [
 ]
 GIVEN = {
     ("data", "llava_json"): ["data.annotations={file}", "data.images={folder}"],
+    ("data", "messages"): ["data.annotations={file}", "data.images={folder}"],
+    ("reference", "hub"): ["reference.repo=owner/name"],
+    ("target", "hub"): ["target.repo=owner/name"],
     ("method", "from_file"): ["method.path={file}"],
 }
 
@@ -60,3 +63,15 @@ def test_an_unknown_signal_is_refused() -> None:
 
     with pytest.raises(UserError, match="unknown signal 'vibes'; the choices are"):
         kind(Signal("vibes"))
+
+
+@pytest.mark.parametrize(
+    "name", sorted(p.stem for p in (program.CONF / "experiment").glob("*.yaml"))
+)
+def test_experiments_span_what_they_say(name: str) -> None:
+    jobs = program.compose_all([f"experiment={name}"])
+    text = (program.CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
+    assert f"python run.py experiment={name}" in text
+    assert len({str(job.experiment.words) for job in jobs}) == len(jobs)
+    assert (len(jobs) > 1) == ("MULTIRUN" in text)
+    assert {job.experiment.source.name == "demo" for job in jobs} == {name.startswith("demo_")}
