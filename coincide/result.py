@@ -75,18 +75,33 @@ def _costs(
     scores: Sequence[Step],
 ) -> tuple[Cost, ...]:
     """One per artifact that is still there, those of the models behind the features included."""
+    models = [need for step in features for need in step.needs if need.kind == "model"]
     stages = {
-        "reference": [need for step in features for need in step.needs if need.kind == "model"],
+        "reference": models,
         "features": features,
         "select": [*before, subset],
         "train": [adapter],
         "evaluate": scores,
     }
-    return tuple(
+    trained = [
+        _cost("reference", a) for model in _found(store, models) for a in _merged(store, model)
+    ]
+    return tuple(trained) + tuple(
         _cost(stage, artifact)
         for stage, steps in stages.items()
         for artifact in _found(store, steps)
     )
+
+
+def _merged(store: Store, model: Artifact) -> list[Artifact]:
+    """The adapter that was trained here and merged into ``model``: by the hash of its weights."""
+    digest = model.manifest["config"].get("adapter")
+    found = [
+        manifest
+        for manifest in store.manifests("adapter")
+        if digest and digest in {file["sha256"] for file in manifest["files"].values()}
+    ]
+    return [Artifact(store.root / "adapter" / f"{m['name']}-{m['key'][:12]}", m) for m in found[:1]]
 
 
 def _found(store: Store, steps: Iterable[Step]) -> list[Artifact]:

@@ -29,9 +29,10 @@ def build_report(
     shelf = Shelf(store.root if isinstance(store, Store) else store)
     exhibits = exhibit_all(found, shelf)
     folder.mkdir(parents=True, exist_ok=True)
-    behind = formats.as_json(found, [exhibit.pairs for exhibit in exhibits])
+    pairs = [exhibit.pairs for exhibit in exhibits]
+    behind = formats.as_json(found, pairs)
     texts = {
-        "md": formats.markdown(found),
+        "md": formats.markdown(found, pairs),
         "csv": formats.comma_separated(found),
         "tex": formats.latex(found),
         "json": json.dumps(behind, indent=1, ensure_ascii=False) + "\n",

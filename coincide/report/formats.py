@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from coincide.report.commands import repeat
+from coincide.report.paired import Difference
 from coincide.report.pairs import Pairs
 from coincide.report.records import FULL, Note, Panel, Row
 from coincide.report.tables import (
@@ -24,18 +25,37 @@ from coincide.report.tables import (
 # --- Markdown ---------------------------------------------------------------------------------
 
 
-def markdown(panels: Sequence[Panel]) -> str:
-    """A section per panel."""
-    return "\n".join(["# Data selection: comparison\n", *map(_md_panel, panels)])
+def markdown(panels: Sequence[Panel], pairs: Sequence[Pairs]) -> str:
+    """A section per panel; differences are told against the random subset of the same budget."""
+    return "\n".join(["# Data selection: comparison\n", *map(_md_panel, panels, pairs)])
 
 
-def _md_panel(panel: Panel) -> str:
+def _md_panel(panel: Panel, pairs: Pairs) -> str:
     head = header(panel)
     table = [f"## {_md(panel.title)}", "", _md_row(head), _md_rule(len(head))]
     table += [_md_row(cells(panel, line)) for line in lines(panel)]
     notes = [_md_note(note) for note in panel.notes]
-    notes += [f"- {_md(text)}" for text in (*column_notes(panel), *missing_notes(panel))]
+    said = (*against_random(panel, pairs), *column_notes(panel), *missing_notes(panel))
+    notes += [f"- {_md(text)}" for text in said]
     return "\n".join([*table, "", *map(_md, caption(panel)), "", *notes, ""])
+
+
+def against_random(panel: Panel, pairs: Pairs) -> list[str]:
+    """Each row minus the random subset of its size, with the interval and what it says."""
+    found = []
+    for i, row in enumerate(panel.rows):
+        for j, other in enumerate(panel.rows):
+            same = other.method == "random" and other.examples == row.examples
+            difference = pairs.between(i, j) if same and i != j else None
+            if difference:
+                who = f"{row.label} minus {other.label}, {row.examples:,} examples"
+                found.append(f"{who}: {pairs.of} {_spoken(difference)}.")
+    return found
+
+
+def _spoken(found: Difference) -> str:
+    low, mean, high = (f"{value:+.3g}" for value in (found.low, found.mean, found.high))
+    return f"{mean}, 95 % from {low} to {high}: {found.verdict}"
 
 
 _MD = str.maketrans({c: f"\\{c}" for c in "\\`*_[]<>|#$~&"})

@@ -11,7 +11,7 @@ Student's quantile to the normal one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -42,6 +42,11 @@ class Difference:
     """False: one of the two has a single seed, so the interval is over samples alone."""
     samples: int
     """Units of samples behind it; 0: from the scores of the seeds alone, without sample files."""
+
+    def turned(self) -> Difference:
+        """Second minus first."""
+        low, high = -self.high, -self.low
+        return replace(self, mean=-self.mean, low=low, high=high, verdict=verdict(low, high))
 
 
 @dataclass(frozen=True)

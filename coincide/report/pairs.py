@@ -42,6 +42,11 @@ class Pairs:
     why: tuple[str, ...] = ()
     """What could not be compared on samples, and why."""
 
+    def between(self, first: int, second: int) -> Difference | None:
+        """First minus second over all benchmarks, in either order; None where it is not known."""
+        found = self.overall.get((min(first, second), max(first, second)))
+        return found.turned() if found and first > second else found
+
 
 def compare_all(panel: Panel, shelf: Shelf, *, seed: int = 0) -> Pairs:
     """Compare by the samples where the store has them, and by the values of the seeds elsewhere."""

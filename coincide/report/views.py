@@ -203,24 +203,18 @@ def matrices(panel: Panel, pairs: Pairs) -> list[dict[str, Any]]:
 
 
 _SIGNS = {"better": "▲", "worse": "▼", "indistinguishable": "="}
-_REVERSED = {"better": "worse", "worse": "better", "indistinguishable": "indistinguishable"}
 
 
 def _verdict(pairs: Pairs, i: int, j: int) -> Cell:
     if i == j:
         return Cell("", kind="self")
-    found = pairs.overall.get((min(i, j), max(i, j)))
+    found = pairs.between(i, j)
     if found is None:
         return Cell(None, why="no common samples, and too few seeds")
-    turned = i > j
-    verdict = _REVERSED[found.verdict] if turned else found.verdict
-    mean, low, high = (
-        (-found.mean, -found.high, -found.low) if turned else (found.mean, found.low, found.high)
-    )
     decimals = 1 if pairs.of.startswith("Rel") else 3
-    said, least, most = (_signed(value, decimals) for value in (mean, low, high))
-    about = f"{verdict}: {said}, 95 % from {least} to {most}; {_rests_on(found)}"
-    return Cell(f"{_SIGNS[verdict]} {said}", mean, why=about, kind=verdict)
+    said, least, most = (_signed(value, decimals) for value in (found.mean, found.low, found.high))
+    about = f"{found.verdict}: {said}, 95 % from {least} to {most}; {_rests_on(found)}"
+    return Cell(f"{_SIGNS[found.verdict]} {said}", found.mean, why=about, kind=found.verdict)
 
 
 def _signed(value: float, decimals: int) -> str:

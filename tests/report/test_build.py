@@ -16,10 +16,13 @@ import pytest
 
 from coincide.report.build import build_report
 from coincide.report.compare import panels
+from coincide.report.evidence import Shelf
 from coincide.report.figure import series
 from coincide.report.formats import comma_separated, latex, markdown
 from coincide.report.page import script_hash
+from coincide.report.pairs import compare_all
 from coincide.report.plots import composition_plot, rel_plot
+from coincide.report.records import Panel
 from coincide.report.summary import summary_tables
 from coincide.schema import Result, Score
 from tests.report.fixture import ledger, result, sweep
@@ -69,11 +72,22 @@ def hostile() -> list[Result]:
     return [*ledger(), replace(run, variant=EVIL, suite=EVIL, commit=EVIL, keys={EVIL: EVIL})]
 
 
+def _markdown(found: list[Panel]) -> str:
+    return markdown(found, [compare_all(panel, Shelf(None)) for panel in found])
+
+
+def test_markdown_tells_the_difference_to_random() -> None:
+    text = _markdown(panels(ledger()))
+    line = "- coincide (released) minus random, 800 examples: Rel. (%) +11.3, 95 % from -4.65 to "
+    assert f"{line}+27.2: indistinguishable.\n" in text
+    assert "random minus" not in text
+
+
 def test_markdown_and_latex_read_so() -> None:
     found = panels(small())
-    assert GOLDEN_MD in markdown(found)
+    assert GOLDEN_MD in _markdown(found)
     assert GOLDEN_TEX in latex(found)
-    assert "python run.py" not in markdown(found)  # nothing is to be mended
+    assert "python run.py" not in _markdown(found).replace("missing", "")
 
 
 def test_csv_holds_missing_as_empty_and_the_rest_in_full() -> None:
@@ -86,7 +100,7 @@ def test_csv_holds_missing_as_empty_and_the_rest_in_full() -> None:
 
 def test_fractions_keep_three_decimals() -> None:
     run = result("random", 0, (), scores=(Score("pope", "f1", 0.8125, 10),))
-    assert "| 0.812 |" in markdown(panels([run]))
+    assert "| 0.812 |" in _markdown(panels([run]))
 
 
 def test_json_holds_what_the_tables_show(tmp_path: Path) -> None:

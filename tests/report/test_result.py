@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from coincide.report.cost import charges
 from coincide.report.evidence import Shelf
-from coincide.result import collect
+from coincide.result import _costs, collect
 from coincide.schema import Result
 from coincide.store import Build, Step, Store, write_json
 
@@ -67,6 +68,27 @@ def test_runs_share_what_they_both_name(store: Store) -> None:
     (charge,) = charges([runs], runs)
     assert charge.shared["select"] == pytest.approx(charge.whole["select"] / 2)
     assert charge.shared["train"] == pytest.approx(charge.whole["train"])
+
+
+def test_a_reference_trained_here_is_charged_with_its_training(store: Store) -> None:
+    """The merged model's key has the hash of the adapter's weights, by which it is found."""
+
+    def train(build: Build) -> dict[str, Any]:
+        (build.dir / "adapter_model.safetensors").write_bytes(b"weights")
+        return {}
+
+    store.ensure(Step("adapter", "tuned-ref", 1, {}, train))
+    digest = hashlib.sha256(b"weights").hexdigest()
+    merged = Step("model", "tuned", 1, {"adapter": digest}, lambda _: {})
+    features = step("features", "act", (step("data", "d"), merged))
+    for one in (merged, features):
+        store.ensure(one)
+    costs = _costs(store, [features], [], features, features, [])
+    first = [(c.stage, c.folder.rsplit("-", 1)[0]) for c in costs][:3]
+    assert first == [
+        ("reference", "adapter/tuned-ref"), ("reference", "model/tuned"),
+        ("features", "features/act"),
+    ]  # fmt: skip
 
 
 def test_scores_name_their_samples(store: Store) -> None:
