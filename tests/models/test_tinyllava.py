@@ -1,8 +1,13 @@
-"""The converted TinyLLaVA says what the original says (tests/assets/tinyllava)."""
+"""The converted TinyLLaVA says what the original says, and COINCIDE's scripts say the same of it.
+
+What they said is in tests/assets/tinyllava.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +17,14 @@ import torch
 from PIL import Image
 
 from coincide.data.llava_json import read
-from coincide.models.encode import Encoded, encode
+from coincide.features.capture import run
+from coincide.features.readers import read as read_signal
+from coincide.features.signals import SCORES, activations
+from coincide.models.encode import Encoded, collate, encode
 from coincide.models.load import load_model, load_processor
 from coincide.models.template import TEMPLATES
 from coincide.models.tinyllava import TinyLlava
+from coincide.ops.scores import aum, el2n
 from coincide.schema import UserError
 from coincide.store import Store
 from tests.mini.checkpoints import make_tinyllava
@@ -23,6 +32,8 @@ from tests.mini.checkpoints import make_tinyllava
 ASSETS = Path(__file__).parents[1] / "assets" / "tinyllava"
 ORACLE = json.loads((ASSETS / "oracle.json").read_text(encoding="utf-8"))
 ARRAYS = np.load(ASSETS / "oracle.npz")
+COINCIDE = json.loads((ASSETS / "coincide.json").read_text(encoding="utf-8"))
+RECORDED = np.load(ASSETS / "coincide.npz")
 CASES = list(enumerate(ORACLE["cases"]))
 PICTURES = sorted(name.removesuffix(".image") for name in ARRAYS if name.endswith(".image"))
 IMAGE_TOKEN = -200
@@ -113,6 +124,57 @@ def test_the_image_is_looked_at(model: Any, processor: Any, tmp_path: Path) -> N
         seen = model(input_ids=one.input_ids[None], pixel_values=one.pixel_values).logits
         other = model(input_ids=one.input_ids[None], pixel_values=one.pixel_values * -1).logits
     assert (seen - other).abs().max() > 1e-2
+
+
+# --- COINCIDE's own scripts ---------------------------------------------------------------------
+
+
+def batched(
+    processor: Any, folder: Path, change: Callable[[Encoded], Encoded]
+) -> list[dict[str, torch.Tensor]]:
+    """The five examples that COINCIDE's scripts were run on, two to a batch."""
+    for name in PICTURES:
+        Image.fromarray(ARRAYS[f"{name}.image"]).save(folder / f"{name}.png")
+    (folder / "train.json").write_text(json.dumps(COINCIDE["rows"]), encoding="utf-8")
+    dataset = read(folder / "train.json", folder, name="oracle")
+    template = TEMPLATES["phi"]
+    rows = [change(encode(e, dataset, processor, template, 3072)) for e in dataset.examples]
+    pad = processor.tokenizer.pad_token_id
+    return [collate(rows[at : at + 2], pad) for at in range(0, len(rows), 2)]
+
+
+def without(token: int) -> Callable[[Encoded], Encoded]:
+    """Take every ``token`` out of an example."""
+
+    def change(one: Encoded) -> Encoded:
+        keep = one.input_ids != token
+        names = ("input_ids", "labels", "image_mask", "text_mask")
+        return replace(one, **{name: getattr(one, name)[keep] for name in names})
+
+    return change
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_features_and_scores_are_coincides(
+    released: bool, model: Any, processor: Any, tmp_path: Path
+) -> None:
+    """End tokens kept, as TinyLLaVA's training keeps them. The collators of COINCIDE's scripts, as
+    released, take each for padding, since the tokenizer pads with it, and drop it everywhere.
+    """
+    change = without(processor.tokenizer.eos_token_id) if released else lambda one: one
+    suffix = "" if released else ".kept"
+    known = len(processor.tokenizer) - 1  # the original has no rows of padding
+    signal = activations(COINCIDE["layers"])
+    found: dict[str, list[torch.Tensor]] = {"activations": [], "el2n": [], "aum": []}
+    with torch.inference_mode():
+        for batch in batched(processor, tmp_path, change):
+            done = run(model, batch, [signal, SCORES])
+            logits, labels = done.answer_logits()
+            found["activations"].append(read_signal(signal, done))
+            found["el2n"].append(el2n(logits[..., :known], labels))
+            found["aum"].append(aum(logits[..., :known], labels))
+    for name, values in found.items():
+        np.testing.assert_allclose(torch.cat(values).numpy(), RECORDED[name + suffix], atol=2e-6)
 
 
 def test_key_follows_the_weights(source: TinyLlava, tmp_path: Path) -> None:
