@@ -11,6 +11,8 @@ from coincide.schema import UserError
 from coincide.store import canonical
 
 MODES = ("off", "online", "offline")
+LENT = "lent"
+"""Folder beside the offline runs with links to the files of the store that they upload."""
 _BESIDE = re.compile(r"[+~]*(?:logger|launcher|hydra|paths|stages|dry_run|command|sweep)\b")
 
 

@@ -29,7 +29,7 @@ from coincide.report.redact import is_secret, redact
 from coincide.store import write_json
 from track.contents import filled
 from track.records import VERSION, Run, digest, without_secrets
-from track.settings import Logger
+from track.settings import LENT, Logger
 
 ROOT = Path(__file__).resolve().parent.parent
 BYTES_A_SECOND = 10e6
@@ -103,23 +103,25 @@ def _lacks(run: Run, logger: Logger) -> Lack | None:
 
 def _mark(run: Run, logger: Logger, folder: str) -> None:
     """Say what was written. An offline run that was not uploaded gives way to its new version."""
-    path = marks(logger) / f"{run.id}.json"
-    with suppress(OSError, ValueError):
-        _remove_older(json.loads(path.read_text(encoding="utf-8"))["folder"], folder, run.id)
     record = {
         "digest": digest(run),
         "folder": folder,
         "sources": sorted(run.sources),
         "version": VERSION,
     }
-    write_json(path, record)
+    write_json(marks(logger) / f"{run.id}.json", record)
+    if logger.mode == "offline":
+        _remove_others(Path(folder), run.id, marks(logger).parent)
 
 
-def _remove_older(older: str, newer: str, run_id: str) -> None:
-    path = Path(older)
-    ours = path.name.startswith("offline-run-") and path.name.endswith(f"-{run_id}")
-    if ours and older != newer and not list(path.glob("*.wandb.synced")):
-        shutil.rmtree(path, ignore_errors=True)
+def _remove_others(newest: Path, run_id: str, places: Path) -> None:
+    """Older versions of the run, half written ones too; not what was uploaded or has a mark."""
+    marked = [json.loads(m.read_text(encoding="utf-8")) for m in places.glob(f"*/{run_id}.json")]
+    kept = {newest.name, *(Path(mark["folder"]).name for mark in marked)}
+    for path in newest.parent.glob(f"offline-run-*-{run_id}"):
+        if path.name not in kept and not list(path.glob("*.wandb.synced")):
+            for folder in (path, newest.parent / LENT / path.name):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from coincide.data.images import load_image
 from coincide.schema import UserError
 from track.records import Files, Run, Table
-from track.settings import Logger
+from track.settings import LENT, Logger
 
 SIDE = 64
 """Pixels of a thumbnail's longer side."""
@@ -55,7 +56,8 @@ def write(run: Run, logger: Logger, root: Path, *, whole: bool) -> str:
         resume="allow" if logger.mode == "online" else None,
         settings=_settings(logger, root),
     ) as live:
-        folder = str(Path(live.dir).parent)
+        folder = Path(live.dir).parent
+        lent = folder.parent / LENT / folder.name
         if whole:
             _history(live, run)
         pictures = run.sources.get("pictures", "")
@@ -63,8 +65,10 @@ def write(run: Run, logger: Logger, root: Path, *, whole: bool) -> str:
         shown |= {name: _histogram(values) for name, values in run.histograms.items()}
         live.log({**run.summary, **shown})  # one line; wandb makes the summary of it
         if whole:
-            _artifacts(live, run)
-    return folder
+            _artifacts(live, run, lent)
+    if logger.mode == "online":
+        shutil.rmtree(lent, ignore_errors=True)
+    return str(folder)
 
 
 def _settings(logger: Logger, root: Path) -> Any:
@@ -96,24 +100,33 @@ def _history(live: Any, run: Run) -> None:
         live.log(values, step=int(point["step"]))
 
 
-def _artifacts(live: Any, run: Run) -> None:
+def _artifacts(live: Any, run: Run, lent: Path) -> None:
     """What the run made, and what it used: the same contents are the same version everywhere.
 
     wandb's ``use_artifact`` refuses to work offline; the record that it would write does not.
     """
     for files in run.makes:
-        live.log_artifact(_artifact(files))
+        live.log_artifact(_artifact(files, lent))
     for files in run.uses:
-        live._log_artifact(_artifact(files), is_user_created=True, use_after_commit=True)
+        live._log_artifact(_artifact(files, lent), is_user_created=True, use_after_commit=True)
 
 
-def _artifact(files: Files) -> Any:
-    """Read in place, not copied: artifacts of the store never change."""
+def _artifact(files: Files, lent: Path) -> Any:
+    """An artifact of links to the store's files: `wandb beta sync` removes what it has uploaded.
+
+    Links take no room; where the store is on another disk, or will not be linked, they are copies.
+    """
     import wandb
 
     found = wandb.Artifact(files.name, files.type, metadata=dict(files.metadata))
     for name, path in files.files:
-        found.add_file(path, name=name, policy="immutable", skip_cache=True)
+        link = lent / files.name / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, link)
+        except OSError:
+            shutil.copyfile(path, link)
+        found.add_file(str(link), name=name, policy="immutable", skip_cache=True)
     return found
 
 

@@ -1,4 +1,4 @@
-"""As much of a wandb server as the client needs: runs are kept, resumed, and their artifacts too."""
+"""As much of a wandb server as its clients need: runs are kept and resumed, artifacts too."""
 
 from __future__ import annotations
 
@@ -45,6 +45,8 @@ class Server:
         name = " ".join(query.split("(")[0].split("{")[0].split()[1:]) or "anonymous"
         self.asked[name] += 1
         found = getattr(self, f"_{name}", None)
+        if name.startswith("Probe"):
+            return {}
         if found is None:
             self.unknown.append(query)
             return {}
@@ -83,9 +85,9 @@ class Server:
         return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
 
     def _CreateArtifact(self, variables: dict[str, Any]) -> dict[str, Any]:
-        given = variables["input"]
-        parts = ("artifactTypeName", "artifactCollectionName", "digest")
-        name = ":".join(given[part] for part in parts)
+        given = variables.get("input", variables)  # `wandb sync` speaks an older dialect
+        (collection,) = given.get("artifactCollectionNames") or [given["artifactCollectionName"]]
+        name = ":".join((given["artifactTypeName"], collection, given["digest"]))
         self.made.setdefault(name, set()).add(given["runName"])
         sequence = {"id": "s", "latestArtifact": None}
         identity = b64encode(f"Artifact:{len(self._names):06d}".encode()).decode()
@@ -126,15 +128,16 @@ class Server:
     def _artifact_file(self, spec: dict[str, Any]) -> dict[str, Any]:
         return {
             "id": "f", "name": spec["name"], "displayName": spec["name"],
-            **self._upload(f"{self._names[spec['artifactID']]}/{spec['name']}"), "storagePath": spec["name"],
-            "uploadMultipartUrls": None, "artifact": {"id": spec["artifactID"]},
+            **self._upload(f"{self._names[spec['artifactID']]}/{spec['name']}"),
+            "storagePath": spec["name"], "uploadMultipartUrls": None,
+            "artifact": {"id": spec["artifactID"]},
         }  # fmt: skip
 
     def _CommitArtifact(self, variables: dict[str, Any]) -> dict[str, Any]:
         return {"commitArtifact": {"artifact": {"id": variables["artifactID"], "digest": "d"}}}
 
     def _UseArtifact(self, variables: dict[str, Any]) -> dict[str, Any]:
-        given = variables["input"]
+        given = variables.get("input", variables)
         self.used.setdefault(self._names[given["artifactID"]], set()).add(given["runName"])
         return {"useArtifact": {"artifact": {"id": given["artifactID"]}}}
 
@@ -145,9 +148,13 @@ class Server:
         ]
         return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}}
 
-    def _ProbeServerCapabilities(self, variables: dict[str, Any]) -> dict[str, Any]:
-        none = {"fields": []}
-        return {"QueryType": none, "MutationType": none, "ServerInfoType": none}
+    def _RunUploadUrls(self, variables: dict[str, Any]) -> dict[str, Any]:
+        nodes = [
+            {"name": n, "url": f"{self.url}/upload/{variables['run']}/{n}", "updatedAt": None}
+            for n in variables["files"]
+        ]
+        files = {"uploadHeaders": [], "edges": [{"node": node} for node in nodes]}
+        return {"model": {"bucket": {"id": "r", "files": files}}}
 
     def _TypeFields(self, variables: dict[str, Any]) -> dict[str, Any]:
         return {"TypeInfo": {"fields": []}}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from track.places import Places
 from track.records import Run
 from track.replay import replayed
 from track.settings import Logger
-from track.sync import Done, NotWritten, sync
+from track.sync import Done, NotWritten, marks, sync
 
 
 def logger(folder: Path) -> Logger:
@@ -32,10 +31,10 @@ def files(folder: Path) -> dict[Path, int]:
 
 
 @pytest.fixture(scope="module")
-def written(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def written(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("written")
     assert sync(records(world), logger(folder)) == Done(9, 0)
-    yield folder
+    return folder
 
 
 @pytest.fixture
@@ -116,6 +115,23 @@ def test_a_ledger_that_grew_replaces_what_it_changed(world: World, tmp_path: Pat
     after = offline_runs(tmp_path / "out")  # fails when one is there twice
     assert before.keys() == after.keys()
     assert "rel" in next(run for run in after.values() if run.job_type == "evaluate").summary
+
+
+def test_what_a_killed_writer_left_gives_way(world: World, copy: Path) -> None:
+    (folder,) = (copy / "wandb").glob(f"offline-run-*-{records(world)[0].id}")
+    half = folder.with_name(f"offline-run-20250101_000000-{records(world)[0].id}")
+    shutil.copytree(folder, half)
+    (marks(logger(copy)) / f"{records(world)[0].id}.json").unlink()
+    assert sync(records(world), logger(copy)) == Done(1, 8)
+    assert len(offline_runs(copy)) == 9
+    assert not half.exists()
+
+
+def test_two_projects_in_one_folder_keep_their_runs(world: World, tmp_path: Path) -> None:
+    for project in ("one", "two"):
+        out = replace(logger(tmp_path), project=project)
+        assert sync(records(world)[:1], out) == Done(1, 0)
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2
 
 
 def test_a_run_that_was_uploaded_is_not_removed(world: World, tmp_path: Path) -> None:

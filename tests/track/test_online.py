@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,6 +125,23 @@ def test_what_a_server_that_was_down_missed_comes_later(
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     assert sync(few, logger(tmp_path)) == Done(2, 1)
     assert len(server.runs) == 3
+
+
+@pytest.mark.parametrize("command", ["sync", "beta sync"])
+def test_offline_files_upload_with_lineage_and_the_store_stays_whole(
+    command: str, server: Server, world: World, tmp_path: Path
+) -> None:
+    offline = Logger(mode="offline", entity="someone", dir=str(tmp_path))
+    sync(replayed([world.coincide], world.ledger, Places(world.store)), offline)
+    before = {p: p.read_bytes() for p in world.store.rglob("*") if p.is_file()}
+    folders = map(str, sorted((tmp_path / "wandb").glob("offline-run-*")))
+    subprocess.run(
+        [sys.executable, "-m", "wandb", *command.split(), *folders], cwd=tmp_path,
+        check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    assert curve(one(server, "train", "coincide")) == list(range(1, STEPS + 1))
+    assert {name.split(":")[0] for name in server.used} == {"subset", "adapter"}
+    assert {p: p.read_bytes() for p in world.store.rglob("*") if p.is_file()} == before
 
 
 def test_no_secret_on_the_wire(
