@@ -53,11 +53,10 @@ def llama_tokenizer(folder: Path) -> Any:
     """Llama's tokenizer from ``tokenizer.model``, with ``<image>`` and ``<pad>`` after its pieces.
 
     ``legacy`` of ``tokenizer_config.json`` says whether text after a special token gets a leading
-    space as the start of the text does (LLaVA's first checkpoints) or not (Vicuna v1.5).
+    space, as the start of a text does.
     """
     from sentencepiece import SentencePieceProcessor
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
-    from tokenizers import pre_tokenizers as cutters
+    from tokenizers import AddedToken, Tokenizer, decoders, models
 
     if not (folder / "tokenizer.model").is_file():
         raise UserError(
@@ -66,40 +65,56 @@ def llama_tokenizer(folder: Path) -> Any:
         )
     pieces = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     names = [pieces.id_to_piece(i) for i in range(pieces.get_piece_size())]
-    plain = {
-        name: i
-        for i, name in enumerate(names)
-        if not (pieces.is_byte(i) or pieces.is_control(i) or pieces.is_unknown(i))
-    }
-    ranked = sorted(plain, key=lambda name: (-pieces.get_score(plain[name]), plain[name]))
+    start, end, unknown = (names[i] for i in (pieces.bos_id(), pieces.eos_id(), pieces.unk_id()))
     core = Tokenizer(
         models.BPE(
             vocab={name: i for i, name in enumerate(names)},
-            merges=merges({name: rank for rank, name in enumerate(ranked)}),
-            unk_token=names[pieces.unk_id()],
+            merges=merges(_ranks(pieces)),
+            unk_token=unknown,
             fuse_unk=True,
             byte_fallback=True,
         )
     )
-    file = folder / "tokenizer_config.json"
-    legacy = json.loads(file.read_text(encoding="utf-8")).get("legacy", True)
-    if legacy:
-        prefix = [normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]
-        core.normalizer = normalizers.Sequence(prefix)
-    else:  # Metaspace adds no prefix to a text that starts with a space; SentencePiece does
-        core.normalizer = normalizers.Replace(Regex(r"\A "), f"{SPACE} ")
-        core.pre_tokenizer = cutters.Metaspace(SPACE, prepend_scheme="first", split=False)
+    _prefix(core, legacy=_setting(folder, "legacy", True))
+    spaces = decoders.Replace(SPACE, " "), decoders.Strip(" ", 1, 0)
     core.decoder = decoders.Sequence(
-        [
-            decoders.Replace(SPACE, " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
+        [spaces[0], decoders.ByteFallback(), decoders.Fuse(), spaces[1]]
     )
-    start, end, unknown = (names[i] for i in (pieces.bos_id(), pieces.eos_id(), pieces.unk_id()))
     core.add_special_tokens([AddedToken(name, normalized=False) for name in (unknown, start, end)])
     return _finish(core, ADDED, bos=start, eos=end, unknown=unknown, pad=PAD)
+
+
+def _ranks(pieces: Any) -> dict[str, int]:
+    """SentencePiece's mergeable pieces, best score first, with their rank."""
+    ids = [
+        i
+        for i in range(pieces.get_piece_size())
+        if not (pieces.is_byte(i) or pieces.is_control(i) or pieces.is_unknown(i))
+    ]
+    ids.sort(key=lambda i: (-pieces.get_score(i), i))
+    return {pieces.id_to_piece(i): rank for rank, i in enumerate(ids)}
+
+
+def _prefix(core: Any, *, legacy: bool) -> None:
+    """SentencePiece's leading space, at the start of a text or (legacy) after special tokens too.
+
+    Not legacy, a text with a literal special token followed by a space gets one space more there
+    than the original gives it.
+    """
+    from tokenizers import Regex, normalizers, pre_tokenizers
+
+    if legacy:
+        steps = [normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]
+        core.normalizer = normalizers.Sequence(steps)
+    else:  # Metaspace adds nothing to a text that starts with a space; SentencePiece does
+        core.normalizer = normalizers.Replace(Regex(r"\A "), f"{SPACE} ")
+        core.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prepend_scheme="first", split=False)
+
+
+def _setting(folder: Path, name: str, default: Any) -> Any:
+    """An entry of ``tokenizer_config.json``."""
+    file = folder / "tokenizer_config.json"
+    return json.loads(file.read_text(encoding="utf-8")).get(name, default)
 
 
 def arcade_tokenizer(file: Path) -> Any:
