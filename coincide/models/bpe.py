@@ -112,8 +112,10 @@ def _prefix(core: Any, *, legacy: bool) -> None:
 
 
 def _setting(folder: Path, name: str, default: Any) -> Any:
-    """An entry of ``tokenizer_config.json``."""
+    """An entry of ``tokenizer_config.json``, which may be absent."""
     file = folder / "tokenizer_config.json"
+    if not file.is_file():
+        return default
     return json.loads(file.read_text(encoding="utf-8")).get(name, default)
 
 
