@@ -26,7 +26,15 @@ from coincide.config import FeaturePass
 from coincide.features.claims import Claims
 from coincide.features.places import decoders_of, devices_of, rank_of
 from coincide.features.shards import read_valid
-from coincide.features.work import LEADER, POLL, Tally, Work, do_shards, layout_of
+from coincide.features.work import (
+    LEADER,
+    POLL,
+    Tally,
+    Work,
+    claims_beside,
+    do_shards,
+    layout_of,
+)
 from coincide.features.workers import run_workers
 from coincide.schema import (
     ClipSource,
@@ -39,8 +47,6 @@ from coincide.schema import (
 from coincide.store import Artifact, Build, Step, Store, write_json
 
 VERSION = 1
-PATIENCE = 600.0
-"""Seconds that a rank waits for rank 0 to begin, before it begins itself."""
 
 
 Computer = Callable[[Sequence[Example], Callable[[int], None]], tuple[list[np.ndarray], np.ndarray]]
@@ -121,21 +127,31 @@ def signal_step(signal: Signal, over: OnePass, *, data: Step, base: Step) -> Ste
 
 
 def extract(store: Store, steps: Mapping[Signal, Step], over: OnePass) -> list[Artifact]:
-    """The artifacts of ``steps``; the missing ones come out of one pass over the data."""
+    """The artifacts of ``steps``; the missing ones come out of one pass over the data.
+
+    Of several processes that ask for the same ones, the first leads and the others help it.
+    """
     signals = {step.key: signal for signal, step in steps.items()}
-    _assist(store, {signals[key]: step for key, step in _missing(store, steps)}, over)
 
     def build(builds: list[Build]) -> None:
         _fill([(signals[b.step.key], b) for b in builds], over)
         for each in builds:
             each.commit(_facts(each))
 
-    return store.ensure_together(list(steps.values()), build)
+    missing = _missing(store, steps)
+    if missing:
+        folder = claims_beside(_partial(store, missing[0]))
+        with Claims(folder) as claims:
+            if not claims.take(LEADER):
+                _assist(store, {signals[step.key]: step for step in missing}, over, claims)
+            store.ensure_together(list(steps.values()), build)
+        shutil.rmtree(folder, ignore_errors=True)
+    return [store.artifact(step) for step in steps.values()]
 
 
-def _missing(store: Store, steps: Mapping[Signal, Step]) -> list[tuple[str, Step]]:
-    """The steps without an artifact, by key, in the order of the keys."""
-    return sorted((step.key, step) for step in steps.values() if store.find(step) is None)
+def _missing(store: Store, steps: Mapping[Signal, Step]) -> list[Step]:
+    """The steps without an artifact, in the order of their keys."""
+    return sorted((s for s in steps.values() if store.find(s) is None), key=lambda s: s.key)
 
 
 def _facts(build: Build) -> dict[str, Any]:
@@ -158,11 +174,9 @@ def _fill(missing: Sequence[tuple[Signal, Build]], over: OnePass) -> None:
     if len(left) < len(work.shards):
         first = left[0] if left else len(work.shards)
         print(f"features: resumed at shard {first} of {len(work.shards)}")
-    with Claims(work.claims) as claims:
-        claims.take(LEADER)
-        if left:
-            with bar("features", total=sum(len(work.shards[i]) for i in left), unit="row") as shown:
-                _run(work, Tally(work, shown))
+    if left:
+        with bar("features", total=sum(len(work.shards[i]) for i in left), unit="row") as shown:
+            _run(work, Tally(work, shown))
     shutil.rmtree(work.claims, ignore_errors=True)
 
 
@@ -179,40 +193,32 @@ def _run(work: Work, tally: Tally) -> None:
     tally.show(look=True)
 
 
-def _assist(store: Store, steps: Mapping[Signal, Step], over: OnePass) -> None:
+def _assist(store: Store, steps: Mapping[Signal, Step], over: OnePass, claims: Claims) -> None:
     """Help with these signals while another process leads their pass; returns when it is over.
 
-    A rank above 0 waits for its leader to begin; what a dead leader left is finished by the
-    caller, as after any kill.
+    What a dead leader left is finished by the caller, as after any kill.
     """
-    until = time.monotonic() + (PATIENCE if rank_of().rank else 0.0)
-    while steps and _missing(store, steps):
-        work = _joined(store, steps, over)
-        if work is not None:
-            print(
-                "features: another process leads this pass; helping it shard by shard", flush=True
-            )
-            from coincide.progress import bar
+    from coincide.progress import bar
 
-            with bar("features (helping)", total=work.rows, unit="row") as shown:
-                _run(work, Tally(work, shown))
-            return
-        if time.monotonic() >= until:
-            return
-        time.sleep(POLL)
+    while not claims.void(LEADER) and _missing(store, steps):
+        work = _begun(store, steps, over)
+        if work is None:
+            time.sleep(POLL)
+            continue
+        print("features: another process leads this pass; helping it shard by shard", flush=True)
+        with bar("features (helping)", total=work.rows, unit="row") as shown:
+            _run(work, Tally(work, shown))
+        return
 
 
-def _joined(store: Store, steps: Mapping[Signal, Step], over: OnePass) -> Work | None:
-    """The pass over just these signals that another process leads now, if one does."""
-    first = next(iter(steps.values()))
+def _begun(store: Store, steps: Mapping[Signal, Step], over: OnePass) -> Work | None:
+    """The pass over just these signals, once its leader has laid out the shards."""
     folders = tuple(_partial(store, step) for step in steps.values())
     layouts = [layout_of(folder) for folder in folders]
-    if any(layout is None or layout != layouts[0] for layout in layouts):
+    if layouts[0] is None or any(layout != layouts[0] for layout in layouts):
         return None
-    data, model = (store.artifact(need).path for need in first.needs)
-    work = Work(over, tuple(steps), folders, data, model / "model", **(layouts[0] or {}))
-    led = (work.claims / LEADER).is_file() and not Claims(work.claims).void(LEADER)
-    return work if led else None
+    data, model = (store.artifact(need).path for need in next(iter(steps.values())).needs)
+    return Work(over, tuple(steps), folders, data, model / "model", **layouts[0])
 
 
 def _partial(store: Store, step: Step) -> Path:

@@ -58,8 +58,7 @@ class Work:
     @property
     def claims(self) -> Path:
         """The folder of the claims, beside the first signal's."""
-        first = self.folders[0]
-        return first.with_name(first.name.replace(".partial-", ".claims-"))
+        return claims_beside(self.folders[0])
 
     def left(self) -> list[int]:
         """Shards that some signal lacks; none once the artifacts are made."""
@@ -74,6 +73,11 @@ class Work:
         ]
 
 
+def claims_beside(partial: Path) -> Path:
+    """Where the claims of a pass lie whose first signal is built in ``partial``."""
+    return partial.with_name(partial.name.replace(".partial-", ".claims-"))
+
+
 def layout_of(folder: Path) -> Mapping[str, int] | None:
     """``shard_rows`` and ``rows`` of a build that was begun in ``folder``."""
     with suppress(FileNotFoundError):
@@ -86,7 +90,7 @@ def do_shards(work: Work, device: str, decoders: int, tell: Teller) -> None:
     """Compute one free shard after the other until all are there, done here or elsewhere."""
     dataset = work.over.source.open(work.data)
     made = work.over.computer(work.signals, work.model, dataset, device, decoders)
-    with Claims(work.claims) as claims, made as compute:
+    with made as compute, Claims(work.claims) as claims:
         while left := work.left():
             shard = next((i for i in left if claims.take(f"{i:05d}")), None)
             if shard is None:
@@ -102,10 +106,10 @@ def do_shards(work: Work, device: str, decoders: int, tell: Teller) -> None:
 def _write(work: Work, shard: int, values: Sequence[np.ndarray], valid: np.ndarray) -> None:
     """Write what is still missing: another worker may have taken over a claim grown old."""
     for signal, folder, value in zip(work.signals, work.folders, values, strict=True):
-        if not folder.is_dir():
-            return  # the artifacts are made
-        if not has_shard(folder, shard):
-            write_shard(folder, shard, value.astype(kind(signal).dtype), valid)
+        stored = value.astype(kind(signal).dtype)
+        while folder.is_dir() and not has_shard(folder, shard):  # else the artifact is made
+            with suppress(FileNotFoundError):  # a new leader swept the folder: once more
+                write_shard(folder, shard, stored, valid)
 
 
 class Tally:

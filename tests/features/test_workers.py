@@ -184,20 +184,17 @@ def leader(store: Store, over: Slow, **environment: str) -> Iterator[Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [True, False])
 def test_other_processes_join_in_instead_of_waiting(
-    tmp_path: Path, source: Source, model: Model, alone: list[dict[str, bytes]], ranks: bool,
+    tmp_path: Path, source: Source, model: Model, alone: list[dict[str, bytes]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Ranks of torchrun, and commands of a SLURM array that know nothing of each other."""
+    """Ranks of torchrun here; commands of a SLURM array do the same."""
     over = Slow(model, source, "float64", FeaturePass(shard_rows=4), log=tmp_path, seconds=0.7)
     store = Store(tmp_path / "store")
-    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"} if ranks else {}
-    with leader(store, over, **world, **({"RANK": "0"} if ranks else {})):
-        for name, value in world.items():
+    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    with leader(store, over, **world, RANK="1", LOCAL_RANK="1"):
+        for name, value in {**world, "RANK": "0", "LOCAL_RANK": "0"}.items():
             monkeypatch.setenv(name, value)
-        if ranks:
-            monkeypatch.setenv("RANK", "1")
         assert [files(a) for a in through(store, over)] == alone
     begun = over.who()
     assert sorted(begun) == [0, 4, 8, 12, 16, 20]
