@@ -13,10 +13,12 @@ import pytest
 from coincide.requirements import Requirement
 from coincide.schema import UserError
 from coincide.store import Store
+from eval import process
 from eval.judge import Client, Judge, JudgeError
 from eval.judged import attach
 from eval.stage import evaluate
 from tests.eval import hub
+from tests.eval.bench import scores
 from tests.eval.fake_judge import Answer, FakeJudge, serving
 from tests.eval.real import JUDGED, Bench, steps, suite, values
 from tests.eval.scripted import by_script
@@ -195,6 +197,27 @@ def test_a_judge_that_always_fails_gives_no_number(
 def test_a_task_without_a_judge_cannot_be_given_one(served: tuple[Bench, FakeJudge]) -> None:
     with pytest.raises(UserError, match="not known to ask a judge; those are mmvet, llava_in_the"):
         attach(None, "gqa", served[0].client)
+
+
+@pytest.mark.slow
+def test_as_the_pipeline_runs_it(
+    store: Store, tmp_path: Path, judge: FakeJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes of their own; the key reaches the judge and no file."""
+    monkeypatch.setattr(process, "WORKER", "tests.eval.scripted")
+    for name, value in {"SCRIPT": "right", "JUDGE_KEY": "s3cret-key", "HF_HOME": "hf"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    judge.answer = lambda prompt, call: (LLAVA_W if "[Context]" in prompt else MMVET)(prompt, call)
+    server = Judge(judge.url, "fake", "JUDGE_KEY")
+    chosen = suite("paper_plus", hub.mirror(tmp_path / "m"), "llava_w mmvet", judge=server)
+    found = {a.facts["primary"]: scores(a) for a in evaluate(store, steps(store, chosen))}
+    assert found["relative"]["relative"].value == pytest.approx(100 * 36 / 54, abs=0.1)
+    assert found["score"]["score"].value == pytest.approx(50.0)
+    assert f"judge=fake@{server.host}" in found["score"]["score"].protocol
+    assert set(judge.keys) == {"Bearer s3cret-key"}
+    files = [path for path in store.root.rglob("*") if path.is_file()]
+    assert not [path for path in files if b"s3cret-key" in path.read_bytes()]
 
 
 # --- without one --------------------------------------------------------------------------------

@@ -82,13 +82,16 @@ def test_a_real_model_in_two_processes(store: Store, monkeypatch: pytest.MonkeyP
 def test_a_rank_that_fails_ends_the_others_and_is_told(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The failing benchmark is named; the next one has its turn."""
+    """The failing benchmark is named, the next one has its turn and is kept when run again."""
     mirror = hub.mirror(tmp_path / "mirror")
     monkeypatch.setenv("SCRIPT", "fail gqa on 1")
     first, second = steps(store, suite("paper", mirror, "gqa pope", processes=2))
     with pytest.raises(UserError, match=r"gqa: RuntimeError: rank 1 was told to fail"):
         evaluate(store, [first, second])
-    assert store.find(first) is None and store.find(second) is not None
+    kept = store.find(second)
+    assert store.find(first) is None and kept is not None
+    monkeypatch.setenv("SCRIPT", "right")
+    assert evaluate(store, [first, second])[1] == kept
 
 
 def test_one_process_needs_no_launcher() -> None:
