@@ -13,7 +13,7 @@ import time
 import traceback
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from coincide.processes import die_with_parent
 from coincide.store import write_json
@@ -214,5 +214,14 @@ def _redirect_output(path: Path) -> None:
         os.dup2(handle.fileno(), sys.stderr.fileno())
 
 
+def end(code: int) -> NoReturn:
+    """End the process. After an error at once: NCCL and data workers would wait for other ranks."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code not in (0, EXIT_STOPPED):
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    end(main(Path(sys.argv[1])))

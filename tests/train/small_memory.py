@@ -30,4 +30,4 @@ training_step = LoraTrainer.training_step
 LoraTrainer.training_step = limited  # type: ignore[method-assign]
 
 if __name__ == "__main__":
-    sys.exit(worker.main(Path(sys.argv[1])))
+    worker.end(worker.main(Path(sys.argv[1])))

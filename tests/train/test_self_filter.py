@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,10 @@ from coincide.models.template import TEMPLATES
 from coincide.schema import Dataset, Difficulty, Signal
 from coincide.store import Artifact, Build, Step, Store, write_json
 from tests.train.tiny import TinyModel
-from train import self_filter
+from train import stage_one as stage
 from train.recipe import Recipe
-from train.self_filter import checkpoint_layers, cut, difficulty_step, step, weighted_loss
+from train.self_filter import difficulty_step
+from train.stage_one import checkpoint_layers, cut, step, weighted_loss
 
 ROWS, WIDTH = 60, 8
 SIGNALS = (Signal("clip_image"), Signal("clip_text", (("text", "dialogue"),)))
@@ -108,10 +111,10 @@ def wanted(recipe: Recipe | None = None) -> Step:
 
 def stage_one(root: Path, recipe: Recipe | None = None) -> Artifact:
     store = Store(root)
-    stage = wanted(recipe)
-    for step_before in stage.needs:
+    made = wanted(recipe)
+    for step_before in made.needs:
         store.ensure(step_before)
-    return store.ensure(stage)
+    return store.ensure(made)
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +251,7 @@ def test_killed_and_resumed_gives_the_same_bytes(
     made: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     recipe = Recipe(gradient_checkpointing=False, save_every=4)
-    real, steps = self_filter.step, []
+    real, steps = stage.step, []
 
     def dying(*inputs: Any) -> dict[str, float]:
         steps.append(1)
@@ -256,7 +259,7 @@ def test_killed_and_resumed_gives_the_same_bytes(
             raise Killed
         return real(*inputs)
 
-    monkeypatch.setattr(self_filter, "step", dying)
+    monkeypatch.setattr(stage, "step", dying)
     with pytest.raises(Killed):
         stage_one(tmp_path, recipe)
     again = stage_one(tmp_path, recipe)
@@ -290,6 +293,13 @@ def test_out_of_memory_splits_the_batch_and_not_the_loss(
         [r["loss"] for r in json.loads((a.path / "log.json").read_text())] for a in (split, made)
     ]
     np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_the_step_is_planned_without_torch() -> None:
+    parts = "train.self_filter, train.stage, train.requirements, train.estimate"
+    code = f"import sys, {parts}; print('torch' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "False"
 
 
 def test_every_row_once_per_epoch() -> None:

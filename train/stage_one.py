@@ -1,0 +1,319 @@
+"""Self-Filter's stage 1 on one device: the loss, the loop, memory and checkpoints.
+
+What it is stands in ``train.self_filter``; this part needs torch.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from coincide.features.extract import device_of, usable_rows
+from coincide.features.shards import ShardedArray
+from coincide.models.encode import IGNORE, Encoded, collate, encode
+from coincide.models.template import TEMPLATES
+from coincide.schema import Dataset, Difficulty, ModelSource, UserError
+from coincide.store import Build, write_json
+from train.oom import is_out_of_memory
+from train.recipe import Recipe
+from train.stage_one_state import Progress, load, save
+
+WARMUP = 0.03
+"""Share of the steps over which the rate rises, as in LLaVA's recipes."""
+STATE = "state.safetensors"
+BYTES_PER_PARAMETER = 16
+"""fp32 weight, gradient and Adam's two moments."""
+
+
+def weighted_loss(
+    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, batch: int, answers: int
+) -> torch.Tensor:
+    """The share of the loss of ``train.self_filter`` that falls to some examples of a batch.
+
+    ``logits`` [b, T, V], ``labels`` int64 [b, T] (-100 off the answers, not shifted), ``weights`` w
+    [b]; ``batch`` B and ``answers``: examples and answer tokens of the whole batch.
+    """
+    targets = labels[:, 1:]
+    rows, places = torch.nonzero(targets != IGNORE, as_tuple=True)
+    losses = torch.nn.functional.cross_entropy(
+        logits[rows, places].float(), targets[rows, places], reduction="none"
+    )
+    return batch * (weights[rows] * losses).sum() / max(1, answers)
+
+
+@dataclass
+class Learner:
+    """The model and the score net on one device, how they are trained and how far they are."""
+
+    network: Any
+    net: torch.nn.Linear
+    optimizer: torch.optim.Optimizer
+    pad_id: int
+    progress: Progress
+
+    @property
+    def parts(self) -> dict[str, torch.nn.Module]:
+        return {"model": self.network, "net": self.net}
+
+
+def learn(
+    build: Build,
+    need: Difficulty,
+    model: ModelSource,
+    dataset: Dataset,
+    folders: list[Path],
+    recipe: Recipe | None,
+) -> dict[str, Any]:
+    """Run stage 1 and write its artifact into ``build.dir``; ``folders``: those of the signals.
+
+    Facts for the manifest.
+    """
+    with _one_thread():
+        return _learn(build, need, model, dataset, folders, recipe)
+
+
+def _learn(
+    build: Build,
+    need: Difficulty,
+    model: ModelSource,
+    dataset: Dataset,
+    folders: list[Path],
+    recipe: Recipe | None,
+) -> dict[str, Any]:
+    from coincide.models.load import load_processor
+
+    folder = build.need(1).path / "model"
+    processor = load_processor(folder)
+    features = np.concatenate([ShardedArray(path)[:] for path in folders], axis=1)
+    rows = np.flatnonzero(usable_rows(folders) & np.isfinite(features).all(axis=1))
+    batches = [batch for epoch in range(need.epochs) for batch in cut(rows, need, epoch)]
+    checkpointing = recipe is not None and recipe.gradient_checkpointing
+    learner = _learner(folder, features, need, processor.tokenizer.pad_token_id, checkpointing)
+    state = build.dir / STATE
+    if state.is_file():
+        learner.progress = load(state, learner.parts, learner.optimizer)
+        print(f"self_filter: resumed at batch {learner.progress.batches:,} of {len(batches):,}")
+
+    def encoded(batch: np.ndarray) -> dict[int, Encoded]:
+        return _encoded(batch, dataset, processor, model)
+
+    save_every = recipe.save_every if recipe is not None else None
+    _all_batches(learner, batches, encoded, features, need.lr, state, save_every)
+    processor.save_pretrained(build.dir / "model")
+    facts = _write(build.dir, learner, features)
+    state.unlink(missing_ok=True)
+    return facts
+
+
+def _learner(
+    folder: Path, features: np.ndarray, need: Difficulty, pad_id: int, checkpointing: bool
+) -> Learner:
+    from coincide.models.load import load_model
+
+    device = device_of("auto")
+    network = load_model(folder, torch.float32, device)
+    network.requires_grad_(True)
+    network.model.vision_tower.requires_grad_(False)
+    _check_memory(network, device)
+    if checkpointing:
+        checkpoint_layers(network)
+    net = torch.nn.Linear(features.shape[1], 1, bias=False, device=device)
+    torch.nn.init.zeros_(net.weight)
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW([*trained, *net.parameters()], lr=need.lr, weight_decay=0.0)
+    progress = Progress(np.zeros(len(features), dtype=bool), size=need.batch)
+    return Learner(network, net, optimizer, pad_id, progress)
+
+
+def _all_batches(
+    learner: Learner,
+    batches: Sequence[np.ndarray],
+    encoded: Callable[[np.ndarray], dict[int, Encoded]],
+    features: np.ndarray,
+    lr: float,
+    state: Path,
+    save_every: int | None,
+) -> None:
+    """All batches from where ``learner`` stands, with a checkpoint now and then."""
+    from coincide.progress import bar
+
+    progress = learner.progress
+    with bar("self_filter", total=len(batches), unit="step") as shown:
+        shown.update(progress.batches)
+        for batch in batches[progress.batches :]:
+            examples = encoded(batch)
+            progress.taught[list(examples)] = True
+            if examples:
+                f = torch.from_numpy(features[list(examples)]).to(learner.net.weight.device)
+                for group in learner.optimizer.param_groups:
+                    group["lr"] = lr * rate(len(progress.log), len(batches))
+                progress.log.append(fitting_step(learner, list(examples.values()), f))
+            progress.batches += 1
+            if save_every and progress.batches % save_every == 0:
+                save(state, learner.parts, learner.optimizer, progress)
+            shown.update(1)
+
+
+def _write(folder: Path, learner: Learner, features: np.ndarray) -> dict[str, Any]:
+    """Write the artifact's files but the processor; facts for the manifest."""
+    from safetensors.torch import save_file
+
+    progress = learner.progress
+    difficulty = difficulties(learner.net, features, progress.taught)
+    np.save(folder / "difficulty.npy", difficulty, allow_pickle=False)
+    save_file({"weight": learner.net.weight.detach().cpu()}, folder / "score_net.safetensors")
+    learner.network.save_pretrained(folder / "model")
+    write_json(folder / "log.json", progress.log)
+    known = difficulty[progress.taught]
+    return {
+        "rows": int(progress.taught.sum()),
+        "steps": len(progress.log),
+        "loss_first": progress.log[0]["loss"],
+        "loss_last": progress.log[-1]["loss"],
+        "difficulty": [float(q) for q in np.quantile(known, [0, 0.25, 0.5, 0.75, 1])],
+        "precision": "bf16" if _bf16(learner.net.weight.device) else "fp32",
+        "examples_at_once": progress.size,
+    }
+
+
+def fitting_step(
+    learner: Learner, examples: Sequence[Encoded], features: torch.Tensor
+) -> dict[str, float]:
+    """One step on ``examples`` in as many parts as memory asks for; it lowers ``progress.size``."""
+    progress = learner.progress
+    while True:
+        size = progress.size
+        parts = [examples[at : at + size] for at in range(0, len(examples), size)]
+        inputs = [collate(part, learner.pad_id) for part in parts]
+        try:
+            return step(learner.network, learner.net, inputs, features, learner.optimizer)
+        except (RuntimeError, MemoryError) as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+        progress.size = -(-min(size, len(examples)) // 2)
+        print(
+            f"self_filter: out of memory with {size} examples at once; going on with "
+            f"{progress.size}, the loss is still that of the whole batch",
+            flush=True,
+        )
+        learner.optimizer.zero_grad(set_to_none=True)
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def step(
+    network: Any,
+    net: torch.nn.Linear,
+    parts: Sequence[dict[str, torch.Tensor]],
+    features: torch.Tensor,
+    optimizer: torch.optim.Optimizer,
+) -> dict[str, float]:
+    """One step of both; ``features`` float32 [B, D], ``parts`` as ``collate`` gives them, B rows
+    together.
+    """
+    device = net.weight.device
+    optimizer.zero_grad(set_to_none=True)
+    weights = torch.softmax(net(features)[:, 0], dim=0)
+    answers = sum(int((part["labels"][:, 1:] != IGNORE).sum()) for part in parts)
+    total, done = 0.0, 0
+    for part in parts:
+        share = weights[done : done + len(part["labels"])]
+        done += len(share)
+        wanted = ("input_ids", "attention_mask", "pixel_values")
+        with _precision(device):
+            output = network(**{name: part[name].to(device) for name in wanted}, use_cache=False)
+        labels = part["labels"].to(device)
+        loss = weighted_loss(output.logits, labels, share, len(features), answers)
+        loss.backward(retain_graph=done < len(features))
+        total += float(loss.detach())
+    if not math.isfinite(total):
+        raise UserError(f"Self-Filter's stage 1: the loss is {total}. Lower method.lr.")
+    optimizer.step()
+    return {"loss": total, "largest_weight": float(weights.max().detach())}
+
+
+def checkpoint_layers(network: Any) -> None:
+    """Compute the layers' activations again in the backward pass.
+
+    Transformers checkpoints layers in training mode only; their parts stay in evaluation mode, so
+    that no dropout comes in.
+    """
+    network.activation_checkpointing_enable({"use_reentrant": False})
+    for module in network.modules():
+        if getattr(module, "gradient_checkpointing", False):
+            module.training = True
+
+
+def cut(rows: np.ndarray, need: Difficulty, epoch: int) -> list[np.ndarray]:
+    """The batches of one epoch: ``rows`` shuffled by seed and epoch."""
+    shuffled = np.random.default_rng((need.seed, epoch)).permutation(rows)
+    return [shuffled[at : at + need.batch] for at in range(0, len(rows), need.batch)]
+
+
+def difficulties(net: torch.nn.Linear, features: np.ndarray, taught: np.ndarray) -> np.ndarray:
+    """d = -S(f): float32 [N], NaN for rows that are not ``taught``."""
+    weight = net.weight.detach().cpu().numpy()[0].astype(np.float64)
+    found = np.full(len(features), np.nan, dtype=np.float32)
+    found[taught] = -(features[taught].astype(np.float64) * weight).sum(axis=1)
+    return found
+
+
+def _encoded(
+    batch: np.ndarray, dataset: Dataset, processor: Any, model: ModelSource
+) -> dict[int, Encoded]:
+    """The rows of ``batch`` that have something to learn, by row."""
+    template = TEMPLATES[model.template]
+    found = {
+        int(row): encode(dataset.examples[row], dataset, processor, template, model.max_length)
+        for row in batch
+    }
+    return {row: e for row, e in found.items() if (e.labels[1:] != IGNORE).any()}
+
+
+def rate(at: int, steps: int) -> float:
+    """Factor of the learning rate at step ``at``: warm-up, then cosine to zero."""
+    warmup = max(1, round(WARMUP * steps))
+    if at < warmup:
+        return (at + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (at - warmup) / max(1, steps - warmup)))
+
+
+def _bf16(device: str | torch.device) -> bool:
+    return torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported()
+
+
+def _precision(device: torch.device) -> AbstractContextManager[Any]:
+    return torch.autocast("cuda", torch.bfloat16) if _bf16(device) else nullcontext()
+
+
+def _check_memory(network: Any, device: str) -> None:
+    """Refuse a model whose training state alone exceeds the GPU."""
+    if device == "cpu":
+        return
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    needed, there = BYTES_PER_PARAMETER * trained, torch.cuda.mem_get_info(device)[1]
+    if needed > there:
+        raise UserError(
+            f"Self-Filter's stage 1 trains all {trained / 1e9:.1f}e9 parameters in fp32: "
+            f"{needed / 1e9:.0f} GB for weights, gradients and AdamW, and the GPU has "
+            f"{there / 1e9:.0f} GB. Choose a smaller target for the selection, or a larger GPU."
+        )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One CPU thread inside: on any machine the same sums in the same order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
