@@ -1,8 +1,8 @@
 """Where a benchmark's dataset lies on this machine, what its content is, and how to fetch it.
 
 lmms-eval's tasks name datasets of the hub, ``lmms-lab-encoder/<Name>``. They are read from
-``<mirror>/lmms-lab-encoder/<Name>`` (parquet files and the README that declares their
-configurations, as the hub holds them), else from the hub's own cache; never over the network.
+``<mirror>/lmms-lab-encoder/<Name>`` (parquet files and the README that declares their splits, as
+the hub holds them), else from the hub's own cache; never over the network.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,39 +18,43 @@ from pathlib import Path
 from coincide.progress import bar
 from coincide.requirements import Requirement
 from coincide.schema import UserError
-from coincide.store import sha256_file, write_json
+from coincide.store import sha256_file, write_atomic, write_json
+from eval import card
+from eval.card import Splits
 
 
 @dataclass(frozen=True)
 class Place:
-    """A dataset on disk."""
+    """The wanted splits of a dataset, on disk."""
 
     folder: Path
     revision: str | None
     """The hub's commit, where it is in the hub's cache; None in a mirror."""
+    files: Mapping[tuple[str, str], Sequence[str]]
+    """(configuration, split) -> relative paths."""
+
+    @property
+    def names(self) -> list[str]:
+        """Relative paths of all files, sorted."""
+        return sorted({name for names in self.files.values() for name in names})
+
+    @property
+    def bytes(self) -> int:
+        """Their size."""
+        return sum((self.folder / name).stat().st_size for name in self.names)
 
 
-def find(dataset: str, mirror: Path | None) -> Place | None:
-    """The dataset in the mirror, else in the hub's cache, else None. Only looks."""
-    if mirror is not None and next(data_files(mirror / dataset), None):
-        return Place((mirror / dataset).absolute(), None)
+def find(dataset: str, splits: Splits, mirror: Path | None) -> Place | None:
+    """The splits in the mirror, else in the hub's cache, else None. Only looks."""
+    if mirror is not None and (found := card.files(mirror / dataset, splits)):
+        return Place((mirror / dataset).absolute(), None, found)
     cached = _hub_cache() / f"datasets--{dataset.replace('/', '--')}"
     with suppress(OSError):
         revision = (cached / "refs" / "main").read_text(encoding="utf-8").strip()
         folder = cached / "snapshots" / revision
-        if next(data_files(folder), None):
-            return Place(folder.absolute(), revision)
+        if found := card.files(folder, splits):
+            return Place(folder.absolute(), revision, found)
     return None
-
-
-def data_files(folder: Path) -> Iterator[Path]:
-    """The files that make up a dataset, hidden ones and their folders left out."""
-    if not folder.is_dir():
-        return
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.suffix in (".parquet", ".md", ".json", ".jsonl") and path.is_file():
-            yield path
 
 
 def content(place: Place) -> str:
@@ -62,54 +66,64 @@ def content(place: Place) -> str:
         return place.revision
     memory = _memory(place.folder)
     known = _recall(memory)
-    files = {str(path.relative_to(place.folder)): path for path in data_files(place.folder)}
-    states = {name: [p.stat().st_size, p.stat().st_mtime_ns] for name, p in files.items()}
-    stale = [name for name in files if known.get(name, [])[:2] != states[name]]
-    now = {name: [*states[name], known[name][2]] for name in files if name not in stale}
+    states = {name: _state(place.folder / name) for name in place.names}
+    stale = [name for name in states if known.get(name, [])[:2] != states[name]]
+    now = {name: known[name] for name in states if name not in stale}
     if stale:
         with bar(f"hash {place.folder.name}", total=len(stale), unit="file") as progress:
             for name in stale:
-                now[name] = [*states[name], sha256_file(files[name])]
+                now[name] = [*states[name], sha256_file(place.folder / name)]
                 progress.update(1)
-    if now != known:
         with suppress(OSError):  # a read-only home costs time, not the answer
             memory.parent.mkdir(parents=True, exist_ok=True)
-            write_json(memory, now)
-    listed = "".join(f"{name}\0{now[name][0]}\0{now[name][2]}\n" for name in sorted(now))
-    return hashlib.sha256(listed.encode()).hexdigest()
+            write_json(memory, {**known, **now})
+    listed = [
+        f"{config}\0{split}\0{name}\0{now[name][0]}\0{now[name][2]}\n"
+        for (config, split), names in sorted(place.files.items())
+        for name in names
+    ]
+    return hashlib.sha256("".join(listed).encode()).hexdigest()
 
 
 def view(dataset: str, place: Place, digest: str, cache: Path) -> Path:
     """A folder in which ``dataset`` is a relative path to its files, as lmms-eval's tasks want.
 
-    Named by the content, and the libraries keep their caches inside: they know a dataset by its
-    name, and would answer for new files at an old path with what they derived from the old ones.
+    It holds the wanted splits alone, since the libraries convert all that a card declares. Named
+    by the content, and the libraries keep their caches inside: they know a dataset by its name,
+    and would answer for new files at an old path with what they derived from the old ones.
     """
-    root = cache / "benchmarks" / digest[:16]
-    link = root / dataset
-    link.parent.mkdir(parents=True, exist_ok=True)
-    if not link.is_symlink() or link.readlink() != place.folder:
-        temporary = link.with_name(f".{link.name}-{os.getpid()}")
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(place.folder, target_is_directory=True)
-        temporary.replace(link)
+    named = hashlib.sha256(f"{digest}\0{sorted(place.files)}".encode()).hexdigest()
+    root = cache / "benchmarks" / named[:16]
+    for name in place.names:
+        link = root / dataset / name
+        if not link.is_symlink() or link.readlink() != place.folder / name:
+            link.parent.mkdir(parents=True, exist_ok=True)
+            temporary = link.with_name(f".{link.name}-{os.getpid()}")
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(place.folder / name)
+            temporary.replace(link)
+    if ("", "") not in place.files:
+        _write_card(root / dataset, card.reduced(place.files))
+    elif (place.folder / card.CARD).is_file():  # it, or else the files' names, say what is what
+        _write_card(root / dataset, (place.folder / card.CARD).read_text(encoding="utf-8"))
     return root
 
 
-def requirement(dataset: str, names: list[str], mirror: Path | None) -> Requirement:
-    """That ``dataset`` is on this machine, for the benchmarks ``names``."""
-    place = find(dataset, mirror)
+def requirement(
+    dataset: str, splits: Splits, names: Sequence[str], mirror: Path | None
+) -> Requirement:
+    """That ``splits`` are on this machine, for the benchmarks ``names``."""
+    place = find(dataset, splits, mirror)
     name = f"dataset {dataset} ({', '.join(names)})"
     if place:
-        size = sum(path.stat().st_size for path in data_files(place.folder))
-        return Requirement(name, True, f"{place.folder}, {size / 1e9:.2f} GB")
+        return Requirement(name, True, f"{place.folder}, {place.bytes / 1e9:.2f} GB")
     if mirror is None:
         return Requirement(name, False, "not in the hub's cache", no_mirror(dataset))
     where = mirror / dataset
     return Requirement(
         name, False, f"neither {where} nor the hub's cache has it",
         f"python -m coincide.prefetch, or copy the dataset's folder to {where}",
-        fetch=lambda: fetch(dataset, mirror),
+        fetch=lambda: fetch(dataset, splits, mirror),
     )  # fmt: skip
 
 
@@ -128,24 +142,40 @@ def no_mirror(dataset: str) -> str:
     return f"Set eval.mirror to the folder that holds {dataset}."
 
 
-def fetch(dataset: str, mirror: Path) -> None:
-    """Download the dataset into the mirror, resuming what a former try left.
+def fetch(dataset: str, splits: Splits, mirror: Path) -> None:
+    """Download the splits into the mirror, resuming what a former try left.
 
-    A token is read from ``HF_TOKEN`` by the library itself. Raises UserError where it fails.
+    All of the dataset where its card does not say which files they are. A token is read from
+    ``HF_TOKEN`` by the library itself. Raises UserError where it fails.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     folder = mirror / dataset
-    partial = folder.with_name(f".{folder.name}.partial")
+    wanted: list[str] | None = [card.CARD]
     try:
-        snapshot_download(dataset, repo_type="dataset", local_dir=partial)
+        snapshot_download(dataset, repo_type="dataset", local_dir=folder, allow_patterns=wanted)
+        text = (folder / card.CARD).read_text("utf-8") if (folder / card.CARD).is_file() else ""
+        declared = card.patterns(text, splits)
+        wanted = [path for paths in declared.values() for path in paths] if declared else None
+        snapshot_download(dataset, repo_type="dataset", local_dir=folder, allow_patterns=wanted)
     except (HfHubHTTPError, OSError) as error:
         raise UserError(
             f"dataset {dataset} could not be fetched: {type(error).__name__}. Check the network "
             "and, where the hub asks for a login, HF_TOKEN; run it again to go on."
         ) from error
-    partial.rename(folder)
+    if find(dataset, splits, mirror) is None:
+        raise UserError(
+            f"dataset {dataset} was fetched into {folder} and lacks files of the splits "
+            f"{', '.join(f'{c}/{s}' for c, each in splits.items() for s in each)}."
+        )
+
+
+def _write_card(folder: Path, text: str) -> None:
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomic(folder / card.CARD, write)
 
 
 def _hub_cache() -> Path:
@@ -158,6 +188,11 @@ def _memory(folder: Path) -> Path:
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     name = hashlib.sha256(str(folder).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return base / "coincide" / "digests" / f"benchmark-{name}.json"
+
+
+def _state(path: Path) -> list[object]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _recall(file: Path) -> dict[str, list[object]]:

@@ -136,10 +136,10 @@ def world_size(suite: Suite) -> int:
 def _folder(build: Build) -> Path | None:
     """Where the process runs: a folder in which the dataset's name is a path to it."""
     evaluation = _evaluation(build)
-    dataset = evaluation.benchmark.dataset
+    dataset, splits = evaluation.benchmark.dataset, evaluation.benchmark.splits
     if dataset is None:
         return None
-    place = mirror.find(dataset, evaluation.suite.mirror_path)
+    place = mirror.find(dataset, splits, evaluation.suite.mirror_path)
     if place is None or evaluation.content is None:
         why = mirror.missing(dataset, evaluation.suite.mirror_path)
         raise UserError(f"benchmark {evaluation.benchmark.name}: {why}")

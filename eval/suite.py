@@ -47,6 +47,8 @@ class Benchmark:
     """Split -> parquet file in the data artifact. Empty: ``dataset``."""
     dataset: str | None = None
     """The hub's dataset that the task names, read from the mirror or the hub's cache."""
+    splits: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What the task reads of it: configuration -> splits."""
     where: Mapping[str, Any] = field(default_factory=dict)
     """Only the documents whose columns have these values."""
     subsample: Subsample | None = None
@@ -86,6 +88,11 @@ class Benchmark:
             bool(self.data) != bool(self.dataset),
             f"benchmark {self.name}: expected either data, files of the data artifact, or dataset, "
             "a name on the hub.",
+        )
+        _require(
+            bool(self.splits) == bool(self.dataset),
+            f"benchmark {self.name}: expected splits, e.g. {{default: [test]}}, with a dataset and "
+            "not without one.",
         )
 
     @property
@@ -183,11 +190,16 @@ class Suite:
 
     def requirements(self) -> list[Requirement]:
         """Each dataset, on this machine; the judge, without which its benchmarks are left out."""
-        wanted: dict[str, list[str]] = {}
+        wanted: dict[str, list[Benchmark]] = {}
         for benchmark in self.benchmarks.values():
             if benchmark.dataset and not self.left_out(benchmark):
-                wanted.setdefault(benchmark.dataset, []).append(benchmark.name)
-        found = [mirror.requirement(d, names, self.mirror_path) for d, names in wanted.items()]
+                wanted.setdefault(benchmark.dataset, []).append(benchmark)
+        found = [
+            mirror.requirement(
+                dataset, _union([b.splits for b in each]), [b.name for b in each], self.mirror_path
+            )
+            for dataset, each in wanted.items()
+        ]
         judged = [b.name for b in self.benchmarks.values() if b.judge]
         return [*found, *([self.judge.requirement(judged)] if judged else [])]
 
@@ -204,7 +216,7 @@ class Suite:
         """What of the suite and the benchmark changes the result."""
         adds: dict[str, Any] = dict(self._adds(benchmark))
         if benchmark.dataset:
-            place = mirror.find(benchmark.dataset, self.mirror_path)
+            place = mirror.find(benchmark.dataset, benchmark.splits, self.mirror_path)
             adds["content"] = mirror.content(place) if place else None
         if why := self.left_out(benchmark):
             adds["left_out"] = why
@@ -214,6 +226,15 @@ class Suite:
         batch = {} if self.dtype == "float32" else {"batch": self.batch_size}
         asked = benchmark.judge and not self.left_out(benchmark)
         return {**batch, **({"judge": f"{self.judge.model}@{self.judge.host}"} if asked else {})}
+
+
+def _union(several: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:
+    """All configurations with all their splits, each once."""
+    found: dict[str, dict[str, None]] = {}
+    for splits in several:
+        for config, names in splits.items():
+            found.setdefault(config, {}).update(dict.fromkeys(names))
+    return {config: list(names) for config, names in found.items()}
 
 
 def _digest_file(path: Path) -> str:

@@ -160,13 +160,15 @@ def test_documents_that_do_not_match_are_not_asked(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_names_the_dataset_of_its_task(name: str) -> None:
+def test_each_names_the_dataset_and_split_of_its_task(name: str) -> None:
     from lmms_eval.tasks import TaskManager
     from lmms_eval.utils import load_yaml_config
 
     index = hub.task_index(TaskManager)
-    path = index[benchmark(name).task]["yaml_path"]
-    assert load_yaml_config(path, mode="simple")["dataset_path"] == benchmark(name).dataset
+    task = load_yaml_config(index[benchmark(name).task]["yaml_path"], mode="simple")
+    assert task["dataset_path"] == benchmark(name).dataset
+    config = task.get("dataset_name", "default")
+    assert benchmark(name).splits[config] == [task["test_split"].strip()]
 
 
 def test_columns_are_those_of_the_published_tables(mirror: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 from coincide.schema import UserError
 from coincide.store import Store
 from eval import mirror, process
-from eval.mirror import content, data_files, fetch, find, requirement, view
+from eval.mirror import Place, content, fetch, requirement, view
 from eval.stage import evaluate
 from tests.eval import hub
 from tests.eval.bench import samples, scores
@@ -19,6 +22,12 @@ from tests.eval.hub import ORGANISATION, write
 from tests.eval.real import steps, suite
 
 GQA = f"{ORGANISATION}/GQA"
+DOCVQA = f"{ORGANISATION}/DocVQA"
+SPLITS = {"testdev_balanced_instructions": ["testdev"], "testdev_balanced_images": ["testdev"]}
+
+
+def find(dataset: str, root: Path | None) -> Place | None:
+    return mirror.find(dataset, SPLITS, root)
 
 
 @pytest.fixture(autouse=True)
@@ -52,11 +61,17 @@ def test_the_mirror_comes_before_the_hubs_cache(home: Path) -> None:
 
 
 def test_an_empty_or_half_fetched_folder_is_no_dataset(home: Path) -> None:
-    folder = home / "mirror" / GQA
-    (folder / ".cache").mkdir(parents=True)
-    (folder / ".cache" / "x.parquet").touch()
-    (folder / "x.parquet.incomplete").touch()
-    assert list(data_files(folder)) == [] and find(GQA, home / "mirror") is None
+    folder = write(home / "mirror", "GQA", hub.gqa())
+    [images] = folder.glob("testdev_balanced_images/*")
+    images.rename(images.with_name(f"{images.name}.incomplete"))
+    assert find(GQA, home / "mirror") is None
+    (images.parent / ".cache").mkdir()
+    images.with_name(f"{images.name}.incomplete").rename(images.parent / ".cache" / images.name)
+    assert find(GQA, home / "mirror") is None
+    (images.parent / ".cache" / images.name).rename(images)
+    assert find(GQA, home / "mirror")
+    images.rename(images.with_name("testdev-00000-of-00002.parquet"))
+    assert find(GQA, home / "mirror") is None, "one of two shards"
 
 
 def test_content_is_every_byte_and_quick_the_second_time(
@@ -66,25 +81,54 @@ def test_content_is_every_byte_and_quick_the_second_time(
     place = find(GQA, home / "mirror")
     assert place
     before = content(place)
-    copied = mirror.Place(folder.rename(home / "elsewhere"), None)
+    copied = Place(folder.rename(home / "elsewhere"), None, place.files)
     assert content(copied) == before, "where it lies does not matter"
-    file = next(iter(data_files(copied.folder)))
+    file = copied.folder / copied.names[0]
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
     assert content(copied) != before
     monkeypatch.setattr(mirror, "sha256_file", None)
     assert content(copied) != before, "nothing is hashed again"
 
 
+def test_only_the_wanted_splits_count(home: Path) -> None:
+    """Neither the digest, nor what the libraries convert, nor presence asks for others."""
+    root = home / "mirror"
+    folder = write(root, "DocVQA", hub.docvqa())
+    place = mirror.find(DOCVQA, {"DocVQA": ["validation"]}, root)
+    assert place and place.names == ["DocVQA/validation-00000-of-00001.parquet"]
+    before = content(place)
+    seen = view(DOCVQA, place, before, home / "cache") / DOCVQA
+    assert sorted(str(p.relative_to(seen)) for p in seen.rglob("*.*")) == [
+        *place.names, "README.md",
+    ]  # fmt: skip
+    assert "InfographicVQA" not in (seen / "README.md").read_text()
+    shutil.rmtree(folder / "InfographicVQA")
+    again = mirror.find(DOCVQA, {"DocVQA": ["validation"]}, root)
+    assert again and content(again) == before
+    assert mirror.find(DOCVQA, {"InfographicVQA": ["validation"]}, root) is None
+
+
+@pytest.mark.parametrize("text", ["", "no front matter", "---\n: [\n---\n", "---\na: b\n---\n"])
+def test_a_card_that_declares_nothing_means_the_whole_folder(home: Path, text: str) -> None:
+    folder = write(home / "mirror", "GQA", hub.gqa())
+    (folder / "README.md").write_text(text)
+    place = find(GQA, home / "mirror")
+    assert place and len(place.names) == 2 and list(place.files) == [("", "")]
+    seen = view(GQA, place, content(place), home / "cache") / GQA
+    assert (seen / "README.md").read_text() == text
+
+
 def test_a_view_follows_its_dataset(home: Path) -> None:
     write(home / "mirror", "GQA", hub.gqa())
     place = find(GQA, home / "mirror")
     assert place
-    root = view(GQA, place, "d1" * 32, home / "cache")
-    assert (root / GQA / "README.md").is_file()
-    other = mirror.Place(write(home / "other", "GQA", hub.gqa()), None)
-    assert view(GQA, other, "d1" * 32, home / "cache") == root
-    assert (root / GQA).readlink() == other.folder
-    assert view(GQA, other, "d2" * 32, home / "cache") != root
+    root = view(GQA, place, "d1", home / "cache")
+    other = replace(place, folder=write(home / "other", "GQA", hub.gqa()))
+    assert view(GQA, other, "d1", home / "cache") == root
+    assert {(root / GQA / n).readlink() for n in other.names} == {
+        other.folder / n for n in other.names
+    }
+    assert view(GQA, other, "d2", home / "cache") != root
 
 
 def test_requirements_look_and_do_not_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,34 +143,65 @@ def test_requirements_look_and_do_not_read(home: Path, monkeypatch: pytest.Monke
     assert f"copy the dataset's folder to {home / 'mirror' / ORGANISATION / 'ai2d'}" in (
         absent.remedy
     )
-    assert requirement(GQA, ["gqa"], None).remedy == (
+    assert requirement(GQA, SPLITS, ["gqa"], None).remedy == (
         f"Set eval.mirror to the folder that holds {GQA}."
     )
 
 
-def test_a_fetch_that_breaks_off_leaves_no_dataset(
+class Hub:
+    """In the place of the hub's client: copies what the patterns allow, and may break off."""
+
+    def __init__(self, source: Path) -> None:
+        self.source, self.asked, self.fails = source, [], 0
+
+    def snapshot_download(
+        self, name: str, *, repo_type: str, local_dir: Path, allow_patterns: list[str] | None
+    ) -> None:
+        assert (name, repo_type) == (DOCVQA, "dataset")
+        self.asked.append(allow_patterns)
+        for path in sorted(p for p in self.source.rglob("*") if p.is_file()):
+            relative = str(path.relative_to(self.source))
+            if allow_patterns is None or any(fnmatch(relative, p) for p in allow_patterns):
+                if self.fails and path.suffix == ".parquet":
+                    self.fails -= 1
+                    raise OSError("hf_SECRET at https://hub.example: connection reset")
+                (local_dir / relative).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, local_dir / relative)
+
+
+def test_a_fetch_takes_the_wanted_splits_and_resumes(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import huggingface_hub
 
-    calls: list[dict[str, Any]] = []
-
-    def download(name: str, *, repo_type: str, local_dir: Path) -> None:
-        calls.append({"name": name, "repo_type": repo_type})
-        write(local_dir.parent.parent / "made", "GQA", hub.gqa())
-        local_dir.mkdir(parents=True, exist_ok=True)
-        (local_dir / "part.parquet").touch()
-        if len(calls) == 1:
-            raise OSError("hf_SECRET at https://hub.example: connection reset")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    with pytest.raises(UserError, match=r"GQA could not be fetched: OSError\.") as error:
-        fetch(GQA, home / "mirror")
+    there = Hub(write(home / "there", "DocVQA", hub.docvqa()))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", there.snapshot_download)
+    chosen = suite("unseen", home / "mirror", "infovqa")
+    [wanted] = chosen.requirements()
+    assert not wanted.met and wanted.fetch is not None
+    there.fails = 1
+    with pytest.raises(UserError, match=r"DocVQA could not be fetched: OSError\.") as error:
+        wanted.fetch()
     assert "SECRET" not in str(error.value)
-    assert find(GQA, home / "mirror") is None
-    fetch(GQA, home / "mirror")
-    assert calls == [{"name": GQA, "repo_type": "dataset"}] * 2
-    assert find(GQA, home / "mirror")
+    assert not chosen.requirements()[0].met
+    wanted.fetch()
+    assert there.asked[-2:] == [["README.md"], ["InfographicVQA/validation-*"]]
+    assert chosen.requirements()[0].met
+    assert not suite("unseen", home / "mirror", "docvqa").requirements()[0].met
+    (there.source / "README.md").write_text("")
+    shutil.rmtree(home / "mirror")
+    wanted.fetch()
+    assert there.asked[-1] is None, "the whole where the card does not tell"
+
+
+def test_a_fetch_that_lacks_files_says_so(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    there = Hub(write(home / "there", "DocVQA", hub.docvqa()))
+    shutil.rmtree(there.source / "DocVQA")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", there.snapshot_download)
+    with pytest.raises(UserError, match="lacks files of the splits DocVQA/validation"):
+        fetch(DOCVQA, {"DocVQA": ["validation"]}, home / "mirror")
 
 
 def test_a_missing_dataset_is_planned_and_named_when_it_is_needed(store: Store, home: Path) -> None:
