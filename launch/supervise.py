@@ -48,7 +48,8 @@ def begin(task: Task, env: dict[str, str], *, job: str | None = None) -> subproc
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-    task.note("start", job=job, host=socket.gethostname(), pid=process.pid)
+    facts = {"host": socket.gethostname(), "pid": process.pid, "supervisor": os.getpid()}
+    task.note("start", job=job, **facts)
     return process
 
 

@@ -49,7 +49,7 @@ def test_one_file_and_one_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     words = ["method=every_other", "data.n=240", "budget=0.25", "stages=[select]"]
     (job,) = program.compose_all(words)
-    program.execute_run(job)
+    program.hands(job).execute(job)
     (folder,) = (tmp_path / "store" / "subset").glob("every_other-demo-0.25-*")
     assert np.load(folder / "rows.npy").tolist() == list(range(238 - 2 * 59, 240, 2))
     assert len(json.loads((folder / "subset.json").read_text())) == 60
