@@ -29,7 +29,7 @@ from train.trainer import answer_loss
 
 TEXT_TOKENS, ANSWER_TOKENS = 174, 100
 """With an image's 576 tokens 750 a row."""
-SHAPES: dict[str, dict[str, dict[str, int]]] = {
+SHAPES: dict[str, dict[str, dict[str, Any]]] = {
     "7b": {
         "text": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
                  "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32064},
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> Figures:
     return figures
 
 
-def measure(recipe: Recipe, shape: dict[str, dict[str, int]], device: str, steps: int) -> Figures:
+def measure(recipe: Recipe, shape: dict[str, dict[str, Any]], device: str, steps: int) -> Figures:
     """Figures of ``steps`` optimizer steps of one micro-batch each."""
     torch.manual_seed(0)
     base = random_llava(shape, device)
@@ -117,7 +117,7 @@ def measure(recipe: Recipe, shape: dict[str, dict[str, int]], device: str, steps
     )
 
 
-def random_llava(shape: dict[str, dict[str, int]], device: str) -> Any:
+def random_llava(shape: dict[str, dict[str, Any]], device: str) -> Any:
     """LLaVA of that shape with small random weights, bf16 on a GPU; no weight passes the CPU."""
     from transformers import (
         CLIPVisionConfig,

@@ -65,7 +65,9 @@ def _first_host(environ: Mapping[str, str]) -> str:
 
 
 def all_nodes_command(job: Job, job_path: Path, launch: str) -> list[str]:
-    """The command that starts the launcher of every node under SLURM, else of this node, 0."""
+    """The command that starts the launcher of every node under SLURM, else of this node, 0; then
+    it is said how to start the others.
+    """
     nodes = job.recipe.nodes
     launcher = [sys.executable, "-m", "train.node", str(job_path), "--launch", launch]
     here = meeting(nodes)
@@ -75,6 +77,11 @@ def all_nodes_command(job: Job, job_path: Path, launch: str) -> list[str]:
                 f"NODE_RANK={here.node}: run.py runs on node 0. On this node run\n"
                 f"  python -m train.node {job_path}"
             )
+        print(
+            f"train: node 0 of {nodes}; the others join by\n  MASTER_ADDR={here.address} "
+            f"MASTER_PORT={here.port} NODE_RANK=<1 to {nodes - 1}> python -m train.node {job_path}",
+            flush=True,
+        )
         return launcher
     cores = os.environ.get("SLURM_CPUS_ON_NODE")
     return [
