@@ -55,6 +55,7 @@ def show_costs(costs: Sequence[Cost]) -> None:
     table.add_column("basis", overflow="fold")
     for cost in costs:
         hours = "?" if cost.hours is None else f"{cost.hours:,.1f}"
+        hours = "< 0.1" if hours == "0.0" else hours
         disk = "" if cost.disk is None else size_text(cost.disk)
         table.add_row(cost.stage, hours, disk, cost.basis)
     console().print(table)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,8 @@ class HubClip:
     """Names artifacts; empty: the last part of ``repo``."""
     dtype: str = "float32"
     """Precision of the CLIP pass."""
+    scale: Mapping[str, int] = field(default_factory=dict, compare=False)
+    """``parameters``, ``hidden`` (of the embedding), ``image_tokens``, for estimates alone."""
 
     @property
     def checkpoint(self) -> Checkpoint:

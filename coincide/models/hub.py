@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ class Hub:
     """For a reference: the layers that COINCIDE reads, from 0."""
     dtype: str = "bfloat16"
     """For a reference: precision of the feature pass."""
+    scale: Mapping[str, int] = field(default_factory=dict, compare=False)
+    """``parameters``, ``hidden`` and ``image_tokens``, for estimates of cost alone."""
 
     @property
     def checkpoint(self) -> Checkpoint:

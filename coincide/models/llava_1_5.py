@@ -6,7 +6,7 @@ Liu et al., "Improved Baselines with Visual Instruction Tuning" (2023); code hao
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from coincide.models import assemble
@@ -36,6 +36,8 @@ class Llava15:
     name: str = "llava_1_5_7b"
     template: str = "vicuna_v1"
     max_length: int = 2048
+    scale: Mapping[str, int] = field(default_factory=dict, compare=False)
+    """``parameters``, ``hidden`` and ``image_tokens``, for estimates of cost alone."""
 
     @property
     def parts(self) -> dict[str, Checkpoint]:

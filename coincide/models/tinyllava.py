@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,6 +41,8 @@ class TinyLlava:
     """The layers that COINCIDE reads, from 0."""
     dtype: str = "float16"
     """Precision of the feature pass."""
+    scale: Mapping[str, int] = field(default_factory=dict, compare=False)
+    """``parameters``, ``hidden`` and ``image_tokens``, for estimates of cost alone."""
 
     @property
     def parts(self) -> dict[str, Checkpoint]:

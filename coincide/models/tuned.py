@@ -49,6 +49,11 @@ class Tuned:
     """For a reference: precision of the feature pass."""
 
     @property
+    def scale(self) -> Mapping[str, int]:
+        """That of the base."""
+        return getattr(self.base, "scale", {})
+
+    @property
     def template(self) -> str:
         return self.base.template
 
