@@ -41,7 +41,7 @@ def decoding(work: Callable[[Any], Any], workers: int) -> Iterator[Ordered]:
         pool.submit(_begun).result()  # all processes start with the first task
         yield lambda tasks: _ordered(pool, tasks)
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
 
 
 def _ordered(pool: ProcessPoolExecutor, tasks: Iterable[Any]) -> Iterator[Any]:

@@ -71,11 +71,15 @@ def run_workers(work: Work, devices: Sequence[str], decoders: int, tally: Tally)
 def _attend(work: Work, workers: list[_Worker], tally: Tally) -> None:
     """Hear the workers out until all have ended."""
     while workers:
-        ready = wait([worker.messages for worker in workers], timeout=POLL)
-        for worker in [w for w in workers if w.messages in ready]:
+        wait([w for worker in workers for w in (worker.messages, worker.process.sentinel)], POLL)
+        for worker in list(workers):
             try:
-                _hear(worker, worker.messages.recv(), tally)
+                gone = not worker.process.is_alive()
+                while worker.messages.poll():
+                    _hear(worker, worker.messages.recv(), tally)
             except (EOFError, ConnectionError):
+                gone = True
+            if gone:
                 workers.remove(worker)
                 _ended(work, worker, workers, tally)
         tally.show()
