@@ -63,7 +63,7 @@ def encode_turns(
         spans = [] if asking else answer_spans(processor, turns, messages, rendered)
         opening = 0 if pictures else _opening(processor, rendered)
         return _tokenize(processor, rendered, pictures, spans, opening)
-    except (ValueError, UserError, _template_error()) as error:
+    except (ValueError, TypeError, UserError, _template_error()) as error:
         raise UserError(f"{where}, template chat: {error}") from error
 
 
@@ -195,18 +195,18 @@ def _tokenize(
         text=[rendered],
         images=[list(pictures)] if pictures else None,
         return_offsets_mapping=True,
-        return_text_replacement_offsets=True,
+        **({"return_text_replacement_offsets": True} if pictures else {}),
         **({"add_special_tokens": False} if begun else {}),
     )
     offsets = np.asarray(made.pop("offset_mapping")[0], dtype=np.int64).reshape(-1, 2)
     replaced = made.pop("text_replacement_offsets", None)
-    if pictures and not (replaced and len(replaced[0]) == len(pictures)):
+    images = replaced[0] if pictures and replaced else []
+    if len(images) != len(pictures):
         raise UserError(
-            f"{type(processor).__name__} does not tell where it puts images "
-            "(return_text_replacement_offsets); this version of transformers cannot mark answers "
-            "for it."
+            f"{type(processor).__name__} does not tell where it puts images (text_replacement_"
+            "offsets), so the answers cannot be found in its tokens. Choose a model of another "
+            "family: Qwen2.5-VL, Idefics3 and SmolVLM, LLaVA and LLaVA-OneVision do."
         )
-    images = replaced[0] if pictures else []
     made.convert_to_tensors("pt")
     made.pop("attention_mask")
     region = np.full(len(offsets), -1)
