@@ -21,8 +21,9 @@ from typing import Any
 
 import torch
 
+from coincide.flops import PEAKS
 from coincide.models.encode import IGNORE
-from train.estimate import PEAKS, step_flops
+from train.estimate import step_flops
 from train.lora import add_lora, parameter_groups
 from train.recipe import Recipe
 from train.trainer import answer_loss

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from coincide.flops import ASSUMED_MFU, gpu_hours, peak_flops
 from train.recipe import Recipe
 
 GIB = 2**30
@@ -21,22 +22,6 @@ LAYER_VALUES = 24
 layer without its attention matrix (Korthikanti et al. 2022, equation 2), 7 inputs of adapters."""
 CHECKPOINTS_AT_ONCE = 3
 """The two that are kept and the one being written."""
-PEAKS = {
-    "B200": 2250e12,
-    "H200": 989e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "A6000": 155e12,
-    "A40": 150e12,
-    "4090": 165e12,
-    "V100": 125e12,
-}
-"""Dense 16-bit tensor-core FLOP/s by a part of the device's name (data sheets)."""
-ASSUMED_DEVICE = "A100"
-ASSUMED_MFU = 0.3
-"""Share of the peak that is reached. With it LLaVA-1.5-7B on LLaVA-665K (750 tokens a row) comes to
-66 A100 hours; 68 are published (MAGIC, table 5)."""
 
 
 @dataclass(frozen=True)
@@ -169,24 +154,20 @@ def step_flops(recipe: Recipe, tokens: float, parameters: int) -> float:
     return tokens * (passes * parameters + 6 * shape_of(parameters).lora(recipe.rank))
 
 
-def peak_flops(device: str) -> tuple[str, float]:
-    """The entry of ``PEAKS`` for the device named so; an unknown one counts as an A100."""
-    known = next((name for name in PEAKS if name in device), ASSUMED_DEVICE)
-    return known, PEAKS[known]
-
-
 def estimate_gpu_hours(
     recipe: Recipe, rows: int, parameters: int, tokens_per_row: float, device: str = ""
 ) -> GpuHours:
     """GPU hours, over all GPUs together, of one finetuning run on ``rows`` examples.
 
     ``tokens_per_row`` with the image tokens; ``device``: a GPU's name, e.g. ``NVIDIA H100 80GB``.
+    At the assumed share of the peak LLaVA-1.5-7B on LLaVA-665K (750 tokens a row) comes to 66 A100
+    hours; 68 are published (MAGIC, table 5).
     """
     steps = recipe.epochs * -(-rows // recipe.global_batch)
     part = 1.0 if recipe.max_steps is None else min(1.0, recipe.max_steps / steps)
     tokens = part * recipe.epochs * rows * tokens_per_row
     name, peak = peak_flops(device)
-    hours = step_flops(recipe, tokens, parameters) / (peak * ASSUMED_MFU) / 3600
+    hours = gpu_hours(step_flops(recipe, tokens, parameters), device)
     passes = "6N" if recipe.gradient_checkpointing else "4N"
     basis = (
         f"{tokens / 1e6:,.0f}M tokens x ({passes} + 6 LoRA) FLOP, N = {parameters / 1e9:.2f}e9, "

@@ -21,7 +21,6 @@ from train.estimate import (
     checkpoint_bytes,
     estimate_gpu_hours,
     memory_estimate,
-    peak_flops,
     shape_of,
     trained_parameters,
 )
@@ -120,7 +119,6 @@ def test_gpu_hours_stop_with_the_steps() -> None:
     whole = estimate_gpu_hours(RECIPE, 12_800, LLAVA_7B, 750.0).hours
     stopped = estimate_gpu_hours(replace(RECIPE, max_steps=25), 12_800, LLAVA_7B, 750.0).hours
     assert stopped == pytest.approx(whole / 4)
-    assert peak_flops("some other device")[0] == "A100"
 
 
 # --- what a recipe asks of the machine --------------------------------------------------------
