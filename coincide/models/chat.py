@@ -36,6 +36,8 @@ class Chat:
     """int64 [T]."""
     answer: np.ndarray
     """bool [T]."""
+    image: np.ndarray
+    """bool [T]: positions that image features take."""
     region: np.ndarray
     """int64 [T]: number of the image whose tokens, markers included, stand here; -1 for text."""
     text: np.ndarray
@@ -216,8 +218,10 @@ def _tokenize(
     for span in spans:
         answer |= _overlap(offsets, (_moved(span[0], images), _moved(span[1], images)))
     after = images[0]["new_span"][1] if images else opening
+    ids = made.pop("input_ids")[0]
     return Chat(
-        ids=made.pop("input_ids")[0],
+        ids=ids,
+        image=(region >= 0) & (ids.numpy() == _feature_token(processor)),
         answer=answer,
         region=region,
         text=(region < 0) & (offsets[:, 1] > max(after, 0)) & (offsets[:, 1] > offsets[:, 0]),
@@ -225,6 +229,12 @@ def _tokenize(
         images=tuple(tuple(image["span"]) for image in images),
         rendered=rendered,
     )
+
+
+def _feature_token(processor: Any) -> int:
+    """The token where image features go; the processor's own may be its placeholder (Gemma 3)."""
+    known = getattr(processor.tokenizer, "image_token_id", None)
+    return int(processor.image_token_id if known is None else known)
 
 
 def _moved(place: int, images: Sequence[Mapping[str, Any]]) -> int:

@@ -159,7 +159,7 @@ def _chat(
     return Encoded(
         input_ids=ids,
         labels=ids.masked_fill(~learnt, IGNORE),
-        image_mask=ids == processor.image_token_id,
+        image_mask=torch.from_numpy(chat.image[:end]),
         text_mask=torch.from_numpy(chat.text[:end]) & (not lost),
         pixel_values=inputs.pop("pixel_values", None),
         extra=inputs,
