@@ -231,7 +231,8 @@ def execute_run(job: Job, live: Live) -> None:
         live.after("evaluate", experiment)
     if "report" in stages:
         results = read_ledger(Path(paths.ledger))
-        show_report(summary_tables(results), build_report(results, Path(paths.reports)))
+        pages = build_report(results, Path(paths.reports), store=experiment.store)
+        show_report(summary_tables(results), pages)
 
 
 def show_dry_run(experiment: Experiment, stages: Sequence[str]) -> None:
