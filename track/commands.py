@@ -50,7 +50,7 @@ def sync_ledger(experiments: Sequence[Experiment], logger: Logger, ledger: Path)
 def create_dashboard(experiments: Sequence[Experiment], logger: Logger, ledger: Path) -> int:
     """Make the comparing dashboard of the project, or bring the one that was made up to date."""
     _check(logger)
-    console().print(create(logger, read_ledger(ledger)), highlight=False, soft_wrap=True)
+    console().print(create(logger, ledger), highlight=False, soft_wrap=True)
     return 0
 
 

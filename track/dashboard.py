@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from coincide.report.compare import panels
+from coincide.report.ledger import read_ledger
 from coincide.schema import Result, UserError
 from coincide.store import write_json
+from track.process import answer, failure, order_and_answers, running, shown, why
 from track.settings import Logger
 from track.sync import marks
 
@@ -26,31 +29,43 @@ ABSENT = (
 )
 
 
-def create(logger: Logger, results: Sequence[Result]) -> str:
+def create(logger: Logger, ledger: Path) -> str:
     """Save the report at wandb, or its specification as a file with ``logger=wandb_offline``.
 
     A second time the same report is brought up to date. Returns a line that says where it is.
     """
     mark = marks(logger) / "dashboard.json"
-    if logger.mode == "offline":
-        made = report(logger, results, entity=logger.entity or "entity")
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        write_json(mark, specification(made))
-        return f"The specification of the dashboard: {mark}. With logger=wandb it is made there."
-    try:
-        made = report(logger, results, entity=logger.entity or _own_entity())
-        made.id = _known(mark)
-        made.save()
-    except UserError:
-        raise
-    except Exception as error:  # wandb raises what its transport raises
-        raise UserError(
-            f"the dashboard was not made: {type(error).__name__}: {error}. See `wandb login "
-            f"--verify`; if the report was deleted at wandb, remove {mark}."
-        ) from error
     mark.parent.mkdir(parents=True, exist_ok=True)
-    write_json(mark, {"id": made.id, "url": made.url})
-    return f"The dashboard: {made.url}"
+    if logger.mode == "offline":
+        write_json(mark, specification(report(logger, read_ledger(ledger), entity="entity")))
+        return f"The specification of the dashboard: {mark}. With logger=wandb it is made there."
+    _clients()
+    order = {"logger": asdict(logger), "ledger": str(ledger.absolute()), "id": _known(mark)}
+    with running("track.dashboard", order, logger) as child:
+        said = answer(child, logger.timeout)
+        if said is None or "failed" in said:
+            reason = shown(said["failed"]) if said else why(child, logger)
+            raise UserError(
+                f"the dashboard was not made: {reason}. See `wandb login --verify`; if the report "
+                f"was deleted at wandb, remove {mark}."
+            )
+    write_json(mark, said)
+    return f"The dashboard: {said['url']}"
+
+
+def main() -> None:
+    """In a process of its own: make the report, or bring that of ``id`` up to date."""
+    order, answers = order_and_answers()
+    logger = Logger(**order["logger"])
+    try:
+        entity = logger.entity or _own_entity()
+        made = report(logger, read_ledger(Path(order["ledger"])), entity=entity)
+        made.id = order["id"]
+        made.save()
+        said = {"id": made.id, "url": made.url}
+    except Exception as error:  # wandb raises what its transport raises
+        said = failure(error)
+    print(json.dumps(said), file=answers, flush=True)
 
 
 def report(logger: Logger, results: Sequence[Result], *, entity: str) -> Any:
@@ -191,3 +206,7 @@ def _known(mark: Path) -> str:
         return str(json.loads(mark.read_text(encoding="utf-8"))["id"])
     except (OSError, ValueError, KeyError):
         return ""
+
+
+if __name__ == "__main__":
+    main()

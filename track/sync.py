@@ -10,35 +10,23 @@ from __future__ import annotations
 import json
 import os
 import re
-import select
 import shutil
-import signal
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from filelock import FileLock, Timeout
 
-from coincide.report.redact import is_secret, redact
 from coincide.store import write_json
 from track.contents import filled
+from track.process import answer, root_of, running, shown, why
 from track.records import VERSION, Run, digest, without_secrets
 from track.settings import LENT, Logger
 
-ROOT = Path(__file__).resolve().parent.parent
 BYTES_A_SECOND = 10e6
 """Of an upload, for the deadline."""
-_OWN = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_CREDENTIALS_FILE")
-"""Credentials of wandb itself, for its own process and only when it is to reach the server."""
-_KEPT = ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_CONFIG_DIR", "WANDB_HTTP_TIMEOUT", *_OWN)
-
-
 BATCH = 16
 """Runs that one process writes: so many are held in memory at once."""
 Lack = Literal["all", "summary"]
@@ -85,7 +73,7 @@ def marks(logger: Logger) -> Path:
         host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rpartition("@")[2]
         place = f"{re.sub(r'^https?://', '', host)}-{logger.entity or 'own'}"
     name = re.sub(r"[^\w.]+", "-", f"{place}-{logger.project}")
-    return _root(logger) / "wandb" / "marks" / name
+    return root_of(logger) / "wandb" / "marks" / name
 
 
 def _lacks(run: Run, logger: Logger) -> Lack | None:
@@ -145,7 +133,7 @@ def _write(orders: Sequence[tuple[Run, Lack]], logger: Logger) -> list[str]:
     told = [without_secrets(filled(run, **size)) for run, _ in orders]
     order = {
         "logger": asdict(logger),
-        "root": str(_root(logger)),
+        "root": str(root_of(logger)),
         "runs": [
             {"run": asdict(run), "whole": lacks == "all"}
             for run, (_, lacks) in zip(told, orders, strict=True)
@@ -153,90 +141,22 @@ def _write(orders: Sequence[tuple[Run, Lack]], logger: Logger) -> list[str]:
     }
     failures: list[str] = []
     in_a_row = 0
-    with _process(order, logger) as (process, errors):
+    with running("track.write", order, logger) as child:
         for (run, _), sent in zip(orders, told, strict=True):
-            line = _answer(process, logger.timeout + _bytes(sent) / BYTES_A_SECOND)
-            if line is None:
-                raise NotWritten(_why(process, errors, logger))
-            answer = json.loads(line)
-            if "folder" in answer:
-                _mark(run, logger, answer["folder"])
+            said = answer(child, logger.timeout + _bytes(sent) / BYTES_A_SECOND)
+            if said is None:
+                raise NotWritten(why(child, logger))
+            if "folder" in said:
+                _mark(run, logger, said["folder"])
                 in_a_row = 0
                 continue
-            failures.append(_shown(answer["failed"]))
+            failures.append(shown(said["failed"]))
             in_a_row += 1
             if in_a_row == 2:
                 raise NotWritten(failures[0])
     return failures
 
 
-@contextmanager
-def _process(order: Any, logger: Logger) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """The process that writes ``order``, and the file of its complaints; it does not outlive us."""
-    _root(logger).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="track-", ignore_cleanup_errors=True) as folder:
-        errors, told = Path(folder) / "errors", Path(folder) / "order.json"
-        told.write_text(json.dumps(order, allow_nan=False), encoding="utf-8")
-        with told.open("rb") as stdin, errors.open("wb") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "track.write"],
-                cwd=_root(logger), env=_environment(logger), stdin=stdin, stdout=subprocess.PIPE,
-                stderr=stderr, start_new_session=True,
-            )  # fmt: skip
-        try:
-            yield process, errors
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=10)
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def _answer(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
-    """The next line, or None when the process ended or the time is over."""
-    assert process.stdout is not None
-    deadline, line = time.monotonic() + seconds, b""
-    while not line.endswith(b"\n"):
-        left = deadline - time.monotonic()
-        if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
-            return None
-        more = os.read(process.stdout.fileno(), 65536)
-        if not more:
-            return None
-        line += more
-    return line
-
-
-def _why(process: subprocess.Popen[bytes], errors: Path, logger: Logger) -> str:
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=1)
-    if process.poll() is None:
-        return f"no answer within logger.timeout={logger.timeout:g} s"
-    lines = errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return _shown(lines[-1] if lines else f"it ended with status {process.returncode}")
-
-
-def _shown(reason: str) -> str:
-    return str(redact(" ".join(reason.split())))[:300]
-
-
-def _environment(logger: Logger) -> dict[str, str]:
-    """No credential but wandb's own, and none at all offline; no setting that we make ourselves."""
-    found = {name: v for name, v in os.environ.items() if not is_secret(name)}
-    found = {name: v for name, v in found.items() if not name.startswith("WANDB_")}
-    if logger.mode == "online":
-        found |= {name: os.environ[name] for name in _KEPT if name in os.environ}
-    folder = _root(logger) / "wandb"
-    kept = {"WANDB_DATA_DIR": folder / "data", "WANDB_CACHE_DIR": folder / "cache"}
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return {**found, **{k: str(v) for k, v in kept.items()}, "PYTHONPATH": path}
-
-
 def _bytes(run: Run) -> int:
     artifacts = (*run.makes, *run.uses)
     return sum(Path(path).stat().st_size for files in artifacts for _, path in files.files)
-
-
-def _root(logger: Logger) -> Path:
-    return Path(logger.dir).absolute()

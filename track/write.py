@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from coincide.data.images import load_image
 from coincide.schema import UserError
+from track.process import failure, order_and_answers
 from track.records import Files, Run, Table
 from track.settings import LENT, Logger
 
@@ -25,16 +25,14 @@ SIDE = 64
 
 def main() -> None:
     """Read the order, write its runs one after the other, say so after each."""
-    told = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what wandb prints is not for the reader of the answers
-    order = json.load(sys.stdin)
+    order, answers = order_and_answers()
     logger, root = Logger(**order["logger"]), Path(order["root"])
     for item in order["runs"]:
         try:
             answer = {"folder": write(_run(item["run"]), logger, root, whole=item["whole"])}
         except Exception as error:  # whatever wandb raises: the next run may go better
-            answer = {"failed": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), file=told, flush=True)
+            answer = failure(error)
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 def write(run: Run, logger: Logger, root: Path, *, whole: bool) -> str:

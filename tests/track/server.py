@@ -34,6 +34,8 @@ class Server:
     """Artifact (type:name:digest) -> runs that made it."""
     used: dict[str, set[str]] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
+    views: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Report -> its specification."""
     uploads: dict[str, bytes] = field(default_factory=dict)
     bytes: list[bytes] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
@@ -61,10 +63,22 @@ class Server:
     _anonymous = _Viewer
 
     def _GetViewer(self, variables: dict[str, Any]) -> dict[str, Any]:
-        none: dict[str, Any] = {"edges": []}
-        viewer = {"id": "u", "name": "s", "username": "s", "email": "", "admin": False}
-        more = {"flags": "{}", "entity": "someone", "deletedAt": None}
-        return {"viewer": {**viewer, **more, "apiKeys": none, "teams": none}}
+        return {"viewer": _USER}
+
+    def _GetProjects(self, variables: dict[str, Any]) -> dict[str, Any]:
+        project = {"__typename": "Project", "id": "p", "name": "coincide", "isBenchmark": False}
+        node = {**project, "entityName": "someone", "createdAt": "2026-01-01", "user": _USER}
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        return {"models": {"pageInfo": page, "edges": [{"node": node}]}}
+
+    def _upsertView(self, variables: dict[str, Any]) -> dict[str, Any]:
+        identity = variables["id"] or f"view{len(self.views)}"
+        inserted = identity not in self.views
+        self.views[identity] = json.loads(variables["spec"])
+        project = {"id": "p", "name": "coincide", "entityName": "someone"}
+        given = {k: variables[k] for k in ("type", "name", "displayName", "description", "spec")}
+        view = {"id": identity, **given, "project": project, "updatedAt": "2026-01-01T00:00:00"}
+        return {"upsertView": {"view": view, "inserted": inserted}}
 
     def _ArtifactType(self, variables: dict[str, Any]) -> dict[str, Any]:
         return {"project": None}
@@ -176,6 +190,12 @@ class Server:
             elif name == "wandb-summary.json":
                 kept.summary = lines[-1]
         kept.finished += bool(body.get("complete"))
+
+
+_USER = {
+    "id": "u", "name": "s", "username": "s", "email": "", "admin": False, "flags": "{}",
+    "entity": "someone", "deletedAt": None, "apiKeys": {"edges": []}, "teams": {"edges": []},
+}  # fmt: skip
 
 
 def _bucket(name: str, kept: Kept) -> dict[str, Any]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from coincide.report.ledger import write_result
 from coincide.schema import UserError
 from tests.report.fixture import ledger
+from tests.track.server import serving
 from tests.track.world import World
 from track import dashboard
 from track.contents import CURVES, filled
@@ -20,6 +23,14 @@ from track.replay import replayed
 from track.settings import Logger
 
 OFFLINE = Logger(mode="offline", project="lab")
+pytestmark = pytest.mark.timeout(120)
+
+
+def written(folder: Path) -> Path:
+    """A folder with the results of the invented ledger."""
+    for result in ledger():
+        write_result(folder / "ledger", result)
+    return folder / "ledger"
 
 
 @pytest.fixture
@@ -124,22 +135,50 @@ def test_an_empty_ledger_still_makes_a_dashboard() -> None:
 
 def test_offline_the_specification_is_a_file(tmp_path: Path) -> None:
     pytest.importorskip("wandb_workspaces")
-    told = create(Logger(mode="offline", dir=str(tmp_path)), ledger())
+    told = create(Logger(mode="offline", dir=str(tmp_path)), written(tmp_path))
     (path,) = tmp_path.rglob("dashboard.json")
     assert str(path) in told
     assert json.loads(path.read_text())["blocks"]
 
 
-def test_without_the_client_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_online_one_call_makes_it_and_another_brings_it_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb_workspaces")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        online = Logger(mode="online", dir=str(tmp_path), project="coincide")
+        told = create(online, tmp_path / "empty")
+        assert create(online, written(tmp_path)) == told
+    assert not server.unknown
+    assert told.startswith(f"The dashboard: {server.url}/someone/coincide/reports/")
+    ((kept,),) = [server.views.values()]
+    assert charts(kept, "Bar Chart")[0]["metrics"] == ["rel"]
+    assert len(grids(kept)) == 4
+
+
+def test_without_the_client_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     with pytest.raises(UserError, match=r"pip install 'wandb-workspaces"):
-        dashboard.create(OFFLINE, ledger())
+        dashboard.create(replace(OFFLINE, dir=str(tmp_path)), tmp_path)
 
 
 def test_without_an_account_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb_workspaces")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     with pytest.raises(UserError, match="wandb login"):
-        create(Logger(mode="online", dir=str(tmp_path)), ledger())
+        create(Logger(mode="online", dir=str(tmp_path)), tmp_path / "ledger")
+
+
+def test_a_server_that_is_down_is_waited_for_no_longer_than_the_timeout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb_workspaces")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    with pytest.raises(UserError, match="the dashboard was not made"):
+        create(Logger(mode="online", dir=str(tmp_path), timeout=5), tmp_path / "ledger")

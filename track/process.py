@@ -1,0 +1,119 @@
+"""wandb in a process of its own, with a deadline: it may hang or crash, and we go on.
+
+The process reads its order as JSON from stdin and answers with lines of JSON on stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from coincide.report.redact import is_secret, redact
+from track.settings import Logger
+
+ROOT = Path(__file__).resolve().parent.parent
+_OWN = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_CREDENTIALS_FILE")
+"""Credentials of wandb itself, for its own process and only when it is to reach the server."""
+_KEPT = ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_CONFIG_DIR", "WANDB_HTTP_TIMEOUT", *_OWN)
+
+
+@dataclass(frozen=True)
+class Child:
+    """The process and the file of its complaints."""
+
+    process: subprocess.Popen[bytes]
+    errors: Path
+
+
+@contextmanager
+def running(module: str, order: Any, logger: Logger) -> Iterator[Child]:
+    """``python -m module`` with ``order``; neither it nor what it started outlives the block."""
+    root = root_of(logger)
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="track-", ignore_cleanup_errors=True) as folder:
+        errors, told = Path(folder) / "errors", Path(folder) / "order.json"
+        told.write_text(json.dumps(order, allow_nan=False), encoding="utf-8")
+        with told.open("rb") as stdin, errors.open("wb") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module], cwd=root, env=_environment(logger), stdin=stdin,
+                stdout=subprocess.PIPE, stderr=stderr, start_new_session=True,
+            )  # fmt: skip
+        try:
+            yield Child(process, errors)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=10)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def answer(child: Child, seconds: float) -> dict[str, Any] | None:
+    """The next answer, or None when the process ended or the time is over."""
+    assert child.process.stdout is not None
+    deadline, line = time.monotonic() + seconds, b""
+    while not line.endswith(b"\n"):
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([child.process.stdout], [], [], left)[0]:
+            return None
+        more = os.read(child.process.stdout.fileno(), 65536)
+        if not more:
+            return None
+        line += more
+    value: dict[str, Any] = json.loads(line)
+    return value
+
+
+def why(child: Child, logger: Logger) -> str:
+    """Why there was no answer, without secrets."""
+    with suppress(subprocess.TimeoutExpired):
+        child.process.wait(timeout=1)
+    if child.process.poll() is None:
+        return f"no answer within logger.timeout={logger.timeout:g} s"
+    lines = child.errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return shown(lines[-1] if lines else f"it ended with status {child.process.returncode}")
+
+
+def shown(reason: str) -> str:
+    """A reason on one line, without secrets."""
+    return str(redact(" ".join(reason.split())))[:300]
+
+
+def order_and_answers() -> tuple[dict[str, Any], TextIO]:
+    """In the process: its order, and the file for its answers, which nothing else prints to."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return json.load(sys.stdin), answers
+
+
+def failure(error: Exception) -> dict[str, str]:
+    """In the process: the answer when it could not do what it was to."""
+    return {"failed": f"{type(error).__name__}: {error}"}
+
+
+def root_of(logger: Logger) -> Path:
+    """The folder in which ``wandb/`` is."""
+    return Path(logger.dir).absolute()
+
+
+def _environment(logger: Logger) -> dict[str, str]:
+    """No credential but wandb's own, and none at all offline; no setting that we make ourselves."""
+    found = {name: v for name, v in os.environ.items() if not is_secret(name)}
+    found = {name: v for name, v in found.items() if not name.startswith("WANDB_")}
+    if logger.mode == "online":
+        found |= {name: os.environ[name] for name in _KEPT if name in os.environ}
+    folder = root_of(logger) / "wandb"
+    kept = {"WANDB_DATA_DIR": folder / "data", "WANDB_CACHE_DIR": folder / "cache"}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return {**found, **{k: str(v) for k, v in kept.items()}, "PYTHONPATH": path}
