@@ -21,7 +21,7 @@ STRIP = 4
 """Pictures of a cluster."""
 BINS = 64
 CURVES = ("loss", "learning_rate", "grad_norm", "answer_tokens")
-_SUBSET = ("rows.npy", "ids.json", "clusters.parquet", "scores.npy", "subset.json", "messages.json")
+_SUBSET = ("rows.npy", "ids.json", "clusters.parquet", "scores.npy", "subset.json")
 _ADAPTER = ("adapter/*", "log.jsonl")
 
 
@@ -109,8 +109,10 @@ def _histograms(folders: Mapping[str, Path]) -> dict[str, dict[str, list[float]]
     if "subset" not in folders:
         return {}
     folder, clusters = folders["subset"], _frame(folders["subset"] / "clusters.parquet")
-    if (folder / "scores.npy").is_file():
-        scores = np.load(folder / "scores.npy", allow_pickle=False)
+    kept = [folder / "scores.npy"]
+    kept += [folders["scores"] / "score.npy"] if "scores" in folders else []
+    if found := [path for path in kept if path.is_file()]:
+        scores = np.load(found[0], allow_pickle=False)
         chosen = scores[np.load(folder / "rows.npy", allow_pickle=False)]
         named = {"scores/all": scores, "scores/chosen": chosen}
     else:

@@ -14,6 +14,7 @@ def so_far(experiment: Experiment, stage: str) -> Result:
     chosen = store.artifact(experiment.subset)
     made = [experiment.subset] if stage == "select" else [experiment.subset, experiment.adapter]
     before = [*experiment.clusterings.values(), *experiment.difficulties.values()]
+    before += [experiment.scored] if experiment.scored else []
 
     def seconds(step: Step) -> float:
         found = store.find(step)

@@ -37,7 +37,7 @@ class Places:
         return named[0].parent.absolute() if named else None
 
     def selection(self, subset: str, result: Result) -> dict[str, str]:
-        """The subset, the clusters that it was chosen from, and the folder of the pictures."""
+        """The subset, the clusters and scores that it was chosen by, the folder of the pictures."""
         found = self.found({"subset": subset})
         if not found:
             return {}
@@ -45,7 +45,7 @@ class Places:
             name.rsplit(".", 1)[-1]: f"{name.rsplit('.', 1)[-1]}/{folder}"
             for name, folder in manifest(Path(found["subset"]))["needs"].items()
         }
-        found |= self.found({k: needs[k] for k in ("clusters",) if k in needs})
+        found |= self.found({k: needs[k] for k in ("clusters", "scores") if k in needs})
         pictures = self._pictures(needs.get("data", ""), result)
         return found | ({"pictures": str(pictures)} if pictures else {})
 

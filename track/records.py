@@ -96,7 +96,7 @@ def without_secrets(run: Run, environ: Mapping[str, str] = os.environ) -> Run:
 
     Paths of files stay as they are: they are opened, and only their contents leave the machine.
     """
-    values = [v for name, v in environ.items() if is_secret(name) and len(v) > 5]
+    values = [v for name, v in environ.items() if is_secret(name) and len(v) >= 8]
 
     def clean(value: Any) -> Any:
         return _cut(printable(redact(value)), values)

@@ -71,7 +71,8 @@ def marks(logger: Logger) -> Path:
     place = "offline"
     if logger.mode == "online":
         host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rpartition("@")[2]
-        place = f"{re.sub(r'^https?://', '', host)}-{logger.entity or 'own'}"
+        entity = logger.entity or os.environ.get("WANDB_ENTITY", "own")
+        place = f"{re.sub(r'^https?://', '', host)}-{entity}"
     name = re.sub(r"[^\w.]+", "-", f"{place}-{logger.project}")
     return root_of(logger) / "wandb" / "marks" / name
 

@@ -33,7 +33,7 @@ def dashboard(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_a_sweep_offline_then_replayed_writes_nothing_anew(tmp_path: Path) -> None:
-    sweep = ("-m", "method=random,full", "budget=0.1", *SMALL)
+    sweep = ("-m", "method=el2n,full", "budget=0.1", *SMALL)
     found = call(*command(*sweep, "logger=wandb_offline"), cwd=tmp_path)
     assert found.returncode == 0, found.stdout + found.stderr
     assert "warning" not in found.stderr
@@ -49,7 +49,7 @@ def test_a_sweep_offline_then_replayed_writes_nothing_anew(tmp_path: Path) -> No
     }
     again = dashboard("sync", "logger=wandb_offline", cwd=tmp_path)
     assert "0 runs written, 6 were there already" in again.stdout, again.stdout + again.stderr
-    one = dashboard("sync", "logger=wandb_offline", "method=random", "logger.dir=new", cwd=tmp_path)
+    one = dashboard("sync", "logger=wandb_offline", "method=el2n", "logger.dir=new", cwd=tmp_path)
     assert "1 results: 3 runs written" in one.stdout, one.stdout + one.stderr
     assert {run.config["method_name"] for run in offline_runs(tmp_path / "new").values()} == {
         "random"

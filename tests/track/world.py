@@ -39,13 +39,14 @@ def make(root: Path) -> World:
     store = Store(root / "store")
     data = Step("data", "toy", 1, {"n": ROWS}, _data)
     clusters = Step("clusters", "toy-k3", 1, {"k": 3}, _clusters, needs=(data,))
-    for step in (data, clusters):
+    scores = Step("scores", "random-toy", 1, {}, _scores, needs=(data,))
+    for step in (data, clusters, scores):
         store.ensure(step)
     return World(
         root,
         _result(store, data, "full", range(ROWS), (80.0, 50.0), day=1),
-        _result(store, data, "random", (1, 4, 5, 10), (60.0, 40.0), day=2),
-        _result(store, data, "coincide", (0, 1, 6, 11), (72.0, 45.0), day=3, clusters=clusters),
+        _result(store, data, "random", (1, 4, 5, 10), (60.0, 40.0), day=2, basis=scores),
+        _result(store, data, "coincide", (0, 1, 6, 11), (72.0, 45.0), day=3, basis=clusters),
     )
 
 
@@ -57,13 +58,13 @@ def _result(
     values: tuple[float, float],
     *,
     day: int,
-    clusters: Step | None = None,
+    basis: Step | None = None,
 ) -> Result:
-    needs = (data, clusters) if clusters else (data,)
+    needs = (data, basis) if basis else (data,)
     name = f"{method}-toy"
 
     def choose(build: Build) -> dict[str, Any]:
-        return _subset(build, method, np.asarray(list(rows)), with_table=clusters is not None)
+        return _subset(build, np.asarray(list(rows)), with_table=method == "coincide")
 
     subset = Step("subset", name, 1, {"method": method}, choose, needs=needs)
     adapter = Step("adapter", f"tiny-{name}", 1, {}, _adapter, needs=(data, subset))
@@ -116,7 +117,12 @@ def _clusters(build: Build) -> dict[str, Any]:
     return {"clusters": 3}
 
 
-def _subset(build: Build, method: str, rows: np.ndarray, *, with_table: bool) -> dict[str, Any]:
+def _scores(build: Build) -> dict[str, Any]:
+    np.save(build.dir / "score.npy", np.linspace(0, 1, ROWS, dtype=np.float32))
+    return {"judged": ROWS}
+
+
+def _subset(build: Build, rows: np.ndarray, *, with_table: bool) -> dict[str, Any]:
     np.save(build.dir / "rows.npy", rows)
     write_json(build.dir / "ids.json", [f"id{row}" for row in rows])
     records = [{"id": f"id{row}", "image": f"a/{row}.png", "conversations": []} for row in rows]
@@ -125,8 +131,6 @@ def _subset(build: Build, method: str, rows: np.ndarray, *, with_table: bool) ->
         table = {"cluster": [0, 1, 2], "size": [4, 4, 4], "chosen": [2, 1, 1]}
         scores = {"score": [0.5, 0.25, float("nan")]}
         pd.DataFrame(table | scores).to_parquet(build.dir / "clusters.parquet")
-    elif method == "random":
-        np.save(build.dir / "scores.npy", np.linspace(0, 1, ROWS, dtype=np.float32))
     details = {"url": f"https://me:{SECRET}@example.org/x", "density": {"max": 0.5}}
     return {"rows": ROWS, "topped_up": 0, "details": details}
 
