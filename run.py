@@ -37,7 +37,7 @@ from coincide.report.ledger import read_ledger
 from coincide.report.summary import summary_tables
 from coincide.schema import UserError
 from coincide.show import show_costs, show_plan, show_report
-from coincide.store import Step, Store
+from coincide.store import Store
 from eval.stage import eval_steps, evaluate
 from launch.frozen import HERE_ONLY, Request, read, request
 from launch.jobs import Hands, Job, Launcher, distinct, only, record
@@ -49,15 +49,8 @@ from track.commands import DASHBOARD
 from track.live import Live
 from track.settings import Logger, group_of
 from train.estimate import estimate_gpu_hours
+from train.self_filter import difficulty_step
 from train.stage import train_step
-
-
-def difficulty_step(*parts: Any, **named: Any) -> Step:
-    """Of ``train.self_filter``, imported when a method asks: it needs torch, a plan does not."""
-    from train.self_filter import difficulty_step as make
-
-    return make(*parts, **named)
-
 
 CONF = Path(__file__).resolve().parent / "conf"
 GROUPS = ("data", "method", "reference", "clip", "target", "train", "eval")

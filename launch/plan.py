@@ -106,7 +106,8 @@ def _place(
         return
     ident = _ident(line, home, together(job))
     if ident not in groups:
-        groups[ident] = _Group(_name(line, ident), line.stage.name, step.kind)
+        name = _name(line, ident, job.experiment.seed)
+        groups[ident] = _Group(name, line.stage.name, step.kind)
     group = groups[ident]
     home[step.key] = ident
     group.steps[step.key] = step
@@ -139,13 +140,15 @@ def _adapter_below(step: Step) -> Step | None:
     return None
 
 
-def _name(line: Planned, ident: str) -> str:
+def _name(line: Planned, ident: str, seed: int) -> str:
     step = line.step
     adapter = _adapter_below(step) if line.stage.name == "evaluate" else None
     if step.kind == "features":  # as wide as the pass, not as its first signal
         what = "-".join(need.name for need in reversed(step.needs))
     else:
-        what = adapter.name if adapter else step.name
+        what = (adapter or step).name
+    if (step.kind == "adapter" or adapter) and not what.endswith(f"-s{seed}"):
+        what += f"-s{seed}"  # of the training, when it is not of the subset already
     return f"{step.kind}-{what[:60]}-{ident[:8]}"
 
 

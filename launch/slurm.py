@@ -17,44 +17,10 @@ from coincide.schema import UserError
 from launch import cluster
 from launch.jobs import Hands, Job, only
 from launch.plan import Node
-from launch.status import live_tasks
+from launch.resources import Resources, seconds
+from launch.states import live_tasks
 from launch.submit import freeze_all, plan_sweep
 from launch.sweep import REPORT, Sweep, Task, freeze_code, report_task
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a job asks for. None: the cluster's own default."""
-
-    gpus: int = 0
-    """Per machine, for training with ``train.processes=auto``; other jobs take one."""
-    gres: str = "gpu"
-    """Or with a type, e.g. ``gpu:a100``."""
-    cpus: int = 4
-    """Cores per GPU, of the whole job when it has none."""
-    memory_gb: float = 16
-    """Per GPU, of the whole job when it has none."""
-    time: str = "24:00:00"
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    options: tuple[str, ...] = ()
-    """More of sbatch's options, e.g. ``--constraint=hbm80``."""
-
-    def flags(self, gpus: int, machines: int) -> list[str]:
-        """Options of sbatch for a job of ``gpus`` on each of ``machines``."""
-        times = max(1, gpus)
-        places = {"partition": self.partition, "account": self.account, "qos": self.qos}
-        return [
-            *(f"--{name}={value}" for name, value in places.items() if value),
-            f"--nodes={machines}",
-            "--ntasks-per-node=1",
-            f"--cpus-per-task={self.cpus * times}",
-            f"--mem={round(self.memory_gb * times * 1024)}M",
-            f"--time={self.time}",
-            *([f"--gres={self.gres}:{gpus}"] if gpus else []),
-            *self.options,
-        ]
 
 
 @dataclass(frozen=True)
@@ -210,16 +176,3 @@ class Slurm:
 def in_flight(live: Mapping[cluster.Queued, Task]) -> dict[str, str]:
     """Key of a step, or goal of a run -> the job that sees to it."""
     return {key: queued.id for queued, task in live.items() for key in task.keys}
-
-
-def seconds(limit: str) -> int:
-    """A time limit in SLURM's words: ``30``, ``30:00``, ``12:00:00``, ``1-12``, ``1-12:00:00``."""
-    days, _, rest = limit.rpartition("-")
-    parts = [int(part) for part in rest.split(":")]
-    if days:
-        hours, minutes, secs = (*parts, 0, 0)[:3]
-    elif len(parts) == 3:
-        hours, minutes, secs = parts
-    else:
-        hours, (minutes, secs) = 0, (*parts, 0)[:2]
-    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + secs

@@ -1,8 +1,8 @@
 """The folder of a sweep: what was frozen, what its jobs do, and what became of their attempts.
 
 <sweeps>/code/<12 hex>/                the code, once per content
-<sweeps>/<id>/sweep.json               words and goal of every run
-<sweeps>/<id>/runs/<n>.yaml            the frozen run
+<sweeps>/<id>/sweep.json               the command, and the words of every run
+<sweeps>/<id>/runs/<goal>.yaml         the frozen run
 <sweeps>/<id>/jobs/<name>.json         what a job does (:class:`Task`)
 <sweeps>/<id>/jobs/<name>.events.jsonl submitted, started, signalled, ended
 <sweeps>/<id>/logs/<name>.log          output, over all attempts
@@ -90,8 +90,10 @@ class Sweep:
     def id(self) -> str:
         return self.path.name
 
-    def run(self, number: int) -> Path:
-        return self.path / "runs" / f"{number:03d}.yaml"
+    def run(self, job: Job) -> Path:
+        """Where ``job`` is frozen: by its goal, whatever the order of the words was."""
+        method, seed = job.experiment.method.name, job.experiment.seed
+        return self.path / "runs" / f"{method}-s{seed}-{goal_key(job)[:8]}.yaml"
 
     def file(self, name: str) -> Path:
         """Where the task called ``name`` stands."""
@@ -106,7 +108,7 @@ class Sweep:
         return sorted(found, key=lambda task: (_submitted(task), task.name))
 
     def record(self) -> dict[str, Any]:
-        """``sweep.json``: folder, runs with words and goal."""
+        """``sweep.json``: folder, command, and the runs with their words and files."""
         return json.loads((self.path / "sweep.json").read_text(encoding="utf-8"))
 
 
@@ -139,9 +141,9 @@ def freeze_sweep(jobs: Sequence[Job], folder: Path) -> Sweep:
     sweep = Sweep(Path(jobs[0].cfg.paths.sweeps).absolute() / sweep_id(jobs))
     for name in ("runs", "jobs", "logs"):
         (sweep.path / name).mkdir(parents=True, exist_ok=True)
-    for number, job in enumerate(jobs):
-        freeze(job, sweep.run(number), folder)
-    runs = [{"words": job.words, "goal": goal_key(job)} for job in jobs]
+    for job in jobs:
+        freeze(job, sweep.run(job), folder)
+    runs = [{"words": job.words, "file": str(sweep.run(job))} for job in jobs]
     command = shlex.join(["python", *sys.argv])
     write_json(sweep.path / "sweep.json", {"folder": str(folder), "command": command, "runs": runs})
     return sweep
@@ -160,7 +162,7 @@ def tasks_of(
 
 
 def _task(node: Node, jobs: Sequence[Job], sweep: Sweep, code: Path, failures: int) -> Task:
-    runs = ",".join(str(sweep.run(number)) for number in node.runs)
+    runs = ",".join(str(sweep.run(jobs[number])) for number in node.runs)
     steps = ",".join(step.key[:KEY_DIGITS] for step in node.steps)
     store = jobs[0].experiment.store
     return Task(
@@ -177,7 +179,7 @@ def _task(node: Node, jobs: Sequence[Job], sweep: Sweep, code: Path, failures: i
 
 def report_task(sweep: Sweep, code: Path, after: Iterable[str]) -> Task:
     """The task that comes last, whatever became of the others."""
-    runs = ",".join(str(sweep.run(number)) for number in range(len(sweep.record()["runs"])))
+    runs = ",".join(run["file"] for run in sweep.record()["runs"])
     return Task(
         name=REPORT,
         stage=REPORT,

@@ -13,7 +13,7 @@ from coincide.schema import UserError
 from launch.frozen import freeze, read, request
 from launch.jobs import goal
 from launch.snapshot import snapshot
-from launch.sweep import sweep_id
+from launch.sweep import freeze_sweep, sweep_id
 from tests.launch.conftest import Compose
 
 
@@ -53,6 +53,10 @@ def test_site_values_are_not_part_of_the_sweep(compose: Compose) -> None:
     there = compose("-m", "method=random,full", "launcher=processes", "launcher.at_once=7")
     other = compose("-m", "method=random,full", "budget=0.3")
     assert sweep_id(here) == sweep_id(there) != sweep_id(other)
+    back = compose("-m", "method=full,random")  # jobs that wait must find their own run again
+    assert sweep_id(here) == sweep_id(back)
+    files = [freeze_sweep(runs, Path.cwd()).run(runs[0]) for runs in (here, back)]
+    assert [read(file).words[-1] for file in files] == ["method=random", "method=full"]
     assert sweep_id(here).startswith("demo-2-runs-")
 
 

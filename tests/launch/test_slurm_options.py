@@ -6,7 +6,8 @@ import pytest
 
 from coincide.schema import UserError
 from launch.plan import Node
-from launch.slurm import Resources, Slurm, seconds
+from launch.resources import Resources, seconds
+from launch.slurm import Slurm
 from tests.launch.conftest import Compose
 
 SITE = Slurm(

@@ -13,7 +13,8 @@ import pytest
 
 from coincide.schema import UserError
 from launch.cluster import Queued
-from launch.status import Status, clock, failure_text, live_tasks, remaining, statuses
+from launch.states import Status, clock, live_tasks, remaining, statuses
+from launch.status import failure_text
 from launch.supervise import given_up
 from launch.sweep import Sweep, Task, open_sweep
 

@@ -22,8 +22,9 @@ import pytest
 
 from launch import cluster
 from launch.plan import Node
-from launch.slurm import Resources, Slurm
-from launch.status import Status, statuses
+from launch.resources import Resources
+from launch.slurm import Slurm
+from launch.states import Status, statuses
 from launch.sweep import Sweep, Task
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,10 +101,12 @@ def test_cancelled_jobs_are_told_apart(cheap: Cheap) -> None:
     cheap.submit({"a": (sleep, ()), "b": (sleep, ()), "c": (OK, ("a",)), "d": (OK, ())})
     wait_for(lambda: "ready" in cheap.log("a") and "ready" in cheap.log("b"))
     subprocess.run(["scancel", cheap.job("a")], check=True)
+    pids = [e["pid"] for name in "ab" for e in cheap.events(name) if e["event"] == "start"]
     os.kill(next(e["supervisor"] for e in cheap.events("b") if "supervisor" in e), signal.SIGKILL)
     found = cheap.ended()
     assert (found["a"].state, found["a"].why) == ("cancelled", "stopped by SIGTERM")
     assert (found["b"].state, found["b"].why) == ("cancelled", "killed without a word")
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))  # no orphans
     assert found["c"].state == "not run"
     assert found["d"].state == "done"
 

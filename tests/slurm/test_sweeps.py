@@ -14,9 +14,8 @@ import pytest
 
 import run as program
 from launch import cluster
-from launch.jobs import distinct
 from launch.snapshot import snapshot
-from launch.status import Status, statuses
+from launch.states import Status, statuses
 from launch.sweep import Sweep, freeze_sweep
 from tests.command.conftest import SMALL
 from tests.slurm.conftest import Cheap, wait_for
@@ -157,10 +156,10 @@ def test_twelve_jobs_that_know_nothing_of_each_other_share_a_store(
     monkeypatch.chdir(folder)
     seeds = ",".join(str(seed) for seed in range(12))
     jobs = program.compose_all([*SMALL, "-m", "method=random", f"seed={seeds}", "stages=[select]"])
-    sweep = freeze_sweep(distinct(jobs), folder)
+    sweep = freeze_sweep(jobs, folder)
     run = str(program.CONF.parent / "run.py")
     whole = "import subprocess, sys; raise SystemExit(subprocess.call([sys.executable, *{words}]))"
-    words = [[run, f"frozen={sweep.run(n)}"] for n in range(12)]
+    words = [[run, f"frozen={sweep.run(job)}"] for job in jobs]
     cheap.submit({f"run{n}": (whole.format(words=words[n]), ()) for n in range(12)})
     found = cheap.ended()
     assert {status.state for status in found.values()} == {"done"}, cheap.log("run0")

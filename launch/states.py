@@ -1,0 +1,173 @@
+"""How the jobs of a sweep stand, told from its folder and the queue alone, without accounting."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import statistics
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from launch.cluster import Queued
+from launch.sweep import REPORT, Sweep, Task
+
+ETA = re.compile(r"ETA (\d+):(\d\d):(\d\d)")
+STATES = ("running", "queued", "done", "failed", "cancelled", "not run")
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a task stands."""
+
+    task: Task
+    state: str
+    """One of ``STATES``."""
+    why: str
+    attempts: int
+    elapsed: float
+    """Seconds in all attempts together."""
+    eta: float | None = None
+    """Seconds that a running one still takes."""
+
+
+def live_tasks(sweeps: Path, queued: Mapping[str, Queued]) -> dict[Queued, Task]:
+    """The jobs of any sweep below ``sweeps`` that wait or run, and what they do."""
+    found = {}
+    for job in queued.values():
+        path = Path(job.comment)
+        if job.live and path.is_relative_to(sweeps) and path.is_file():
+            found[job] = Task.read(path)
+    return found
+
+
+def statuses(sweep: Sweep, queued: Mapping[str, Queued]) -> list[Status]:
+    """How every task of the sweep stands, in the order of submission."""
+    live = {Path(job.comment): job for job in queued.values() if job.live}
+    found: dict[str, Status] = {}
+    for task in sweep.tasks():
+        found[task.name] = _status(task, live.get(sweep.file(task.name)), found)
+    return _with_eta(list(found.values()))
+
+
+def _status(task: Task, job: Queued | None, others: Mapping[str, Status]) -> Status:
+    events = task.history()
+    starts = [event for event in events if event["event"] == "start"]
+    state, why = _state(task, job, events, others)
+    last = starts[-1]["time"] if starts else 0.0
+    running = time.time() - last if state == "running" and starts else 0.0
+    return Status(task, state, why, len(starts), _spent(events) + running)
+
+
+def _state(
+    task: Task,
+    job: Queued | None,
+    events: Sequence[Mapping[str, Any]],
+    others: Mapping[str, Status],
+) -> tuple[str, str]:
+    since = max((i for i, e in enumerate(events) if e["event"] == "submit"), default=0)
+    recent = events[since:]
+    ends = [e for e in recent if e["event"] == "end"]
+    if job is not None:
+        return ("running", f"job {job.id}") if job.running else ("queued", _waits(job, ends))
+    if task.built() or (ends and ends[-1]["how"] == "done"):
+        return "done", ""
+    if recent and _alive(recent[-1]):
+        return ("running" if recent[-1]["event"] == "start" else "queued"), "on this machine"
+    if ends and ends[-1]["how"] == "failed":
+        return "failed", f"exit code {ends[-1]['code']}, {len(ends)} of {task.failures} attempts"
+    if any(e["event"] == "start" for e in recent):
+        told = bool(ends) and recent[-1]["event"] == "end"
+        return "cancelled", "stopped by SIGTERM" if told else "killed without a word"
+    failed = [name for name in task.after if name in others and others[name].state in STATES[3:]]
+    return ("not run", f"stands on {failed[0]}") if failed else ("cancelled", "before it started")
+
+
+def _waits(job: Queued, ends: Sequence[Mapping[str, Any]]) -> str:
+    again = {"told": "requeued", "stopped": "requeued", "failed": "tried again"}
+    said = f", {again[ends[-1]['how']]}" if ends and ends[-1]["how"] in again else ""
+    return f"job {job.id}, {job.reason}{said}"
+
+
+def _alive(event: Mapping[str, Any]) -> bool:
+    """Whether the process of an event of ``launcher=processes`` is there, seen from its machine."""
+    if event.get("job") or event.get("host") != socket.gethostname() or "pid" not in event:
+        return False
+    try:
+        os.kill(event["pid"], 0)
+    except OSError:
+        return False
+    return True
+
+
+def _spent(events: Iterable[Mapping[str, Any]]) -> float:
+    """Seconds between the starts and the ends that were noted."""
+    spent, began = 0.0, None
+    for event in events:
+        if event["event"] == "start":
+            began = event["time"]
+        elif event["event"] == "end" and began is not None:
+            spent, began = spent + event["time"] - began, None
+    return spent
+
+
+# --- how long -----------------------------------------------------------------------------------
+
+
+def _with_eta(found: Sequence[Status]) -> list[Status]:
+    usual = usual_seconds(found)
+    return [replace(s, eta=_eta(s, usual)) if s.state == "running" else s for s in found]
+
+
+def usual_seconds(found: Iterable[Status]) -> dict[str, float]:
+    """Mean time of the finished tasks by kind."""
+    times: dict[str, list[float]] = {}
+    for status in found:
+        if status.state == "done":
+            times.setdefault(status.task.kind, []).append(status.elapsed)
+    return {kind: statistics.mean(values) for kind, values in times.items()}
+
+
+def _eta(status: Status, usual: Mapping[str, float]) -> float | None:
+    """What the log said last, else the usual time of its kind."""
+    log = Path(status.task.log)
+    if log.is_file():
+        said = ETA.findall("\n".join(tail(log, 50)))
+        if said:
+            hours, minutes, seconds = map(int, said[-1])
+            return hours * 3600.0 + minutes * 60 + seconds
+    kind = status.task.kind
+    return max(0.0, usual[kind] - status.elapsed) if kind in usual else None
+
+
+def remaining(found: Sequence[Status]) -> float | None:
+    """Seconds that the sweep still takes at the present pace; None when that cannot be said."""
+    usual = usual_seconds(found)
+    waiting = [s.task.kind for s in found if s.state == "queued" and s.task.kind != REPORT]
+    running = [s.eta for s in found if s.state == "running"]
+    if any(kind not in usual for kind in waiting) or None in running or not (waiting or running):
+        return None
+    total = sum(usual[kind] for kind in waiting) + sum(eta or 0.0 for eta in running)
+    return total / max(1, len(running))
+
+
+def clock(seconds: float | None) -> str:
+    """``1-02:03:04``, or a dash."""
+    if seconds is None:
+        return "–"
+    days, rest = divmod(int(seconds), 86400)
+    text = time.strftime("%H:%M:%S", time.gmtime(rest))
+    return f"{days}-{text}" if days else text
+
+
+def tail(path: Path, lines: int) -> list[str]:
+    """The last lines of a log, however long it is."""
+    if not path.is_file():
+        return []
+    with path.open("rb") as handle:
+        handle.seek(max(0, path.stat().st_size - 64 * 1024))
+        text = handle.read().decode("utf-8", errors="replace")
+    return text.replace("\r", "\n").splitlines()[-lines:]
