@@ -122,7 +122,7 @@ def requirement(
     where = mirror / dataset
     return Requirement(
         name, False, f"neither {where} nor the hub's cache has it",
-        f"python -m coincide.prefetch, or copy the dataset's folder to {where}",
+        "python -m coincide.prefetch, or copy the dataset's folder there",
         fetch=lambda: fetch(dataset, splits, mirror),
     )  # fmt: skip
 

@@ -140,9 +140,8 @@ def test_requirements_look_and_do_not_read(home: Path, monkeypatch: pytest.Monke
     assert shared.met and shared.fetch is None
     absent = found[f"dataset {ORGANISATION}/ai2d (ai2d)"]
     assert not absent.met and absent.fatal and absent.fetch is not None
-    assert f"copy the dataset's folder to {home / 'mirror' / ORGANISATION / 'ai2d'}" in (
-        absent.remedy
-    )
+    assert str(home / "mirror" / ORGANISATION / "ai2d") in absent.found
+    assert "python -m coincide.prefetch" in absent.remedy
     assert requirement(GQA, SPLITS, ["gqa"], None).remedy == (
         f"Set eval.mirror to the folder that holds {GQA}."
     )
