@@ -49,13 +49,14 @@ from track.commands import DASHBOARD
 from track.live import Live
 from track.settings import Logger, group_of
 from train.estimate import estimate_gpu_hours
+from train.requirements import resumable
 from train.self_filter import difficulty_step
 from train.stage import train_step
 
 CONF = Path(__file__).resolve().parent / "conf"
 GROUPS = ("data", "method", "reference", "clip", "target", "train", "eval")
 MULTIRUN = ("-m", "--multirun")
-MAKERS = Makers(train_step, difficulty_step, eval_steps, evaluate, estimate_gpu_hours)
+MAKERS = Makers(train_step, difficulty_step, eval_steps, evaluate, estimate_gpu_hours, resumable)
 ConfigStore.instance().store(name="root", node=Root)
 
 
@@ -214,7 +215,8 @@ def execute_run(job: Job, live: Live) -> None:
     if stages != ("report",):
         lines = plan(experiment.stages(stages), experiment.store, stages)
         show_plan(lines, experiment.store, experiment.size())
-    if stages != ("report",):
+        if "train" in stages:
+            experiment.check_resume()
         for stage, of_stage in groupby(lines, key=lambda line: line.stage.name):
             execute(list(of_stage), experiment.store)
             if stage in stages and stage != "evaluate":

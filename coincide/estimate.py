@@ -131,7 +131,7 @@ def _train(experiment: Experiment, device: str) -> Cost | None:
 
 def _tuning(experiment: Experiment, rows: int, device: str) -> tuple[float, str] | None:
     scale, text = _scale(experiment.target), _scale(experiment.source).get("text_tokens")
-    if "parameters" not in scale or text is None or experiment.makers.hours is None:
+    if "parameters" not in scale or text is None:
         return None
     tokens = scale["image_tokens"] + text
     found = experiment.makers.hours(experiment.recipe, rows, scale["parameters"], tokens, device)

@@ -45,8 +45,10 @@ class Makers:
     difficulty: Callable[..., Step]
     scores: Callable[..., list[Step]]
     evaluate: Callable[[Store, Sequence[Step]], object]
-    hours: Callable[..., Any] | None = None
+    hours: Callable[..., Any]
     """GPU hours of a finetuning and what they rest on, for estimates."""
+    resumable: Callable[[Store, Step, Any], Requirement | None]
+    """Whether this layout can go on from a checkpoint that a stopped finetuning left."""
 
 
 @dataclass
@@ -119,6 +121,7 @@ class Experiment:
                 base=self.target.step(),
                 source=self.source,
                 data=self.data,
+                recipe=self.recipe,
             )
             for need in needs
         }
@@ -244,8 +247,20 @@ class Experiment:
             (group, requirement)
             for group, part in self.parts(stages).items()
             if not (group in ("reference", "clip", "target") and self._in_store(part))
-            for requirement in requirements_of(part)
+            for requirement in self._requirements_of(group, part)
         ]
+
+    def _requirements_of(self, group: str, part: Any) -> Sequence[Requirement]:
+        if group == "train":
+            size = getattr(self.target, "scale", {}).get("parameters")
+            return part.requirements(parameters=size, folder=self.store.root)
+        return requirements_of(part)
+
+    def check_resume(self) -> None:
+        """Refuse to go on from a finetuning's checkpoint with a layout that cannot read it."""
+        found = self.makers.resumable(self.store, self.adapter, self.recipe)
+        if found is not None and not found.met:
+            raise UserError(f"{found.name}: {found.found}. {found.remedy}")
 
     def _in_store(self, model: Any) -> bool:
         try:

@@ -14,7 +14,9 @@ HEADER = "# Every package of the environment, resolved together for Linux x86_64
 def main() -> None:
     """Ask pip for the resolution without installing it; pin what it answers."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    wanted = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
+    extras = project["project"]["optional-dependencies"].values()
+    groups = [project["project"]["dependencies"], *extras, project["dependency-groups"]["dev"]]
+    wanted = [package for group in groups for package in group]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
