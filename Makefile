@@ -41,4 +41,4 @@ lock:                         ## resolve pyproject.toml anew and rewrite require
 	rm -rf .venv-lock
 
 clean:                        ## everything that a run or a test made, but not the environment
-	rm -rf store outputs multirun ledger reports .mypy_cache .ruff_cache .pytest_cache
+	rm -rf store outputs multirun ledger reports sweeps wandb .mypy_cache .ruff_cache .pytest_cache

@@ -9,7 +9,8 @@
 5. Within a cluster, pick greedily by MMD², so that the picks have the distribution of the whole.
 
 Rows: text-only examples are kept; their visual half is zero and the rest rescaled, where the
-released code averages padding.
+released code averages padding. End-of-answer tokens take part, as in training: the released scripts
+lose them, since TinyLLaVA pads with the same token. Without them our features equal theirs to 2e-6.
 
 Cost: the reference pass up to the last layer read, and k-means in all layers' width; selection is
 the sum over clusters of n_c² kernel values. MAGIC counts 55.5 GPU hours for 665K.
