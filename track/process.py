@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -34,6 +34,8 @@ class Child:
 
     process: subprocess.Popen[bytes]
     errors: Path
+    unread: bytearray = field(default_factory=bytearray)
+    """What came after the last answer that was taken."""
 
 
 @contextmanager
@@ -62,15 +64,17 @@ def running(module: str, order: Any, logger: Logger) -> Iterator[Child]:
 def answer(child: Child, seconds: float) -> dict[str, Any] | None:
     """The next answer, or None when the process ended or the time is over."""
     assert child.process.stdout is not None
-    deadline, line = time.monotonic() + seconds, b""
-    while not line.endswith(b"\n"):
+    deadline = time.monotonic() + seconds
+    while b"\n" not in child.unread:
         left = deadline - time.monotonic()
         if left <= 0 or not select.select([child.process.stdout], [], [], left)[0]:
             return None
         more = os.read(child.process.stdout.fileno(), 65536)
         if not more:
             return None
-        line += more
+        child.unread.extend(more)
+    line, _, rest = bytes(child.unread).partition(b"\n")
+    child.unread[:] = rest
     value: dict[str, Any] = json.loads(line)
     return value
 

@@ -52,7 +52,7 @@ def test_a_sweep_offline_then_replayed_writes_nothing_anew(tmp_path: Path) -> No
     one = dashboard("sync", "logger=wandb_offline", "method=el2n", "logger.dir=new", cwd=tmp_path)
     assert "1 results: 3 runs written" in one.stdout, one.stdout + one.stderr
     assert {run.config["method_name"] for run in offline_runs(tmp_path / "new").values()} == {
-        "random"
+        "el2n"
     }
 
 

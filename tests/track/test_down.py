@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from tests.track.reader import offline_runs
 from tests.track.world import World
 from track.live import PAUSE, Live
 from track.places import Places
+from track.process import Child, answer
 from track.records import Run
 from track.replay import replayed
 from track.settings import Logger
@@ -116,6 +119,14 @@ def test_a_stage_goes_on_with_one_warning_and_a_later_sync_is_complete(
     assert tried == ["select", "train"]
     done = sync(records, Logger(mode="offline", dir=str(tmp_path)))
     assert (done.written, len(offline_runs(tmp_path))) == (9, 9)
+
+
+def test_answers_that_come_together_are_taken_one_by_one(tmp_path: Path) -> None:
+    program = 'import sys; sys.stdout.write(\'{"a": 1}\\n{"a": 2}\\n{"a"\')'
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    process.wait()
+    child = Child(process, tmp_path / "errors")
+    assert [answer(child, 5), answer(child, 5), answer(child, 5)] == [{"a": 1}, {"a": 2}, None]
 
 
 def test_off_is_off(tmp_path: Path) -> None:
