@@ -57,9 +57,13 @@ def _status(task: Task, job: Queued | None, others: Mapping[str, Status]) -> Sta
     events = task.history()
     starts = [event for event in events if event["event"] == "start"]
     state, why = _state(task, job, events, others)
-    last = starts[-1]["time"] if starts else 0.0
-    running = time.time() - last if state == "running" and starts else 0.0
-    return Status(task, state, why, len(starts), _spent(events) + running)
+    elapsed = _spent(events)
+    if starts and events[-1]["event"] in ("start", "signal"):  # runs, or was killed
+        log = Path(task.log)
+        wrote = log.stat().st_mtime if log.is_file() else 0.0
+        until = time.time() if state == "running" else wrote
+        elapsed += max(0.0, until - starts[-1]["time"])
+    return Status(task, state, why, len(starts), elapsed)
 
 
 def _state(
@@ -132,15 +136,12 @@ def usual_seconds(found: Iterable[Status]) -> dict[str, float]:
 
 
 def _eta(status: Status, usual: Mapping[str, float]) -> float | None:
-    """What the log said last, else the usual time of its kind."""
-    log = Path(status.task.log)
-    if log.is_file():
-        said = ETA.findall("\n".join(tail(log, 50)))
-        if said:
-            hours, minutes, seconds = map(int, said[-1])
-            return hours * 3600.0 + minutes * 60 + seconds
-    kind = status.task.kind
-    return max(0.0, usual[kind] - status.elapsed) if kind in usual else None
+    """What the log said last (of the training alone), or the usual time of its kind if longer."""
+    said = ETA.findall("\n".join(tail(Path(status.task.log), 50)))
+    guesses = [int(h) * 3600.0 + int(m) * 60 + int(s) for h, m, s in said[-1:]]
+    if status.task.kind in usual:
+        guesses.append(max(0.0, usual[status.task.kind] - status.elapsed))
+    return max(guesses, default=None)
 
 
 def remaining(found: Sequence[Status]) -> float | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+import run as program
 from coincide.schema import UserError
 from launch.plan import Node
 from launch.resources import Resources, seconds
@@ -63,6 +66,15 @@ def test_evaluation_rides_along_only_where_it_leaves_nothing_idle(compose: Compo
 )  # fmt: skip
 def test_time_limits(text: str, expected: int) -> None:
     assert seconds(text) == expected
+
+
+def test_without_slurms_commands_the_remedy_is_named(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    jobs = compose("method=random", "dry_run=true")
+    with pytest.raises(UserError, match="squeue is not on this machine"):
+        SITE.launch(jobs, program.hands(jobs[0]))
 
 
 def test_a_warning_that_comes_before_the_start_is_refused() -> None:

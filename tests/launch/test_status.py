@@ -136,6 +136,10 @@ def test_elapsed_adds_the_attempts_and_eta_is_the_logs_or_the_usual(sweep: Sweep
         )
     }
     a, b, c, d = statuses(sweep, jobs)
+    killed = task(sweep, "e", SUBMIT, START)
+    Path(killed.log).write_text("")
+    (e,) = (s for s in statuses(sweep, jobs) if s.task.name == "e")
+    assert e.state == "cancelled" and 90 < e.elapsed < 110  # until it last wrote
     assert a.elapsed == pytest.approx(2) and a.attempts == 2
     assert b.elapsed > 90 and b.eta == 0  # longer than the usual two seconds
     assert c.eta == 60

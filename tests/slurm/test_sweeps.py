@@ -83,7 +83,7 @@ def urgent() -> None:
     subprocess.run(["sbatch", *words, "--wrap=sleep 1"], check=True, capture_output=True)
 
 
-SWEEP = ("-m", "method=random,el2n", "train.zero_stage=0", "train.epochs=20", "train.save_every=10")
+SWEEP = ("-m", "method=random,el2n", "train.zero_stage=0", "train.epochs=40", "train.save_every=5")
 MORE = ("-m", "method=random", "seed=0,2", "stages=[select]")
 """Stands on the same data, and has one run in common with the first."""
 
@@ -134,8 +134,11 @@ def test_a_rerun_submits_what_is_missing(project: Project) -> None:
     shutil.rmtree(lost)
     said = project.run(*MORE)
     assert "1 jobs submitted" in said
-    assert {status.state for status in project.ended(project.sweep(said)).values()} == {"done"}
+    sweep = project.sweep(said)
+    assert {status.state for status in project.ended(sweep).values()} == {"done"}
     assert lost.is_dir()
+    told = project.run(f"sweep={sweep.id}", "stages=[report]")
+    assert f"{sweep.id}: 1 done" in told and "Report: reports/report.html" in told
 
 
 def test_two_machines_train_together(project: Project) -> None:
