@@ -41,7 +41,7 @@ def create(logger: Logger, ledger: Path) -> str:
         return f"The specification of the dashboard: {mark}. With logger=wandb it is made there."
     _clients()
     order = {"logger": asdict(logger), "ledger": str(ledger.absolute()), "id": _known(mark)}
-    with running("track.dashboard", order, logger) as child:
+    with running("track.dashboard", order, logger, logger.timeout) as child:
         said = answer(child, logger.timeout)
         if said is None or "failed" in said:
             reason = shown(said["failed"]) if said else why(child, logger)

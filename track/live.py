@@ -43,7 +43,7 @@ class Live:
 
     def compare(self, experiments: Sequence[Experiment]) -> None:
         """At the end of a sweep, bring Rel. (%) to runs that were evaluated before the full run."""
-        if self.logger.mode != "off" and time.monotonic() > self.quiet_until:
+        if experiments and self.logger.mode != "off" and time.monotonic() > self.quiet_until:
             try:
                 ledger = read_ledger(self.ledger)
                 groups = {e.config.get("group") for e in experiments}

@@ -6,6 +6,7 @@ The process reads its order as JSON from stdin and answers with lines of JSON on
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import signal
@@ -39,12 +40,16 @@ class Child:
 
 
 @contextmanager
-def running(module: str, order: Any, logger: Logger) -> Iterator[Child]:
-    """``python -m module`` with ``order``; neither it nor what it started outlives the block."""
+def running(module: str, order: dict[str, Any], logger: Logger, seconds: float) -> Iterator[Child]:
+    """``python -m module`` with ``order``; neither it nor what it started outlives the block.
+
+    It ends itself when it is still there after ``seconds``, in case that we were killed.
+    """
     root = root_of(logger)
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="track-", ignore_cleanup_errors=True) as folder:
         errors, told = Path(folder) / "errors", Path(folder) / "order.json"
+        order = {**order, "seconds": seconds}
         told.write_text(json.dumps(order, allow_nan=False), encoding="utf-8")
         with told.open("rb") as stdin, errors.open("wb") as stderr:
             process = subprocess.Popen(
@@ -98,7 +103,9 @@ def order_and_answers() -> tuple[dict[str, Any], TextIO]:
     """In the process: its order, and the file for its answers, which nothing else prints to."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    return json.load(sys.stdin), answers
+    order = json.load(sys.stdin)
+    signal.alarm(math.ceil(order["seconds"]) + 30)
+    return order, answers
 
 
 def failure(error: Exception) -> dict[str, str]:

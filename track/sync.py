@@ -142,9 +142,10 @@ def _write(orders: Sequence[tuple[Run, Lack]], logger: Logger) -> list[str]:
     }
     failures: list[str] = []
     in_a_row = 0
-    with running("track.write", order, logger) as child:
-        for (run, _), sent in zip(orders, told, strict=True):
-            said = answer(child, logger.timeout + _bytes(sent) / BYTES_A_SECOND)
+    deadlines = [logger.timeout + _bytes(run) / BYTES_A_SECOND for run in told]
+    with running("track.write", order, logger, sum(deadlines)) as child:
+        for (run, _), seconds in zip(orders, deadlines, strict=True):
+            said = answer(child, seconds)
             if said is None:
                 raise NotWritten(why(child, logger))
             if "folder" in said:

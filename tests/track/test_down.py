@@ -129,6 +129,22 @@ def test_answers_that_come_together_are_taken_one_by_one(tmp_path: Path) -> None
     assert [answer(child, 5), answer(child, 5), answer(child, 5)] == [{"a": 1}, {"a": 2}, None]
 
 
+def test_a_process_that_lost_us_ends_itself(tmp_path: Path) -> None:
+    code = "import signal; from track.process import *; order_and_answers(); print(signal.alarm(0))"
+    found = subprocess.run(
+        [sys.executable, "-c", code], input='{"seconds": 10.5}', capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert found.stderr.strip() in ("41", "40")  # stdout is for answers alone
+
+
+def test_no_experiment_nothing_to_compare(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Live(online(tmp_path), tmp_path).compare([])
+    assert capsys.readouterr().err == ""
+
+
 def test_off_is_off(tmp_path: Path) -> None:
     Live(Logger(dir=str(tmp_path)), tmp_path).after("select", None)  # type: ignore[arg-type]
     assert list(tmp_path.glob("wandb*")) == []
