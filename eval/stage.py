@@ -1,4 +1,4 @@
-"""The evaluate stage: model + suite -> one artifact per benchmark, through one subprocess."""
+"""The evaluate stage: model + suite -> one artifact per benchmark, made in subprocesses."""
 
 from __future__ import annotations
 

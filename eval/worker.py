@@ -94,7 +94,7 @@ def _evaluate_all(request: Request, run: Path, send: Send, make_model: MakeModel
                 break  # the other ranks wait for this one, which now ends and takes them along
         else:
             seconds = round(time.monotonic() - started, 3)
-            how = {"device": device, "batch_size": request.batch_size, "processes": WORLD_SIZE}
+            how = {"device": device, "batch_size": request.batch_size, "world_size": WORLD_SIZE}
             send("done", benchmark=job.name, evaluate_seconds=seconds, **how)
     return 1 if failed else 0
 

@@ -47,7 +47,7 @@ def answered_by(ranks: int, mirror: Path, folder: Path) -> dict[str, tuple[bytes
         "", None, "tiny", "float32", "cpu", 1, 1, cache, tuple(jobs.values())
     ).write(folder / "request.json")  # fmt: skip
     done = dict(follow(folder, list(jobs), ranks=ranks, folder=mirror))
-    assert {measured["processes"] for measured in done.values()} == {ranks}
+    assert {measured["world_size"] for measured in done.values()} == {ranks}
     return {
         name: ((folder / name / "result.json").read_bytes(),
                (folder / name / "samples.jsonl").read_bytes())
