@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from torch import nn
 
-LANGUAGE_MODEL = "language_model"
-PROJECTOR = "multi_modal_projector"
+LANGUAGE_MODELS = ("language_model", "text_model")
+"""What transformers calls the decoder: most families, and Idefics's."""
+PROJECTORS = ("multi_modal_projector", "connector", "merger", "embed_vision")
+"""What it calls the part between vision tower and decoder: LLaVA, Idefics, Qwen-VL, Gemma."""
 NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(^|[._])norm([._]|$)")
 
 
@@ -31,17 +33,32 @@ def target_modules(model: nn.Module) -> str:
     if not leaves:
         parts = ", ".join(sorted({n.rpartition(".")[0] for n, _ in model.named_children()} | {""}))
         raise UserError(
-            f"{type(model).__name__} has no linear layer under '{LANGUAGE_MODEL}' ({parts}). "
-            "LoRA finetuning expects a LLaVA-like model of transformers."
+            f"{type(model).__name__} has no linear layer under {' or '.join(LANGUAGE_MODELS)} "
+            f"({parts}). LoRA finetuning expects an image-text-to-text model of transformers."
         )
-    return rf"(?:.*\.)?{LANGUAGE_MODEL}\..*\.(?:{'|'.join(map(re.escape, leaves))})"
+    return rf"(?:.*\.)?{_decoder()}\..*\.(?:{'|'.join(map(re.escape, leaves))})"
+
+
+def projector_of(model: nn.Module) -> str:
+    """What the model calls its projector. Raises UserError when it has none, or several."""
+    found = [n for n, _ in model.named_modules() if n.rpartition(".")[2] in PROJECTORS]
+    if len(found) != 1:
+        raise UserError(
+            f"{type(model).__name__}: expected one projector, named {', '.join(PROJECTORS)}; found "
+            f"{', '.join(found) or 'none'}."
+        )
+    return found[0].rpartition(".")[2]
+
+
+def _decoder() -> str:
+    return f"(?:{'|'.join(LANGUAGE_MODELS)})"
 
 
 def language_linears(model: nn.Module) -> frozenset[str]:
     """Names of the linear layers of the language model, its head left out."""
     from torch import nn
 
-    inside = re.compile(rf"(?:.*\.)?{LANGUAGE_MODEL}\.(.*\.)?(?!lm_head$)[^.]+")
+    inside = re.compile(rf"(?:.*\.)?{_decoder()}\.(.*\.)?(?!lm_head$)[^.]+")
     linears = (name for name, m in model.named_modules() if isinstance(m, nn.Linear))
     return frozenset(name for name in linears if inside.fullmatch(name))
 
@@ -61,7 +78,7 @@ def add_lora(model: nn.Module, recipe: Recipe, *, base: str, keep_dtype: bool) -
         lora_dropout=recipe.dropout,
         bias="none",
         target_modules=target_modules(model),
-        modules_to_save=[PROJECTOR],
+        modules_to_save=[projector_of(model)],
     )
     adapted = get_peft_model(model, config, autocast_adapter_dtype=not keep_dtype)
     adapted.peft_config["default"].base_model_name_or_path = base
@@ -80,7 +97,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            kind = (PROJECTOR in name, NO_DECAY.search(name) is not None)
+            kind = (".modules_to_save." in name, NO_DECAY.search(name) is not None)
             groups.setdefault(kind, []).append(parameter)
     return [
         {

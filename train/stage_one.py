@@ -18,7 +18,7 @@ import torch
 
 from coincide.features.extract import device_of, usable_rows
 from coincide.features.shards import ShardedArray
-from coincide.models.encode import IGNORE, Encoded, collate, encode
+from coincide.models.encode import IGNORE, Encoded, collate, encode, model_inputs
 from coincide.models.template import TEMPLATES
 from coincide.schema import Dataset, Difficulty, ModelSource, UserError
 from coincide.store import Build, write_json
@@ -227,10 +227,10 @@ def step(
     for part in parts:
         share = weights[done : done + len(part["labels"])]
         done += len(share)
-        wanted = ("input_ids", "attention_mask", "pixel_values")
+        inputs = {name: value.to(device) for name, value in model_inputs(part).items()}
+        labels = inputs.pop("labels")
         with _precision(device):
-            output = network(**{name: part[name].to(device) for name in wanted}, use_cache=False)
-        labels = part["labels"].to(device)
+            output = network(**inputs, use_cache=False)
         loss = weighted_loss(output.logits, labels, share, len(features), answers)
         loss.backward(retain_graph=done < len(features))
         total += float(loss.detach())

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from coincide.features.capture import decoder_of
+from coincide.models.load import load_model
 from coincide.schema import UserError
-from train.lora import add_lora, parameter_groups, target_modules
+from tests.tiny_chat import FAMILIES, make_tiny_chat
+from train.lora import add_lora, parameter_groups, projector_of, target_modules
 from train.recipe import Recipe
 
 
@@ -29,8 +33,30 @@ def test_targets_are_the_linears_of_the_language_model(llava: nn.Module) -> None
 
 
 def test_a_model_without_language_model_is_refused() -> None:
-    with pytest.raises(UserError, match="LLaVA-like"):
+    with pytest.raises(UserError, match="no linear layer under language_model or text_model"):
         target_modules(nn.Sequential(nn.Linear(2, 2)))
+    with pytest.raises(UserError, match="expected one projector"):
+        projector_of(nn.Sequential(nn.Linear(2, 2)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_decoder_and_projector_of_other_families(family: str, tmp_path: Path) -> None:
+    """Adapters reach the decoder and nothing else, and a step moves them and the projector."""
+    folder = make_tiny_chat(family, tmp_path)
+    network = load_model(folder, torch.float32, "cpu")
+    linears = {
+        name for name, part in decoder_of(network).named_modules() if isinstance(part, nn.Linear)
+    }
+    adapted = add_lora(network, Recipe(rank=2, alpha=4), base=family, keep_dtype=False)
+    trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
+    loras = {name.partition(".lora_A")[0] for name in trained if "lora_A" in name}
+    assert len(loras) == len(linears)
+    assert all(any(name.endswith(linear) for linear in linears) for name in loras)
+    others = [name for name in trained if "lora_" not in name]
+    assert others
+    assert all(".modules_to_save." in name for name in others)
+    rates = [group["lr"] for group in parameter_groups(adapted, Recipe(rank=2, alpha=4))]
+    assert set(rates) == {2e-4, 2e-5}
 
 
 def test_adapter_and_groups(llava: nn.Module) -> None:
