@@ -2,7 +2,7 @@
 
 Parts may say how large they are in ``scale``, a mapping of plain numbers in their YAML: a dataset
 ``rows`` and ``text_tokens`` (mean of a row), a model ``parameters``, ``hidden`` (of its language
-model) and ``image_tokens``; a benchmark ``documents``. Where a number is not known there is no
+model) and ``image_tokens``; a benchmark how many documents are ``asked``. Where a number is not known there is no
 estimate, which is not an estimate of zero.
 """
 
@@ -140,7 +140,7 @@ def _tuning(experiment: Experiment, rows: int, device: str) -> tuple[float, str]
 
 def _evaluate(experiment: Experiment, device: str) -> Cost | None:
     scale = _scale(experiment.target)
-    counts = [getattr(b, "documents", None) for b in experiment.suite.benchmarks.values()]
+    counts = [getattr(b, "asked", None) for b in experiment.suite.benchmarks.values()]
     if "parameters" not in scale or any(count is None for count in counts):
         return Cost("evaluate", None, None, "sizes of target or benchmarks are not known")
     documents = sum(count for count in counts if count is not None)

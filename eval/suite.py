@@ -61,6 +61,8 @@ class Benchmark:
     """What lmms-eval's numbers are multiplied by, e.g. 100 where tables print percent."""
     parts: str = "mean"
     """How samples add up to the primary metric: one of ``PARTS``."""
+    documents: int | None = None
+    """Of the split, for estimates of cost alone."""
     judge: bool = False
     """Scored by a judge model."""
 
@@ -104,6 +106,12 @@ class Benchmark:
     def tasks_path(self) -> Path | None:
         """The folder with the task's YAML, None for lmms-eval's own tasks."""
         return None if self.tasks_dir is None else TASKS / self.tasks_dir
+
+    @property
+    def asked(self) -> int | None:
+        """Documents that are asked, as far as known."""
+        bounds = (self.documents, self.limit, self.subsample.count if self.subsample else None)
+        return min((bound for bound in bounds if bound is not None), default=None)
 
     @property
     def protocol_text(self) -> str:

@@ -36,7 +36,7 @@ def experiment(*words: str, **parts: Any) -> Experiment:
     made.reference = Sized("ref", {"parameters": 2 * 10**9, "hidden": 2048, "image_tokens": 729})
     made.clip = Sized("clip", {"parameters": 4 * 10**8, "hidden": 768, "image_tokens": 576})
     made.target = Sized("target", {"parameters": 7 * 10**9, "hidden": 4096, "image_tokens": 576})
-    made.suite = Sized(benchmarks={"a": SimpleNamespace(documents=1000)})
+    made.suite = Sized(benchmarks={"a": SimpleNamespace(asked=1000)})
     for name, part in parts.items():
         setattr(made, name, part)
     return made
