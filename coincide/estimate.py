@@ -2,8 +2,8 @@
 
 Parts may say how large they are in ``scale``, a mapping of plain numbers in their YAML: a dataset
 ``rows`` and ``text_tokens`` (mean of a row), a model ``parameters``, ``hidden`` (of its language
-model) and ``image_tokens``; a benchmark how many documents are ``asked``. Where a number is not known there is no
-estimate, which is not an estimate of zero.
+model) and ``image_tokens``; a benchmark how many documents are ``asked``. Where a number is not
+known there is no estimate, which is not an estimate of zero.
 """
 
 from __future__ import annotations
