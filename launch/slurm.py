@@ -113,7 +113,8 @@ class Slurm:
             ) from error
         cluster.cancel([job for job, task in ours.items() if task.name == REPORT])
         if with_report:
-            report = report_task(sweep, freeze_code(sweep), [task.name for task in sweep.tasks()])
+            others = [task.name for task in sweep.tasks() if task.name != REPORT]
+            report = report_task(sweep, freeze_code(sweep), others)
             self._send(sweep, Node(REPORT, REPORT, REPORT), report, [], lanes)
         print(f"{len(ids)} jobs submitted to SLURM. This shell may go away; to watch them:")
         print(f"  python -m launch.status {sweep.path}", flush=True)

@@ -90,12 +90,12 @@ def _free_ports(count: int) -> int:
     raise RuntimeError("no free ports")
 
 
-def wait_for(condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
+def wait_for(condition: Callable[[], Any], *, every: float = 0.2) -> Any:
     """What ``condition`` gives once it holds."""
-    end = time.monotonic() + patience
+    end = time.monotonic() + PATIENCE
     while not (found := condition()):
         assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.2)
+        time.sleep(every)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -16,7 +17,7 @@ import run as program
 from launch import cluster
 from launch.snapshot import snapshot
 from launch.states import Status, statuses
-from launch.sweep import Sweep, freeze_sweep
+from launch.sweep import Sweep, Task, freeze_sweep
 from tests.command.conftest import SMALL
 from tests.slurm.conftest import Cheap, wait_for
 
@@ -83,7 +84,7 @@ def urgent() -> None:
     subprocess.run(["sbatch", *words, "--wrap=sleep 1"], check=True, capture_output=True)
 
 
-SWEEP = ("-m", "method=random,el2n", "train.zero_stage=0", "train.epochs=40", "train.save_every=5")
+SWEEP = ("-m", "method=random,el2n", "train.zero_stage=0", "train.epochs=4")
 MORE = ("-m", "method=random", "seed=0,2", "stages=[select]")
 """Stands on the same data, and has one run in common with the first."""
 
@@ -103,14 +104,16 @@ def test_a_sweep_is_frozen_survives_preemption_and_does_nothing_twice(project: P
     (project.path / "conf" / "train" / "demo.yaml").write_text("edited: true")
     nodes("resume")
 
-    saved = project.path / "store" / "adapter"
-    wait_for(lambda: list(saved.glob(".partial-*/checkpoints/*/complete")))
+    task, ranks = hold_a_training(project, sweep)
     urgent()
+    wait_for(lambda: any(event["event"] == "signal" for event in task.history()))
+    for rank in ranks:
+        os.kill(rank, signal.SIGCONT)
     found = project.ended(sweep)
     logs = {name: Path(status.task.log).read_text() for name, status in found.items()}
     assert {status.state for status in found.values()} == {"done"}, logs
-    preempted = [name for name, status in found.items() if status.attempts > 1]
-    assert any("resumed at step" in logs[name] for name in preempted)
+    assert found[task.name].attempts == 2
+    assert "train: resumed at step" in logs[task.name]
     assert sum("features: " in log for log in logs.values()) == 1
     assert Counter(s.task.kind for s in found.values()) == {
         "data": 1, "model": 2, "features": 1, "scores": 1, "subset": 2, "adapter": 2, "report": 1,
@@ -120,6 +123,20 @@ def test_a_sweep_is_frozen_survives_preemption_and_does_nothing_twice(project: P
     assert {json.loads(p.read_text())["commit"] for p in (project.path / "ledger").glob("*")} == {
         (project.path / ".commit").read_text().strip()
     }
+
+
+def hold_a_training(project: Project, sweep: Sweep) -> tuple[Task, list[int]]:
+    """Stop the ranks of a training that has a checkpoint, so that it is there to be preempted."""
+    saved = project.path / "store" / "adapter"
+    there = wait_for(lambda: list(saved.glob(".partial-*/checkpoints/*/complete")), every=0.01)
+    key = there[0].parents[2].name.removeprefix(".partial-")
+    (task,) = (t for t in sweep.tasks() if any(k.startswith(key) for k in t.keys))
+    command = next(event["pid"] for event in task.history() if event["event"] == "start")
+    children = Path(f"/proc/{command}/task/{command}/children")
+    ranks = [int(pid) for pid in children.read_text().split()]
+    for rank in ranks:
+        os.kill(rank, signal.SIGSTOP)
+    return task, ranks
 
 
 def waiting_for(sweep: Sweep, kind: str) -> str:
