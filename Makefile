@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
+# two processes, one thread of torch in each: more threads than cores make it slower by far
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: install demo test test-fast check docs lock clean
 
@@ -11,10 +13,10 @@ demo: $(VENV)/.ready          ## select, finetune, evaluate and report on the em
 	$(PY) run.py
 
 test: $(VENV)/.ready          ## the whole suite
-	$(PY) -m pytest
+	$(PYTEST)
 
 test-fast: $(VENV)/.ready     ## without the tests marked slow
-	$(PY) -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 check: $(VENV)/.ready         ## style, types, import direction
 	$(VENV)/bin/ruff check .
