@@ -15,6 +15,7 @@ def group(item: pytest.Item) -> str:
     return path.parts[0] if path.parts[0] == "slurm" else str(path)
 
 
+@pytest.hookimpl(tryfirst=True)  # before the plugin that reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Name each test's group; files with slow tests come first, so that none is left at the end."""
     slow = {group(item) for item in items if item.get_closest_marker("slow")}
