@@ -86,7 +86,14 @@ class Slurm:
         """GPUs, per machine, of a job whose first artifact is of ``kind``."""
         if kind not in self.on_gpu:
             return 0
-        return self.gpu.gpus if processes == "auto" else min(int(processes), self.gpu.gpus)
+        if processes == "auto":
+            return self.gpu.gpus
+        if kind == "adapter" and int(processes) > self.gpu.gpus > 0:
+            raise UserError(
+                f"train.processes={processes}: a machine has launcher.gpu.gpus={self.gpu.gpus}. "
+                "Take at most so many, or more machines with train.nodes."
+            )
+        return min(int(processes), self.gpu.gpus)
 
     def submit(
         self,

@@ -17,7 +17,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,12 @@ class Task:
 
     @staticmethod
     def read(path: Path) -> Task:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        lists = ("command", "after", "artifacts", "keys")
-        return Task(**{**value, **{name: tuple(value[name]) for name in lists}})
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        known = {field.name for field in fields(Task)}  # an older version may have written others
+        found: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k in known
+        }
+        return Task(**found)
 
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))

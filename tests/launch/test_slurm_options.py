@@ -28,6 +28,11 @@ def test_a_training_takes_its_gpus_and_their_share_of_the_machine() -> None:
     assert "--gres=gpu:a100:2" in SITE.flags(Node("a", "train", "adapter", processes=2))
 
 
+def test_more_processes_than_gpus_are_refused() -> None:
+    with pytest.raises(UserError, match=r"train.processes=9: a machine has launcher.gpu.gpus=8"):
+        SITE.flags(Node("a", "train", "adapter", processes=9))
+
+
 @pytest.mark.parametrize("kind", ["features", "clusters", "difficulty"])
 def test_a_pass_takes_one_gpu(kind: str) -> None:
     assert "--gres=gpu:a100:1" in SITE.flags(Node("a", "features", kind))
