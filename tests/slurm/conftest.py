@@ -34,8 +34,6 @@ PATIENCE = 300.0
 SMALL = Resources(cpus=1, memory_gb=0.5, time="00:10:00")
 SITE = Slurm(gpu=SMALL, cpu=SMALL, failures=1, warning_s=30)
 
-_skipped: list[str] = []
-
 
 def unavailable() -> str | None:
     """Why no SLURM can be started here, if so."""
@@ -50,7 +48,6 @@ def unavailable() -> str | None:
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The cluster runs, and SLURM's commands find it."""
     if why := unavailable():
-        _skipped.append(why)
         pytest.skip(why)
     folder = str(tmp_path_factory.mktemp("slurm"))
     port = {"SLURM_BASE_PORT": str(_free_ports(70))}
@@ -69,11 +66,6 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         os.environ.pop("SLURM_CONF")
         if before is not None:
             os.environ["SLURM_CONF"] = before
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if _skipped:
-        terminalreporter.write_sep("-", f"the tests on a real SLURM were SKIPPED: {_skipped[0]}")
 
 
 def _free_ports(count: int) -> int:
