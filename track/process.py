@@ -124,7 +124,13 @@ def _environment(logger: Logger) -> dict[str, str]:
     found = {name: v for name, v in found.items() if not name.startswith("WANDB_")}
     if logger.mode == "online":
         found |= {name: os.environ[name] for name in _KEPT if name in os.environ}
+    else:  # a proxy's address can hold a password, which an error message would quote
+        found = {name: v for name, v in found.items() if not name.lower().endswith("_proxy")}
     folder = root_of(logger) / "wandb"
-    kept = {"WANDB_DATA_DIR": folder / "data", "WANDB_CACHE_DIR": folder / "cache"}
+    kept = {
+        "WANDB_DATA_DIR": folder / "data",
+        "WANDB_CACHE_DIR": folder / "cache",
+        "WANDB_ERROR_REPORTING": "false",  # wandb's own, to a third party
+    }
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     return {**found, **{k: str(v) for k, v in kept.items()}, "PYTHONPATH": path}

@@ -11,6 +11,7 @@ import pytest
 
 from tests.track.reader import Offline, offline_runs
 from tests.track.world import SECRET, STEPS, World, with_secrets
+from track import process
 from track.places import Places
 from track.records import Run
 from track.replay import replayed
@@ -166,6 +167,14 @@ def test_no_byte_holds_a_secret(
     kept = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert {p.suffix for p in kept} >= {".wandb", ".log", ".json"}
     assert [p for p in kept if SECRET.encode() in p.read_bytes()] == []
+
+
+def test_the_writer_gets_no_proxy_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy", "HF_TOKEN"):
+        monkeypatch.setenv(name, SECRET)
+    given = process._environment(logger(tmp_path))
+    assert SECRET not in given.values()
+    assert given["WANDB_ERROR_REPORTING"] == "false"
 
 
 def test_a_broken_record_does_not_stop_the_others(world: World, tmp_path: Path) -> None:
