@@ -91,12 +91,14 @@ def digest(run: Run) -> str:
     return hashlib.sha256(canonical(told).encode()).hexdigest()[:16]
 
 
-def without_secrets(run: Run, environ: Mapping[str, str] = os.environ) -> Run:
-    """``run`` with no credential in any text: neither by its name or shape, nor one of ``environ``.
+def without_secrets(run: Run, environ: Mapping[str, str] | None = None) -> Run:
+    """``run`` with no credential in any text: neither by its name or shape, nor one of ``environ``,
+    which is the process's own. (Looked up at the call: ``datasets`` puts another in its place.)
 
     Paths of files stay as they are: they are opened, and only their contents leave the machine.
     """
-    values = [v for name, v in environ.items() if is_secret(name) and len(v) >= 8]
+    found = os.environ if environ is None else environ
+    values = [v for name, v in found.items() if is_secret(name) and len(v) >= 8]
 
     def clean(value: Any) -> Any:
         return _cut(printable(redact(value)), values)

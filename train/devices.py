@@ -16,7 +16,7 @@ class Gpu:
     bytes: int
 
 
-def gpus(environ: Mapping[str, str] = os.environ) -> tuple[Gpu, ...]:
+def gpus(environ: Mapping[str, str] | None = None) -> tuple[Gpu, ...]:
     """What ``nvidia-smi`` lists, within ``CUDA_VISIBLE_DEVICES``; nothing where it is missing."""
     query = [
         "nvidia-smi",
@@ -33,6 +33,7 @@ def gpus(environ: Mapping[str, str] = os.environ) -> tuple[Gpu, ...]:
     for line in listed.splitlines():
         index, uuid, name, mebibytes = (field.strip() for field in line.split(","))
         found[index] = found[uuid] = Gpu(name, int(mebibytes) * 2**20)
+    environ = os.environ if environ is None else environ
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return tuple(gpu for key, gpu in found.items() if key.isdigit())

@@ -37,8 +37,9 @@ class Rendezvous:
     node: int
 
 
-def meeting(nodes: int, environ: Mapping[str, str] = os.environ) -> Rendezvous:
+def meeting(nodes: int, environ: Mapping[str, str] | None = None) -> Rendezvous:
     """The rendezvous of ``nodes`` machines from the variables of SLURM or torchrun."""
+    environ = os.environ if environ is None else environ
     if "SLURM_JOB_NODELIST" in environ:
         port = FIRST_PORT + int(environ["SLURM_JOB_ID"]) % 1000
         return Rendezvous(_first_host(environ), port, int(environ.get("SLURM_NODEID", "0")))

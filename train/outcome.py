@@ -15,7 +15,9 @@ from coincide.schema import UserError
 from train.job import EXIT_OUT_OF_MEMORY, EXIT_STOPPED, Job
 
 LOG_LINES = 15
-_DEAD = re.compile(r"rank\s*:\s*(\d+) \(local_rank.*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
+_DEAD = re.compile(
+    r"time\s*:\s*(\S+)\s+host.*?rank\s*:\s*(\d+) \(local_rank.*?exitcode\s*:\s*(-?\d+)", re.DOTALL
+)
 
 
 class OutOfMemory(Exception):
@@ -69,12 +71,18 @@ def rank_statuses(job: Job) -> list[dict[str, Any]]:
 
 
 def dead_rank(launcher_log: Path, spoke: set[int]) -> Dead | None:
-    """The rank of this node that torchrun names as root cause, if it left no status of its own."""
+    """The rank of this node that died first by torchrun's report, if it left no status of its own.
+
+    torchrun counts in whole seconds: of the ranks of the first one, those that left a status may
+    have failed because of the silent one.
+    """
     text = launcher_log.read_text(encoding="utf-8", errors="replace")
-    found = _DEAD.search(text.rpartition("Root Cause")[2])
-    if found is None or int(found[1]) in spoke:
-        return None
-    return Dead(int(found[1]), int(found[2]), socket.gethostname())
+    found = [(at, int(rank), int(code)) for at, rank, code in _DEAD.findall(text)]
+    first = min((at for at, _, _ in found), default=None)
+    for at, rank, code in found:
+        if at == first and rank not in spoke and code != -signal.SIGTERM:  # torchrun's own
+            return Dead(rank, code, socket.gethostname())
+    return None
 
 
 def _without_a_word(job: Job, code: int, launcher_log: Path) -> tuple[Dead | None, str | None]:

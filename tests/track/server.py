@@ -62,6 +62,9 @@ class Server:
 
     _anonymous = _Viewer
 
+    def _GetDefaultEntity(self, variables: dict[str, Any]) -> dict[str, Any]:
+        return {"viewer": {"__typename": "User", "id": "u", "entity": "someone"}}
+
     def _GetViewer(self, variables: dict[str, Any]) -> dict[str, Any]:
         return {"viewer": _USER}
 

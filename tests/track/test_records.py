@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,6 +168,15 @@ def test_no_secret_is_in_any_record(world: World) -> None:
         clean = without_secrets(whole(run), {"JUDGE_TOKEN": SECRET, "PATH": "toy"})
         assert SECRET not in repr(clean)
         assert "toy" in repr(clean)
+
+
+def test_secrets_are_looked_up_when_they_are_cut(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # `datasets` with several processes puts a copy in the place of os.environ
+    monkeypatch.setattr(os, "environ", {**os.environ, "JUDGE_TOKEN": SECRET})
+    (run, *_) = replayed([with_secrets(world.coincide)], world.ledger, Places(world.store))
+    assert SECRET not in repr(whole(without_secrets(run)))
 
 
 # --- filters and groups -----------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from coincide.schema import UserError
 from train.job import EXIT_OUT_OF_MEMORY, Job
 from train.launch import command, launch
-from train.outcome import OutOfMemory
+from train.outcome import Dead, OutOfMemory, dead_rank
 from train.recipe import Recipe
 from train.stage import smaller
 
@@ -102,3 +103,29 @@ def test_command_lines(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     two = command(job(tmp_path, world_size=2), path, worker)
     assert two == [*torchrun, "--nproc-per-node=2", *worker, str(path)]
+
+
+@pytest.mark.parametrize(
+    ("failures", "spoke", "found"),
+    [
+        ({0: (1, 7), 1: (-9, 7)}, {0}, (1, -9)),  # noticed in one second, and 0 fell over 1
+        ({0: (-9, 7), 1: (1, 7)}, {1}, (0, -9)),
+        ({0: (1, 7), 1: (-9, 37)}, {0}, None),  # 1 did not end on request and was killed for it
+        ({0: (1, 7), 1: (-15, 7)}, {0}, None),
+        ({0: (1, 7), 1: (1, 7)}, {0, 1}, None),
+    ],
+)
+def test_the_silent_rank_of_the_first_second_is_the_cause(
+    tmp_path: Path,
+    failures: dict[int, tuple[int, int]],
+    spoke: set[int],
+    found: tuple[int, int] | None,
+) -> None:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+    listed = {r: ProcessFailure(r, 1, code, "<N/A>") for r, (code, _) in failures.items()}
+    for rank, (_, at) in failures.items():
+        listed[rank].timestamp = at
+    log = tmp_path / "launcher.log"
+    log.write_text(f"before\n{ChildFailedError('train.worker', listed)}", encoding="utf-8")
+    assert dead_rank(log, spoke) == (found and Dead(*found, socket.gethostname()))
