@@ -1,5 +1,8 @@
 """Random selection: uniform without replacement, nested over budgets for a seed.
 
+``sources`` restricts it to parts of the mixture. One source alone is a subset that is bad on
+purpose: the control that an experiment has to tell from random before it can tell methods apart.
+
 Published, LLaVA-665K 20 % on LLaVA-1.5-7B: Rel. 95.8. A strong baseline: report it with seeds.
 """
 
@@ -11,7 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from coincide.schema import Need, Pool, Selection
+from coincide.schema import Need, Pool, Selection, UserError
 
 
 @dataclass(frozen=True)
@@ -21,16 +24,39 @@ class Random:
     The permutation is of all N rows, so a row that turns unusable does not move the others.
     """
 
+    sources: Sequence[str] = ()
+    """Draw from these parts of the mixture alone; empty: from all."""
     name: str = "random"
     uses_seed: ClassVar[bool] = True
     fixed_size: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sources", tuple(self.sources))
 
     def needs(self) -> Sequence[Need]:
         """Nothing."""
         return ()
 
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
-        """The first k usable rows of the permutation that ``seed`` gives."""
+        """The first k usable rows of the permutation that ``seed`` gives.
+
+        Raises:
+            UserError: a source is unknown, or the sources have fewer than ``k`` usable rows.
+        """
         order = np.random.Generator(np.random.PCG64(seed)).permutation(len(pool.examples))
-        order = order[pool.usable[order]]
+        order = order[(pool.usable & self._wanted(pool))[order]]
+        if self.sources and len(order) < k:
+            raise UserError(
+                f"method.sources={list(self.sources)} have {len(order):,} usable rows; the budget "
+                f"asks for {k:,}. Name more sources or lower the budget."
+            )
         return Selection(order[:k])
+
+    def _wanted(self, pool: Pool) -> np.ndarray:
+        """bool [N]."""
+        found = np.array([example.source for example in pool.examples])
+        if unknown := sorted(set(self.sources) - set(found)):
+            raise UserError(
+                f"method.sources: got {unknown}; choices: {sorted(set(found.tolist()))}"
+            )
+        return np.isin(found, self.sources) if self.sources else np.ones(len(found), bool)
