@@ -1,8 +1,9 @@
-"""One file and one YAML make a method: composed, planned, run and topped up like any other."""
+"""One file and one YAML make a method: the guide's own, composed, planned, run and held to its rule."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,48 +12,39 @@ import pytest
 
 import run as program
 
-CODE = '''
-"""Every other row, from the end."""
-
-from dataclasses import dataclass
-
-import numpy as np
-
-from coincide.schema import Pool, Selection
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "ADD_A_METHOD.md"
 
 
-@dataclass(frozen=True)
-class EveryOther:
-    offset: int = 0
-    name: str = "every_other"
-    uses_seed = False
-    fixed_size = False
-
-    def needs(self):
-        return ()
-
-    def select(self, pool: Pool, k: int, seed: int) -> Selection:
-        rows = np.flatnonzero(pool.usable)[::-1]
-        order = np.concatenate([rows[self.offset :: 2], rows])
-        return Selection(order[:k], ranking=rows, scores=np.arange(len(pool.examples)) / 2)
-'''
-YAML = "_target_: every_other.EveryOther\noffset: 1\n"
+def block(language: str) -> tuple[str, str]:
+    """The guide's only block in ``language``: the path that its first line names, and its text."""
+    (text,) = re.findall(rf"```{language}\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.S)
+    return text.split("\n", 1)[0].removeprefix("# "), text
 
 
-def test_one_file_and_one_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "every_other.py").write_text(CODE)
+def test_the_guide_s_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code_path, code), (yaml_path, yaml) = block("python"), block("yaml")
+    assert (code_path, yaml_path) == ("baselines/balance.py", "conf/method/balance.yaml")
+    (tmp_path / "balance_of_the_guide.py").write_text(code)
     shutil.copytree(program.CONF, tmp_path / "conf")
-    (tmp_path / "conf" / "method" / "every_other.yaml").write_text(YAML)
+    target = ("baselines.balance.", "balance_of_the_guide.")  # beside the project, not in it
+    assert target[0] in yaml
+    (tmp_path / yaml_path).write_text(yaml.replace(*target))
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(program, "CONF", tmp_path / "conf")
     monkeypatch.chdir(tmp_path)
 
-    words = ["method=every_other", "data.n=240", "budget=0.25", "stages=[select]"]
-    (job,) = program.compose_all(words)
-    program.hands(job).execute(job)
-    (folder,) = (tmp_path / "store" / "subset").glob("every_other-demo-0.25-*")
-    assert np.load(folder / "rows.npy").tolist() == list(range(238 - 2 * 59, 240, 2))
+    small = ["data.n=240", "data.clusters=12", "health.largest_cluster=0.9", "stages=[features,select]"]
+    for words in (["method=coincide"], ["method=balance"]):
+        (job,) = program.compose_all([*words, "budget=0.25", *small])
+        program.hands(job).execute(job)
+    assert len(list((tmp_path / "store" / "clusters").iterdir())) == 1  # shared with COINCIDE
+    (folder,) = (tmp_path / "store" / "subset").glob("balance-demo-0.25-*")
+    rows = np.load(folder / "rows.npy")
+    assert len(rows) == len(set(rows.tolist())) == 60
     assert len(json.loads((folder / "subset.json").read_text())) == 60
-    assert np.load(folder / "scores.npy").dtype == np.float32
-    facts = json.loads((folder / "manifest.json").read_text())["facts"]
-    assert facts["params"] == {"offset": 1, "name": "every_other"}
+    (clusters,) = (tmp_path / "store" / "clusters").iterdir()
+    assignment = np.load(clusters / "assignment.npy")
+    taken, sizes = np.bincount(assignment[rows], minlength=12), np.bincount(assignment)
+    level = taken.max()
+    assert (taken[sizes >= level] >= level - 1).all()  # the same number of each
+    np.testing.assert_array_equal(taken[sizes < level - 1], sizes[sizes < level - 1])
