@@ -11,6 +11,7 @@ from typing import Any
 from coincide.report.cost import Charge, charges
 from coincide.report.notes import panel_notes, primary
 from coincide.report.published import published_beside
+from coincide.report.ranks import rank_notes
 from coincide.report.records import FULL, Column, Note, Panel, Row
 from coincide.report.rel import with_rel
 from coincide.report.settings import setting, short_names
@@ -39,7 +40,7 @@ def _panel(
     ]
     zoo = published_beside(data, target)
     rows = with_rel(_labelled(rows), columns, zoo)
-    notes = panel_notes(rows, replaced)
+    notes = (*panel_notes(rows, replaced), *rank_notes(rows))
     return Panel(data, target, suite, columns, tuple(rows), notes, zoo)
 
 

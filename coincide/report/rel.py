@@ -16,6 +16,7 @@ from coincide.report.settings import conflicts, whole_part
 from coincide.report.statistics import Estimate, Relative, relative, stated_columns
 from coincide.schema import Result
 
+CUT_SHORT = "train.max_steps"
 TARGET_AWARE = frozenset({"icons", "less", "rds"})
 """Methods that select by samples of the target tasks, which the others never see."""
 
@@ -38,12 +39,18 @@ def with_rel(rows: Sequence[Row], columns: Sequence[Column], zoo: Table | None) 
 
 
 def _own(row: Row, full: Sequence[Row], chance: Mapping[str, float]) -> Relative:
-    """Against our own full runs of the same data, target, recipe and protocols."""
+    """Against our own full runs of the same data, target, recipe and protocols.
+
+    A full run that was cut short (all data, as many steps as a subset takes) is another arm: it is
+    the 100 % of none where the whole one is there, which it is measured by as well.
+    """
     if not full:
         return Relative(None, why="there is no full-data run")
     ours = whole_part(row.setting)
+    if row.method == FULL:
+        ours = {name: value for name, value in ours.items() if name != CUT_SHORT}
     against = [(conflicts(ours, whole_part(other.setting)), other) for other in full]
-    differing, nearest = min(against, key=lambda pair: len(pair[0]))
+    differing, nearest = min(against, key=lambda pair: (len(pair[0]), is_cut_short(pair[1])))
     if differing:
         shown = "; ".join(differing[:3]) + ("; ..." if len(differing) > 3 else "")
         return Relative(None, why=f"in the nearest full-data run {shown}")
@@ -54,6 +61,11 @@ def _own(row: Row, full: Sequence[Row], chance: Mapping[str, float]) -> Relative
         itself = Estimate(100.0, None, None, found.estimate.values)
         return replace(found, estimate=itself, left_out=left_out, no_interval="it is the 100 %")
     return replace(found, left_out=left_out, why=_lacking(found, row))
+
+
+def is_cut_short(row: Row) -> bool:
+    """Whether its training ended at a number of steps and not with its epochs."""
+    return row.setting.get(CUT_SHORT) is not None
 
 
 def _zoo(row: Row, columns: Sequence[Column], zoo: Table | None) -> Relative:
@@ -79,10 +91,11 @@ def _is_target_aware(run: Result) -> bool:
 
 
 def _ranked(rows: Sequence[Row]) -> list[Row]:
-    def place(row: Row) -> tuple[int, bool, bool, bool, float, str]:
+    def place(row: Row) -> tuple[int, int, bool, bool, float, str]:
         mean = row.rel.estimate.mean if row.rel.estimate else 0.0
         missing = row.rel.estimate is None
-        return -row.examples, row.method != FULL, row.target_aware, missing, -mean, row.label
+        group = is_cut_short(row) if row.method == FULL else 2
+        return -row.examples, group, row.target_aware, missing, -mean, row.label
 
     placed: Counter[tuple[int, bool]] = Counter()
     found = []

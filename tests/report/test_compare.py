@@ -223,3 +223,22 @@ def test_one_seed_is_noted() -> None:
     assert "One seed, so no interval: el2n." in texts(
         only([*ledger(), result("el2n", 0, (1.0, 2.0, 3.0))])
     )
+
+
+def test_a_full_run_cut_short_is_an_arm_and_not_the_100_percent() -> None:
+    def trained(steps: int | None) -> dict[str, Any]:
+        return {"train": {"lr": 2e-3, "max_steps": steps}, "method": {"name": "full"}}
+
+    panel = only(
+        [
+            result("full", 0, (80.0, 60.0, 90.0), budget=1.0, config=trained(None)),
+            result("full", 0, (40.0, 30.0, 45.0), budget=1.0, config=trained(200)),
+            result("random", 0, (20.0, 15.0, 22.5), config=trained(None)),
+        ]
+    )
+    rel = {row.label: row.rel.estimate and row.rel.estimate.mean for row in panel.rows}
+    assert rel == {
+        "full [max_steps=null]": pytest.approx(100),
+        "full [max_steps=200]": pytest.approx(50),
+        "random": pytest.approx(25),
+    }
