@@ -18,7 +18,7 @@ from coincide.features.signals import kind
 from coincide.pipeline import Stage
 from coincide.pool import NeedSteps
 from coincide.requirements import Requirement, requirements_of
-from coincide.result import collect
+from coincide.result import collect, variant_of
 from coincide.schema import (
     ClipSource,
     Clustering,
@@ -295,7 +295,7 @@ class Experiment:
             scores=self.scores,
             names={
                 "method": self.method.name,
-                "variant": getattr(self.method, "variant", ""),
+                "variant": variant_of(self.method),
                 "data": self.source.name,
                 "reference": self.reference.name if self.asks("reference") else "",
                 "target": self.target.name,

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from coincide.provenance import commit, hardware, versions
-from coincide.schema import Cost, Result, Score
+from coincide.schema import Cost, Method, Result, Score
 from coincide.store import Artifact, Step, Store
 
 
@@ -58,6 +58,11 @@ def collect(
         commit=commit(),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
+
+
+def variant_of(method: Method) -> str:
+    """What tables write behind the method's name: its ``label`` or ``variant``, if it has one."""
+    return str(getattr(method, "label", getattr(method, "variant", "")))
 
 
 def _scores(artifact: Artifact) -> list[Score]:

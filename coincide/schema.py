@@ -125,9 +125,9 @@ class ClipSource(Protocol):
 class Signal:
     """A per-example quantity read off one forward pass; an array ``[N, ...]`` once computed.
 
-    ``name``: ``activations`` (params: ``layers``), ``hidden_last``, ``hidden_mean``,
-    ``token_scores``, ``clip_image``, ``clip_text`` (params: ``text``); the catalogue is
-    ``coincide.features.signals``.
+    ``name``: ``activations`` (params: ``layers``, and of a projection ``projection`` and
+    ``projection_seed``), ``hidden_last``, ``hidden_mean``, ``token_scores``, ``clip_image``,
+    ``clip_text`` (params: ``text``); the catalogue is ``coincide.features.signals``.
     """
 
     name: str

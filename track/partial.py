@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from coincide.experiment import Experiment
 from coincide.provenance import commit, versions
+from coincide.result import variant_of
 from coincide.schema import Result
 from coincide.store import Step
 
@@ -28,7 +29,7 @@ def so_far(experiment: Experiment, stage: str) -> Result:
         took["train"] = seconds(experiment.adapter)
     return Result(
         method=experiment.method.name,
-        variant=getattr(experiment.method, "variant", ""),
+        variant=variant_of(experiment.method),
         data=experiment.source.name,
         reference=experiment.reference.name if experiment.asks("reference") else "",
         target=experiment.target.name,

@@ -115,14 +115,15 @@ class Pass:
 
 def signal_step(signal: Signal, over: OnePass, *, data: Step, base: Step) -> Step:
     """The artifact of one signal; :func:`extract` builds several of them in one pass."""
-    params = {k: v if isinstance(v, str) else list(v) for k, v in signal.params}
+    params = {k: list(v) if isinstance(v, tuple) else v for k, v in signal.params}
     config = {"signal": signal.name, "params": params, **over.config()}
 
     def alone(build: Build) -> dict[str, Any]:
         _fill([(signal, build)], over)
         return _facts(build)
 
-    name = f"{signal.name}-{over.model.name}-{over.source.name}"
+    projected = f"_{params['projection']}" if "projection" in params else ""
+    name = f"{signal.name}{projected}-{over.model.name}-{over.source.name}"
     return Step("features", name, VERSION, config, alone, needs=(data, base))
 
 

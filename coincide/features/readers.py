@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from coincide.features.capture import Pass
-from coincide.features.signals import layers_of
+from coincide.features.projection import project
+from coincide.features.signals import layers_of, projection_of
 from coincide.ops.scores import aum, el2n, perplexity
 from coincide.schema import Signal
 
@@ -25,16 +26,23 @@ def _activations(signal: Signal, run: Pass) -> torch.Tensor:
     """Paper, section 3.1: per layer [visual | language], tanh of the mean, unit norm each.
 
     Columns are per layer ``[visual H | language H]``, divided by sqrt(2 L). A half without a
-    token is zero, and the row is rescaled to unit norm.
+    token is zero, and the row is rescaled to unit norm. A projection takes the place of each half
+    and is scaled to unit norm as well.
     """
+    projection = projection_of(signal)
     parts = []
     for layer in layers_of(signal):
-        for mean in run.attention[layer]:
-            value = torch.tanh(mean)
-            norm = value.norm(dim=1, keepdim=True)
-            parts.append(torch.where(norm > 0, value / norm.clamp_min(1e-30), 0.0))
-    joined = torch.cat(parts, dim=1)
-    return joined / joined.norm(dim=1, keepdim=True).clamp_min(1e-30)
+        for modality, mean in enumerate(run.attention[layer]):
+            half = _unit(torch.tanh(mean))
+            if projection is not None:
+                half = _unit(project(half, projection, layer, modality))
+            parts.append(half)
+    return _unit(torch.cat(parts, dim=1))
+
+
+def _unit(rows: torch.Tensor) -> torch.Tensor:
+    """``rows`` [B, D] scaled to unit norm; rows of zeros stay."""
+    return rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-30)
 
 
 def _hidden_last(signal: Signal, run: Pass) -> torch.Tensor:

@@ -13,9 +13,33 @@ TOKEN_SCORES = ("el2n", "margin", "nll", "answer_tokens")
 log-likelihood in nats; number of answer tokens. NaN in the first three without answer tokens."""
 
 
-def activations(layers: Sequence[int]) -> Signal:
-    """COINCIDE's feature: attention outputs of ``layers`` (0-based), pooled per modality."""
-    return Signal("activations", (("layers", tuple(layers)),))
+PROJECTION_SEED = 1234
+"""Of the random projection: fixed, so that every run with as many dimensions shares it."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Random projection to ``dimensions``, split evenly over ``parts``: 2 for each layer."""
+
+    dimensions: int
+    seed: int
+    parts: int
+
+    @property
+    def columns(self) -> int:
+        """Columns of each part; what does not divide evenly is left out."""
+        return self.dimensions // self.parts
+
+
+def activations(
+    layers: Sequence[int], projection: int | None = None, seed: int = PROJECTION_SEED
+) -> Signal:
+    """COINCIDE's feature: attention outputs of ``layers`` (0-based), pooled per modality.
+
+    ``projection``: dimensions of a random projection (``coincide.features.projection``).
+    """
+    projected = (("projection", projection), ("projection_seed", seed)) if projection else ()
+    return Signal("activations", (("layers", tuple(layers)), *projected))
 
 
 HIDDEN_LAST = Signal("hidden_last")
@@ -64,8 +88,31 @@ def layers_of(signal: Signal) -> tuple[int, ...]:
     return tuple(dict(signal.params).get("layers", ()))
 
 
+def projection_of(signal: Signal) -> Projection | None:
+    """The random projection that ``signal`` goes through, if any."""
+    params = dict(signal.params)
+    if "projection" not in params:
+        return None
+    parts = 2 * len(layers_of(signal))
+    return Projection(params["projection"], params["projection_seed"], parts)
+
+
 def width(signal: Signal, hidden: int) -> int:
-    """Columns of ``signal`` for a language model of width ``hidden``."""
+    """Columns of ``signal`` for a language model of width ``hidden``.
+
+    Raises UserError for a projection that has fewer dimensions than parts, or does not shrink them.
+    """
     if signal.name == "token_scores":
         return len(TOKEN_SCORES)
-    return 2 * len(layers_of(signal)) * hidden if signal.name == "activations" else hidden
+    if signal.name != "activations":
+        return hidden
+    parts, projection = 2 * len(layers_of(signal)), projection_of(signal)
+    if projection is None:
+        return parts * hidden
+    if not 0 < projection.columns < hidden:
+        raise UserError(
+            f"method.projection={projection.dimensions}: the features have {parts * hidden:,} "
+            f"columns in {parts} parts, visual and language of each layer. Expected null, or at "
+            f"least {parts} and fewer than {parts * hidden:,} dimensions."
+        )
+    return parts * projection.columns

@@ -13,11 +13,12 @@ COMPARED = ("data", "method", "reference", "target", "train", "eval")
 WHOLE = ("data", "target", "train", "eval")
 """Those among them in which a full-data run must agree with the runs it is the 100 % of."""
 NEUTRAL = frozenset(
-    "seed name variant _target_ device threads workers batch_size "  # of any group
+    "seed name variant projection _target_ device threads workers batch_size "  # of any group
     "micro_batch gradient_checkpointing zero_stage processes nodes timeout save_every "  # of train
     "chance range".split()  # of a benchmark: how a score is read
 )
-"""Fields that name a thing (the variant is a column of its own), or change only the speed."""
+"""Fields that name a thing (the variant, with the projection, is a column of its own), or change
+only the speed."""
 PLACES = frozenset(
     "data.annotations data.images data.root data.downloads data.clusters data.expect "
     "data.lost_at_most reference.adapter reference.remedy eval.mirror eval.judge.url "
