@@ -1,11 +1,11 @@
-"""A repository of the Hugging Face Hub: in its cache, laid out by hand, or served from here."""
+"""The Hugging Face Hub in miniature: repositories in its cache, or served from this machine."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,9 +30,22 @@ def cache_repository(cache: Path, repo: str, folder: Path, commit: str = COMMIT)
 
 @contextmanager
 def served(folder: Path, repo: str, commit: str = COMMIT) -> Iterator[tuple[str, list[str]]]:
-    """A Hub on this machine with one repository: its address, and the files it was asked for."""
+    """A Hub with one repository: its address, and the files that it was asked for."""
+    with serving({repo: folder}, {}, commit) as (address, asked):
+        yield address, asked
+
+
+@contextmanager
+def serving(
+    repos: Mapping[str, Path], files: Mapping[str, bytes], commit: str = COMMIT
+) -> Iterator[tuple[str, list[str]]]:
+    """A Hub with ``repos``, which also gives ``files``: its address, and the files asked for.
+
+    ``repos``: name (of a dataset with ``datasets/`` before it) -> folder, in which every file is
+    one of the repository. ``files``: path of an address -> content, for other publishers.
+    """
     asked: list[str] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(folder, repo, commit, asked))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(repos, files, commit, asked))
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -44,9 +57,9 @@ def served(folder: Path, repo: str, commit: str = COMMIT) -> Iterator[tuple[str,
 
 
 def _handler(
-    folder: Path, repo: str, commit: str, asked: list[str]
+    repos: Mapping[str, Path], plain: Mapping[str, bytes], commit: str, asked: list[str]
 ) -> type[BaseHTTPRequestHandler]:
-    files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
+    contents = {repo: _contents(folder) for repo, folder in repos.items()}
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
@@ -59,29 +72,25 @@ def _handler(
             self.respond()
 
         def respond(self) -> None:
-            path = unquote(urlsplit(self.path).path)
-            if path.startswith(f"/api/models/{repo}/tree/"):
-                listing = [
-                    {"type": "file", "path": name, "size": file.stat().st_size, "oid": commit}
-                    for name, file in files.items()
-                ]
-                self.reply(json.dumps(listing).encode())
-            elif path.startswith(f"/api/models/{repo}"):
-                siblings = [{"rfilename": name} for name in files]
-                self.reply(json.dumps({"id": repo, "sha": commit, "siblings": siblings}).encode())
-            elif path.startswith(f"/{repo}/resolve/") and path.rpartition("/")[2] in files:
-                name = path.rpartition("/")[2]
+            path = unquote(urlsplit(self.path).path).removeprefix("/")
+            if path in plain:
+                self.reply(plain[path])
+                return
+            where, what, repo = _place(path, repos)
+            if where == "api":
+                self.reply(_described(repo, contents[repo], commit, listing="/tree/" in what))
+            elif where == "resolve" and what in contents[repo]:
                 if self.command == "GET":
-                    asked.append(name)
-                self.reply(files[name].read_bytes(), name)
+                    asked.append(what)
+                self.reply(contents[repo][what].read_bytes(), of_repo=True)
             else:
                 self.send_error(404)
 
-        def reply(self, body: bytes, name: str = "") -> None:
+        def reply(self, body: bytes, *, of_repo: bool = False) -> None:
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Content-Type", "application/json")
-            if name:
+            if of_repo:
                 self.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')
                 self.send_header("X-Repo-Commit", commit)
             self.end_headers()
@@ -89,3 +98,31 @@ def _handler(
                 self.wfile.write(body)
 
     return Handler
+
+
+def _contents(folder: Path) -> dict[str, Path]:
+    """Relative path -> file."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path for path in found}
+
+
+def _place(path: str, repos: Mapping[str, Path]) -> tuple[str, str, str]:
+    """What of which repository an address is about: ``api`` or ``resolve``, the rest, its name."""
+    for repo in repos:
+        api = f"api/{repo if repo.startswith('datasets/') else f'models/{repo}'}"
+        if path == api or path.startswith(f"{api}/"):
+            return "api", path.removeprefix(api), repo
+        if path.startswith(f"{repo}/resolve/"):
+            return "resolve", path.removeprefix(f"{repo}/resolve/").partition("/")[2], repo
+    return "", "", ""
+
+
+def _described(repo: str, files: Mapping[str, Path], commit: str, *, listing: bool) -> bytes:
+    """What the API says of a repository: its tree, or what it is."""
+    if listing:
+        sizes = {name: file.stat().st_size for name, file in files.items()}
+        tree = [{"type": "file", "path": n, "size": s, "oid": commit} for n, s in sizes.items()]
+        return json.dumps(tree).encode()
+    name = repo.removeprefix("datasets/")
+    siblings = [{"rfilename": file} for file in files]
+    return json.dumps({"id": name, "sha": commit, "siblings": siblings}).encode()
