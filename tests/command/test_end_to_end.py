@@ -116,17 +116,6 @@ def test_a_flipped_byte_in_a_feature_shard_is_repaired(
     assert subset(tmp_path) == subset(finished)
 
 
-def test_batching_and_sharding_do_not_change_the_subset(
-    finished: Path, run: Run, tmp_path: Path
-) -> None:
-    found = run(
-        *[word for word in SMALL if "shard_rows" not in word],
-        "stages=[features,select]", "features.batch_size=3", "features.shard_rows=20",
-    )  # fmt: skip
-    assert found.returncode == 0, found.stderr
-    assert subset(tmp_path) == subset(finished)
-
-
 def test_a_sweep_goes_on_after_a_failure_and_lists_it(finished: Path, run: Run) -> None:
     found = run("-m", *SMALL, "method=random", "budget=0.2,500", "stages=[select]", cwd=finished)
     assert found.returncode != 0
