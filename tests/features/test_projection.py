@@ -144,3 +144,21 @@ def test_the_report_names_a_projection_and_only_that() -> None:
         "coincide (released)": 2,  # one of them of a ledger from before there were projections
         "coincide (released, projected to 1,024)": 1,
     }
+
+
+def test_the_bench_compares_with_the_features_as_they_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from bench import projection
+
+    found = projection.main(["--rows", "160", "--clusters", "4", "--dimensions", "2048", "100"])
+    told = capsys.readouterr().out
+    whole, wide, narrow = (
+        next(row for row in told.splitlines() if row.startswith(name))
+        for name in ("as", "2,048", "100")
+    )
+    assert whole.split()[3:6] == ["20,480", "6.6", "27.25"]
+    assert whole.split()[-2:] == ["1.000", "1.000"]
+    assert narrow.split()[1:4] == ["100", "0.0", "0.13"]
+    assert narrow.split()[-3] == f"{found['100']:.3f}"
+    assert 0.8 < float(wide.split()[-2]) <= 1, "in the same clusters each gives about as many"
