@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from coincide.report.cost import Charge, charges
+from coincide.report.noise import noise_notes
 from coincide.report.notes import panel_notes, primary
 from coincide.report.published import published_beside
 from coincide.report.ranks import rank_notes
@@ -40,7 +41,7 @@ def _panel(
     ]
     zoo = published_beside(data, target)
     rows = with_rel(_labelled(rows), columns, zoo)
-    notes = (*panel_notes(rows, replaced), *rank_notes(rows))
+    notes = (*panel_notes(rows, replaced), *noise_notes(rows), *rank_notes(rows))
     return Panel(data, target, suite, columns, tuple(rows), notes, zoo)
 
 

@@ -1,0 +1,46 @@
+"""Seed noise, and the smallest difference between two methods that so many seeds can resolve."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import chain
+
+from coincide.report.records import FULL, Note, Row
+from coincide.report.statistics import spread, t_quantile
+
+LEAST = 3
+"""Rows without which the pooled deviation says little."""
+
+
+def noise_notes(rows: Sequence[Row]) -> list[Note]:
+    """One note per budget that has at least three rows with several seeds each.
+
+    The deviation s of a run's Rel. over seeds is pooled over the rows. Two means of n seeds differ
+    significantly (two-sided, 5 %) from t s sqrt(2 / n) on: Fisher's least significant difference.
+    """
+    by_size: dict[int, list[tuple[float, ...]]] = defaultdict(list)
+    for row in rows:
+        if row.method != FULL and row.rel.estimate and len(row.rel.estimate.values) > 1:
+            by_size[row.examples].append(row.rel.estimate.values)
+    return [_note(size, runs) for size, runs in by_size.items() if len(runs) >= LEAST]
+
+
+def least_difference(runs: Sequence[Sequence[float]]) -> tuple[float, float, int]:
+    """Pooled standard deviation over seeds, the difference resolved, and n (the fewest seeds)."""
+    squares = [len(v) * (len(v) - 1) * (spread(v).variance or 0.0) for v in runs]
+    freedom = sum(len(v) - 1 for v in runs)
+    deviation = math.sqrt(math.fsum(squares) / freedom)
+    seeds = min(map(len, runs))
+    return deviation, t_quantile(freedom) * deviation * math.sqrt(2 / seeds), seeds
+
+
+def _note(size: int, runs: Sequence[tuple[float, ...]]) -> Note:
+    deviation, least, seeds = least_difference(runs)
+    apart = max(chain.from_iterable(runs)) - min(chain.from_iterable(runs))
+    return Note(
+        f"Seed noise at {size:,} examples: Rel. of one run has a standard deviation of "
+        f"{deviation:.2g} points over seeds (pooled over {len(runs)} rows; all runs lie within "
+        f"{apart:.3g}). {seeds} seeds each tell two rows apart from {least:.2g} points on (95 %)."
+    )
