@@ -8,6 +8,7 @@ rows, whatever ``chunk_rows`` says.
 from __future__ import annotations
 
 import hashlib
+import mmap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 TILE = 1024
 """Rows per tile. Part of the arithmetic: another value may round differently."""
+BLOCK_BYTES = 2**26
+"""Float32 bytes that are read at once where nobody says how many rows."""
 
 
 def as_float64(x: np.ndarray) -> np.ndarray:
@@ -29,18 +32,52 @@ def as_float64(x: np.ndarray) -> np.ndarray:
     return torch.from_numpy(np.array(x)).double().numpy()
 
 
+def block_rows(x: np.ndarray, chunk_rows: int | None, tile: int = TILE) -> int:
+    """``chunk_rows`` rounded up to whole tiles; else what ``BLOCK_BYTES`` hold, one tile at least.
+
+    A block is what is in memory at once as float32.
+    """
+    asked = chunk_rows or BLOCK_BYTES // (4 * x.shape[1] or 1)
+    return max(asked + (tile - 1 if chunk_rows else 0), tile) // tile * tile
+
+
+def read_rows(x: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """A copy of the rows; the pages of a memory map are given back, so none stays resident."""
+    rows = np.array(x[start:stop])
+    release(x)
+    return rows
+
+
+def release(x: np.ndarray) -> None:
+    """Give the pages of a memory-mapped ``x`` back to the file cache."""
+    own = getattr(x, "release", None)
+    if own is not None:
+        own()
+    pages = getattr(x, "_mmap", None)
+    private = getattr(x, "mode", "c") == "c"  # its changes are in memory alone
+    if isinstance(pages, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED") and not private:
+        pages.madvise(mmap.MADV_DONTNEED)
+
+
 def tiles(
-    x: np.ndarray, chunk_rows: int | None = None, device: str = "cpu", tile: int = TILE
+    x: np.ndarray,
+    chunk_rows: int | None = None,
+    device: str = "cpu",
+    tile: int = TILE,
+    first: int = 0,
+    last: int | None = None,
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield ``(first row, float32 [tile, D])`` over ``x`` [N, D], the last tile zero-padded.
+    """Yield ``(row, float32 [tile, D])`` over ``x`` [N, D], the last tile zero-padded.
 
     ``chunk_rows`` rows (rounded up to whole tiles) are read at once; ``x`` may be a memmap.
+    ``first``, a multiple of ``tile``, and ``last`` bound the rows.
     """
     import torch
 
-    whole = -(-max(chunk_rows or 8 * tile, 1) // tile) * tile
-    for start in range(0, len(x), whole):
-        chunk = torch.from_numpy(np.array(x[start : start + whole])).to(device)
+    whole = block_rows(x, chunk_rows, tile)
+    end = len(x) if last is None else last
+    for start in range(first, end, whole):
+        chunk = torch.from_numpy(read_rows(x, start, min(start + whole, end))).to(device)
         for offset in range(0, len(chunk), tile):
             part = chunk[offset : offset + tile].float()
             if len(part) < tile:
@@ -56,24 +93,50 @@ def require_finite_rows(
     Raises:
         ValueError: naming the number of such rows and the first ten.
     """
+    refuse_faults(row_faults(x, chunk_rows), zero_allowed=zero_allowed)
+
+
+def row_faults(
+    x: np.ndarray, chunk_rows: int | None = None, first: int = 0, last: int | None = None
+) -> np.ndarray:
+    """int8 [N]: 1 where a row holds NaN or Inf, 2 where it is all zeros, 0 where it is sound.
+
+    Raises:
+        ValueError: not a matrix.
+    """
     if x.ndim != 2:
         raise ValueError(f"got an array of shape {x.shape}; expected [rows, features]")
-    invalid, zero = [], []
-    for start, tile in tiles(x, chunk_rows):
-        part = tile[: len(x) - start]
-        invalid += (start + (~part.isfinite().all(1)).nonzero()[:, 0]).tolist()
-        zero += (start + (part == 0).all(1).nonzero()[:, 0]).tolist()
-    _refuse(invalid, len(x), "hold NaN or Inf")
+    end = len(x) if last is None else last
+    faults = np.zeros(end - first, np.int8)
+    for start, tile in tiles(x, chunk_rows, first=first, last=last):
+        part = tile[: end - start]
+        found = faults[start - first : start - first + len(part)]
+        found[(part == 0).all(1).numpy()] = 2
+        found[~part.isfinite().all(1).numpy()] = 1
+    return faults
+
+
+def refuse_faults(faults: np.ndarray, *, zero_allowed: bool = True) -> None:
+    """Raise ValueError for the rows that :func:`row_faults` found."""
+    _refuse(np.flatnonzero(faults == 1).tolist(), len(faults), "hold NaN or Inf")
     if not zero_allowed:
-        _refuse(zero, len(x), "are all zeros and have no direction")
+        _refuse(
+            np.flatnonzero(faults == 2).tolist(),
+            len(faults),
+            "are all zeros and have no direction",
+        )
 
 
-def row_digests(x: np.ndarray, chunk_rows: int | None = None) -> np.ndarray:
+def row_digests(
+    x: np.ndarray, chunk_rows: int | None = None, first: int = 0, last: int | None = None
+) -> np.ndarray:
     """A 64-bit digest of the bytes of every row: uint64 [N], equal where rows are equal."""
-    digests = np.empty(len(x), np.uint64)
-    step = chunk_rows or 8 * TILE
-    for start in range(0, len(x), step):
-        for row, values in enumerate(np.ascontiguousarray(x[start : start + step]), start):
+    end = len(x) if last is None else last
+    digests = np.empty(end - first, np.uint64)
+    step = chunk_rows or block_rows(x, None)
+    for start in range(first, end, step):
+        block = np.ascontiguousarray(read_rows(x, start, min(start + step, end)))
+        for row, values in enumerate(block, start - first):
             digests[row] = int.from_bytes(hashlib.blake2b(values, digest_size=8).digest(), "big")
     return digests
 

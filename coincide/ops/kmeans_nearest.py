@@ -1,0 +1,389 @@
+"""The nearest centroid of every row, as the plain product names it, from few of its distances.
+
+Plain Lloyd takes the product of a tile of rows and all centroids in float32 and the first largest
+value of each row. This module names the same centroid, bit for bit, with less work:
+
+* **Bounds** (Hamerly 2010; the triangle inequality of angles on the sphere as in Schubert, Lang and
+  Feher 2021, "Accelerating Spherical k-Means"). Of every row is known an angle ``near`` that its
+  own centroid does not exceed and an angle ``far`` that no other one falls below. Centroids move;
+  only those that moved at least ``far - near`` can have become nearer. Sorted by movement they are
+  a prefix of the centroids: rows whose prefixes are about equal are multiplied together, so what
+  is left is dense. In a late iteration most clusters have kept their members and do not move.
+* **Half precision.** The products are taken in bfloat16 where the CPU has it, in float16 on a GPU,
+  of the centroids less their mean: features have a common direction, and without it the rounding
+  is relative to what tells centroids apart. Every row has a bound on the error that is measured,
+  not estimated (what the row and the centroids lose in rounding, by Cauchy-Schwarz); centroids
+  within it are candidates, and candidates are evaluated again in float32.
+* **Near-ties.** Where the first two differ by less than a float32 product rounds, the plain product
+  itself decides: such rows are collected into tiles of its shape. This relies on a row of a product
+  not depending on the rows beside it, which ``tests/ops/test_kmeans_nearest.py`` checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+
+from coincide.ops.arrays import TILE, block_rows, read_rows
+
+UNIT = 2.0**40
+"""Fixed-point scale of centroid sums: int64 holds 8 million unit rows."""
+_SPARE = 0.5
+"""Centroids that moved this share of ``far - near`` are looked at too, so that some is left."""
+_ALIKE = 0.75
+"""Rows multiplied together have prefixes of at least this share of the longest."""
+_ROUNDING = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 0.0}
+"""Largest relative error of rounding a product to the type in which it is given back."""
+
+
+@dataclass
+class Rows:
+    """What is known of the rows ``first, first + 1, ...`` from one iteration to the next."""
+
+    first: int
+    nearest: np.ndarray
+    """int64 [n], the cluster; -1 before the first search."""
+    near: np.ndarray
+    """float64 [n], radians: the own centroid is no farther."""
+    far: np.ndarray
+    """float64 [n], radians: no other centroid is nearer; negative where nothing is known."""
+
+    @staticmethod
+    def unknown(first: int, last: int) -> Rows:
+        """Rows of which nothing is known yet."""
+        n = last - first
+        return Rows(first, np.full(n, -1, np.int64), np.full(n, np.pi), np.full(n, -np.pi))
+
+
+def rounding(width: int) -> float:
+    """Bound on the error of a float32 product of unit vectors of ``width``, and of their lengths.
+
+    Higham and Mary 2019, "A new approach to probabilistic rounding error analysis": at most
+    10 √D units in the last place but for a chance of 1e-18, where the certain bound is D; 32 more
+    for the lengths and for sums in a tree.
+    """
+    return (min(width, 10 * width**0.5) + 32) * 2.0**-24
+
+
+def plain_nearest(unit: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine float32 [n] and index int64 [n] of the nearest centroid; defines the assignment.
+
+    Rows are multiplied in tiles of one shape, the last one zero-padded.
+    """
+    cosine, nearest = [], []
+    for start in range(0, len(unit), TILE):
+        part = unit[start : start + TILE]
+        padded = torch.cat([part, part.new_zeros(TILE - len(part), part.shape[1])])
+        best, index = (padded @ centroids.T).max(1)
+        cosine.append(best[: len(part)])
+        nearest.append(index[: len(part)])
+    return torch.cat(cosine), torch.cat(nearest)
+
+
+def unit_rows(x: np.ndarray, start: int, stop: int, device: str) -> torch.Tensor:
+    """The rows as float32 unit vectors [n, D], tile by tile."""
+    rows = torch.from_numpy(read_rows(x, start, stop)).to(device)
+    unit = torch.empty(rows.shape, dtype=torch.float32, device=device)
+    for at in range(0, len(rows), TILE):
+        unit[at : at + TILE] = normalize(rows[at : at + TILE].float())
+    return unit
+
+
+def assign(
+    x: np.ndarray,
+    rows: Rows,
+    centroids: torch.Tensor,
+    moved: np.ndarray,
+    sums: torch.Tensor,
+    chunk_rows: int | None = None,
+) -> int:
+    """Bring ``rows`` to the centroids float32 [K, D] and ``sums`` int64 [K, D] to the rows.
+
+    ``moved`` float64 [K]: the angle between each centroid and its predecessor, to which ``rows``
+    refers. ``sums`` are the fixed-point sums of each cluster's unit rows and change with the rows
+    that change cluster. Returns the number of cosines computed.
+    """
+    search = _Search(centroids, moved)
+    near = rows.near + moved[rows.nearest]
+    prefix = search.prefix(near, rows.far)
+    idle = prefix == 0
+    rows.near[idle] = near[idle]
+    rows.far[idle] -= moved.max()
+    pending = _Pending(rows, centroids, sums)
+    step = block_rows(x, chunk_rows)
+    for start in range(0, len(prefix), step):
+        active = np.flatnonzero(prefix[start : start + step])
+        if len(active):
+            stop = min(start + step, len(prefix))
+            at = rows.first + start
+            unit = unit_rows(x, at, rows.first + stop, str(centroids.device))
+            _assign_block(search, rows, pending, unit, start, active)
+    pending.decide(all_of_them=True)
+    return search.cosines
+
+
+def _assign_block(
+    search: _Search,
+    rows: Rows,
+    pending: _Pending,
+    unit: torch.Tensor,
+    start: int,
+    active: np.ndarray,
+) -> None:
+    """Search for the ``active`` rows of a block of unit rows that begins at ``start``."""
+    at = start + active
+    before = rows.nearest[at]
+    own = search.own(unit, active, before)
+    rows.near[at] = _angle(own.cpu().numpy(), -search.margin)
+    prefix = search.prefix(rows.near[at], rows.far[at])
+    rows.far[at[prefix == 0]] -= search.farthest_move
+    order = np.argsort(-prefix, kind="stable")
+    for part, length in _alike(prefix[order]):
+        mine = order[part]
+        chosen = unit[torch.from_numpy(active[mine]).to(unit.device)]
+        found = search.among(
+            chosen,
+            own[torch.from_numpy(mine).to(unit.device)],
+            torch.from_numpy(before[mine]).to(unit.device),
+            length,
+        )
+        _record(search, rows, pending, at[mine], chosen, found, length)
+
+
+def _alike(prefix: np.ndarray) -> Iterator[tuple[slice, int]]:
+    """Cut descending ``prefix`` into parts of at most a tile and of like length; zeros are left."""
+    start, end = 0, len(prefix) - np.searchsorted(prefix[::-1], 0, side="right")
+    while start < end:
+        longest = int(prefix[start])
+        like = len(prefix) - np.searchsorted(prefix[::-1], _ALIKE * longest, side="left")
+        stop = int(min(start + TILE, like, end))
+        yield slice(start, stop), longest
+        start = stop
+
+
+@dataclass
+class _Found:
+    """Of m rows: the nearest centroid, its cosine, a bound on all other cosines looked at."""
+
+    nearest: torch.Tensor
+    cosine: torch.Tensor
+    rest: torch.Tensor
+    tied: torch.Tensor
+    """Where float32 cannot tell the first two apart."""
+
+
+def _record(
+    search: _Search,
+    rows: Rows,
+    pending: _Pending,
+    at: np.ndarray,
+    unit: torch.Tensor,
+    found: _Found,
+    length: int,
+) -> None:
+    """Write what was found into ``rows`` and ``sums``; ties wait for the plain product."""
+    cosine, tied = found.cosine.cpu().numpy(), found.tied.cpu().numpy()
+    # the plain product may prefer another centroid within twice its rounding
+    rows.near[at] = _angle(cosine, np.where(tied, -3, -1) * search.margin)
+    far = _angle(np.where(tied, cosine, found.rest.cpu().numpy()), search.margin)
+    if length < len(search.moves):
+        far = np.minimum(far, rows.far[at] - search.moves[length])
+    rows.far[at] = far
+    clear = np.flatnonzero(~tied)
+    pending.change(at[clear], unit[~found.tied], found.nearest[~found.tied])
+    pending.add(at[tied], unit[found.tied])
+
+
+class _Search:
+    """Centroids ready to be searched: in the order of their movement, centred, in half."""
+
+    def __init__(self, centroids: torch.Tensor, moved: np.ndarray) -> None:
+        order = np.argsort(-moved, kind="stable")
+        self.moves = moved[order]
+        self.farthest_move = float(self.moves[0])
+        self.margin = rounding(centroids.shape[1])
+        self.cosines = 0
+        self._centroids = centroids
+        self._order = torch.from_numpy(order).to(centroids.device)
+        self._mean = centroids.mean(0)
+        self._half = torch.empty(centroids.shape, dtype=_half(centroids), device=centroids.device)
+        self._reach = self._lost = 0.0
+        for start in range(0, len(order), TILE):
+            part = centroids[self._order[start : start + TILE]] - self._mean
+            half = part.to(self._half.dtype)
+            self._half[start : start + TILE] = half
+            self._reach = max(self._reach, float(part.norm(dim=1).max()))
+            self._lost = max(self._lost, float((part - half.float()).norm(dim=1).max()))
+
+    def prefix(self, near: np.ndarray, far: np.ndarray) -> np.ndarray:
+        """How many centroids, in the order of movement, each row must be compared with; int64."""
+        reach = _angle(np.cos(np.minimum(near, np.pi)), -2 * self.margin)
+        slack = far - reach
+        length = len(self.moves) - np.searchsorted(self.moves[::-1], _SPARE * slack, side="left")
+        length[slack > self.farthest_move] = 0
+        length[slack <= 0] = len(self.moves)
+        return length
+
+    def own(self, unit: torch.Tensor, at: np.ndarray, nearest: np.ndarray) -> torch.Tensor:
+        """Cosine float32 [n] of rows ``at`` of ``unit`` to their centroid; -inf without one."""
+        own = torch.full((len(at),), -torch.inf, device=unit.device)
+        known = np.flatnonzero(nearest >= 0)
+        found = self._cosine(
+            unit,
+            torch.from_numpy(at[known]).to(unit.device),
+            torch.from_numpy(nearest[known]).to(unit.device),
+        )
+        own[torch.from_numpy(known).to(unit.device)] = found
+        return own
+
+    def among(
+        self, unit: torch.Tensor, own: torch.Tensor, nearest: torch.Tensor, length: int
+    ) -> _Found:
+        """The nearest of the first ``length`` centroids and the row's present one."""
+        self.cosines += len(unit) * length
+        half = unit.to(self._half.dtype)
+        product = _product(half, self._half[:length])
+        top, index = product.topk(min(2, length), dim=1)
+        top = torch.nn.functional.pad(top.float(), (0, 2 - top.shape[1]), value=-torch.inf)
+        base = unit @ self._mean
+        error = self._error((unit - half.float()).norm(dim=1), top[:, 0])
+        # the nearest has at least this cosine, and whatever may tie with it in float32
+        floor = torch.maximum(base + top[:, 0] - error, own) - 2 * self.margin
+        cut = floor - base - error
+        row, column = _candidates(product, top, index, cut)
+        candidate = self._order[column]
+        other = candidate != nearest[row]
+        row, candidate = row[other], candidate[other]
+        cosine = self._cosine(unit, row, candidate)
+        count = (top >= cut[:, None]).sum(1)
+        seen = top.gather(1, count.clamp(max=1)[:, None])[:, 0]
+        unseen = torch.where(count > 1, floor, base + seen + error)
+        return self._decide(own, nearest, row, candidate, cosine, unseen)
+
+    def _decide(
+        self,
+        own: torch.Tensor,
+        nearest: torch.Tensor,
+        row: torch.Tensor,
+        candidate: torch.Tensor,
+        cosine: torch.Tensor,
+        unseen: torch.Tensor,
+    ) -> _Found:
+        """The best of each row's own cosine and its candidates', and the second best."""
+        best = own.scatter_reduce(0, row, cosine, "amax")
+        better = (cosine == best[row]) & (cosine > own[row])
+        winner = nearest.clone()
+        winner[row[better]] = candidate[better]
+        beaten = candidate != winner[row]
+        second = torch.where(winner == nearest, -torch.inf, own)
+        second = second.scatter_reduce(0, row[beaten], cosine[beaten], "amax")
+        tied = second >= best - 2 * self.margin
+        return _Found(winner, best, torch.maximum(second, unseen), tied)
+
+    def _error(self, lost: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
+        """Bound on the error of a row's products, from what it lost; certain, by Cauchy-Schwarz."""
+        summing = self._half.shape[1] * 2.0**-23 * self._reach
+        giving_back = _ROUNDING[self._half.dtype] * top.abs()
+        parts = lost * self._reach + 1.01 * self._lost + summing + giving_back
+        return 1.02 * parts + 2 * self.margin
+
+    def _cosine(
+        self, unit: torch.Tensor, row: torch.Tensor, centroid: torch.Tensor
+    ) -> torch.Tensor:
+        """Cosines float32 [p] of pairs, a tile at a time."""
+        self.cosines += len(row)
+        cosine = torch.empty(len(row), device=unit.device)
+        for at in range(0, len(row), TILE):
+            part = slice(at, at + TILE)
+            cosine[part] = (unit[row[part]] * self._centroids[centroid[part]]).sum(1)
+        return cosine
+
+
+@dataclass
+class _Pending:
+    """Rows that wait until a tile of them is full, and the sums that follow every change."""
+
+    rows: Rows
+    centroids: torch.Tensor
+    sums: torch.Tensor
+    _at: list[np.ndarray] = field(default_factory=list)
+    _unit: list[torch.Tensor] = field(default_factory=list)
+
+    def add(self, at: np.ndarray, unit: torch.Tensor) -> None:
+        """Put rows off; decides whole tiles of them."""
+        if len(at):
+            self._at.append(at)
+            self._unit.append(unit)
+            self.decide(all_of_them=False)
+
+    def decide(self, *, all_of_them: bool) -> None:
+        """Assign the rows put off as the plain product does, but for an unfilled tile."""
+        waiting = sum(map(len, self._at))
+        ready = waiting if all_of_them else waiting // TILE * TILE
+        if not ready:
+            return
+        at, unit = np.concatenate(self._at), torch.cat(self._unit)
+        _, nearest = plain_nearest(unit[:ready], self.centroids)
+        self.change(at[:ready], unit[:ready], nearest)
+        self._at, self._unit = [at[ready:]], [unit[ready:]]
+
+    def change(self, at: np.ndarray, unit: torch.Tensor, nearest: torch.Tensor) -> None:
+        """Rows ``at`` belong to ``nearest`` [n] from now on."""
+        after = nearest.cpu().numpy()
+        before = self.rows.nearest[at]
+        self.rows.nearest[at] = after
+        changed = np.flatnonzero(after != before)
+        known = torch.from_numpy(np.flatnonzero(before[changed] >= 0)).to(unit.device)
+        moved = torch.from_numpy(changed).to(unit.device)
+        fixed = (unit[moved] * UNIT).long()
+        self.sums.index_add_(0, nearest[moved], fixed)
+        old = torch.from_numpy(before[changed]).to(unit.device)[known]
+        self.sums.index_add_(0, old, -fixed[known])
+
+
+def _candidates(
+    product: torch.Tensor, top: torch.Tensor, index: torch.Tensor, cut: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row and column of every product of at least ``cut`` [m]: mostly one a row, the largest."""
+    several = top[:, 1] >= cut
+    single = (~several & (top[:, 0] >= cut)).nonzero()[:, 0]
+    crowded = several.nonzero()[:, 0]
+    row, column = (product[crowded] >= cut[crowded, None]).nonzero(as_tuple=True)
+    return torch.cat([single, crowded[row]]), torch.cat([index[single, 0], column])
+
+
+def _angle(cosine: np.ndarray, off: np.ndarray | float) -> np.ndarray:
+    """Radians float64 [n] of the cosines shifted by ``off``."""
+    return np.arccos(np.clip(cosine.astype(np.float64) + off, -1, 1))
+
+
+def _half(centroids: torch.Tensor) -> torch.dtype:
+    """The type of the first, inexact products: the fastest that the device multiplies."""
+    if centroids.device.type == "cuda":
+        return torch.float16
+    if torch.cpu._is_avx512_bf16_supported():  # elsewhere it is slower than float32
+        return torch.bfloat16
+    return torch.float32
+
+
+def _product(half: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
+    """Half-precision [m, n], summed in float32."""
+    with _sums_in_float32() if half.device.type == "cuda" else nullcontext():
+        return half @ centroids.T
+
+
+@contextmanager
+def _sums_in_float32() -> Iterator[None]:
+    """Let cuBLAS not add parts of a product in half precision."""
+    switch = torch.backends.cuda.matmul
+    before = switch.allow_fp16_reduced_precision_reduction
+    switch.allow_fp16_reduced_precision_reduction = False
+    try:
+        yield
+    finally:
+        switch.allow_fp16_reduced_precision_reduction = before
