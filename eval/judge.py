@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from coincide.requirements import Requirement
@@ -79,6 +79,13 @@ class Judge:
         return Requirement(f"judge ({', '.join(names)})", not why, found, remedy, fatal=False)
 
 
+class Memory(Protocol):
+    """Replies of earlier attempts."""
+
+    def get(self, prompt: str) -> str | None: ...
+    def add(self, prompt: str, reply: str) -> None: ...
+
+
 class JudgeError(Exception):
     """A call that gave no usable reply, after all its tries."""
 
@@ -90,6 +97,8 @@ class Client:
     judge: Judge
     key: str = field(default="", repr=False)
     in_a_row: int = 0
+    memory: Memory | None = None
+    """What it replied before is not asked again."""
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
 
     def ask(
@@ -105,6 +114,17 @@ class Client:
         Rate limits, server errors, timeouts and unreadable replies are tried again, waiting longer
         each time; after an unreadable reply the temperature rises by 0.5, as MM-Vet does.
         """
+        known = self.memory.get(prompt) if self.memory else None
+        if known is not None and readable(known):
+            return known
+        reply = self._insist(prompt, readable, temperature, max_tokens)
+        if self.memory:
+            self.memory.add(prompt, reply)
+        return reply
+
+    def _insist(
+        self, prompt: str, readable: Callable[[str], bool], temperature: float, max_tokens: int
+    ) -> str:
         if self.in_a_row >= IN_A_ROW:
             raise JudgeError(f"not asked: {IN_A_ROW} calls in a row failed")
         why = ""

@@ -101,7 +101,7 @@ def _score(
     if failures:
         reasons = ", ".join(f"{why}: {count}" for why, count in sorted(failures.items()))
         asked = f"{failures.total()} of {len(samples)} judge calls failed"
-        return missing(f"{asked} ({reasons}); remove its artifact to ask again")
+        return missing(f"{asked} ({reasons}); the same command asks for them again")
     items = [sample[metric] for sample in samples if metric in sample]
     args = {"args": Namespace(output_path=out)}
     takes_args = "args" in inspect.signature(aggregate).parameters

@@ -168,7 +168,9 @@ def _evaluation(build: Build) -> Evaluation:
 def _facts(build: Build) -> dict[str, Any]:
     result = json.loads((build.dir / "result.json").read_text(encoding="utf-8"))
     values = {score["metric"]: score["value"] for score in result["scores"]}
-    return {"n": result["n"], "primary": result["primary"], "score": values[result["primary"]]}
+    facts = {"n": result["n"], "primary": result["primary"], "score": values[result["primary"]]}
+    failed = result.get("judge_failed", 0)
+    return {**facts, "judge_failed": failed} if failed else facts
 
 
 def _request(builds: Sequence[Build], cache: Path) -> Request:

@@ -14,6 +14,7 @@ import time
 import traceback
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -71,16 +72,18 @@ def _evaluate_all(request: Request, run: Path, send: Send, make_model: MakeModel
     """Load every task before the model, so that missing data costs no GPU time; then run them."""
     import torch
 
+    from eval.kept import Replies
+
     if request.threads:
         torch.set_num_threads(request.threads)
     device = _join_ranks(request.device)
     judge = _judge(request)
     manager, tasks = _load(request, run)
     for job in request.jobs:
-        prepare(tasks[job.name], job, judge)
+        prepare(tasks[job.name], job, replace(judge, memory=Replies(Path(job.output), RANK)))
     asked = sum(_size(tasks[job.name], job) for job in request.jobs)
     send("loaded", samples=-(-asked // WORLD_SIZE))
-    model = make_model(request, device, lambda count: send("answered", count=count))
+    model = _model(request, device, lambda count: send("answered", count=count), make_model)
     failed = 0
     for job in request.jobs:
         started = time.monotonic()
@@ -97,6 +100,17 @@ def _evaluate_all(request: Request, run: Path, send: Send, make_model: MakeModel
             how = {"device": device, "batch_size": request.batch_size, "world_size": WORLD_SIZE}
             send("done", benchmark=job.name, evaluate_seconds=seconds, **how)
     return 1 if failed else 0
+
+
+def _model(
+    request: Request, device: str, answered: Callable[[int], None], make_model: MakeModel
+) -> Any:
+    """The model, or its answers where it gave them all to an attempt whose judge failed."""
+    from eval.kept import Kept, answers
+
+    if (known := answers(request.jobs)) is None:
+        return make_model(request, device, answered)
+    return Kept(known, batch_size=request.batch_size, device=device, answered=answered)
 
 
 def prepare(task: Any, job: Job, judge: Client) -> None:
@@ -131,6 +145,8 @@ def evaluate(model: Any, job: Job, task: Any, manager: Any) -> None:
     """
     from lmms_eval.evaluator import simple_evaluate
 
+    from eval.judged import failure
+    from eval.kept import merge_replies
     from eval.scores import by_filter, records, scores
 
     with TemporaryDirectory() as scratch:
@@ -150,15 +166,18 @@ def evaluate(model: Any, job: Job, task: Any, manager: Any) -> None:
             return
         filters = [filtered.name for filtered in task._filters]
         samples = by_filter(outcome["samples"][job.name], filters)
+        first = next(iter(samples.values()))
         result = {
             "scores": scores(samples, task.aggregation(), job, scratch),
-            "n": len(next(iter(samples.values()))),
+            "n": len(first),
+            "judge_failed": sum(failure(sample) is not None for sample in first),
             "primary": job.primary,
             "task": job.task,
             "task_version": outcome["versions"][job.name],
             "lmms_eval": version("lmms_eval"),
         }
     output = Path(job.output)
+    merge_replies(output)
     _write_lines(output / "samples.jsonl", records(samples, job))
     write_json(output / "result.json", result)
 

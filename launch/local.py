@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coincide.schema import UserError
+from launch.again import take_up
 from launch.jobs import Hands, Job
 
 
@@ -22,6 +23,7 @@ class Local:
             if len(jobs) > 1:
                 print(f"\n=== run {number} of {len(jobs)}: {job.words}", flush=True)
             try:
+                take_up(job)
                 hands.execute(job)
             except UserError as error:
                 print(f"\nerror: {error}", file=sys.stderr)

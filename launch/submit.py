@@ -9,13 +9,17 @@ from rich.table import Table
 
 from coincide.report.ledger import file_name
 from coincide.show import console
+from launch.again import take_up
 from launch.jobs import Job, record
-from launch.plan import Node, Together, plan_nodes
+from launch.plan import Node, Together, goal_key, plan_nodes
 from launch.sweep import Sweep, Task, freeze_code, freeze_sweep, tasks_of
 
 
 def plan_sweep(jobs: Sequence[Job], together: Together, in_flight: Mapping[str, str]) -> list[Node]:
     """Plan and show; runs whose artifacts are all there get their line in the ledger now."""
+    for job in jobs:
+        if goal_key(job) not in in_flight:
+            take_up(job)
     nodes = plan_nodes(jobs, together=together, in_flight=in_flight)
     show_nodes(nodes, len(jobs))
     if not jobs[0].cfg.dry_run:

@@ -6,19 +6,22 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from coincide.requirements import Requirement
 from coincide.schema import UserError
-from coincide.store import Store
+from coincide.store import Step, Store
 from eval import process
 from eval.judge import Client, Judge, JudgeError
 from eval.judged import attach
+from eval.kept import Replies, merge_replies
 from eval.stage import evaluate
+from launch.again import take_up
 from tests.eval import hub
-from tests.eval.bench import scores
+from tests.eval.bench import samples, scores
 from tests.eval.fake_judge import Answer, FakeJudge, serving
 from tests.eval.real import JUDGED, Bench, steps, suite, values
 from tests.eval.scripted import by_script
@@ -99,6 +102,24 @@ def test_a_judge_that_is_down_is_not_asked_for_ever(judge: FakeJudge) -> None:
         with pytest.raises(JudgeError, match=expected):
             client.ask("p", str.isdigit, max_tokens=8)
     assert len(judge.asked) == 6
+
+
+def test_replies_outlive_a_kill_and_the_number_of_processes(
+    tmp_path: Path, judge: FakeJudge
+) -> None:
+    judge.answer = script("7")
+    for rank, prompt in enumerate("ab"):
+        Client(Judge(judge.url, "fake"), memory=Replies(tmp_path, rank)).ask(
+            prompt, str.isdigit, max_tokens=8
+        )
+    with (tmp_path / "judge-1.jsonl").open("a") as file:
+        file.write('{"prompt": "cut o')
+    again = Client(Judge(judge.url, "fake"), memory=Replies(tmp_path, 0))
+    assert [again.ask(p, str.isdigit, max_tokens=8) for p in "ab"] == ["7", "7"]
+    assert len(judge.asked) == 2
+    merge_replies(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["judge.jsonl"]
+    assert Replies(tmp_path, 5).get("b") == "7" and Replies(tmp_path, 5).get("c") is None
 
 
 # --- the benchmarks that ask it -----------------------------------------------------------------
@@ -200,24 +221,59 @@ def test_a_task_without_a_judge_cannot_be_given_one(served: tuple[Bench, FakeJud
 
 
 @pytest.mark.slow
-def test_as_the_pipeline_runs_it(
-    store: Store, tmp_path: Path, judge: FakeJudge, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_as_the_pipeline_runs_it_and_goes_on_where_the_judge_failed(
+    store: Store, tmp_path: Path, judge: FakeJudge, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     """Processes of their own; the key reaches the judge and no file."""
     monkeypatch.setattr(process, "WORKER", "tests.eval.scripted")
     for name, value in {"SCRIPT": "right", "JUDGE_KEY": "s3cret-key", "HF_HOME": "hf"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    judge.answer = lambda prompt, call: (LLAVA_W if "[Context]" in prompt else MMVET)(prompt, call)
+    judge.answer = lambda p, n: 403 if re.search("my answer v1_[13]", p) else replied(p, n)
     server = Judge(judge.url, "fake", "JUDGE_KEY")
     chosen = suite("paper_plus", hub.mirror(tmp_path / "m"), "llava_w mmvet", judge=server)
-    found = {a.facts["primary"]: scores(a) for a in evaluate(store, steps(store, chosen))}
-    assert found["relative"]["relative"].value == pytest.approx(100 * 36 / 54, abs=0.1)
-    assert found["score"]["score"].value == pytest.approx(50.0)
-    assert f"judge=fake@{server.host}" in found["score"]["score"].protocol
+    made = steps(store, chosen)
+
+    first = {a.facts["primary"]: a for a in evaluate(store, made)}
+    relative, shares = first["relative"], first["score"]
+    assert scores(relative)["relative"].value == pytest.approx(100 * 36 / 54, abs=0.1)
+    assert scores(shares)["score"].why.startswith("2 of 5 judge calls failed (HTTP 403: 2)")
+    assert ("judge_failed" in relative.facts, shares.facts["judge_failed"]) == (False, 2)
+    assert f"judge=fake@{server.host}" in scores(shares)["score"].protocol
     assert set(judge.keys) == {"Bearer s3cret-key"}
+    answers = [row["answer"] for row in samples(shares)]
+
+    judge.answer, judge.asked[:] = replied, []
+    monkeypatch.setenv("SCRIPT", "fail mmvet on 0")  # the model is not asked again
+    take_up_again(store, made)
+    again, kept = (a for a in sorted(evaluate(store, made), key=lambda a: a.path != shares.path))
+    asked = [re.findall(r"my answer v1_(\d)", a["messages"][0]["content"])[-1] for a in judge.asked]
+    assert sorted(asked) == ["1", "3"]
+    assert "2 judge calls failed; asking for them again" in capsys.readouterr().out
+    assert scores(again)["score"].value == pytest.approx(50.0)
+    assert (again.path, again.manifest["key"]) == (shares.path, shares.manifest["key"])
+    assert [row["answer"] for row in samples(again)] == answers
+    assert kept.manifest == relative.manifest
+
+    take_up_again(store, made)
+    assert all(store.find(step) for step in made), "whole ones stay"
+    assert capsys.readouterr().out == ""
     files = [path for path in store.root.rglob("*") if path.is_file()]
     assert not [path for path in files if b"s3cret-key" in path.read_bytes()]
+
+
+def replied(prompt: str, call: int) -> Answer:
+    return (LLAVA_W if "[Context]" in prompt else MMVET)(prompt, call)
+
+
+def take_up_again(store: Store, made: list[Step]) -> None:
+    """As a launcher does before it plans a run with these evaluations."""
+    experiment = SimpleNamespace(store=store, scores=made)
+    job: Any = SimpleNamespace(
+        stages=("evaluate",), experiment=experiment, cfg=SimpleNamespace(dry_run=False)
+    )
+    take_up(job)
 
 
 # --- without one --------------------------------------------------------------------------------

@@ -1,0 +1,106 @@
+"""What an attempt leaves whose judge failed: the model's answers, and the judge's replies.
+
+A later attempt asks the judge for the replies that are missing, and neither the judge nor the
+model for anything else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lmms_eval.api.instance import Instance
+from lmms_eval.api.model import lmms
+
+from coincide.store import write_atomic
+from eval.request import Job
+
+Answers = Mapping[str, Mapping[int, str]]
+"""Benchmark -> document -> the model's answer."""
+
+
+class Kept(lmms):
+    """In the place of the model: answers as it answered before."""
+
+    is_simple = False
+
+    def __init__(
+        self, answers: Answers, *, batch_size: int, device: str, answered: Callable[[int], None]
+    ) -> None:
+        super().__init__()
+        self.answers, self.batch_size, self.device = answers, batch_size, device
+        self.answered = answered
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """The kept answer to each request, in order."""
+        self.answered(len(requests))
+        return [self.answers[r.args[4]][r.args[3]] for r in requests]
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        raise NotImplementedError
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        raise NotImplementedError
+
+
+def answers(jobs: Sequence[Job]) -> Answers | None:
+    """What the model answered before; None where any of the jobs has yet to ask it."""
+    files = {job.name: Path(job.output) / "samples.jsonl" for job in jobs if job.judged}
+    if len(files) < len(jobs) or not all(file.is_file() for file in files.values()):
+        return None
+    rows = {name: list(map(json.loads, _lines(file))) for name, file in files.items()}
+    return {name: {row["doc_id"]: row["answer"] for row in of} for name, of in rows.items()}
+
+
+class Replies:
+    """The judge's usable replies by prompt, on disk: each process adds to a file of its own."""
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        self.file = folder / f"judge-{rank}.jsonl"
+        self.known = _known(folder)
+
+    def get(self, prompt: str) -> str | None:
+        """What was replied to ``prompt`` before."""
+        return self.known.get(_digest(prompt))
+
+    def add(self, prompt: str, reply: str) -> None:
+        """Keep a reply, also over a kill that follows."""
+        self.known[_digest(prompt)] = reply
+        with self.file.open("a", encoding="utf-8") as handle:
+            handle.write(_line(_digest(prompt), reply))
+
+
+def merge_replies(folder: Path) -> None:
+    """The files of all processes as one, ``judge.jsonl``, however many there were."""
+    known, parts = _known(folder), list(folder.glob("judge-*.jsonl"))
+    if parts:
+        text = "".join(_line(*item) for item in sorted(known.items()))
+        write_atomic(folder / "judge.jsonl", lambda path: _write(path, text))
+    for part in parts:
+        part.unlink()
+
+
+def _known(folder: Path) -> dict[str, str]:
+    rows = [json.loads(line) for file in folder.glob("judge*.jsonl") for line in _lines(file)]
+    return {row["prompt"]: row["reply"] for row in rows}
+
+
+def _lines(file: Path) -> list[str]:
+    """Whole lines; one that a kill cut off is left out."""
+    return file.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
+
+
+def _line(digest: str, reply: str) -> str:
+    record: dict[str, Any] = {"prompt": digest, "reply": reply}
+    return json.dumps(record) + "\n"
+
+
+def _digest(prompt: str) -> str:
+    return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
