@@ -155,7 +155,7 @@ class Forward:
         rows = [row for _, row in batch]
         shown = [examples[place].images if row.pixel_values is not None else ()
                  for place, row in batch]  # fmt: skip
-        images = self.tower.features(shown, lambda some: self._inputs([rows[i] for i in some]))
+        images = self.tower.features(shown, rows, self._inputs)
         tensors = self._on_device(rows)
         captured = capture.run(self.network, tensors, self.signals, images)
         values = [read(signal, captured).cpu().numpy() for signal in self.signals]
@@ -175,7 +175,7 @@ def _compute(
 ) -> tuple[list[np.ndarray], np.ndarray]:
     values = [np.zeros((len(examples), columns)) for columns in forward.widths]
     valid = np.zeros(len(examples), dtype=bool)
-    forward.tower.begin(e.images[0] for e in examples if len(e.images) == 1)
+    forward.tower.begin(name for example in examples for name in example.images)
     for batch in _batches(_rows(examples, ordered, told), lambda: forward.options):
         places = [place for place, _ in batch]
         valid[places] = True

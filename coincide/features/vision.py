@@ -5,9 +5,12 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+
+from coincide.models.encode import PER_TOKEN, Encoded
 
 PLAIN = {"last_hidden_state", "pooler_output", "hidden_states", "attentions"}
 """What may come with image features without being part of them."""
@@ -16,8 +19,9 @@ PLAIN = {"last_hidden_state", "pooler_output", "hidden_states", "attentions"}
 class TowerOnce:
     """Image features of a model, kept until the last row that shows the image has passed.
 
-    Works for models that take precomputed features (``mm_encoder_outputs``) and for rows with one
-    image; others go their usual way, each row's images through the tower.
+    Works for models that take precomputed features (``mm_encoder_outputs``) and, of rows with
+    several images, for those whose inputs are image by image; others go their usual way, each
+    row's images through the tower.
     """
 
     def __init__(self, model: Any) -> None:
@@ -28,47 +32,65 @@ class TowerOnce:
         self.kept: dict[str, torch.Tensor] = {}
 
     def begin(self, names: Iterable[str]) -> None:
-        """A new shard, whose rows of one image show ``names``, with repetition."""
+        """A new shard, whose rows show the images ``names``, with repetition."""
         self.left = Counter(names)
         self.kept = {}
 
     def features(
         self,
         shown: Sequence[tuple[str, ...]],
-        inputs_of: Callable[[list[int]], Mapping[str, Any]],
+        rows: Sequence[Encoded],
+        inputs_of: Callable[[Sequence[Encoded]], Mapping[str, Any]],
     ) -> Any:
-        """Features of a batch whose rows show the images ``shown``, for ``mm_encoder_outputs``.
+        """Features of the batch ``rows``, which show the images ``shown``, for the model's forward.
 
         ``inputs_of`` gives the model's inputs of some rows. None where nothing is to be saved, or
         where the model or the batch does not allow it.
         """
-        names = [row[0] if row else "" for row in shown]
-        shared = any(self.left[n] > 1 or n in self.kept for n in names if n)
-        if not self.able or not shared or any(len(row) > 1 for row in shown):
+        names = [name for images in shown for name in images]
+        shared = any(self.left[name] > 1 or name in self.kept for name in names)
+        if not self.able or not shared:
             return None
-        new = {name: i for i, name in reversed(list(enumerate(names))) if name not in self.kept}
-        new.pop("", None)
-        if new and not self._run(new, inputs_of(sorted(new.values()))):
+        new: dict[str, Encoded | None] = {}
+        for row, images in zip(rows, shown, strict=True):
+            for number, name in enumerate(images):
+                if name not in self.kept and name not in new:
+                    new[name] = one_image(row, number, len(images))
+        alone = [row for row in new.values() if row is not None]
+        if len(alone) < len(new) or (new and not self._run(list(new), inputs_of(alone))):
             return None
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-        return BaseModelOutputWithPooling(pooler_output=[self.kept[n] for n in names if n])  # type: ignore[arg-type]
+        return BaseModelOutputWithPooling(pooler_output=[self.kept[name] for name in names])  # type: ignore[arg-type]
 
     def passed(self, shown: Sequence[tuple[str, ...]]) -> None:
         """These rows are done: forget the images that no further row shows."""
-        for name in (row[0] for row in shown if len(row) == 1):
+        for name in (name for images in shown for name in images):
             self.left[name] -= 1
             if self.left[name] <= 0:
                 self.kept.pop(name, None)
 
-    def _run(self, new: Mapping[str, int], inputs: Mapping[str, Any]) -> bool:
-        """Encode the images ``new`` (name -> row); whether the features come image by image."""
+    def _run(self, names: Sequence[str], inputs: Mapping[str, Any]) -> bool:
+        """Encode the images ``names``; whether the features come image by image."""
         takes = inspect.signature(self.model.get_image_features).parameters
         found = self.model.get_image_features(
             **{name: value for name, value in inputs.items() if name in takes}, return_dict=True
         )
         parts = found.pooler_output
-        self.able = set(found.keys()) <= PLAIN and len(parts) == len(new)
+        self.able = set(found.keys()) <= PLAIN and len(parts) == len(names)
         if self.able:
-            self.kept.update(zip(sorted(new, key=new.__getitem__), parts, strict=True))
+            self.kept.update(zip(names, parts, strict=True))
         return self.able
+
+
+def one_image(row: Encoded, number: int, images: int) -> Encoded | None:
+    """``row`` with only image ``number`` of its ``images``; None if its inputs are not by image."""
+    if images == 1:
+        return row
+    by_image = {name: value for name, value in row.extra.items() if name not in PER_TOKEN}
+    pixels = row.pixel_values
+    if pixels is None or any(len(value) != images for value in (pixels, *by_image.values())):
+        return None
+    part = slice(number, number + 1)
+    extra = {**row.extra, **{name: value[part] for name, value in by_image.items()}}
+    return replace(row, pixel_values=pixels[part], extra=extra)

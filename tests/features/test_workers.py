@@ -286,6 +286,7 @@ def test_a_wrong_number_of_processes_is_refused(
 def test_an_image_goes_through_the_tower_once_a_shard(
     tmp_path: Path, source: Source, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also those of row 7, which has two that other rows have as well."""
     from coincide.features import reference
 
     seen: list[int] = []
@@ -297,16 +298,9 @@ def test_an_image_goes_through_the_tower_once_a_shard(
         return network
 
     monkeypatch.setattr(reference, "load_model", load)
-    monkeypatch.setattr(Source, "open", _without_pairs)
     over = Pass(model, source, "float64", FeaturePass(batch_size=2))
     through(Store(tmp_path), over)
     assert sum(seen) == 7
-
-
-def _without_pairs(self: Source, artifact: Path) -> Dataset:
-    from tests.features.conftest import rows
-
-    return Dataset("pool", artifact / "x.json", self.images, rows(), dropped={3: "", 7: ""})
 
 
 @pytest.mark.slow
