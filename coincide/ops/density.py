@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from coincide.ops.mmd import BLOCK_ROWS, kernel_row_sums
+from coincide.ops.kernel import BLOCK_ROWS, kernel_row_sums
 
 
 def cluster_density(
-    x: np.ndarray, gamma: float, *, include_diagonal: bool = True, block_rows: int = BLOCK_ROWS
+    x: Any, gamma: float, *, include_diagonal: bool = True, block_rows: int = BLOCK_ROWS
 ) -> float:
     """Mean Gaussian kernel over the pairs of members ``x`` [n, D]; in (0, 1], 1 for a singleton.
 
@@ -18,11 +20,17 @@ def cluster_density(
     Raises:
         ValueError: the cluster is empty, or ``gamma`` is not positive.
     """
-    n = len(x)
-    if n == 0:
+    if len(x) == 0:
         raise ValueError("got an empty cluster; expected at least one member")
+    sums = kernel_row_sums(x, gamma, include_diagonal=False, block_rows=block_rows)
+    return mean_kernel(sums, include_diagonal=include_diagonal)
+
+
+def mean_kernel(sums: np.ndarray, *, include_diagonal: bool) -> float:
+    """The density from the kernel's row sums without the diagonal, float64 [n], n > 0."""
+    n = len(sums)
     if n == 1:
         return 1.0
-    pairs = n * n if include_diagonal else n * (n - 1)
-    sums = kernel_row_sums(x, gamma, include_diagonal=include_diagonal, block_rows=block_rows)
-    return float(sums.sum() / pairs)
+    if include_diagonal:
+        return float((sums.sum() + n) / (n * n))
+    return float(sums.sum() / (n * (n - 1)))

@@ -69,14 +69,8 @@ def spherical_kmeans(
     )
     digests = all_rows(row_digests(x, chunk_rows, first, last), len(x), device)
     _require_distinct(digests, k)
-    lloyd = _Lloyd(
-        x,
-        digests,
-        Rows.unknown(first, last),
-        start_centroids(x, digests, k, seed, device),
-        chunk_rows,
-        told,
-    )
+    start = start_centroids(x, digests, k, seed, device)
+    lloyd = _Lloyd(x, digests, Rows.unknown(first, last, start.mean(0)), start, chunk_rows, told)
     for _ in range(iterations):
         if not lloyd.assign():
             break
@@ -149,6 +143,8 @@ class _Lloyd:
     def update(self) -> None:
         """Centroids to the means of their rows."""
         self._move_to(_means(total(self.sums), self.centroids))
+        if self.number == 1:  # means of clusters lie closer together than single rows
+            self.rows.recentre(self.centroids.mean(0))
 
     def settle(self) -> tuple[np.ndarray, np.ndarray]:
         """Final centroids and assignment; empty clusters restart at strays until none is empty.
@@ -202,8 +198,7 @@ class _Lloyd:
                 unit = (_unit_rows(self.x, np.array([row]), self._device)[0] * UNIT).long()
                 self.sums[int(nearest[row])] -= unit
                 self.sums[int(cluster)] += unit
-                self.rows.nearest[mine] = cluster
-                self.rows.near[mine], self.rows.far[mine] = np.pi, -np.pi
+                self.rows.put(mine, cluster)
 
     def _strays(self, nearest: np.ndarray, count: int) -> np.ndarray:
         """The ``count`` distinct rows farthest from their centroids that leave no cluster empty.

@@ -46,18 +46,38 @@ class Rows:
     """What is known of the rows ``first, first + 1, ...`` from one iteration to the next."""
 
     first: int
+    centre: torch.Tensor
+    """float32 [D], taken off the centroids before they lose precision; any point will do."""
     nearest: np.ndarray
     """int64 [n], the cluster; -1 before the first search."""
+    cosine: np.ndarray
+    """float32 [n] to the own centroid; NaN where it moved since, or is not known."""
     near: np.ndarray
     """float64 [n], radians: the own centroid is no farther."""
     far: np.ndarray
     """float64 [n], radians: no other centroid is nearer; negative where nothing is known."""
+    base: np.ndarray
+    """float32 [n], the row's product with the centre; NaN where it is not known."""
+    lost: np.ndarray
+    """float32 [n], the length of what the row loses in half precision."""
 
     @staticmethod
-    def unknown(first: int, last: int) -> Rows:
+    def unknown(first: int, last: int, centre: torch.Tensor) -> Rows:
         """Rows of which nothing is known yet."""
         n = last - first
-        return Rows(first, np.full(n, -1, np.int64), np.full(n, np.pi), np.full(n, -np.pi))
+        blank = [np.full(n, np.nan, np.float32) for _ in range(3)]
+        nearest, far = np.full(n, -1, np.int64), np.full(n, -np.pi)
+        return Rows(first, centre, nearest, blank[0], np.full(n, np.pi), far, *blank[1:])
+
+    def put(self, row: int, cluster: int) -> None:
+        """Move a row to a cluster by force; it is searched for in full next time."""
+        self.nearest[row], self.cosine[row] = cluster, np.nan
+        self.near[row], self.far[row] = np.pi, -np.pi
+
+    def recentre(self, centre: torch.Tensor) -> None:
+        """Take another centre."""
+        self.centre = centre
+        self.base[:] = np.nan
 
 
 def rounding(width: int) -> float:
@@ -108,12 +128,12 @@ def assign(
     refers. ``sums`` are the fixed-point sums of each cluster's unit rows and change with the rows
     that change cluster. Returns the number of cosines computed.
     """
-    search = _Search(centroids, moved)
-    near = rows.near + moved[rows.nearest]
-    prefix = search.prefix(near, rows.far)
-    idle = prefix == 0
-    rows.near[idle] = near[idle]
-    rows.far[idle] -= moved.max()
+    search = _Search(centroids, moved, rows.centre)
+    own_moved = moved[rows.nearest]
+    rows.near += own_moved
+    rows.cosine[own_moved > 0] = np.nan
+    prefix = search.prefix(rows.near, rows.far)
+    rows.far[prefix == 0] -= search.moves[0]
     pending = _Pending(rows, centroids, sums)
     step = block_rows(x, chunk_rows)
     for start in range(0, len(prefix), step):
@@ -137,22 +157,30 @@ def _assign_block(
 ) -> None:
     """Search for the ``active`` rows of a block of unit rows that begins at ``start``."""
     at = start + active
-    before = rows.nearest[at]
-    own = search.own(unit, active, before)
-    rows.near[at] = _angle(own.cpu().numpy(), -search.margin)
+    _know(search, rows, unit, start, active)
     prefix = search.prefix(rows.near[at], rows.far[at])
-    rows.far[at[prefix == 0]] -= search.farthest_move
+    rows.far[at[prefix == 0]] -= search.moves[0]
     order = np.argsort(-prefix, kind="stable")
     for part, length in _alike(prefix[order]):
         mine = order[part]
-        chosen = unit[torch.from_numpy(active[mine]).to(unit.device)]
-        found = search.among(
-            chosen,
-            own[torch.from_numpy(mine).to(unit.device)],
-            torch.from_numpy(before[mine]).to(unit.device),
-            length,
-        )
+        chosen = _take(unit, active[mine])
+        found = search.among(chosen, rows, at[mine], length)
         _record(search, rows, pending, at[mine], chosen, found, length)
+
+
+def _know(
+    search: _Search, rows: Rows, unit: torch.Tensor, start: int, active: np.ndarray
+) -> None:
+    """Fill in what is missing of the ``active`` rows: own cosine, product with the centre, loss."""
+    missing = active[np.isnan(rows.base[start + active])]
+    for some in np.split(missing, range(TILE, len(missing), TILE)):
+        base, lost = search.of_rows(_take(unit, some))
+        rows.base[start + some], rows.lost[start + some] = base.cpu().numpy(), lost.cpu().numpy()
+    nearest, cosine = rows.nearest[start + active], rows.cosine[start + active]
+    unsure = active[np.isnan(cosine) & (nearest >= 0)]
+    found = search.cosine(unit, _index(unsure, unit), _index(rows.nearest[start + unsure], unit))
+    rows.cosine[start + unsure] = found.cpu().numpy()
+    rows.near[start + unsure] = _angle(rows.cosine[start + unsure], -search.margin)
 
 
 def _alike(prefix: np.ndarray) -> Iterator[tuple[slice, int]]:
@@ -188,70 +216,60 @@ def _record(
 ) -> None:
     """Write what was found into ``rows`` and ``sums``; ties wait for the plain product."""
     cosine, tied = found.cosine.cpu().numpy(), found.tied.cpu().numpy()
+    rows.cosine[at] = np.where(tied, np.nan, cosine)
     # the plain product may prefer another centroid within twice its rounding
     rows.near[at] = _angle(cosine, np.where(tied, -3, -1) * search.margin)
     far = _angle(np.where(tied, cosine, found.rest.cpu().numpy()), search.margin)
     if length < len(search.moves):
         far = np.minimum(far, rows.far[at] - search.moves[length])
     rows.far[at] = far
-    clear = np.flatnonzero(~tied)
-    pending.change(at[clear], unit[~found.tied], found.nearest[~found.tied])
-    pending.add(at[tied], unit[found.tied])
+    pending.change(at[~tied], unit, found.nearest, np.flatnonzero(~tied))
+    if tied.any():
+        pending.add(at[tied], unit[found.tied])
 
 
 class _Search:
     """Centroids ready to be searched: in the order of their movement, centred, in half."""
 
-    def __init__(self, centroids: torch.Tensor, moved: np.ndarray) -> None:
+    def __init__(self, centroids: torch.Tensor, moved: np.ndarray, centre: torch.Tensor) -> None:
         order = np.argsort(-moved, kind="stable")
         self.moves = moved[order]
-        self.farthest_move = float(self.moves[0])
         self.margin = rounding(centroids.shape[1])
         self.cosines = 0
-        self._centroids = centroids
+        self._centroids, self._centre = centroids, centre
         self._order = torch.from_numpy(order).to(centroids.device)
-        self._mean = centroids.mean(0)
         self._half = torch.empty(centroids.shape, dtype=_half(centroids), device=centroids.device)
         self._reach = self._lost = 0.0
         for start in range(0, len(order), TILE):
-            part = centroids[self._order[start : start + TILE]] - self._mean
+            part = centroids[self._order[start : start + TILE]] - centre
             half = part.to(self._half.dtype)
             self._half[start : start + TILE] = half
             self._reach = max(self._reach, float(part.norm(dim=1).max()))
-            self._lost = max(self._lost, float((part - half.float()).norm(dim=1).max()))
+            self._lost = max(self._lost, float((part - half).norm(dim=1).max()))
 
     def prefix(self, near: np.ndarray, far: np.ndarray) -> np.ndarray:
         """How many centroids, in the order of movement, each row must be compared with; int64."""
         reach = _angle(np.cos(np.minimum(near, np.pi)), -2 * self.margin)
         slack = far - reach
         length = len(self.moves) - np.searchsorted(self.moves[::-1], _SPARE * slack, side="left")
-        length[slack > self.farthest_move] = 0
+        length[slack > self.moves[0]] = 0
         length[slack <= 0] = len(self.moves)
         return length
 
-    def own(self, unit: torch.Tensor, at: np.ndarray, nearest: np.ndarray) -> torch.Tensor:
-        """Cosine float32 [n] of rows ``at`` of ``unit`` to their centroid; -inf without one."""
-        own = torch.full((len(at),), -torch.inf, device=unit.device)
-        known = np.flatnonzero(nearest >= 0)
-        found = self._cosine(
-            unit,
-            torch.from_numpy(at[known]).to(unit.device),
-            torch.from_numpy(nearest[known]).to(unit.device),
-        )
-        own[torch.from_numpy(known).to(unit.device)] = found
-        return own
+    def of_rows(self, unit: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Products with the centre and the lengths lost in half precision, float32 [m]."""
+        return unit @ self._centre, (unit - unit.to(self._half.dtype)).norm(dim=1)
 
-    def among(
-        self, unit: torch.Tensor, own: torch.Tensor, nearest: torch.Tensor, length: int
-    ) -> _Found:
-        """The nearest of the first ``length`` centroids and the row's present one."""
+    def among(self, unit: torch.Tensor, rows: Rows, at: np.ndarray, length: int) -> _Found:
+        """The nearest of the first ``length`` centroids and the present one of rows ``at``."""
         self.cosines += len(unit) * length
-        half = unit.to(self._half.dtype)
-        product = _product(half, self._half[:length])
+        own = torch.from_numpy(rows.cosine[at]).to(unit.device).nan_to_num(-torch.inf)
+        base, lost = (torch.from_numpy(known[at]).to(unit.device) for known in (rows.base, rows.lost))
+        nearest = _index(rows.nearest[at], unit)
+        product = _product(unit.to(self._half.dtype), self._half[:length])
         top, index = product.topk(min(2, length), dim=1)
         top = torch.nn.functional.pad(top.float(), (0, 2 - top.shape[1]), value=-torch.inf)
-        base = unit @ self._mean
-        error = self._error((unit - half.float()).norm(dim=1), top[:, 0])
+        error = self._error(lost, top[:, 0])
         # the nearest has at least this cosine, and whatever may tie with it in float32
         floor = torch.maximum(base + top[:, 0] - error, own) - 2 * self.margin
         cut = floor - base - error
@@ -259,7 +277,7 @@ class _Search:
         candidate = self._order[column]
         other = candidate != nearest[row]
         row, candidate = row[other], candidate[other]
-        cosine = self._cosine(unit, row, candidate)
+        cosine = self.cosine(unit, row, candidate)
         count = (top >= cut[:, None]).sum(1)
         seen = top.gather(1, count.clamp(max=1)[:, None])[:, 0]
         unseen = torch.where(count > 1, floor, base + seen + error)
@@ -292,7 +310,7 @@ class _Search:
         parts = lost * self._reach + 1.01 * self._lost + summing + giving_back
         return 1.02 * parts + 2 * self.margin
 
-    def _cosine(
+    def cosine(
         self, unit: torch.Tensor, row: torch.Tensor, centroid: torch.Tensor
     ) -> torch.Tensor:
         """Cosines float32 [p] of pairs, a tile at a time."""
@@ -300,7 +318,8 @@ class _Search:
         cosine = torch.empty(len(row), device=unit.device)
         for at in range(0, len(row), TILE):
             part = slice(at, at + TILE)
-            cosine[part] = (unit[row[part]] * self._centroids[centroid[part]]).sum(1)
+            rows = unit.index_select(0, row[part])
+            cosine[part] = rows.mul_(self._centroids.index_select(0, centroid[part])).sum(1)
         return cosine
 
 
@@ -316,10 +335,9 @@ class _Pending:
 
     def add(self, at: np.ndarray, unit: torch.Tensor) -> None:
         """Put rows off; decides whole tiles of them."""
-        if len(at):
-            self._at.append(at)
-            self._unit.append(unit)
-            self.decide(all_of_them=False)
+        self._at.append(at)
+        self._unit.append(unit)
+        self.decide(all_of_them=False)
 
     def decide(self, *, all_of_them: bool) -> None:
         """Assign the rows put off as the plain product does, but for an unfilled tile."""
@@ -329,21 +347,20 @@ class _Pending:
             return
         at, unit = np.concatenate(self._at), torch.cat(self._unit)
         _, nearest = plain_nearest(unit[:ready], self.centroids)
-        self.change(at[:ready], unit[:ready], nearest)
+        self.change(at[:ready], unit, nearest, np.arange(ready))
         self._at, self._unit = [at[ready:]], [unit[ready:]]
 
-    def change(self, at: np.ndarray, unit: torch.Tensor, nearest: torch.Tensor) -> None:
-        """Rows ``at`` belong to ``nearest`` [n] from now on."""
-        after = nearest.cpu().numpy()
-        before = self.rows.nearest[at]
+    def change(
+        self, at: np.ndarray, unit: torch.Tensor, nearest: torch.Tensor, places: np.ndarray
+    ) -> None:
+        """Rows ``at`` belong to ``nearest`` at ``places`` of ``unit`` from now on."""
+        after, before = nearest.cpu().numpy()[places], self.rows.nearest[at]
         self.rows.nearest[at] = after
         changed = np.flatnonzero(after != before)
-        known = torch.from_numpy(np.flatnonzero(before[changed] >= 0)).to(unit.device)
-        moved = torch.from_numpy(changed).to(unit.device)
-        fixed = (unit[moved] * UNIT).long()
-        self.sums.index_add_(0, nearest[moved], fixed)
-        old = torch.from_numpy(before[changed]).to(unit.device)[known]
-        self.sums.index_add_(0, old, -fixed[known])
+        known = np.flatnonzero(before[changed] >= 0)
+        fixed = (_take(unit, places[changed]) * UNIT).long()
+        self.sums.index_add_(0, _index(after[changed], unit), fixed)
+        self.sums.index_add_(0, _index(before[changed[known]], unit), -_take(fixed, known))
 
 
 def _candidates(
@@ -355,6 +372,14 @@ def _candidates(
     crowded = several.nonzero()[:, 0]
     row, column = (product[crowded] >= cut[crowded, None]).nonzero(as_tuple=True)
     return torch.cat([single, crowded[row]]), torch.cat([index[single, 0], column])
+
+
+def _index(numbers: np.ndarray, beside: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(numbers).to(beside.device)
+
+
+def _take(unit: torch.Tensor, places: np.ndarray) -> torch.Tensor:
+    return unit.index_select(0, _index(places, unit))
 
 
 def _angle(cosine: np.ndarray, off: np.ndarray | float) -> np.ndarray:

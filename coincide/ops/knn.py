@@ -1,32 +1,39 @@
-"""Exact nearest neighbours, blocked so that no N x N matrix is held."""
+"""Exact nearest neighbours, blocked so that no N x N matrix is held; each pair is compared once."""
 
 from __future__ import annotations
 
-from typing import Literal
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 
 from coincide.ops.arrays import TILE, require_finite_rows, tiles
+from coincide.ops.threads import map_threads
+
+if TYPE_CHECKING:
+    import torch
 
 Metric = Literal["sqeuclidean", "cosine"]
 _RESOLUTION = 1e-12
 """Squared distances below this share of |a|² + |b|² are rounding: the rows are equal."""
+_NONE = np.iinfo(np.int64).max
 
 
 def knn(
-    x: np.ndarray,
+    x: Any,
     k: int,
     *,
     metric: Metric = "sqeuclidean",
     chunk_rows: int | None = None,
     device: str = "cpu",
+    threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ``k`` nearest other rows of every row of ``x`` [N, D], nearest first.
 
     Distances are ``|a - b|²`` or ``1 - cos(a, b)``, taken in float64. A row is not its own
     neighbour, an equal row is (at distance 0); ties go to the lowest row. ``x`` may be a memmap;
-    ``chunk_rows`` queries are compared per pass over ``x``, without effect on the answer.
+    each thread compares ``chunk_rows`` rows at once with those behind them. Neither has an effect
+    on the answer. On a GPU one thread works.
 
     Returns:
         ``neighbors`` int64 [N, k] and ``distances`` float32 [N, k].
@@ -34,52 +41,100 @@ def knn(
     Raises:
         ValueError: NaN or Inf rows, zero rows under ``cosine``, ``k`` not in 1..N-1.
     """
+    import torch
+
     if metric not in ("sqeuclidean", "cosine"):
         raise ValueError(f"got metric {metric!r}; choices: sqeuclidean, cosine")
     require_finite_rows(x, zero_allowed=metric == "sqeuclidean", chunk_rows=chunk_rows)
     if not 1 <= k < len(x):
         raise ValueError(f"got k = {k} neighbours for {len(x)} rows; expected 1 to {len(x) - 1}")
     step = -(-(chunk_rows or 4 * TILE) // TILE) * TILE
-    found = [
-        _nearest_to(x, start, min(start + step, len(x)), k, metric, device)
-        for start in range(0, len(x), step)
-    ]
-    ranked = torch.cat(found)[: len(x)]
-    distances = (ranked >> 32).int().view(torch.float32)
-    return (ranked & 0xFFFFFFFF).numpy(), distances.numpy()
+    best = torch.full((-(-len(x) // TILE) * TILE, k), _NONE, dtype=torch.int64, device=device)
+    lock = Lock()
+
+    def compare(start: int) -> None:
+        for first, found in _comparisons(x, start, step, k, metric, device):
+            rows = slice(first, first + TILE)
+            with lock:
+                pool = torch.cat([best[rows], found], dim=1)
+                best[rows] = pool.topk(k, dim=1, largest=False).values
+
+    map_threads(compare, range(0, len(x), step), threads if device == "cpu" else 1)
+    ranked = best[: len(x)].cpu()
+    return (ranked & 0xFFFFFFFF).numpy(), (ranked >> 32).int().view(torch.float32).numpy()
 
 
-def _nearest_to(
-    x: np.ndarray, start: int, stop: int, k: int, metric: Metric, device: str
-) -> torch.Tensor:
-    """Ranked keys int64 [queries, k] of the query rows ``start..stop`` against all rows."""
-    queries = [(start + at, _prepare(t, metric)) for at, t in tiles(x[start:stop], None, device)]
-    best = [torch.empty(TILE, 0, dtype=torch.int64, device=device) for _ in queries]
-    for first, tile in tiles(x, None, device):
-        others, rows = _prepare(tile, metric), torch.arange(first, first + TILE, device=device)
-        for i, (query, rows_of_query) in enumerate(queries):
-            distances = _squared_distances(rows_of_query, others, metric)
-            distances[:, len(x) - first :] = torch.inf  # the padding of the last tile
-            if query == first:
-                distances.fill_diagonal_(torch.inf)  # a row itself
-            pool = torch.cat([best[i], _keys(distances, rows)], dim=1)
-            best[i] = pool.topk(min(k, pool.shape[1]), dim=1, largest=False).values
-    return torch.cat(best)[: stop - start].cpu()
+def _comparisons(x: Any, start: int, rows: int, k: int, metric: Metric, device: str) -> Any:
+    """The rows ``start..start + rows`` against themselves and all behind them.
+
+    Yields ``(first row of a tile, keys of its k nearest in another tile)``.
+    """
+    space = _Space(len(x), device)
+    firsts = range(start, min(start + rows, len(x)), TILE)
+    queries = [(first, _prepared(x, first, metric, device)) for first in firsts]
+    for other in range(start, len(x), TILE):
+        tile = queries[(other - start) // TILE][1] if other < start + rows else None
+        others = _prepared(x, other, metric, device) if tile is None else tile
+        for first, query in queries:
+            if first > other:
+                break
+            distances = space.distances(first, query, other, others, metric)
+            yield first, space.nearest(distances, other, k)
+            if first != other:
+                yield other, space.nearest(distances.T, first, k)
 
 
-def _prepare(tile: torch.Tensor, metric: Metric) -> torch.Tensor:
+def _prepared(x: Any, first: int, metric: Metric, device: str) -> torch.Tensor:
+    """float64 [TILE, D], zeros behind the last row."""
+    from torch.nn.functional import normalize
+
+    ((_, tile),) = tiles(x[first : first + TILE], TILE, device)
     rows = tile.double()
-    return torch.nn.functional.normalize(rows) if metric == "cosine" else rows
+    return normalize(rows) if metric == "cosine" else rows
 
 
-def _squared_distances(a: torch.Tensor, b: torch.Tensor, metric: Metric) -> torch.Tensor:
-    """float32 [len(a), len(b)]; for unit rows half of it is 1 - cosine."""
-    scale = (a * a).sum(1)[:, None] + (b * b).sum(1)
-    squared = torch.addmm(scale, a, b.T, alpha=-2)
-    squared.masked_fill_(squared <= scale.mul_(_RESOLUTION), 0)
-    return (squared.div_(2) if metric == "cosine" else squared).float()
+class _Space:
+    """Memory for what is computed between two tiles, used again: fresh memory costs more."""
 
+    def __init__(self, rows: int, device: str) -> None:
+        import torch
 
-def _keys(distances: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Integers that sort by distance, then by row: the bits of a float >= 0 keep its order."""
-    return distances.view(torch.int32).long().bitwise_left_shift_(32).bitwise_or_(rows)
+        def tile(dtype: torch.dtype) -> torch.Tensor:
+            return torch.zeros(TILE, TILE, dtype=dtype, device=device)
+
+        self.rows, self.columns = rows, torch.arange(TILE, device=device)
+        self.squared, self.rounding = tile(torch.float64), tile(torch.float64)
+        self.single, self.keys = tile(torch.float32), tile(torch.int64)
+
+    def distances(
+        self, first: int, a: torch.Tensor, other: int, b: torch.Tensor, metric: Metric
+    ) -> torch.Tensor:
+        """float32 [TILE, TILE] of the tiles that begin at two rows; a row itself and padding: inf.
+
+        For unit rows half of the squared distance is 1 - cosine.
+        """
+        import torch
+
+        torch.add((a * a).sum(1)[:, None], (b * b).sum(1), out=self.squared)
+        torch.mul(self.squared, _RESOLUTION, out=self.rounding)
+        self.squared.addmm_(a, b.T, alpha=-2)
+        self.squared.masked_fill_(self.squared <= self.rounding, 0)
+        if metric == "cosine":
+            self.squared.div_(2)
+        self.squared[self.rows - first :] = torch.inf
+        self.squared[:, self.rows - other :] = torch.inf
+        if first == other:
+            self.squared.fill_diagonal_(torch.inf)
+        return self.single.copy_(self.squared)
+
+    def nearest(self, distances: torch.Tensor, other: int, k: int) -> torch.Tensor:
+        """Keys int64 [TILE, k] of the nearest columns, which are the rows from ``other`` on.
+
+        A key sorts by distance, then by row: the bits of a float >= 0 keep its order.
+        """
+        import torch
+
+        self.keys.copy_(distances.view(torch.int32) if distances.is_contiguous() else
+                        distances.T.view(torch.int32).T)
+        self.keys.bitwise_left_shift_(32).bitwise_or_(self.columns + other)
+        return self.keys.topk(min(k, TILE), dim=1, largest=False).values

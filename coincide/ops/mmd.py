@@ -6,59 +6,49 @@ COINCIDE, section 3.3: inside a cluster, grow the subset S by the row that minim
 
 The released code rebuilds every sum at every step, O(n m³) time in all. Only the candidate's own
 terms differ between candidates, and they are kept up to date in O(n) per step here: O(m n).
+
+The order in which rows are taken does not depend on how many are taken. So where a cluster's kernel
+can be held it is computed once, for its density and for the order of all its rows; only of larger
+clusters are kernel rows computed again, those of the rows taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from coincide.ops.arrays import as_float64
+from coincide.ops.kernel import gaussian_kernel, kernel_row_sums
+from coincide.ops.kernel_rows import KernelRows
 
-KERNEL_ROWS = 8192
-"""Largest cluster whose kernel is held whole (512 MiB); larger ones compute rows on demand."""
-BLOCK_ROWS = 2048
+KERNEL_ROWS = 4096
+"""Largest cluster whose kernel is held whole (128 MiB)."""
 TIE = 1e-12
 """Candidates this close are tied: rounding, which varies with the BLAS, must never decide."""
 
 
-def kernel_block(a: np.ndarray, b: np.ndarray, gamma: float) -> np.ndarray:
-    """Gaussian kernel between the rows of ``a`` [m, D] and ``b`` [n, D]: float64 [m, n]."""
-    if not gamma > 0:
-        raise ValueError(f"got gamma {gamma}; expected a kernel width above 0 (the paper: 1.0)")
-    a, b = as_float64(a), as_float64(b)
-    norms_a, norms_b = np.einsum("ij,ij->i", a, a), np.einsum("ij,ij->i", b, b)
-    squared = norms_a[:, None] + norms_b - 2 * (a @ b.T)
-    np.maximum(squared, 0, out=squared)
-    return np.exp(squared / (-2 * gamma**2))
+@dataclass(frozen=True)
+class ClusterKernel:
+    """What is kept of the kernel of a cluster of n rows."""
+
+    sums: np.ndarray
+    """Sum of each row without its diagonal: float64 [n]."""
+    order: np.ndarray | None
+    """All rows in the order in which ``greedy_mmd`` takes them; None: not held, or not wanted."""
 
 
-def gaussian_kernel(x: np.ndarray, gamma: float) -> np.ndarray:
-    """``exp(-|x_p - x_q|² / 2γ²)`` for the rows of ``x`` [n, D]: float64 [n, n], diagonal 1.
-
-    float64 because fp16 arithmetic changes half of the greedy order (measured); the stored
-    features stay fp16 and are up-cast.
-    """
-    x = as_float64(x)
-    kernel = kernel_block(x, x, gamma)
+def cluster_kernel(
+    x: Any, gamma: float, *, order: bool = True, kernel_rows: int = KERNEL_ROWS
+) -> ClusterKernel:
+    """Row sums of the kernel of ``x`` [n, D] and, of at most ``kernel_rows`` rows, the order."""
+    if not order or len(x) > kernel_rows:
+        return ClusterKernel(kernel_row_sums(x, gamma, include_diagonal=False), None)
+    kernel = np.empty((len(x), len(x)))
+    sums = kernel_row_sums(x, gamma, include_diagonal=False, out=kernel)
     np.fill_diagonal(kernel, 1.0)
-    return kernel
-
-
-def kernel_row_sums(
-    x: np.ndarray, gamma: float, *, include_diagonal: bool = True, block_rows: int = BLOCK_ROWS
-) -> np.ndarray:
-    """Row sums of ``gaussian_kernel(x, gamma)``, float64 [n], holding one block at a time."""
-    sums = np.zeros(len(x))
-    for i in range(0, len(x), block_rows):
-        rows = as_float64(x[i : i + block_rows])
-        for j in range(0, len(x), block_rows):
-            block = kernel_block(rows, rows if i == j else x[j : j + block_rows], gamma)
-            if i == j:
-                np.fill_diagonal(block, float(include_diagonal))
-            sums[i : i + block_rows] += block.sum(1)
-    return sums
+    return ClusterKernel(sums, _greedy((sums + 1) / len(x), kernel.__getitem__, len(x)))
 
 
 def greedy_mmd(kernel: np.ndarray, m: int) -> np.ndarray:
@@ -69,41 +59,44 @@ def greedy_mmd(kernel: np.ndarray, m: int) -> np.ndarray:
     Raises:
         ValueError: ``m`` is not in ``0..n``.
     """
-    return _greedy(kernel.mean(axis=0), np.diag(kernel), kernel.__getitem__, m)
+    return _greedy(kernel.mean(axis=0), kernel.__getitem__, m, np.diag(kernel))
 
 
 def greedy_mmd_rows(
-    x: np.ndarray, gamma: float, m: int, *, kernel_rows: int = KERNEL_ROWS
+    x: Any,
+    gamma: float,
+    m: int,
+    *,
+    kernel_rows: int = KERNEL_ROWS,
+    sums: np.ndarray | None = None,
 ) -> np.ndarray:
     """``greedy_mmd(gaussian_kernel(x, gamma), m)`` for the rows of ``x`` [n, D] of any number.
 
-    Above ``kernel_rows`` rows the kernel is never held: the row of each chosen example is
-    computed when it is chosen. The order is the same.
+    Above ``kernel_rows`` rows the kernel is never held: the rows of the examples chosen are
+    computed (:class:`KernelRows`). The order is the same. ``sums``: those of ``cluster_kernel``.
     """
     if len(x) <= kernel_rows:
         return greedy_mmd(gaussian_kernel(x, gamma), m)
-
-    def row(chosen: int) -> np.ndarray:
-        one = x[chosen : chosen + 1]
-        parts = range(0, len(x), BLOCK_ROWS)
-        return np.concatenate([kernel_block(one, x[j : j + BLOCK_ROWS], gamma)[0] for j in parts])
-
-    block_rows = min(BLOCK_ROWS, kernel_rows)
-    means = kernel_row_sums(x, gamma, block_rows=block_rows) / len(x)
-    return _greedy(means, np.ones(len(x)), row, m)
+    if sums is None:
+        sums = kernel_row_sums(x, gamma, include_diagonal=False)
+    mean = (sums + 1) / len(x)
+    return _greedy(mean, KernelRows(x, gamma, mean, held=kernel_rows**2 // len(x)), m)
 
 
 def _greedy(
-    mean: np.ndarray, diagonal: np.ndarray, row: Callable[[int], np.ndarray], m: int
+    mean: np.ndarray, row_of: Callable[[int], np.ndarray], m: int, diagonal: Any = 1.0
 ) -> np.ndarray:
     """Pick argmin_j (Σ_{s∈S} K_js + K_jj / 2) / (|S| + 1) - mean_j: MMD² less what all share."""
     if not 0 <= m <= len(mean):
         raise ValueError(f"got m = {m} picks; expected 0 to the {len(mean)} rows of the cluster")
     chosen = np.empty(m, np.int64)
-    to_subset, free = np.zeros(len(mean)), np.ones(len(mean), bool)
+    mean, half, to_subset = mean.copy(), diagonal / 2, np.zeros(len(mean))
+    cost = np.empty(len(mean))
     for step in range(m):
-        cost = np.where(free, (to_subset + diagonal / 2) / (step + 1) - mean, np.inf)
+        np.add(to_subset, half, out=cost)
+        cost /= step + 1
+        cost -= mean
         pick = int(np.argmax(cost <= cost.min() + TIE))
-        chosen[step], free[pick] = pick, False
-        to_subset += row(pick)
+        chosen[step], mean[pick] = pick, -np.inf  # at infinite cost from here on
+        to_subset += row_of(pick)
     return chosen

@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from coincide.ops.arrays import as_float64
+from coincide.ops.products import products, wide
+from coincide.ops.threads import map_threads
 
 Modality = Literal["language", "all"]
 _BLOCK_ROWS = 1024
@@ -26,43 +27,54 @@ def transferability(
     or gives their number. The released code compares the ``language`` halves and leaves out pairs
     with a cosine above ``exclude_above`` = 0.9 (itself among them); the paper compares whole
     centroids (``all``) with every other one (``None``). A half of zeros has cosine 0 to
-    everything; a centroid with no pair left gets 0.
+    everything; a centroid with no pair left gets 0. Two blocks of centroids are held at a time.
 
     Raises:
         ValueError: the columns do not divide into layers and modalities, or the choice is unknown.
     """
-    unit = _unit_rows(_columns(centroids, layers, modality))
-    result = np.empty(len(unit))
-    for start in range(0, len(unit), _BLOCK_ROWS):
-        cosine = unit[start : start + _BLOCK_ROWS] @ unit.T
-        rows = np.arange(len(cosine))
-        if exclude_above is None:
-            counted = np.ones(cosine.shape, bool)
-            counted[rows, start + rows] = False
-        else:
-            counted = cosine <= exclude_above
-        pairs = counted.sum(1)
-        result[start : start + _BLOCK_ROWS] = np.where(counted, cosine, 0).sum(1) / np.maximum(
-            pairs, 1
-        )
-    return result
-
-
-def _columns(centroids: np.ndarray, layers: int | Sequence[int], modality: Modality) -> np.ndarray:
     given = np.asarray(layers)
     count = given.size if given.ndim else int(given)
-    width = centroids.shape[1]
-    if count < 1 or width % (2 * count):
+    _check(centroids.shape[1], count, modality)
+
+    def block(start: int) -> np.ndarray:
+        return _unit_rows(_columns(centroids[start : start + _BLOCK_ROWS], count, modality))
+
+    def sums_of(start: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = block(start)
+        total, pairs = np.zeros(len(rows)), np.zeros(len(rows), np.int64)
+        for other in range(0, len(centroids), _BLOCK_ROWS):
+            cosine = products(rows, rows if other == start else block(other))
+            if exclude_above is not None:
+                counted = cosine <= exclude_above
+            else:
+                counted = np.ones(cosine.shape, bool)
+                if other == start:
+                    np.fill_diagonal(counted, False)
+            total += np.where(counted, cosine, 0).sum(1)
+            pairs += counted.sum(1)
+        return total, pairs
+
+    sums = map_threads(sums_of, range(0, len(centroids), _BLOCK_ROWS))
+    total, pairs = (np.concatenate(part) for part in zip(*sums, strict=True))
+    return total / np.maximum(pairs, 1)
+
+
+def _check(width: int, layers: int, modality: str) -> None:
+    if layers < 1 or width % (2 * layers):
         raise ValueError(
-            f"got centroids of width {width} and {count} layers; expected a multiple of "
+            f"got centroids of width {width} and {layers} layers; expected a multiple of "
             f"2 x layers, columns per layer [visual | language]. Give the layers of the features."
         )
-    if modality == "all":
-        return as_float64(centroids)
-    if modality != "language":
+    if modality not in ("language", "all"):
         raise ValueError(f"got modality {modality!r}; choices: language, all")
-    halves = as_float64(centroids).reshape(len(centroids), count, 2, width // (2 * count))
-    return halves[:, :, 1].reshape(len(centroids), -1)
+
+
+def _columns(centroids: np.ndarray, layers: int, modality: Modality) -> np.ndarray:
+    """float64 [K, D] or, of the language halves, [K, D / 2]."""
+    if modality == "all":
+        return wide(centroids)
+    halves = np.reshape(centroids, (len(centroids), layers, 2, -1))
+    return wide(halves[:, :, 1].reshape(len(centroids), -1))
 
 
 def _unit_rows(x: np.ndarray) -> np.ndarray:
