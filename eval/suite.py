@@ -36,7 +36,8 @@ class Benchmark:
     protocol: Mapping[str, Any]
     """Split, prompt, OCR tokens, scoring: what must agree before two scores are compared."""
     chance: float = 0.0
-    """The primary metric of an answerer that does not look, on the metric's own scale."""
+    """The primary metric of a guesser that draws evenly among the answers that a question itself
+    offers (yes and no, the letters), on the metric's own scale; 0 where none are offered."""
     range: Sequence[float] = (0.0, 1.0)
     """Lowest and highest value of the primary metric."""
     tasks_dir: str | None = None

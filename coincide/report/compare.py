@@ -40,6 +40,8 @@ def _panel(
         for runs, charge in zip(kept, charges(kept, everything), strict=True)
     ]
     zoo = published_beside(data, target)
+    if zoo and not any(zoo.prints(c.name, c.metric, c.protocol) for c in columns):
+        zoo = None  # nothing that was measured here stands in it
     rows = with_rel(_labelled(rows), columns, zoo)
     notes = (*panel_notes(rows, replaced), *noise_notes(rows), *rank_notes(rows))
     return Panel(data, target, suite, columns, tuple(rows), notes, zoo)

@@ -48,10 +48,13 @@ class Table:
     def row(self, method: str) -> Published | None:
         return next((row for row in self.rows if row.method == method), None)
 
-    def prints(self, benchmark: str, metric: str) -> bool:
-        """Whether the table has this benchmark, in this metric as far as that is known."""
+    def prints(self, benchmark: str, metric: str, protocol: str) -> bool:
+        """Whether the table has this benchmark, in this metric as far as that is known, and whole:
+        papers measure all of a split, so a part of one (``eval=fast``) is no such column.
+        """
         known = _METRICS.get(benchmark)
-        return benchmark in self.rows[0].scores and (known is None or metric in known)
+        printed = benchmark in self.rows[0].scores and (known is None or metric in known)
+        return printed and not _is_part(protocol)
 
 
 def published(name: str) -> list[Published]:
@@ -66,6 +69,11 @@ def published(name: str) -> list[Published]:
     rows = [{k: float(v) for k, v in line.items() if k != "method"} for line in lines]
     full = {k: v for k, v in rows[0].items() if k != "rel"}
     return [_row(line["method"], row, full) for line, row in zip(lines, rows, strict=True)]
+
+
+def _is_part(protocol: str) -> bool:
+    """Whether a protocol says that only some documents of the split are asked."""
+    return any(said.partition("=")[0] in ("subsample", "limit") for said in protocol.split("; "))
 
 
 def published_beside(data: str, target: str) -> Table | None:

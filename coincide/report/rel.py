@@ -72,7 +72,7 @@ def _zoo(row: Row, columns: Sequence[Column], zoo: Table | None) -> Relative:
     """Against the published full-data row, over the benchmarks that it and the panel have."""
     if zoo is None:
         return Relative(None, why="nothing published for this data and target")
-    shared = [c.name for c in columns if zoo.prints(c.name, c.metric)]
+    shared = [c.name for c in columns if zoo.prints(c.name, c.metric, c.protocol)]
     found = relative(row.by_seed, [zoo.rows[0].scores], shared, full_is_exact=True)
     others = [*(c.name for c in columns), *zoo.rows[0].scores]
     left_out = {b: "not in both" for b in others if b not in shared}

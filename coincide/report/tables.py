@@ -48,7 +48,7 @@ def lines(panel: Panel) -> list[Line]:
 
 def _printed(panel: Panel, method: str, printed: Published) -> Line:
     zoo = panel.zoo
-    columns = [c.name for c in panel.columns if zoo and zoo.prints(c.name, c.metric)]
+    columns = [c.name for c in panel.columns if zoo and zoo.prints(c.name, c.metric, c.protocol)]
     scores = {b: printed.scores[b] for b in columns if b in printed.scores}
     full = zoo.rows[0].scores if zoo else {}
     rel = relative([scores], [full], columns, full_is_exact=True)

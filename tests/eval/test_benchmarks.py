@@ -74,6 +74,21 @@ def test_right_on_the_first_four(name: str, bench: Bench) -> None:
     assert all(low <= score.value <= high for score in found.values() if score.value is not None)
 
 
+def test_chance_is_a_coins(bench: Bench) -> None:
+    """Not that of one who always says yes, who has F1 66.7 in POPE and 500 in MME."""
+    from lmms_eval.tasks.mme.utils import eval_type_dict
+
+    def coin(name: str, document: dict[str, Any], doc_id: int) -> str:
+        return "yes" if doc_id // 2 % 2 else "no"  # independent of the answer, and of the pair
+
+    assert values(bench.run("pope", coin))["f1"] == benchmark("pope").chance == 50.0
+    assert values(bench.run("pope", lambda *_: "yes"))["f1"] == pytest.approx(200 / 3)
+    always = values(bench.run("mme", lambda *_: "yes"))["perception"]
+    assert always == 50 * 2, "of two categories: no pair is right"
+    accuracy, both = 50, 25
+    assert benchmark("mme").chance == (accuracy + both) * len(eval_type_dict["Perception"])
+
+
 @pytest.mark.parametrize("name", LOCAL)
 def test_samples_add_up_to_the_primary_metric(name: str, bench: Bench) -> None:
     """The report recomputes it over draws of samples."""

@@ -35,7 +35,7 @@ def test_demo_suite_composes() -> None:
     assert list(composed.benchmarks["presence"].metrics) == [
         "accuracy", "f1", "precision", "recall", "yes_ratio",
     ]  # fmt: skip
-    assert composed.benchmarks["choice"].chance == 0.25
+    assert composed.benchmarks["presence"].chance == 0.5
 
 
 def test_one_step_per_benchmark_with_base_adapter_and_data() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from coincide.report.compare import Panel, Row, panels
+from coincide.report.tables import caption, header, lines
 from coincide.schema import Result
 from tests.report.fixture import ledger, result
+
+METHODS_OF_LEDGER = ("full", "random", "coincide")
 
 
 def only(results: list[Result]) -> Panel:
@@ -85,12 +89,16 @@ def test_rel_above_chance_is_a_column_of_its_own() -> None:
     assert row.rel.estimate.mean > row.rel_chance.estimate.mean
 
 
-def test_rel_zoo_is_against_the_published_full_row_over_the_columns_of_both() -> None:
-    def published_like(run: Result) -> Result:
-        names = {"attributes": "gqa", "counting": "vqav2", "presence": "mmmu"}
-        scores = tuple(replace(s, benchmark=names[s.benchmark]) for s in run.scores)
-        return replace(run, data="llava", target="llava_1_5_7b", scores=scores)
+def published_like(run: Result, protocols: Mapping[str, str] | None = None) -> Result:
+    """The run as one on the data, target and benchmarks of a published table."""
+    names = {"attributes": "gqa", "counting": "vqav2", "presence": "mmmu"}
+    named = (replace(s, benchmark=names[s.benchmark]) for s in run.scores)
+    known = protocols or {}
+    scores = tuple(replace(s, protocol=known.get(s.benchmark, s.protocol)) for s in named)
+    return replace(run, data="llava", target="llava_1_5_7b", scores=scores)
 
+
+def test_rel_zoo_is_against_the_published_full_row_over_the_columns_of_both() -> None:
     panel = only([published_like(run) for run in ledger()])
     row = row_of(panel, "random")
     assert row.rel_zoo.columns == ("gqa", "vqav2")
@@ -98,6 +106,29 @@ def test_rel_zoo_is_against_the_published_full_row_over_the_columns_of_both() ->
     assert row.rel_zoo.estimate.mean == pytest.approx((100 * 62 / 63.0 + 100 * 42 / 79.1) / 2)
     assert "mmmu" in row.rel_zoo.left_out
     assert row.rel.columns == ("gqa", "vqav2", "mmmu")
+
+
+PART = "split=test; subsample=200, seed 0; batch=1"
+
+
+@pytest.mark.parametrize("part", [PART, "split=test; limit=100"])
+def test_a_part_of_a_benchmark_never_stands_beside_published_rows(part: str) -> None:
+    mixed = only([published_like(run, {"gqa": part}) for run in ledger()])
+    assert row_of(mixed, "random").rel_zoo.columns == ("vqav2",)
+    printed = [line for line in lines(mixed) if line.printed]
+    assert {line.label for line in printed} == {f"{m}, published" for m in METHODS_OF_LEDGER}
+    assert {tuple(line.scores) for line in printed} == {("vqav2",)}
+
+
+def test_the_fast_suite_has_nothing_published_beside_it() -> None:
+    """``eval=fast`` asks a part of every benchmark."""
+    names = ("gqa", "vqav2", "mmmu")
+    runs = [published_like(run, dict.fromkeys(names, PART)) for run in ledger()]
+    panel = only([replace(run, suite="fast") for run in runs])
+    assert panel.zoo is None
+    assert not [line for line in lines(panel) if line.printed]
+    assert "against published (%)" not in header(panel)
+    assert not [text for text in caption(panel) if "published" in text]
 
 
 def test_target_aware_methods_are_placed_apart() -> None:
