@@ -21,11 +21,25 @@ def plan_sweep(jobs: Sequence[Job], together: Together, in_flight: Mapping[str, 
         if goal_key(job) not in in_flight:
             take_up(job)
     nodes = plan_nodes(jobs, together=together, in_flight=in_flight)
+    _check_resume(nodes, jobs)
     show_nodes(nodes, len(jobs))
     if not jobs[0].cfg.dry_run:
         for job in jobs:
             record_cached(job)
     return nodes
+
+
+def _check_resume(nodes: Sequence[Node], jobs: Sequence[Job]) -> None:
+    """Refuse now what a training would refuse when its turn in the queue comes: to go on from a
+    checkpoint of another layout.
+
+    With ``processes: auto`` the layout is known only where the job runs.
+    """
+    trained = {step.key for node in nodes for step in node.steps if step.kind == "adapter"}
+    for job in jobs:
+        known = getattr(job.experiment.recipe, "processes", "auto") != "auto"
+        if trained and known and job.experiment.adapter.key in trained:
+            job.experiment.check_resume()
 
 
 def freeze_all(

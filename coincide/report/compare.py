@@ -11,7 +11,7 @@ from typing import Any
 from coincide.report.cost import Charge, charges
 from coincide.report.noise import noise_notes
 from coincide.report.notes import panel_notes, primary
-from coincide.report.published import published_beside
+from coincide.report.published import Table, is_part, published_beside
 from coincide.report.ranks import rank_notes
 from coincide.report.records import FULL, Column, Note, Panel, Row
 from coincide.report.rel import with_rel
@@ -40,11 +40,16 @@ def _panel(
         for runs, charge in zip(kept, charges(kept, everything), strict=True)
     ]
     zoo = published_beside(data, target)
-    if zoo and not any(zoo.prints(c.name, c.metric, c.protocol) for c in columns):
-        zoo = None  # nothing that was measured here stands in it
+    whole = [c for c in columns if not is_part(c.protocol)]
+    if len(whole) < len(columns) and not _any_printed(zoo, whole):
+        zoo = None  # eval=fast: parts of benchmarks, which papers do not print
     rows = with_rel(_labelled(rows), columns, zoo)
     notes = (*panel_notes(rows, replaced), *noise_notes(rows), *rank_notes(rows))
     return Panel(data, target, suite, columns, tuple(rows), notes, zoo)
+
+
+def _any_printed(zoo: Table | None, columns: Sequence[Column]) -> bool:
+    return zoo is not None and any(zoo.prints(c.name, c.metric, c.protocol) for c in columns)
 
 
 def _by_row(results: Sequence[Result]) -> tuple[dict[str, list[Result]], list[Note]]:

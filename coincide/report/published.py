@@ -54,7 +54,7 @@ class Table:
         """
         known = _METRICS.get(benchmark)
         printed = benchmark in self.rows[0].scores and (known is None or metric in known)
-        return printed and not _is_part(protocol)
+        return printed and not is_part(protocol)
 
 
 def published(name: str) -> list[Published]:
@@ -71,7 +71,7 @@ def published(name: str) -> list[Published]:
     return [_row(line["method"], row, full) for line, row in zip(lines, rows, strict=True)]
 
 
-def _is_part(protocol: str) -> bool:
+def is_part(protocol: str) -> bool:
     """Whether a protocol says that only some documents of the split are asked."""
     return any(said.partition("=")[0] in ("subsample", "limit") for said in protocol.split("; "))
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from coincide.schema import UserError
 from launch.plan import Node, goal_key, plan_nodes
+from launch.submit import plan_sweep
 from tests.launch.conftest import Compose, pretend
+from train.checkpoint import mark_complete
 
 GRID = ("-m", "method=full,random,coincide,el2n", "budget=0.1,0.2", "seed=0,1")
 
@@ -50,6 +53,25 @@ def test_sixteen_points_are_fourteen_runs_of_one_pass(
     assert {step.config["signal"] for step in one_pass.steps} == {"activations", "token_scores"}
     assert len(one_pass.runs) == 2  # one of coincide's, one of el2n's
     assert sorted(n for node in nodes for n in node.records) == list(range(14))
+
+
+def test_a_checkpoint_of_another_layout_is_refused_before_anything_is_queued(
+    compose: Compose, tmp_path: Path
+) -> None:
+    def planned(*words: str) -> list[Node]:
+        return plan_sweep(compose("method=random", *words), lambda job: True, {})
+
+    (job,) = compose("method=random")
+    key = job.experiment.adapter.key[:12]
+    written = tmp_path / "store" / "adapter" / f".partial-{key}" / "checkpoints" / "checkpoint-4"
+    written.mkdir(parents=True)
+    mark_complete(written, step=4, world_size=2, zero_stage=2, seconds=1.0)
+    two = "train.zero_stage=2", "train.processes=2", "train.micro_batch=8"
+    assert planned(*two)
+    with pytest.raises(UserError, match=r"written by 2 process\(es\) with ZeRO stage 2"):
+        planned("train.zero_stage=2", "train.processes=1")
+    assert planned("train.zero_stage=2", "train.processes=1", "stages=[select]")
+    assert planned("train.zero_stage=2", "train.processes=auto")
 
 
 def test_scores_wait_for_their_own_adapter_alone(compose: Compose) -> None:

@@ -109,9 +109,9 @@ def test_published_tables_are_found_by_data_and_target() -> None:
     table = published_beside("llava", "llava_1_5_7b")
     assert table is not None
     assert len(table.rows) == 13
-    assert table.prints("pope", "f1")
-    assert not table.prints("pope", "accuracy")
-    assert not table.prints("mmmu", "accuracy")
+    assert table.prints("pope", "f1", "")
+    assert not table.prints("pope", "accuracy", "")
+    assert not table.prints("mmmu", "accuracy", "")
     assert published_beside("demo", "tiny") is None
     with pytest.raises(UserError, match="vision_flan186k_20pct_llava15_7b"):
         published("nothing")
