@@ -43,6 +43,7 @@ from baselines.ranking import (
     shares,
 )
 from coincide.features.signals import HIDDEN_MEAN, SCORES, TOKEN_SCORES
+from coincide.ops.clusters import Rows
 from coincide.ops.knn import knn
 from coincide.schema import Need, Pool, Selection
 
@@ -168,7 +169,7 @@ class _Waiting:
 
 
 def neighbor_graph(
-    x: np.ndarray, neighbors: int, *, scale: Literal["median", "none"]
+    x: Any, neighbors: int, *, scale: Literal["median", "none"]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The exact graph of the rows of ``x`` [n, D]: neighbours int64 and distances [n, k].
 
@@ -230,7 +231,7 @@ class D2Pruning:
         margin = self._margin(pool)
         rows = np.flatnonzero(self._shares(pool, margin, 0, seed).candidates)
         neighbors, distances = neighbor_graph(
-            pool.signal(HIDDEN_MEAN)[rows], self.neighbors, scale=self.scale
+            Rows(pool.signal(HIDDEN_MEAN), rows), self.neighbors, scale=self.scale
         )
         g = graph_scores(margin[rows], neighbors, distances, self.gamma_forward)
         score = np.full(len(margin), np.nan, dtype=np.float32)

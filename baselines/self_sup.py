@@ -36,10 +36,12 @@ from baselines.ranking import (
     select_by_score,
 )
 from coincide.features.signals import HIDDEN_LAST
+from coincide.ops.products import wide
+from coincide.ops.threads import map_threads
 from coincide.schema import Clustering, Clusters, Need, Pool, Selection
 
-BLOCK = 4096
-"""Rows read at once."""
+BLOCK_BYTES = 16 * 2**20
+"""Of the float64 features that a thread reads at once."""
 
 
 def prototype_distance(x: np.ndarray, clusters: Clusters) -> np.ndarray:
@@ -48,19 +50,23 @@ def prototype_distance(x: np.ndarray, clusters: Clusters) -> np.ndarray:
     Taken in float64; NaN for rows in no cluster.
     """
     distance = np.full(len(x), np.nan, dtype=np.float32)
-    for start in range(0, len(x), BLOCK):
-        assigned = clusters.assignment[start : start + BLOCK]
+    block = max(1, BLOCK_BYTES // (8 * x.shape[1]))
+
+    def measure(start: int) -> None:
+        assigned = clusters.assignment[start : start + block]
         here = np.flatnonzero(assigned >= 0)
-        rows = unit_rows(x[start : start + BLOCK][here])
+        rows = unit_rows(x[start : start + block][here])
         centroids = unit_rows(clusters.centroids[assigned[here]])
         distance[start + here] = 1 - np.einsum("nd,nd->n", rows, centroids)
+
+    map_threads(measure, range(0, len(x), block))
     return distance
 
 
 def unit_rows(x: np.ndarray) -> np.ndarray:
     """The rows of ``x`` as float64 of unit norm."""
-    wide = np.asarray(x, dtype=np.float64)
-    return wide / np.linalg.norm(wide, axis=1, keepdims=True)
+    rows = wide(x)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 @dataclass(frozen=True)

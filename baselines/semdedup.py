@@ -37,11 +37,13 @@ from baselines.ranking import TEXT_ONLY, TextOnly, check_choice, check_positive,
 from baselines.self_sup import prototype_distance
 from coincide.features.signals import HIDDEN_LAST
 from coincide.ops.arrays import row_digests
+from coincide.ops.clusters import each_cluster
+from coincide.ops.products import products, wide
 from coincide.schema import Clustering, Need, Pool, Selection
 
 Lengths = Literal["half", "exact"]
 BLOCK = 1024
-"""Rows of a cluster compared at once with those before them."""
+"""Rows of a cluster compared at once with as many before them."""
 
 
 def max_similarity(
@@ -59,25 +61,28 @@ def max_similarity(
     order = order[assignment[order] >= 0]
     grouped = order[np.argsort(assignment[order], kind="stable")]
     edges = np.flatnonzero(np.diff(assignment[grouped], prepend=-1, append=-1))
+    members = [grouped[start:stop] for start, stop in pairwise(edges.tolist())]
+
+    def similarity(_: int, rows: Any) -> np.ndarray:
+        largest = _largest_before(rows, _lengths(rows, lengths))
+        return np.where(_repeated(rows), 1.0, largest)
+
     found = np.full(len(x), np.nan, dtype=np.float32)
-    for start, stop in pairwise(edges.tolist()):
-        rows = grouped[start:stop]
-        members = np.asarray(x[rows])
-        found[rows] = _largest_before(_unit(members, lengths))
-        found[rows[_repeated(members)]] = 1.0
+    for cluster, largest in each_cluster(similarity, x, members).items():
+        found[members[cluster]] = largest
     return found
 
 
-def _unit(x: np.ndarray, lengths: Lengths) -> np.ndarray:
-    """The rows of ``x`` as float64, divided by their lengths; see :func:`max_similarity`."""
-    wide = x.astype(np.float64)
-    length = np.linalg.norm(wide, axis=1, keepdims=True)
+def _lengths(x: Any, lengths: Lengths) -> np.ndarray:
+    """float64 [n]: by what the rows are divided; see :func:`max_similarity`."""
+    blocks = (wide(x[start : start + BLOCK]) for start in range(0, len(x), BLOCK))
+    length = np.concatenate([np.linalg.norm(block, axis=1) for block in blocks])
     if lengths == "half" and length.max() < np.finfo(np.float16).max:
         length = length.astype(np.float16).astype(np.float64)
-    return wide / length
+    return length
 
 
-def _repeated(x: np.ndarray) -> np.ndarray:
+def _repeated(x: Any) -> np.ndarray:
     """bool [n]: rows byte for byte equal to an earlier one."""
     _, first = np.unique(row_digests(x), return_index=True)
     repeated = np.ones(len(x), dtype=bool)
@@ -85,14 +90,19 @@ def _repeated(x: np.ndarray) -> np.ndarray:
     return repeated
 
 
-def _largest_before(x: np.ndarray) -> np.ndarray:
-    """For each row of ``x`` (unit, in order) its largest product with a row above it, in [0, 1)."""
+def _largest_before(x: Any, lengths: np.ndarray) -> np.ndarray:
+    """For each row of ``x`` [n, D], in order, its largest cosine to a row above it, in [0, 1)."""
+
+    def unit(start: int) -> np.ndarray:
+        return wide(x[start : start + BLOCK]) / lengths[start : start + BLOCK, None]
+
     largest = np.zeros(len(x))
     for start in range(0, len(x), BLOCK):
-        block = x[start : start + BLOCK]
-        cosines = block @ x[: start + len(block)].T
-        cosines[np.triu_indices(len(block), m=cosines.shape[1], k=start)] = 0.0
-        largest[start : start + len(block)] = cosines.max(axis=1)
+        rows, here = unit(start), largest[start : start + BLOCK]
+        for other in range(0, start, BLOCK):
+            np.maximum(here, products(rows, unit(other)).max(axis=1), out=here)
+        among = np.tril(products(rows, rows), -1)
+        np.maximum(here, among.max(axis=1), out=here)
     return np.clip(largest, 0.0, 1.0 - 2.0**-24)  # the float32 below 1
 
 

@@ -13,6 +13,9 @@ from coincide.ops.threads import map_threads
 if TYPE_CHECKING:
     import torch
 
+    Tile = tuple[torch.Tensor, torch.Tensor]
+    """Rows float64 [TILE, D] and their squared lengths [TILE]."""
+
 Metric = Literal["sqeuclidean", "cosine"]
 _RESOLUTION = 1e-12
 """Squared distances below this share of |a|² + |b|² are rounding: the rows are equal."""
@@ -84,13 +87,14 @@ def _comparisons(x: Any, start: int, rows: int, k: int, metric: Metric, device: 
                 yield other, space.nearest(distances.T, first, k)
 
 
-def _prepared(x: Any, first: int, metric: Metric, device: str) -> torch.Tensor:
-    """float64 [TILE, D], zeros behind the last row."""
+def _prepared(x: Any, first: int, metric: Metric, device: str) -> Tile:
+    """The tile that begins at row ``first``, zeros behind the last row."""
     from torch.nn.functional import normalize
 
     ((_, tile),) = tiles(x[first : first + TILE], TILE, device)
     rows = tile.double()
-    return normalize(rows) if metric == "cosine" else rows
+    rows = normalize(rows) if metric == "cosine" else rows
+    return rows, (rows * rows).sum(1)
 
 
 class _Space:
@@ -107,7 +111,7 @@ class _Space:
         self.single, self.keys = tile(torch.float32), tile(torch.int64)
 
     def distances(
-        self, first: int, a: torch.Tensor, other: int, b: torch.Tensor, metric: Metric
+        self, first: int, query: Tile, other: int, others: Tile, metric: Metric
     ) -> torch.Tensor:
         """float32 [TILE, TILE] of the tiles that begin at two rows; a row itself and padding: inf.
 
@@ -115,7 +119,8 @@ class _Space:
         """
         import torch
 
-        torch.add((a * a).sum(1)[:, None], (b * b).sum(1), out=self.squared)
+        (a, lengths_a), (b, lengths_b) = query, others
+        torch.add(lengths_a[:, None], lengths_b, out=self.squared)
         torch.mul(self.squared, _RESOLUTION, out=self.rounding)
         self.squared.addmm_(a, b.T, alpha=-2)
         self.squared.masked_fill_(self.squared <= self.rounding, 0)
@@ -134,7 +139,6 @@ class _Space:
         """
         import torch
 
-        self.keys.copy_(distances.view(torch.int32) if distances.is_contiguous() else
-                        distances.T.view(torch.int32).T)
+        self.keys.copy_(distances.view(torch.int32))
         self.keys.bitwise_left_shift_(32).bitwise_or_(self.columns + other)
         return self.keys.topk(min(k, TILE), dim=1, largest=False).values

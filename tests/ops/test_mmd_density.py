@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coincide.ops.density import cluster_density
-from coincide.ops.mmd import gaussian_kernel, greedy_mmd, greedy_mmd_rows, kernel_row_sums
+from coincide.ops.kernel import kernel_row_sums
+from coincide.ops.mmd import gaussian_kernel, greedy_mmd, greedy_mmd_rows
 
 
 def rows(n, seed=0, width=6):

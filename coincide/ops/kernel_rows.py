@@ -1,0 +1,115 @@
+"""Rows of a kernel that is too large to be held, computed as the greedy order asks for them.
+
+One row against all others waits for memory, some tens of rows at once hardly longer. So the next
+picks are guessed: the greedy choice is played on with kernel rows from a sketch, the rows' first
+principal components. The rows guessed are then computed exactly, together. A wrong guess costs time
+only: what is handed out is always the exact row.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from coincide.ops.kernel import BLOCK_ROWS, kernel_block
+
+AHEAD = 32
+"""Rows that are computed at once."""
+COMPONENTS = 256
+"""Of the sketch."""
+_SAMPLE = 2 * COMPONENTS
+"""Rows that the components are taken from."""
+
+
+class KernelRows:
+    """Calling it with a row number gives that kernel row, float64 [n], and takes the row.
+
+    ``x`` [n, D]; ``mean`` [n] is the kernel's mean over each row. ``held`` rows are kept.
+    """
+
+    def __init__(self, x: Any, gamma: float, mean: np.ndarray, held: int) -> None:
+        self.x, self.gamma = x, gamma
+        self.sketch = Sketch(x, gamma)
+        self.mean = mean.astype(np.float32)
+        self.to_subset = np.zeros(len(mean), np.float32)
+        self.taken = self.computed = 0
+        self.table = np.empty((min(max(held, AHEAD), len(mean)), len(mean)))
+        self.place: dict[int, int] = {}
+        """Rows in the table that are not yet taken."""
+
+    def __call__(self, row: int) -> np.ndarray:
+        if row not in self.place:
+            self._compute(self._guess(row))
+        exact = self.table[self.place.pop(row)]
+        self.to_subset += exact
+        self.mean[row] = -np.inf
+        self.taken += 1
+        return exact
+
+    def _cost(self, to_subset: np.ndarray, mean: np.ndarray, taken: int) -> np.ndarray:
+        return (to_subset + np.float32(0.5)) / np.float32(taken + 1) - mean
+
+    def _guess(self, row: int) -> list[int]:
+        """``row`` and the rows that are likely to be taken after it and are not held."""
+        to_subset, mean, guessed = self.to_subset.copy(), self.mean.copy(), [row]
+        for ahead in range(1, 3 * AHEAD):
+            mean[row] = -np.inf
+            held = self.place.get(row)
+            to_subset += self.sketch.row(row) if held is None else self.table[held]
+            cost = self._cost(to_subset, mean, self.taken + ahead)
+            row = int(cost.argmin())
+            if len(guessed) == len(self.table) or np.isinf(cost[row]):
+                break
+            if row not in self.place:
+                guessed.append(row)
+            if len(guessed) == AHEAD:
+                break
+        return guessed
+
+    def _compute(self, rows: list[int]) -> None:
+        places, queries = self._free(len(rows)), self.x[rows]
+        for j in range(0, len(self.x), BLOCK_ROWS):
+            others = self.x[j : j + BLOCK_ROWS]
+            self.table[places, j : j + BLOCK_ROWS] = kernel_block(queries, others, self.gamma)
+        self.place.update(zip(rows, places, strict=True))
+        self.computed += len(rows)
+
+    def _free(self, count: int) -> list[int]:
+        """Places in the table: unused ones, then those of the rows least likely to be taken."""
+        short = len(self.place) + count - len(self.table)
+        if short > 0:
+            cost = self._cost(self.to_subset, self.mean, self.taken)
+            for j in sorted(self.place, key=cost.__getitem__)[-short:]:
+                del self.place[j]
+        return sorted(set(range(len(self.table))) - set(self.place.values()))[:count]
+
+
+class Sketch:
+    """The rows of ``x`` [n, D] by their first principal components, in float32."""
+
+    def __init__(self, x: Any, gamma: float) -> None:
+        import torch
+
+        sample = torch.from_numpy(x[:: -(-len(x) // _SAMPLE)]).float()
+        middle = sample.mean(0)
+        sample -= middle
+        values, vectors = torch.linalg.eigh(sample @ sample.T)
+        strongest = values.argsort(descending=True)[:COMPONENTS]
+        strongest = strongest[values[strongest] > 1e-6 * values.max()]
+        basis = sample.T @ (vectors[:, strongest] / values[strongest].sqrt())
+        self.components = torch.empty(len(x), len(strongest))
+        self.norms = np.empty(len(x), np.float32)
+        for j in range(0, len(x), BLOCK_ROWS):
+            rows = torch.from_numpy(x[j : j + BLOCK_ROWS]).float() - middle
+            self.components[j : j + BLOCK_ROWS] = rows @ basis
+            self.norms[j : j + BLOCK_ROWS] = rows.square().sum(1).numpy()
+        self.scale = np.float32(-0.5 / gamma**2)
+
+    def row(self, row: int) -> np.ndarray:
+        """About the kernel row: what the components miss is taken as orthogonal. float32 [n]."""
+        near = (self.components @ self.components[row]).numpy()
+        squared = self.norms + self.norms[row] - 2 * near
+        np.maximum(squared, 0, out=squared)
+        squared *= self.scale
+        return np.exp(squared, out=squared)
