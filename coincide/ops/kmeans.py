@@ -175,9 +175,7 @@ class _Lloyd:
         return str(self.centroids.device)
 
     def _search(self, before: np.ndarray) -> None:
-        cosines = assign(
-            self.x, self.rows, self.centroids, self.moved, self.sums, self.chunk_rows
-        )
+        cosines = assign(self.x, self.rows, self.centroids, self.moved, self.sums, self.chunk_rows)
         self.moved = np.zeros(len(self.centroids))
         self.number += 1
         if self.told:

@@ -37,6 +37,8 @@ _SPARE = 0.5
 """Centroids that moved this share of ``far - near`` are looked at too, so that some is left."""
 _ALIKE = 0.75
 """Rows multiplied together have prefixes of at least this share of the longest."""
+_SMALL = 2**18
+"""With fewer numbers in the centroids, all plain products take less time than the choice."""
 _ROUNDING = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 0.0}
 """Largest relative error of rounding a product to the type in which it is given back."""
 
@@ -128,23 +130,40 @@ def assign(
     refers. ``sums`` are the fixed-point sums of each cluster's unit rows and change with the rows
     that change cluster. Returns the number of cosines computed.
     """
+    pending = _Pending(rows, centroids, sums)
+    step = block_rows(x, chunk_rows)
+    if centroids.numel() < _SMALL:
+        return _assign_plainly(x, rows, pending, step)
     search = _Search(centroids, moved, rows.centre)
     own_moved = moved[rows.nearest]
     rows.near += own_moved
     rows.cosine[own_moved > 0] = np.nan
     prefix = search.prefix(rows.near, rows.far)
     rows.far[prefix == 0] -= search.moves[0]
-    pending = _Pending(rows, centroids, sums)
-    step = block_rows(x, chunk_rows)
     for start in range(0, len(prefix), step):
         active = np.flatnonzero(prefix[start : start + step])
         if len(active):
-            stop = min(start + step, len(prefix))
-            at = rows.first + start
-            unit = unit_rows(x, at, rows.first + stop, str(centroids.device))
+            unit = _block(x, rows, pending, start, step)
             _assign_block(search, rows, pending, unit, start, active)
     pending.decide(all_of_them=True)
     return search.cosines
+
+
+def _assign_plainly(x: np.ndarray, rows: Rows, pending: _Pending, step: int) -> int:
+    """Every row by the plain product."""
+    for start in range(0, len(rows.nearest), step):
+        unit = _block(x, rows, pending, start, step)
+        places = np.arange(len(unit))
+        _, nearest = plain_nearest(unit, pending.centroids)
+        pending.change(start + places, unit, nearest, places)
+    return len(rows.nearest) * len(pending.centroids)
+
+
+def _block(x: np.ndarray, rows: Rows, pending: _Pending, start: int, step: int) -> torch.Tensor:
+    """Unit vectors of up to ``step`` rows from ``start`` on."""
+    stop = min(start + step, len(rows.nearest))
+    device = str(pending.centroids.device)
+    return unit_rows(x, rows.first + start, rows.first + stop, device)
 
 
 def _assign_block(
@@ -168,9 +187,7 @@ def _assign_block(
         _record(search, rows, pending, at[mine], chosen, found, length)
 
 
-def _know(
-    search: _Search, rows: Rows, unit: torch.Tensor, start: int, active: np.ndarray
-) -> None:
+def _know(search: _Search, rows: Rows, unit: torch.Tensor, start: int, active: np.ndarray) -> None:
     """Fill in what is missing of the ``active`` rows: own cosine, product with the centre, loss."""
     missing = active[np.isnan(rows.base[start + active])]
     for some in np.split(missing, range(TILE, len(missing), TILE)):
@@ -264,7 +281,9 @@ class _Search:
         """The nearest of the first ``length`` centroids and the present one of rows ``at``."""
         self.cosines += len(unit) * length
         own = torch.from_numpy(rows.cosine[at]).to(unit.device).nan_to_num(-torch.inf)
-        base, lost = (torch.from_numpy(known[at]).to(unit.device) for known in (rows.base, rows.lost))
+        base, lost = (
+            torch.from_numpy(known[at]).to(unit.device) for known in (rows.base, rows.lost)
+        )
         nearest = _index(rows.nearest[at], unit)
         product = _product(unit.to(self._half.dtype), self._half[:length])
         top, index = product.topk(min(2, length), dim=1)
@@ -310,9 +329,7 @@ class _Search:
         parts = lost * self._reach + 1.01 * self._lost + summing + giving_back
         return 1.02 * parts + 2 * self.margin
 
-    def cosine(
-        self, unit: torch.Tensor, row: torch.Tensor, centroid: torch.Tensor
-    ) -> torch.Tensor:
+    def cosine(self, unit: torch.Tensor, row: torch.Tensor, centroid: torch.Tensor) -> torch.Tensor:
         """Cosines float32 [p] of pairs, a tile at a time."""
         self.cosines += len(row)
         cosine = torch.empty(len(row), device=unit.device)

@@ -94,17 +94,18 @@ def test_clusters_that_run_empty_are_refilled(seed):
 
 
 def test_refilling_takes_the_farthest_rows_and_keeps_the_sums_exact():
-    from coincide.ops.kmeans import _assign, _refill_empty
+    from coincide.ops.kmeans import _Lloyd
+    from coincide.ops.kmeans_nearest import Rows
 
     x = np.array([[1, 0], [1, 0.1], [1, 0.9], [0, 1]], np.float32)
     start = torch.tensor([[1.0, 0], [0, 1], [-1, 0]])
-    assignment, cosine, sums = _assign(x, start, None, with_sums=True)
-    assert assignment.tolist() == [0, 0, 0, 1]
-    _refill_empty(x, assignment, cosine, sums, np.arange(4, dtype=np.uint64))
-    assert assignment.tolist() == [0, 0, 2, 1]
+    rows = Rows.unknown(0, 4, start.mean(0))
+    lloyd = _Lloyd(x, np.arange(4, dtype=np.uint64), rows, start, None, None)
+    assert lloyd.assign()
+    assert rows.nearest.tolist() == [0, 0, 2, 1]  # row 2 was the farthest from centroid 0
     for cluster in range(3):
-        mean = unit(x)[assignment == cluster].sum(0)
-        np.testing.assert_allclose(sums[cluster].numpy() / 2.0**40, mean, atol=1e-7)
+        mean = unit(x)[rows.nearest == cluster].sum(0)
+        np.testing.assert_allclose(lloyd.sums[cluster].numpy() / 2.0**40, mean, atol=1e-7)
 
 
 def test_starts_and_refills_take_different_rows_and_leave_no_cluster_empty():

@@ -1,0 +1,233 @@
+"""The pruned search against plain Lloyd, byte for byte; ranks; what is read; what is told."""
+
+import multiprocessing
+import traceback
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch.nn.functional import normalize
+
+from coincide.features.shards import ShardedArray, write_shard
+from coincide.ops import kmeans_nearest
+from coincide.ops.arrays import TILE, tiles
+from coincide.ops.kmeans import _initial_rows, row_digests, spherical_kmeans
+from coincide.ops.kmeans_nearest import plain_nearest
+
+
+@pytest.fixture(autouse=True)
+def always_pruned(monkeypatch):
+    """Small problems are searched as large ones are."""
+    monkeypatch.setattr(kmeans_nearest, "_SMALL", 0)
+
+
+def features(n, width, *, common=1.0, noise=1.0, seed=0):
+    """fp16 rows [n, width] as models give them: a common direction, topics of very unlike sizes."""
+    random = np.random.default_rng(seed)
+    topics = max(n // 40, 4)
+    weight = 1 / (np.arange(topics) + topics / 100)
+    topic = random.choice(topics, n, p=weight / weight.sum())
+    scale = (1 + np.arange(width) / 16) ** -0.5
+    parts = [random.standard_normal((m, width)) * scale for m in (1, topics, n)]
+    x = common * parts[0] + parts[1][topic] + noise * parts[2]
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float16)
+
+
+def lloyd(x, k, iterations, seed):
+    """Plain spherical k-means: the product of every tile of rows and all centroids, each time."""
+    centroids = normalize(torch.from_numpy(x[_initial_rows(row_digests(x), k, seed)]).float())
+    previous = np.empty(0)
+    for _ in range(iterations):
+        assignment, cosine = products(x, centroids)
+        unit = torch.cat([normalize(tile) for _, tile in tiles(x)])[: len(x)]
+        refill(assignment, cosine, x, k)
+        sums = torch.zeros(centroids.shape, dtype=torch.int64)
+        sums.index_add_(0, torch.from_numpy(assignment), (unit * 2.0**40).long())
+        if np.array_equal(assignment, previous):
+            break
+        kept = (sums != 0).any(1, keepdim=True)
+        centroids = torch.where(kept, normalize(sums.double()), centroids.double()).float()
+        previous = assignment
+    for _ in range(20):
+        assignment, cosine = products(x, centroids)
+        restarted = refill(assignment.copy(), cosine, x, k)
+        if not restarted:
+            break
+        for row, cluster in restarted:
+            centroids[cluster] = normalize(torch.from_numpy(x[row : row + 1]).float())[0]
+    return centroids.numpy(), assignment.astype(np.int32)
+
+
+def products(x, centroids):
+    found = [(normalize(tile) @ centroids.T).max(1) for _, tile in tiles(x)]
+    best, nearest = (torch.cat([part[i] for part in found]).numpy()[: len(x)] for i in (0, 1))
+    return nearest.copy(), best
+
+
+def refill(assignment, cosine, x, k):
+    """The rows of least cosine, no content twice, into the empty clusters, as pairs."""
+    size = np.bincount(assignment, minlength=k)
+    empty = list(np.flatnonzero(size == 0))
+    digests, taken, pairs = row_digests(x), set(), []
+    for row in np.argsort(cosine, kind="stable") if empty else ():
+        if len(pairs) < len(empty) and size[assignment[row]] > 1 and digests[row] not in taken:
+            size[assignment[row]] -= 1
+            taken.add(digests[row])
+            pairs.append((row, empty[len(pairs)]))
+    for row, cluster in pairs:
+        assignment[row] = cluster
+    return pairs
+
+
+def same(ours, expected):
+    return [a.tobytes() for a in ours] == [b.tobytes() for b in expected]
+
+
+@pytest.mark.parametrize("half", ["own", torch.float16, torch.float32])
+@pytest.mark.parametrize(
+    ("n", "width", "k", "common", "noise"),
+    [
+        (2600, 24, 40, 1.0, 1.0),
+        (2500, 64, 200, 4.0, 2.0),  # cosines of 0.9 between any two
+        (3000, 8, 50, 0.0, 3.0),  # no clusters
+        (3000, 3, 200, 1.0, 1.0),  # clusters run empty
+        (2100, 256, 300, 2.0, 0.02),  # many centroids in one point: float32 cannot tell
+        (1500, 300, 1, 1.0, 1.0),
+        (1030, 40, 1000, 1.0, 1.0),
+    ],
+)
+def test_the_same_bytes_as_plain_lloyd(monkeypatch, n, width, k, common, noise, half):
+    if half != "own":
+        monkeypatch.setattr(kmeans_nearest, "_half", lambda centroids: half)
+    x = features(n, width, common=common, noise=noise, seed=n)
+    assert same(spherical_kmeans(x, k, 12, 1), lloyd(x, k, 12, 1))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_same_bytes_on_a_grid_where_cosines_tie(seed):
+    x = np.random.default_rng(seed).integers(-2, 3, (1500, 4)).astype(np.float32)
+    x = x[np.abs(x).sum(1) > 0]
+    unlike = len(np.unique((x / np.linalg.norm(x, axis=1, keepdims=True)).round(4), axis=0))
+    assert same(spherical_kmeans(x, unlike // 3, 10, seed), lloyd(x, unlike // 3, 10, seed))
+
+
+def test_large_and_small_problems_are_one_function(monkeypatch):
+    x = features(2600, 24)
+    pruned = spherical_kmeans(x, 40, 10, 1)
+    monkeypatch.setattr(kmeans_nearest, "_SMALL", 2**40)
+    assert same(spherical_kmeans(x, 40, 10, 1), pruned)
+
+
+def test_same_bytes_for_every_block_and_number_of_threads():
+    x = features(3000, 24)
+    expected = spherical_kmeans(x, 100, 6, 1)
+    threads = torch.get_num_threads()
+    try:
+        for count, chunk_rows in ((1, 1), (2, 2048), (1, 3000)):
+            torch.set_num_threads(count)
+            assert same(spherical_kmeans(x, 100, 6, 1, chunk_rows=chunk_rows), expected)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_same_bytes_from_one_array_and_from_shards(tmp_path):
+    x = features(3000, 24)
+    np.save(tmp_path / "x.npy", x)
+    expected = spherical_kmeans(x, 100, 6, 1)
+    assert same(spherical_kmeans(np.load(tmp_path / "x.npy", mmap_mode="r"), 100, 6, 1), expected)
+    for shards in (1, 12):
+        folder = tmp_path / str(shards)
+        folder.mkdir()
+        for i, part in enumerate(np.array_split(x, shards)):
+            write_shard(folder, i, part, np.ones(len(part), bool))
+        assert same(spherical_kmeans(ShardedArray(folder), 100, 6, 1), expected)
+
+
+def rank(number, count, folder, pipe):
+    kmeans_nearest._SMALL = 0
+    torch.set_num_threads(1)
+    meet = f"file://{folder}/meet"
+    dist.init_process_group("gloo", init_method=meet, rank=number, world_size=count)
+    x = np.load(folder / "x.npy", mmap_mode="r")
+    try:
+        answer = [spherical_kmeans(x, k, 6, 1) for k in (100, 700)]
+    except ValueError:
+        answer = traceback.format_exc()
+    pipe.send(answer)
+    dist.destroy_process_group()
+
+
+def in_ranks(count, folder):
+    """What each of ``count`` processes got."""
+    (folder / "meet").unlink(missing_ok=True)
+    context = multiprocessing.get_context("spawn")
+    pipes = [context.Pipe(duplex=False) for _ in range(count)]
+    processes = [
+        context.Process(target=rank, args=(i, count, folder, pipes[i][1])) for i in range(count)
+    ]
+    for process in processes:
+        process.start()
+    answers = [pipe.recv() for pipe, _ in pipes]
+    for process in processes:
+        process.join()
+    return answers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_same_bytes_for_every_number_of_processes(tmp_path, count):
+    x = features(2600, 12)  # of so few dimensions that clusters run empty
+    np.save(tmp_path / "x.npy", x)
+    expected = [spherical_kmeans(x, k, 6, 1) for k in (100, 700)]
+    for answer in in_ranks(count, tmp_path):
+        assert all(same(ours, theirs) for ours, theirs in zip(answer, expected, strict=True))
+
+
+def test_broken_rows_are_refused_by_every_process(tmp_path):
+    x = features(2600, 12)
+    x[2500] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    for answer in in_ranks(2, tmp_path):
+        assert "1 of 2600 rows hold NaN or Inf: rows [2500]" in answer
+
+
+def test_a_row_of_the_plain_product_does_not_depend_on_its_place():
+    random = torch.Generator().manual_seed(0)
+    unit = normalize(torch.randn(1500, 300, generator=random))
+    centroids = normalize(torch.randn(700, 300, generator=random))
+    order = torch.randperm(len(unit), generator=random)
+    cosine, nearest = plain_nearest(unit, centroids)
+    moved = plain_nearest(unit[order], centroids)
+    assert torch.equal(moved[0], cosine[order]) and torch.equal(moved[1], nearest[order])
+    alone = plain_nearest(unit[7:8], centroids)
+    assert torch.equal(alone[0], cosine[7:8])
+
+
+def test_fewer_and_fewer_distances_are_computed():
+    x, told = features(6000, 64), []
+    spherical_kmeans(x, 300, 12, 1, told=told.append)
+    share = [one.cosines / (len(x) * 300) for one in told]
+    assert [one.number for one in told] == list(range(1, len(told) + 1))
+    assert told[0].changed == len(x) and told[-1].changed < told[1].changed
+    assert share[0] >= 1 > 2 * share[6] > 2 * share[-1] > 0
+    assert sum(share) < len(share) / 2
+
+
+def test_no_more_than_a_block_is_read(tmp_path):
+    class Watched:
+        """An array that says how much of it was asked for at once."""
+
+        def __init__(self, x):
+            self.x, self.shape, self.ndim, self.dtype, self.most = x, x.shape, 2, x.dtype, 0
+
+        def __len__(self):
+            return len(self.x)
+
+        def __getitem__(self, index):
+            self.most = max(self.most, len(self.x[index]))
+            return self.x[index]
+
+    x = Watched(features(5000, 64))
+    spherical_kmeans(x, 300, 3, 1, chunk_rows=100)
+    assert x.most == TILE
