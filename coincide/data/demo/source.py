@@ -20,7 +20,7 @@ from coincide.data.llava_json import read
 from coincide.schema import Dataset
 from coincide.store import Build, Step, write_atomic, write_json
 
-VERSION = 1
+VERSION = 2
 BENCHMARKS: Mapping[str, tuple[Maker, ...]] = {
     "attributes": (tasks.attributes, tasks.attributes, tasks.attributes, tasks.textures),
     "counting": (tasks.counting,),

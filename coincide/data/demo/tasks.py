@@ -30,7 +30,7 @@ from coincide.data.demo.world import (
 )
 
 BRIEF = "Answer with one word."
-OPTIONS = "ABCD"
+OPTIONS = "AB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,32 +75,29 @@ def counting(rng: np.random.Generator, split: Split) -> tuple[Scene, list[Questi
 
 
 def presence(rng: np.random.Generator, split: Split) -> tuple[Scene, list[Question]]:
-    """Yes or no: is there a red circle? Half of the answers are yes; a no differs in one word."""
+    """Yes or no: is there a circle? Half of the answers are yes."""
     things = objects(rng, 2, 4, SHAPES)
     scene = scatter(rng, things)
-    there = {(thing.colour, thing.name) for thing in things}
+    there = {thing.name for thing in things}
     questions = []
     for thing in things:
-        absent = (pick(rng, COLOUR_NAMES), thing.name)
-        while absent in there:
-            absent = (pick(rng, COLOUR_NAMES), pick(rng, SHAPES))
         yes = rng.random() < 0.5
-        colour, name = (thing.colour, thing.name) if yes else absent
-        text = f"Is there a {colour} {name} in the picture? {BRIEF}"
+        name = thing.name if yes else pick(rng, [s for s in SHAPES if s not in there])
+        text = f"Is there a {name} in the picture? {BRIEF}"
         questions.append(Question(text, "yes" if yes else "no", "yes" if yes else "no"))
     return scene, questions
 
 
 def choice(rng: np.random.Generator, split: Split) -> tuple[Scene, list[Question]]:
-    """Multiple choice: the colour of a thing among four, answered by its letter."""
-    things = objects(rng, 2, 4, SHAPES)
+    """Multiple choice: the colour of a thing among two, answered by its letter."""
+    things = objects(rng, 1, 2, SHAPES)
     scene = scatter(rng, things)
     questions = []
     for thing in things:
-        wrong = [str(c) for c in rng.permutation(COLOUR_NAMES) if c != thing.colour][:3]
+        wrong = [str(c) for c in rng.permutation(COLOUR_NAMES) if c != thing.colour][:1]
         options = [str(option) for option in rng.permutation([thing.colour, *wrong])]
-        lines = "\n".join(f"{OPTIONS[i]}. {option}" for i, option in enumerate(options))
-        text = f"What colour is the {thing.name}?\n{lines}\nAnswer with the letter."
+        lines = " ".join(f"{OPTIONS[i]} {option}" for i, option in enumerate(options))
+        text = f"What colour is the {thing.name}? {lines} Answer with the letter."
         questions.append(Question(text, OPTIONS[options.index(thing.colour)], "colour"))
     return scene, questions
 
