@@ -8,6 +8,7 @@
 #
 # The partition `main` (default) gives way to `urgent`: its jobs are requeued. There is no
 # accounting, on purpose. One node is called 127.0.0.1, since nodes meet at the first one's name.
+# Each has two pretend GPUs, given out by number: --gres=gpu:1.
 # SLURM_CPUS: pretend cores of a node. SLURM_BASE_PORT: first of the ports that are used.
 set -euo pipefail
 
@@ -44,6 +45,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
+GresTypes=gpu
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 ReturnToService=2
@@ -56,11 +58,13 @@ SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=1,sched_interval=1,bf_interval=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-NodeName=127.0.0.1 NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=$((port + 1)) CPUs=$cpus RealMemory=100000
-NodeName=n2 NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=$((port + 2)) CPUs=$cpus RealMemory=100000
+NodeName=127.0.0.1 NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=$((port + 1)) CPUs=$cpus RealMemory=100000 Gres=gpu:2
+NodeName=n2 NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=$((port + 2)) CPUs=$cpus RealMemory=100000 Gres=gpu:2
 PartitionName=main Nodes=127.0.0.1,n2 Default=YES PriorityTier=1 MaxTime=INFINITE State=UP
 PartitionName=urgent Nodes=127.0.0.1,n2 PriorityTier=10 PreemptMode=OFF MaxTime=INFINITE State=UP
 CONF
+  # without a device slurmd reports no GPU and its node is invalid; any will do, none is opened
+  printf 'Name=gpu File=%s\n' /dev/null /dev/zero >"$folder/gres.conf"
 }
 
 start() {
@@ -97,5 +101,5 @@ stop() {
 
 case "${1:-}" in
   install | start | status | stop) "$1" ;;
-  *) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  *) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

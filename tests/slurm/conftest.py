@@ -105,11 +105,14 @@ class Cheap:
         record = {"folder": str(folder), "command": "python again", "runs": []}
         (self.sweep.path / "sweep.json").write_text(json.dumps(record))
 
-    def submit(self, make: Make, site: Slurm = SITE) -> None:
-        """Submit the programs as one sweep."""
+    def submit(
+        self, make: Make, site: Slurm = SITE, *, kinds: Mapping[str, str] | None = None
+    ) -> None:
+        """Submit the programs as one sweep; ``kinds``: of those that are no training."""
         nodes, tasks = [], []
         for name, (program, after) in make.items():
-            nodes.append(Node(name, "train", "adapter", after=tuple(after)))
+            kind = (kinds or {}).get(name, "adapter")
+            nodes.append(Node(name, "train", kind, after=tuple(after), processes="auto"))
             tasks.append(self._task(name, program, after, site.failures))
         site.submit(self.sweep, nodes, tasks, {}, with_report=False)
 

@@ -122,6 +122,22 @@ def test_no_more_run_at_once_than_was_said(cheap: Cheap) -> None:
         assert sum(s <= start < e for s, e in spans) <= 2
 
 
+def test_each_gpu_is_one_jobs_and_jobs_without_need_get_none(cheap: Cheap) -> None:
+    """Four pretend GPUs, two a node: of three trainings on two each, two run at a time."""
+    said = "import os, time; print('gpus', os.environ.get('CUDA_VISIBLE_DEVICES')); time.sleep(0.5)"
+    kinds = {name: name for name in ("data", "model", "subset", "scores")}
+    trainings = ("one", "two", "three")
+    site = on(SITE, gpus=2)
+    cheap.submit(dict.fromkeys((*trainings, *kinds), (said, ())), site, kinds=kinds)
+    assert {status.state for status in cheap.ended().values()} == {"done"}
+    assert [cheap.log(name).strip() for name in trainings] == ["gpus 0,1"] * 3
+    assert [cheap.log(name).strip() for name in kinds] == ["gpus None"] * 4
+    spans = sorted(span(cheap.events(name)) for name in trainings)
+    assert spans[2][0] >= min(end for _, end in spans[:2])
+    with pytest.raises(UserError, match=r"(?s)sbatch refused: .*not available"):
+        cheap.submit({"four": (said, ())}, on(SITE, gpus=3))
+
+
 def test_what_slurm_refuses_is_said(cheap: Cheap) -> None:
     site = on(SITE, partition="nowhere")
     with pytest.raises(UserError, match=r"sbatch refused: .*partition") as error:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.slow
 LITTLE = ("cpus=1", "memory_gb=0.9", "time=00:20:00")
 SLURM = (
     "launcher=slurm",
-    "launcher.gpu.gpus=0",
+    "launcher.gpu.gpus=1",
     "launcher.failures=1",
     *(f"launcher.{kind}.{word}" for kind in ("gpu", "cpu") for word in LITTLE),
 )
@@ -118,11 +119,27 @@ def test_a_sweep_is_frozen_survives_preemption_and_does_nothing_twice(project: P
     assert Counter(s.task.kind for s in found.values()) == {
         "data": 1, "model": 2, "features": 1, "scores": 1, "subset": 2, "adapter": 2, "report": 1,
     }  # fmt: skip
+    assert asked_for_gpus(found) == {"features": 1, "adapter": 2}
     assert len(list((project.path / "ledger").glob("*.json"))) == 2
     assert (project.path / "reports" / "report.html").is_file()
     assert {json.loads(p.read_text())["commit"] for p in (project.path / "ledger").glob("*")} == {
         (project.path / ".commit").read_text().strip()
     }
+
+
+def asked_for_gpus(found: Mapping[str, Status]) -> Counter[str]:
+    """How many jobs of each kind asked SLURM for a GPU."""
+    listed = subprocess.run(
+        ["squeue", "--noheader", "--states=all", "--format=%i %b"],
+        check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    asked = {line.split()[0] for line in listed.splitlines() if line.endswith("gres:gpu:1")}
+    tasks = (status.task for status in found.values())
+    return Counter(task.kind for task in tasks if newest_job(task) in asked)
+
+
+def newest_job(task: Task) -> str:
+    return next(str(e["job"]) for e in reversed(task.history()) if e["event"] == "submit")
 
 
 def hold_a_training(project: Project, sweep: Sweep) -> tuple[Task, list[int]]:
