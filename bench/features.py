@@ -31,7 +31,7 @@ import torch
 from PIL import Image
 
 from coincide.config import FeaturePass
-from coincide.features import reference, work
+from coincide.features import capture, reference, work
 from coincide.features.capture import attention_of, decoder_layers
 from coincide.features.extract import Pass, device_of, extract, signal_step
 from coincide.features.places import decoders_of
@@ -192,7 +192,9 @@ def ours(over: Timed, root: Path, signal: Signal) -> tuple[float, np.ndarray]:
     return ended - started, ShardedArray(artifact.path)[:].astype(np.float32)
 
 
-def plain(over: Timed, folder: Path, signal: Signal, device: str) -> tuple[float, np.ndarray]:
+def plain(
+    over: Timed, folder: Path, signal: Signal, device: str, tokens: Counter[str]
+) -> tuple[float, np.ndarray]:
     """The loop that one would write: batches of 8 in the order of the rows, whole model, hooks."""
     processor = load_processor(folder)
     model = load_model(folder, getattr(torch, over.dtype), device)
@@ -206,8 +208,34 @@ def plain(over: Timed, folder: Path, signal: Signal, device: str) -> tuple[float
     rows = [examples[i : i + PLAIN_BATCH] for i in range(0, len(examples), PLAIN_BATCH)]
     _plain_batch(rows[0], over.source, processor, model, outputs, layers)
     started = time.time()
-    parts = [_plain_batch(batch, over.source, processor, model, outputs, layers) for batch in rows]
+    with counting(tokens, model):
+        parts = [_plain_batch(b, over.source, processor, model, outputs, layers) for b in rows]
     return time.time() - started, np.concatenate(parts)
+
+
+@contextmanager
+def counting(tokens: Counter[str], model: Any = None) -> Iterator[None]:
+    """Count the tokens that ``model`` reads, or any model of a pass: ``all`` and ``real``."""
+    run = capture.run
+
+    def note(mask: torch.Tensor) -> None:
+        tokens.update(all=mask.numel(), real=int(mask.sum()))
+
+    def noted(network: Any, batch: Any, *more: Any) -> Any:
+        note(batch["attention_mask"])
+        return run(network, batch, *more)
+
+    if model is not None:
+        hook = model.register_forward_pre_hook(
+            lambda module, given, named: note(named["attention_mask"]), with_kwargs=True
+        )
+    capture.run = noted  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        capture.run = run
+        if model is not None:
+            hook.remove()
 
 
 @torch.inference_mode()
@@ -300,13 +328,16 @@ def main(arguments: Sequence[str] | None = None) -> float:
         for name in ("warm", "ours", "parts"):
             _share(root / "store", root / name, source)
         ours(replace(over, source=replace(source, rows=32)), root / "warm", signal)
-        slow, expected = plain(over, made, signal, device)
+        padded: tuple[Counter[str], Counter[str]] = Counter(), Counter()
+        slow, expected = plain(over, made, signal, device, padded[0])
         fast, values = ours(over, root / "ours", signal)
         alone = replace(options, processes=1, decode_workers=0)
         spent: Counter[str] = Counter()
-        with clock(spent):
+        with clock(spent), counting(padded[1]):
             whole, _ = ours(replace(over, options=alone), root / "parts", signal)
     _print(asked, device, source, slow, fast, whole, spent, options)
+    shares = [1 - tokens["real"] / tokens["all"] for tokens in padded]
+    print(f"padding      {shares[0]:.0%} of the plain loop's tokens, {shares[1]:.0%} of ours")
     print(f"largest difference of a value: {np.abs(values - expected).max():.1e}")
     return slow / fast
 

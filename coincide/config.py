@@ -40,7 +40,7 @@ class FeaturePass:
     batch_size: int = 64
     """Most rows in a batch."""
     batch_tokens: int = 32768
-    """Most tokens in a batch, padding included."""
+    """Most tokens in a batch, padding included; on a CPU never more than its caches hold."""
     shard_rows: int = 1024
     """Rows per shard: what a killed run loses at most."""
     device: str = "auto"

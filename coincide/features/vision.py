@@ -51,13 +51,15 @@ class TowerOnce:
         shared = any(self.left[name] > 1 or name in self.kept for name in names)
         if not self.able or not shared:
             return None
-        new: dict[str, Encoded | None] = {}
+        new: dict[str, Encoded] = {}
         for row, images in zip(rows, shown, strict=True):
             for number, name in enumerate(images):
-                if name not in self.kept and name not in new:
-                    new[name] = one_image(row, number, len(images))
-        alone = [row for row in new.values() if row is not None]
-        if len(alone) < len(new) or (new and not self._run(list(new), inputs_of(alone))):
+                alone = one_image(row, number, len(images))
+                if alone is None:  # what such a row's images become may depend on their number
+                    return None
+                if name not in self.kept:
+                    new.setdefault(name, alone)
+        if new and not self._run(list(new), inputs_of(list(new.values()))):
             return None
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from coincide.config import FeaturePass
+from coincide.features import reference
 from coincide.features.extract import Pass, extract, signal_step
 from coincide.features.shards import ShardedArray, read_valid
 from coincide.features.signals import HIDDEN_LAST, HIDDEN_MEAN, SCORES, activations
@@ -140,6 +142,22 @@ def test_the_same_values_however_they_are_computed(
     for ours, theirs in zip(artifacts, run_pass(tmp_path, source, model, **options), strict=True):
         first, second = ShardedArray(ours.path)[:], ShardedArray(theirs.path)[:]
         np.testing.assert_array_equal(first, second)
+
+
+def test_batches_hold_rows_of_like_length_within_the_token_budget() -> None:
+    random = np.random.default_rng(0)
+    lengths = random.lognormal(4, 0.8, 2000).astype(int).clip(1)
+    # as they come: about the longest first, with short ones among them that share an image
+    order = np.argsort(-lengths * np.where(random.random(2000) < 0.1, 3, 1), kind="stable")
+    rows = [(int(i), SimpleNamespace(input_ids=range(lengths[i]))) for i in order]
+    options = FeaturePass(batch_size=50, batch_tokens=2000)
+    batches = list(reference._batches(iter(rows), lambda: options))  # type: ignore[arg-type]
+    places = [[place for place, _ in batch] for batch in batches]
+    assert sorted(place for batch in places for place in batch) == list(range(2000))
+    padded = [len(batch) * lengths[batch].max() for batch in places]
+    assert all(len(batch) <= 50 for batch in places)
+    assert all(p <= 2000 or len(b) == 1 for p, b in zip(padded, places, strict=True))
+    assert lengths.sum() > 0.9 * sum(padded), "a tenth is padding at most"
 
 
 def test_one_pass_gives_what_separate_passes_give(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import time
@@ -310,5 +311,8 @@ def test_the_bench_reads_what_the_plain_loop_reads(capsys: pytest.CaptureFixture
     assert features.main(["--rows", "48", "--device", "cpu"]) > 0
     told = capsys.readouterr().out
     assert "examples/s, batch 8" in told
+    assert re.search(r"time goes to decode \d+%, encode \d+%, forward \d+%, write \d+%", told)
+    plain, ours = map(int, re.findall(r"(\d+)% of", told.split("padding")[1]))
+    assert ours < plain
     difference = float(told.split("largest difference of a value:")[1])
     assert difference < 1e-3, "float16 beside float32"
