@@ -50,7 +50,8 @@ def _cluster(build: Build) -> Mapping[str, Any]:
     import numpy as np
 
     from coincide.features.shards import ShardedArray, read_valid
-    from coincide.ops.kmeans import clustering_health, spherical_kmeans
+    from coincide.ops.kmeans import clustering_health
+    from coincide.ops.kmeans_processes import kmeans_on
 
     folder = build.store.verify(build.step.needs[0]).path
     config = build.step.config
@@ -58,8 +59,8 @@ def _cluster(build: Build) -> Mapping[str, Any]:
     rows = np.flatnonzero(valid)
     values: Any = ShardedArray(folder) if len(rows) == len(valid) else ShardedArray(folder, rows)
     try:
-        centroids, found = spherical_kmeans(
-            values, config["clusters"], config["iterations"], config["seed"], device=_device()
+        centroids, found = kmeans_on(
+            _devices(), values, config["clusters"], config["iterations"], config["seed"]
         )
     except ValueError as error:
         raise UserError(f"clustering {build.step.needs[0].folder}: {error}") from error
@@ -70,10 +71,11 @@ def _cluster(build: Build) -> Mapping[str, Any]:
     return clustering_health(values, centroids, found)
 
 
-def _device() -> str:
+def _devices() -> list[str]:
+    """Every GPU, each in a process of its own; else the CPU, in this one."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
 
 
 # --- the subset -------------------------------------------------------------------------------

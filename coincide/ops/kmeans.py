@@ -235,7 +235,7 @@ class _Lloyd:
 
 
 def _turned(before: torch.Tensor, after: torch.Tensor) -> np.ndarray:
-    """Angle float64 [K] between the rows of two matrices of unit rows, rounded up; 0 where equal."""
+    """Angle float64 [K] between unit rows of two matrices, rounded up; 0 where they are equal."""
     angles = []
     for a, b in zip(before.split(TILE), after.split(TILE), strict=True):
         chord = (b.double() - a.double()).norm(dim=1)

@@ -1,12 +1,8 @@
 """The pruned search against plain Lloyd, byte for byte; ranks; what is read; what is told."""
 
-import multiprocessing
-import traceback
-
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from torch.nn.functional import normalize
 
 from coincide.features.shards import ShardedArray, write_shard
@@ -14,6 +10,7 @@ from coincide.ops import kmeans_nearest
 from coincide.ops.arrays import TILE, tiles
 from coincide.ops.kmeans import _initial_rows, row_digests, spherical_kmeans
 from coincide.ops.kmeans_nearest import plain_nearest
+from coincide.ops.kmeans_processes import kmeans_on
 
 
 @pytest.fixture(autouse=True)
@@ -144,52 +141,32 @@ def test_same_bytes_from_one_array_and_from_shards(tmp_path):
         assert same(spherical_kmeans(ShardedArray(folder), 100, 6, 1), expected)
 
 
-def rank(number, count, folder, pipe):
-    kmeans_nearest._SMALL = 0
-    torch.set_num_threads(1)
-    meet = f"file://{folder}/meet"
-    dist.init_process_group("gloo", init_method=meet, rank=number, world_size=count)
-    x = np.load(folder / "x.npy", mmap_mode="r")
-    try:
-        answer = [spherical_kmeans(x, k, 6, 1) for k in (100, 700)]
-    except ValueError:
-        answer = traceback.format_exc()
-    pipe.send(answer)
-    dist.destroy_process_group()
+@pytest.fixture
+def in_shards(tmp_path):
+    """Write rows as shards."""
 
+    def write(x):
+        for i, part in enumerate(np.array_split(x, 3)):
+            write_shard(tmp_path, i, part, np.ones(len(part), bool))
+        return ShardedArray(tmp_path)
 
-def in_ranks(count, folder):
-    """What each of ``count`` processes got."""
-    (folder / "meet").unlink(missing_ok=True)
-    context = multiprocessing.get_context("spawn")
-    pipes = [context.Pipe(duplex=False) for _ in range(count)]
-    processes = [
-        context.Process(target=rank, args=(i, count, folder, pipes[i][1])) for i in range(count)
-    ]
-    for process in processes:
-        process.start()
-    answers = [pipe.recv() for pipe, _ in pipes]
-    for process in processes:
-        process.join()
-    return answers
+    return write
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_same_bytes_for_every_number_of_processes(tmp_path, count):
-    x = features(2600, 12)  # of so few dimensions that clusters run empty
-    np.save(tmp_path / "x.npy", x)
-    expected = [spherical_kmeans(x, k, 6, 1) for k in (100, 700)]
-    for answer in in_ranks(count, tmp_path):
-        assert all(same(ours, theirs) for ours, theirs in zip(answer, expected, strict=True))
+@pytest.mark.parametrize("width", [12, 400])  # clusters that run empty; pruned by its size
+def test_same_bytes_for_every_number_of_processes(in_shards, count, width):
+    x = features(2600, width)
+    expected = spherical_kmeans(x, 700, 6, 1)
+    assert same(kmeans_on(["cpu"] * count, in_shards(x), 700, 6, 1), expected)
 
 
-def test_broken_rows_are_refused_by_every_process(tmp_path):
+def test_broken_rows_are_refused_through_processes(in_shards):
     x = features(2600, 12)
     x[2500] = np.nan
-    np.save(tmp_path / "x.npy", x)
-    for answer in in_ranks(2, tmp_path):
-        assert "1 of 2600 rows hold NaN or Inf: rows [2500]" in answer
+    with pytest.raises(ValueError, match=r"1 of 2600 rows hold NaN or Inf: rows \[2500\]"):
+        kmeans_on(["cpu"] * 2, in_shards(x), 20, 3, 1)
 
 
 def test_a_row_of_the_plain_product_does_not_depend_on_its_place():

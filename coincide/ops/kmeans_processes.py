@@ -1,0 +1,70 @@
+"""One clustering by several processes of this machine, one per device: the same bytes as by one."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from coincide.ops.kmeans import spherical_kmeans
+
+
+def kmeans_on(
+    devices: Sequence[str], x: Any, k: int, iterations: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`~coincide.ops.kmeans.spherical_kmeans` on ``devices``, in a process for each.
+
+    ``x`` is pickled: give an array that maps its files where it is opened. CPU processes share
+    the threads of this one.
+    """
+    if len(devices) == 1:
+        return spherical_kmeans(x, k, iterations, seed, device=devices[0])
+    with tempfile.TemporaryDirectory(prefix="kmeans-") as name:
+        folder = Path(name)
+        threads = max(1, torch.get_num_threads() // len(devices))
+        torch.multiprocessing.spawn(
+            _rank, (tuple(devices), threads, folder, x, k, iterations, seed), nprocs=len(devices)
+        )
+        refusal = folder / "refusal.txt"
+        if refusal.is_file():
+            raise ValueError(refusal.read_text(encoding="utf-8"))
+        return np.load(folder / "centroids.npy"), np.load(folder / "assignment.npy")
+
+
+def _rank(
+    rank: int,
+    devices: Sequence[str],
+    threads: int,
+    folder: Path,
+    x: Any,
+    k: int,
+    iterations: int,
+    seed: int,
+) -> None:
+    """One process; the first writes the answer, or what is wrong with the input, to ``folder``."""
+    device = devices[rank]
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(threads)
+    dist.init_process_group(
+        "nccl" if device.startswith("cuda") else "gloo",
+        init_method=f"file://{folder}/meet",
+        rank=rank,
+        world_size=len(devices),
+    )
+    try:
+        centroids, assignment = spherical_kmeans(x, k, iterations, seed, device=device)
+        if rank == 0:
+            np.save(folder / "centroids.npy", centroids)
+            np.save(folder / "assignment.npy", assignment)
+    except ValueError as error:  # every rank finds the same
+        if rank == 0:
+            (folder / "refusal.txt").write_text(str(error), encoding="utf-8")
+    finally:
+        dist.destroy_process_group()
