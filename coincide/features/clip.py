@@ -25,7 +25,7 @@ import numpy as np
 
 from coincide.config import FeaturePass
 from coincide.features.decode import Ordered, decoding
-from coincide.features.extract import Computer
+from coincide.features.extract import Computer, check_dtype
 from coincide.models.template import IMAGE
 from coincide.schema import ClipSource, Dataset, DataSource, Example, Signal, UserError
 
@@ -42,6 +42,9 @@ class ClipPass:
     model: ClipSource
     source: DataSource
     options: FeaturePass
+
+    def __post_init__(self) -> None:
+        check_dtype(self.model.dtype, "clip.dtype")
 
     def config(self) -> dict[str, Any]:
         """What of the pass changes the values."""

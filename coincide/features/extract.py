@@ -43,11 +43,13 @@ from coincide.schema import (
     Example,
     ModelSource,
     Signal,
+    UserError,
 )
 from coincide.store import Artifact, Build, Step, Store, write_json
 
 VERSION = 1
-
+DTYPES = ("bfloat16", "float16", "float32", "float64")
+"""Precisions of a pass. All run with PyTorch's fused attention (SDPA)."""
 
 Computer = Callable[[Sequence[Example], Callable[[int], None]], tuple[list[np.ndarray], np.ndarray]]
 """Examples of a shard, and who is told of rows done -> the values [n, D] of each signal, valid
@@ -89,6 +91,9 @@ class Pass:
     """Precision of the reference model, a torch name; in the key."""
     options: FeaturePass
 
+    def __post_init__(self) -> None:
+        check_dtype(self.dtype, "reference.dtype")
+
     def config(self) -> dict[str, Any]:
         """What of the pass changes the values."""
         return {
@@ -111,6 +116,12 @@ class Pass:
         return reference_computer(
             self.model, self.dtype, self.options, signals, folder, dataset, device, decoders
         )
+
+
+def check_dtype(value: object, field: str) -> None:
+    """Refuse what is no precision of a pass."""
+    if value not in DTYPES:
+        raise UserError(f"{field}={value!r}: the choices are {', '.join(DTYPES)}.")
 
 
 def signal_step(signal: Signal, over: OnePass, *, data: Step, base: Step) -> Step:

@@ -229,6 +229,12 @@ def test_a_layer_that_does_not_exist_is_refused(
         run_pass(tmp_path, source, model, (activations((0, 2)),))
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "int8", None, 32])
+def test_a_precision_that_is_none_is_refused(source: Source, model: Model, dtype: object) -> None:
+    with pytest.raises(UserError, match=r"reference.dtype=.*: the choices are bfloat16, float16"):
+        Pass(model, source, dtype, FeaturePass())  # type: ignore[arg-type]
+
+
 def test_an_overflow_names_the_rows(
     tmp_path: Path, source: Source, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
