@@ -18,7 +18,7 @@ AHEAD = 32
 """Rows that are computed at once."""
 COMPONENTS = 256
 """Of the sketch."""
-_SAMPLE = 2 * COMPONENTS
+SAMPLE = 2 * COMPONENTS
 """Rows that the components are taken from."""
 
 
@@ -91,7 +91,7 @@ class Sketch:
     def __init__(self, x: Any, gamma: float) -> None:
         import torch
 
-        sample = torch.from_numpy(x[:: -(-len(x) // _SAMPLE)]).float()
+        sample = torch.from_numpy(x[:: -(-len(x) // SAMPLE)]).float()
         middle = sample.mean(0)
         sample -= middle
         values, vectors = torch.linalg.eigh(sample @ sample.T)

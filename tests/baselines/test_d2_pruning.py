@@ -13,6 +13,7 @@ from baselines.d2_pruning import (
     neighbor_graph,
     select,
 )
+from coincide.features.shards import ShardedArray, write_shard
 from coincide.features.signals import HIDDEN_MEAN
 from tests.baselines.pool import make_pool
 
@@ -137,3 +138,16 @@ def test_scaling_leaves_no_unit() -> None:
 def test_pools_smaller_than_the_graph(rows: int) -> None:
     found = D2Pruning(text_only="keep").select(make_pool(8), rows, 0)
     assert len(found.rows) == rows
+
+
+def test_the_graph_is_made_from_shards_read_in_tiles(tmp_path: Path) -> None:
+    pool = make_pool()
+    expected = D2Pruning().score(pool, 0)
+    states = pool.signals[HIDDEN_MEAN]
+    for index, part in enumerate(np.array_split(states, 12)):
+        write_shard(tmp_path, index, part, np.ones(len(part), bool))
+    pool.signals = {**pool.signals, HIDDEN_MEAN: ShardedArray(tmp_path)}  # type: ignore[dict-item]
+    ours = D2Pruning().score(pool, 0)
+    assert {n: a.tobytes() for n, a in ours.items()} == {
+        n: a.tobytes() for n, a in expected.items()
+    }

@@ -9,6 +9,8 @@ import pytest
 
 from baselines import semdedup
 from baselines.semdedup import SemDeDup, max_similarity, select
+from coincide.features.shards import ShardedArray, write_shard
+from coincide.ops.clusters import each_cluster
 from coincide.schema import Clusters
 from tests.baselines.pool import make_pool
 
@@ -74,6 +76,24 @@ def test_equals_brute_force(block: int, monkeypatch: pytest.MonkeyPatch) -> None
     expected[assignment == -1] = np.nan
     np.testing.assert_allclose(ours, expected, atol=1e-6)
     assert ours.dtype == np.float32
+
+
+@pytest.mark.parametrize("lengths", ["half", "exact"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_blocks_threads_and_shards_do_not_show(
+    lengths: str, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(2)
+    x, assignment = rng.normal(size=(300, 8)).astype(np.float16), rng.integers(-1, 4, 300)
+    x[200:250] = x[:50]
+    order = rng.permutation(300)
+    expected = max_similarity(x, assignment, order, lengths=lengths)  # type: ignore[arg-type]
+    for index, part in enumerate(np.array_split(x, 12)):
+        write_shard(tmp_path, index, part, np.ones(len(part), bool))
+    monkeypatch.setitem(each_cluster.__kwdefaults__, "block_bytes", 20 * 8 * 2)
+    monkeypatch.setitem(each_cluster.__kwdefaults__, "threads", threads)
+    ours = max_similarity(ShardedArray(tmp_path), assignment, order, lengths=lengths)  # type: ignore[arg-type]
+    assert ours.tobytes() == expected.tobytes()
 
 
 def test_exact_duplicates_go_before_anything_else() -> None:

@@ -77,3 +77,32 @@ def test_refusals():
     x[7, 0] = np.nan
     with pytest.raises(ValueError, match=r"NaN or Inf: rows \[7\]"):
         knn(x, 2)
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "cosine"])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_same_bytes_for_every_number_of_threads(threads, metric):
+    x = np.concatenate([rows(3000), rows(300)])
+    expected = knn(x, 4, metric=metric, threads=1)
+    ours = knn(x, 4, metric=metric, threads=threads, chunk_rows=1)
+    assert [a.tobytes() for a in ours] == [b.tobytes() for b in expected]
+
+
+def test_both_rows_of_a_pair_are_told_one_distance():
+    x = rows(1500, width=40)
+    neighbors, distances = knn(x, 6)
+    found = {
+        (i, int(j)): d
+        for i in range(len(x))
+        for j, d in zip(neighbors[i], distances[i], strict=True)
+    }
+    both = [(d, found[j, i]) for (i, j), d in found.items() if (j, i) in found]
+    assert len(both) > 1000 and all(a == b for a, b in both)
+
+
+def test_more_neighbours_than_a_tile_has_rows():
+    x = rows(1100, width=3)
+    neighbors, _ = knn(x, 1099)
+    assert all(
+        sorted([*found, row]) == list(range(1100)) for row, found in enumerate(neighbors[:3])
+    )

@@ -223,3 +223,72 @@ def test_the_yaml_names_every_field():
     assert values.pop("_target_") == "coincide.method.Coincide"
     assert Coincide(**values) == METHOD
     assert set(values) == {field.name for field in fields(Coincide)}
+
+
+@pytest.fixture
+def limits(monkeypatch):
+    """Sets what only shapes the work: rows per block, largest kernel held, threads."""
+    import torch
+
+    from coincide.ops import clusters, mmd
+
+    before = torch.get_num_threads()
+
+    def use(*, block_rows=None, kernel_rows=None, threads=1):
+        if block_rows:
+            monkeypatch.setitem(
+                clusters.each_cluster.__kwdefaults__, "block_bytes", block_rows * 40 * 2
+            )
+        if kernel_rows:
+            for function in (mmd.cluster_kernel, mmd.greedy_mmd_rows):
+                monkeypatch.setitem(function.__kwdefaults__, "kernel_rows", kernel_rows)
+        torch.set_num_threads(threads)
+
+    yield use
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("kernel_rows", [1, 25, 4096])
+@pytest.mark.parametrize("block_rows", [1, 60, 10_000])
+def test_blocks_kernels_and_threads_do_not_show(pool, limits, block_rows, kernel_rows, threads):
+    expected = METHOD.select(pool, 120, 0)
+    limits(block_rows=block_rows, kernel_rows=kernel_rows, threads=threads)
+    ours = METHOD.select(pool, 120, 0)
+    assert ours.rows.tobytes() == expected.rows.tobytes()
+    assert ours.tables == expected.tables
+
+
+@pytest.mark.parametrize("shards", [1, 12])
+def test_shards_select_as_one_array_does(pool, limits, shards, tmp_path):
+    from coincide.features.shards import ShardedArray, write_shard
+
+    expected = METHOD.select(pool, 120, 0)
+    for index, part in enumerate(np.array_split(pool.x, shards)):
+        write_shard(tmp_path, index, part, np.ones(len(part), bool))
+    limits(block_rows=60, kernel_rows=25, threads=2)
+    ours = METHOD.select(replace(pool, x=ShardedArray(tmp_path)), 120, 0)
+    assert ours.rows.tobytes() == expected.rows.tobytes()
+
+
+def test_no_more_rows_are_read_at_once_than_a_block_has(pool, limits, monkeypatch):
+    from coincide.ops import kernel, kernel_rows
+
+    class Watched:
+        shape, dtype, ndim = pool.x.shape, pool.x.dtype, 2
+        most = 0
+
+        def __len__(self):
+            return len(pool.x)
+
+        def __getitem__(self, index):
+            self.most = max(self.most, len(pool.x[index]))
+            return pool.x[index]
+
+    watched, largest = Watched(), int(np.bincount(pool.found.assignment).max())
+    monkeypatch.setitem(kernel.kernel_row_sums.__kwdefaults__, "block_rows", 40)
+    monkeypatch.setattr(kernel_rows, "BLOCK_ROWS", 40)
+    monkeypatch.setattr(kernel_rows, "SAMPLE", 40)
+    limits(block_rows=60, kernel_rows=25)
+    METHOD.select(replace(pool, x=watched), 120, 0)
+    assert 40 < watched.most <= 60 < largest

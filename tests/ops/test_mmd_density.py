@@ -3,9 +3,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coincide.ops.density import cluster_density
+from coincide.ops import kernel_rows
+from coincide.ops.density import cluster_density, mean_kernel
 from coincide.ops.kernel import kernel_row_sums
-from coincide.ops.mmd import gaussian_kernel, greedy_mmd, greedy_mmd_rows
+from coincide.ops.kernel_rows import KernelRows
+from coincide.ops.mmd import cluster_kernel, gaussian_kernel, greedy_mmd, greedy_mmd_rows
 
 
 def rows(n, seed=0, width=6):
@@ -74,6 +76,50 @@ def test_a_cluster_too_large_for_its_kernel_gives_the_same_order():
     x = np.concatenate([rows(2500), rows(50)])  # more than one block, with equal rows
     whole = greedy_mmd(gaussian_kernel(x, 1.0), 60)
     np.testing.assert_array_equal(greedy_mmd_rows(x, 1.0, 60, kernel_rows=100), whole)
+
+
+def test_one_kernel_gives_the_density_and_the_order_of_all_rows():
+    x = np.concatenate([rows(70), rows(20)])
+    kernel = gaussian_kernel(x, 0.9)
+    found = cluster_kernel(x, 0.9)
+    np.testing.assert_array_equal(found.order, greedy_mmd(kernel, 90))
+    for diagonal in (True, False):
+        density = mean_kernel(found.sums, include_diagonal=diagonal)
+        assert density == cluster_density(x, 0.9, include_diagonal=diagonal)
+    large = cluster_kernel(x, 0.9, kernel_rows=89)
+    assert large.order is None and cluster_kernel(x, 0.9, order=False).order is None
+    np.testing.assert_array_equal(large.sums, found.sums)
+    for m in (0, 1, 50, 90):
+        known = greedy_mmd_rows(x, 0.9, m, kernel_rows=89, sums=large.sums)
+        np.testing.assert_array_equal(known, found.order[:m])
+
+
+@pytest.mark.parametrize("held", [1, 40, 200])
+@pytest.mark.parametrize("ahead", [1, 5, 64])
+def test_kernel_rows_are_exact_whatever_was_guessed(held, ahead, monkeypatch):
+    monkeypatch.setattr(kernel_rows, "AHEAD", ahead)
+    x = rows(200, width=9)
+    kernel = gaussian_kernel(x, 0.7)
+    row_of = KernelRows(x, 0.7, kernel.mean(0), held)
+    for row in np.random.default_rng(held).permutation(200).tolist():  # never the one guessed
+        np.testing.assert_allclose(row_of(row), kernel[row], rtol=1e-12)
+
+
+def test_guesses_save_passes_over_a_large_cluster():
+    random = np.random.default_rng(0)
+    x = random.standard_normal((600, 8)) @ random.standard_normal((8, 64)) / 8
+    kernel = gaussian_kernel(x, 1.0)
+    row_of, passes = KernelRows(x, 1.0, kernel.mean(0), held=100), []
+    compute = row_of._compute
+    row_of._compute = lambda rows: (passes.append(len(rows)), compute(rows))
+    for row in greedy_mmd(kernel, 120).tolist():
+        row_of(row)
+    assert len(passes) < 120 / 8 and sum(passes) < 2 * 120
+
+
+def test_a_cluster_of_copies_has_no_components():
+    x = np.repeat(rows(1), 50, axis=0)
+    assert greedy_mmd_rows(x, 1.0, 7, kernel_rows=10).tolist() == list(range(7))
 
 
 @pytest.mark.parametrize("block_rows", [1, 7, 64, 1000])

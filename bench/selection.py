@@ -1,0 +1,397 @@
+"""Print what selection costs on heavy-tailed features: time, memory, how both grow, agreement.
+
+    python -m bench.selection                                             # minutes on two cores
+    python -m bench.selection --rows 665298 --clusters 10000 --largest 20000 --knn-rows 32768
+
+Features are made here, fp16 in shards as the feature pass writes them, with a known assignment: no
+k-means is timed. Cluster sizes fall as a power of their rank. Every step runs in a process of its
+own, whose resident memory is watched: ``anon`` is what it holds, ``file`` are pages of files and
+libraries, which the kernel takes back when it needs them. What is slow by nature (the published
+greedy, which rebuilds its sums; all pairs of neighbours) runs on a part, and says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.made import PARTS, Made, cluster_sizes, load, make
+from coincide.method import VARIANTS, pick_rows, plan_clusters
+from coincide.ops.allocate import allocate
+from coincide.ops.clusters import Rows, each_cluster
+from coincide.ops.density import cluster_density
+from coincide.ops.kernel import gaussian_kernel
+from coincide.ops.mmd import KERNEL_ROWS, greedy_mmd, greedy_mmd_rows
+from coincide.ops.products import products
+from coincide.ops.threads import map_threads
+from coincide.ops.transfer import transferability
+
+LAYERS, TEMPERATURE, GAMMA, BUDGET = 4, 0.1, 1.0, 0.2
+LLAVA, LLAVA_WIDTH, LARGE = 665_298, 20_480, 24_000_000
+MIB = 2**20
+
+
+# --- the steps, each in a process of its own --------------------------------------------------
+
+
+def transfer_step(made: Made, asked: Any) -> dict[str, Any]:
+    with clock() as spent:
+        transferability(made.centroids, layers=LAYERS)
+    return {"seconds": spent()}
+
+
+def density_step(made: Made, asked: Any) -> dict[str, Any]:
+    with clock() as spent:
+        each_cluster(lambda _, rows: cluster_density(rows, GAMMA), made.x, made.members())
+    return {"seconds": spent(), "pairs": pairs(made.sizes)}
+
+
+def selection_step(made: Made, asked: Any) -> dict[str, Any]:
+    """All that the method does after k-means; then a fifth of every cluster instead."""
+    k = int(BUDGET * len(made.x))
+    data = made.x, made.assignment, made.centroids
+    with clock() as planning:
+        plan = plan_clusters(*data, k, LAYERS, TEMPERATURE, GAMMA, VARIANTS["released"])
+    with clock() as picking:
+        rows = pick_rows(made.x, plan, GAMMA)
+    fifth = np.ceil(BUDGET * made.sizes).astype(np.int64)
+    with clock() as fifths:
+        pick_rows(made.x, replace(plan, target=fifth, counts=fifth, filled=fifth), GAMMA)
+    assert len(set(rows.tolist())) == k
+    cold = allocate(plan.score, made.sizes, k, TEMPERATURE / 1000)
+    return {
+        "plan": planning(),
+        "pick": picking(),
+        "fifth": fifths(),
+        "large": int((made.sizes > KERNEL_ROWS).sum()),
+        "pairs": pairs(made.sizes),
+        "exponent": float(np.nanmax(plan.score) / TEMPERATURE * 1000),
+        "cold": int(cold.sum()),
+    }
+
+
+def prototype_step(made: Made, asked: Any) -> dict[str, Any]:
+    from baselines.self_sup import prototype_distance
+    from coincide.schema import Clusters
+
+    with clock() as spent:
+        prototype_distance(made.x, Clusters(made.centroids, made.assignment))
+    return {"seconds": spent()}
+
+
+def semdedup_step(made: Made, asked: Any) -> dict[str, Any]:
+    from baselines.semdedup import max_similarity
+
+    order = np.random.default_rng(0).permutation(len(made.x))
+    with clock() as spent:
+        max_similarity(made.x, made.assignment, order, lengths="exact")
+    return {"seconds": spent(), "pairs": pairs(made.sizes)}
+
+
+def knn_step(made: Made, asked: Any) -> dict[str, Any]:
+    from coincide.ops.knn import knn
+
+    some = np.sort(np.random.default_rng(0).permutation(len(made.x))[: asked.knn_rows])
+    seconds = {}
+    for rows in (len(some) // 2, len(some)):
+        with clock() as spent:
+            neighbors, _ = knn(Rows(made.x, some[:rows]), 5)
+        seconds[rows] = spent()
+    return {"seconds": seconds, **faiss_knn(made.x[some], neighbors)}
+
+
+def faiss_knn(x: np.ndarray, ours: np.ndarray) -> dict[str, Any]:
+    """The same neighbours by faiss's exact index, where faiss can be imported."""
+    import torch
+
+    try:
+        import faiss
+    except ImportError:
+        return {}
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    wide = x.astype(np.float32)
+    with clock() as spent:
+        index = faiss.IndexFlatL2(x.shape[1])
+        index.add(wide)
+        _, found = index.search(wide, ours.shape[1] + 1)
+    found = [[j for j in row if j != i][: ours.shape[1]] for i, row in enumerate(found.tolist())]
+    return {
+        "faiss": faiss.__version__,
+        "faiss_seconds": spent(),
+        "faiss_agreement": float((np.array(found) == ours).mean()),
+    }
+
+
+def brute_force_step(made: Made, asked: Any) -> dict[str, Any]:
+    """The published forms beside ours, on clusters that they can still do."""
+    members = made.members()
+    small = [rows for rows in members if 50 <= len(rows) <= asked.published][:5]
+    found: dict[str, Any] = {"sizes": [len(rows) for rows in small], "ours": 0.0, "published": 0.0}
+    same = []
+    for rows in small:
+        x, m = made.x[rows], int(np.ceil(BUDGET * len(rows)))
+        with clock() as fast:
+            ours = greedy_mmd_rows(x, GAMMA, m)
+        with clock() as slow:
+            published = published_greedy(gaussian_kernel(x, GAMMA), m)
+        same.append(ours.tolist() == published)
+        found["ours"] += fast()
+        found["published"] += slow()
+    rows = next(r for r in sorted(members, key=len)[::-1] if len(r) <= 8192)
+    x, m = made.x[rows], int(np.ceil(BUDGET * len(rows)))
+    with clock() as whole:
+        held = greedy_mmd(gaussian_kernel(x, GAMMA), m)
+    with clock() as on_demand:
+        demanded = greedy_mmd_rows(x, GAMMA, m, kernel_rows=KERNEL_ROWS // 4)
+    largest = {"n": len(rows), "held": whole(), "on_demand": on_demand()}
+    return {**found, "same_order": all(same), **largest, "same": bool((held == demanded).all())}
+
+
+def published_greedy(kernel: np.ndarray, m: int) -> list[int]:
+    """MMD² of every candidate, its sums rebuilt at every step, as the released code does."""
+    chosen: list[int] = []
+    whole = kernel.mean()
+    for _ in range(m):
+        best, pick = np.inf, -1
+        for j in sorted(set(range(len(kernel))) - set(chosen)):
+            s = [*chosen, j]
+            value = whole + kernel[np.ix_(s, s)].mean() - 2 * kernel[:, s].mean()
+            if value < best - 1e-12:
+                best, pick = value, j
+        chosen.append(pick)
+    return chosen
+
+
+STEPS: dict[str, Callable[[Made, Any], dict[str, Any]]] = {
+    "transferability": transfer_step,
+    "density": density_step,
+    "selection": selection_step,
+    "prototypes": prototype_step,
+    "semdedup": semdedup_step,
+    "knn": knn_step,
+    "brute_force": brute_force_step,
+}
+
+
+def pairs(sizes: np.ndarray) -> float:
+    """Pairs of rows within a cluster, each counted once."""
+    return float((sizes.astype(np.float64) ** 2).sum() / 2)
+
+
+@contextmanager
+def clock() -> Iterator[Callable[[], float]]:
+    """Seconds that the block took, once it is over."""
+    started = time.perf_counter()
+    ended: list[float] = []
+    yield lambda: ended[0] - started
+    ended.append(time.perf_counter())
+
+
+class Memory(threading.Thread):
+    """Watches this process' resident memory: its peaks in bytes."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak = {"anon": 0, "file": 0, "all": 0}
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        while not self.stop.wait(0.02):
+            lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+            now = {line.split(":")[0]: line.split()[1] for line in lines if line[:3] == "Rss"}
+            anon, file = (int(now[name]) * 1024 for name in ("RssAnon", "RssFile"))
+            for name, value in (("anon", anon), ("file", file), ("all", anon + file)):
+                self.peak[name] = max(self.peak[name], value)
+
+
+def child(asked: Any) -> None:
+    """Run one step here and print what it found as JSON. What is imported late is loaded before."""
+    made = load(asked.folder, asked.parts)
+    map_threads(lambda _: products(np.ones((64, 64)), np.ones((64, 64))), range(8))
+    memory = Memory()
+    memory.start()
+    found = STEPS[asked.step](made, asked)
+    memory.stop.set()
+    memory.join()
+    print(json.dumps({**found, "peak": memory.peak}))
+
+
+def in_child(step: str, folder: Path, asked: Any, parts: int | None = None) -> dict[str, Any]:
+    """One step in a fresh process."""
+    words = [sys.executable, "-m", "bench.selection", "--step", step, "--folder", str(folder)]
+    words += ["--knn-rows", str(asked.knn_rows), "--published", str(asked.published)]
+    words += [] if parts is None else ["--parts", str(parts)]
+    done = subprocess.run(words, stdout=subprocess.PIPE, check=True, text=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+# --- the report -------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make the features, run every step, print."""
+    asked = parsed(arguments)
+    if asked.step:
+        child(asked)
+        return
+    sizes = cluster_sizes(asked.rows, asked.clusters, asked.largest)
+    with tempfile.TemporaryDirectory(dir=asked.scratch) as scratch:
+        folder = Path(scratch) / "whole"
+        with clock() as making:
+            make(folder, sizes, 1, asked.dim)
+        describe(asked, sizes, making())
+        found = {step: in_child(step, folder, asked) for step in STEPS}
+        report(asked, found)
+        extrapolate(asked, sizes, found)
+        grown = Path(scratch) / "parts"
+        rows = asked.growth_rows // PARTS
+        make(grown, cluster_sizes(rows, rows // 66, rows // 20), PARTS, asked.dim)
+        growth(grown, asked)
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", type=int, default=40_000)
+    parser.add_argument("--clusters", type=int, default=600)
+    parser.add_argument("--largest", type=int, default=5_000, help="rows of the largest cluster")
+    parser.add_argument("--dim", type=int, default=2_048)
+    parser.add_argument(
+        "--knn-rows", type=int, default=8_192, help="rows whose neighbours are found"
+    )
+    parser.add_argument("--published", type=int, default=250, help="largest cluster for its greedy")
+    parser.add_argument("--growth-rows", type=int, default=60_000)
+    parser.add_argument("--scratch", help="folder for the features: 2 bytes x rows x dim")
+    parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--parts", type=int, help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def describe(asked: Any, sizes: np.ndarray, seconds: float) -> None:
+    import torch
+
+    print(
+        f"machine      {processor()}, {os.cpu_count()} cores; torch uses {torch.get_num_threads()}"
+    )
+    print(f"versions     torch {torch.__version__}, numpy {np.__version__}")
+    print(
+        f"data         {asked.rows:,} x {asked.dim:,} fp16, {asked.rows * asked.dim * 2 / 1e9:.2f} "
+        f"GB, made in {seconds:.0f} s; {asked.clusters:,} clusters: largest {sizes[0]:,}, "
+        f"median {int(np.median(sizes))}, {2 * pairs(sizes):.3g} kernel values"
+    )
+
+
+def processor() -> str:
+    """Its name, where Linux tells."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def report(asked: Any, found: dict[str, dict[str, Any]]) -> None:
+    whole, brute, knn = found["selection"], found["brute_force"], found["knn"]
+    rate = 2 * found["density"]["pairs"] * asked.dim / found["density"]["seconds"] / 1e9
+    print()
+    for step in ("transferability", "density", "prototypes", "semdedup"):
+        print(f"{step:16s} {found[step]['seconds']:8.1f} s")
+    print(f"  density makes {rate:.1f} GFLOP/s in float64, each pair once, all included")
+    print(f"coincide, {BUDGET:.0%} {whole['plan'] + whole['pick']:10.1f} s")
+    print(f"  transferability, density, greedy orders, allocation {whole['plan']:.1f} s")
+    print(f"  picks of clusters above {KERNEL_ROWS} rows ({whole['large']}) {whole['pick']:.1f} s")
+    print(f"  the same if every cluster gave {BUDGET:.0%} {whole['fifth']:.1f} s")
+    print(
+        f"  at a thousandth of the temperature, exponents up to {whole['exponent']:.0f} (exp "
+        f"overflows above 709), the allocation gives {whole['cold']:,} rows"
+    )
+    for rows, seconds in knn["seconds"].items():
+        work = int(rows) ** 2 * asked.dim / seconds / 1e9
+        print(f"kNN of {int(rows):7,} {seconds:10.1f} s, {work:.1f} GFLOP/s in float64")
+    if "faiss" in knn:
+        last = list(knn["seconds"].values())[-1]
+        print(
+            f"  faiss-cpu {knn['faiss']} IndexFlatL2 {knn['faiss_seconds']:.1f} s in float32, "
+            f"{knn['faiss_seconds'] / last:.2f} of ours; {knn['faiss_agreement']:.4%} "
+            "of the neighbours agree"
+        )
+    print(
+        f"published greedy on clusters of {brute['sizes']} rows {brute['published']:.1f} s, ours "
+        f"{brute['ours']:.3f} s: ratio {brute['published'] / brute['ours']:.0f}, "
+        f"same order: {brute['same_order']}"
+    )
+    print(
+        f"a cluster of {brute['n']:,}: kernel held {brute['held']:.1f} s, rows on demand "
+        f"{brute['on_demand']:.1f} s, same order: {brute['same']}"
+    )
+    print()
+    print("resident memory at its peak, MiB: anon + file <= all at once")
+    for step, result in found.items():
+        anon, file, both = (result["peak"][name] / MIB for name in ("anon", "file", "all"))
+        print(f"  {step:16s} {anon:7.0f} {file:7.0f} {both:7.0f}")
+
+
+def extrapolate(asked: Any, sizes: np.ndarray, found: dict[str, dict[str, Any]]) -> None:
+    whole, knn = found["selection"], found["knn"]["seconds"]
+    seconds = whole["plan"] + whole["fifth"] - found["transferability"]["seconds"]
+    rows, last = list(knn.items())[-1]
+    print("\non this machine, by the products that these sizes take at the rates measured:")
+    for name, n, width in (
+        ("LLaVA-665K, projected", LLAVA, asked.dim),
+        ("LLaVA-665K", LLAVA, LLAVA_WIDTH),
+        ("24 million, projected", LARGE, asked.dim),
+        ("24 million", LARGE, LLAVA_WIDTH),
+    ):
+        scale, clusters = n / asked.rows * width / asked.dim, asked.clusters * n / asked.rows
+        transfer = found["transferability"]["seconds"] * (clusters / asked.clusters) ** 2
+        transfer *= width / asked.dim
+        deduped = found["semdedup"]["seconds"] * scale
+        graph = last * (n / int(rows)) ** 2 * width / asked.dim
+        print(
+            f"  {name:22s} K {clusters:9,.0f}: transferability {hours(transfer)}, density and "
+            f"greedy {hours(seconds * scale)}, SemDeDup {hours(deduped)}, all neighbours "
+            f"{hours(graph)}"
+        )
+    print(
+        "  basis: the cluster sizes above at K in proportion to N, a fifth of each taken; time in "
+        "proportion to N x D,\n  of transferability to K² x D, of neighbours to N² x D"
+    )
+
+
+def hours(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 3600:.1f} h"
+
+
+def growth(folder: Path, asked: Any) -> None:
+    """Slopes in log-log over 1, 2 and 4 parts with clusters of the same sizes."""
+    print(f"\ngrowth over {PARTS} equal parts of {asked.growth_rows // PARTS:,} rows:")
+    counts = (1, 2, PARTS)
+    for step in ("density", "selection", "semdedup"):
+        runs = [in_child(step, folder, asked, parts) for parts in counts]
+        seconds = [r.get("seconds") or r["plan"] + r["fifth"] for r in runs]
+        held = [r["peak"]["anon"] for r in runs]
+        print(
+            f"  {step:10s} {', '.join(f'{s:.2f}' for s in seconds)} s: slope "
+            f"{slope(counts, seconds):.2f}; {', '.join(f'{m / MIB:.0f}' for m in held)} MiB anon: "
+            f"slope {slope(counts, held):.2f}"
+        )
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> float:
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+
+
+if __name__ == "__main__":
+    main()
