@@ -21,13 +21,23 @@ def kernel_block(a: np.ndarray, b: np.ndarray, gamma: float) -> np.ndarray:
     if not gamma > 0:
         raise ValueError(f"got gamma {gamma}; expected a kernel width above 0 (the paper: 1.0)")
     a, b = wide(a), wide(b)
-    norms_a, norms_b = np.einsum("ij,ij->i", a, a), np.einsum("ij,ij->i", b, b)
-    block = products(a, b)
-    block *= -2
-    block += norms_a[:, None] + norms_b
-    np.maximum(block, 0, out=block)
-    block /= -2 * gamma**2
-    return np.exp(block, out=block)
+    return kernel_of(products(a, b), squared_lengths(a), squared_lengths(b), gamma)
+
+
+def squared_lengths(x: np.ndarray) -> np.ndarray:
+    """``|x_p|²`` of float64 rows ``x`` [n, D]: float64 [n]."""
+    return np.einsum("ij,ij->i", x, x)
+
+
+def kernel_of(
+    products: np.ndarray, lengths_a: np.ndarray, lengths_b: np.ndarray, gamma: float
+) -> np.ndarray:
+    """The kernel from products of rows [m, n], which are overwritten, and squared lengths."""
+    products *= -2
+    products += lengths_a[:, None] + lengths_b
+    np.maximum(products, 0, out=products)
+    products /= -2 * gamma**2
+    return np.exp(products, out=products)
 
 
 def gaussian_kernel(x: np.ndarray, gamma: float) -> np.ndarray:

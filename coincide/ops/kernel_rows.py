@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from coincide.ops.kernel import BLOCK_ROWS, kernel_block
+from coincide.ops.kernel import BLOCK_ROWS, kernel_of, squared_lengths
+from coincide.ops.products import products, wide
 
-AHEAD = 32
+AHEAD = 16
 """Rows that are computed at once."""
 COMPONENTS = 256
 """Of the sketch."""
@@ -31,6 +32,9 @@ class KernelRows:
     def __init__(self, x: Any, gamma: float, mean: np.ndarray, held: int) -> None:
         self.x, self.gamma = x, gamma
         self.sketch = Sketch(x, gamma)
+        self.lengths = np.empty(len(mean))
+        for j in range(0, len(x), BLOCK_ROWS):
+            self.lengths[j : j + BLOCK_ROWS] = squared_lengths(wide(x[j : j + BLOCK_ROWS]))
         self.mean = mean.astype(np.float32)
         self.to_subset = np.zeros(len(mean), np.float32)
         self.taken = self.computed = 0
@@ -68,10 +72,12 @@ class KernelRows:
         return guessed
 
     def _compute(self, rows: list[int]) -> None:
-        places, queries = self._free(len(rows)), self.x[rows]
+        places, queries = self._free(len(rows)), wide(self.x[rows])
         for j in range(0, len(self.x), BLOCK_ROWS):
-            others = self.x[j : j + BLOCK_ROWS]
-            self.table[places, j : j + BLOCK_ROWS] = kernel_block(queries, others, self.gamma)
+            here = slice(j, j + BLOCK_ROWS)
+            block = products(queries, wide(self.x[here]))
+            block = kernel_of(block, self.lengths[rows], self.lengths[here], self.gamma)
+            self.table[places, here] = block
         self.place.update(zip(rows, places, strict=True))
         self.computed += len(rows)
 
