@@ -6,7 +6,9 @@ import json
 import shutil
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -156,3 +158,28 @@ def test_no_secret_on_the_wire(
     kept = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert [p for p in kept if SECRET.encode() in p.read_bytes()] == []
     assert [p for p in kept if KEY.encode() in p.read_bytes()] == []
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_a_password_in_the_proxys_address_is_in_no_file(
+    reached: bool, server: Server, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is reached through a proxy alone, or not at all, which wandb logs at length."""
+    place = server.url.removeprefix("http://") if reached else "127.0.0.1:9"
+    server.url = "http://wandb.invalid"
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, f"http://someone:{SECRET}@{place}")
+    train = [run for run in records(world) if run.job_type == "train"][:1]
+    told = ""
+    if reached:
+        assert sync(train, logger(tmp_path)) == Done(1, 0)
+    else:
+        with pytest.raises(NotWritten) as error:
+            sync(train, replace(logger(tmp_path), timeout=4))
+        told = str(error.value)
+        logs = [path.read_text() for path in tmp_path.rglob("debug-internal.log")]
+        assert any("127.0.0.1:9" in log for log in logs), "it was tried, and logged"
+    encoded = b64encode(f"someone:{SECRET}".encode())
+    files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [f for f in (*files, told.encode()) if SECRET.encode() in f or encoded in f]
