@@ -58,9 +58,15 @@ def _cluster(build: Build) -> Mapping[str, Any]:
     valid = read_valid(folder)
     rows = np.flatnonzero(valid)
     values: Any = ShardedArray(folder) if len(rows) == len(valid) else ShardedArray(folder, rows)
+    state = build.dir / "state.npz"  # of an attempt that was killed
     try:
         centroids, found = kmeans_on(
-            _devices(), values, config["clusters"], config["iterations"], config["seed"]
+            _devices(),
+            values,
+            config["clusters"],
+            config["iterations"],
+            config["seed"],
+            keep=state,
         )
     except ValueError as error:
         raise UserError(f"clustering {build.step.needs[0].folder}: {error}") from error
@@ -68,6 +74,7 @@ def _cluster(build: Build) -> Mapping[str, Any]:
     assignment[rows] = found
     save(build, "centroids.npy", centroids)
     save(build, "assignment.npy", assignment)
+    state.unlink(missing_ok=True)
     return clustering_health(values, centroids, found)
 
 

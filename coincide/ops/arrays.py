@@ -43,7 +43,9 @@ def block_rows(x: np.ndarray, chunk_rows: int | None, tile: int = TILE) -> int:
 
 def read_rows(x: np.ndarray, start: int, stop: int) -> np.ndarray:
     """A copy of the rows; the pages of a memory map are given back, so none stays resident."""
-    rows = np.array(x[start:stop])
+    rows = x[start:stop]
+    if isinstance(x, np.ndarray):  # of others a slice is a copy
+        rows = np.array(rows)
     release(x)
     return rows
 

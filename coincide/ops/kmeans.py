@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,18 @@ import torch
 from torch.nn.functional import normalize
 
 from coincide.ops.arrays import TILE, refuse_faults, release, row_digests, row_faults
-from coincide.ops.kmeans_nearest import UNIT, Rows, assign, plain_nearest, rounding, unit_rows
-from coincide.ops.kmeans_ranks import all_rows, share_of_rows, total
+from coincide.ops.kmeans_nearest import UNIT, assign, rounding
+from coincide.ops.kmeans_ranks import all_rows, ranks, share_of_rows, total
+from coincide.ops.kmeans_rows import Rows
+from coincide.ops.kmeans_state import EVERY, State, read_state, write_state
+from coincide.ops.kmeans_units import (
+    Room,
+    plain_nearest,
+    row_cosines,
+    turned,
+    unit_means,
+    unit_rows,
+)
 
 _REPAIRS = 20
 COINCIDING = 1 - 1e-6
@@ -47,6 +58,7 @@ def spherical_kmeans(
     chunk_rows: int | None = None,
     device: str = "cpu",
     told: Callable[[Iteration], None] | None = None,
+    keep: Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cluster the rows of ``x`` [N, D] by direction.
 
@@ -54,7 +66,8 @@ def spherical_kmeans(
     from ``k`` distinct rows drawn with ``seed``; stops early once nothing moves. A cluster that
     runs empty restarts at the row farthest from its centroid. Under torch.distributed every rank
     calls this with the same arguments, works on its share of the rows and gets the whole answer.
-    ``told`` hears of every iteration.
+    ``told`` hears of every iteration. ``keep`` is a file in which the state is kept every few
+    iterations: who finds it there goes on from it, to the same answer.
 
     Returns:
         ``centroids`` float32 [K, D] of unit norm and ``assignment`` int32 [N], the nearest
@@ -69,12 +82,19 @@ def spherical_kmeans(
     )
     digests = all_rows(row_digests(x, chunk_rows, first, last), len(x), device)
     _require_distinct(digests, k)
-    start = start_centroids(x, digests, k, seed, device)
+    state = read_state(keep)
+    start = (
+        torch.from_numpy(state.centroids).to(device)
+        if state
+        else start_centroids(x, digests, k, seed, device)
+    )
     lloyd = _Lloyd(x, digests, Rows.unknown(first, last, start.mean(0)), start, chunk_rows, told)
-    for _ in range(iterations):
-        if not lloyd.assign():
-            break
+    if state:
+        lloyd.number, lloyd.previous = state.done, state.nearest[first:last]
+    while lloyd.number < iterations and lloyd.assign():
         lloyd.update()
+        if keep and lloyd.number % EVERY == 0:
+            lloyd.write(keep)
     return lloyd.settle()
 
 
@@ -126,25 +146,33 @@ class _Lloyd:
         self.told = told
         self.sums = torch.zeros(centroids.shape, dtype=torch.int64, device=centroids.device)
         """Of this rank's rows, fixed-point."""
+        self.room = Room(centroids.device)
         self.moved = np.full(len(centroids), np.pi)
         self.number = 0
+        self.previous = rows.nearest.copy()
 
     def assign(self) -> bool:
         """Every row to its nearest centroid, a stray to every empty one; whether any changed."""
-        before = self.rows.nearest.copy()
-        self._search(before)
+        self._search()
         empty = self._empty()
         if len(empty):
             nearest = all_rows(self.rows.nearest, len(self.x), self._device)
             self._refill(nearest, empty)
-        changed = torch.tensor([int((before != self.rows.nearest).any())], device=self._device)
-        return bool(total(changed))
+        changed = torch.tensor([(self.previous != self.rows.nearest).any()], device=self._device)
+        self.previous = self.rows.nearest.copy()
+        return bool(total(changed.long()))
 
     def update(self) -> None:
         """Centroids to the means of their rows."""
-        self._move_to(_means(total(self.sums), self.centroids))
+        self._move_to(unit_means(total(self.sums), self.centroids))
         if self.number == 1:  # means of clusters lie closer together than single rows
             self.rows.recentre(self.centroids.mean(0))
+
+    def write(self, keep: Path) -> None:
+        """Keep the state in a file."""
+        nearest = all_rows(self.rows.nearest, len(self.x), self._device)
+        if ranks()[0] == 0:
+            write_state(keep, State(self.number, self.centroids.cpu().numpy(), nearest))
 
     def settle(self) -> tuple[np.ndarray, np.ndarray]:
         """Final centroids and assignment; empty clusters restart at strays until none is empty.
@@ -152,7 +180,7 @@ class _Lloyd:
         Every restart raises the summed cosine, so this ends unless float32 cannot tell rows apart.
         """
         for _ in range(_REPAIRS):
-            self._search(self.rows.nearest.copy())
+            self._search()
             empty = self._empty()
             nearest = all_rows(self.rows.nearest, len(self.x), self._device)
             if not len(empty):
@@ -174,12 +202,20 @@ class _Lloyd:
     def _device(self) -> str:
         return str(self.centroids.device)
 
-    def _search(self, before: np.ndarray) -> None:
-        cosines = assign(self.x, self.rows, self.centroids, self.moved, self.sums, self.chunk_rows)
+    def _search(self) -> None:
+        cosines = assign(
+            self.x,
+            self.rows,
+            self.centroids,
+            self.moved,
+            self.sums,
+            self.room,
+            self.chunk_rows,
+        )
         self.moved = np.zeros(len(self.centroids))
         self.number += 1
         if self.told:
-            changed = int((before != self.rows.nearest).sum())
+            changed = int((self.previous != self.rows.nearest).sum())
             self.told(Iteration(self.number, cosines, changed))
 
     def _empty(self) -> np.ndarray:
@@ -219,29 +255,20 @@ class _Lloyd:
 
     def _own_cosines(self) -> np.ndarray:
         """Cosine float32 of this rank's rows to their centroids, to ``rounding`` of the product."""
-        found = []
-        for start in range(0, len(self.rows.nearest), TILE):
-            stop = min(start + TILE, len(self.rows.nearest))
-            at = self.rows.first
-            unit = unit_rows(self.x, at + start, at + stop, self._device)
-            own = self.centroids[torch.from_numpy(self.rows.nearest[start:stop])]
-            found.append((unit * own).sum(1).cpu().numpy())
-        return np.concatenate(found) if found else np.empty(0, np.float32)
+        rows = self.rows
+        own = np.empty(len(rows.nearest), np.float32)
+        for start in range(0, len(own), TILE):
+            stop = min(start + TILE, len(own))
+            unit = unit_rows(self.x, rows.first + start, rows.first + stop, self.room)
+            nearest = torch.from_numpy(rows.nearest[start:stop]).to(self.centroids.device)
+            every = torch.arange(stop - start, device=self.centroids.device)
+            own[start:stop] = row_cosines(unit, every, self.centroids, nearest).cpu().numpy()
+        return own
 
     def _move_to(self, centroids: torch.Tensor) -> None:
         """Take the new centroids and note by how much each moved."""
-        self.moved = np.maximum(self.moved, _turned(self.centroids, centroids))
+        self.moved = np.maximum(self.moved, turned(self.centroids, centroids))
         self.centroids = centroids
-
-
-def _turned(before: torch.Tensor, after: torch.Tensor) -> np.ndarray:
-    """Angle float64 [K] between unit rows of two matrices, rounded up; 0 where they are equal."""
-    angles = []
-    for a, b in zip(before.split(TILE), after.split(TILE), strict=True):
-        chord = (b.double() - a.double()).norm(dim=1)
-        angle = 2 * torch.arcsin((chord / 2).clamp(max=1))
-        angles.append(torch.where(chord > 0, angle + 1e-6, 0.0).cpu().numpy())
-    return np.concatenate(angles)
 
 
 def _strays(
@@ -262,18 +289,6 @@ def _strays(
             taken.add(digests[row])
             left[assignment[row]] -= 1
     return np.array(rows, np.int64)
-
-
-def _means(sums: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
-    """Unit means; where the members cancel out, the previous centroid stays."""
-    means = torch.empty_like(previous)
-    for start in range(0, len(sums), TILE):
-        part, old = sums[start : start + TILE], previous[start : start + TILE]
-        mean = normalize(part.double())
-        means[start : start + TILE] = torch.where(
-            (part != 0).any(1, keepdim=True), mean, old.double()
-        ).float()
-    return means
 
 
 def _unit_rows(x: np.ndarray, rows: np.ndarray, device: str) -> torch.Tensor:

@@ -27,9 +27,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch.nn.functional import normalize
 
-from coincide.ops.arrays import TILE, block_rows, read_rows
+from coincide.ops.arrays import TILE, block_rows
+from coincide.ops.kmeans_rows import Rows
+from coincide.ops.kmeans_units import Room, pieces, plain_nearest, row_cosines, unit_rows
 
 UNIT = 2.0**40
 """Fixed-point scale of centroid sums: int64 holds 8 million unit rows."""
@@ -43,45 +44,6 @@ _ROUNDING = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 0.
 """Largest relative error of rounding a product to the type in which it is given back."""
 
 
-@dataclass
-class Rows:
-    """What is known of the rows ``first, first + 1, ...`` from one iteration to the next."""
-
-    first: int
-    centre: torch.Tensor
-    """float32 [D], taken off the centroids before they lose precision; any point will do."""
-    nearest: np.ndarray
-    """int64 [n], the cluster; -1 before the first search."""
-    cosine: np.ndarray
-    """float32 [n] to the own centroid; NaN where it moved since, or is not known."""
-    near: np.ndarray
-    """float64 [n], radians: the own centroid is no farther."""
-    far: np.ndarray
-    """float64 [n], radians: no other centroid is nearer; negative where nothing is known."""
-    base: np.ndarray
-    """float32 [n], the row's product with the centre; NaN where it is not known."""
-    lost: np.ndarray
-    """float32 [n], the length of what the row loses in half precision."""
-
-    @staticmethod
-    def unknown(first: int, last: int, centre: torch.Tensor) -> Rows:
-        """Rows of which nothing is known yet."""
-        n = last - first
-        blank = [np.full(n, np.nan, np.float32) for _ in range(3)]
-        nearest, far = np.full(n, -1, np.int64), np.full(n, -np.pi)
-        return Rows(first, centre, nearest, blank[0], np.full(n, np.pi), far, *blank[1:])
-
-    def put(self, row: int, cluster: int) -> None:
-        """Move a row to a cluster by force; it is searched for in full next time."""
-        self.nearest[row], self.cosine[row] = cluster, np.nan
-        self.near[row], self.far[row] = np.pi, -np.pi
-
-    def recentre(self, centre: torch.Tensor) -> None:
-        """Take another centre."""
-        self.centre = centre
-        self.base[:] = np.nan
-
-
 def rounding(width: int) -> float:
     """Bound on the error of a float32 product of unit vectors of ``width``, and of their lengths.
 
@@ -92,49 +54,27 @@ def rounding(width: int) -> float:
     return (min(width, 10 * width**0.5) + 32) * 2.0**-24
 
 
-def plain_nearest(unit: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosine float32 [n] and index int64 [n] of the nearest centroid; defines the assignment.
-
-    Rows are multiplied in tiles of one shape, the last one zero-padded.
-    """
-    cosine, nearest = [], []
-    for start in range(0, len(unit), TILE):
-        part = unit[start : start + TILE]
-        padded = torch.cat([part, part.new_zeros(TILE - len(part), part.shape[1])])
-        best, index = (padded @ centroids.T).max(1)
-        cosine.append(best[: len(part)])
-        nearest.append(index[: len(part)])
-    return torch.cat(cosine), torch.cat(nearest)
-
-
-def unit_rows(x: np.ndarray, start: int, stop: int, device: str) -> torch.Tensor:
-    """The rows as float32 unit vectors [n, D], tile by tile."""
-    rows = torch.from_numpy(read_rows(x, start, stop)).to(device)
-    unit = torch.empty(rows.shape, dtype=torch.float32, device=device)
-    for at in range(0, len(rows), TILE):
-        unit[at : at + TILE] = normalize(rows[at : at + TILE].float())
-    return unit
-
-
 def assign(
     x: np.ndarray,
     rows: Rows,
     centroids: torch.Tensor,
     moved: np.ndarray,
     sums: torch.Tensor,
+    room: Room,
     chunk_rows: int | None = None,
 ) -> int:
     """Bring ``rows`` to the centroids float32 [K, D] and ``sums`` int64 [K, D] to the rows.
 
     ``moved`` float64 [K]: the angle between each centroid and its predecessor, to which ``rows``
     refers. ``sums`` are the fixed-point sums of each cluster's unit rows and change with the rows
-    that change cluster. Returns the number of cosines computed.
+    that change cluster; ``room`` keeps buffers from one call to the next. Returns the number of
+    cosines computed.
     """
     pending = _Pending(rows, centroids, sums)
     step = block_rows(x, chunk_rows)
     if centroids.numel() < _SMALL:
-        return _assign_plainly(x, rows, pending, step)
-    search = _Search(centroids, moved, rows.centre)
+        return _assign_plainly(x, rows, pending, room, step)
+    search = _Search(centroids, moved, rows.centre, room)
     own_moved = moved[rows.nearest]
     rows.near += own_moved
     rows.cosine[own_moved > 0] = np.nan
@@ -143,27 +83,26 @@ def assign(
     for start in range(0, len(prefix), step):
         active = np.flatnonzero(prefix[start : start + step])
         if len(active):
-            unit = _block(x, rows, pending, start, step)
+            unit = _block(x, rows, room, start, step)
             _assign_block(search, rows, pending, unit, start, active)
     pending.decide(all_of_them=True)
     return search.cosines
 
 
-def _assign_plainly(x: np.ndarray, rows: Rows, pending: _Pending, step: int) -> int:
+def _assign_plainly(x: np.ndarray, rows: Rows, pending: _Pending, room: Room, step: int) -> int:
     """Every row by the plain product."""
     for start in range(0, len(rows.nearest), step):
-        unit = _block(x, rows, pending, start, step)
+        unit = _block(x, rows, room, start, step)
         places = np.arange(len(unit))
         _, nearest = plain_nearest(unit, pending.centroids)
         pending.change(start + places, unit, nearest, places)
     return len(rows.nearest) * len(pending.centroids)
 
 
-def _block(x: np.ndarray, rows: Rows, pending: _Pending, start: int, step: int) -> torch.Tensor:
+def _block(x: np.ndarray, rows: Rows, room: Room, start: int, step: int) -> torch.Tensor:
     """Unit vectors of up to ``step`` rows from ``start`` on."""
     stop = min(start + step, len(rows.nearest))
-    device = str(pending.centroids.device)
-    return unit_rows(x, rows.first + start, rows.first + stop, device)
+    return unit_rows(x, rows.first + start, rows.first + stop, room)
 
 
 def _assign_block(
@@ -182,7 +121,8 @@ def _assign_block(
     order = np.argsort(-prefix, kind="stable")
     for part, length in _alike(prefix[order]):
         mine = order[part]
-        chosen = _take(unit, active[mine])
+        chosen = search.room.of("chosen", (len(mine), unit.shape[1]), unit.dtype)
+        torch.index_select(unit, 0, _index(active[mine], unit), out=chosen)
         found = search.among(chosen, rows, at[mine], length)
         _record(search, rows, pending, at[mine], chosen, found, length)
 
@@ -190,8 +130,9 @@ def _assign_block(
 def _know(search: _Search, rows: Rows, unit: torch.Tensor, start: int, active: np.ndarray) -> None:
     """Fill in what is missing of the ``active`` rows: own cosine, product with the centre, loss."""
     missing = active[np.isnan(rows.base[start + active])]
-    for some in np.split(missing, range(TILE, len(missing), TILE)):
-        base, lost = search.of_rows(_take(unit, some))
+    for piece in pieces(len(missing), unit.device):
+        some = missing[piece]
+        base, lost = search.of_rows(unit.index_select(0, _index(some, unit)))
         rows.base[start + some], rows.lost[start + some] = base.cpu().numpy(), lost.cpu().numpy()
     nearest, cosine = rows.nearest[start + active], rows.cosine[start + active]
     unsure = active[np.isnan(cosine) & (nearest >= 0)]
@@ -206,7 +147,7 @@ def _alike(prefix: np.ndarray) -> Iterator[tuple[slice, int]]:
     while start < end:
         longest = int(prefix[start])
         like = len(prefix) - np.searchsorted(prefix[::-1], _ALIKE * longest, side="left")
-        stop = int(min(start + TILE, like, end))
+        stop = min(start + TILE, int(like), int(end))
         yield slice(start, stop), longest
         start = stop
 
@@ -248,7 +189,10 @@ def _record(
 class _Search:
     """Centroids ready to be searched: in the order of their movement, centred, in half."""
 
-    def __init__(self, centroids: torch.Tensor, moved: np.ndarray, centre: torch.Tensor) -> None:
+    def __init__(
+        self, centroids: torch.Tensor, moved: np.ndarray, centre: torch.Tensor, room: Room
+    ) -> None:
+        self.room = room
         order = np.argsort(-moved, kind="stable")
         self.moves = moved[order]
         self.margin = rounding(centroids.shape[1])
@@ -257,10 +201,9 @@ class _Search:
         self._order = torch.from_numpy(order).to(centroids.device)
         self._half = torch.empty(centroids.shape, dtype=_half(centroids), device=centroids.device)
         self._reach = self._lost = 0.0
-        for start in range(0, len(order), TILE):
-            part = centroids[self._order[start : start + TILE]] - centre
-            half = part.to(self._half.dtype)
-            self._half[start : start + TILE] = half
+        for piece in pieces(len(order), centroids.device):
+            part = centroids[self._order[piece]] - centre
+            half = self._half[piece].copy_(part)
             self._reach = max(self._reach, float(part.norm(dim=1).max()))
             self._lost = max(self._lost, float((part - half).norm(dim=1).max()))
 
@@ -285,7 +228,9 @@ class _Search:
             torch.from_numpy(known[at]).to(unit.device) for known in (rows.base, rows.lost)
         )
         nearest = _index(rows.nearest[at], unit)
-        product = _product(unit.to(self._half.dtype), self._half[:length])
+        half = self.room.of("half", tuple(unit.shape), self._half.dtype).copy_(unit)
+        product = self.room.of("product", (len(unit), length), self._half.dtype)
+        _multiply(half, self._half[:length], product)
         top, index = product.topk(min(2, length), dim=1)
         top = torch.nn.functional.pad(top.float(), (0, 2 - top.shape[1]), value=-torch.inf)
         error = self._error(lost, top[:, 0])
@@ -330,14 +275,9 @@ class _Search:
         return 1.02 * parts + 2 * self.margin
 
     def cosine(self, unit: torch.Tensor, row: torch.Tensor, centroid: torch.Tensor) -> torch.Tensor:
-        """Cosines float32 [p] of pairs, a tile at a time."""
+        """Cosines float32 [p] of pairs of rows and centroids, one by one."""
         self.cosines += len(row)
-        cosine = torch.empty(len(row), device=unit.device)
-        for at in range(0, len(row), TILE):
-            part = slice(at, at + TILE)
-            rows = unit.index_select(0, row[part])
-            cosine[part] = rows.mul_(self._centroids.index_select(0, centroid[part])).sum(1)
-        return cosine
+        return row_cosines(unit, row, self._centroids, centroid)
 
 
 @dataclass
@@ -374,10 +314,13 @@ class _Pending:
         after, before = nearest.cpu().numpy()[places], self.rows.nearest[at]
         self.rows.nearest[at] = after
         changed = np.flatnonzero(after != before)
-        known = np.flatnonzero(before[changed] >= 0)
-        fixed = (_take(unit, places[changed]) * UNIT).long()
-        self.sums.index_add_(0, _index(after[changed], unit), fixed)
-        self.sums.index_add_(0, _index(before[changed[known]], unit), -_take(fixed, known))
+        for piece in pieces(len(changed), unit.device):
+            some = changed[piece]
+            fixed = unit.index_select(0, _index(places[some], unit)).mul_(UNIT).long()
+            self.sums.index_add_(0, _index(after[some], unit), fixed)
+            known = np.flatnonzero(before[some] >= 0)
+            old = _index(before[some[known]], unit)
+            self.sums.index_add_(0, old, fixed.index_select(0, _index(known, unit)).neg_())
 
 
 def _candidates(
@@ -395,10 +338,6 @@ def _index(numbers: np.ndarray, beside: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(numbers).to(beside.device)
 
 
-def _take(unit: torch.Tensor, places: np.ndarray) -> torch.Tensor:
-    return unit.index_select(0, _index(places, unit))
-
-
 def _angle(cosine: np.ndarray, off: np.ndarray | float) -> np.ndarray:
     """Radians float64 [n] of the cosines shifted by ``off``."""
     return np.arccos(np.clip(cosine.astype(np.float64) + off, -1, 1))
@@ -413,10 +352,10 @@ def _half(centroids: torch.Tensor) -> torch.dtype:
     return torch.float32
 
 
-def _product(half: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
-    """Half-precision [m, n], summed in float32."""
+def _multiply(half: torch.Tensor, centroids: torch.Tensor, product: torch.Tensor) -> None:
+    """Into ``product`` [m, n], summed in float32."""
     with _sums_in_float32() if half.device.type == "cuda" else nullcontext():
-        return half @ centroids.T
+        torch.mm(half, centroids.T, out=product)
 
 
 @contextmanager

@@ -15,7 +15,13 @@ from coincide.ops.kmeans import spherical_kmeans
 
 
 def kmeans_on(
-    devices: Sequence[str], x: Any, k: int, iterations: int, seed: int
+    devices: Sequence[str],
+    x: Any,
+    k: int,
+    iterations: int,
+    seed: int,
+    *,
+    keep: Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """:func:`~coincide.ops.kmeans.spherical_kmeans` on ``devices``, in a process for each.
 
@@ -23,12 +29,14 @@ def kmeans_on(
     the threads of this one.
     """
     if len(devices) == 1:
-        return spherical_kmeans(x, k, iterations, seed, device=devices[0])
+        return spherical_kmeans(x, k, iterations, seed, device=devices[0], keep=keep)
     with tempfile.TemporaryDirectory(prefix="kmeans-") as name:
         folder = Path(name)
         threads = max(1, torch.get_num_threads() // len(devices))
         torch.multiprocessing.spawn(
-            _rank, (tuple(devices), threads, folder, x, k, iterations, seed), nprocs=len(devices)
+            _rank,
+            (tuple(devices), threads, folder, x, k, iterations, seed, keep),
+            nprocs=len(devices),
         )
         refusal = folder / "refusal.txt"
         if refusal.is_file():
@@ -45,6 +53,7 @@ def _rank(
     k: int,
     iterations: int,
     seed: int,
+    keep: Path | None,
 ) -> None:
     """One process; the first writes the answer, or what is wrong with the input, to ``folder``."""
     device = devices[rank]
@@ -59,7 +68,7 @@ def _rank(
         world_size=len(devices),
     )
     try:
-        centroids, assignment = spherical_kmeans(x, k, iterations, seed, device=device)
+        centroids, assignment = spherical_kmeans(x, k, iterations, seed, device=device, keep=keep)
         if rank == 0:
             np.save(folder / "centroids.npy", centroids)
             np.save(folder / "assignment.npy", assignment)

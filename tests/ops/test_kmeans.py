@@ -95,7 +95,7 @@ def test_clusters_that_run_empty_are_refilled(seed):
 
 def test_refilling_takes_the_farthest_rows_and_keeps_the_sums_exact():
     from coincide.ops.kmeans import _Lloyd
-    from coincide.ops.kmeans_nearest import Rows
+    from coincide.ops.kmeans_rows import Rows
 
     x = np.array([[1, 0], [1, 0.1], [1, 0.9], [0, 1]], np.float32)
     start = torch.tensor([[1.0, 0], [0, 1], [-1, 0]])

@@ -9,8 +9,8 @@ from coincide.features.shards import ShardedArray, write_shard
 from coincide.ops import kmeans_nearest
 from coincide.ops.arrays import TILE, tiles
 from coincide.ops.kmeans import _initial_rows, row_digests, spherical_kmeans
-from coincide.ops.kmeans_nearest import plain_nearest
 from coincide.ops.kmeans_processes import kmeans_on
+from coincide.ops.kmeans_units import plain_nearest
 
 
 @pytest.fixture(autouse=True)
@@ -189,6 +189,22 @@ def test_fewer_and_fewer_distances_are_computed():
     assert told[0].changed == len(x) and told[-1].changed < told[1].changed
     assert share[0] >= 1 > 2 * share[6] > 2 * share[-1] > 0
     assert sum(share) < len(share) / 2
+
+
+@pytest.mark.parametrize("width", [12, 64])
+def test_killed_and_resumed_it_gives_the_same_bytes(tmp_path, width):
+    x, told = features(2600, width), []
+    expected = spherical_kmeans(x, 400, 12, 1)
+
+    def die(iteration):
+        if iteration.number == 8:
+            raise KeyboardInterrupt
+
+    keep = tmp_path / "state.npz"
+    with pytest.raises(KeyboardInterrupt):
+        spherical_kmeans(x, 400, 12, 1, told=die, keep=keep)
+    assert same(spherical_kmeans(x, 400, 12, 1, told=told.append, keep=keep), expected)
+    assert told[0].number == 6  # five were kept
 
 
 def test_no_more_than_a_block_is_read(tmp_path):

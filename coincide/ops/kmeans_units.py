@@ -1,0 +1,106 @@
+"""Unit rows and the plain product of spherical k-means, in memory that is used again.
+
+Fresh pages from the system cost more than what is written to them, ten times for a tile's
+normalisation: results go into kept buffers, and intermediate ones are small enough for the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+
+from coincide.ops.arrays import TILE, read_rows
+
+_PIECE = 128
+"""Rows of an intermediate result on the CPU."""
+
+
+class Room:
+    """Named buffers on one device, grown where needed."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._kept: dict[str, torch.Tensor] = {}
+
+    def of(self, name: str, shape: tuple[int, ...], kind: torch.dtype) -> torch.Tensor:
+        """The buffer ``name`` in this shape; holds what was last written to it, or anything."""
+        size = prod(shape)
+        kept = self._kept.get(name)
+        if kept is None or len(kept) < size or kept.dtype != kind:
+            kept = self._kept[name] = torch.empty(size, dtype=kind, device=self.device)
+        return kept[:size].view(shape)
+
+
+def pieces(rows: int, device: Any) -> Iterator[slice]:
+    """Cut ``rows`` into as many as are worked on at once."""
+    step = _PIECE if torch.device(device).type == "cpu" else TILE
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
+def unit_rows(x: np.ndarray, start: int, stop: int, room: Room) -> torch.Tensor:
+    """Rows ``start`` to ``stop`` as unit vectors float32 [n, D], in ``room``'s buffer of that name.
+
+    ``start`` is a multiple of a tile; a tile is read at a time.
+    """
+    whole = -(-(stop - start) // TILE) * TILE
+    unit = room.of("unit", (whole, x.shape[1]), torch.float32)
+    for first in range(0, whole, TILE):
+        rows = read_rows(x, start + first, min(start + first + TILE, stop))
+        tile = torch.from_numpy(rows).to(room.device)
+        if len(tile) < TILE:
+            tile = torch.cat([tile, tile.new_zeros(TILE - len(tile), tile.shape[1])])
+        for piece in pieces(TILE, room.device):
+            normalize(tile[piece].float(), out=unit[first : first + TILE][piece])
+    return unit[: stop - start]
+
+
+def plain_nearest(unit: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine float32 [n] and index int64 [n] of the nearest centroid; defines the assignment.
+
+    Rows are multiplied in tiles of one shape, the last one zero-padded; ties go to the lowest.
+    """
+    cosine, nearest = [], []
+    for start in range(0, len(unit), TILE):
+        part = unit[start : start + TILE]
+        if len(part) < TILE:
+            part = torch.cat([part, part.new_zeros(TILE - len(part), part.shape[1])])
+        best, index = (part @ centroids.T).max(1)
+        cosine.append(best[: len(unit) - start])
+        nearest.append(index[: len(unit) - start])
+    return torch.cat(cosine), torch.cat(nearest)
+
+
+def row_cosines(
+    unit: torch.Tensor, row: torch.Tensor, centroids: torch.Tensor, centroid: torch.Tensor
+) -> torch.Tensor:
+    """Cosine float32 [p] of each pair of a row of ``unit`` and a centroid."""
+    cosine = torch.empty(len(row), device=unit.device)
+    for piece in pieces(len(row), unit.device):
+        product = unit.index_select(0, row[piece])
+        cosine[piece] = product.mul_(centroids.index_select(0, centroid[piece])).sum(1)
+    return cosine
+
+
+def turned(before: torch.Tensor, after: torch.Tensor) -> np.ndarray:
+    """Angle float64 [K] between unit rows of two matrices, rounded up; 0 where they are equal."""
+    chord = torch.empty(len(before), dtype=torch.float64, device=before.device)
+    for piece in pieces(len(before), before.device):
+        chord[piece] = (after[piece].double() - before[piece]).norm(dim=1)
+    angle = 2 * torch.arcsin((chord / 2).clamp(max=1)) + 1e-6
+    return torch.where(chord > 0, angle, 0.0).cpu().numpy()
+
+
+def unit_means(sums: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
+    """Unit means float32 [K, D]; where the members cancel out, the previous centroid stays."""
+    means = torch.empty_like(previous)
+    for piece in pieces(len(sums), sums.device):
+        some = (sums[piece] != 0).any(1, keepdim=True)
+        mean = normalize(sums[piece].double())
+        means[piece] = torch.where(some, mean, previous[piece].double()).float()
+    return means
