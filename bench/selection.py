@@ -19,10 +19,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from bench.made import PARTS, Made, cluster_sizes, load, make
+from bench.watch import Memory, clock
 from coincide.method import VARIANTS, pick_rows, plan_clusters
 from coincide.ops.allocate import allocate
 from coincide.ops.clusters import Rows, each_cluster
@@ -143,22 +141,25 @@ def brute_force_step(made: Made, asked: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"sizes": [len(rows) for rows in small], "ours": 0.0, "published": 0.0}
     same = []
     for rows in small:
-        x, m = made.x[rows], int(np.ceil(BUDGET * len(rows)))
+        kernel, m = gaussian_kernel(made.x[rows], GAMMA), int(np.ceil(BUDGET * len(rows)))
         with clock() as fast:
-            ours = greedy_mmd_rows(x, GAMMA, m)
+            ours = greedy_mmd(kernel, m)
         with clock() as slow:
-            published = published_greedy(gaussian_kernel(x, GAMMA), m)
+            published = published_greedy(kernel, m)
         same.append(ours.tolist() == published)
         found["ours"] += fast()
         found["published"] += slow()
     rows = next(r for r in sorted(members, key=len)[::-1] if len(r) <= 8192)
     x, m = made.x[rows], int(np.ceil(BUDGET * len(rows)))
-    with clock() as whole:
-        held = greedy_mmd(gaussian_kernel(x, GAMMA), m)
-    with clock() as on_demand:
-        demanded = greedy_mmd_rows(x, GAMMA, m, kernel_rows=KERNEL_ROWS // 4)
-    largest = {"n": len(rows), "held": whole(), "on_demand": on_demand()}
-    return {**found, "same_order": all(same), **largest, "same": bool((held == demanded).all())}
+
+    def timed(kernel_rows: int) -> tuple[float, np.ndarray]:
+        with clock() as spent:
+            order = greedy_mmd_rows(x, GAMMA, m, kernel_rows=kernel_rows)
+        return spent(), order
+
+    (held, one), (on_demand, other) = map_threads(timed, (8192, KERNEL_ROWS // 4), threads=1)
+    largest = {"n": len(rows), "m": m, "held": held, "on_demand": on_demand}
+    return {**found, "same_order": all(same), **largest, "same": bool((one == other).all())}
 
 
 def published_greedy(kernel: np.ndarray, m: int) -> list[int]:
@@ -190,32 +191,6 @@ STEPS: dict[str, Callable[[Made, Any], dict[str, Any]]] = {
 def pairs(sizes: np.ndarray) -> float:
     """Pairs of rows within a cluster, each counted once."""
     return float((sizes.astype(np.float64) ** 2).sum() / 2)
-
-
-@contextmanager
-def clock() -> Iterator[Callable[[], float]]:
-    """Seconds that the block took, once it is over."""
-    started = time.perf_counter()
-    ended: list[float] = []
-    yield lambda: ended[0] - started
-    ended.append(time.perf_counter())
-
-
-class Memory(threading.Thread):
-    """Watches this process' resident memory: its peaks in bytes."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.peak = {"anon": 0, "file": 0, "all": 0}
-        self.stop = threading.Event()
-
-    def run(self) -> None:
-        while not self.stop.wait(0.02):
-            lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-            now = {line.split(":")[0]: line.split()[1] for line in lines if line[:3] == "Rss"}
-            anon, file = (int(now[name]) * 1024 for name in ("RssAnon", "RssFile"))
-            for name, value in (("anon", anon), ("file", file), ("all", anon + file)):
-                self.peak[name] = max(self.peak[name], value)
 
 
 def child(asked: Any) -> None:
@@ -259,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         extrapolate(asked, sizes, found)
         grown = Path(scratch) / "parts"
         rows = asked.growth_rows // PARTS
-        make(grown, cluster_sizes(rows, rows // 66, rows // 20), PARTS, asked.dim)
+        make(grown, cluster_sizes(rows, rows // 66, rows // 10), PARTS, asked.dim)
         growth(grown, asked)
 
 
@@ -329,12 +304,13 @@ def report(asked: Any, found: dict[str, dict[str, Any]]) -> None:
         )
     print(
         f"published greedy on clusters of {brute['sizes']} rows {brute['published']:.1f} s, ours "
-        f"{brute['ours']:.3f} s: ratio {brute['published'] / brute['ours']:.0f}, "
+        f"{brute['ours']:.4f} s: ratio {brute['published'] / brute['ours']:.0f}, "
         f"same order: {brute['same_order']}"
     )
     print(
-        f"a cluster of {brute['n']:,}: kernel held {brute['held']:.1f} s, rows on demand "
-        f"{brute['on_demand']:.1f} s, same order: {brute['same']}"
+        f"{brute['m']:,} of a cluster of {brute['n']:,}, one thread: kernel held "
+        f"{brute['held']:.1f} s, rows on demand {brute['on_demand']:.1f} s, "
+        f"same order: {brute['same']}"
     )
     print()
     print("resident memory at its peak, MiB: anon + file <= all at once")

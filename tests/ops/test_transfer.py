@@ -56,6 +56,21 @@ def test_blocks_of_rows_join_up():
     np.testing.assert_allclose(ours, (all_pairs.sum(1) - np.diag(all_pairs)) / 1029, atol=1e-12)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_and_memory_maps_do_not_show(threads, tmp_path):
+    import torch
+
+    x, before = centroids(2100, width=8), torch.get_num_threads()
+    expected = transferability(x, layers=2)
+    np.save(tmp_path / "x.npy", x)
+    torch.set_num_threads(threads)
+    try:
+        ours = transferability(np.load(tmp_path / "x.npy", mmap_mode="r"), layers=2)
+    finally:
+        torch.set_num_threads(before)
+    assert ours.tobytes() == expected.tobytes()
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="width 12 and 5 layers"):
         transferability(centroids(3), layers=5)
