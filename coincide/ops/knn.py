@@ -36,7 +36,7 @@ def knn(
     Distances are ``|a - b|²`` or ``1 - cos(a, b)``, taken in float64. A row is not its own
     neighbour, an equal row is (at distance 0); ties go to the lowest row. ``x`` may be a memmap;
     each thread compares ``chunk_rows`` rows at once with those behind them. Neither has an effect
-    on the answer. On a GPU one thread works.
+    on the answer. On a GPU one thread works, with more rows at once: ``x`` is read less often.
 
     Returns:
         ``neighbors`` int64 [N, k] and ``distances`` float32 [N, k].
@@ -51,7 +51,8 @@ def knn(
     require_finite_rows(x, zero_allowed=metric == "sqeuclidean", chunk_rows=chunk_rows)
     if not 1 <= k < len(x):
         raise ValueError(f"got k = {k} neighbours for {len(x)} rows; expected 1 to {len(x) - 1}")
-    step = -(-(chunk_rows or 4 * TILE) // TILE) * TILE
+    held = chunk_rows or (4 if device == "cpu" else 32) * TILE
+    step = -(-held // TILE) * TILE
     best = torch.full((-(-len(x) // TILE) * TILE, k), _NONE, dtype=torch.int64, device=device)
     lock = Lock()
 
