@@ -31,14 +31,23 @@ def features(n, width, *, common=1.0, noise=1.0, seed=0):
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float16)
 
 
-def lloyd(x, k, iterations, seed):
+def parallel(n, width, seed=0):
+    """Different rows of which many have one direction: clusters that start from two run empty."""
+    random = np.random.default_rng(seed)
+    rows = features(n // 3, width, seed=seed).astype(np.float32)
+    return rows[random.integers(0, len(rows), n)] * 2.0 ** random.integers(-3, 4, (n, 1))
+
+
+def lloyd(x, k, iterations, seed, refilled=None):
     """Plain spherical k-means: the product of every tile of rows and all centroids, each time."""
     centroids = normalize(torch.from_numpy(x[_initial_rows(row_digests(x), k, seed)]).float())
     previous = np.empty(0)
     for _ in range(iterations):
         assignment, cosine = products(x, centroids)
         unit = torch.cat([normalize(tile) for _, tile in tiles(x)])[: len(x)]
-        refill(assignment, cosine, x, k)
+        pairs = refill(assignment, cosine, x, k)
+        if refilled is not None:
+            refilled += pairs
         sums = torch.zeros(centroids.shape, dtype=torch.int64)
         sums.index_add_(0, torch.from_numpy(assignment), (unit * 2.0**40).long())
         if np.array_equal(assignment, previous):
@@ -88,7 +97,7 @@ def same(ours, expected):
         (2600, 24, 40, 1.0, 1.0),
         (2500, 64, 200, 4.0, 2.0),  # cosines of 0.9 between any two
         (3000, 8, 50, 0.0, 3.0),  # no clusters
-        (3000, 3, 200, 1.0, 1.0),  # clusters run empty
+        (3000, 3, 200, 1.0, 1.0),
         (2100, 256, 300, 2.0, 0.02),  # many centroids in one point: float32 cannot tell
         (1500, 300, 1, 1.0, 1.0),
         (1030, 40, 1000, 1.0, 1.0),
@@ -107,6 +116,14 @@ def test_the_same_bytes_on_a_grid_where_cosines_tie(seed):
     x = x[np.abs(x).sum(1) > 0]
     unlike = len(np.unique((x / np.linalg.norm(x, axis=1, keepdims=True)).round(4), axis=0))
     assert same(spherical_kmeans(x, unlike // 3, 10, seed), lloyd(x, unlike // 3, 10, seed))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_same_bytes_where_clusters_run_empty(seed):
+    x, refilled = parallel(1300, 12, seed), []
+    expected = lloyd(x, 200, 8, seed, refilled)
+    assert refilled
+    assert same(spherical_kmeans(x, 200, 8, seed), expected)
 
 
 def test_large_and_small_problems_are_one_function(monkeypatch):
@@ -155,11 +172,14 @@ def in_shards(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3])
-@pytest.mark.parametrize("width", [12, 400])  # clusters that run empty; pruned by its size
-def test_same_bytes_for_every_number_of_processes(in_shards, count, width):
-    x = features(2600, width)
-    expected = spherical_kmeans(x, 700, 6, 1)
-    assert same(kmeans_on(["cpu"] * count, in_shards(x), 700, 6, 1), expected)
+@pytest.mark.parametrize(
+    ("x", "k"),
+    [(features(2600, 400), 700), (parallel(2600, 12), 400)],  # pruned by its size; runs empty
+    ids=["pruned", "empty"],
+)
+def test_same_bytes_for_every_number_of_processes(in_shards, count, x, k):
+    expected = spherical_kmeans(x, k, 6, 1)
+    assert same(kmeans_on(["cpu"] * count, in_shards(x), k, 6, 1), expected)
 
 
 def test_broken_rows_are_refused_through_processes(in_shards):
@@ -191,9 +211,9 @@ def test_fewer_and_fewer_distances_are_computed():
     assert sum(share) < len(share) / 2
 
 
-@pytest.mark.parametrize("width", [12, 64])
-def test_killed_and_resumed_it_gives_the_same_bytes(tmp_path, width):
-    x, told = features(2600, width), []
+@pytest.mark.parametrize("x", [features(2600, 64), parallel(2600, 12)], ids=["features", "empty"])
+def test_killed_and_resumed_it_gives_the_same_bytes(tmp_path, x):
+    told = []
     expected = spherical_kmeans(x, 400, 12, 1)
 
     def die(iteration):
