@@ -16,7 +16,8 @@ value of each row. This module names the same centroid, bit for bit, with less w
   within it are candidates, and candidates are evaluated again in float32.
 * **Near-ties.** Where the first two differ by less than a float32 product rounds, the plain product
   itself decides: such rows are collected into tiles of its shape. This relies on a row of a product
-  not depending on the rows beside it, which ``tests/ops/test_kmeans_nearest.py`` checks.
+  not depending on the rows beside it (on a CPU, not on its place either), which
+  ``tests/ops/test_kmeans_nearest.py`` checks.
 """
 
 from __future__ import annotations
@@ -30,7 +31,14 @@ import torch
 
 from coincide.ops.arrays import TILE, block_rows
 from coincide.ops.kmeans_rows import Rows
-from coincide.ops.kmeans_units import Room, pieces, plain_nearest, row_cosines, unit_rows
+from coincide.ops.kmeans_units import (
+    Room,
+    gathered_nearest,
+    pieces,
+    plain_nearest,
+    row_cosines,
+    unit_rows,
+)
 
 UNIT = 2.0**40
 """Fixed-point scale of centroid sums: int64 holds 8 million unit rows."""
@@ -303,7 +311,7 @@ class _Pending:
         if not ready:
             return
         at, unit = np.concatenate(self._at), torch.cat(self._unit)
-        _, nearest = plain_nearest(unit[:ready], self.centroids)
+        nearest = gathered_nearest(unit[:ready], self.rows.first + at[:ready], self.centroids)
         self.change(at[:ready], unit, nearest, np.arange(ready))
         self._at, self._unit = [at[ready:]], [unit[ready:]]
 
@@ -347,7 +355,7 @@ def _half(centroids: torch.Tensor) -> torch.dtype:
     """The type of the first, inexact products: the fastest that the device multiplies."""
     if centroids.device.type == "cuda":
         return torch.float16
-    if torch.cpu._is_avx512_bf16_supported():  # elsewhere it is slower than float32
+    if getattr(torch.cpu, "_is_avx512_bf16_supported", bool)():  # else slower than float32
         return torch.bfloat16
     return torch.float32
 

@@ -76,6 +76,33 @@ def plain_nearest(unit: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Te
     return torch.cat(cosine), torch.cat(nearest)
 
 
+def gathered_nearest(unit: torch.Tensor, at: np.ndarray, centroids: torch.Tensor) -> torch.Tensor:
+    """:func:`plain_nearest` of scattered rows, whose numbers in the data are ``at``; int64 [n]."""
+    nearest = torch.empty(len(at), dtype=torch.int64, device=unit.device)
+    tile = unit.new_zeros(TILE, unit.shape[1])
+    for some, places in _into_tiles(at, keep_places=unit.device.type == "cuda"):
+        mine, there = (torch.from_numpy(part).to(unit.device) for part in (some, places))
+        tile[there] = unit[mine]
+        nearest[mine] = plain_nearest(tile, centroids)[1][there]
+    return nearest
+
+
+def _into_tiles(at: np.ndarray, *, keep_places: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Which rows go into each tile, and where; to their own places, or one beside the other.
+
+    A GPU may split the sums of a product otherwise in another part of it, so there a row keeps its
+    place in the tile; what rows are beside it does not matter.
+    """
+    every = np.arange(len(at))
+    place = at % TILE if keep_places else every % TILE
+    order = np.argsort(place, kind="stable")
+    again = np.empty(len(at), np.int64)  # how many rows before it have a row's place
+    again[order] = every - np.searchsorted(place[order], place[order])
+    for turn in range(int(again.max(initial=-1)) + 1):
+        some = np.flatnonzero(again == turn)
+        yield some, place[some]
+
+
 def row_cosines(
     unit: torch.Tensor, row: torch.Tensor, centroids: torch.Tensor, centroid: torch.Tensor
 ) -> torch.Tensor:

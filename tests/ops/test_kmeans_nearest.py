@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import normalize
 
 from coincide.features.shards import ShardedArray, write_shard
-from coincide.ops import kmeans_nearest
+from coincide.ops import kmeans_nearest, kmeans_units
 from coincide.ops.arrays import TILE, tiles
 from coincide.ops.kmeans import _initial_rows, row_digests, spherical_kmeans
 from coincide.ops.kmeans_processes import kmeans_on
@@ -189,7 +189,7 @@ def test_broken_rows_are_refused_through_processes(in_shards):
         kmeans_on(["cpu"] * 2, in_shards(x), 20, 3, 1)
 
 
-def test_a_row_of_the_plain_product_does_not_depend_on_its_place():
+def test_a_row_of_the_plain_product_does_not_depend_on_its_place(monkeypatch):
     random = torch.Generator().manual_seed(0)
     unit = normalize(torch.randn(1500, 300, generator=random))
     centroids = normalize(torch.randn(700, 300, generator=random))
@@ -197,6 +197,12 @@ def test_a_row_of_the_plain_product_does_not_depend_on_its_place():
     cosine, nearest = plain_nearest(unit, centroids)
     moved = plain_nearest(unit[order], centroids)
     assert torch.equal(moved[0], cosine[order]) and torch.equal(moved[1], nearest[order])
+    for keep_places in (False, True):
+        parts = kmeans_units._into_tiles(order.numpy(), keep_places=keep_places)
+        monkeypatch.setattr(kmeans_units, "_into_tiles", lambda *_, p=list(parts), **__: p)
+        found = kmeans_units.gathered_nearest(unit[order], order.numpy(), centroids)
+        assert torch.equal(found, nearest[order])
+        monkeypatch.undo()
     alone = plain_nearest(unit[7:8], centroids)
     assert torch.equal(alone[0], cosine[7:8])
 
