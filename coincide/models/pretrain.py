@@ -1,11 +1,10 @@
 """How the tiny models learn to see: a tower that names cells, then stage 1 on captions.
 
-    python -m coincide.models.pretrain tiny          # about ten minutes on an idle core
+    python -m coincide.models.pretrain tiny          # about ten minutes on two cores
 
 First the vision tower learns to name what each cell holds, in place of CLIP's pretraining, which
 has no model of this size. Then tower, projector and language model learn captions of generated
-pictures, as LLaVA's stage 1, and beside them text (``coincide.data.demo.language``), in place of what
-a language model has read before. Writes ``coincide/assets/tiny/<size>.safetensors`` and beside it the
+pictures, as LLaVA's stage 1. Writes ``coincide/assets/tiny/<size>.safetensors`` and beside it the
 record of how it got there. The pictures are never those of the training or test sets.
 """
 
@@ -29,8 +28,6 @@ from coincide.provenance import versions
 
 STEPS, BATCH, LR, WARMUP, SEED = 1400, 64, 2.0e-3, 100, 0
 TOWER_STEPS, TOWER_BATCH = 1500, 128
-TEXT_BATCH = 32
-"""Passages of text beside the captions of a step; their losses are added."""
 EVERY = 20
 
 
@@ -47,7 +44,6 @@ def pretrain(size: str) -> tuple[Any, dict[str, list[dict[str, float]]]]:
     losses: list[float] = []
     started = time.monotonic()
     for step, batch in enumerate(batches(processor, STEPS)):
-        model(**passages(processor, step), use_cache=False).loss.backward()
         for group in optimizer.param_groups:
             group["lr"] = LR * schedule(step, STEPS)
         loss = model(**batch, use_cache=False).loss
@@ -134,30 +130,6 @@ def batches(processor: Any, count: int) -> Iterator[dict[str, Any]]:
         yield tokens_and_pixels([draw(scene, rng) for scene in scenes], texts, processor)
 
 
-def passages(processor: Any, step: int) -> dict[str, Any]:
-    """The text of ``step``: descriptions, and questions with answers, which have the labels."""
-    import torch
-
-    from coincide.data.demo.language import passage
-
-    rng = np.random.Generator(np.random.PCG64([SEED, 2, step]))
-    tokenizer = processor.tokenizer
-    rows = []
-    for context, rest in (passage(rng) for _ in range(TEXT_BATCH)):
-        head = tokenizer(context).input_ids
-        tail = tokenizer(f"\n{rest}</s>", add_special_tokens=False).input_ids
-        rows.append((head, tail))
-    length = max(len(head) + len(tail) for head, tail in rows)
-    ids = torch.full((len(rows), length), tokenizer.pad_token_id)
-    labels = torch.full((len(rows), length), -100)
-    for i, (head, tail) in enumerate(rows):
-        end = len(head) + len(tail)
-        ids[i, :end] = torch.tensor([*head, *tail])
-        labels[i, len(head) : end] = torch.tensor(tail)
-    mask = (ids != tokenizer.pad_token_id).long()
-    return {"input_ids": ids, "labels": labels, "attention_mask": mask}
-
-
 def schedule(step: int, steps: int) -> float:
     """Linear warm-up, then cosine to zero."""
     if step < WARMUP:
@@ -185,7 +157,6 @@ def save(
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": STEPS,
         "batch": BATCH,
-        "text_batch": TEXT_BATCH,
         "tower_steps": TOWER_STEPS,
         "tower_batch": TOWER_BATCH,
         "perception": caption_accuracy(shipped, processor, scenes=256, seed=7),

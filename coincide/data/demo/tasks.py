@@ -24,7 +24,6 @@ from coincide.data.demo.world import (
     coloured,
     digit,
     letter,
-    pick,
     scatter,
     written,
 )
@@ -75,30 +74,26 @@ def counting(rng: np.random.Generator, split: Split) -> tuple[Scene, list[Questi
 
 
 def presence(rng: np.random.Generator, split: Split) -> tuple[Scene, list[Question]]:
-    """Yes or no: is there a circle? Half of the answers are yes."""
-    things = objects(rng, 2, 4, SHAPES)
-    scene = scatter(rng, things)
-    there = {thing.name for thing in things}
+    """Yes or no: is there a number, or a letter, among the shapes? Half of the answers are yes."""
+    kinds = {"number": digit(rng, split), "letter": letter(rng)}
+    there = [kind for kind in kinds if rng.random() < 0.5]
+    scene = scatter(rng, [*objects(rng, 2, 4, SHAPES), *(kinds[kind] for kind in there)])
     questions = []
-    for thing in things:
-        yes = rng.random() < 0.5
-        name = thing.name if yes else pick(rng, [s for s in SHAPES if s not in there])
-        text = f"Is there a {name} in the picture? {BRIEF}"
-        questions.append(Question(text, "yes" if yes else "no", "yes" if yes else "no"))
-    return scene, questions
+    for kind in kinds:
+        answer = "yes" if kind in there else "no"
+        questions.append(Question(f"Is there a {kind} in the picture? {BRIEF}", answer, answer))
+    return scene, _shuffled(rng, questions)
 
 
 def choice(rng: np.random.Generator, split: Split) -> tuple[Scene, list[Question]]:
-    """Multiple choice: the colour of a thing among two, answered by its letter."""
-    things = objects(rng, 1, 2, SHAPES)
+    """Multiple choice: the size of a thing, answered by its letter."""
+    things = objects(rng, 1, 3, SHAPES)
     scene = scatter(rng, things)
+    options = ", ".join(f"{letter} {size}" for letter, size in zip(OPTIONS, SIZES, strict=True))
     questions = []
     for thing in things:
-        wrong = [str(c) for c in rng.permutation(COLOUR_NAMES) if c != thing.colour][:1]
-        options = [str(option) for option in rng.permutation([thing.colour, *wrong])]
-        lines = " ".join(f"{OPTIONS[i]} {option}" for i, option in enumerate(options))
-        text = f"What colour is the {thing.name}? {lines} Answer with the letter."
-        questions.append(Question(text, OPTIONS[options.index(thing.colour)], "colour"))
+        text = f"What size is the {thing.name}? {options}. Answer with the letter."
+        questions.append(Question(text, OPTIONS[SIZES.index(thing.size)], thing.size))
     return scene, questions
 
 
