@@ -16,6 +16,7 @@ same number of iterations, all rows in each. Memory is the peak of what a proces
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.util
 import json
 import multiprocessing
@@ -72,8 +73,8 @@ class Measured:
     mapped: int = 0
     """Peak bytes of mapped files."""
     told: list[tuple[Iteration, float]] = field(default_factory=list)
-    answer: bytes = b""
-    """A digest of the bytes of the answer."""
+    answer: str = ""
+    """SHA-256 of centroids and assignment."""
 
 
 # --- features ---------------------------------------------------------------------------------
@@ -134,7 +135,7 @@ def ours(folder: Path, size: Size, processes: int) -> Measured:
         centroids, assignment = kmeans_on(["cpu"] * processes, x, *arguments)
     found.seconds = time.perf_counter() - started
     found.objective = objective(x, centroids, assignment)
-    found.answer = centroids.tobytes() + assignment.tobytes()
+    found.answer = hashlib.sha256(centroids.tobytes() + assignment.tobytes()).hexdigest()
     return found
 
 
@@ -173,8 +174,9 @@ def rates(folder: Path, size: Size, processes: int) -> dict[str, float]:
     half = _half(centroids)
     found = {}
     for name, kind in (("float32", torch.float32), ("half", half)):
-        a, b = unit.to(kind), centroids.to(kind)
-        times = [seconds_of(lambda a=a, b=b: a @ b.T) for _ in range(7)]
+        a, b = unit.to(kind), centroids.to(kind).T
+        out = a @ b
+        times = [seconds_of(lambda a=a, b=b, out=out: torch.mm(a, b, out=out)) for _ in range(7)]
         found[name] = flops / float(np.median(times[1:]))
     return found
 
@@ -267,13 +269,15 @@ def main(arguments: Sequence[str] | None = None) -> float | None:
         apart(make, folder, size.rows, size.width)
         rate = apart(rates, folder, size, 1)
         show_setting(size, asked, rate)
-        mine = apart(ours, folder, size, asked.processes)
-        show_ours(size, mine, rate, asked.processes)
+        mine = apart(ours, folder, size, 1)
+        show_ours(size, mine, rate)
+        if asked.processes > 1:
+            show_processes(asked.processes, apart(ours, folder, size, asked.processes), mine)
         ratio = None
         if asked.faiss:
             ratio = show_faiss(apart(faiss, folder, size, 1), mine)
         if asked.slope:
-            show_slopes(folder, size, mine, asked.processes)
+            show_slopes(folder, size, mine)
         show_extrapolation(size, mine, rate)
     return ratio
 
@@ -312,7 +316,7 @@ def show_setting(size: Size, asked: argparse.Namespace, rate: dict[str, float]) 
     )
 
 
-def show_ours(size: Size, mine: Measured, rate: dict[str, float], processes: int) -> None:
+def show_ours(size: Size, mine: Measured, rate: dict[str, float]) -> None:
     before = 0.0
     for iteration, at in mine.told:
         share = iteration.cosines / (size.rows * size.clusters)
@@ -321,17 +325,23 @@ def show_ours(size: Size, mine: Measured, rate: dict[str, float], processes: int
             f"{iteration.changed:8,} rows changed cluster"
         )
         before = at
-    print(f"ours         {mine.seconds:8.2f} s, mean cosine {mine.objective:.6f}, "
-          f"{processes} process{'es' * (processes > 1)}")  # fmt: skip
+    print(f"ours         {mine.seconds:8.2f} s, mean cosine {mine.objective:.6f}")
     print(f"memory       {mine.own / 2**20:,.0f} MiB own, {mine.mapped / 2**20:,.0f} MiB of files")
-    if mine.told:
-        computed = 2 * size.width * sum(i.cosines for i, _ in mine.told) / mine.seconds
-        plain = 2.0 * size.width * size.rows * size.clusters * len(mine.told) / mine.seconds
-        print(
-            f"limit        {computed / 1e9:.0f} GFLOP/s of products, "
-            f"{computed / rate['half']:.0%} of the half rate; as plain Lloyd in float32: "
-            f"{plain / 1e9:.0f} GFLOP/s, {plain / rate['float32']:.2f} of the float32 rate"
-        )
+    computed = 2 * size.width * sum(i.cosines for i, _ in mine.told) / mine.seconds
+    plain = 2.0 * size.width * size.rows * size.clusters * len(mine.told) / mine.seconds
+    print(
+        f"limit        {computed / 1e9:.0f} GFLOP/s of products, "
+        f"{computed / rate['half']:.0%} of the half rate; as plain Lloyd in float32: "
+        f"{plain / 1e9:.0f} GFLOP/s, {plain / rate['float32']:.2f} of the float32 rate"
+    )
+
+
+def show_processes(count: int, several: Measured, one: Measured) -> None:
+    print(
+        f"{count} processes  {several.seconds:8.2f} s with their starting, "
+        f"{several.own / 2**20:,.0f} MiB own together, "
+        f"{'the same bytes' if several.answer == one.answer else 'OTHER BYTES'}"
+    )
 
 
 def show_faiss(theirs: Measured, mine: Measured) -> float:
@@ -343,12 +353,12 @@ def show_faiss(theirs: Measured, mine: Measured) -> float:
     return ratio
 
 
-def show_slopes(folder: Path, size: Size, mine: Measured, processes: int) -> None:
+def show_slopes(folder: Path, size: Size, mine: Measured) -> None:
     """The same clusters from a quarter and a half of the rows."""
     points = [(size.rows, mine)]
     for divisor in (2, 4):
         less = Size(size.rows // divisor, size.width, size.clusters, size.iterations)
-        points.insert(0, (less.rows, apart(ours, folder, less, processes)))
+        points.insert(0, (less.rows, apart(ours, folder, less, 1)))
     rows = np.log([n for n, _ in points])
     time_slope = np.polyfit(rows, np.log([m.seconds for _, m in points]), 1)[0]
     memory_slope = np.polyfit(rows, np.log([m.own for _, m in points]), 1)[0]
@@ -360,8 +370,6 @@ def show_slopes(folder: Path, size: Size, mine: Measured, processes: int) -> Non
 
 def show_extrapolation(size: Size, mine: Measured, rate: dict[str, float]) -> None:
     """Seconds of 50 iterations at the speed and the shares measured here."""
-    if not mine.told:
-        return
     shares = [i.cosines / (size.rows * size.clusters) for i, _ in mine.told]
     searched = sum(shares) + max(0, 51 - len(shares)) * shares[-1]
     flops = 2 * size.width * sum(i.cosines for i, _ in mine.told) / mine.seconds
