@@ -26,6 +26,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,8 @@ class Part(ShardedArray):
 
 def ours(folder: Path, size: Size, processes: int) -> Measured:
     """Our clustering."""
-    x, found = Part(folder, size.rows), Measured()
+    x: Any = Part(folder, size.rows)
+    found = Measured()
     started = time.perf_counter()
 
     def tell(iteration: Iteration) -> None:
@@ -144,7 +146,8 @@ def faiss(folder: Path, size: Size, processes: int) -> Measured:
     import faiss
 
     faiss.omp_set_num_threads(torch.get_num_threads())
-    x, found = Part(folder, size.rows), Measured()
+    x: Any = Part(folder, size.rows)
+    found = Measured()
     start = start_centroids(x, row_digests(x), size.clusters, SEED).numpy()
     unit = np.empty(x.shape, np.float32)
     for row, tile in tiles(x):
@@ -175,8 +178,8 @@ def rates(folder: Path, size: Size, processes: int) -> dict[str, float]:
     found = {}
     for name, kind in (("float32", torch.float32), ("half", half)):
         a, b = unit.to(kind), centroids.to(kind).T
-        out = a @ b
-        times = [seconds_of(lambda a=a, b=b, out=out: torch.mm(a, b, out=out)) for _ in range(7)]
+        work = partial(torch.mm, a, b, out=a @ b)
+        times = [seconds_of(work) for _ in range(7)]
         found[name] = flops / float(np.median(times[1:]))
     return found
 
@@ -369,23 +372,34 @@ def show_slopes(folder: Path, size: Size, mine: Measured) -> None:
 
 
 def show_extrapolation(size: Size, mine: Measured, rate: dict[str, float]) -> None:
-    """Seconds of 50 iterations at the speed and the shares measured here."""
-    shares = [i.cosines / (size.rows * size.clusters) for i, _ in mine.told]
-    searched = sum(shares) + max(0, 51 - len(shares)) * shares[-1]
-    flops = 2 * size.width * sum(i.cosines for i, _ in mine.told) / mine.seconds
+    """Hours of 50 iterations at the speeds and shares measured here."""
+    cosines = np.array([iteration.cosines for iteration, _ in mine.told])
+    shares = cosines / (size.rows * size.clusters)
+    searched = shares.sum() + max(0, 51 - len(shares)) * shares[-1]
+    per_value, per_flop = fitted(size, cosines, np.array([at for _, at in mine.told]))
     print(
-        f"basis        {flops / 1e9:.0f} GFLOP/s all in, {searched:.1f} x N*K cosines in 50 "
-        f"iterations (the last share, {shares[-1]:.3f}, kept from number {len(shares)} on), "
-        f"{size.rows / size.clusters:.0f} rows per cluster"
+        f"basis        an iteration takes {per_value * 1e9:.2f} ns per number of the features and "
+        f"a second per {1 / per_flop / 1e9:.0f} GFLOP of products (fit over the iterations);\n"
+        f"             50 take {searched:.1f} x N*K cosines (share {shares[-1]:.3f} kept from "
+        f"number {len(shares)} on), with {size.rows / size.clusters:.0f} rows per cluster"
     )
     for rows in (LLAVA, ALL_OPEN):
         for width in (2048, 20_480):
-            hours = searched * 2.0 * rows * 10_000 * width / flops / 3600
-            plain = 51 * 2.0 * rows * 10_000 * width / rate["float32"] / 3600
+            flops = 2.0 * rows * 10_000 * width
+            hours = (51 * per_value * rows * width + searched * per_flop * flops) / 3600
             print(
-                f"  {rows:>12,} x {width:>6,}, K = 10,000: {hours:8.1f} h here, {plain:8.1f} h as "
-                "plain float32 products"
+                f"  {rows:>12,} x {width:>6,}, K = 10,000: {hours:8.1f} h, no share below 1: "
+                f"{51 * (per_value * rows * width + per_flop * flops) / 3600:8.1f} h, as plain "
+                f"float32 products: {51 * flops / rate['float32'] / 3600:8.1f} h"
             )
+
+
+def fitted(size: Size, cosines: np.ndarray, at: np.ndarray) -> tuple[float, float]:
+    """Seconds per number of the features and per FLOP of an iteration, by least squares."""
+    work = np.stack([np.full(len(cosines), size.rows * size.width), 2.0 * size.width * cosines], 1)
+    scale = work.max(0)
+    found = np.linalg.lstsq(work[1:] / scale, np.diff(at), rcond=None)[0] / scale
+    return max(float(found[0]), 0.0), float(found[1])
 
 
 if __name__ == "__main__":
