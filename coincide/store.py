@@ -112,7 +112,7 @@ class Artifact:
 
     @property
     def seconds(self) -> float:
-        """Wall-clock seconds of the build, over all attempts."""
+        """Wall-clock seconds of the build over all attempts, killed ones up to their last file."""
         return self.manifest["seconds"]
 
     def damaged(self) -> list[str]:
@@ -136,6 +136,8 @@ class Build:
     attempt: int = 1
     resumed: list[str] = field(default_factory=list)
     """Files found from an earlier, killed attempt."""
+    earlier: float = 0.0
+    """Seconds that killed attempts worked, up to the last file that they wrote."""
     _started: float = field(default_factory=time.monotonic)
 
     def need(self, index: int) -> Artifact:
@@ -264,11 +266,9 @@ class Store:
         for stale in path.rglob(".tmp-*"):
             stale.unlink(missing_ok=True)
         resumed = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
-        attempts = path / ".attempts"
-        attempt = len(attempts.read_text().splitlines()) + 1 if attempts.is_file() else 1
-        with attempts.open("a", encoding="utf-8") as handle:
-            handle.write(f"{time.time()}\n")
-        return Build(step, path, self, attempt, [r for r in resumed if not r.startswith(".")])
+        attempt, earlier = _begin_attempt(path / ".attempts", [path / name for name in resumed])
+        files = [name for name in resumed if not name.startswith(".")]
+        return Build(step, path, self, attempt, files, earlier)
 
     def _commit(self, build: Build, facts: Mapping[str, Any]) -> Artifact:
         step = build.step
@@ -287,7 +287,7 @@ class Store:
             },
             "facts": dict(facts),
             "attempts": build.attempt,
-            "seconds": round(time.monotonic() - build._started, 3),
+            "seconds": round(build.earlier + time.monotonic() - build._started, 3),
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "environment": environment(),
         }
@@ -366,6 +366,23 @@ def _build_each(builds: list[Build]) -> None:
 def _by_key(steps: Sequence[Step]) -> list[Step]:
     """One step per key, in key order: the order in which every process takes the locks."""
     return [s for _, s in sorted({s.key: s for s in steps}.items())]
+
+
+def _begin_attempt(log: Path, found: Sequence[Path]) -> tuple[int, float]:
+    """Number of the attempt that begins now, and how long the earlier ones worked, in seconds.
+
+    ``log`` has a line for each: when it began, and how long those before it worked. ``found`` are
+    the files that they left.
+    """
+    lines = log.read_text().splitlines() if log.is_file() else []
+    earlier = 0.0
+    if lines:
+        began, earlier = map(float, lines[-1].split())
+        last = max((p.stat().st_mtime for p in found if p != log), default=began)
+        earlier += max(0.0, last - began)
+    with log.open("a", encoding="utf-8") as handle:
+        handle.write(f"{time.time()} {earlier}\n")
+    return len(lines) + 1, earlier
 
 
 def _need_fields(needs: Sequence[Step]) -> dict[str, str]:

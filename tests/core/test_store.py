@@ -93,7 +93,12 @@ def test_a_killed_build_resumes_with_what_it_had_and_sweeps_half_files(tmp_path:
     store = Store(tmp_path / "s")
     wanted = step(9, log=str(log))
     assert store.find(wanted) is None
+    (partial,) = (tmp_path / "s" / "things").glob(".partial-*")
+    began = float((partial / ".attempts").read_text().split()[0])
+    for path in partial.iterdir():
+        os.utime(path, (began + 100, began + 100))  # as if it had worked for so long
     artifact = store.ensure(wanted)
+    assert 100 <= artifact.seconds < 200
     assert log.read_text().split() == ["3"]
     assert artifact.manifest["attempts"] == 2
     assert not (artifact.path / ".tmp-half").exists()
