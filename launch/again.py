@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 
 from coincide.schema import UserError
 from coincide.store import MANIFEST, Artifact, Step
@@ -46,3 +47,5 @@ def take_up(job: Job) -> None:
         os.replace(artifact.path, partial)
         for name in (MANIFEST, "result.json"):
             (partial / name).unlink(missing_ok=True)
+        worked = artifact.manifest.get("seconds", 0.0)  # the store counts it to the next attempt's
+        (partial / ".attempts").write_text(f"{time.time()} {worked}\n")

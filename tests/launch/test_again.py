@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -22,7 +23,7 @@ def job(compose: Compose) -> Job:
     for stage in job.experiment.stages(job.stages):
         pretend(job, *stage.steps)
     folder = job.experiment.store.path(judged(job))
-    manifest = {"key": judged(job).key, "facts": {"judge_failed": 2}}
+    manifest = {"key": judged(job).key, "facts": {"judge_failed": 2}, "seconds": 40.0}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     for name in ("samples.jsonl", "judge.jsonl", "result.json"):
         (folder / name).write_text(name)
@@ -54,7 +55,10 @@ def test_a_run_takes_it_up_with_answers_and_replies(
     (node,) = plan_nodes([job])
     assert [step.key for step in node.steps] == [judged(job).key]
     partial = job.experiment.store.root / "eval" / f".partial-{judged(job).key[:12]}"
-    assert {path.name for path in partial.iterdir()} == {"samples.jsonl", "judge.jsonl"}
+    kept = {path.name for path in partial.iterdir()}
+    assert kept == {"samples.jsonl", "judge.jsonl", ".attempts"}
+    again = job.experiment.store.ensure(replace(judged(job), build=lambda build: None))
+    assert (again.manifest["attempts"], round(again.seconds)) == (2, 40)
 
 
 def test_so_does_a_sweep_unless_it_is_on_its_way(job: Job) -> None:
