@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from coincide.config import HealthLimits
 from coincide.pool import NeedSteps, StorePool
+from coincide.progress import bar
 from coincide.schema import (
     Clustering,
     Dataset,
@@ -60,14 +61,16 @@ def _cluster(build: Build) -> Mapping[str, Any]:
     values: Any = ShardedArray(folder) if len(rows) == len(valid) else ShardedArray(folder, rows)
     state = build.dir / "state.npz"  # of an attempt that was killed
     try:
-        centroids, found = kmeans_on(
-            _devices(),
-            values,
-            config["clusters"],
-            config["iterations"],
-            config["seed"],
-            keep=state,
-        )
+        with bar("clusters", total=config["iterations"] + 1, unit="iteration") as shown:
+            centroids, found = kmeans_on(
+                _devices(),
+                values,
+                config["clusters"],
+                config["iterations"],
+                config["seed"],
+                keep=state,
+                told=lambda _: shown.update(1),
+            )
     except ValueError as error:
         raise UserError(f"clustering {build.step.needs[0].folder}: {error}") from error
     assignment = np.full(len(valid), -1, dtype=np.int32)

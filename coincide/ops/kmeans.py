@@ -244,8 +244,9 @@ class _Lloyd:
         while True:
             low = np.argpartition(own, reach)[:reach] if reach < len(own) else np.arange(len(own))
             cosine = np.full(len(own), np.inf, np.float32)
-            unit = _unit_rows(self.x, low, self._device)
-            cosine[low] = plain_nearest(unit, self.centroids)[0].cpu().numpy()
+            for some in np.split(np.sort(low), range(TILE, len(low), TILE)):
+                unit = _unit_rows(self.x, some, self._device)
+                cosine[some] = plain_nearest(unit, self.centroids)[0].cpu().numpy()
             if reach < len(own):  # a row left out may come before those
                 cosine[cosine >= own[low].max() - rounding(self.x.shape[1])] = np.inf
             rows = _strays(nearest, cosine, self.digests, count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from coincide.ops.kmeans import spherical_kmeans
+from coincide.ops.kmeans import Iteration, spherical_kmeans
 
 
 def kmeans_on(
@@ -22,14 +22,15 @@ def kmeans_on(
     seed: int,
     *,
     keep: Path | None = None,
+    told: Callable[[Iteration], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """:func:`~coincide.ops.kmeans.spherical_kmeans` on ``devices``, in a process for each.
 
     ``x`` is pickled: give an array that maps its files where it is opened. CPU processes share
-    the threads of this one.
+    the threads of this one. ``told`` hears of the iterations of a single device.
     """
     if len(devices) == 1:
-        return spherical_kmeans(x, k, iterations, seed, device=devices[0], keep=keep)
+        return spherical_kmeans(x, k, iterations, seed, device=devices[0], keep=keep, told=told)
     with tempfile.TemporaryDirectory(prefix="kmeans-") as name:
         folder = Path(name)
         threads = max(1, torch.get_num_threads() // len(devices))
