@@ -41,11 +41,15 @@ def _md_panel(panel: Panel, pairs: Pairs) -> str:
 
 
 def against_random(panel: Panel, pairs: Pairs) -> list[str]:
-    """Each row minus the random subset of its size, with the interval and what it says."""
+    """Each row minus the random subset of its size, with the interval and what it says.
+
+    Random draws from some sources alone are controls, not what others are held against.
+    """
     found = []
     for i, row in enumerate(panel.rows):
         for j, other in enumerate(panel.rows):
-            same = other.method == "random" and other.examples == row.examples
+            drawn = other.method == "random" and not other.setting.get("method.sources")
+            same = drawn and other.examples == row.examples
             difference = pairs.between(i, j) if same and i != j else None
             if difference:
                 who = f"{row.label} minus {other.label}, {row.examples:,} examples"

@@ -28,6 +28,7 @@ PLACES = frozenset(
 method that clusters has too."""
 
 Setting = Mapping[str, Any]
+_UNSET: tuple[Any, ...] = (None, [], ())
 
 
 def setting(result: Result) -> Setting:
@@ -53,14 +54,19 @@ def conflicts(ours: Setting, theirs: Setting) -> list[str]:
 
 
 def short_names(settings: Sequence[Setting]) -> list[str]:
-    """Per setting, the fields in which it differs from the others: ``temperature=0.2``."""
+    """Per setting, the fields in which it differs from the others: ``temperature=0.2``.
+
+    A field that is not set (null, an empty list) is not named: the others have what it lacks.
+    """
     names = sorted({name for fields in settings for name in fields})
     varied = [n for n in names if len({canonical(fields.get(n)) for fields in settings}) > 1]
     last = [name.rsplit(".", 1)[-1] for name in varied]
     shown = [end if last.count(end) == 1 else name for name, end in zip(varied, last, strict=True)]
     return [
         ", ".join(
-            f"{s}={_brief(fields[n])}" for n, s in zip(varied, shown, strict=True) if n in fields
+            f"{s}={_brief(fields[n])}"
+            for n, s in zip(varied, shown, strict=True)
+            if fields.get(n) not in _UNSET
         )
         for fields in settings
     ]

@@ -269,7 +269,7 @@ def test_a_full_run_cut_short_is_an_arm_and_not_the_100_percent() -> None:
     )
     rel = {row.label: row.rel.estimate and row.rel.estimate.mean for row in panel.rows}
     assert rel == {
-        "full [max_steps=null]": pytest.approx(100),
+        "full": pytest.approx(100),
         "full [max_steps=200]": pytest.approx(50),
         "random": pytest.approx(25),
     }
