@@ -1,4 +1,4 @@
-"""One file and one YAML make a method: the guide's own, composed, planned, run and held to its rule."""
+"""One file and one YAML make a method: the guide's own, composed, run and held to its rule."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def test_the_guide_s_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(program, "CONF", tmp_path / "conf")
     monkeypatch.chdir(tmp_path)
 
-    small = ["data.n=240", "data.clusters=12", "health.largest_cluster=0.9", "stages=[features,select]"]
+    small = ["data.n=240", "data.clusters=12", "health.largest_cluster=0.9"]
     for words in (["method=coincide"], ["method=balance"]):
-        (job,) = program.compose_all([*words, "budget=0.25", *small])
+        (job,) = program.compose_all([*words, "budget=0.25", *small, "stages=[features,select]"])
         program.hands(job).execute(job)
     assert len(list((tmp_path / "store" / "clusters").iterdir())) == 1  # shared with COINCIDE
     (folder,) = (tmp_path / "store" / "subset").glob("balance-demo-0.25-*")
