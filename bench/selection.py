@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,13 @@ MIB = 2**20
 def transfer_step(made: Made, asked: Any) -> dict[str, Any]:
     with clock() as spent:
         transferability(made.centroids, layers=LAYERS)
-    return {"seconds": spent()}
+    return asdict(spent)
 
 
 def density_step(made: Made, asked: Any) -> dict[str, Any]:
     with clock() as spent:
         each_cluster(lambda _, rows: cluster_density(rows, GAMMA), made.x, made.members())
-    return {"seconds": spent(), "pairs": pairs(made.sizes)}
+    return {**asdict(spent), "pairs": pairs(made.sizes)}
 
 
 def selection_step(made: Made, asked: Any) -> dict[str, Any]:
@@ -72,9 +72,9 @@ def selection_step(made: Made, asked: Any) -> dict[str, Any]:
     assert len(set(rows.tolist())) == k
     cold = allocate(plan.score, made.sizes, k, TEMPERATURE / 1000)
     return {
-        "plan": planning(),
-        "pick": picking(),
-        "fifth": fifths(),
+        "plan": asdict(planning),
+        "pick": asdict(picking),
+        "fifth": asdict(fifths),
         "large": int((made.sizes > KERNEL_ROWS).sum()),
         "pairs": pairs(made.sizes),
         "exponent": float(np.nanmax(plan.score) / TEMPERATURE * 1000),
@@ -88,7 +88,7 @@ def prototype_step(made: Made, asked: Any) -> dict[str, Any]:
 
     with clock() as spent:
         prototype_distance(made.x, Clusters(made.centroids, made.assignment))
-    return {"seconds": spent()}
+    return asdict(spent)
 
 
 def semdedup_step(made: Made, asked: Any) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def semdedup_step(made: Made, asked: Any) -> dict[str, Any]:
     order = np.random.default_rng(0).permutation(len(made.x))
     with clock() as spent:
         max_similarity(made.x, made.assignment, order, lengths="exact")
-    return {"seconds": spent(), "pairs": pairs(made.sizes)}
+    return {**asdict(spent), "pairs": pairs(made.sizes)}
 
 
 def knn_step(made: Made, asked: Any) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def knn_step(made: Made, asked: Any) -> dict[str, Any]:
     for rows in (len(some) // 2, len(some)):
         with clock() as spent:
             neighbors, _ = knn(Rows(made.x, some[:rows]), 5)
-        seconds[rows] = spent()
+        seconds[rows] = asdict(spent)
     return {"seconds": seconds, **faiss_knn(made.x[some], neighbors)}
 
 
@@ -125,11 +125,11 @@ def faiss_knn(x: np.ndarray, ours: np.ndarray) -> dict[str, Any]:
     with clock() as spent:
         index = faiss.IndexFlatL2(x.shape[1])
         index.add(wide)
-        _, found = index.search(wide, ours.shape[1] + 1)
-    found = [[j for j in row if j != i][: ours.shape[1]] for i, row in enumerate(found.tolist())]
+        _, rows = index.search(wide, ours.shape[1] + 1)
+    found = [[j for j in row if j != i][: ours.shape[1]] for i, row in enumerate(rows.tolist())]
     return {
         "faiss": faiss.__version__,
-        "faiss_seconds": spent(),
+        "faiss_seconds": asdict(spent),
         "faiss_agreement": float((np.array(found) == ours).mean()),
     }
 
@@ -147,15 +147,15 @@ def brute_force_step(made: Made, asked: Any) -> dict[str, Any]:
         with clock() as slow:
             published = published_greedy(kernel, m)
         same.append(ours.tolist() == published)
-        found["ours"] += fast()
-        found["published"] += slow()
+        found["ours"] += fast.cpu
+        found["published"] += slow.cpu
     rows = next(r for r in sorted(members, key=len)[::-1] if len(r) <= 8192)
     x, m = made.x[rows], int(np.ceil(BUDGET * len(rows)))
 
     def timed(kernel_rows: int) -> tuple[float, np.ndarray]:
         with clock() as spent:
             order = greedy_mmd_rows(x, GAMMA, m, kernel_rows=kernel_rows)
-        return spent(), order
+        return spent.cpu, order
 
     (held, one), (on_demand, other) = map_threads(timed, (8192, KERNEL_ROWS // 4), threads=1)
     largest = {"n": len(rows), "m": m, "held": held, "on_demand": on_demand}
@@ -228,10 +228,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(scratch) / "whole"
         with clock() as making:
             make(folder, sizes, 1, asked.dim)
-        describe(asked, sizes, making())
+        describe(asked, sizes, making.wall)
         found = {step: in_child(step, folder, asked) for step in STEPS}
         report(asked, found)
-        extrapolate(asked, sizes, found)
+        extrapolate(asked, found)
         grown = Path(scratch) / "parts"
         rows = asked.growth_rows // PARTS
         make(grown, cluster_sizes(rows, rows // 66, rows // 10), PARTS, asked.dim)
@@ -279,75 +279,68 @@ def processor() -> str:
 
 def report(asked: Any, found: dict[str, dict[str, Any]]) -> None:
     whole, brute, knn = found["selection"], found["brute_force"], found["knn"]
-    rate = 2 * found["density"]["pairs"] * asked.dim / found["density"]["seconds"] / 1e9
-    print()
+    rate = 2 * found["density"]["pairs"] * asked.dim / found["density"]["cpu"] / 1e9
+    print(f"\nseconds by the clock and of the cores together; load now {os.getloadavg()[0]:.1f}")
     for step in ("transferability", "density", "prototypes", "semdedup"):
-        print(f"{step:16s} {found[step]['seconds']:8.1f} s")
-    print(f"  density makes {rate:.1f} GFLOP/s in float64, each pair once, all included")
-    print(f"coincide, {BUDGET:.0%} {whole['plan'] + whole['pick']:10.1f} s")
-    print(f"  transferability, density, greedy orders, allocation {whole['plan']:.1f} s")
-    print(f"  picks of clusters above {KERNEL_ROWS} rows ({whole['large']}) {whole['pick']:.1f} s")
-    print(f"  the same if every cluster gave {BUDGET:.0%} {whole['fifth']:.1f} s")
+        line(step, found[step])
+    print(f"  density: {rate:.1f} GFLOP/s a core in float64, each pair once, all included")
+    line("plan", whole["plan"], "transferability, density, greedy orders, allocation")
+    line("pick", whole["pick"], f"{BUDGET:.0%} as allocated: rows on demand of large clusters")
+    large = f"({whole['large']} above {KERNEL_ROWS} rows)"
+    line("pick a fifth", whole["fifth"], f"instead, if every cluster gave {BUDGET:.0%} {large}")
     print(
         f"  at a thousandth of the temperature, exponents up to {whole['exponent']:.0f} (exp "
         f"overflows above 709), the allocation gives {whole['cold']:,} rows"
     )
-    for rows, seconds in knn["seconds"].items():
-        work = int(rows) ** 2 * asked.dim / seconds / 1e9
-        print(f"kNN of {int(rows):7,} {seconds:10.1f} s, {work:.1f} GFLOP/s in float64")
+    for rows, spent in knn["seconds"].items():
+        rate = int(rows) ** 2 * asked.dim / spent["cpu"] / 1e9
+        line(f"kNN {int(rows):,}", spent, f"{rate:.1f} GFLOP/s a core in float64")
     if "faiss" in knn:
         last = list(knn["seconds"].values())[-1]
+        line("  faiss", knn["faiss_seconds"], f"faiss-cpu {knn['faiss']} IndexFlatL2, float32")
         print(
-            f"  faiss-cpu {knn['faiss']} IndexFlatL2 {knn['faiss_seconds']:.1f} s in float32, "
-            f"{knn['faiss_seconds'] / last:.2f} of ours; {knn['faiss_agreement']:.4%} "
-            "of the neighbours agree"
+            f"  faiss / ours {knn['faiss_seconds']['cpu'] / last['cpu']:.2f}; "
+            f"{knn['faiss_agreement']:.4%} of the neighbours agree"
         )
     print(
         f"published greedy on clusters of {brute['sizes']} rows {brute['published']:.1f} s, ours "
-        f"{brute['ours']:.4f} s: ratio {brute['published'] / brute['ours']:.0f}, "
+        f"{brute['ours']:.4f} s: ratio {brute['published'] / brute['ours']:,.0f}, "
         f"same order: {brute['same_order']}"
     )
     print(
-        f"{brute['m']:,} of a cluster of {brute['n']:,}, one thread: kernel held "
-        f"{brute['held']:.1f} s, rows on demand {brute['on_demand']:.1f} s, "
-        f"same order: {brute['same']}"
+        f"{brute['m']:,} of a cluster of {brute['n']:,}: kernel held {brute['held']:.1f} s, rows "
+        f"on demand {brute['on_demand']:.1f} s, same order: {brute['same']}"
     )
-    print()
-    print("resident memory at its peak, MiB: anon + file <= all at once")
+    print("\nresident memory at its peak, MiB: held by the process, pages of files, both at once")
     for step, result in found.items():
         anon, file, both = (result["peak"][name] / MIB for name in ("anon", "file", "all"))
         print(f"  {step:16s} {anon:7.0f} {file:7.0f} {both:7.0f}")
 
 
-def extrapolate(asked: Any, sizes: np.ndarray, found: dict[str, dict[str, Any]]) -> None:
-    whole, knn = found["selection"], found["knn"]["seconds"]
-    seconds = whole["plan"] + whole["fifth"] - found["transferability"]["seconds"]
-    rows, last = list(knn.items())[-1]
-    print("\non this machine, by the products that these sizes take at the rates measured:")
+def line(name: str, spent: dict[str, Any], note: str = "") -> None:
+    print(f"{name:16s} {spent['wall']:8.1f} s {spent['cpu']:8.1f} core s  {note}".rstrip())
+
+
+def extrapolate(asked: Any, found: dict[str, dict[str, Any]]) -> None:
+    transfer, deduped = found["transferability"]["cpu"], found["semdedup"]["cpu"]
+    greedy = found["selection"]["plan"]["cpu"] + found["selection"]["fifth"]["cpu"] - transfer
+    rows, last = list(found["knn"]["seconds"].items())[-1]
+    print("\nin core hours of this machine:  transferability  density, greedy  SemDeDup  all kNN")
     for name, n, width in (
         ("LLaVA-665K, projected", LLAVA, asked.dim),
         ("LLaVA-665K", LLAVA, LLAVA_WIDTH),
         ("24 million, projected", LARGE, asked.dim),
         ("24 million", LARGE, LLAVA_WIDTH),
     ):
-        scale, clusters = n / asked.rows * width / asked.dim, asked.clusters * n / asked.rows
-        transfer = found["transferability"]["seconds"] * (clusters / asked.clusters) ** 2
-        transfer *= width / asked.dim
-        deduped = found["semdedup"]["seconds"] * scale
-        graph = last * (n / int(rows)) ** 2 * width / asked.dim
-        print(
-            f"  {name:22s} K {clusters:9,.0f}: transferability {hours(transfer)}, density and "
-            f"greedy {hours(seconds * scale)}, SemDeDup {hours(deduped)}, all neighbours "
-            f"{hours(graph)}"
-        )
+        grown, wider = n / asked.rows, width / asked.dim
+        neighbours = last["cpu"] * (n / int(rows)) ** 2
+        seconds = (transfer * grown**2, greedy * grown, deduped * grown, neighbours)
+        hours = "".join(f"{s * wider / 3600:15.2f}" for s in seconds)
+        print(f"  {name:22s} K {asked.clusters * grown:9,.0f} {hours}")
     print(
-        "  basis: the cluster sizes above at K in proportion to N, a fifth of each taken; time in "
-        "proportion to N x D,\n  of transferability to K² x D, of neighbours to N² x D"
+        "  basis: the cluster sizes above with K in proportion to N, a fifth of each taken; time\n"
+        "  as N x D, of transferability as K² x D, of all nearest neighbours as N² x D"
     )
-
-
-def hours(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 3600:.1f} h"
 
 
 def growth(folder: Path, asked: Any) -> None:
@@ -356,11 +349,11 @@ def growth(folder: Path, asked: Any) -> None:
     counts = (1, 2, PARTS)
     for step in ("density", "selection", "semdedup"):
         runs = [in_child(step, folder, asked, parts) for parts in counts]
-        seconds = [r.get("seconds") or r["plan"] + r["fifth"] for r in runs]
+        seconds = [r["cpu"] if "cpu" in r else r["plan"]["cpu"] + r["fifth"]["cpu"] for r in runs]
         held = [r["peak"]["anon"] for r in runs]
         print(
-            f"  {step:10s} {', '.join(f'{s:.2f}' for s in seconds)} s: slope "
-            f"{slope(counts, seconds):.2f}; {', '.join(f'{m / MIB:.0f}' for m in held)} MiB anon: "
+            f"  {step:10s} {', '.join(f'{s:.2f}' for s in seconds)} core s: slope "
+            f"{slope(counts, seconds):.2f}; {', '.join(f'{m / MIB:.0f}' for m in held)} MiB held: "
             f"slope {slope(counts, held):.2f}"
         )
 

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 
+@dataclass
+class Spent:
+    """Seconds of a block, known once it is over."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+    """Of all threads of this process: on a machine with other work, what is to be compared."""
+
+
 @contextmanager
-def clock() -> Iterator[Callable[[], float]]:
-    """Seconds that the block took, once it is over."""
-    started = time.perf_counter()
-    ended: list[float] = []
-    yield lambda: ended[0] - started
-    ended.append(time.perf_counter())
+def clock() -> Iterator[Spent]:
+    """Measures the block."""
+    spent, wall, cpu = Spent(), time.perf_counter(), time.process_time()
+    yield spent
+    spent.wall, spent.cpu = time.perf_counter() - wall, time.process_time() - cpu
 
 
 class Memory(threading.Thread):
