@@ -67,6 +67,10 @@ class ShardedArray:
     def _map(self, index: int) -> np.ndarray:
         return np.load(self._files[index], mmap_mode="r", allow_pickle=False)
 
+    def release(self) -> None:
+        """Give the pages of the memory maps back to the file cache."""
+        self._map.cache_clear()
+
     def take(self, rows: np.ndarray) -> ShardedArray:
         """A view of ``rows`` (int64 [n])."""
         return ShardedArray(self.folder, rows if self._rows is None else self._rows[rows])

@@ -98,6 +98,22 @@ def test_activations_are_the_pooled_attention_outputs(
     assert not values[0][:32].any()  # text alone: the visual half is zero
 
 
+def test_released_shards_are_read_again(tmp_path: Path) -> None:
+    whole = np.arange(24, dtype=np.float16).reshape(6, 4)
+    for i in range(3):
+        np.save(tmp_path / f"values-{i:05d}.npy", whole[2 * i : 2 * i + 2])
+    values = ShardedArray(tmp_path)
+    np.testing.assert_array_equal(values[:], whole)
+
+    def mapped() -> int:
+        return Path("/proc/self/maps").read_text(encoding="utf-8").count(str(tmp_path))
+
+    assert mapped() == 3
+    values.release()
+    assert mapped() == 0
+    np.testing.assert_array_equal(values[np.array([5, 0])], whole[[5, 0]])
+
+
 @pytest.mark.parametrize(("index", "name"), [(1, "hidden_last"), (2, "hidden_mean")])
 def test_hidden_states_ignore_padding(
     artifacts: list[Artifact], alone: dict[int, dict[str, np.ndarray]], index: int, name: str
