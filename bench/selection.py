@@ -234,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         extrapolate(asked, found)
         grown = Path(scratch) / "parts"
         rows = asked.growth_rows // PARTS
-        make(grown, cluster_sizes(rows, rows // 66, rows // 10), PARTS, asked.dim)
+        make(grown, cluster_sizes(rows, rows // 66, rows // 20), PARTS, asked.dim)
         growth(grown, asked)
 
 
@@ -248,7 +248,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--knn-rows", type=int, default=8_192, help="rows whose neighbours are found"
     )
     parser.add_argument("--published", type=int, default=250, help="largest cluster for its greedy")
-    parser.add_argument("--growth-rows", type=int, default=60_000)
+    parser.add_argument("--growth-rows", type=int, default=256_000)
     parser.add_argument("--scratch", help="folder for the features: 2 bytes x rows x dim")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
