@@ -234,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         extrapolate(asked, found)
         grown = Path(scratch) / "parts"
         rows = asked.growth_rows // PARTS
-        make(grown, cluster_sizes(rows, rows // 66, rows // 20), PARTS, asked.dim)
+        make(grown, cluster_sizes(rows, rows // 66, rows // 10), PARTS, asked.dim)
         growth(grown, asked)
 
 
