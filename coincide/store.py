@@ -243,14 +243,23 @@ class Store:
         damaged = artifact.damaged()
         if damaged:
             print(f"{step.folder}: hash mismatch in {', '.join(damaged)}; rebuilding that alone")
-            partial = self._partial(step)
-            shutil.rmtree(partial, ignore_errors=True)
-            os.replace(artifact.path, partial)
-            for name in [*damaged, MANIFEST]:
-                (partial / name).unlink(missing_ok=True)
+            self.reopen(step, damaged)
             artifact = self.ensure(step)
         self._verified.add(step.key)
         return artifact
+
+    def reopen(self, step: Step, without: Sequence[str]) -> None:
+        """Make the artifact of ``step`` an unfinished one that lacks the files ``without``.
+
+        The next build resumes from the others, and its seconds count those of this one.
+        """
+        artifact, partial = self.artifact(step), self._partial(step)
+        shutil.rmtree(partial, ignore_errors=True)
+        os.replace(artifact.path, partial)
+        for name in [*without, MANIFEST]:
+            (partial / name).unlink(missing_ok=True)
+        # as an attempt that begins now, after so many seconds, and has written nothing since
+        (partial / ".attempts").write_text(f"{time.time()} {artifact.seconds}\n", encoding="utf-8")
 
     def _partial(self, step: Step) -> Path:
         return self.root / step.kind / f".partial-{step.key[:12]}"

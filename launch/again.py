@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import time
-
 from coincide.schema import UserError
-from coincide.store import MANIFEST, Artifact, Step
+from coincide.store import Artifact, Step
 from launch.jobs import Job
 
 
@@ -42,10 +38,4 @@ def take_up(job: Job) -> None:
             print(f"{step.folder}: {calls}; a run asks for them again", flush=True)
             continue
         print(f"{step.folder}: {calls}; asking for them again", flush=True)
-        partial = job.experiment.store.root / step.kind / f".partial-{step.key[:12]}"
-        shutil.rmtree(partial, ignore_errors=True)
-        os.replace(artifact.path, partial)
-        for name in (MANIFEST, "result.json"):
-            (partial / name).unlink(missing_ok=True)
-        worked = artifact.manifest.get("seconds", 0.0)  # the store counts it to the next attempt's
-        (partial / ".attempts").write_text(f"{time.time()} {worked}\n")
+        job.experiment.store.reopen(step, ["result.json"])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +19,12 @@ from coincide.features import work
 from coincide.pipeline import execute, plan
 from run import compose_all
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 SMALL = ("data.n=240", "data.clusters=8", "health.largest_cluster=0.5")
 GOALS = ("features", "select")
 ONE, TWELVE = "features.shard_rows=240", "features.shard_rows=20"
 PREPARED = ("data", "model")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def select(folder: Path, *words: str) -> dict[str, bytes]:

@@ -29,6 +29,8 @@ from coincide.store import Artifact, Store
 from tests.features.conftest import Model, Source
 from tests.features.test_clip import RandomClip
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIGNALS = (activations((0, 1)), HIDDEN_MEAN, SCORES)
 
 
@@ -103,14 +105,6 @@ def alone(
     """Every shard as one process makes it."""
     over = Pass(model, source, "float64", FeaturePass(shard_rows=4))
     return [files(a) for a in through(Store(tmp_path_factory.mktemp("alone")), over)]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.slow
