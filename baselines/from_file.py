@@ -29,7 +29,7 @@ class FromFile:
 
     def key_config(self) -> Mapping[str, Any]:
         """The digest of the file."""
-        from coincide.store import sha256_file
+        from coincide.files import sha256_file
 
         return {"sha256": sha256_file(Path(self.path))}
 

@@ -36,9 +36,9 @@ from torch.nn.functional import normalize
 
 from coincide.features.shards import ShardedArray, has_shard, write_shard
 from coincide.ops.arrays import row_digests, tiles
-from coincide.ops.kmeans import Iteration, spherical_kmeans, start_centroids
-from coincide.ops.kmeans_nearest import _half
-from coincide.ops.kmeans_processes import kmeans_on
+from coincide.ops.kmeans import Iteration, kmeans_on, spherical_kmeans
+from coincide.ops.kmeans.lloyd import start_centroids
+from coincide.ops.kmeans.nearest import _half
 from coincide.provenance import environment
 
 SHARD = 8192

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from coincide.files import write_atomic
 from coincide.pool import NeedSteps
 from coincide.schema import Dataset, DataSource, Method
-from coincide.store import Build, Step, write_atomic
+from coincide.store import Build, Step
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from coincide.config import HealthLimits
+from coincide.files import write_atomic
 from coincide.pool import NeedSteps, StorePool
 from coincide.progress import bar
 from coincide.schema import (
@@ -24,7 +25,7 @@ from coincide.schema import (
     UserError,
 )
 from coincide.scoring import save
-from coincide.store import Artifact, Build, Step, write_atomic
+from coincide.store import Artifact, Build, Step
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,8 +52,7 @@ def _cluster(build: Build) -> Mapping[str, Any]:
     import numpy as np
 
     from coincide.features.shards import ShardedArray, read_valid
-    from coincide.ops.kmeans import clustering_health
-    from coincide.ops.kmeans_processes import kmeans_on
+    from coincide.ops.kmeans import clustering_health, kmeans_on
 
     folder = build.store.verify(build.step.needs[0]).path
     config = build.step.config

@@ -24,46 +24,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from coincide.files import canonical, fsync_dir, sha256_file, write_json
 from coincide.schema import UserError
 
 MANIFEST = "manifest.json"
-
-
-def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces; refuses NaN and what JSON cannot say."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def sha256_file(path: Path) -> str:
-    """Hex digest of the bytes of ``path``."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
-    """``write`` a temporary sibling of ``path``, fsync it, rename it: never a half file."""
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex[:8]}-{path.name}")
-    try:
-        write(temporary)
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, path)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` atomically as readable JSON with sorted keys."""
-    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
-    write_atomic(path, lambda temporary: _write_text(temporary, text))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True, eq=False)
@@ -308,7 +272,7 @@ class Store:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             shutil.rmtree(build.dir)  # another builder was first; its answer is the same
-        _fsync_dir(final.parent)
+        fsync_dir(final.parent)
         return self.artifact(step)
 
     @contextmanager
@@ -385,8 +349,8 @@ def _begin_attempt(log: Path, found: Sequence[Path]) -> tuple[int, float]:
     """
     lines = log.read_text().splitlines() if log.is_file() else []
     earlier = 0.0
-    if lines:
-        began, earlier = map(float, lines[-1].split())
+    with suppress(ValueError):  # a line that a kill cut short, or of other code: time unknown
+        began, earlier = map(float, (lines or [""])[-1].split())
         last = max((p.stat().st_mtime for p in found if p != log), default=began)
         earlier += max(0.0, last - began)
     with log.open("a", encoding="utf-8") as handle:
@@ -405,11 +369,3 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     for key, item in value.items():
         flat.update(_flat(item, f"{prefix}.{key}" if prefix else str(key)))
     return flat
-
-
-def _fsync_dir(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

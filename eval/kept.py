@@ -15,7 +15,7 @@ from typing import Any
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 
-from coincide.store import write_atomic
+from coincide.files import write_atomic
 from eval.request import Job
 
 Answers = Mapping[str, Mapping[int, str]]

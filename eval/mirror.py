@@ -15,10 +15,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from coincide.files import sha256_file, write_atomic, write_json
 from coincide.progress import bar
 from coincide.requirements import Requirement
 from coincide.schema import UserError
-from coincide.store import sha256_file, write_atomic, write_json
 from eval import card
 from eval.card import Splits
 

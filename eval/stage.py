@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from coincide.files import write_atomic, write_json
 from coincide.schema import ModelSource, Score, UserError
-from coincide.store import Artifact, Build, Step, Store, write_atomic, write_json
+from coincide.store import Artifact, Build, Step, Store
 from eval import mirror
 from eval.process import follow
 from eval.request import Job, Request

@@ -21,9 +21,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from coincide.files import write_atomic, write_json
 from coincide.processes import die_with_parent
 from coincide.schema import UserError
-from coincide.store import write_atomic, write_json
 from eval.judge import Client
 from eval.request import Job, Request
 

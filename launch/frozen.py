@@ -15,8 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from coincide.config import Root
+from coincide.files import write_atomic
 from coincide.schema import UserError
-from coincide.store import write_atomic
 from launch.jobs import Job
 
 HERE_ONLY = ("launcher", "sweep", "dry_run")

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from coincide.files import canonical
 from coincide.pipeline import Planned, plan
 from coincide.schema import STAGES
-from coincide.store import Step, canonical
+from coincide.store import Step
 from launch.jobs import Job, goal
 
 ORDER = ("prepare", *STAGES)

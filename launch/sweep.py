@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from coincide.files import canonical, write_json
 from coincide.schema import UserError
-from coincide.store import canonical, write_json
 from launch.frozen import freeze, resolved
 from launch.jobs import Job
 from launch.plan import KEY_DIGITS, Node, goal_key

@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from coincide.files import canonical
 from coincide.report.ledger import file_name
 from coincide.report.redact import is_secret, printable, redact
 from coincide.schema import Result, Score
-from coincide.store import canonical
 from track.compared import NOTHING, Compared
 from track.places import Places
 

@@ -19,7 +19,7 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
-from coincide.store import write_json
+from coincide.files import write_json
 from track.contents import filled
 from track.process import answer, root_of, running, shown, why
 from track.records import VERSION, Run, digest, without_secrets

@@ -8,8 +8,8 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from coincide.files import write_json
 from coincide.schema import UserError
-from coincide.store import write_json
 
 MARKER = "complete"
 

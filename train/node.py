@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from coincide.files import write_json
 from coincide.processes import die_with_parent
 from coincide.schema import UserError
-from coincide.store import write_json
 from train.job import EXIT_ERROR, EXIT_OUT_OF_MEMORY, EXIT_STOPPED, Job
 from train.launch import kill_group, rank_environment, stop_signals
 from train.nodes import GRACE_SECONDS, Rendezvous, Watch, launch_of, meeting, node_command

@@ -18,10 +18,11 @@ import torch
 
 from coincide.features.extract import device_of, usable_rows
 from coincide.features.shards import ShardedArray
+from coincide.files import write_json
 from coincide.models.encode import IGNORE, Encoded, collate, encode, model_inputs
 from coincide.models.template import TEMPLATES
 from coincide.schema import Dataset, Difficulty, ModelSource, UserError
-from coincide.store import Build, write_json
+from coincide.store import Build
 from train.oom import is_out_of_memory
 from train.recipe import Recipe
 from train.stage_one_state import Progress, load, save

@@ -15,8 +15,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
+from coincide.files import write_json
 from coincide.processes import die_with_parent
-from coincide.store import write_json
 from train.job import EXIT_ERROR, EXIT_OUT_OF_MEMORY, EXIT_STOPPED, Job
 from train.oom import is_out_of_memory
 

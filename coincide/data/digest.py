@@ -20,8 +20,8 @@ from typing import Any
 from coincide.data.listing import file_states
 from coincide.data.parse import BadRow, image_paths
 from coincide.data.rows import scan
+from coincide.files import sha256_file, write_json
 from coincide.progress import bar
-from coincide.store import sha256_file, write_json
 
 Rows = Callable[[Path], Iterable[tuple[int, str, Any]]]
 """A reader of annotations: ``(row, text, value)`` as :func:`coincide.data.rows.scan` gives them."""

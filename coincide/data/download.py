@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from coincide.files import write_json
 from coincide.schema import UserError
-from coincide.store import write_json
 
 if TYPE_CHECKING:
     from requests import Response, Session

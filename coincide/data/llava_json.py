@@ -24,9 +24,10 @@ from coincide.data.parse import BadRow, SourceOf, image_paths, parse
 from coincide.data.prepare import refuse_absent, requirements
 from coincide.data.report import DataReport, Policies
 from coincide.data.rows import scan
+from coincide.files import write_atomic, write_json
 from coincide.requirements import Requirement
 from coincide.schema import Dataset, Example, UserError
-from coincide.store import MANIFEST, Build, Step, write_atomic, write_json
+from coincide.store import MANIFEST, Build, Step
 
 VERSION = 1
 

@@ -25,8 +25,9 @@ from typing import Any, ClassVar
 from coincide.data.llava_json import LlavaJson
 from coincide.data.parse import IMAGE, BadRow
 from coincide.data.rows import scan
+from coincide.files import write_atomic
 from coincide.schema import Dataset, UserError
-from coincide.store import Build, write_atomic
+from coincide.store import Build
 
 ROLES = {
     "user": "human",

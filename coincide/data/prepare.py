@@ -20,10 +20,10 @@ from coincide.data.listing import missing_files
 from coincide.data.presence import WORK, count_files, gigabytes, look, mark, space
 from coincide.data.report import by_source
 from coincide.data.unpack import Damaged, unpack
+from coincide.files import write_json
 from coincide.program import hand_over
 from coincide.requirements import Requirement
 from coincide.schema import UserError
-from coincide.store import write_json
 
 LOST = "lost_images.json"
 

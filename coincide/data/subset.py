@@ -24,8 +24,8 @@ import numpy as np
 from coincide.data.parse import parse
 from coincide.data.report import FIRST
 from coincide.data.rows import scan
+from coincide.files import write_atomic, write_json
 from coincide.schema import Dataset, Example, UserError
-from coincide.store import write_atomic, write_json
 
 
 @dataclass(frozen=True)

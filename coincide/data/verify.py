@@ -19,9 +19,9 @@ from coincide.data.check import STATES, Finding, check_images
 from coincide.data.llava_json import LlavaJson
 from coincide.data.prepare import refuse_absent
 from coincide.data.report import DataReport
+from coincide.files import write_json
 from coincide.program import hand_over
 from coincide.schema import Dataset
-from coincide.store import write_json
 
 
 def verify(

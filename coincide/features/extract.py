@@ -36,6 +36,7 @@ from coincide.features.work import (
     layout_of,
 )
 from coincide.features.workers import run_workers
+from coincide.files import write_json
 from coincide.schema import (
     ClipSource,
     Dataset,
@@ -45,7 +46,7 @@ from coincide.schema import (
     Signal,
     UserError,
 )
-from coincide.store import Artifact, Build, Step, Store, write_json
+from coincide.store import Artifact, Build, Step, Store
 
 VERSION = 1
 DTYPES = ("bfloat16", "float16", "float32", "float64")

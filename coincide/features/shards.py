@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from coincide.store import write_atomic
+from coincide.files import write_atomic
 
 
 def write_shard(folder: Path, index: int, values: np.ndarray, valid: np.ndarray) -> None:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from coincide.data.demo.world import CELL, SIDE
+from coincide.files import sha256_file
 from coincide.models.hub import copy_model
 from coincide.models.tiny import ASSETS, WORDS
 from coincide.models.weights import Checkpoint
 from coincide.requirements import Requirement
 from coincide.schema import HealthError, UserError
-from coincide.store import Build, Step, sha256_file
+from coincide.store import Build, Step
 
 VERSION, HUB_VERSION = 1, 1
 WIDTH, LAYERS, HEADS, MLP, EMBEDDING, TEXT_LIMIT = 96, 2, 4, 192, 64, 77

@@ -15,9 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from coincide.files import write_atomic
 from coincide.models.weights import Checkpoint
 from coincide.requirements import Requirement
-from coincide.store import Build, Step, write_atomic
+from coincide.store import Build, Step
 
 VERSION = 1
 

@@ -23,8 +23,9 @@ from coincide.data.demo.world import (
     SIZES,
     TEXTURES,
 )
+from coincide.files import sha256_file
 from coincide.schema import HealthError, UserError
-from coincide.store import Build, Step, sha256_file
+from coincide.store import Build, Step
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "tiny"
 VERSION = 1

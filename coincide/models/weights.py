@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from coincide.files import canonical, sha256_file, write_json
 from coincide.progress import bar
 from coincide.requirements import Requirement
 from coincide.schema import UserError
-from coincide.store import canonical, sha256_file, write_json
 
 SMALL = (".json", ".txt", ".model", ".tiktoken", ".jinja")
 """Configuration, vocabulary, chat template. Never ``.py``."""

@@ -23,15 +23,6 @@ BLOCK_BYTES = 2**26
 """Float32 bytes that are read at once where nobody says how many rows."""
 
 
-def as_float64(x: np.ndarray) -> np.ndarray:
-    """``x`` up-cast to float64 through torch, which converts fp16 fifty times faster than numpy."""
-    if x.dtype == np.float64:
-        return np.asarray(x)
-    import torch
-
-    return torch.from_numpy(np.array(x)).double().numpy()
-
-
 def block_rows(x: np.ndarray, chunk_rows: int | None, tile: int = TILE) -> int:
     """``chunk_rows`` rounded up to whole tiles; else what ``BLOCK_BYTES`` hold, one tile at least.
 

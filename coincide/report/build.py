@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from coincide.files import write_atomic
 from coincide.report import formats
 from coincide.report.compare import panels
 from coincide.report.evidence import Shelf
@@ -13,7 +14,7 @@ from coincide.report.exhibits import exhibit_all
 from coincide.report.ledger import presentable
 from coincide.report.page import page
 from coincide.schema import Result
-from coincide.store import Store, write_atomic
+from coincide.store import Store
 
 
 def build_report(

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from coincide.files import canonical
 from coincide.report.cost import Charge, charges
 from coincide.report.noise import noise_notes
 from coincide.report.notes import panel_notes, primary
@@ -18,7 +19,6 @@ from coincide.report.rel import with_rel
 from coincide.report.settings import setting, short_names
 from coincide.report.statistics import Estimate, estimate
 from coincide.schema import Result, Score
-from coincide.store import canonical
 
 
 def panels(results: Sequence[Result]) -> list[Panel]:

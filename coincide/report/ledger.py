@@ -14,9 +14,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from coincide.files import canonical, write_json
 from coincide.report.redact import printable, redact
 from coincide.schema import Cost, Result, Score, UserError
-from coincide.store import canonical, write_json
 
 _TEXT = {"method", "variant", "data", "reference", "target", "suite", "commit", "created"}
 _TABLES = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from coincide.files import canonical
 from coincide.schema import Result
-from coincide.store import canonical
 
 COMPARED = ("data", "method", "reference", "target", "train", "eval")
 """Config groups that can change an answer; budget and seed are columns of their own."""

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from coincide.files import canonical, write_atomic, write_json
 from coincide.schema import UserError
-from coincide.store import Build, Step, Store, canonical, write_atomic, write_json
+from coincide.store import Build, Step, Store
 
 
 def numbers(build: Build) -> dict[str, int]:
@@ -102,6 +103,17 @@ def test_a_killed_build_resumes_with_what_it_had_and_sweeps_half_files(tmp_path:
     assert log.read_text().split() == ["3"]
     assert artifact.manifest["attempts"] == 2
     assert not (artifact.path / ".tmp-half").exists()
+
+
+@pytest.mark.parametrize("line", ["1764000000.5", "1764000000.5 12.", "176400", "", "x y"])
+def test_a_torn_note_of_an_attempt_costs_its_time_and_nothing_else(
+    tmp_path: Path, line: str
+) -> None:
+    store = Store(tmp_path)
+    partial = tmp_path / "things" / f".partial-{step(4).key[:12]}"
+    partial.mkdir(parents=True)
+    (partial / ".attempts").write_text(line)
+    assert store.ensure(step(4)).manifest["attempts"] <= 2
 
 
 def slow(build: Build) -> dict[str, int]:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from coincide.files import write_json
 from coincide.report.cost import charges
 from coincide.report.evidence import Shelf
 from coincide.result import _costs, collect
 from coincide.schema import Result
-from coincide.store import Build, Step, Store, write_json
+from coincide.store import Build, Step, Store
 
 
 def step(kind: str, name: str, needs: tuple[Step, ...] = (), **facts: Any) -> Step:

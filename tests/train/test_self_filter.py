@@ -18,11 +18,12 @@ from safetensors.torch import load_file
 
 from coincide.data.llava_json import read
 from coincide.features.shards import write_shard
+from coincide.files import write_json
 from coincide.models.encode import collate, encode
 from coincide.models.load import load_model, load_processor
 from coincide.models.template import TEMPLATES
 from coincide.schema import Dataset, Difficulty, Signal
-from coincide.store import Artifact, Build, Step, Store, write_json
+from coincide.store import Artifact, Build, Step, Store
 from tests.train.tiny import TinyModel
 from train import stage_one as stage
 from train.recipe import Recipe

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from coincide.ops.kmeans import Iteration, spherical_kmeans
+from coincide.ops.kmeans.lloyd import Iteration, spherical_kmeans
 
 
 def kmeans_on(

@@ -1,9 +1,7 @@
-"""Spherical k-means: rows and centroids on the unit sphere, nearest by cosine.
+"""Lloyd's iterations (1982) on the unit sphere, to the same bytes however the rows are read.
 
-COINCIDE and SemDeDup cluster with FAISS, whose versions give different subsets and which users
-have seen collapse to one centroid. Here the answer depends on the rows, ``k``, ``iterations`` and
-the seed alone. The nearest centroid is what a float32 product over tiles of one shape says
-(``coincide.ops.kmeans_nearest``, which gets there with few distances), and centroid sums are
+The nearest centroid is what a float32 product over tiles of one shape says
+(``coincide.ops.kmeans.nearest``, which gets there with few distances), and centroid sums are
 integers (fixed point, 2⁻⁴⁰), which add up to the same bits in any order. Rows are read in blocks
 and shared by the ranks of torch.distributed where it is on; either way the bytes are the same.
 """
@@ -13,18 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.functional import normalize
 
 from coincide.ops.arrays import TILE, refuse_faults, release, row_digests, row_faults
-from coincide.ops.kmeans_nearest import UNIT, assign, rounding
-from coincide.ops.kmeans_ranks import all_rows, ranks, share_of_rows, total
-from coincide.ops.kmeans_rows import Rows
-from coincide.ops.kmeans_state import EVERY, State, read_state, write_state
-from coincide.ops.kmeans_units import (
+from coincide.ops.kmeans.nearest import UNIT, assign, rounding
+from coincide.ops.kmeans.ranks import all_rows, ranks, share_of_rows, total
+from coincide.ops.kmeans.rows import Rows
+from coincide.ops.kmeans.state import EVERY, State, read_state, write_state
+from coincide.ops.kmeans.units import (
     Room,
     plain_nearest,
     row_cosines,
@@ -34,8 +31,6 @@ from coincide.ops.kmeans_units import (
 )
 
 _REPAIRS = 20
-COINCIDING = 1 - 1e-6
-"""Centroids with a cosine above this are one point to float32."""
 
 
 @dataclass(frozen=True)
@@ -103,30 +98,6 @@ def start_centroids(
 ) -> torch.Tensor:
     """``k`` rows of distinct content (:func:`row_digests`) as unit vectors float32 [K, D]."""
     return _unit_rows(x, _initial_rows(digests, k, seed), device)
-
-
-def clustering_health(
-    x: np.ndarray, centroids: np.ndarray, assignment: np.ndarray
-) -> dict[str, Any]:
-    """Figures that tell a broken clustering; rows with assignment -1 are left out.
-
-    ``clusters``, ``empty_clusters``, ``coinciding_centroids`` (that repeat an earlier one),
-    ``size_min``, ``size_median``, ``size_max``, ``largest_share`` (of the rows) and
-    ``duplicate_share`` (of the rows, byte for byte equal to an earlier one).
-    """
-    used = np.flatnonzero(assignment >= 0)
-    sizes = np.bincount(assignment[used], minlength=len(centroids))
-    distinct = len(np.unique(row_digests(x)[used]))
-    return {
-        "clusters": len(centroids),
-        "empty_clusters": int((sizes == 0).sum()),
-        "coinciding_centroids": _coinciding(centroids),
-        "largest_share": float(sizes.max() / max(len(used), 1)),
-        "size_min": int(sizes.min()),
-        "size_median": float(np.median(sizes)),
-        "size_max": int(sizes.max()),
-        "duplicate_share": 1 - distinct / max(len(used), 1),
-    }
 
 
 class _Lloyd:
@@ -317,12 +288,3 @@ def _require_distinct(digests: np.ndarray, k: int) -> None:
             f"got k = {k} clusters for {total} rows, {distinct} of them distinct; expected "
             f"1 <= k <= {distinct}. Lower the number of clusters or give more data."
         )
-
-
-def _coinciding(centroids: np.ndarray) -> int:
-    unit = normalize(torch.from_numpy(np.array(centroids, np.float32)))
-    repeats = 0
-    for start in range(0, len(unit), 1024):
-        close = (unit[start : start + 1024] @ unit.T) > COINCIDING
-        repeats += int(close.tril(start - 1).any(1).sum())
-    return repeats

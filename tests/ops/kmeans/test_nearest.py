@@ -6,17 +6,16 @@ import torch
 from torch.nn.functional import normalize
 
 from coincide.features.shards import ShardedArray, write_shard
-from coincide.ops import kmeans_nearest, kmeans_units
-from coincide.ops.arrays import TILE, tiles
-from coincide.ops.kmeans import _initial_rows, row_digests, spherical_kmeans
-from coincide.ops.kmeans_processes import kmeans_on
-from coincide.ops.kmeans_units import plain_nearest
+from coincide.ops.arrays import TILE, row_digests, tiles
+from coincide.ops.kmeans import kmeans_on, nearest, spherical_kmeans, units
+from coincide.ops.kmeans.lloyd import _initial_rows
+from coincide.ops.kmeans.units import plain_nearest
 
 
 @pytest.fixture(autouse=True)
 def always_pruned(monkeypatch):
     """Small problems are searched as large ones are."""
-    monkeypatch.setattr(kmeans_nearest, "_SMALL", 0)
+    monkeypatch.setattr(nearest, "_SMALL", 0)
 
 
 def features(n, width, *, common=1.0, noise=1.0, seed=0):
@@ -105,7 +104,7 @@ def same(ours, expected):
 )
 def test_the_same_bytes_as_plain_lloyd(monkeypatch, n, width, k, common, noise, half):
     if half != "own":
-        monkeypatch.setattr(kmeans_nearest, "_half", lambda centroids: half)
+        monkeypatch.setattr(nearest, "_half", lambda centroids: half)
     x = features(n, width, common=common, noise=noise, seed=n)
     assert same(spherical_kmeans(x, k, 12, 1), lloyd(x, k, 12, 1))
 
@@ -129,7 +128,7 @@ def test_the_same_bytes_where_clusters_run_empty(seed):
 def test_large_and_small_problems_are_one_function(monkeypatch):
     x = features(2600, 24)
     pruned = spherical_kmeans(x, 40, 10, 1)
-    monkeypatch.setattr(kmeans_nearest, "_SMALL", 2**40)
+    monkeypatch.setattr(nearest, "_SMALL", 2**40)
     assert same(spherical_kmeans(x, 40, 10, 1), pruned)
 
 
@@ -198,9 +197,9 @@ def test_a_row_of_the_plain_product_does_not_depend_on_its_place(monkeypatch):
     moved = plain_nearest(unit[order], centroids)
     assert torch.equal(moved[0], cosine[order]) and torch.equal(moved[1], nearest[order])
     for keep_places in (False, True):
-        parts = kmeans_units._into_tiles(order.numpy(), keep_places=keep_places)
-        monkeypatch.setattr(kmeans_units, "_into_tiles", lambda *_, p=list(parts), **__: p)
-        found = kmeans_units.gathered_nearest(unit[order], order.numpy(), centroids)
+        parts = units._into_tiles(order.numpy(), keep_places=keep_places)
+        monkeypatch.setattr(units, "_into_tiles", lambda *_, p=list(parts), **__: p)
+        found = units.gathered_nearest(unit[order], order.numpy(), centroids)
         assert torch.equal(found, nearest[order])
         monkeypatch.undo()
     alone = plain_nearest(unit[7:8], centroids)

@@ -17,7 +17,7 @@ value of each row. This module names the same centroid, bit for bit, with less w
 * **Near-ties.** Where the first two differ by less than a float32 product rounds, the plain product
   itself decides: such rows are collected into tiles of its shape. This relies on a row of a product
   not depending on the rows beside it (on a CPU, not on its place either), which
-  ``tests/ops/test_kmeans_nearest.py`` checks.
+  ``tests/ops/kmeans/test_nearest.py`` checks.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ import numpy as np
 import torch
 
 from coincide.ops.arrays import TILE, block_rows
-from coincide.ops.kmeans_rows import Rows
-from coincide.ops.kmeans_units import (
+from coincide.ops.kmeans.rows import Rows
+from coincide.ops.kmeans.units import (
     Room,
     gathered_nearest,
     pieces,

@@ -94,8 +94,8 @@ def test_clusters_that_run_empty_are_refilled(seed):
 
 
 def test_refilling_takes_the_farthest_rows_and_keeps_the_sums_exact():
-    from coincide.ops.kmeans import _Lloyd
-    from coincide.ops.kmeans_rows import Rows
+    from coincide.ops.kmeans.lloyd import _Lloyd
+    from coincide.ops.kmeans.rows import Rows
 
     x = np.array([[1, 0], [1, 0.1], [1, 0.9], [0, 1]], np.float32)
     start = torch.tensor([[1.0, 0], [0, 1], [-1, 0]])
@@ -109,7 +109,7 @@ def test_refilling_takes_the_farthest_rows_and_keeps_the_sums_exact():
 
 
 def test_starts_and_refills_take_different_rows_and_leave_no_cluster_empty():
-    from coincide.ops.kmeans import _initial_rows, _strays
+    from coincide.ops.kmeans.lloyd import _initial_rows, _strays
 
     digests = np.repeat(np.arange(5, dtype=np.uint64), [100, 1, 1, 1, 1])
     for seed in range(5):
