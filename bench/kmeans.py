@@ -22,7 +22,6 @@ import json
 import multiprocessing
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +33,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
+from bench.watch import memory
 from coincide.features.shards import ShardedArray, has_shard, write_shard
 from coincide.ops.arrays import row_digests, tiles
 from coincide.ops.kmeans import Iteration, kmeans_on, spherical_kmeans
@@ -221,42 +221,11 @@ def apart(work: Callable[..., Any], *arguments: Any) -> Any:
 
 def _watched(work: Callable[..., Any], arguments: Any, threads: int, pipe: Any) -> None:
     torch.set_num_threads(threads)
-    peak, done = {"own": 0, "mapped": 0}, threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.05):
-            own, mapped = resident()
-            peak["own"], peak["mapped"] = max(peak["own"], own), max(peak["mapped"], mapped)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
+    with memory() as peak:
         found = work(*arguments)
-    finally:
-        done.set()
-        watcher.join()
     if isinstance(found, Measured):
-        found.own, found.mapped = peak["own"], peak["mapped"]
+        found.own, found.mapped = peak["anon"], peak["file"]
     pipe.send(found)
-
-
-def resident() -> tuple[int, int]:
-    """Bytes that this process and its children hold: their own, of mapped files."""
-    own = mapped = 0
-    for process in [os.getpid(), *children()]:
-        try:
-            lines = Path(f"/proc/{process}/status").read_text().splitlines()
-        except OSError:
-            continue
-        kib = {name: int(rest.split()[0]) for name, _, rest in (s.partition(":") for s in lines)
-               if name.startswith("Rss")}  # fmt: skip
-        own += (kib.get("RssAnon", 0) + kib.get("RssShmem", 0)) * 1024
-        mapped += kib.get("RssFile", 0) * 1024
-    return own, mapped
-
-
-def children() -> list[int]:
-    return [process.pid for process in multiprocessing.active_children() if process.pid]
 
 
 # --- the command ------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from bench.made import PARTS, Made, cluster_sizes, load, make
-from bench.watch import Memory, clock
+from bench.watch import clock, memory
 from coincide.method import VARIANTS, pick_rows, plan_clusters
 from coincide.ops.allocate import allocate
 from coincide.ops.clusters import Rows, each_cluster
@@ -197,12 +197,9 @@ def child(asked: Any) -> None:
     """Run one step here and print what it found as JSON. What is imported late is loaded before."""
     made = load(asked.folder, asked.parts)
     map_threads(lambda _: products(np.ones((64, 64)), np.ones((64, 64))), range(8))
-    memory = Memory()
-    memory.start()
-    found = STEPS[asked.step](made, asked)
-    memory.stop.set()
-    memory.join()
-    print(json.dumps({**found, "peak": memory.peak}))
+    with memory() as peak:
+        found = STEPS[asked.step](made, asked)
+    print(json.dumps({**found, "peak": peak}))
 
 
 def in_child(step: str, folder: Path, asked: Any, parts: int | None = None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 import time
 from collections.abc import Iterator
@@ -27,23 +28,40 @@ def clock() -> Iterator[Spent]:
     spent.wall, spent.cpu = time.perf_counter() - wall, time.process_time() - cpu
 
 
-class Memory(threading.Thread):
-    """Watches this process' resident memory: its peaks in bytes."""
+@contextmanager
+def memory(every: float = 0.02) -> Iterator[dict[str, int]]:
+    """Peaks of resident bytes while the block runs, of this process and its children together.
 
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.peak = {"anon": 0, "file": 0, "all": 0}
-        self.stop = threading.Event()
+    ``anon`` is what they hold themselves, ``file`` pages of files and libraries, which the kernel
+    takes back when it needs them, ``all`` both at once. Complete once the block is over.
+    """
+    peak, over = {"anon": 0, "file": 0, "all": 0}, threading.Event()
 
-    def run(self) -> None:
-        self.look()
-        while not self.stop.wait(0.02):
-            self.look()
-        self.look()
+    def watch() -> None:
+        while not over.wait(every):
+            look(peak)
 
-    def look(self) -> None:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        now = {line.split(":")[0]: line.split()[1] for line in lines if line[:3] == "Rss"}
-        anon, file = (int(now[name]) * 1024 for name in ("RssAnon", "RssFile"))
-        for name, value in (("anon", anon), ("file", file), ("all", anon + file)):
-            self.peak[name] = max(self.peak[name], value)
+    watcher = threading.Thread(target=watch, daemon=True)
+    look(peak)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        watcher.join()
+        look(peak)
+
+
+def look(peak: dict[str, int]) -> None:
+    """Raise ``peak`` to what is resident now."""
+    anon = file = 0
+    for process in ["self", *(child.pid for child in multiprocessing.active_children())]:
+        try:
+            lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
+        except OSError:  # it has ended
+            continue
+        now = {line.split(":")[0]: int(line.split()[1]) for line in lines if line[:3] == "Rss"}
+        anon += (now.get("RssAnon", 0) + now.get("RssShmem", 0)) * 1024
+        file += now.get("RssFile", 0) * 1024
+    for name, value in (("anon", anon), ("file", file), ("all", anon + file)):
+        peak[name] = max(peak[name], value)
