@@ -43,8 +43,9 @@ def _panel(
     whole = [c for c in columns if not is_part(c.protocol)]
     if len(whole) < len(columns) and not _any_printed(zoo, whole):
         zoo = None  # eval=fast: parts of benchmarks, which papers do not print
-    rows = with_rel(_labelled(rows), columns, zoo)
-    notes = (*panel_notes(rows, replaced), *noise_notes(rows), *rank_notes(rows))
+    labelled, usual = _labelled(rows)
+    rows = with_rel(labelled, columns, zoo)
+    notes = (*usual, *panel_notes(rows, replaced), *noise_notes(rows), *rank_notes(rows))
     return Panel(data, target, suite, columns, tuple(rows), notes, zoo)
 
 
@@ -160,20 +161,23 @@ def _by_seed(runs: Sequence[Result], reasons: Sequence[str]) -> str:
     return "; ".join(f"seed {', '.join(which)}: {why}" for why, which in seeds.items())
 
 
-def _labelled(rows: Sequence[Row]) -> list[Row]:
-    """Rows under labels that tell them apart."""
+def _labelled(rows: Sequence[Row]) -> tuple[list[Row], list[Note]]:
+    """Rows under labels that tell them apart, and what most rows of a method share unnamed."""
     methods: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         methods[row.method].append(row)
-    found = []
+    found, notes = [], []
     for method, mine in methods.items():
         several = len({row.reference for row in mine}) > 1
-        for row, fields in zip(mine, short_names([r.setting for r in mine]), strict=True):
+        names, usual = short_names([row.setting for row in mine])
+        for row, fields in zip(mine, names, strict=True):
             label = f"{method} ({row.variant})" if row.variant else method
             label += f" [{fields}]" if fields else ""
             label += f" via {row.reference}" if several and row.reference else ""
             found.append(replace(row, label=label))
-    return found
+        if usual:
+            notes.append(Note(f"{method}, where its label does not say otherwise: {usual}."))
+    return found, notes
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -53,23 +55,30 @@ def conflicts(ours: Setting, theirs: Setting) -> list[str]:
     return [f"{k} is {theirs[k]}, not {ours[k]}" for k in shared]
 
 
-def short_names(settings: Sequence[Setting]) -> list[str]:
+def short_names(settings: Sequence[Setting]) -> tuple[list[str], str]:
     """Per setting, the fields in which it differs from the others: ``temperature=0.2``.
 
-    A field that is not set (null, an empty list) is not named: the others have what it lacks.
+    A field that is not set (null, an empty list) is not named: the others have what it lacks. Nor
+    is the value that more than half of the different settings have, as in a sweep around one of
+    them; which those are is the second answer, in the same form.
     """
-    names = sorted({name for fields in settings for name in fields})
-    varied = [n for n in names if len({canonical(fields.get(n)) for fields in settings}) > 1]
+    every = {canonical(fields): fields for fields in settings}.values()
+    names = sorted({name for fields in every for name in fields})
+    counts = {n: Counter(canonical(fields.get(n)) for fields in every) for n in names}
+    varied = [n for n in names if len(counts[n]) > 1]
+    usual = {n: v for n in varied for v, c in counts[n].items() if c > len(every) / 2}
     last = [name.rsplit(".", 1)[-1] for name in varied]
-    shown = [end if last.count(end) == 1 else name for name, end in zip(varied, last, strict=True)]
-    return [
-        ", ".join(
-            f"{s}={_brief(fields[n])}"
-            for n, s in zip(varied, shown, strict=True)
-            if fields.get(n) not in _UNSET
-        )
+    shown = {n: end if last.count(end) == 1 else n for n, end in zip(varied, last, strict=True)}
+
+    def said(fields: Setting, which: Sequence[str]) -> str:
+        named = [n for n in which if fields.get(n) not in _UNSET]
+        return ", ".join(f"{shown[n]}={_brief(fields[n])}" for n in named)
+
+    rare = [
+        said(fields, [n for n in varied if canonical(fields.get(n)) != usual.get(n)])
         for fields in settings
     ]
+    return rare, said({n: json.loads(value) for n, value in usual.items()}, list(usual))
 
 
 def flat(value: Mapping[str, Any]) -> dict[str, Any]:

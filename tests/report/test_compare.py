@@ -184,6 +184,22 @@ def test_other_settings_are_other_rows_named_by_what_differs() -> None:
     assert sorted(r.scores["attributes"].values for r in panel.rows) == [(10, 10), (50, 50)]
 
 
+def test_what_most_settings_share_is_said_once() -> None:
+    """An ablation goes from one setting in several directions."""
+    changes: list[dict[str, Any]] = [{}, {"temperature": 0.5}, {"clusters": 20}, {"layers": [1]}]
+    usual = {"temperature": 0.1, "clusters": 80, "layers": [1, 2]}
+    runs = [
+        result("coincide", seed, (50.0, 50.0, 80.0), config={"method": {**usual, **change}})
+        for change in changes
+        for seed in (0, 1)
+    ]
+    panel = only(runs)
+    names = ("", " [clusters=20]", " [layers=[1]]", " [temperature=0.5]")
+    assert sorted(r.label for r in panel.rows) == [f"coincide (released){name}" for name in names]
+    note = "coincide, where its label does not say otherwise: clusters=80, layers=[1,2], "
+    assert panel.notes[0].text == f"{note}temperature=0.1."
+
+
 @pytest.mark.parametrize(
     "change",
     [
