@@ -24,7 +24,8 @@ FOLDED = {
     "coincide/assets/tiny": "weights of the tiny models, and how they were trained",
     "eval/tasks/demo": "the demo's benchmarks as lmms-eval tasks",
     "coincide/report/templates": "the page's HTML and CSS",
-    "docs/demo_curve": "the same of ``demo_curve``, three seeds",
+    "docs/demo_ablations": "ledger and report of the ``demo_ablation_*``, three seeds",
+    "docs/demo_curve": "the same of ``demo_curve``",
     "docs/demo_table": "ledger and report of ``demo_table`` and its controls, five seeds",
     "tests/assets": "outputs of published reference code, with provenance",
 }

@@ -15,10 +15,34 @@ from coincide.report.records import Panel
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
+ABLATIONS = {
+    "layers 1": "[layers=[1]]",
+    "layers 3": "[layers=[3]]",
+    "layers 5": "[layers=[5]]",
+    "K 20": "[clusters=20]",
+    "K 40": "[clusters=40]",
+    "K 160": "[clusters=160]",
+    "temperature 0.01": "[temperature=0.01]",
+    "temperature 1": "[temperature=1.0]",
+    "temperature 10": "[temperature=10.0]",
+    "uniform for MMD": "[within=random]",
+    "uniform for density": "[use_density=false]",
+    "uniform for transferability": "[use_transferability=false]",
+    "uniform for density and MMD": "[use_density=false, within=random]",
+    "uniform for transferability and MMD": "[use_transferability=false, within=random]",
+    "uniform for transferability and density": "[use_density=false, use_transferability=false]",
+    "uniform for all three": "[use_density=false, use_transferability=false, within=random]",
+}
+
+
+def panel_of(ledger: str) -> Panel:
+    (found,) = panels([presentable(r) for r in read_ledger(DOCS / ledger / "ledger")])
+    return found
+
+
 @pytest.fixture(scope="module")
 def panel() -> Panel:
-    (found,) = panels([presentable(r) for r in read_ledger(DOCS / "demo_table" / "ledger")])
-    return found
+    return panel_of("demo_table")
 
 
 def test_the_report_is_of_the_ledger(panel: Panel) -> None:
@@ -39,4 +63,32 @@ def test_the_page_prints_its_figures(panel: Panel) -> None:
             assert row.rel.estimate.half_width is not None
             found[row.method] = f"{row.rel.estimate.mean:.1f} ± {row.rel.estimate.half_width:.1f}"
     assert len(found) == 9
+    assert printed == found
+
+
+@pytest.mark.parametrize("name", ["demo_ablations", "demo_curve"])
+def test_the_other_reports_are_of_their_ledgers(name: str) -> None:
+    written = (DOCS / name / "report.csv").read_text(encoding="utf-8")
+    assert comma_separated([panel_of(name)]) == written
+
+
+def test_the_page_prints_the_ablations() -> None:
+    names = {
+        f"coincide (released) {fields} via tiny_ref": name for name, fields in ABLATIONS.items()
+    } | {
+        "coincide (released) via tiny_ref": "`coincide`",
+        "coincide (released) [size=tiny] via tiny": "reference is the target",
+        "coincide (paper) via tiny_ref": "paper's formulas",
+        "random": "`random`",
+    }
+    text = (DOCS / "DEMO.md").read_text(encoding="utf-8").split("## The ablations")[1]
+    printed = dict(re.findall(r"^\| ([^|]+) \| ([\d.]+ ± [\d.]+) \|", text, re.M))
+    found = {}
+    for row in panel_of("demo_ablations").rows:
+        if row.method != "full":
+            assert row.seeds == [0, 1, 2]
+            assert row.rel.estimate is not None
+            assert row.rel.estimate.half_width is not None
+            mean = f"{row.rel.estimate.mean:.1f} ± {row.rel.estimate.half_width:.1f}"
+            found[names[row.label]] = mean
     assert printed == found
