@@ -32,7 +32,7 @@ $(VENV)/.ready: requirements.lock
 	$(PY) -m pip check
 	touch $@
 
-docs:                         ## the README's tree and the method guide
+docs:                         ## docs/MAP.md and the method guide
 	python3 scripts/tree.py
 	$(PY) scripts/methods_doc.py
 

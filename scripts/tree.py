@@ -1,4 +1,4 @@
-"""Write the README's tree: every tracked file with its first line (`make docs`)."""
+"""Write ``docs/MAP.md``: every tracked file with its first line (`make docs`)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import ast
 import subprocess
 from pathlib import Path
 
-MARK = "<!-- tree: make docs -->"
 ROOT = Path(__file__).resolve().parent.parent
+HEAD = """# Map: every file, and what it is for
+
+Written by `make docs` from the first line of each file. What belongs together and why stands in
+[ARCHITECTURE.md](ARCHITECTURE.md).
+"""
 SAID = {
     "Makefile": "make demo | test | check | lock",
     "pyproject.toml": "what the project imports, and the settings of its tools",
     "requirements.lock": "every package, resolved together",
-    "README.md": "this page",
+    "README.md": "the front door",
+    "docs/MAP.md": "this page",
     "CHANGELOG.md": "what changed",
     "LICENSE": "Apache-2.0",
     ".ci/run": "what CI runs",
@@ -56,13 +61,14 @@ def _first_line(path: Path) -> str:
     return useful[0].rstrip(".") if useful else ""
 
 
+def page() -> str:
+    """The whole text of ``docs/MAP.md``."""
+    return f"{HEAD}\n```\n" + "\n".join(lines()) + "\n```\n"
+
+
 def main() -> None:
-    """Replace what stands between the README's tree marks."""
-    readme = ROOT / "README.md"
-    before, rest = readme.read_text(encoding="utf-8").split(MARK + "\n", 1)
-    after = rest.split("```\n", 2)[2]
-    tree = "\n".join(lines())
-    readme.write_text(f"{before}{MARK}\n```\n{tree}\n```\n{after}", encoding="utf-8")
+    """Write the page anew."""
+    (ROOT / "docs" / "MAP.md").write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":
