@@ -26,7 +26,7 @@ from coincide.data.llava_json import LlavaJson
 from coincide.data.parse import IMAGE, BadRow
 from coincide.data.rows import scan
 from coincide.files import write_atomic
-from coincide.schema import Dataset, UserError
+from coincide.schema import Dataset
 from coincide.store import Build
 
 ROLES = {
@@ -71,39 +71,12 @@ def read_messages(path: Path, image_root: Path) -> Iterator[tuple[int, str, Any]
     """Yield ``(row, text, value)`` for each row of ``path``; a row that cannot be said in LLaVA
     json comes as the :class:`BadRow`, its text as it stands.
     """
-    for row, text, value in _scan(path):
+    for row, text, value in scan(path):
         try:
             record = to_llava(value, image_root)
             yield row, json.dumps(record), record
         except BadRow as fault:
             yield row, text, fault
-
-
-def _scan(path: Path) -> Iterator[tuple[int, str, Any]]:
-    """Rows of a JSON list or of JSON lines."""
-    if not path.is_file():
-        raise UserError(f"annotations {path}: no such file.")
-    with path.open("rb") as handle:
-        while (byte := handle.read(1)).isspace():
-            pass
-    yield from (_scan_lines if byte == b"{" else scan)(path)
-
-
-def _scan_lines(path: Path) -> Iterator[tuple[int, str, Any]]:
-    row, begin = 0, 0
-    with path.open("rb") as handle:
-        for line in handle:
-            if line.strip():
-                try:
-                    text = line.decode("utf-8").strip()
-                    yield row, text, json.loads(text)
-                except (ValueError, RecursionError) as error:
-                    raise UserError(
-                        f"{path}: malformed JSON in row {row:,}, the line at byte {begin:,}: "
-                        f"{error}. A file that was cut short looks like this."
-                    ) from None
-                row += 1
-            begin += len(line)
 
 
 def to_llava(value: Any, image_root: Path) -> dict[str, Any]:

@@ -6,58 +6,87 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from coincide.data.filekind import READ, is_parquet, opened, table_rows
 from coincide.schema import UserError
 
 _SPACE = re.compile(r"[ \t\r\n]*")
-_SHAPE = 'a JSON list of {"id", "image", "conversations"} objects (LLaVA json)'
+_SHAPE = "a JSON list of rows, or one row a line (JSON lines)"
+ROW_KEYS = frozenset({"conversations", "messages", "conversation", "texts", "prompt", "query",
+                      "instruction", "id", "image", "images"})  # fmt: skip
+"""What tells a lone row from another JSON object."""
 
 
 def scan(path: Path) -> Iterator[tuple[int, str, Any]]:
-    """Yield ``(row, text, value)`` for each element of the JSON list in ``path``.
+    """Yield ``(row, text, value)`` for each row of ``path``, whose kind its content tells.
 
-    ``text`` is the element exactly as it stands in the file. One pass; only one row's value
-    lives at a time. Raises :class:`UserError` with byte offset and row for anything malformed.
+    ``text`` is the row exactly as it stands in the file; of Parquet, whose rows are no text, the
+    row as JSON. Only one row's value lives at a time. Raises :class:`UserError` with byte offset
+    and row for anything malformed.
     """
-    text = _read(path)
-    at = _skip(text, int(text.startswith("\ufeff")))
+    if is_parquet(path):
+        empty = True
+        for row, record in enumerate(table_rows(path)):
+            empty = False
+            yield row, json.dumps(record, default=_inert), record
+        if empty:
+            raise UserError(f"{path}: a Parquet file without a row.")
+        return
+    with opened(path) as (stream, undone):
+        where = f"{path}{undone}"
+        begin = stream.tell()
+        while (byte := stream.read(1)).isspace():
+            pass
+        stream.seek(begin)
+        yield from (_lines if byte == b"{" else _list)(where, stream)
+
+
+def _inert(value: Any) -> str:
+    """A value that JSON does not have, for the text of a row."""
+    return f"<{len(value):,} bytes>" if isinstance(value, bytes) else str(value)
+
+
+# --- JSON list --------------------------------------------------------------------------------
+
+
+def _list(where: str, stream: IO[bytes]) -> Iterator[tuple[int, str, Any]]:
+    text = _decoded(where, stream.read())
+    at = _skip(text, 0)
     if text[at : at + 1] != "[":
-        raise UserError(f"{path}: expected {_SHAPE}, got {_what(text, at)}.")
+        raise UserError(f"{where}: expected {_SHAPE}, got {_what(text, at)}. Read are {READ}.")
     at = _skip(text, at + 1)
     if text[at : at + 1] == "]":
-        raise UserError(f"{path}: an empty list; expected {_SHAPE} with at least one row.")
+        raise UserError(f"{where}: an empty list; expected {_SHAPE}, at least one.")
     decode = json.JSONDecoder().raw_decode
     row = 0
     while True:
         try:
             value, end = decode(text, at)
         except json.JSONDecodeError as error:
-            raise _malformed(path, text, row, at, error.pos, error.msg) from None
+            raise _malformed(where, text, row, at, error.pos, error.msg) from None
         except RecursionError:
-            raise _malformed(path, text, row, at, at, "nested too deeply") from None
+            raise _malformed(where, text, row, at, at, "nested too deeply") from None
         yield row, text[at:end], value
         at = _skip(text, end)
         mark = text[at : at + 1]
         if mark == "]":
             break
         if mark != ",":
-            raise _malformed(path, text, row, end, at, "expected ',' or ']' after the row")
+            raise _malformed(where, text, row, end, at, "expected ',' or ']' after the row")
         at = _skip(text, at + 1)
         row += 1
     at = _skip(text, at + 1)
     if at != len(text):
-        raise _malformed(path, text, row, at, at, "text after the end of the list")
+        raise _malformed(where, text, row, at, at, "text after the end of the list")
 
 
-def _read(path: Path) -> str:
-    if not path.is_file():
-        raise UserError(f"annotations {path}: no such file.")
+def _decoded(where: str, content: bytes) -> str:
     try:
-        return path.read_bytes().decode("utf-8")
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path}: not UTF-8 at byte {error.start:,}. Expected {_SHAPE}, in UTF-8."
+            f"{where}: not UTF-8 at byte {error.start:,}. Expected {_SHAPE}. Read are {READ}."
         ) from None
 
 
@@ -69,20 +98,73 @@ def _skip(text: str, at: int) -> int:
 def _what(text: str, at: int) -> str:
     if at == len(text):
         return "an empty file"
-    if text[at] == "{":
-        lines = text[at:].split("\n", 2)
-        if len(lines) > 1 and lines[0].rstrip().endswith("}") and lines[1].startswith("{"):
-            return "JSON lines; read them with data=messages, or wrap the rows into one list"
-        return "a JSON object"
     return f"text that begins with {text[at : at + 20]!r}"
 
 
-def _malformed(path: Path, text: str, row: int, begin: int, at: int, why: str) -> UserError:
+def _malformed(where: str, text: str, row: int, begin: int, at: int, why: str) -> UserError:
     def offset(position: int) -> int:
         return len(text[:position].encode("utf-8"))
 
     return UserError(
-        f"{path}: malformed JSON at byte {offset(at):,} of {offset(len(text)):,}: {why}. It is in "
+        f"{where}: malformed JSON at byte {offset(at):,} of {offset(len(text)):,}: {why}. It is in "
         f"row {row:,}, which begins at byte {offset(begin):,}. A download that broke off looks "
         "like this: compare the file's size with its source and fetch it again."
+    )
+
+
+# --- JSON lines -------------------------------------------------------------------------------
+
+
+def _lines(where: str, stream: IO[bytes]) -> Iterator[tuple[int, str, Any]]:
+    rows = _parsed_lines(where, stream)
+    first = next(rows)
+    second = next(rows, None)
+    if second is None:
+        _refuse_object(where, first[2])
+    yield first
+    if second is not None:
+        yield second
+    yield from rows
+
+
+def _parsed_lines(where: str, stream: IO[bytes]) -> Iterator[tuple[int, str, Any]]:
+    row, begin = 0, 0
+    for line in stream:
+        if line.strip():
+            try:
+                text = line.decode("utf-8").strip()
+                value = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                whole = None if row else _one_object(line + stream.read())
+                if whole is not None:
+                    yield 0, json.dumps(whole, ensure_ascii=False), whole
+                    return
+                raise UserError(
+                    f"{where}: malformed JSON in row {row:,}, the line at byte {begin:,}: {error}. "
+                    "A file that was cut short looks like this; so does one whose rows are not "
+                    "one a line."
+                ) from None
+            yield row, text, value
+            row += 1
+        begin += len(line)
+
+
+def _one_object(content: bytes) -> dict[str, Any] | None:
+    """The JSON object that ``content`` as a whole is; None where it is anything else."""
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _refuse_object(where: str, value: dict[str, Any]) -> None:
+    """Refuse an object that holds a list of rows, or is none: it is not one row itself."""
+    if ROW_KEYS & value.keys():
+        return
+    lists = [key for key, rows in value.items() if isinstance(rows, list)]
+    hint = f" Its rows may be the list under {lists[0]!r}: write that alone." if lists else ""
+    keys = ", ".join(map(repr, list(value)[:8]))
+    raise UserError(
+        f"{where}: a JSON object with the keys {keys}; expected {_SHAPE}.{hint} Read are {READ}."
     )

@@ -139,11 +139,12 @@ def test_every_kind_is_listed_at_once_and_ten_rows_of_each(tmp_path: Path) -> No
         ('[{"id": a}]', "byte 8 of 11"),
         ('[{"id": "a"}] x', "byte 14 of 15: text after the end of the list"),
         ("[" + "[" * 200_000, "nested too deeply"),
-        ('{"id": "a"}', "a JSON object"),
-        ('{"id": "a"}\n{"id": "b"}\n', "JSON lines; read them with data=messages"),
+        ('{"a": 1, "data": [{}]}', "a JSON object with the keys 'a', 'data'"),
+        ('{"a": 1, "data": [{}]}', "may be the list under 'data'"),
+        ('{"id": "a"}\n{"id": "b', "malformed JSON in row 1, the line at byte 12"),
         ("", "an empty file"),
         ("[]", "an empty list"),
-        ("version https://git-lfs", "text that begins with 'version https://git-'"),
+        ("id,image\n1,a.png", "text that begins with 'id,image"),
     ],
 )  # fmt: skip
 def test_malformed_json_names_byte_and_row(tmp_path: Path, text: str, place: str) -> None:

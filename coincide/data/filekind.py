@@ -1,0 +1,164 @@
+"""What kind of file annotations are, by their content, and their text or table whatever it is.
+
+The first bytes decide, never the name: JSON in UTF-8, UTF-16 or UTF-32, with or without a
+byte-order mark, plain or compressed (gzip, bzip2, xz), and Parquet. Other kinds are named.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+from coincide.schema import UserError
+
+READ = "JSON list, JSON lines (each also as UTF-16 or compressed by gzip, bzip2, xz) and Parquet"
+COMPRESSED = {b"\x1f\x8b": ("gzip", gzip.open), b"BZh": ("bzip2", bz2.open),
+              b"\xfd7zXZ\0": ("xz", lzma.open)}  # fmt: skip
+PARQUET = b"PAR1"
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Byte-order marks; those of UTF-32 first, since UTF-16's is how one of them begins."""
+_TAR = 257
+FOREIGN: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"version https://git-lfs", "the pointer of a Git LFS file, not its content: `git lfs "
+     "pull` fetches it"),
+    (0, b"ARROW1", "an Arrow file; write it as Parquet (datasets.Dataset.to_parquet)"),
+    (0, b"\xff\xff\xff\xff", "an Arrow stream; write it as Parquet (datasets.Dataset.to_parquet)"),
+    (0, b"\x28\xb5\x2f\xfd", "compressed by zstd; unpack it: zstd -d"),
+    (0, b"\x04\x22\x4d\x18", "compressed by lz4; unpack it: lz4 -d"),
+    (0, b"PK\x03\x04", "a zip archive (.zip, .npz, .xlsx or .pt); unpack it"),
+    (0, b"7z\xbc\xaf", "a 7z archive; unpack it"),
+    (_TAR, b"ustar", "a tar archive (WebDataset?); unpack it and write its rows as JSON lines"),
+    (0, b"\x93NUMPY", "a numpy array; rows of a dataset are JSON or Parquet"),
+    (0, b"\x89HDF", "an HDF5 file; write its rows as JSON lines or Parquet"),
+    (0, b"SQLite format 3", "an SQLite database; write its rows as JSON lines or Parquet"),
+    (0, b"Obj\x01", "an Avro file; write its rows as Parquet"),
+    (0, b"ORC", "an ORC file; write its rows as Parquet"),
+    (0, b"%PDF", "a PDF"),
+    (0, b"\x80\x03", "a pickle, which is not loaded: it may run code; write JSON or Parquet"),
+    (0, b"\x80\x04", "a pickle, which is not loaded: it may run code; write JSON or Parquet"),
+    (0, b"\x80\x05", "a pickle, which is not loaded: it may run code; write JSON or Parquet"),
+)  # fmt: skip
+_PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml")
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether ``path`` is a Parquet file. Raises :class:`UserError` where there is no file."""
+    return _head(path).startswith(PARQUET)
+
+
+def foreign(path: Path, head: bytes) -> UserError | None:
+    """The error for a file that begins with ``head`` where its kind is known and not read."""
+    for at, magic, what in FOREIGN:
+        if head[at:].startswith(magic):
+            return UserError(f"{path} is {what}. Read are {READ}.")
+    if head.lstrip().lower().startswith(_PAGE):
+        return UserError(f"{path} is an HTML or XML page, probably a failed download. Read are "
+                         f"{READ}.")  # fmt: skip
+    return None
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[IO[bytes], str]]:
+    """``path`` as UTF-8 bytes without a byte-order mark, and what was undone, in words.
+
+    Raises :class:`UserError` for kinds that are named and not read, and for a compressed file
+    that is cut short.
+    """
+    head = _head(path)
+    for magic, (name, unpack) in COMPRESSED.items():
+        if head.startswith(magic):
+            with _whole(path, name), unpack(path, "rb") as stream:
+                yield _utf8(path, cast("IO[bytes]", stream), f" (unpacked from {name})")
+            return
+    with path.open("rb") as stream:
+        yield _utf8(path, stream, "")
+
+
+def _utf8(path: Path, stream: IO[bytes], undone: str) -> tuple[IO[bytes], str]:
+    head = stream.read(512)
+    stream.seek(0)
+    unread = foreign(path, head)
+    for mark, coding in MARKS:
+        if head.startswith(mark):
+            if coding == "utf-8-sig":
+                stream.seek(len(mark))
+                return stream, undone
+            return _transcoded(path, stream, coding), f" (as UTF-8, from {coding.upper()}){undone}"
+    if unread:
+        raise unread
+    coding = _without_mark(head)
+    if coding:
+        return _transcoded(path, stream, coding), f" (as UTF-8, from {coding.upper()}){undone}"
+    return stream, undone
+
+
+def _without_mark(head: bytes) -> str:
+    """UTF-16 or UTF-32 by where the zeros of the first, ASCII character stand."""
+    begin = [bool(byte) for byte in head[:4]]
+    return {
+        (True, False, True, False): "utf-16-le",
+        (False, True, False, True): "utf-16-be",
+        (True, False, False, False): "utf-32-le",
+        (False, False, False, True): "utf-32-be",
+    }.get(tuple(begin), "")
+
+
+def _transcoded(path: Path, stream: IO[bytes], coding: str) -> IO[bytes]:
+    try:
+        return io.BytesIO(stream.read().decode(coding).encode())
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: begins as {coding.upper()} but is none at byte {error.start:,}. A file that "
+            "was cut short looks like this."
+        ) from None
+
+
+@contextmanager
+def _whole(path: Path, name: str) -> Iterator[None]:
+    """Say what a compressed file is where it breaks off or is damaged."""
+    try:
+        yield
+    except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+        raise UserError(
+            f"{path} is compressed by {name} and cannot be unpacked whole: {error}. A download "
+            "that broke off looks like this: fetch it again."
+        ) from None
+
+
+def _head(path: Path) -> bytes:
+    if not path.is_file():
+        raise UserError(f"annotations {path}: no such file.")
+    with path.open("rb") as handle:
+        return handle.read(512)
+
+
+def table_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file as dicts of plain values; columns that are null are left out."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=64):
+                for row in batch.to_pylist():
+                    yield {key: value for key, value in row.items() if value is not None}
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        first = str(error).split("\n", 1)[0]
+        raise UserError(
+            f"{path} is Parquet by its first bytes and cannot be read: {first}. A download that "
+            "broke off looks like this: fetch it again."
+        ) from None
