@@ -99,7 +99,7 @@ _ASIDE = ("overrides", "paths", "stages", "dry_run")
 def _index(path: Path) -> np.ndarray:
     import numpy as np
 
-    from coincide.data.subset import index_array
+    from coincide.data.entries import index_array
 
     return np.sort(index_array(path))
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,16 @@ from typing import Any
 
 import numpy as np
 
-from coincide.data.parse import parse
-from coincide.data.report import FIRST
+from coincide.data.entries import index_array
+from coincide.data.resolve import check_rows, resolve_rows
 from coincide.data.rows import scan
 from coincide.files import write_atomic, write_json
 from coincide.schema import Dataset, Example, UserError
+
+__all__ = [
+    "FORMATS", "Subset", "as_messages", "as_sharegpt", "export_subset", "index_array",
+    "read_subset", "resolve_rows", "write_subset",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ def write_subset(
     out of range or given twice.
     """
     chosen = np.asarray(rows, dtype=np.int64)
-    _check_rows(chosen.tolist(), len(dataset), "the selection")
+    check_rows(chosen.tolist(), len(dataset), "the selection")
     chosen = np.sort(chosen)
     examples = [dataset.examples[row] for row in chosen]
     write_atomic(folder / "rows.npy", lambda path: _save(path, chosen))
@@ -113,107 +117,6 @@ def as_messages(example: Example) -> dict[str, Any]:
     roles = {"human": "user", "gpt": "assistant"}
     messages = [{"role": roles[turn.role], "content": turn.text} for turn in example.turns]
     return {"id": example.id, "messages": messages, "images": list(example.images)}
-
-
-def resolve_rows(path: Path, examples: Sequence[Example]) -> np.ndarray:
-    """Row indices int64 [k], in the file's order, of a subset made elsewhere.
-
-    ``path`` is an ``.npy`` of row indices, or a JSON list of row indices (numbers), of ids
-    (strings) or of LLaVA rows (objects, matched by id, images and text). Refuses, with the first
-    ten: ambiguous and unknown ids, rows out of range, duplicates, rows that the dataset lacks.
-    """
-    entries = _entries(path)
-    if all(isinstance(entry, dict) for entry in entries):
-        rows = _rows_of_records(entries, examples, path)
-    elif all(isinstance(entry, str) for entry in entries):
-        rows = _rows_of_ids(entries, examples, path)
-    elif all(isinstance(entry, int) and not isinstance(entry, bool) for entry in entries):
-        rows = entries
-    else:
-        kinds = ", ".join(sorted({type(entry).__name__ for entry in entries}))
-        raise UserError(f"{path}: got entries of type {kinds}; expected {_EXPECTED}.")
-    _check_rows(rows, len(examples), str(path))
-    return np.asarray(rows, dtype=np.int64)
-
-
-_EXPECTED = "all row indices (integers), all ids (strings) or all LLaVA rows (objects)"
-
-
-def _entries(path: Path) -> list[Any]:
-    if path.suffix != ".npy":
-        return [value for _, _, value in scan(path)]
-    return index_array(path).tolist()
-
-
-def index_array(path: Path) -> np.ndarray:
-    """Row indices int [k] of an ``.npy`` file, in its order; refuses anything else in it."""
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: no array of row indices ({error}).") from None
-    if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "iu":
-        got = (
-            f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else "an archive"
-        )
-        raise UserError(f"{path}: expected integer row indices [k], got {got}.")
-    if not len(array):
-        raise UserError(f"{path}: an empty array; expected at least one row index.")
-    return array
-
-
-def _rows_of_ids(ids: Sequence[str], examples: Sequence[Example], path: Path) -> list[int]:
-    wanted = set(ids)
-    rows: dict[str, list[int]] = defaultdict(list)
-    for example in examples:
-        if example.id and example.id in wanted:
-            rows[example.id].append(example.row)
-    _refuse([i for i in ids if i not in rows], "ids that the dataset does not have", path)
-    several = [i for i in dict.fromkeys(ids) if len(rows[i]) > 1]
-    _refuse(several, "ids that several rows of the dataset carry; give row indices instead", path)
-    return [rows[identity][0] for identity in ids]
-
-
-def _rows_of_records(
-    records: Sequence[dict[str, Any]], examples: Sequence[Example], path: Path
-) -> list[int]:
-    """Identical rows of the dataset are taken one after the other."""
-    parsed = [parse(number, record, lambda _: "") for number, record in enumerate(records)]
-    _refuse([e.row for e, _, fault in parsed if fault], "entries that are no LLaVA rows", path)
-    keys = [(e.id, e.images, e.turns) for e, _, _ in parsed]
-    left: dict[Any, list[int]] = {key: [] for key in keys}
-    for example in examples:
-        key = (example.id, example.images, example.turns)
-        if key in left:
-            left[key].append(example.row)
-    missing = [
-        number
-        for number, (key, nth) in enumerate(zip(keys, _occurrence(keys), strict=True))
-        if nth >= len(left[key])
-    ]
-    _refuse(missing, "entries that the dataset does not have, or not that often", path)
-    return [left[key][nth] for key, nth in zip(keys, _occurrence(keys), strict=True)]
-
-
-def _occurrence(keys: Iterable[Any]) -> Iterable[int]:
-    """0 for a key's first appearance, 1 for its second, and so on."""
-    seen: Counter[Any] = Counter()
-    for key in keys:
-        yield seen[key]
-        seen[key] += 1
-
-
-def _check_rows(rows: Sequence[int], size: int, where: str) -> None:
-    outside = [row for row in rows if not 0 <= row < size]
-    _refuse(outside, f"row indices outside 0..{size - 1}", where)
-    twice = [row for row, count in Counter(rows).items() if count > 1]
-    _refuse(twice, "rows given more than once", where)
-
-
-def _refuse(found: Sequence[Any], what: str, where: Path | str) -> None:
-    if found:
-        more = ", ..." if len(found) > FIRST else ""
-        shown = ", ".join(ascii(item) for item in found[:FIRST])
-        raise UserError(f"{where}: {len(found):,} {what}: {shown}{more}.")
 
 
 def _texts(annotations: Path, rows: np.ndarray) -> list[str]:

@@ -1,0 +1,248 @@
+"""Rows of a dataset that a file made elsewhere names, or a refusal that says what is unclear."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coincide.data.entries import TAKES, Entries, first, read_entries
+from coincide.data.messages import to_llava
+from coincide.data.parse import IMAGE, BadRow, parse
+from coincide.schema import Example, UserError
+
+BY = ("auto", "row", "id")
+
+
+def resolve_rows(path: Path, examples: Sequence[Example], by: str = "auto") -> np.ndarray:
+    """Row indices int64 [k], in the file's order, of a subset made elsewhere.
+
+    ``path`` is any of :data:`coincide.data.entries.TAKES`. ``by`` says what its entries are:
+    ``row`` indices, ``id``, or ``auto`` for what the file and the dataset leave no doubt of.
+    Records are matched by an id that one row has, else by images and text; identical rows of
+    the dataset are taken one after the other. Raises :class:`UserError`, with the first ten, for
+    what is ambiguous or unknown, for rows out of range and for duplicates.
+    """
+    entries = read_entries(path)
+    if entries.kind == "mask":
+        rows = _of_mask(entries.values, len(examples), path)
+    elif entries.kind == "records" and by != "row":
+        rows = _rows_of_records(entries.values, examples, path, by)
+    elif entries.kind == "ids" or by == "id":
+        rows = _of_words(entries, examples, path, by)
+    elif entries.kind == "records":
+        raise UserError(f"{path}: method.by=row, but the file holds records without a row index.")
+    else:
+        rows = [int(value) for value in entries.values]
+        if by == "auto" and entries.kind == "numbers":
+            _refuse_ambiguous(rows, examples, path)
+    check_rows(rows, len(examples), str(path))
+    if entries.ids is not None and entries.kind == "rows" and by != "id":
+        _check_ids(rows, entries.ids, examples, path)
+    return np.asarray(rows, dtype=np.int64)
+
+
+def _of_mask(values: Sequence[bool], size: int, path: Path) -> list[int]:
+    if len(values) != size:
+        raise UserError(
+            f"{path}: a mask of {len(values):,} values (bool [{len(values)}]); the dataset has "
+            f"{size:,} rows. Expected a value for each row."
+        )
+    rows = np.flatnonzero(values).tolist()
+    if not rows:
+        raise UserError(f"{path}: a mask without one true value; expected at least one row.")
+    return rows
+
+
+def _of_words(entries: Entries, examples: Sequence[Example], path: Path, by: str) -> list[int]:
+    """Rows by id; with ``by`` ``row`` the words are row indices."""
+    values = entries.values
+    if by == "id" and entries.kind == "rows" and entries.ids is not None:
+        values = entries.ids
+    if by != "row":
+        return _rows_of_ids([str(value) for value in values], examples, path)
+    wrong = [
+        value for value in values if not value.strip().isascii() or not value.strip().isdigit()
+    ]
+    refuse(wrong, "entries that are no row indices (method.by=row)", path)
+    return [int(value) for value in values]
+
+
+def _refuse_ambiguous(numbers: Sequence[int], examples: Sequence[Example], path: Path) -> None:
+    """Refuse integers that may be ids as well as rows, unless both mean the same rows."""
+    rows_of = _rows_by_id(examples, {str(number) for number in numbers})
+    if all(rows_of.get(str(number)) == [number] for number in numbers):
+        return
+    integer_ids = all(e.id.removeprefix("-").isdecimal() for e in examples if e.id)
+    known = [number for number in numbers if str(number) in rows_of]
+    if not any(e.id for e in examples) or not (integer_ids or len(known) == len(numbers)):
+        return
+    shown = next((n for n in numbers if rows_of.get(str(n), [n]) != [n]), numbers[0])
+    elsewhere = rows_of.get(str(shown))
+    also = f"the id of row {elsewhere[0]}" if elsewhere else "no id of the dataset"
+    raise UserError(
+        f"{path}: {len(numbers):,} integers ({first(numbers)}), and the dataset's own ids are "
+        f"integers: {shown} is row {shown} or the id {shown} ({also}). Say which is meant: "
+        "method.by=row or method.by=id. An .npy of integers is row indices, a list of strings is "
+        "ids."
+    )
+
+
+def _check_ids(
+    rows: Sequence[int], ids: Sequence[str], examples: Sequence[Example], path: Path
+) -> None:
+    """Refuse a table of rows whose ids the dataset has not at these rows."""
+    other = [r for r, identity in zip(rows, ids, strict=True) if identity != examples[r].id]
+    refuse(
+        other,
+        "rows at which the dataset has another id than the table; it is of other data. Give "
+        "method.by=id, or a table without ids. Rows",
+        path,
+    )
+
+
+# --- ids ----------------------------------------------------------------------------------------
+
+
+def _rows_by_id(examples: Sequence[Example], wanted: set[str]) -> dict[str, list[int]]:
+    rows: dict[str, list[int]] = defaultdict(list)
+    for example in examples:
+        if example.id and example.id in wanted:
+            rows[example.id].append(example.row)
+    return dict(rows)
+
+
+def _rows_of_ids(ids: Sequence[str], examples: Sequence[Example], path: Path) -> list[int]:
+    rows = _rows_by_id(examples, set(ids))
+    refuse([i for i in ids if i not in rows], "ids that the dataset does not have", path)
+    several = [i for i in dict.fromkeys(ids) if len(rows[i]) > 1]
+    refuse(several, "ids that several rows of the dataset carry; give row indices instead", path)
+    return [rows[identity][0] for identity in ids]
+
+
+# --- records ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What a row says, whatever the form it comes in; its pictures may be absolute or copied."""
+
+    turns: tuple[tuple[str, str], ...]
+    names: tuple[str, ...]
+    """The pictures' file names, without folders."""
+
+
+def _rows_of_records(
+    records: Sequence[Mapping[str, Any]], examples: Sequence[Example], path: Path, by: str
+) -> list[int]:
+    wanted = _parsed(records, path)
+    if by == "id":
+        refuse([e.row for e in wanted if not e.id], "entries without an id", path)
+        return _rows_of_ids([e.id for e in wanted], examples, path)
+    fitting = _fitting(wanted, examples)
+    known = _rows_by_id(examples, {e.id for e in wanted})
+    taken: set[int] = set()
+    rows: list[int] = []
+    missing: list[int] = []
+    unlike: list[int] = []
+    unclear: list[int] = []
+    for entry, fit in zip(wanted, fitting, strict=True):
+        left = [row for row in fit if row not in taken]
+        if not left:
+            (unlike if entry.id in known and not fit else missing).append(entry.row)
+        elif len({examples[row].id for row in left}) > 1:
+            unclear.append(entry.row)
+        else:
+            rows.append(left[0])
+            taken.add(left[0])
+    refuse(missing, "entries that the dataset does not have, or not that often", path)
+    refuse(unlike, "entries whose id the dataset has with other images or text", path)
+    refuse(unclear, "entries without an id that rows of several ids fit alike; give ids", path)
+    return rows
+
+
+def _fitting(wanted: Sequence[Example], examples: Sequence[Example]) -> list[list[int]]:
+    """For each record the rows that it may be: of its id where it has one; of no id, if any."""
+    keys = [_said(entry) for entry in wanted]
+    rows: dict[_Said, list[int]] = {key: [] for key in keys}
+    for example in examples:
+        if example.turns and (key := _said(example)) in rows:
+            rows[key].append(example.row)
+    found = []
+    for entry, key in zip(wanted, keys, strict=True):
+        fit = [row for row in rows[key] if _same_pictures(entry, examples[row])]
+        own = [row for row in fit if examples[row].id == entry.id]
+        found.append(own if entry.id or own else fit)
+    return found
+
+
+def _parsed(records: Sequence[Mapping[str, Any]], path: Path) -> list[Example]:
+    """The records as examples; ``row`` is the record's number."""
+    found, wrong = [], []
+    for number, record in enumerate(records):
+        try:
+            found.append(_example(number, record))
+        except BadRow as fault:
+            wrong.append((number, fault))
+    if wrong:
+        reasons = "; ".join(sorted({str(fault) for _, fault in wrong})[:3])
+        raise UserError(
+            f"{path}: {len(wrong):,} entries that are no LLaVA rows nor messages: "
+            f"{first([number for number, _ in wrong])} ({reasons}). {TAKES}"
+        )
+    return found
+
+
+def _example(number: int, record: Mapping[str, Any]) -> Example:
+    value = dict(record)
+    said = value.get("conversations")
+    if not isinstance(said, list) or any(isinstance(t, dict) and "role" in t for t in said):
+        value = to_llava(value, Path("/"))
+    elif "images" in value and "image" not in value:
+        value["image"] = value["images"]
+    example, _, fault = parse(number, value, lambda _: "")
+    if fault:
+        raise fault
+    return example
+
+
+def _said(example: Example) -> _Said:
+    """Without the white space that forms of messages cannot keep round a picture."""
+    turns = [
+        (
+            turn.role,
+            IMAGE.join(part.strip() for part in turn.text.split(IMAGE))
+            if IMAGE in turn.text
+            else turn.text,
+        )
+        for turn in example.turns
+    ]
+    return _Said(tuple(turns), tuple(name.rsplit("/", 1)[-1] for name in example.images))
+
+
+def _same_pictures(entry: Example, example: Example) -> bool:
+    return len(entry.images) == len(example.images) and all(
+        mine == its or mine.endswith(f"/{its}")
+        for mine, its in zip(entry.images, example.images, strict=True)
+    )
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+
+def check_rows(rows: Sequence[int], size: int, where: str) -> None:
+    """Refuse row indices outside the dataset or given twice."""
+    outside = [row for row in rows if not 0 <= row < size]
+    refuse(outside, f"row indices outside 0..{size - 1}", where)
+    twice = [row for row, count in Counter(rows).items() if count > 1]
+    refuse(twice, "rows given more than once", where)
+
+
+def refuse(found: Sequence[Any], what: str, where: Path | str) -> None:
+    """Raise :class:`UserError` naming the first ten of ``found``, where there are any."""
+    if found:
+        raise UserError(f"{where}: {len(found):,} {what}: {first(found)}.")
