@@ -12,16 +12,20 @@ import gzip
 import io
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Literal
 
 from coincide.schema import UserError
 
 READ = "JSON list, JSON lines (each also as UTF-16 or compressed by gzip, bzip2, xz) and Parquet"
-COMPRESSED = {b"\x1f\x8b": ("gzip", gzip.open), b"BZh": ("bzip2", bz2.open),
-              b"\xfd7zXZ\0": ("xz", lzma.open)}  # fmt: skip
+Unpack = Callable[[Path, Literal["rb"]], Any]
+COMPRESSED: Mapping[bytes, tuple[str, Unpack]] = {
+    b"\x1f\x8b": ("gzip", gzip.open),
+    b"BZh": ("bzip2", bz2.open),
+    b"\xfd7zXZ\0": ("xz", lzma.open),
+}
 PARQUET = b"PAR1"
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -82,7 +86,7 @@ def opened(path: Path) -> Iterator[tuple[IO[bytes], str]]:
     for magic, (name, unpack) in COMPRESSED.items():
         if head.startswith(magic):
             with _whole(path, name), unpack(path, "rb") as stream:
-                yield _utf8(path, cast("IO[bytes]", stream), f" (unpacked from {name})")
+                yield _utf8(path, stream, f" (unpacked from {name})")
             return
     with path.open("rb") as stream:
         yield _utf8(path, stream, "")
@@ -108,13 +112,9 @@ def _utf8(path: Path, stream: IO[bytes], undone: str) -> tuple[IO[bytes], str]:
 
 def _without_mark(head: bytes) -> str:
     """UTF-16 or UTF-32 by where the zeros of the first, ASCII character stand."""
-    begin = [bool(byte) for byte in head[:4]]
-    return {
-        (True, False, True, False): "utf-16-le",
-        (False, True, False, True): "utf-16-be",
-        (True, False, False, False): "utf-32-le",
-        (False, False, False, True): "utf-32-be",
-    }.get(tuple(begin), "")
+    zeros = "".join("0" if byte else "z" for byte in head[:4])
+    places = {"0z0z": "utf-16-le", "z0z0": "utf-16-be", "0zzz": "utf-32-le", "zzz0": "utf-32-be"}
+    return places.get(zeros, "")
 
 
 def _transcoded(path: Path, stream: IO[bytes], coding: str) -> IO[bytes]:
