@@ -9,9 +9,11 @@ from typing import Any
 import yaml
 from lmms_eval.api.task import Task
 from lmms_eval.tasks import TaskManager
+from lmms_eval.utils import load_yaml_config
 from tenacity import RetryError
 
 from coincide.schema import UserError
+from eval.model import Decoding
 from eval.request import Job
 from eval.sample import chosen, columns
 
@@ -57,7 +59,7 @@ def _index(jobs: Sequence[Job]) -> dict[str, Path]:
 
 
 def _write_overlay(job: Job, source: Path, path: Path) -> None:
-    include = [job.overlay, str(source)] if job.overlay else str(source)  # the first one wins
+    include = [*([job.overlay] if job.overlay else []), str(source)]  # the first one wins
     overlay: dict[str, Any] = {"include": include, "task": job.name}
     if job.data_files:
         overlay |= {
@@ -65,9 +67,21 @@ def _write_overlay(job: Job, source: Path, path: Path) -> None:
             "dataset_name": None,
             "dataset_kwargs": {"data_files": dict(job.data_files)},
         }
-    if job.generation:
-        overlay["generation_kwargs"] = dict(job.generation)
+    overlay["generation_kwargs"] = _generation(job, include, path.parent)
     path.write_text(yaml.safe_dump(overlay, sort_keys=False), encoding="utf-8")
+
+
+def _generation(job: Job, include: Sequence[str], folder: Path) -> dict[str, Any]:
+    """The generation settings that the task's own files, or the job, give.
+
+    lmms-eval ends the answers of a task that names no stop text at the first blank line; here
+    such an answer ends where the model ends it.
+    """
+    written = load_yaml_config(
+        yaml_config={"include": list(include)}, yaml_dir=str(folder), mode="simple"
+    )
+    settings = dict(job.generation or written.get("generation_kwargs") or {})
+    return {"until": [], **settings}
 
 
 def _load(job: Job, manager: TaskManager) -> Task:
@@ -82,8 +96,30 @@ def _load(job: Job, manager: TaskManager) -> Task:
             f"benchmark {job.name} does not load: {type(cause).__name__}: {cause}"
         ) from cause
     task = loaded[job.name]
+    _check_decoding(task, job)
     _select(task, job)
     return task
+
+
+def told(task: Task, job: Job) -> str:
+    """The protocol, with the stop texts of a task whose benchmark states none."""
+    stop = Decoding.of(task.config.generation_kwargs).until
+    if job.stop is not None or not stop:
+        return job.protocol
+    return f"{job.protocol}; stop={' or '.join(map(repr, stop))}".removeprefix("; ")
+
+
+def _check_decoding(task: Task, job: Job) -> None:
+    """Raises UserError where the protocol states other stop texts or lengths than the task has."""
+    found = Decoding.of(task.config.generation_kwargs)
+    has = {"stop": list(found.until), "tokens": found.max_new_tokens}
+    stated = {"stop": None if job.stop is None else list(job.stop), "tokens": job.tokens}
+    wrong = {k: v for k, v in stated.items() if v is not None and v != has[k]}
+    if wrong:
+        raise UserError(
+            f"benchmark {job.name}: its protocol states {wrong}, and task {job.task} as installed "
+            f"has { ({k: has[k] for k in wrong}) }. Correct conf/benchmark, or set generation=..."
+        )
 
 
 def _select(task: Task, job: Job) -> None:

@@ -24,6 +24,15 @@ from eval.messages import turns_and_pictures
 
 MAX_NEW_TOKENS = 128
 """Where the task does not say: as LLaVA's ``model_vqa_loader.py``."""
+NEUTRAL: Mapping[str, Any] = {
+    **dict.fromkeys(("max_gen_toks", "max_tokens", "max_length", "bad_words_ids"), None),
+    **dict.fromkeys(("min_length", "min_new_tokens", "no_repeat_ngram_size"), 0),
+    **dict.fromkeys(("repetition_penalty", "length_penalty", "num_beam_groups"), 1),
+    **dict.fromkeys(("penalty_alpha", "forced_eos_token_id", "suppress_tokens"), None),
+    **dict.fromkeys(("stop", "stop_strings", "stop_sequences"), None),
+}
+"""Settings that would change answers, each with the value that changes none; those that say nothing
+to greedy decoding (``top_p``) or to this model (``image_aspect_ratio``) are not here."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 """Characters that an untuned model can utter and that no sheet or page takes: MMBench's task writes
 answers to one. They are left out of the answer."""
@@ -40,11 +49,20 @@ class Decoding:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Decoding:
-        """Raises UserError for sampling: the same model must give the same answers."""
-        if settings.get("do_sample") and float(settings.get("temperature") or 1.0) > 0:
+        """Raises UserError for sampling (the same model must give the same answers) and for
+        settings that would change answers and are not known here.
+        """
+        warm = float(settings.get("temperature") or 0.0) > 0
+        if settings.get("do_sample", warm) and float(settings.get("temperature", 1.0) or 0.0) > 0:
             raise UserError(
                 f"generation settings {dict(settings)} ask for sampling; evaluation decodes "
                 "greedily. Set generation.do_sample=false for this benchmark."
+            )
+        foreign = {k: v for k, v in settings.items() if v != NEUTRAL.get(k, v) and v is not None}
+        if foreign:
+            raise UserError(
+                f"generation settings {foreign} change answers and are not supported; supported "
+                "are max_new_tokens, num_beams and until. Set generation=... for this benchmark."
             )
         until = settings.get("until") or ()
         return cls(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,11 @@ class Job:
     generation: Mapping[str, Any] = field(default_factory=dict)
     limit: int | None = None
     overlay: str | None = None
+    """YAML whose keys replace those of the task."""
+    stop: Sequence[str] | None = None
+    """Stop texts that the protocol states; None: none stated."""
+    tokens: int | None = None
+    """Most new tokens of an answer, likewise."""
     where: Mapping[str, Any] = field(default_factory=dict)
     subsample: Subsample | None = None
     scale: float = 1.0

@@ -53,7 +53,7 @@ def eval_steps(
     model_needs = (base,) if adapter is None else (base, adapter)
     measured = adapter.name if adapter else model.name
     steps = []
-    for benchmark in suite.benchmarks.values():
+    for benchmark in suite.asked:
         config = suite.answer_config(benchmark)
         content = config.get("content")
         steps.append(
@@ -212,6 +212,7 @@ def _job(build: Build) -> Job:
         scale=benchmark.scale,
         parts=benchmark.parts,
         judged=benchmark.judge,
+        **benchmark.stated,
     )
 
 

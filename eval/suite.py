@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from coincide.requirements import Requirement
 from coincide.schema import UserError
-from eval import mirror
+from eval import mirror, taskfile
 from eval.judge import Judge
 from eval.sample import Subsample
 
 TASKS = Path(__file__).resolve().parent / "tasks"
 DTYPES = ("float32", "bfloat16", "float16")
+PROMPTS = ("lmms_eval", "llava_1_5")
+"""Who asks: lmms-eval's tasks as they are, or as the scripts of LLaVA-1.5 do where these differ."""
 PARTS = ("mean", "judged", "letters", "f1", "pairs", "circular", "mmmu", "preference")
 """How samples add up to the primary metric: the functions of ``eval.parts``."""
 
@@ -66,6 +68,14 @@ class Benchmark:
     """Of the split, for estimates of cost alone."""
     judge: bool = False
     """Scored by a judge model."""
+    stop: Sequence[str] | None = None
+    """Texts before which an answer ends, as the task's files name them; None: not stated. What is
+    stated here and in ``tokens`` is compared with the loaded task, and told with the score."""
+    tokens: int | None = None
+    """Most new tokens of an answer."""
+    llava_1_5: Mapping[str, Any] = field(default_factory=dict)
+    """Where LLaVA-1.5's scripts ask otherwise: ``overlay`` and ``prompt``, in the place of that of
+    the benchmark and of its protocol, for ``eval.prompts=llava_1_5``."""
 
     def __post_init__(self) -> None:
         _require(
@@ -97,6 +107,11 @@ class Benchmark:
             f"benchmark {self.name}: expected splits, e.g. {{default: [test]}}, with a dataset and "
             "not without one.",
         )
+        _require(
+            not self.llava_1_5 or set(self.llava_1_5) == {"overlay", "prompt"},
+            f"benchmark {self.name}: llava_1_5={dict(self.llava_1_5)}; expected overlay, a YAML "
+            "below eval/tasks, and prompt, what the protocol says of it.",
+        )
 
     @property
     def overlay_path(self) -> Path | None:
@@ -115,9 +130,35 @@ class Benchmark:
         return min((bound for bound in bounds if bound is not None), default=None)
 
     @property
+    def stated(self) -> dict[str, Any]:
+        """Stop texts and token limit that the protocol states, those of ``generation`` included."""
+        found = {"stop": self.stop, "tokens": self.tokens}
+        if self.generation and (self.stop is not None or self.tokens is not None):
+            until = self.generation.get("until") or []
+            found["stop"] = [until] if isinstance(until, str) else list(until)
+            found["tokens"] = self.generation.get("max_new_tokens")
+        return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def _names_stop(self) -> bool:
+        """Whether the own task or ``generation`` says where answers stop, be it nowhere."""
+        assert self.tasks_path is not None
+        written = taskfile.settings(self.tasks_path / f"{self.task}.yaml")
+        return "until" in (self.generation or written.get("generation_kwargs") or {})
+
+    def asked_as(self, prompts: str) -> Benchmark:
+        """The benchmark with the prompt of this choice, one of ``PROMPTS``."""
+        if prompts == "lmms_eval" or not self.llava_1_5:
+            return self
+        protocol = {**self.protocol, "prompt": self.llava_1_5["prompt"]}
+        return replace(self, overlay=self.llava_1_5["overlay"], protocol=protocol, llava_1_5={})
+
+    @property
     def protocol_text(self) -> str:
         """The protocol as one line, the number of samples included when it is limited."""
-        told: dict[str, Any] = dict(self.protocol)
+        told: dict[str, Any] = {**self.protocol, **self.stated}
+        if "stop" in told:
+            told["stop"] = " or ".join(map(repr, told["stop"])) or "none"
         if self.subsample:
             told["subsample"] = f"{self.subsample.count}, seed {self.subsample.seed}"
         if self.limit is not None:
@@ -129,6 +170,7 @@ class Benchmark:
 
         Fields at their defaults are left out, so that a new one renames no old result.
         """
+        task_files = _digest(self.tasks_path, self.task) if self.tasks_path else None
         more = {
             "overlay": _digest_file(self.overlay_path) if self.overlay_path else None,
             "dataset": self.dataset,
@@ -136,12 +178,14 @@ class Benchmark:
             "subsample": asdict(self.subsample) if self.subsample else None,
             "scale": None if self.scale == 1.0 else self.scale,
             "parts": None if self.parts == "mean" else self.parts,
+            "decoding": self.stated,
+            "stop": "none" if self.tasks_path and not self._names_stop else None,
         }
         return {
             **{name: value for name, value in more.items() if value},
             "benchmark": self.name,
             "task": self.task,
-            "task_files": _digest(self.tasks_path, self.task) if self.tasks_path else None,
+            "task_files": task_files,
             "metrics": dict(self.metrics),
             "primary": self.primary,
             "protocol": dict(self.protocol),
@@ -157,6 +201,8 @@ class Suite:
 
     name: str
     benchmarks: Mapping[str, Benchmark]
+    prompts: str = "lmms_eval"
+    """Who asks the questions: one of ``PROMPTS``."""
     dtype: str = "float32"
     """Precision of the model. It can change answers, so it is part of the key."""
     mirror: str | None = None
@@ -184,6 +230,10 @@ class Suite:
             f"eval.dtype={self.dtype!r}; the choices are {', '.join(DTYPES)}.",
         )
         _require(
+            self.prompts in PROMPTS,
+            f"eval.prompts={self.prompts!r}; the choices are {', '.join(PROMPTS)}.",
+        )
+        _require(
             type(self.batch_size) is int and self.batch_size >= 1,
             f"eval.batch_size={self.batch_size!r}; expected an int >= 1.",
         )
@@ -196,6 +246,11 @@ class Suite:
     def mirror_path(self) -> Path | None:
         """The mirror, absolute."""
         return None if self.mirror is None else Path(self.mirror).expanduser().absolute()
+
+    @property
+    def asked(self) -> list[Benchmark]:
+        """The benchmarks with the prompts that were chosen."""
+        return [benchmark.asked_as(self.prompts) for benchmark in self.benchmarks.values()]
 
     def requirements(self) -> list[Requirement]:
         """Each dataset, on this machine; the judge, without which its benchmarks are left out."""
@@ -247,9 +302,8 @@ def _union(several: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, list[str
 
 
 def _digest_file(path: Path) -> str:
-    """Hash over an overlay and the code beside it."""
-    _require(path.is_file(), f"{path}: no such file, named as the overlay of a benchmark.")
-    files = [path, *sorted(path.parent.glob("*.py"))]
+    """Hash over an overlay, what it includes, and the code beside it."""
+    files = [*taskfile.files(path), *sorted(path.parent.glob("*.py"))]
     return hashlib.sha256(b"\0".join(p.read_bytes() for p in files)).hexdigest()[:16]
 
 

@@ -147,8 +147,10 @@ def evaluate(model: Any, job: Job, task: Any, manager: Any) -> None:
 
     from eval.judged import failure
     from eval.kept import merge_replies
+    from eval.loading import told
     from eval.scores import by_filter, records, scores
 
+    job = replace(job, protocol=told(task, job))
     with TemporaryDirectory() as scratch:
         outcome = simple_evaluate(
             model=model,
@@ -258,6 +260,7 @@ def _offline(cache: Path) -> None:
         "HF_DATASETS_CACHE": str(cache / "datasets"),
         "LMMS_EVAL_DATASETS_CACHE": str(cache / "datasets"),
         "TOKENIZERS_PARALLELISM": "false",
+        "NUM_IMAGE": "1",  # of 2, MMBench and MMMU would show every picture twice
     }
 
 

@@ -1,0 +1,45 @@
+"""A task's YAML as written, read without lmms-eval, whose import takes seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from coincide.schema import UserError
+
+
+class _Loader(yaml.SafeLoader):
+    """Functions stay the names they are written as."""
+
+
+_Loader.add_constructor("!function", lambda loader, node: str(node.value))
+
+
+def files(path: Path) -> list[Path]:
+    """``path`` and all that it includes. Raises UserError for one that is not there."""
+    return [file for file, _ in _chain(path)]
+
+
+def settings(path: Path) -> dict[str, Any]:
+    """The keys of a task, those of what it includes among them; the including file wins."""
+    found: dict[str, Any] = {}
+    for _, content in reversed(_chain(path)):
+        found |= content
+    return {key: value for key, value in found.items() if key != "include"}
+
+
+def _chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Each file with its own keys; of two, the one that wins comes first."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file, named by a benchmark or included by its task.")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: no YAML that can be read: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected keys and values, as a task of lmms-eval has them.")
+    included = content.get("include") or []
+    names = [included] if isinstance(included, str) else included
+    return [(path, content), *(pair for name in names for pair in _chain(path.parent / name))]

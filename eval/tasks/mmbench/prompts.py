@@ -1,0 +1,48 @@
+"""MMBench's questions, as lmms-eval puts them and as LLaVA-1.5's script does.
+
+LLaVA-1.5's is ``llava/eval/model_vqa_mmbench.py`` of haotian-liu/LLaVA, commit c121f04.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lmms_eval.tasks.mmbench import cn_utils, en_utils
+
+Document = Mapping[str, Any]
+MISSING = ("", "nan", "none")
+"""How a table that was read and written again spells an empty cell, case aside."""
+
+
+def lmms_eval_en(doc: Document, lmms_eval_specific_kwargs: Mapping[str, str]) -> str:
+    """lmms-eval's English prompt, without a hint where there is none."""
+    return str(en_utils.mmbench_doc_to_text(_without_nan(doc), lmms_eval_specific_kwargs))
+
+
+def lmms_eval_cn(doc: Document, lmms_eval_specific_kwargs: Mapping[str, str]) -> str:
+    """lmms-eval's Chinese prompt, without a hint where there is none."""
+    return str(cn_utils.mmbench_doc_to_text(_without_nan(doc), lmms_eval_specific_kwargs))
+
+
+def llava_1_5(doc: Document, lmms_eval_specific_kwargs: Mapping[str, str]) -> str:
+    """The hint, the question and each option on a line of its own, and ``post_prompt``.
+
+    Options end at the first that is missing, as there.
+    """
+    lines = [] if missing(doc["hint"]) else [doc["hint"]]
+    lines.append(doc["question"])
+    for letter in "ABCD":
+        if missing(doc.get(letter)):
+            break
+        lines.append(f"{letter}. {doc[letter]}")
+    return "\n".join(lines) + lmms_eval_specific_kwargs["post_prompt"]
+
+
+def missing(value: Any) -> bool:
+    """Whether a cell is empty: None, not a number, or text that stands for these."""
+    return value is None or value != value or str(value).strip().lower() in MISSING
+
+
+def _without_nan(doc: Document) -> dict[str, Any]:
+    return {**doc, "hint": None if missing(doc["hint"]) else doc["hint"]}
