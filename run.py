@@ -87,6 +87,7 @@ def make_job(cfg: DictConfig, words: Sequence[str], group: str = "") -> Job:
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"these values are needed and not given: {', '.join(missing)}.")
     parts = {name: build(cfg, name) for name in GROUPS}
+    targets = None if cfg.targets is None else build(cfg, "targets")
     logger: Logger = build(cfg, "logger")
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     experiment = Experiment(
@@ -98,6 +99,7 @@ def make_job(cfg: DictConfig, words: Sequence[str], group: str = "") -> Job:
         budget=cfg.budget,
         seed=cfg.seed,
         makers=MAKERS,
+        targets=targets,
         features=cast(FeaturePass, OmegaConf.to_object(cfg.features)),
         health=cast(HealthLimits, OmegaConf.to_object(cfg.health)),
         config={**_answering(config), "overrides": list(words), "group": logger.group or group},

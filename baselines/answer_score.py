@@ -16,7 +16,7 @@ from baselines.ranking import (
     check_choice,
     select_by_score,
 )
-from coincide.features.signals import SCORES, TOKEN_SCORES
+from coincide.features.signals.token_scores import COLUMNS, TokenScores
 from coincide.schema import Need, Pool, Selection
 
 
@@ -41,7 +41,7 @@ class AnswerScore:
 
     def needs(self) -> Sequence[Need]:
         """The scores of the answer tokens."""
-        return (SCORES,)
+        return (TokenScores(),)
 
     def score_config(self, seed: int) -> dict[str, Any]:
         """The score is a column of the signal."""
@@ -49,7 +49,7 @@ class AnswerScore:
 
     def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
         """The column, float32 [N]."""
-        return {"score": pool.signal(SCORES)[:][:, TOKEN_SCORES.index(self.column)]}
+        return {"score": pool.signal(TokenScores())[:][:, COLUMNS.index(self.column)]}
 
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
         """The ``k`` rows of the window."""

@@ -9,7 +9,7 @@ same ranking except among negatives. DataComp (Gadre et al. 2023) filters by it.
 
 Which text is not settled: DICS takes the question, Self-Filter the dialogue cut at 77 tokens,
 COINCIDE releases no code. ``text`` says which, the dialogue by default; of many turns the cut
-leaves the first (``coincide.features.clip``). Published CLIP: ViT-L/14 at 224 pixels.
+leaves the first (``coincide.features.signals.clip_text``). Published CLIP: ViT-L/14 at 224 pixels.
 
 Direction: ``high``, as DICS and DataComp have it; taken by rank, since a threshold (DataComp's
 rule) keeps one row too many and all ties.
@@ -32,7 +32,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from baselines.ranking import DIRECTIONS, Direction, check_choice, select_by_score
-from coincide.features.signals import CLIP_IMAGE, CLIP_TEXTS, clip_text
+from coincide.features.signals.clip_image import ClipImage
+from coincide.features.signals.clip_text import FORMS, ClipText
 from coincide.schema import Need, Pool, Selection
 
 
@@ -53,7 +54,7 @@ class ClipScore:
     fixed_size: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_choice(self.name, "text", self.text, CLIP_TEXTS)
+        check_choice(self.name, "text", self.text, FORMS)
         check_choice(self.name, "direction", self.direction, DIRECTIONS)
         check_choice(self.name, "text_only", self.text_only, ("quota", "drop"))
 
@@ -64,7 +65,7 @@ class ClipScore:
 
     def needs(self) -> Sequence[Need]:
         """CLIP's embeddings of the image and of the text."""
-        return CLIP_IMAGE, clip_text(self.text)
+        return ClipImage(), ClipText(self.text)
 
     def score_config(self, seed: int) -> dict[str, Any]:
         """The embeddings say it all."""
@@ -72,7 +73,7 @@ class ClipScore:
 
     def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
         """The cosine of image and text, float32 [N]."""
-        return {"score": cosine(pool.signal(CLIP_IMAGE)[:], pool.signal(clip_text(self.text))[:])}
+        return {"score": cosine(pool.signal(ClipImage())[:], pool.signal(ClipText(self.text))[:])}
 
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
         """The ``k`` rows of the window, and the text-only share."""

@@ -42,7 +42,8 @@ from baselines.ranking import (
     check_positive,
     shares,
 )
-from coincide.features.signals import HIDDEN_MEAN, SCORES, TOKEN_SCORES
+from coincide.features.signals.hidden_mean import HiddenMean
+from coincide.features.signals.token_scores import COLUMNS, TokenScores
 from coincide.ops.clusters import Rows
 from coincide.ops.knn import knn
 from coincide.schema import Need, Pool, Selection
@@ -219,7 +220,7 @@ class D2Pruning:
 
     def needs(self) -> Sequence[Need]:
         """The margin of the answer tokens and the mean hidden state."""
-        return SCORES, HIDDEN_MEAN
+        return TokenScores(), HiddenMean()
 
     def score_config(self, seed: int) -> dict[str, Any]:
         """What shapes the graph and the forward message."""
@@ -231,7 +232,7 @@ class D2Pruning:
         margin = self._margin(pool)
         rows = np.flatnonzero(self._shares(pool, margin, 0, seed).candidates)
         neighbors, distances = neighbor_graph(
-            Rows(pool.signal(HIDDEN_MEAN), rows), self.neighbors, scale=self.scale
+            Rows(pool.signal(HiddenMean()), rows), self.neighbors, scale=self.scale
         )
         g = graph_scores(margin[rows], neighbors, distances, self.gamma_forward)
         score = np.full(len(margin), np.nan, dtype=np.float32)
@@ -254,7 +255,7 @@ class D2Pruning:
         )
 
     def _margin(self, pool: Pool) -> np.ndarray:
-        return pool.signal(SCORES)[:][:, TOKEN_SCORES.index("margin")]
+        return pool.signal(TokenScores())[:][:, COLUMNS.index("margin")]
 
     def _shares(self, pool: Pool, margin: np.ndarray, k: int, seed: int) -> Shares:
         return shares(pool, ~np.isnan(margin), k, self.text_only, seed)

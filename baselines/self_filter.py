@@ -37,7 +37,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from baselines.ranking import Shares, check_choice, check_positive, shares
-from coincide.features.signals import CLIP_IMAGE, CLIP_TEXTS, clip_text
+from coincide.features.signals.clip_image import ClipImage
+from coincide.features.signals.clip_text import FORMS, ClipText
 from coincide.ops.knn import knn
 from coincide.schema import Difficulty, Need, Pool, Selection
 
@@ -138,7 +139,7 @@ class SelfFilter:
     fixed_size: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_choice(self.name, "text", self.text, CLIP_TEXTS)
+        check_choice(self.name, "text", self.text, FORMS)
         check_choice(self.name, "negative", self.negative, ("none", "released"))
         check_choice(self.name, "text_only", self.text_only, ("quota", "drop"))
         check_positive(
@@ -156,7 +157,7 @@ class SelfFilter:
 
     def needs(self) -> Sequence[Need]:
         """CLIP's embeddings, and the difficulty that stage 1 learns on them."""
-        return CLIP_IMAGE, clip_text(self.text), self._difficulty()
+        return ClipImage(), ClipText(self.text), self._difficulty()
 
     def score_config(self, seed: int) -> dict[str, Any]:
         """Who takes part."""
@@ -205,9 +206,9 @@ class SelfFilter:
     def _embedding(self, pool: Pool, rows: np.ndarray) -> np.ndarray:
         """f of the rows that the mask names: image and text embedding side by side."""
         chosen = np.flatnonzero(rows)
-        signals = (CLIP_IMAGE, clip_text(self.text))
+        signals = (ClipImage(), ClipText(self.text))
         return np.concatenate([pool.signal(signal)[chosen] for signal in signals], axis=1)
 
     def _difficulty(self) -> Difficulty:
-        signals = (CLIP_IMAGE, clip_text(self.text))
+        signals = (ClipImage(), ClipText(self.text))
         return Difficulty(signals, self.epochs, self.batch, self.lr, self.stage1_seed)

@@ -35,7 +35,7 @@ from baselines.ranking import (
     check_positive,
     select_by_score,
 )
-from coincide.features.signals import HIDDEN_LAST
+from coincide.features.signals.hidden_last import HiddenLast
 from coincide.ops.products import wide
 from coincide.ops.threads import map_threads
 from coincide.schema import Clustering, Clusters, Need, Pool, Selection
@@ -98,7 +98,7 @@ class SelfSup:
 
     def needs(self) -> Sequence[Need]:
         """The last token's state and its spherical k-means."""
-        return HIDDEN_LAST, self._clustering()
+        return HiddenLast(), self._clustering()
 
     def score_config(self, seed: int) -> dict[str, Any]:
         """State and clusters say it all."""
@@ -106,7 +106,7 @@ class SelfSup:
 
     def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
         """The distance to the prototype, float32 [N]."""
-        x, clusters = pool.signal(HIDDEN_LAST), pool.clusters(self._clustering())
+        x, clusters = pool.signal(HiddenLast()), pool.clusters(self._clustering())
         return {"score": prototype_distance(x, clusters)}
 
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
@@ -116,4 +116,4 @@ class SelfSup:
         return select_by_score(pool, score, k, direction, self.text_only, seed)
 
     def _clustering(self) -> Clustering:
-        return Clustering(HIDDEN_LAST, self.clusters, self.iterations, self.cluster_seed)
+        return Clustering(HiddenLast(), self.clusters, self.iterations, self.cluster_seed)

@@ -35,7 +35,7 @@ import numpy as np
 
 from baselines.ranking import TEXT_ONLY, TextOnly, check_choice, check_positive, shares
 from baselines.self_sup import prototype_distance
-from coincide.features.signals import HIDDEN_LAST
+from coincide.features.signals.hidden_last import HiddenLast
 from coincide.ops.arrays import row_digests
 from coincide.ops.clusters import each_cluster
 from coincide.ops.products import products, wide
@@ -139,7 +139,7 @@ class SemDeDup:
 
     def needs(self) -> Sequence[Need]:
         """The last token's state and its spherical k-means."""
-        return HIDDEN_LAST, self._clustering()
+        return HiddenLast(), self._clustering()
 
     def score_config(self, seed: int) -> dict[str, Any]:
         """Who goes first, and who takes part."""
@@ -148,7 +148,7 @@ class SemDeDup:
 
     def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
         """m of the candidates, float32 [N]."""
-        x, clusters = pool.signal(HIDDEN_LAST), pool.clusters(self._clustering())
+        x, clusters = pool.signal(HiddenLast()), pool.clusters(self._clustering())
         share = shares(pool, clusters.assignment >= 0, 0, self.text_only, seed)
         order = self._order(prototype_distance(x, clusters), seed)
         order = order[share.candidates[order]]
@@ -180,4 +180,4 @@ class SemDeDup:
         return np.argsort(distance if self.keep == "easy" else -distance, kind="stable")
 
     def _clustering(self) -> Clustering:
-        return Clustering(HIDDEN_LAST, self.clusters, self.iterations, self.cluster_seed)
+        return Clustering(HiddenLast(), self.clusters, self.iterations, self.cluster_seed)

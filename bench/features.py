@@ -31,12 +31,15 @@ import torch
 from PIL import Image
 
 from coincide.config import FeaturePass
-from coincide.features import capture, reference, work
-from coincide.features.capture import attention_of, decoder_layers
-from coincide.features.extract import Pass, device_of, extract, signal_step
-from coincide.features.places import decoders_of
-from coincide.features.shards import ShardedArray
-from coincide.features.signals import activations
+from coincide.features.engine import work
+from coincide.features.engine.devices import decoders_of, device_of
+from coincide.features.engine.shards import ShardedArray
+from coincide.features.extract import extract, signal_step
+from coincide.features.forward import capture
+from coincide.features.forward import rows as reference
+from coincide.features.forward.capture import attention_of, decoder_layers
+from coincide.features.passes.reference import ReferencePass
+from coincide.features.signals.activations import Activations
 from coincide.models import encode
 from coincide.models.load import load_model, load_processor
 from coincide.models.template import TEMPLATES, prompt
@@ -166,7 +169,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Timed(Pass):
+class Timed(ReferencePass):
     """The pass, noting in ``log`` when its model was loaded and its first shard began."""
 
     log: Path = Path()
@@ -323,7 +326,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
         source = Source(asked.rows, root / "images", shape)
         source.draw()
         over = Timed(Model(asked.shape, shape.max_length), source, shape.dtype, options, log=root)
-        signal = activations(shape.layers)
+        signal = Activations(shape.layers)
         made = Store(root / "store").ensure(over.model.step()).path / "model"
         for name in ("warm", "ours", "parts"):
             _share(root / "store", root / name, source)

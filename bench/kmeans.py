@@ -34,7 +34,7 @@ import torch
 from torch.nn.functional import normalize
 
 from bench.watch import memory
-from coincide.features.shards import ShardedArray, has_shard, write_shard
+from coincide.features.engine.shards import ShardedArray, has_shard, write_shard
 from coincide.ops.arrays import row_digests, tiles
 from coincide.ops.kmeans import Iteration, kmeans_on, spherical_kmeans
 from coincide.ops.kmeans.lloyd import start_centroids

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from coincide.features.shards import ShardedArray, write_shard
+from coincide.features.engine.shards import ShardedArray, write_shard
 from coincide.ops.clusters import Rows, members_of
 
 PARTS = 4

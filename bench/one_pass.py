@@ -17,8 +17,7 @@ from pathlib import Path
 
 import run as program
 from coincide.experiment import Experiment
-from coincide.features.extract import extract
-from coincide.features.signals import kind
+from coincide.features.extract import extract_all, extraction
 from coincide.schema import Signal
 
 METHODS = "coincide el2n perplexity semdedup d2_pruning self_sup clip_score self_filter".split()
@@ -40,14 +39,14 @@ def main() -> None:
         seconds_of(first, everything)  # warm: imports, file cache
         alone = {method: seconds_of(first, found) for method, found in signals.items()}
         together = {
-            model: seconds_of(first, [s for s in everything if kind(s).model == model])
-            for model in first.passes
+            model: seconds_of(first, [s for s in everything if s.model == model])
+            for model in first.models
         }
     for method, taken in alone.items():
         print(f"{method:12s} {taken:7.2f} s  {', '.join(s.name for s in signals[method])}")
     for model, taken in together.items():
         print(f"all of {model:9s}{taken:5.2f} s")
-    of_reference = [alone[m] for m in METHODS if kind(signals[m][0]).model == "reference"]
+    of_reference = [alone[m] for m in METHODS if signals[m][0].model == "reference"]
     print(f"all reference signals / dearest alone: {together['reference'] / max(of_reference):.2f}")
     print(f"all signals / dearest alone: {sum(together.values()) / max(alone.values()):.2f}")
 
@@ -56,8 +55,8 @@ def seconds_of(run: Experiment, signals: Sequence[Signal]) -> float:
     """Wall-clock seconds of the passes that ``signals`` need, nothing cached."""
     shutil.rmtree(Path(run.store.root) / "features", ignore_errors=True)
     started = time.perf_counter()
-    for model, over in run.passes.items():
-        extract(run.store, {s: run.signal(s) for s in signals if kind(s).model == model}, over)
+    wanted = [extraction(s, run.models[s.model], run.source, run.features) for s in signals]
+    extract_all(run.store, wanted)
     return time.perf_counter() - started
 
 

@@ -29,9 +29,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from coincide.features.readers import read
-from coincide.features.shards import ShardedArray, write_shard
-from coincide.features.signals import activations
+from coincide.features.engine.shards import ShardedArray, write_shard
+from coincide.features.forward.contract import Tap
+from coincide.features.signals.activations import Activations, modality_means
 from coincide.method import select_coincide
 from coincide.ops.kmeans import spherical_kmeans
 from coincide.provenance import environment
@@ -76,8 +76,8 @@ def made_rows(rows: int) -> Iterator[Any]:
                 noise = random.standard_normal((len(of), HIDDEN))
                 value = 0.3 * (common[i, modality] + 0.5 * centres[i][modality][of] + 0.5 * noise)
                 halves.append(torch.from_numpy(value if modality else value * shown[:, None]))
-            attention[layer] = tuple(halves)
-        yield SimpleNamespace(attention=attention)
+            attention[Tap(layer, "attention", modality_means)] = torch.stack(halves, dim=1)
+        yield SimpleNamespace(tapped=attention)
 
 
 def _labels(rows: int, kinds: int, random: np.random.Generator) -> np.ndarray:
@@ -90,8 +90,8 @@ def write_made(folder: Path, rows: int, dimensions: Sequence[int | None]) -> dic
     seconds = dict.fromkeys(dimensions, 0.0)
     for index, captured in enumerate(made_rows(rows)):
         for wanted in dimensions:
-            signal = activations(LAYERS, wanted)
-            took, values = timed(lambda s=signal, c=captured: read(s, c).numpy())  # type: ignore[misc]
+            signal = Activations(LAYERS, wanted)
+            took, values = timed(lambda s=signal, c=captured: s.read(c).numpy())  # type: ignore[misc]
             seconds[wanted] += took
             (folder / str(wanted)).mkdir(exist_ok=True)
             whole = np.ones(len(values), bool)
@@ -102,7 +102,7 @@ def write_made(folder: Path, rows: int, dimensions: Sequence[int | None]) -> dic
 def write_demo(folder: Path, rows: int, dimensions: Sequence[int | None]) -> dict[Any, Path]:
     """The same of the demo's reference model over its data, from one pass."""
     import run as program
-    from coincide.features.extract import extract
+    from coincide.features.extract import extract_all
 
     swept = ",".join("null" if d is None else str(d) for d in dimensions)
     words = [f"data.n={rows}", f"paths.store={folder}", f"method.projection={swept}"]
@@ -110,9 +110,10 @@ def write_demo(folder: Path, rows: int, dimensions: Sequence[int | None]) -> dic
     first = runs[0]
     for step in (first.data, first.reference.step()):
         first.store.ensure(step)
-    steps = {run.signals[0]: run.signal(run.signals[0]) for run in runs}
-    found = extract(first.store, steps, first.passes["reference"])
-    return dict(zip(dimensions, (artifact.path for artifact in found), strict=True))
+    wanted = [run.wanted[0] for run in runs]
+    extract_all(first.store, wanted)
+    found = [first.store.artifact(each.step).path for each in wanted]
+    return dict(zip(dimensions, found, strict=True))
 
 
 def evaluate(

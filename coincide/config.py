@@ -71,6 +71,8 @@ class Root:
     method: Any = None
     reference: Any = None
     clip: Any = None
+    targets: Any = None
+    """Rows of another dataset, for methods that look at targets; null: none."""
     target: Any = None
     train: Any = None
     eval: Any = None

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from coincide.features.signals import kind, width
 from coincide.flops import ASSUMED_MFU, gpu_hours, peak_flops
 from coincide.schema import Clustering, Difficulty, UserError
 
@@ -80,7 +79,7 @@ def _features(experiment: Experiment, device: str) -> Cost | None:
     hours, disk, said = 0.0, 0.0, []
     for model in (experiment.reference, experiment.clip):
         of_clip = model is experiment.clip
-        signals = [s for s in experiment.signals if (kind(s).model == "clip") == of_clip]
+        signals = [s for s in experiment.signals if (s.model == "clip") == of_clip]
         if not signals:
             continue
         scale = _scale(model)
@@ -88,7 +87,7 @@ def _features(experiment: Experiment, device: str) -> Cost | None:
             return Cost("features", None, None, "sizes of data or model are not known")
         tokens = rows * (scale["image_tokens"] + (CLIP_TOKENS if of_clip else text))
         hours += gpu_hours(2 * scale["parameters"] * tokens, device)
-        values = sum(width(s, scale["hidden"]) * BYTES[kind(s).dtype] for s in signals)
+        values = sum(s.width(scale["hidden"]) * BYTES[s.dtype] for s in signals)
         disk += rows * values
         said.append(f"{model.name}: {tokens / 1e6:,.0f}M tokens x 2 x {_n(scale)}")
     return Cost("features", hours, disk, f"{'; '.join(said)} {_at(device)}")
@@ -108,7 +107,7 @@ def _select(experiment: Experiment, device: str) -> Cost | None:
         scale = _scale(experiment.reference)
         if "hidden" not in scale:
             return Cost("select", None, None, "size of the reference is not known")
-        columns = width(need.signal, scale["hidden"])
+        columns = need.signal.width(scale["hidden"])
         hours += gpu_hours(2.0 * rows * need.clusters * columns * need.iterations, device)
         disk += 4 * need.clusters * columns
         said.append(f"k-means {rows:,} x {need.clusters:,} x {columns:,} x {need.iterations}")

@@ -12,9 +12,7 @@ from typing import Any
 
 from coincide.budget import count
 from coincide.config import FeaturePass, HealthLimits
-from coincide.features.clip import ClipPass
-from coincide.features.extract import OnePass, Pass, extract, signal_step
-from coincide.features.signals import kind
+from coincide.features.extract import Extraction, extract_all, extraction
 from coincide.pipeline import Stage
 from coincide.pool import NeedSteps
 from coincide.requirements import Requirement, requirements_of
@@ -29,6 +27,7 @@ from coincide.schema import (
     Need,
     Result,
     Signal,
+    Targets,
     UserError,
     signals_of,
 )
@@ -66,6 +65,8 @@ class Experiment:
     budget: float | int
     seed: int
     makers: Makers
+    targets: DataSource | None = None
+    """The target rows, for methods that look at some."""
     features: FeaturePass = field(default_factory=FeaturePass)
     health: HealthLimits = field(default_factory=HealthLimits)
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -88,22 +89,45 @@ class Experiment:
         """The signals of the method, those under its other needs included, each once."""
         return list(dict.fromkeys(s for need in self.needs for s in signals_of(need)))
 
+    @property
+    def models(self) -> dict[str, Any]:
+        """The models that signals can come from, by config group."""
+        return {"reference": self.reference, "clip": self.clip}
+
     @cached_property
-    def passes(self) -> dict[str, OnePass]:
-        """One over the data by each model that signals come from."""
-        reference: Any = self.reference
+    def extractions(self) -> dict[Signal, Extraction]:
+        """How each signal of the pool's rows is computed."""
         return {
-            "reference": Pass(reference, self.source, reference.dtype, self.features),
-            "clip": ClipPass(self.clip, self.source, self.features),
+            signal: extraction(signal, self.models[signal.model], self.source, self.features)
+            for signal in self.signals
+        }
+
+    @cached_property
+    def target_extractions(self) -> dict[Targets, Extraction]:
+        """How each signal of the target rows is computed."""
+        needs = [need for need in self.needs if isinstance(need, Targets)]
+        if needs and self.targets is None:
+            raise UserError(
+                f"method {self.method.name} looks at target rows, and none are given. Set targets="
+                "messages or targets=llava_json with targets.annotations=FILE and targets.images="
+                "FOLDER."
+            )
+        return {
+            need: extraction(
+                need.signal, self.models[need.signal.model], self.targets, self.features
+            )
+            for need in needs
+            if self.targets is not None
         }
 
     def asks(self, model: str) -> bool:
-        """Whether the method needs a signal of ``reference`` or ``clip``."""
-        return any(kind(signal).model == model for signal in self.signals)
+        """Whether the method needs a signal of the model of config group ``model``."""
+        wanted = [*self.signals, *(n.signal for n in self.needs if isinstance(n, Targets))]
+        return any(signal.model == model for signal in wanted)
 
     def signal(self, signal: Signal) -> Step:
-        over = self.passes[kind(signal).model]
-        return signal_step(signal, over, data=self.data, base=over.model.step())
+        """The artifact of ``signal`` over the pool's rows."""
+        return self.extractions[signal].step
 
     @cached_property
     def clusterings(self) -> dict[Clustering, Step]:
@@ -128,9 +152,14 @@ class Experiment:
 
     @cached_property
     def before(self) -> NeedSteps:
-        """What selection stands on."""
-        signals = {signal: self.signal(signal) for signal in self.signals}
-        return NeedSteps(signals, self.clusterings, self.difficulties)
+        """The steps whose artifacts the method reads when it selects."""
+        return NeedSteps(
+            {signal: found.step for signal, found in self.extractions.items()},
+            self.clusterings,
+            self.difficulties,
+            {need: found.step for need, found in self.target_extractions.items()},
+            self.targets,
+        )
 
     @cached_property
     def scored(self) -> Step | None:
@@ -193,8 +222,7 @@ class Experiment:
         return [self._prepare(stages), *stages]
 
     def _features(self) -> Stage:
-        steps = tuple(self.signal(signal) for signal in self.signals)
-        return Stage("features", steps, self._one_pass_each)
+        return Stage("features", tuple(each.step for each in self.wanted), self._extract)
 
     def _select(self) -> Stage:
         return Stage("select", (*self._selecting(), self.subset))
@@ -211,18 +239,21 @@ class Experiment:
         found = {step.key: step for step in (self.data, *needs) if step.kind in ("data", "model")}
         return Stage("prepare", tuple(found.values()))
 
-    def _one_pass_each(self, store: Store, steps: Sequence[Step]) -> None:
-        """Compute the signals of this run, and those that the rest of the sweep will ask for."""
-        shared = [self, *(other for other in self.siblings if self._same_passes(other))]
-        signals = {signal: self.signal(signal) for run in shared for signal in run.signals}
-        missing = {s: step for s, step in signals.items() if not store.find(step)}
-        for model, over in self.passes.items():
-            if self.asks(model):
-                extract(store, {s: missing[s] for s in missing if kind(s).model == model}, over)
+    @property
+    def wanted(self) -> list[Extraction]:
+        """The signals of this run, of pool and of targets."""
+        return [*self.extractions.values(), *self.target_extractions.values()]
 
-    def _same_passes(self, other: Experiment) -> bool:
-        mine = (self.source, self.reference, self.clip)
-        return mine == (other.source, other.reference, other.clip)
+    def _extract(self, store: Store, steps: Sequence[Step]) -> None:
+        """Compute this run's signals and, in the same passes, those of the rest of the sweep."""
+        mine = {_pass_of(each) for each in self.wanted}
+        others = [other for other in self.siblings if other is not self and self._shares(other)]
+        more = [each for other in others for each in other.wanted if _pass_of(each) in mine]
+        extract_all(store, [*self.wanted, *more])
+
+    def _shares(self, other: Experiment) -> bool:
+        mine = (self.source, self.reference, self.clip, self.targets)
+        return mine == (other.source, other.reference, other.clip, other.targets)
 
     def parts(self, stages: Iterable[str]) -> dict[str, Any]:
         """The parts that ``stages`` need, by config group."""
@@ -232,6 +263,7 @@ class Experiment:
         if goals & {"features", "select"} or tuned:
             parts |= {"reference": self.reference} if self.asks("reference") else {}
             parts |= {"clip": self.clip} if self.asks("clip") else {}
+            parts |= {"targets": self.targets} if self.target_extractions else {}
         if tuned or any(isinstance(need, Difficulty) for need in self.needs):
             parts |= {"target": self.target}
         parts |= {"train": self.recipe} if "train" in goals else {}
@@ -288,7 +320,7 @@ class Experiment:
         """The line of the ledger, read off the artifacts."""
         return collect(
             self.store,
-            features=[self.signal(signal) for signal in self.signals],
+            features=[each.step for each in self.wanted],
             before=self._selecting(),
             subset=self.subset,
             adapter=self.adapter,
@@ -304,3 +336,8 @@ class Experiment:
             seed=self.seed,
             config=self.config,
         )
+
+
+def _pass_of(each: Extraction) -> tuple[str, ...]:
+    """Data and model of the pass that computes ``each``, by key."""
+    return tuple(need.key for need in each.step.needs)

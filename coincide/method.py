@@ -27,7 +27,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from coincide.features.signals import activations
+from coincide.features.signals.activations import Activations
 from coincide.ops.allocate import (
     Rule,
     allocate,
@@ -295,7 +295,7 @@ class Coincide:
         )
 
     def _signal(self) -> Signal:
-        return activations(self.layers, self.projection)
+        return Activations(self.layers, self.projection)
 
     def _clustering(self) -> Clustering:
         return Clustering(self._signal(), self.clusters, self.iterations, self.cluster_seed)

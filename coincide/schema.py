@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,17 +121,50 @@ class ClipSource(Protocol):
 # --- what methods ask for ---------------------------------------------------------------------
 
 
+class SignalModel(Protocol):
+    """A model that signals come from: a part of the configuration, an artifact with ``model/``."""
+
+    @property
+    def name(self) -> str: ...
+    def step(self) -> Step: ...
+
+
 @dataclass(frozen=True)
 class Signal:
-    """A per-example quantity read off one forward pass; an array ``[N, ...]`` once computed.
+    """A quantity per example, read off a model's pass over the data; an array [N, D] by row.
 
-    ``name``: ``activations`` (params: ``layers``, and of a projection ``projection`` and
-    ``projection_seed``), ``hidden_last``, ``hidden_mean``, ``token_scores``, ``clip_image``,
-    ``clip_text`` (params: ``text``); the catalogue is ``coincide.features.signals``.
+    Each kind of signal is a subclass in a file of its own (``coincide.features.signals``): a frozen
+    dataclass whose fields are its parameters. Its base class says which model it comes from and how
+    its values are read (``coincide.features.passes``).
     """
 
-    name: str
-    params: tuple[tuple[str, Any], ...] = ()
+    name: ClassVar[str]
+    """In the key and in the artifact's folder."""
+    dtype: ClassVar[str]
+    """Of the stored values: float16 or float32."""
+    model: ClassVar[str]
+    """Group of the configuration that holds the model: ``reference``, ``clip``, ..."""
+    nan_allowed: ClassVar[bool] = False
+    """Whether NaN stands for "has no value"; else a NaN stops the pass and names the row."""
+
+    @property
+    def label(self) -> str:
+        """For the name of the artifact."""
+        return self.name
+
+    def params(self) -> dict[str, Any]:
+        """What tells it from others of its kind, as JSON; goes into the key."""
+        return dict(vars(self))
+
+    def width(self, hidden: int) -> int:
+        """Columns D, for a model whose states or embeddings have ``hidden`` columns."""
+        return hidden
+
+    @classmethod
+    def over(cls, model: Any, source: DataSource, options: Any) -> Any:
+        """The pass (``coincide.features.engine.contract.SignalPass``) of ``model`` over ``source``
+        that yields signals of this kind; ``options`` is a ``coincide.config.FeaturePass``."""
+        raise TypeError(f"{cls.__name__} names no model that its values come from")
 
 
 @dataclass(frozen=True)
@@ -158,14 +191,37 @@ class Difficulty:
     seed: int = 1234
 
 
-Need = Signal | Clustering | Difficulty
+@dataclass(frozen=True)
+class Targets:
+    """``signal`` of the target rows: of another dataset, ``targets=...``, that the method looks at.
+
+    They go through the same model as the pool's rows.
+    """
+
+    signal: Signal
+
+
+Need = Signal | Clustering | Difficulty | Targets
 
 
 def signals_of(need: Need) -> tuple[Signal, ...]:
-    """The signals that have to be there before ``need`` can be met."""
+    """The signals of the pool's rows that have to be there before ``need`` can be met."""
     if isinstance(need, Signal):
         return (need,)
-    return (need.signal,) if isinstance(need, Clustering) else need.signals
+    if isinstance(need, Clustering):
+        return (need.signal,)
+    return need.signals if isinstance(need, Difficulty) else ()
+
+
+@dataclass(frozen=True)
+class TargetRows:
+    """Target rows and their signal. ``example.source`` names the task that a row belongs to."""
+
+    examples: Sequence[Example]
+    values: np.ndarray
+    """[M, D], by target row."""
+    usable: np.ndarray
+    """bool [M]: False for dropped rows and those whose signal is invalid."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +248,7 @@ class Pool(Protocol):
         """float32 [N], NaN where undefined."""
         ...
 
+    def targets(self, targets: Targets) -> TargetRows: ...
     def scored(self, method: Any, seed: int) -> Mapping[str, np.ndarray]:
         """What ``method.score`` gave, from its artifact."""
         ...

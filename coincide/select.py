@@ -51,7 +51,7 @@ def clusters_step(clustering: Clustering, features: Step) -> Step:
 def _cluster(build: Build) -> Mapping[str, Any]:
     import numpy as np
 
-    from coincide.features.shards import ShardedArray, read_valid
+    from coincide.features.engine.shards import ShardedArray, read_valid
     from coincide.ops.kmeans import clustering_health, kmeans_on
 
     folder = build.store.verify(build.step.needs[0]).path

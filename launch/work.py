@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from coincide.features.extract import OnePass, extract
-from coincide.features.signals import kind
-from coincide.schema import Signal
+from coincide.features.extract import extract_all
 from coincide.store import Step
 from launch.jobs import Hands, Job, record
 from launch.plan import KEY_DIGITS
@@ -36,19 +34,17 @@ def work(jobs: Sequence[Job], keys: Collection[str], hands: Hands) -> None:
 
 
 def extract_together(jobs: Sequence[Job], wanted: Collection[str]) -> bool:
-    """The signals among ``wanted``, of all the runs, in one pass; whether there were any."""
-    found: dict[Signal, Step] = {}
-    over: OnePass | None = None
-    for experiment in (job.experiment for job in jobs):
-        for signal in experiment.signals:
-            if experiment.signal(signal).key[:KEY_DIGITS] in wanted:
-                found[signal] = experiment.signal(signal)
-                over = experiment.passes[kind(signal).model]
-    if over is not None:
-        print(f"features: {', '.join(step.folder for step in found.values())}", flush=True)
-        extract(jobs[0].experiment.store, found, over)
-        return True
-    return False
+    """The signals among ``wanted``, of all the runs, together; whether there were any."""
+    found = {
+        each.step.key: each
+        for job in jobs
+        for each in job.experiment.wanted
+        if each.step.key[:KEY_DIGITS] in wanted
+    }
+    if found:
+        print(f"features: {', '.join(f.step.folder for f in found.values())}", flush=True)
+        extract_all(jobs[0].experiment.store, list(found.values()))
+    return bool(found)
 
 
 def ends_here(job: Job, wanted: Collection[str]) -> bool:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from coincide.features.extract import device_of, usable_rows
-from coincide.features.shards import ShardedArray
+from coincide.features.engine.devices import device_of
+from coincide.features.engine.shards import ShardedArray, usable_rows
 from coincide.files import write_json
 from coincide.models.encode import IGNORE, Encoded, collate, encode, model_inputs
 from coincide.models.template import TEMPLATES

@@ -14,19 +14,19 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from coincide.config import FeaturePass
-from coincide.features.claims import Claims
-from coincide.features.places import decoders_of, devices_of, rank_of
-from coincide.features.shards import read_valid
-from coincide.features.work import (
+from coincide.features.engine.claims import Claims
+from coincide.features.engine.contract import SignalPass
+from coincide.features.engine.devices import decoders_of, devices_of, rank_of
+from coincide.features.engine.shards import read_valid
+from coincide.features.engine.work import (
     LEADER,
     POLL,
     Tally,
@@ -35,111 +35,56 @@ from coincide.features.work import (
     do_shards,
     layout_of,
 )
-from coincide.features.workers import run_workers
+from coincide.features.engine.workers import run_workers
 from coincide.files import write_json
-from coincide.schema import (
-    ClipSource,
-    Dataset,
-    DataSource,
-    Example,
-    ModelSource,
-    Signal,
-    UserError,
-)
+from coincide.schema import DataSource, Signal
 from coincide.store import Artifact, Build, Step, Store
 
 VERSION = 1
-DTYPES = ("bfloat16", "float16", "float32", "float64")
-"""Precisions of a pass. All run with PyTorch's fused attention (SDPA)."""
-
-Computer = Callable[[Sequence[Example], Callable[[int], None]], tuple[list[np.ndarray], np.ndarray]]
-"""Examples of a shard, and who is told of rows done -> the values [n, D] of each signal, valid
-bool [n]."""
 
 
-class OnePass(Protocol):
-    """A pass of one model over one dataset that yields several signals together."""
+def signal_step(signal: Signal, over: SignalPass, *, data: Step, base: Step) -> Step:
+    """The artifact of one signal over the dataset ``data``, computed by the model ``base``.
 
-    @property
-    def model(self) -> ModelSource | ClipSource: ...
-    @property
-    def source(self) -> DataSource: ...
-    @property
-    def options(self) -> FeaturePass: ...
-    def config(self) -> dict[str, Any]:
-        """What of the pass changes the values."""
-        ...
-
-    def computer(
-        self,
-        signals: Sequence[Signal],
-        folder: Path,
-        dataset: Dataset,
-        device: str,
-        decoders: int,
-    ) -> AbstractContextManager[Computer]:
-        """Load the model in ``folder`` once, with ``decoders`` processes that read ahead."""
-        ...
-
-
-@dataclass(frozen=True)
-class Pass:
-    """What the reference model's pass reads, with what, and how fast."""
-
-    model: ModelSource
-    source: DataSource
-    dtype: str
-    """Precision of the reference model, a torch name; in the key."""
-    options: FeaturePass
-
-    def __post_init__(self) -> None:
-        check_dtype(self.dtype, "reference.dtype")
-
-    def config(self) -> dict[str, Any]:
-        """What of the pass changes the values."""
-        return {
-            "template": self.model.template,
-            "max_length": self.model.max_length,
-            "dtype": self.dtype,
-        }
-
-    def computer(
-        self,
-        signals: Sequence[Signal],
-        folder: Path,
-        dataset: Dataset,
-        device: str,
-        decoders: int,
-    ) -> AbstractContextManager[Computer]:
-        """Load the model once; what turns the examples of a shard into their values."""
-        from coincide.features.reference import reference_computer
-
-        return reference_computer(
-            self.model, self.dtype, self.options, signals, folder, dataset, device, decoders
-        )
-
-
-def check_dtype(value: object, field: str) -> None:
-    """Refuse what is no precision of a pass."""
-    if value not in DTYPES:
-        raise UserError(f"{field}={value!r}: the choices are {', '.join(DTYPES)}.")
-
-
-def signal_step(signal: Signal, over: OnePass, *, data: Step, base: Step) -> Step:
-    """The artifact of one signal; :func:`extract` builds several of them in one pass."""
-    params = {k: list(v) if isinstance(v, tuple) else v for k, v in signal.params}
-    config = {"signal": signal.name, "params": params, **over.config()}
+    Built alone it takes a pass of its own; :func:`extract` builds several of them in one pass.
+    """
+    config = {"signal": signal.name, "params": signal.params(), **over.config()}
 
     def alone(build: Build) -> dict[str, Any]:
         _fill([(signal, build)], over)
         return _facts(build)
 
-    projected = f"_{params['projection']}" if "projection" in params else ""
-    name = f"{signal.name}{projected}-{over.model.name}-{over.source.name}"
+    name = f"{signal.label}-{over.model.name}-{over.source.name}"
     return Step("features", name, VERSION, config, alone, needs=(data, base))
 
 
-def extract(store: Store, steps: Mapping[Signal, Step], over: OnePass) -> list[Artifact]:
+@dataclass(frozen=True)
+class Extraction:
+    """A signal over a dataset: its artifact, and the pass that computes it."""
+
+    signal: Signal
+    step: Step
+    over: SignalPass
+
+
+def extraction(signal: Signal, model: Any, source: DataSource, options: FeaturePass) -> Extraction:
+    """How ``signal`` is computed by ``model`` over ``source``."""
+    over = type(signal).over(model, source, options)
+    step = signal_step(signal, over, data=source.step(), base=model.step())
+    return Extraction(signal, step, over)
+
+
+def extract_all(store: Store, wanted: Sequence[Extraction]) -> None:
+    """Build the missing artifacts of ``wanted``: one pass for each model and dataset."""
+    together: dict[tuple[str, ...], list[Extraction]] = {}
+    for each in wanted:
+        if store.find(each.step) is None:
+            together.setdefault(tuple(n.key for n in each.step.needs), []).append(each)
+    for group in together.values():
+        extract(store, {each.signal: each.step for each in group}, group[0].over)
+
+
+def extract(store: Store, steps: Mapping[Signal, Step], over: SignalPass) -> list[Artifact]:
     """The artifacts of ``steps``; the missing ones come out of one pass over the data.
 
     Of several processes that ask for the same ones, the first leads and the others help it.
@@ -172,7 +117,7 @@ def _facts(build: Build) -> dict[str, Any]:
     return {"invalid": len(invalid), "invalid_rows": invalid[:100]}
 
 
-def _fill(missing: Sequence[tuple[Signal, Build]], over: OnePass) -> None:
+def _fill(missing: Sequence[tuple[Signal, Build]], over: SignalPass) -> None:
     """Write the shards that the builds lack, each shard for all of them at once."""
     from coincide.progress import bar
 
@@ -206,10 +151,10 @@ def _run(work: Work, tally: Tally) -> None:
     tally.show(look=True)
 
 
-def _assist(store: Store, steps: Mapping[Signal, Step], over: OnePass, claims: Claims) -> None:
+def _assist(store: Store, steps: Mapping[Signal, Step], over: SignalPass, claims: Claims) -> None:
     """Help with these signals while another process leads their pass; returns when it is over.
 
-    What a dead leader left is finished by the caller, as after any kill.
+    If the leader dies, this returns too; the caller then builds what is missing itself.
     """
     from coincide.progress import bar
 
@@ -224,7 +169,7 @@ def _assist(store: Store, steps: Mapping[Signal, Step], over: OnePass, claims: C
         return
 
 
-def _begun(store: Store, steps: Mapping[Signal, Step], over: OnePass) -> Work | None:
+def _begun(store: Store, steps: Mapping[Signal, Step], over: SignalPass) -> Work | None:
     """The pass over just these signals, once its leader has laid out the shards."""
     folders = tuple(_partial(store, step) for step in steps.values())
     layouts = [layout_of(folder) for folder in folders]
@@ -246,17 +191,3 @@ def _layout(builds: Sequence[Build], rows: int, shard_rows: int) -> dict[str, in
     for build in builds:
         write_json(build.dir / "layout.json", layout)
     return layout
-
-
-def device_of(wanted: str) -> str:
-    """``wanted``, or for ``auto`` the first GPU where there is one."""
-    import torch
-
-    if wanted != "auto":
-        return wanted
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def usable_rows(folders: Sequence[Path]) -> np.ndarray:
-    """bool [N]: rows that are valid in every one of the signal artifacts at ``folders``."""
-    return np.logical_and.reduce([read_valid(folder) for folder in folders])

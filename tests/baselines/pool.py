@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 
 from baselines.self_filter import SelfFilter
-from coincide.features.signals import CLIP_IMAGE, HIDDEN_LAST, HIDDEN_MEAN, SCORES, clip_text
+from coincide.features.signals.clip_image import ClipImage
+from coincide.features.signals.clip_text import ClipText
+from coincide.features.signals.hidden_last import HiddenLast
+from coincide.features.signals.hidden_mean import HiddenMean
+from coincide.features.signals.token_scores import TokenScores
 from coincide.ops.kmeans import spherical_kmeans
-from coincide.schema import Clustering, Clusters, Example, Signal, Turn
+from coincide.schema import Clustering, Clusters, Example, Signal, TargetRows, Targets, Turn
 
 TEXT_ONLY_EVERY, EMPTY_EVERY, BROKEN_EVERY = 7, 41, 29
 
@@ -23,12 +27,16 @@ class MemoryPool:
     signals: Mapping[Signal, np.ndarray]
     found: dict[Clustering, Clusters] = field(default_factory=dict)
     difficulties: Mapping[Any, np.ndarray] = field(default_factory=dict)
+    target_rows: Mapping[Targets, TargetRows] = field(default_factory=dict)
 
     def signal(self, signal: Signal) -> np.ndarray:
         return self.signals[signal]
 
     def difficulty(self, difficulty: Any) -> np.ndarray:
         return self.difficulties[difficulty]
+
+    def targets(self, targets: Targets) -> TargetRows:
+        return self.target_rows[targets]
 
     def scored(self, method: Any, seed: int) -> Mapping[str, np.ndarray]:
         """Made afresh; the pipeline keeps it as an artifact."""
@@ -57,6 +65,7 @@ class MemoryPool:
                 for clustering, clusters in self.found.items()
             },
             {need: values[order] for need, values in self.difficulties.items()},
+            self.target_rows,
         )
 
 
@@ -90,11 +99,11 @@ def make_pool(rows: int = 300, seed: int = 0) -> MemoryPool:
         examples,
         usable,
         {
-            HIDDEN_LAST: (5 * x).astype(np.float16),
-            HIDDEN_MEAN: (5 * x + rng.normal(size=x.shape)).astype(np.float16),
-            SCORES: np.column_stack([scores, tokens]).astype(np.float32),
-            CLIP_IMAGE: image,
-            clip_text("dialogue"): text,
+            HiddenLast(): (5 * x).astype(np.float16),
+            HiddenMean(): (5 * x + rng.normal(size=x.shape)).astype(np.float16),
+            TokenScores(): np.column_stack([scores, tokens]).astype(np.float32),
+            ClipImage(): image,
+            ClipText("dialogue"): text,
         },
         difficulties={SelfFilter().needs()[2]: difficulty.astype(np.float32)},
     )

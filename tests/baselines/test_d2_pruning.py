@@ -13,8 +13,8 @@ from baselines.d2_pruning import (
     neighbor_graph,
     select,
 )
-from coincide.features.shards import ShardedArray, write_shard
-from coincide.features.signals import HIDDEN_MEAN
+from coincide.features.engine.shards import ShardedArray, write_shard
+from coincide.features.signals.hidden_mean import HiddenMean
 from tests.baselines.pool import make_pool
 
 GOLDEN = Path(__file__).parents[1] / "assets" / "golden" / "d2_N2000_s0.npz"
@@ -114,7 +114,7 @@ def test_a_duplicate_of_a_chosen_row_falls_to_nothing(mode: str) -> None:
 
 def test_far_apart_it_would_be_top_margin_so_distances_are_scaled() -> None:
     pool = make_pool()
-    pool.signals = {**pool.signals, HIDDEN_MEAN: pool.signals[HIDDEN_MEAN] * np.float16(10)}
+    pool.signals = {**pool.signals, HiddenMean(): pool.signals[HiddenMean()] * np.float16(10)}
     margin = pool.signals[D2Pruning().needs()[0]][:, 1]  # type: ignore[index]
     judged = np.where(pool.usable, margin, np.nan)
     top = set(np.argsort(-judged, kind="stable")[:60].tolist())
@@ -143,10 +143,10 @@ def test_pools_smaller_than_the_graph(rows: int) -> None:
 def test_the_graph_is_made_from_shards_read_in_tiles(tmp_path: Path) -> None:
     pool = make_pool()
     expected = D2Pruning().score(pool, 0)
-    states = pool.signals[HIDDEN_MEAN]
+    states = pool.signals[HiddenMean()]
     for index, part in enumerate(np.array_split(states, 12)):
         write_shard(tmp_path, index, part, np.ones(len(part), bool))
-    pool.signals = {**pool.signals, HIDDEN_MEAN: ShardedArray(tmp_path)}  # type: ignore[dict-item]
+    pool.signals = {**pool.signals, HiddenMean(): ShardedArray(tmp_path)}  # type: ignore[dict-item]
     ours = D2Pruning().score(pool, 0)
     assert {n: a.tobytes() for n, a in ours.items()} == {
         n: a.tobytes() for n, a in expected.items()

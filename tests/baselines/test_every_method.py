@@ -12,7 +12,7 @@ from baselines.perplexity import Perplexity
 from baselines.self_filter import SelfFilter
 from baselines.self_sup import SelfSup
 from baselines.semdedup import SemDeDup
-from coincide.features.signals import HIDDEN_LAST
+from coincide.features.signals.hidden_last import HiddenLast
 from coincide.schema import Method
 from coincide.select import exactly
 from tests.baselines.pool import make_pool
@@ -63,7 +63,7 @@ def test_the_order_of_the_rows_does_not_matter(method: Method) -> None:
     # SemDeDup ties the first rows and copies of a row by row index: no ties among 200 of 300
     for k in (60, 150) if method.name != "semdedup" else (150,):
         here, there = method.select(pool, k, 0), method.select(pool.permuted(order), k, 0)
-        x = pool.signal(HIDDEN_LAST)
+        x = pool.signal(HiddenLast())
         ours, theirs = set(here.rows.tolist()), set(order[there.rows].tolist())
         apart = (
             sorted(map(tuple, x[list(ours - theirs)])),

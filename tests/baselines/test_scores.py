@@ -9,7 +9,8 @@ from baselines.clip_score import ClipScore
 from baselines.el2n import El2n
 from baselines.perplexity import Perplexity
 from baselines.self_sup import SelfSup, prototype_distance
-from coincide.features.signals import HIDDEN_LAST, SCORES
+from coincide.features.signals.hidden_last import HiddenLast
+from coincide.features.signals.token_scores import TokenScores
 from coincide.schema import Clusters, UserError
 from tests.baselines.pool import make_pool
 
@@ -17,7 +18,7 @@ from tests.baselines.pool import make_pool
 @pytest.mark.parametrize(("method", "column"), [(El2n, 0), (Perplexity, 2)])
 def test_ranks_by_its_column(method, column: int) -> None:
     pool = make_pool()
-    values = np.where(pool.usable, pool.signal(SCORES)[:, column], np.nan)
+    values = np.where(pool.usable, pool.signal(TokenScores())[:, column], np.nan)
     order = np.argsort(values, kind="stable")[: (~np.isnan(values)).sum()]
     n, k = len(order), 60
     windows = {"low": order[:k], "high": order[-k:], "middle": order[n // 2 - k // 2 :][:k]}
@@ -41,13 +42,13 @@ def test_prototype_distance_equals_brute_force() -> None:
 
 def test_planted_outliers_are_hard() -> None:
     pool = make_pool()
-    x = pool.signals[HIDDEN_LAST].copy()
+    x = pool.signals[HiddenLast()].copy()
     outliers = [30, 64, 121, 200]
     rng = np.random.default_rng(2)
     x[outliers] = (x[outliers] + 40 * rng.normal(size=(4, 24))).astype(np.float16)
     clustering = SelfSup(clusters=8).needs()[1]
     pool.clusters(clustering)  # type: ignore[arg-type]
-    pool.signals = {**pool.signals, HIDDEN_LAST: x}
+    pool.signals = {**pool.signals, HiddenLast(): x}
     hard = SelfSup(clusters=8).select(pool, 30, 0)
     easy = SelfSup(clusters=8, keep="easy").select(pool, 150, 0)
     assert set(outliers) <= set(hard.rows.tolist())

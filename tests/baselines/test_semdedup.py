@@ -9,7 +9,7 @@ import pytest
 
 from baselines import semdedup
 from baselines.semdedup import SemDeDup, max_similarity, select
-from coincide.features.shards import ShardedArray, write_shard
+from coincide.features.engine.shards import ShardedArray, write_shard
 from coincide.ops.clusters import each_cluster
 from coincide.schema import Clusters
 from tests.baselines.pool import make_pool
@@ -125,7 +125,7 @@ def test_keep_decides_who_stays_in_a_group_of_likes() -> None:
     x = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     pool = make_pool(10)
     pool.usable[:] = True
-    pool.signals = {semdedup.HIDDEN_LAST: x}
+    pool.signals = {semdedup.HiddenLast(): x}
     needs = SemDeDup(clusters=2).needs()
     centroids = np.array([[1, 0], [0, 1]], dtype=np.float32)
     pool.found = {needs[1]: Clusters(centroids, np.repeat([0, 1], 5).astype(np.int32))}  # type: ignore[dict-item, index]

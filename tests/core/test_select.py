@@ -9,7 +9,8 @@ import pytest
 
 from baselines.uniform import Random
 from coincide.config import HealthLimits
-from coincide.schema import Clustering, Example, HealthError, Selection, Signal, UserError
+from coincide.features.signals.hidden_last import HiddenLast
+from coincide.schema import Clustering, Example, HealthError, Selection, UserError
 from coincide.select import exactly, gate
 
 USABLE = np.array([True] * 8 + [False] * 2)
@@ -45,7 +46,7 @@ def pool(usable: np.ndarray) -> SimpleNamespace:
 
 def clusters(**facts: object) -> dict[Clustering, SimpleNamespace]:
     sound = {"coinciding_centroids": 0, "largest_share": 0.01, "empty_clusters": 0}
-    return {Clustering(Signal("x"), 100): SimpleNamespace(facts={**sound, **facts})}
+    return {Clustering(HiddenLast(), 100): SimpleNamespace(facts={**sound, **facts})}
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,12 @@ from PIL import Image
 
 from baselines.clip_score import cosine
 from coincide.config import FeaturePass
-from coincide.features import clip
-from coincide.features.clip import ClipPass, text_of
+from coincide.features.engine.shards import ShardedArray, read_valid
 from coincide.features.extract import extract, signal_step
-from coincide.features.shards import ShardedArray, read_valid
-from coincide.features.signals import CLIP_IMAGE, clip_text
+from coincide.features.forward import clip
+from coincide.features.passes.clip import ClipPass
+from coincide.features.signals.clip_image import ClipImage
+from coincide.features.signals.clip_text import ClipText, text_of
 from coincide.models.clip import TEXT_LIMIT, load_clip, make_clip, make_clip_processor
 from coincide.models.load import load_processor
 from coincide.schema import Example, Turn, UserError
@@ -25,7 +26,7 @@ from coincide.store import Artifact, Build, Step, Store
 from tests.features.conftest import Source, rows
 from tests.tiny_llava import make_tiny_llava
 
-SIGNALS = (CLIP_IMAGE, clip_text("dialogue"), clip_text("question"))
+SIGNALS = (ClipImage(), ClipText("dialogue"), ClipText("question"))
 IMAGES = 7
 
 
@@ -114,9 +115,9 @@ def test_each_image_is_encoded_once(
     tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch, shard_rows: int
 ) -> None:
     encoded: list[int] = []
-    real = clip.Encoder.images
+    real = clip.ClipEncoder.images
     monkeypatch.setattr(
-        clip.Encoder, "images", lambda s, p: (encoded.append(len(p)), real(s, p))[1]
+        clip.ClipEncoder, "images", lambda s, p: (encoded.append(len(p)), real(s, p))[1]
     )
     run_pass(tmp_path, source, shard_rows=shard_rows, batch_size=2)
     assert sum(encoded) == IMAGES
@@ -124,7 +125,7 @@ def test_each_image_is_encoded_once(
 
 def test_an_embedding_is_let_go_after_the_last_row_that_shows_it(source: Source) -> None:
     dataset = source.open(Path())
-    encoder = clip.Encoder(make_clip(make_clip_processor().tokenizer), make_clip_processor(), 4)
+    encoder = clip.ClipEncoder(make_clip(make_clip_processor().tokenizer), make_clip_processor(), 4)
     reader = clip.PixelReader(dataset, encoder.processor)
     once = clip.ImagesOnce(encoder, dataset, lambda tasks: map(reader, tasks))
     kept = [e for e in dataset.examples if e.row not in dataset.dropped]
@@ -156,12 +157,12 @@ def test_text_of_many_turns() -> None:
     assert text_of(example, "answer") == "a cat a dog"
     assert text_of(conversation("<image>", ""), "dialogue") == ""
     with pytest.raises(UserError, match="dialogue, question, answer"):
-        text_of(example, "both")
+        ClipText("both")
 
 
 def test_text_is_cut_at_the_limit_and_empty_text_has_no_value() -> None:
     processor = make_clip_processor()
-    encoder = clip.Encoder(make_clip(processor.tokenizer), processor, 3)
+    encoder = clip.ClipEncoder(make_clip(processor.tokenizer), processor, 3)
     long, longer = "red circle " * 60, "red circle " * 90
     with torch.inference_mode():
         found = encoder.texts([long, longer, "", "red circle"])

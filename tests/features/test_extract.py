@@ -10,10 +10,14 @@ import pytest
 import torch
 
 from coincide.config import FeaturePass
-from coincide.features import reference
-from coincide.features.extract import Pass, extract, signal_step
-from coincide.features.shards import ShardedArray, read_valid
-from coincide.features.signals import HIDDEN_LAST, HIDDEN_MEAN, SCORES, activations
+from coincide.features.engine.shards import ShardedArray, read_valid
+from coincide.features.extract import extract, signal_step
+from coincide.features.forward import rows as reference
+from coincide.features.passes.reference import ReferencePass
+from coincide.features.signals.activations import Activations
+from coincide.features.signals.hidden_last import HiddenLast
+from coincide.features.signals.hidden_mean import HiddenMean
+from coincide.features.signals.token_scores import TokenScores
 from coincide.models.encode import encode
 from coincide.models.load import load_model, load_processor
 from coincide.models.template import TEMPLATES
@@ -21,7 +25,7 @@ from coincide.schema import Signal, UserError
 from coincide.store import Artifact, Store
 from tests.features.conftest import Model, Source, rows
 
-ALL = (activations((0, 1)), HIDDEN_LAST, HIDDEN_MEAN, SCORES)
+ALL = (Activations((0, 1)), HiddenLast(), HiddenMean(), TokenScores())
 
 
 def run_pass(
@@ -31,7 +35,7 @@ def run_pass(
     data, base = source.step(), model.step()
     store.ensure(data)
     store.ensure(base)
-    over = Pass(model, source, "float64", FeaturePass(**options))  # type: ignore[arg-type]
+    over = ReferencePass(model, source, "float64", FeaturePass(**options))  # type: ignore[arg-type]
     steps = {s: signal_step(s, over, data=data, base=base) for s in signals}
     return extract(store, steps, over)
 
@@ -180,7 +184,7 @@ def test_one_pass_gives_what_separate_passes_give(
     tmp_path: Path, artifacts: list[Artifact], source: Source, model: Model
 ) -> None:
     """Also with the layers after the last one needed left out."""
-    (first,) = run_pass(tmp_path, source, model, (activations((0,)),))
+    (first,) = run_pass(tmp_path, source, model, (Activations((0,)),))
     both = ShardedArray(artifacts[0].path)[:][:, :64].astype(np.float64)
     both /= np.linalg.norm(both, axis=1, keepdims=True).clip(1e-9)
     np.testing.assert_allclose(ShardedArray(first.path)[:], both, atol=1e-3)
@@ -189,7 +193,7 @@ def test_one_pass_gives_what_separate_passes_give(
 def test_forward_passes_are_counted_once_for_all_signals(
     tmp_path: Path, source: Source, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from coincide.features import capture
+    from coincide.features.forward import capture
 
     seen: list[int] = []
     real = capture.run
@@ -206,7 +210,7 @@ def test_a_killed_pass_resumes_at_the_last_finished_shard(
     tmp_path: Path, artifacts: list[Artifact], source: Source, model: Model,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    from coincide.features import work as module
+    from coincide.features.engine import work as module
 
     real = module.write_shard
 
@@ -226,13 +230,13 @@ def test_a_killed_pass_resumes_at_the_last_finished_shard(
 
 
 def test_a_damaged_shard_is_rebuilt_alone(tmp_path: Path, source: Source, model: Model) -> None:
-    (artifact,) = run_pass(tmp_path, source, model, (HIDDEN_MEAN,), shard_rows=8)
+    (artifact,) = run_pass(tmp_path, source, model, (HiddenMean(),), shard_rows=8)
     shard = artifact.path / "values-00001.npy"
     good = shard.read_bytes()
     shard.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     other = (artifact.path / "values-00000.npy").stat().st_mtime_ns
-    over = Pass(model, source, "float64", FeaturePass())
-    step = signal_step(HIDDEN_MEAN, over, data=source.step(), base=model.step())
+    over = ReferencePass(model, source, "float64", FeaturePass())
+    step = signal_step(HiddenMean(), over, data=source.step(), base=model.step())
     Store(tmp_path).verify(step)
     assert shard.read_bytes() == good
     assert (artifact.path / "values-00000.npy").stat().st_mtime_ns == other
@@ -242,22 +246,20 @@ def test_a_layer_that_does_not_exist_is_refused(
     tmp_path: Path, source: Source, model: Model
 ) -> None:
     with pytest.raises(UserError, match=r"layers \[2\] do not exist.*layers 0 to 1"):
-        run_pass(tmp_path, source, model, (activations((0, 2)),))
+        run_pass(tmp_path, source, model, (Activations((0, 2)),))
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "int8", None, 32])
 def test_a_precision_that_is_none_is_refused(source: Source, model: Model, dtype: object) -> None:
     with pytest.raises(UserError, match=r"reference.dtype=.*: the choices are bfloat16, float16"):
-        Pass(model, source, dtype, FeaturePass())  # type: ignore[arg-type]
+        ReferencePass(model, source, dtype, FeaturePass())  # type: ignore[arg-type]
 
 
 def test_an_overflow_names_the_rows(
     tmp_path: Path, source: Source, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from coincide.features import readers
+    from coincide.features.signals.hidden_last import HiddenLast
 
-    monkeypatch.setattr(
-        readers, "_hidden_last", lambda s, run: torch.full((len(run.labels), 32), 1e6)
-    )
+    monkeypatch.setattr(HiddenLast, "read", lambda s, run: torch.full((len(run.labels), 32), 1e6))
     with pytest.raises(UserError, match=r"hidden_last: NaN or infinite values in rows \["):
-        run_pass(tmp_path, source, model, (HIDDEN_LAST,))
+        run_pass(tmp_path, source, model, (HiddenLast(),))

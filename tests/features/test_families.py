@@ -11,10 +11,12 @@ import torch
 from torch import nn
 
 from coincide.config import FeaturePass
-from coincide.features.capture import attention_of, decoder_layers
-from coincide.features.extract import Pass
-from coincide.features.shards import ShardedArray, read_valid
-from coincide.features.signals import HIDDEN_LAST, SCORES, activations
+from coincide.features.engine.shards import ShardedArray, read_valid
+from coincide.features.forward.capture import attention_of, decoder_layers
+from coincide.features.passes.reference import ReferencePass
+from coincide.features.signals.activations import Activations
+from coincide.features.signals.hidden_last import HiddenLast
+from coincide.features.signals.token_scores import TokenScores
 from coincide.models.encode import collate, encode, model_inputs
 from coincide.models.load import load_model, load_processor
 from coincide.models.template import TEMPLATES
@@ -24,7 +26,7 @@ from tests.features.conftest import Source, rows
 from tests.features.test_workers import files, through
 from tests.tiny_chat import FAMILIES, make_tiny_chat
 
-SIGNALS = (activations((0, 2)), HIDDEN_LAST, SCORES)
+SIGNALS = (Activations((0, 2)), HiddenLast(), TokenScores())
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ def test_values_are_those_of_transformers_in_any_batch(
     tmp_path: Path, source: Source, family: str
 ) -> None:
     def made(name: str, **options: int) -> list[dict[str, bytes]]:
-        over = Pass(Family(family), source, "float64", FeaturePass(shard_rows=12, **options))
+        over = ReferencePass(
+            Family(family), source, "float64", FeaturePass(shard_rows=12, **options)
+        )
         artifacts = through(Store(tmp_path / name), over, SIGNALS)
         found[name] = [ShardedArray(a.path)[:] for a in artifacts]
         assert np.flatnonzero(~read_valid(artifacts[0].path)).tolist() == [3]

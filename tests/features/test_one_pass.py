@@ -18,10 +18,11 @@ from baselines.self_filter import SelfFilter
 from baselines.self_sup import SelfSup
 from baselines.semdedup import SemDeDup
 from coincide.config import FeaturePass
-from coincide.features import capture, clip
-from coincide.features.clip import ClipPass
-from coincide.features.extract import OnePass, Pass, extract, signal_step
-from coincide.features.signals import kind
+from coincide.features.engine.contract import SignalPass
+from coincide.features.extract import extract, signal_step
+from coincide.features.forward import capture, clip
+from coincide.features.passes.clip import ClipPass
+from coincide.features.passes.reference import ReferencePass
 from coincide.method import Coincide
 from coincide.pool import StorePool
 from coincide.schema import Clustering, Method, signals_of
@@ -53,8 +54,8 @@ class ScoringPool(StorePool):
 def pool(root: Path, source: Source, model: Model, **options: int) -> ScoringPool:
     """Every signal and clustering that the methods need, through the store."""
     store, settings = Store(root), FeaturePass(**options)  # type: ignore[arg-type]
-    passes: dict[str, OnePass] = {
-        "reference": Pass(model, source, "float64", settings),
+    passes: dict[str, SignalPass] = {
+        "reference": ReferencePass(model, source, "float64", settings),
         "clip": ClipPass(RandomClip(), source, settings),
     }
     data = source.step()
@@ -67,7 +68,7 @@ def pool(root: Path, source: Source, model: Model, **options: int) -> ScoringPoo
         mine = {
             s: signal_step(s, over, data=data, base=over.model.step())
             for s in signals
-            if kind(s).model == name
+            if s.model == name
         }
         extract(store, mine, over)
         steps |= mine
@@ -84,7 +85,7 @@ def test_every_row_passes_once_through_each_model(
     tmp_path: Path, source: Source, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = {"reference": 0, "texts": 0, "images": 0}
-    run, texts, images = capture.run, clip.Encoder.texts, clip.Encoder.images
+    run, texts, images = capture.run, clip.ClipEncoder.texts, clip.ClipEncoder.images
 
     def count(name: str, rows: int) -> None:
         seen[name] += rows
@@ -95,10 +96,10 @@ def test_every_row_passes_once_through_each_model(
         lambda m, b, *more: (count("reference", len(b["input_ids"])), run(m, b, *more))[1],
     )
     monkeypatch.setattr(
-        clip.Encoder, "texts", lambda s, t: (count("texts", len(t)), texts(s, t))[1]
+        clip.ClipEncoder, "texts", lambda s, t: (count("texts", len(t)), texts(s, t))[1]
     )
     monkeypatch.setattr(
-        clip.Encoder, "images", lambda s, p: (count("images", len(p)), images(s, p))[1]
+        clip.ClipEncoder, "images", lambda s, p: (count("images", len(p)), images(s, p))[1]
     )
     pool(tmp_path, source, model, shard_rows=10)
     assert seen == {"reference": ROWS - 1, "texts": ROWS - 1, "images": 7}

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from coincide.config import FeaturePass
-from coincide.features.claims import Claims
-from coincide.features.decode import groups_by_image
-from coincide.features.places import Rank, decoders_of, devices_of, rank_of
+from coincide.features.engine.ahead import groups_by_image
+from coincide.features.engine.claims import Claims
+from coincide.features.engine.devices import Rank, decoders_of, devices_of, rank_of
 from coincide.schema import Example, Turn
 
 ALONE = Rank()
@@ -55,7 +55,7 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
-    from coincide.features import places
+    from coincide.features.engine import devices as places
 
     monkeypatch.setattr(places, "cores", lambda: 64)
     assert decoders_of(FeaturePass(), "cpu", 1) == 0
@@ -77,7 +77,7 @@ def test_a_claim_is_of_one_holder_at_a_time(tmp_path: Path) -> None:
 
 def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
     script = (
-        "import os, sys, pathlib; from coincide.features.claims import Claims\n"
+        "import os, sys, pathlib; from coincide.features.engine.claims import Claims\n"
         "Claims(pathlib.Path(sys.argv[1])).take('00000'); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)

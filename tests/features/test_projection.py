@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from coincide.features.extract import Pass, signal_step
-from coincide.features.projection import QUANTUM, project, signs
-from coincide.features.shards import ShardedArray
-from coincide.features.signals import Projection, activations, width
+from coincide.features.engine.shards import ShardedArray
+from coincide.features.extract import signal_step
+from coincide.features.forward.projection import QUANTUM, Projection, project, signs
+from coincide.features.passes.reference import ReferencePass
+from coincide.features.signals.activations import Activations
 from coincide.method import Coincide
 from coincide.report.compare import panels
 from coincide.result import variant_of
-from coincide.schema import Signal, UserError
+from coincide.schema import UserError
 from tests.features.conftest import Model, Source
 from tests.features.test_extract import run_pass
 from tests.report.fixture import result
@@ -67,7 +68,7 @@ def test_cosines_are_kept_to_the_root_of_the_dimensions() -> None:
 def test_the_pass_projects_each_part_and_scales_it_as_it_scales_the_whole(
     tmp_path: Path, source: Source, model: Model
 ) -> None:
-    both = (activations((0, 1)), activations((0, 1), 40))
+    both = (Activations((0, 1)), Activations((0, 1), 40))
     whole, projected = (
         ShardedArray(a.path)[:].astype(np.float64)
         for a in run_pass(tmp_path, source, model, both, batch_size=5)
@@ -92,14 +93,14 @@ def test_the_projection_is_in_the_key_and_without_one_nothing_changes(
 ) -> None:
     from coincide.config import FeaturePass
 
-    over = Pass(model, source, "float64", FeaturePass())
+    over = ReferencePass(model, source, "float64", FeaturePass())
     data, base = source.step(), model.step()
-    signals = [activations((0, 1)), *(activations((0, 1), d, s) for d, s in ((40, 1), (40, 2)))]
-    steps = [signal_step(s, over, data=data, base=base) for s in [*signals, activations((0, 1), 8)]]
+    signals = [Activations((0, 1)), *(Activations((0, 1), d, s) for d, s in ((40, 1), (40, 2)))]
+    steps = [signal_step(s, over, data=data, base=base) for s in [*signals, Activations((0, 1), 8)]]
     assert len({step.key for step in steps}) == 4
     assert steps[1].config["params"] == {"layers": [0, 1], "projection": 40, "projection_seed": 1}
     assert steps[1].name == "activations_40-tiny_llava-pool"
-    assert signals[0] == Signal("activations", (("layers", (0, 1)),))
+    assert steps[0].config["params"] == {"layers": [0, 1]}
     plain = Coincide(layers=(0, 1), clusters=3)
     assert "projection" not in plain.key_config()
     assert replace(plain, projection=40).key_config()["projection"] == 40
@@ -110,7 +111,7 @@ def test_a_projection_that_does_not_shrink_the_features_is_refused(
     tmp_path: Path, source: Source, model: Model, dimensions: int
 ) -> None:
     with pytest.raises(UserError, match="the features have 128 columns in 4 parts"):
-        run_pass(tmp_path, source, model, (activations((0, 1), dimensions),))
+        run_pass(tmp_path, source, model, (Activations((0, 1), dimensions),))
 
 
 @pytest.mark.parametrize("wrong", [3, 0, -1024, True, 1024.0, "1024"])
@@ -121,7 +122,7 @@ def test_a_wrong_number_of_dimensions_is_refused(wrong: object) -> None:
 
 def test_widths() -> None:
     layers = (3, 7, 11, 15, 19)
-    assert [width(activations(layers, d), 2048) for d in (None, 1024, 2048)] == [20480, 1020, 2040]
+    assert [Activations(layers, d).width(2048) for d in (None, 1024, 2048)] == [20480, 1020, 2040]
 
 
 def test_the_report_names_a_projection_and_only_that() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from coincide.features import work
+from coincide.features.engine import work
 from coincide.pipeline import execute, plan
 from run import compose_all
 

@@ -19,11 +19,17 @@ import pytest
 import torch
 
 from coincide.config import FeaturePass
-from coincide.features import workers
-from coincide.features.clip import ClipPass
-from coincide.features.extract import Computer, OnePass, Pass, extract, signal_step
-from coincide.features.signals import CLIP_IMAGE, HIDDEN_MEAN, SCORES, activations, clip_text
-from coincide.features.workers import WorkerFailed
+from coincide.features.engine import workers
+from coincide.features.engine.contract import Computer, SignalPass
+from coincide.features.engine.workers import WorkerFailed
+from coincide.features.extract import extract, signal_step
+from coincide.features.passes.clip import ClipPass
+from coincide.features.passes.reference import ReferencePass
+from coincide.features.signals.activations import Activations
+from coincide.features.signals.clip_image import ClipImage
+from coincide.features.signals.clip_text import ClipText
+from coincide.features.signals.hidden_mean import HiddenMean
+from coincide.features.signals.token_scores import TokenScores
 from coincide.schema import Dataset, Signal, UserError
 from coincide.store import Artifact, Store
 from tests.features.conftest import Model, Source
@@ -31,11 +37,11 @@ from tests.features.test_clip import RandomClip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SIGNALS = (activations((0, 1)), HIDDEN_MEAN, SCORES)
+SIGNALS = (Activations((0, 1)), HiddenMean(), TokenScores())
 
 
 @dataclass(frozen=True)
-class Slow(Pass):
+class Slow(ReferencePass):
     """A pass whose shards take a while, and note who did them in ``log``."""
 
     log: Path = Path()
@@ -87,7 +93,9 @@ class Slow(Pass):
         return found
 
 
-def through(store: Store, over: OnePass, signals: tuple[Signal, ...] = SIGNALS) -> list[Artifact]:
+def through(
+    store: Store, over: SignalPass, signals: tuple[Signal, ...] = SIGNALS
+) -> list[Artifact]:
     data, base = over.source.step(), over.model.step()
     store.ensure(data)
     store.ensure(base)
@@ -103,7 +111,7 @@ def alone(
     tmp_path_factory: pytest.TempPathFactory, source: Source, model: Model
 ) -> list[dict[str, bytes]]:
     """Every shard as one process makes it."""
-    over = Pass(model, source, "float64", FeaturePass(shard_rows=4))
+    over = ReferencePass(model, source, "float64", FeaturePass(shard_rows=4))
     return [files(a) for a in through(Store(tmp_path_factory.mktemp("alone")), over)]
 
 
@@ -114,7 +122,7 @@ def test_the_same_bytes_from_any_number_of_processes(
     processes: int, decoders: int,
 ) -> None:  # fmt: skip
     options = FeaturePass(shard_rows=4, processes=processes, decode_workers=decoders)
-    made = through(Store(tmp_path), Pass(model, source, "float64", options))
+    made = through(Store(tmp_path), ReferencePass(model, source, "float64", options))
     assert [files(a) for a in made] == alone
     for artifact in made:
         assert sorted(artifact.manifest["files"]) == sorted([*files(artifact), "layout.json"])
@@ -148,7 +156,9 @@ def test_a_worker_that_fails_shows_its_traceback_and_shard(
     with pytest.raises(WorkerFailed, match=r"(?s)at shard 2:\nTraceback.*ValueError: what went"):
         through(store, over)
     here = FeaturePass(shard_rows=24)
-    assert [files(a) for a in through(store, Pass(model, source, "float64", here))] == alone
+    assert [
+        files(a) for a in through(store, ReferencePass(model, source, "float64", here))
+    ] == alone
     assert "features: resumed at shard" in capsys.readouterr().out
 
 
@@ -159,7 +169,7 @@ def test_what_is_wrong_with_the_input_is_said_as_that() -> None:
         workers._hear(worker, ("user error", "row 5: no image"), tally)
 
 
-def _lead(root: Path, over: OnePass, environment: dict[str, str]) -> None:
+def _lead(root: Path, over: SignalPass, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)
     through(Store(root), over)
@@ -225,7 +235,7 @@ def _until(true: Any, seconds: float = 60.0) -> None:
 
 @pytest.mark.slow
 def test_clip_too(tmp_path: Path, source: Source) -> None:
-    signals = (CLIP_IMAGE, clip_text("answer"))
+    signals = (ClipImage(), ClipText("answer"))
     several = FeaturePass(shard_rows=4, processes=2, decode_workers=1)
     found = [
         [
@@ -249,7 +259,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(
     tmp_path: Path, source: Source, model: Model, alone: list[dict[str, bytes]],
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    from coincide.features import capture
+    from coincide.features.forward import capture
 
     memory, real = Memory(2), capture.run
 
@@ -260,7 +270,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(
         return real(network, batch, *more)
 
     monkeypatch.setattr(capture, "run", run)
-    over = Pass(model, source, "float64", FeaturePass(shard_rows=4))
+    over = ReferencePass(model, source, "float64", FeaturePass(shard_rows=4))
     assert [files(a) for a in through(Store(tmp_path), over)] == alone
     assert len([n for n in memory.tried if n > 2]) == 1, "smaller once and for all"
     assert "is out of memory with 3 rows of" in capsys.readouterr().out
@@ -273,7 +283,7 @@ def test_a_wrong_number_of_processes_is_refused(
     tmp_path: Path, source: Source, model: Model
 ) -> None:
     for options in ({"processes": 0}, {"processes": "many"}, {"decode_workers": -1}):
-        over = Pass(model, source, "float64", FeaturePass(**options))
+        over = ReferencePass(model, source, "float64", FeaturePass(**options))
         with pytest.raises(UserError, match="expected auto or an int"):
             through(Store(tmp_path), over)
 
@@ -282,7 +292,7 @@ def test_an_image_goes_through_the_tower_once_a_shard(
     tmp_path: Path, source: Source, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also those of row 7, which has two that other rows have as well."""
-    from coincide.features import reference
+    from coincide.features.forward import rows as reference
 
     seen: list[int] = []
     real = reference.load_model
@@ -293,7 +303,7 @@ def test_an_image_goes_through_the_tower_once_a_shard(
         return network
 
     monkeypatch.setattr(reference, "load_model", load)
-    over = Pass(model, source, "float64", FeaturePass(batch_size=2))
+    over = ReferencePass(model, source, "float64", FeaturePass(batch_size=2))
     through(Store(tmp_path), over)
     assert sum(seen) == 7
 

@@ -163,10 +163,10 @@ def test_clip_has_the_published_weights(clip: Path, clip_folder: Path) -> None:
 def test_clip_embeds_images_and_texts(dtype: str, clip_folder: Path) -> None:
     from PIL import Image
 
-    from coincide.features.clip import Encoder
+    from coincide.features.forward.clip import ClipEncoder
 
     processor = load_processor(clip_folder)
-    encoder = Encoder(load_clip(clip_folder, dtype, "cpu"), processor, batch_size=2)
+    encoder = ClipEncoder(load_clip(clip_folder, dtype, "cpu"), processor, batch_size=2)
     texts = encoder.texts(["a red circle", "the blue square, " * 60, "yes"])
     assert texts.shape == (3, WIDTH) and abs((texts**2).sum(axis=1) - 1).max() < 1e-2
     pixels = processor.image_processor([Image.new("RGB", (90, 70))], return_tensors="pt")

@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 from coincide.data.llava_json import read
-from coincide.features.capture import run
-from coincide.features.readers import read as read_signal
-from coincide.features.signals import SCORES, activations
+from coincide.features.forward.capture import run
+from coincide.features.signals.activations import Activations
+from coincide.features.signals.token_scores import TokenScores
 from coincide.models.encode import Encoded, collate, encode
 from coincide.models.load import load_model, load_processor
 from coincide.models.template import TEMPLATES
@@ -164,13 +164,13 @@ def test_features_and_scores_are_coincides(
     change = without(processor.tokenizer.eos_token_id) if released else lambda one: one
     suffix = "" if released else ".kept"
     known = len(processor.tokenizer) - 1  # the original has no rows of padding
-    signal = activations(COINCIDE["layers"])
+    signal = Activations(COINCIDE["layers"])
     found: dict[str, list[torch.Tensor]] = {"activations": [], "el2n": [], "aum": []}
     with torch.inference_mode():
         for batch in batched(processor, tmp_path, change):
-            done = run(model, batch, [signal, SCORES])
+            done = run(model, batch, [signal, TokenScores()])
             logits, labels = done.answer_logits()
-            found["activations"].append(read_signal(signal, done))
+            found["activations"].append(signal.read(done))
             found["el2n"].append(el2n(logits[..., :known], labels))
             found["aum"].append(aum(logits[..., :known], labels))
     for name, values in found.items():

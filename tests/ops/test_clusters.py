@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from coincide.features.shards import ShardedArray, write_shard
+from coincide.features.engine.shards import ShardedArray, write_shard
 from coincide.ops.clusters import Rows, each_cluster, members_of
 from coincide.ops.threads import map_threads
 

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from coincide.features.signals.activations import Activations
 from coincide.method import Coincide, plan_clusters, select_coincide
 from coincide.ops.kmeans import spherical_kmeans
-from coincide.schema import Clustering, Clusters, Method, Signal, UserError
+from coincide.schema import Clustering, Clusters, Method, UserError
 
 LAYERS = (3, 7)
-SIGNAL = Signal("activations", (("layers", LAYERS),))
+SIGNAL = Activations(LAYERS)
 
 
 @dataclass
@@ -261,7 +262,7 @@ def test_blocks_kernels_and_threads_do_not_show(pool, limits, block_rows, kernel
 
 @pytest.mark.parametrize("shards", [1, 12])
 def test_shards_select_as_one_array_does(pool, limits, shards, tmp_path):
-    from coincide.features.shards import ShardedArray, write_shard
+    from coincide.features.engine.shards import ShardedArray, write_shard
 
     expected = METHOD.select(pool, 120, 0)
     for index, part in enumerate(np.array_split(pool.x, shards)):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from coincide.features.capture import decoder_of
+from coincide.features.forward.capture import decoder_of
 from coincide.models.load import load_model
 from coincide.schema import UserError
 from tests.tiny_chat import FAMILIES, make_tiny_chat

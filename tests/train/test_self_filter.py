@@ -17,12 +17,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from coincide.data.llava_json import read
-from coincide.features.shards import write_shard
+from coincide.features.engine.shards import write_shard
+from coincide.features.signals.clip_image import ClipImage
+from coincide.features.signals.clip_text import ClipText
 from coincide.files import write_json
 from coincide.models.encode import collate, encode
 from coincide.models.load import load_model, load_processor
 from coincide.models.template import TEMPLATES
-from coincide.schema import Dataset, Difficulty, Signal
+from coincide.schema import Dataset, Difficulty
 from coincide.store import Artifact, Build, Step, Store
 from tests.train.tiny import TinyModel
 from train import stage_one as stage
@@ -31,7 +33,7 @@ from train.self_filter import difficulty_step
 from train.stage_one import checkpoint_layers, cut, step, weighted_loss
 
 ROWS, WIDTH = 60, 8
-SIGNALS = (Signal("clip_image"), Signal("clip_text", (("text", "dialogue"),)))
+SIGNALS = (ClipImage(), ClipText("dialogue"))
 NEED = Difficulty(SIGNALS, epochs=6, batch=6, lr=5e-3)
 TEXT_ONLY, EMPTY, UNKNOWN = (5, 25), 11, 17
 HARD = range(40, ROWS)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from bench import kmeans
-from coincide.features.shards import ShardedArray
+from coincide.features.engine.shards import ShardedArray
 
 
 def test_features_are_the_same_for_a_row_and_heavy_tailed(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from coincide.features.shards import ShardedArray, write_shard
+from coincide.features.engine.shards import ShardedArray, write_shard
 from coincide.ops.arrays import TILE, row_digests, tiles
 from coincide.ops.kmeans import kmeans_on, nearest, spherical_kmeans, units
 from coincide.ops.kmeans.lloyd import _initial_rows

@@ -1,7 +1,7 @@
 """One forward pass of the reference model, and what signals need of it, captured by hooks.
 
-No forked model: the attention outputs are read where any transformers decoder produces them,
-at the attention module of ``layers[i]``, and pooled inside the hook, so a batch never holds
+No forked model: states are read where any transformers decoder produces them, at the blocks of its
+``layers`` or at their attention modules, and reduced inside the hook, so a batch never holds
 [L, B, T, H].
 """
 
@@ -15,17 +15,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from coincide.features.signals import kind, layers_of
+from coincide.features.forward.contract import ForwardSignal, Tap
 from coincide.models.encode import model_inputs
-from coincide.schema import Signal, UserError
+from coincide.schema import UserError
 
 
 @dataclass
-class Pass:
+class Captured:
     """What one batch left behind. B rows, T tokens, H hidden width."""
 
-    attention: Mapping[int, tuple[torch.Tensor, torch.Tensor]]
-    """layer -> mean attention output over (visual, text) tokens, float64 [B, H] each."""
+    tapped: Mapping[Tap, torch.Tensor]
+    """What each tap's ``reduce`` gave."""
     attention_mask: torch.Tensor
     """int64 [B, T], 1 on real tokens."""
     labels: torch.Tensor
@@ -94,9 +94,9 @@ def attention_of(layers: nn.ModuleList, layer: int) -> nn.Module:
     )
 
 
-def check_layers(signals: Sequence[Signal], depth: int) -> tuple[int, ...]:
-    """The sorted union of the layers asked for; refuses one that a model of ``depth`` lacks."""
-    layers = sorted({layer for signal in signals for layer in layers_of(signal)})
+def check_layers(signals: Sequence[ForwardSignal], depth: int) -> tuple[int, ...]:
+    """The sorted layers that are tapped; UserError for one that a model of ``depth`` lacks."""
+    layers = sorted({tap.layer for signal in signals for tap in signal.taps()})
     beyond = [layer for layer in layers if not 0 <= layer < depth]
     if beyond:
         raise UserError(
@@ -107,12 +107,12 @@ def check_layers(signals: Sequence[Signal], depth: int) -> tuple[int, ...]:
 
 
 @contextmanager
-def shortened(model: Any, signals: Sequence[Signal]) -> Iterator[None]:
-    """Leave out the layers after the last one needed while no output-side signal is asked for."""
+def shortened(model: Any, signals: Sequence[ForwardSignal]) -> Iterator[None]:
+    """Leave out the layers after the last tap while no signal reads the output of the last one."""
     owner = decoder_of(model)
     layers = owner.layers
     wanted = check_layers(signals, len(layers))
-    if not any(kind(signal).output_side for signal in signals):
+    if not any(signal.last_layer for signal in signals):
         owner.layers = layers[: wanted[-1] + 1]
     try:
         yield
@@ -123,29 +123,27 @@ def shortened(model: Any, signals: Sequence[Signal]) -> Iterator[None]:
 def run(
     model: Any,
     batch: Mapping[str, torch.Tensor],
-    signals: Sequence[Signal],
+    signals: Sequence[ForwardSignal],
     images: Any = None,
-) -> Pass:
+) -> Captured:
     """Forward one collated ``batch`` (``coincide.models.encode.collate``) and capture.
 
-    ``images``: what the vision tower gave for the batch (``coincide.features.vision``), if it ran.
+    ``images``: what the vision tower gave for the batch (``coincide.features.forward.vision``), if
+    it ran.
     """
     layers = decoder_layers(model)
-    masks = torch.stack((batch["image_mask"], batch["text_mask"]), dim=1)
-    pooled: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    check_layers(signals, len(layers))
+    tapped: dict[Tap, torch.Tensor] = {}
 
-    def hook(layer: int) -> Any:
+    def hook(tap: Tap) -> Any:
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
             states = output[0] if isinstance(output, tuple) else output
-            visual, text = _means(states, masks).unbind(dim=1)
-            pooled[layer] = (visual, text)
+            tapped[tap] = tap.reduce(states, batch)
 
         return keep
 
-    handles = [
-        attention_of(layers, layer).register_forward_hook(hook(layer))
-        for layer in check_layers(signals, len(layers))
-    ]
+    taps = dict.fromkeys(tap for signal in signals for tap in signal.taps())
+    handles = [_tapped(layers, tap).register_forward_hook(hook(tap)) for tap in taps]
     inputs = forward_inputs(model, batch)
     if images is not None:
         inputs["mm_encoder_outputs"] = {"image": images}
@@ -156,7 +154,14 @@ def run(
         for handle in handles:
             handle.remove()
     head = model.get_output_embeddings()
-    return Pass(pooled, batch["attention_mask"], batch["labels"], output.last_hidden_state, head)
+    return Captured(
+        tapped, batch["attention_mask"], batch["labels"], output.last_hidden_state, head
+    )
+
+
+def _tapped(layers: nn.ModuleList, tap: Tap) -> nn.Module:
+    """The module whose output ``tap`` reads."""
+    return attention_of(layers, tap.layer) if tap.place == "attention" else layers[tap.layer]
 
 
 def forward_inputs(model: Any, batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
@@ -166,12 +171,3 @@ def forward_inputs(model: Any, batch: Mapping[str, torch.Tensor]) -> dict[str, A
         for name, value in model_inputs(batch).items()
         if name != "labels"
     }
-
-
-def _means(states: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Means of ``states`` [B, T, H] over the tokens of each of ``masks`` bool [B, M, T].
-
-    float64 [B, M, H]; zero where a mask holds no token.
-    """
-    weights = masks.to(torch.float64)
-    return torch.bmm(weights, states.double()) / weights.sum(dim=2, keepdim=True).clamp_min(1.0)

@@ -12,15 +12,29 @@ gives the same bits on a CPU and a GPU, alone or in any batch.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from coincide.features.signals import Projection
-
 if TYPE_CHECKING:
     import torch
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Random projection to ``dimensions``, split evenly over ``parts``: 2 for each layer."""
+
+    dimensions: int
+    seed: int
+    parts: int
+
+    @property
+    def columns(self) -> int:
+        """Columns of each part; what does not divide evenly is left out."""
+        return self.dimensions // self.parts
+
 
 QUANTUM = 2.0**-44
 """Sums of up to 2^16 entries of a unit vector stay below 2^8, hence 52 bits, and are exact."""

@@ -48,8 +48,6 @@ def devices_of(options: FeaturePass, rank: Rank) -> list[str]:
     ``processes=auto``: one per GPU that is seen, or the one of this rank where a node has several
     ranks; one on a CPU. Raises UserError for another count than ``auto`` or an int >= 1.
     """
-    from coincide.features.extract import device_of
-
     wanted = _count(options.processes, "processes", 1)
     device = device_of(options.device)
     devices = [device]
@@ -71,6 +69,15 @@ def decoders_of(options: FeaturePass, device: str, processes: int) -> int:
     if device == "cpu":
         return 0
     return max(1, min(MOST_DECODERS, cores() // processes - 1))
+
+
+def device_of(wanted: str) -> str:
+    """``wanted``, or for ``auto`` the first GPU where there is one, else ``cpu``."""
+    import torch
+
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def cores() -> int:

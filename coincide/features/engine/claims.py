@@ -108,7 +108,7 @@ class Claims:
 
 
 def _alive(pid: int) -> bool:
-    """Whether the process is there and not just waiting to be buried."""
+    """Whether process ``pid`` of this machine runs: it exists and is no zombie."""
     with suppress(OSError):
         state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
         return state not in ("Z", "X")

@@ -1,15 +1,7 @@
-"""One pass of CLIP over a dataset: unit embeddings of images and texts, each image encoded once.
+"""CLIP over the examples of a shard: unit embeddings of images and texts, each image encoded once.
 
-The image goes through CLIP's own processor, which crops to the middle where LLaVA pads. A row with
-several images has the direction of their mean. A row without an image, or whose text is empty, has
-a NaN row: valid, for there is nothing wrong with it, and without a value.
-
-The text of a conversation, ``<image>`` left out, one space between parts, cut at CLIP's limit of 77
-tokens, so that of many turns only the first are seen:
-
-- ``dialogue``: ``USER: question ASSISTANT: answer USER: ...``, as Self-Filter has it;
-- ``question``: what the human says, as DICS has it;
-- ``answer``: what is answered.
+A row without an image, or whose text is empty, has a NaN row: valid, for there is nothing wrong
+with it, and without a value.
 """
 
 from __future__ import annotations
@@ -24,69 +16,49 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coincide.config import FeaturePass
-from coincide.features.decode import Ordered, decoding
-from coincide.features.extract import Computer, check_dtype
-from coincide.models.template import IMAGE
-from coincide.schema import ClipSource, Dataset, DataSource, Example, Signal, UserError
+from coincide.features.engine.ahead import Ordered, decoding
+from coincide.features.engine.contract import Computer
+from coincide.features.forward.contract import EmbeddingSignal
+from coincide.schema import Dataset, Example, UserError
 
 if TYPE_CHECKING:
     import torch
 
-ROLES = {"human": "USER", "gpt": "ASSISTANT"}
 
+@contextmanager
+def clip_computer(
+    dtype: str,
+    options: FeaturePass,
+    signals: Sequence[EmbeddingSignal],
+    folder: Path,
+    dataset: Dataset,
+    device: str,
+    decoders: int,
+) -> Iterator[Computer]:
+    """Load CLIP from ``folder`` once; what turns the examples of a shard into their values."""
+    from coincide.models.clip import load_clip
+    from coincide.models.load import load_processor
 
-@dataclass(frozen=True)
-class ClipPass:
-    """What a CLIP pass reads, with what, and how fast."""
+    processor = load_processor(folder)
+    with decoding(PixelReader(dataset, processor), decoders) as ordered:
+        model = load_clip(folder, dtype, device)
+        encoder = ClipEncoder(model, processor, options.batch_size)
+        encoder.shown = ImagesOnce(encoder, dataset, ordered)
 
-    model: ClipSource
-    source: DataSource
-    options: FeaturePass
+        def compute(
+            examples: Sequence[Example], told: Callable[[int], None]
+        ) -> tuple[list[np.ndarray], np.ndarray]:
+            valid = np.array([example.row not in dataset.dropped for example in examples])
+            kept = [example for example in examples if example.row not in dataset.dropped]
+            values = []
+            for signal in signals:
+                whole = np.zeros((len(examples), signal.width(encoder.width)), dtype=np.float32)
+                whole[valid] = signal.embed(encoder, kept)
+                values.append(whole)
+            told(len(examples))
+            return values, valid
 
-    def __post_init__(self) -> None:
-        check_dtype(self.model.dtype, "clip.dtype")
-
-    def config(self) -> dict[str, Any]:
-        """What of the pass changes the values."""
-        return {"dtype": self.model.dtype}
-
-    @contextmanager
-    def computer(
-        self,
-        signals: Sequence[Signal],
-        folder: Path,
-        dataset: Dataset,
-        device: str,
-        decoders: int,
-    ) -> Iterator[Computer]:
-        """Load CLIP once; what turns the examples of a shard into their values."""
-        from coincide.models.clip import load_clip
-        from coincide.models.load import load_processor
-
-        processor = load_processor(folder)
-        with decoding(PixelReader(dataset, processor), decoders) as ordered:
-            model = load_clip(folder, self.model.dtype, device)
-            encoder = Encoder(model, processor, self.options.batch_size)
-            images = ImagesOnce(encoder, dataset, ordered)
-
-            def compute(
-                examples: Sequence[Example], told: Callable[[int], None]
-            ) -> tuple[list[np.ndarray], np.ndarray]:
-                valid = np.array([example.row not in dataset.dropped for example in examples])
-                kept = [example for example in examples if example.row not in dataset.dropped]
-                values = []
-                for signal in signals:
-                    whole = np.zeros((len(examples), encoder.width), dtype=np.float32)
-                    if signal.name == "clip_image":
-                        whole[valid] = images.of(kept)
-                    else:
-                        form = str(dict(signal.params)["text"])
-                        whole[valid] = encoder.texts([text_of(e, form) for e in kept])
-                    values.append(whole)
-                told(len(examples))
-                return values, valid
-
-            yield compute
+        yield compute
 
 
 @dataclass(frozen=True)
@@ -107,25 +79,15 @@ class PixelReader:
         return found
 
 
-def text_of(example: Example, form: str) -> str:
-    """The conversation as one text; ``form``: dialogue, question or answer."""
-    said = [(turn.role, " ".join(turn.text.replace(IMAGE, " ").split())) for turn in example.turns]
-    if form == "question":
-        return " ".join(text for role, text in said if role == "human").strip()
-    if form == "answer":
-        return " ".join(text for role, text in said if role == "gpt").strip()
-    if form == "dialogue":
-        return " ".join(f"{ROLES[role]}: {text}" for role, text in said if text)
-    raise UserError(f"text={form!r}: the choices are dialogue, question, answer.")
-
-
 @dataclass
-class Encoder:
+class ClipEncoder:
     """CLIP with its processor. Embeddings are float32 rows of unit length."""
 
     model: Any
     processor: Any
     batch_size: int
+    shown: ImagesOnce | None = None
+    """The images of the examples of a pass, set by who runs one."""
 
     @property
     def width(self) -> int:
@@ -151,6 +113,11 @@ class Encoder:
             found.append(self._within_memory(self._images, pixels))
             pixels = pixels[len(found[-1]) :]
         return np.concatenate(found)
+
+    def images_of(self, examples: Sequence[Example]) -> np.ndarray:
+        """Of each example's image (of several, their mean's direction) [n, D]; NaN without one."""
+        assert self.shown is not None, "no pass is running"
+        return self.shown.of(examples)
 
     def _texts(self, texts: Sequence[str]) -> np.ndarray:
         batch = self.processor.tokenizer(
@@ -210,7 +177,7 @@ class ImagesOnce:
     encode an image again that its own shards show.
     """
 
-    def __init__(self, encoder: Encoder, dataset: Dataset, ordered: Ordered) -> None:
+    def __init__(self, encoder: ClipEncoder, dataset: Dataset, ordered: Ordered) -> None:
         self.encoder = encoder
         self.ordered = ordered
         self.seen: dict[str, np.ndarray] = {}

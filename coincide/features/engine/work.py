@@ -9,17 +9,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from coincide.features.claims import Claims
-from coincide.features.shards import has_shard, write_shard
-from coincide.features.signals import kind
+from coincide.features.engine.claims import Claims
+from coincide.features.engine.contract import SignalPass
+from coincide.features.engine.shards import has_shard, write_shard
 from coincide.schema import Signal
-
-if TYPE_CHECKING:
-    from coincide.features.extract import OnePass
 
 LEADER = "pass"
 """The claim of the process that merges the shards into artifacts."""
@@ -36,9 +33,9 @@ class Teller(Protocol):
 
 @dataclass(frozen=True)
 class Work:
-    """What every worker of a pass has to know. Fits through a pipe."""
+    """Picklable description of one feature pass, sent to every worker."""
 
-    over: OnePass
+    over: SignalPass
     signals: tuple[Signal, ...]
     folders: tuple[Path, ...]
     """Where the shards of each signal go."""
@@ -106,7 +103,7 @@ def do_shards(work: Work, device: str, decoders: int, tell: Teller) -> None:
 def _write(work: Work, shard: int, values: Sequence[np.ndarray], valid: np.ndarray) -> None:
     """Write what is still missing: another worker may have taken over a claim grown old."""
     for signal, folder, value in zip(work.signals, work.folders, values, strict=True):
-        stored = value.astype(kind(signal).dtype)
+        stored = value.astype(signal.dtype)
         while folder.is_dir() and not has_shard(folder, shard):  # else the artifact is made
             with suppress(FileNotFoundError):  # a new leader swept the folder: once more
                 write_shard(folder, shard, stored, valid)

@@ -7,24 +7,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from coincide.config import FeaturePass
-from coincide.features import capture
-from coincide.features.decode import Ordered, decoding, groups_by_image
-from coincide.features.readers import read
-from coincide.features.signals import kind, width
-from coincide.features.vision import TowerOnce
+from coincide.features.engine.ahead import Ordered, decoding, groups_by_image
+from coincide.features.engine.contract import Computer
+from coincide.features.forward import capture
+from coincide.features.forward.contract import ForwardSignal
+from coincide.features.forward.vision import TowerOnce
 from coincide.models.encode import Encoded, ImageCache, collate, encode
 from coincide.models.load import load_model, load_processor
 from coincide.models.template import TEMPLATES
-from coincide.schema import Dataset, Example, ModelSource, Signal, UserError
-
-if TYPE_CHECKING:
-    from coincide.features.extract import Computer
+from coincide.schema import Dataset, Example, ModelSource, UserError
 
 CPU_TOKENS = 2048
 """Most tokens in a batch on a CPU: beyond that its caches overflow, and it gets slower."""
@@ -39,7 +36,7 @@ def reference_computer(
     model: ModelSource,
     dtype: str,
     options: FeaturePass,
-    signals: Sequence[Signal],
+    signals: Sequence[ForwardSignal],
     folder: Path,
     dataset: Dataset,
     device: str,
@@ -105,7 +102,7 @@ class Forward:
     """The model on its device. Where memory runs out, batches become smaller and stay so."""
 
     network: Any
-    signals: Sequence[Signal]
+    signals: Sequence[ForwardSignal]
     pad_id: int
     device: str
     options: FeaturePass
@@ -122,7 +119,7 @@ class Forward:
     def widths(self) -> list[int]:
         """Columns of each signal."""
         hidden = self.network.config.get_text_config().hidden_size
-        return [width(signal, hidden) for signal in self.signals]
+        return [signal.width(hidden) for signal in self.signals]
 
     def __call__(self, batch: Sequence[Row], examples: Sequence[Example]) -> list[np.ndarray]:
         """The values [B, D] of each signal for the rows of ``batch``, in halves if need be."""
@@ -161,7 +158,7 @@ class Forward:
         images = self.tower.features(shown, rows, self._inputs)
         tensors = self._on_device(rows)
         captured = capture.run(self.network, tensors, self.signals, images)
-        values = [read(signal, captured).cpu().numpy() for signal in self.signals]
+        values = [signal.read(captured).cpu().numpy() for signal in self.signals]
         self.tower.passed(shown)
         numbers = [examples[place].row for place, _ in batch]
         return [_checked(v, s, numbers) for v, s in zip(values, self.signals, strict=True)]
@@ -228,11 +225,11 @@ def _taken(held: list[Row], options: FeaturePass) -> list[Row]:
     return batch
 
 
-def _checked(values: np.ndarray, signal: Signal, rows: Sequence[int]) -> np.ndarray:
+def _checked(values: np.ndarray, signal: ForwardSignal, rows: Sequence[int]) -> np.ndarray:
     """``values`` [B, D] unless they would not survive storage; never zeroed silently."""
     with np.errstate(over="ignore"):
-        stored = values.astype(kind(signal).dtype)
-    bad = np.isinf(stored) if signal.name == "token_scores" else ~np.isfinite(stored)
+        stored = values.astype(signal.dtype)
+    bad = np.isinf(stored) if signal.nan_allowed else ~np.isfinite(stored)
     if bad.any():
         named = [rows[i] for i in np.flatnonzero(bad.any(axis=1)).tolist()][:10]
         raise UserError(

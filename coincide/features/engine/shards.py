@@ -119,3 +119,8 @@ def read_valid(folder: Path) -> np.ndarray:
     """bool [N]: which rows of a sharded artifact hold a usable value."""
     files: Sequence[Path] = sorted(folder.glob("valid-*.npy"))
     return np.concatenate([np.load(file, allow_pickle=False) for file in files])
+
+
+def usable_rows(folders: Sequence[Path]) -> np.ndarray:
+    """bool [N]: rows that are valid in every one of the sharded artifacts in ``folders``."""
+    return np.logical_and.reduce([read_valid(folder) for folder in folders])

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from coincide.features.places import cores
-from coincide.features.work import POLL, Tally, Work, do_shards
+from coincide.features.engine.devices import cores
+from coincide.features.engine.work import POLL, Tally, Work, do_shards
 from coincide.processes import die_with_parent
 from coincide.schema import UserError
 
@@ -69,7 +69,7 @@ def run_workers(work: Work, devices: Sequence[str], decoders: int, tally: Tally)
 
 
 def _attend(work: Work, workers: list[_Worker], tally: Tally) -> None:
-    """Hear the workers out until all have ended."""
+    """Receive the workers' messages until every worker process has exited."""
     while workers:
         wait([w for worker in workers for w in (worker.messages, worker.process.sentinel)], POLL)
         for worker in list(workers):

@@ -71,7 +71,7 @@ def _begin(work: Callable[[Any], Any]) -> None:
 
 
 def _begun() -> None:
-    """Nothing."""
+    """A task that does nothing: once it has returned, a process of the pool has started."""
 
 
 def _do(task: Any) -> Any:

@@ -1,0 +1,67 @@
+"""Signals of the reference model, and its pass.
+
+A signal is a subclass of :class:`ReferenceSignal` in a file of its own. It names the decoder
+blocks that it looks into as ``Tap`` (a hook reduces what it sees at once, so a batch never
+holds all layers), says whether it needs the output of the last layer, and reads its values off
+what the pass captured (``coincide.features.forward.contract``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from coincide.config import FeaturePass
+from coincide.features.engine.contract import Computer, SignalPass, check_dtype
+from coincide.features.forward.contract import ForwardSignal
+from coincide.schema import Dataset, DataSource, ModelSource
+
+
+class ReferenceSignal(ForwardSignal):
+    """A signal that is read off the reference model's forward pass."""
+
+    model: ClassVar[str] = "reference"
+
+    @classmethod
+    def over(cls, model: Any, source: DataSource, options: FeaturePass) -> SignalPass:
+        return ReferencePass(model, source, model.dtype, options)
+
+
+@dataclass(frozen=True)
+class ReferencePass:
+    """A forward pass of the reference model over a dataset. Sent to every worker."""
+
+    model: ModelSource
+    source: DataSource
+    dtype: str
+    """Precision of the model, a torch name; in the key."""
+    options: FeaturePass
+
+    def __post_init__(self) -> None:
+        check_dtype(self.dtype, "reference.dtype")
+
+    def config(self) -> dict[str, Any]:
+        """What of the pass changes the values."""
+        return {
+            "template": self.model.template,
+            "max_length": self.model.max_length,
+            "dtype": self.dtype,
+        }
+
+    def computer(
+        self,
+        signals: Sequence[Any],
+        folder: Path,
+        dataset: Dataset,
+        device: str,
+        decoders: int,
+    ) -> AbstractContextManager[Computer]:
+        """Load the model once; see :class:`coincide.features.engine.contract.SignalPass`."""
+        from coincide.features.forward.rows import reference_computer
+
+        return reference_computer(
+            self.model, self.dtype, self.options, signals, folder, dataset, device, decoders
+        )

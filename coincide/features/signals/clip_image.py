@@ -1,0 +1,28 @@
+"""CLIP's embedding of the image of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from coincide.features.passes.clip import ClipSignal
+from coincide.schema import Example
+
+if TYPE_CHECKING:
+    from coincide.features.forward.clip import ClipEncoder
+
+
+@dataclass(frozen=True)
+class ClipImage(ClipSignal):
+    """Unit vector [N, D]; of several images the direction of their mean; NaN without an image.
+
+    The image goes through CLIP's own processor, which crops to the middle where LLaVA pads.
+    """
+
+    name: ClassVar[str] = "clip_image"
+
+    def embed(self, encoder: ClipEncoder, examples: Sequence[Example]) -> np.ndarray:
+        return encoder.images_of(examples)

@@ -1,0 +1,50 @@
+"""CLIP's embedding of the text of a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from coincide.features.passes.clip import ClipSignal
+from coincide.schema import Example, UserError
+
+if TYPE_CHECKING:
+    from coincide.features.forward.clip import ClipEncoder
+
+FORMS = ("dialogue", "question", "answer")
+ROLES = {"human": "USER", "gpt": "ASSISTANT"}
+IMAGE = "<image>"
+
+
+@dataclass(frozen=True)
+class ClipText(ClipSignal):
+    """Unit vector [N, D]; NaN where the text is empty.
+
+    ``text`` is one of ``FORMS``: ``dialogue``, "USER: question ASSISTANT: answer USER: ...", as
+    Self-Filter has it; ``question``, what the human says, as DICS has it; ``answer``, what is
+    answered. ``<image>`` is left out, parts are joined by one space, and the whole is cut at CLIP's
+    limit of 77 tokens, so that of many turns only the first are seen.
+    """
+
+    name: ClassVar[str] = "clip_text"
+
+    text: str
+
+    def __post_init__(self) -> None:
+        if self.text not in FORMS:
+            raise UserError(f"text={self.text!r}: the choices are {', '.join(FORMS)}.")
+
+    def embed(self, encoder: ClipEncoder, examples: Sequence[Example]) -> np.ndarray:
+        return encoder.texts([text_of(example, self.text) for example in examples])
+
+
+def text_of(example: Example, form: str) -> str:
+    """The conversation as one text; ``form`` is one of ``FORMS``."""
+    said = [(turn.role, " ".join(turn.text.replace(IMAGE, " ").split())) for turn in example.turns]
+    if form == "dialogue":
+        return " ".join(f"{ROLES[role]}: {text}" for role, text in said if text)
+    wanted = "human" if form == "question" else "gpt"
+    return " ".join(text for role, text in said if role == wanted).strip()

@@ -1,0 +1,31 @@
+"""The last hidden state of the last token of a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from coincide.features.passes.reference import ReferenceSignal
+
+if TYPE_CHECKING:
+    import torch
+
+    from coincide.features.forward.capture import Captured
+
+
+@dataclass(frozen=True)
+class HiddenLast(ReferenceSignal):
+    """State [N, H] after the final norm at the last real token.
+
+    The released code of SemDeDup takes position -1, which in a padded batch is padding.
+    """
+
+    name: ClassVar[str] = "hidden_last"
+    dtype: ClassVar[str] = "float16"
+    last_layer: ClassVar[bool] = True
+
+    def read(self, captured: Captured) -> torch.Tensor:
+        import torch
+
+        last = captured.attention_mask.sum(dim=1) - 1
+        return captured.hidden[torch.arange(len(last), device=last.device), last].double()

@@ -1,0 +1,26 @@
+"""The mean of the last hidden states of a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from coincide.features.passes.reference import ReferenceSignal
+
+if TYPE_CHECKING:
+    import torch
+
+    from coincide.features.forward.capture import Captured
+
+
+@dataclass(frozen=True)
+class HiddenMean(ReferenceSignal):
+    """Mean [N, H] over real tokens of the states after the final norm, image tokens included."""
+
+    name: ClassVar[str] = "hidden_mean"
+    dtype: ClassVar[str] = "float16"
+    last_layer: ClassVar[bool] = True
+
+    def read(self, captured: Captured) -> torch.Tensor:
+        mask = captured.attention_mask.unsqueeze(-1)
+        return (captured.hidden.double() * mask).sum(dim=1) / mask.sum(dim=1)

@@ -1,0 +1,43 @@
+"""How well the reference model predicts the answer tokens of a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from coincide.features.passes.reference import ReferenceSignal
+
+if TYPE_CHECKING:
+    import torch
+
+    from coincide.features.forward.capture import Captured
+
+COLUMNS = ("el2n", "margin", "nll", "answer_tokens")
+"""EL2N; mean margin p(y) - max p(not y), COINCIDE's AUM; mean negative log-likelihood in nats;
+number of answer tokens."""
+
+
+@dataclass(frozen=True)
+class TokenScores(ReferenceSignal):
+    """[N, 4], the columns of ``COLUMNS`` (``coincide.ops.scores``).
+
+    NaN in the first three for a row without answer tokens.
+    """
+
+    name: ClassVar[str] = "token_scores"
+    dtype: ClassVar[str] = "float32"
+    last_layer: ClassVar[bool] = True
+    nan_allowed: ClassVar[bool] = True
+
+    def width(self, hidden: int) -> int:
+        return len(COLUMNS)
+
+    def read(self, captured: Captured) -> torch.Tensor:
+        import torch
+
+        from coincide.ops.scores import aum, el2n, perplexity
+
+        logits, labels = captured.answer_logits()
+        columns = [el2n(logits, labels), aum(logits, labels), perplexity(logits, labels)]
+        count = (captured.labels[:, 1:] != -100).sum(dim=1)
+        return torch.stack([*columns, count], dim=1).double()
