@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from coincide.report.compare import panels
-from coincide.report.formats import comma_separated
+from coincide.report.formats import comma_separated, markdown
 from coincide.report.ledger import presentable, read_ledger
+from coincide.report.pairs import Pairs
 from coincide.report.records import Panel
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -70,6 +71,14 @@ def test_the_page_prints_its_figures(panel: Panel) -> None:
 def test_the_other_reports_are_of_their_ledgers(name: str) -> None:
     written = (DOCS / name / "report.csv").read_text(encoding="utf-8")
     assert comma_separated([panel_of(name)]) == written
+
+
+@pytest.mark.parametrize("name", ["demo_table", "demo_ablations", "demo_curve"])
+def test_titles_rows_and_notes_of_old_ledgers_stay_as_they_were(name: str) -> None:
+    """They were written before results recorded the content of data and models."""
+    written = (DOCS / name / "report.md").read_text(encoding="utf-8").splitlines()
+    made = markdown([panel_of(name)], [Pairs("")]).splitlines()
+    assert [line for line in made if line not in written] == []
 
 
 def test_the_page_prints_the_ablations() -> None:
