@@ -68,7 +68,8 @@ def variant_of(method: Method) -> str:
 def _scores(artifact: Artifact) -> list[Score]:
     record = json.loads((artifact.path / "result.json").read_text(encoding="utf-8"))
     samples = f"{artifact.path.parent.name}/{artifact.path.name}"
-    return [replace(Score(**score), samples=samples) for score in record["scores"]]
+    drawn = {name: record[name] for name in ("unit", "units") if name in record}
+    return [replace(Score(**score), samples=samples, **drawn) for score in record["scores"]]
 
 
 def _costs(

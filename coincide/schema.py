@@ -311,6 +311,10 @@ class Score:
     why: str = ""
     samples: str = ""
     """Folder in the store whose ``samples.jsonl`` has the score of each sample."""
+    unit: str = ""
+    """What ``stderr`` and intervals draw anew, e.g. ``picture``; empty: not recorded."""
+    units: int | None = None
+    """How many of them the benchmark has; None: not recorded, samples count as independent."""
 
 
 @dataclass(frozen=True)

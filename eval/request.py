@@ -38,6 +38,7 @@ class Job:
     subsample: Subsample | None = None
     scale: float = 1.0
     parts: str = "mean"
+    unit: str | None = None
     judged: bool = False
 
 

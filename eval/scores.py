@@ -16,6 +16,7 @@ from coincide.schema import Score, UserError
 from eval.judged import failure
 from eval.parts import PARTS, Part, Parts, Sample, number
 from eval.request import Job
+from eval.units import recorded
 
 KEPT = ("question_id", "category")
 """Columns of the document that go into the sample's record, where it has them."""
@@ -80,6 +81,7 @@ def records(filtered: Mapping[str, list[Sample]], job: Job) -> list[dict[str, An
             "answer": _first(sample["resps"]),
             "target": _target(sample),
             "score": None,
+            **recorded(sample),
             **(part.record() if part else {}),
             **{name: sample["doc"][name] for name in KEPT if name in sample["doc"]},
         }
@@ -124,7 +126,11 @@ def _stderr(
     """
     own = name == job.primary or job.parts == "pairs"
     parts = _parts(samples, metric, job) if own else PARTS["mean"](samples, metric, job.scale)
-    rows = [{"doc_id": i, **part.record()} for i, part in enumerate(parts) if part]
+    rows = [
+        {"doc_id": i, **recorded(sample), **part.record()}
+        for i, (sample, part) in enumerate(zip(samples, parts, strict=True))
+        if part
+    ]
     units = units_of(rows)
     [again] = ratio_of_sums(units.num, units.den, units.strata)
     if not math.isclose(again, value, rel_tol=1e-3, abs_tol=1e-12):

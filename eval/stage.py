@@ -211,6 +211,7 @@ def _job(build: Build) -> Job:
         subsample=benchmark.subsample,
         scale=benchmark.scale,
         parts=benchmark.parts,
+        unit=benchmark.unit,
         judged=benchmark.judge,
         **benchmark.stated,
     )

@@ -64,6 +64,9 @@ class Benchmark:
     """What lmms-eval's numbers are multiplied by, e.g. 100 where tables print percent."""
     parts: str = "mean"
     """How samples add up to the primary metric: one of ``PARTS``."""
+    unit: str | None = None
+    """Column that names a document's picture, over which intervals are taken; None: the content of
+    the picture tells (``eval.units``). ``pairs`` and ``circular`` have units of their own."""
     documents: int | None = None
     """Of the split, for estimates of cost alone."""
     judge: bool = False

@@ -149,6 +149,7 @@ def evaluate(model: Any, job: Job, task: Any, manager: Any) -> None:
     from eval.kept import merge_replies
     from eval.loading import told
     from eval.scores import by_filter, records, scores
+    from eval.units import attach, told
 
     job = replace(job, protocol=told(task, job))
     with TemporaryDirectory() as scratch:
@@ -168,10 +169,12 @@ def evaluate(model: Any, job: Job, task: Any, manager: Any) -> None:
             return
         filters = [filtered.name for filtered in task._filters]
         samples = by_filter(outcome["samples"][job.name], filters)
-        first = next(iter(samples.values()))
+        attach(samples, task, job)
+        first, rows = next(iter(samples.values())), records(samples, job)
         result = {
             "scores": scores(samples, task.aggregation(), job, scratch),
             "n": len(first),
+            **told(rows, job),
             "judge_failed": sum(failure(sample) is not None for sample in first),
             "primary": job.primary,
             "task": job.task,
@@ -180,7 +183,7 @@ def evaluate(model: Any, job: Job, task: Any, manager: Any) -> None:
         }
     output = Path(job.output)
     merge_replies(output)
-    _write_lines(output / "samples.jsonl", records(samples, job))
+    _write_lines(output / "samples.jsonl", rows)
     write_json(output / "result.json", result)
 
 

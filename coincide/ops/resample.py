@@ -1,8 +1,10 @@
-"""Bootstrap of scores that are sums of ratios: means, F1, MME's sum over categories.
+"""Errors of scores that are sums of ratios: means, F1, MME's sum over categories.
 
 A score is S = sum over strata s of (sum of num) / (sum of den), over the units of s. A mean has one
-stratum and den = 1; F1 has num = 2 TP, den = 2 TP + FP + FN; MME has a stratum per category and a
-unit per pair of questions. A bootstrap draws units with replacement within their stratum.
+stratum and den = 1; F1 has num = 2 TP, den = 2 TP + FP + FN; MME has a stratum per category. A unit
+is what is drawn together, e.g. the questions about one picture. A bootstrap draws units with
+replacement; a standard error is the linearised one of cluster samples (Cochran 1977, 6.5 and 9A),
+which is exact for means and needs no draws.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ class Units:
     """What is drawn in a bootstrap: U units, in the order of their first sample."""
 
     ids: tuple[str, ...]
-    """Names: two runs of one benchmark are paired by them."""
+    """Names: two runs of one benchmark are paired by them. A unit that has samples in several
+    strata stands here once for each."""
     num: Array
     den: Array
     strata: NDArray[np.int64]
@@ -34,22 +37,39 @@ def parts(rows: Sequence[Mapping[str, Any]]) -> Units:
     """The units of ``samples.jsonl``. Rows without a score are left out.
 
     Row fields: ``doc_id``, ``score``; ``num`` (absent: the score), ``den`` (absent: 1), ``unit``
-    (absent: the row is one) and ``stratum`` (absent: all rows are of one).
+    (absent, as before units were recorded: the row is one) and ``stratum`` (absent: all rows are
+    of one).
     """
-    sums: dict[str, list[float]] = {}
-    strata: dict[str, str] = {}
+    sums: dict[tuple[str, str], list[float]] = {}
     for row in rows:
         if row["score"] is None:
             continue
-        name = str(row.get("unit", row["doc_id"]))
+        name = (str(row.get("unit", row["doc_id"])), str(row.get("stratum", "")))
         unit = sums.setdefault(name, [0.0, 0.0])
         unit[0] += row.get("num", row["score"])
         unit[1] += row.get("den", 1.0)
-        strata[name] = str(row.get("stratum", ""))
-    numbers = {stratum: i for i, stratum in enumerate(dict.fromkeys(strata.values()))}
+    numbers = {s: i for i, s in enumerate(dict.fromkeys(s for _, s in sums))}
     num, den = np.array(list(sums.values()), np.float64).reshape(-1, 2).T
-    of = np.array([numbers[s] for s in strata.values()], np.int64)
-    return Units(tuple(sums), num, den, of)
+    of = np.array([numbers[s] for _, s in sums], np.int64)
+    return Units(tuple(unit for unit, _ in sums), num, den, of)
+
+
+def drawn_together(
+    ids: Sequence[Any] | NDArray[Any], strata: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """``unit`` [U], the number of each entry's unit, and ``group`` per unit: units are drawn within
+    their group, which is a stratum, or the strata that units with samples in several of them join.
+    """
+    _, unit = np.unique(np.asarray(ids), return_inverse=True)
+    of_stratum = np.arange(int(strata.max(initial=-1)) + 1)
+    first = np.full(int(unit.max(initial=-1)) + 1, len(of_stratum))
+    while True:  # each round hands the lowest number on to strata with a unit in common
+        np.minimum.at(first, unit, of_stratum[strata])
+        lowest = of_stratum.copy()
+        np.minimum.at(lowest, strata, first[unit])
+        if (lowest == of_stratum).all():
+            return unit.astype(np.int64), first.astype(np.int64)
+        of_stratum = lowest
 
 
 def ratio_of_sums(
@@ -81,18 +101,30 @@ def draws(strata: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]
     return weights
 
 
-def standard_error(units: Units, *, count: int = 1000, seed: int = 0) -> float | None:
-    """Standard error of S; None for fewer than two units, or when draws have no value.
+def standard_error(units: Units) -> float | None:
+    """Standard error of S; None for fewer than two units, or where S has no value.
 
-    s / sqrt(n) for a mean over n units; else the deviation of S over bootstrap draws.
+    s / sqrt(n) for a mean over n units; else of the linearised S, whose deviation in unit u is
+    z_u = sum over strata of (num - R den) / (sum of den) with R the stratum's ratio: the root of
+    the sum over groups of n / (n - 1) sum (z - mean z)^2. A group of one unit adds nothing.
     """
     n = len(units.ids)
     if n < 2:
         return None
-    if not units.strata.any() and (units.den == units.den[0]).all():
+    whole = len(set(units.ids)) == n
+    if whole and not units.strata.any() and (units.den == units.den[0]).all():
         values = (units.num / units.den[0]).tolist()
         mean = math.fsum(values) / n
         return math.sqrt(math.fsum((x - mean) ** 2 for x in values) / (n - 1) / n)
-    weights = draws(units.strata, count, seed)
-    drawn = ratio_of_sums(units.num, units.den, units.strata, weights)
-    return float(np.std(drawn, ddof=1)) if np.isfinite(drawn).all() else None
+    strata = units.strata
+    num, den = (np.bincount(strata, part) for part in (units.num, units.den))
+    if not (den > 0).all():
+        return None
+    unit, group = drawn_together(units.ids, strata)
+    z = np.bincount(unit, (units.num - (num / den)[strata] * units.den) / den[strata])
+    sizes = np.bincount(group)
+    if sizes.max() < 2:
+        return None
+    rest = z - (np.bincount(group, z) / np.maximum(sizes, 1))[group]
+    squares = np.bincount(group, rest**2)
+    return math.sqrt(float((squares * sizes / np.maximum(sizes - 1, 1)).sum()))

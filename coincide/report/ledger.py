@@ -128,13 +128,15 @@ def _result(value: Any) -> Result:
 
 
 def _score(value: Any, where: str) -> Score:
-    record = _record(value, Score, {"stderr", "protocol", "why", "samples"}, where)
-    for name in {"benchmark", "metric", "protocol", "why", "samples"} & record.keys():
+    record = _record(value, Score, {"stderr", "protocol", "why", "samples", "unit", "units"}, where)
+    for name in {"benchmark", "metric", "protocol", "why", "samples", "unit"} & record.keys():
         _check(isinstance(record[name], str), f"{where}.{name}", "text", record[name])
     for name in {"value", "stderr"} & record.keys():
         good = record[name] is None or _is_number(record[name])
         _check(good, f"{where}.{name}", "a number or null", record[name])
     _check(type(record["n"]) is int, f"{where}.n", "a whole number", record["n"])
+    units = record.get("units")
+    _check(units is None or type(units) is int, f"{where}.units", "a whole number or null", units)
     return Score(**record)
 
 

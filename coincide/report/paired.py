@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from coincide.ops.resample import drawn_together
 from coincide.report.statistics import Spread, freedom, half_width, spread, t_quantile
 
 TIMES = 2000
@@ -68,20 +69,24 @@ class Sampled:
 
     score = sum over strata of (sum of ``num`` / sum of ``den``); ``num`` and ``den`` float [R, U],
     ``strata`` int [U]. A plain mean has one stratum and ``den`` 1; F1 has num 2 TP and den
-    2 TP + FP + FN; a unit holds what must be drawn together, e.g. MME's pairs of questions.
+    2 TP + FP + FN; a unit holds what must be drawn together, e.g. the questions about a picture.
     """
 
     num: np.ndarray
     den: np.ndarray
     strata: np.ndarray
+    unit: np.ndarray | None = None
+    """Number of the unit of each column, int [U]: those that have samples in several strata have
+    a column in each. None: every column is one."""
 
     @property
     def units(self) -> int:
-        return self.num.shape[1]
+        """How many there are to draw from."""
+        return self.num.shape[1] if self.unit is None else int(self.unit.max(initial=-1)) + 1
 
     def scores(self) -> np.ndarray:
         """The score of each run, [R]."""
-        return _ratios(self, np.ones((1, self.units)))[0]
+        return _ratios(self, np.ones((1, self.num.shape[1])))[0]
 
 
 def resampled_scores(of: Sampled, times: int, seed: int) -> np.ndarray:
@@ -90,14 +95,17 @@ def resampled_scores(of: Sampled, times: int, seed: int) -> np.ndarray:
     Blocked so that memory stays bounded.
     """
     rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(of.strata == stratum) for stratum in np.unique(of.strata)]
-    step = max(1, _BLOCK // of.units)
+    unit = np.arange(of.units) if of.unit is None else of.unit
+    _, strata = np.unique(of.strata, return_inverse=True)
+    place, group = drawn_together(unit, strata)
+    members = [np.flatnonzero(group == one) for one in np.unique(group)]
+    step = max(1, _BLOCK // len(unit))
     found = []
     for start in range(0, times, step):
-        counts = np.zeros((min(step, times - start), of.units))
+        counts = np.zeros((min(step, times - start), len(group)))
         for mine in members:
             counts[:, mine] = _drawn(rng, len(counts), len(mine))
-        found.append(_ratios(of, counts))
+        found.append(_ratios(of, counts[:, place]))
     return np.concatenate(found)
 
 

@@ -186,13 +186,22 @@ def aligned(runs: Sequence[Numbers]) -> Sampled | None:
     if not len(shared):
         return None
     places = [np.flatnonzero(np.isin(numbers["doc_id"], shared)) for numbers in runs]
-    first, at = runs[0], places[0]
-    keys = np.char.add(np.char.add(first["stratum"][at], "\n"), first["unit"][at])
+    stratum = runs[0]["stratum"][places[0]]
+    unit = coarsest([numbers["unit"][place] for numbers, place in zip(runs, places, strict=True)])
+    keys = np.char.add(np.char.add(stratum, "\n"), unit)
     _, start, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    _, strata = np.unique(first["stratum"][at][start], return_inverse=True)
+    _, strata = np.unique(stratum[start], return_inverse=True)
+    _, units = np.unique(unit[start], return_inverse=True)
     parts = {}
     for name in ("num", "den"):
         parts[name] = np.zeros((len(runs), len(start)))
         for r, (numbers, place) in enumerate(zip(runs, places, strict=True)):
             np.add.at(parts[name][r], inverse, numbers[name][place])
-    return Sampled(parts["num"], parts["den"], strata)
+    return Sampled(parts["num"], parts["den"], strata, units)
+
+
+def coarsest(units: Sequence[np.ndarray]) -> np.ndarray:
+    """Of the units [n] that each run recorded of the same samples, the coarsest: a run of before
+    units were recorded has as many as samples, and what is one unit does not depend on the run.
+    """
+    return min(units, key=lambda mine: len(np.unique(mine)))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from coincide.report.cost import STAGES
 from coincide.report.notes import primary
 from coincide.report.published import BUDGET, Published
-from coincide.report.records import FULL, Panel, Row
+from coincide.report.records import FULL, Column, Panel, Row
 from coincide.report.statistics import Estimate, Relative, relative
+from coincide.schema import Result
 
 MISSING = "–"
 REL = {"rel": "Rel. (%)", "rel_chance": "above chance (%)", "rel_zoo": "against published (%)"}
@@ -172,8 +173,22 @@ def column_notes(panel: Panel) -> list[str]:
         sizes = sorted({primary(run)[column.name].n for run in runs})
         n = " or ".join(f"{size:,}" for size in sizes) or "no"
         protocol = column.protocol or "protocol not recorded"
-        found.append(f"{column.name}: {column.metric}; {protocol}; {n} samples.")
+        found.append(
+            f"{column.name}: {column.metric}; {protocol}; {n} samples{_units(runs, column)}."
+        )
     return found
+
+
+def _units(runs: Sequence[Result], column: Column) -> str:
+    """``; intervals over 500 units, picture``, nothing where no run recorded units."""
+    scores = [primary(run)[column.name] for run in runs]
+    known = sorted({(score.unit, score.units) for score in scores if score.units is not None})
+    if not known:
+        return ""
+    said = " or ".join(f"{count:,} units ({unit})" for unit, count in known)
+    without = sum(score.units is None for score in scores)
+    rest = f"; {without} runs did not record them: their samples count as independent"
+    return f"; errors and intervals over {said}{rest if without else ''}"
 
 
 def missing_notes(panel: Panel) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coincide.report.commands import repeat
+from coincide.report.notes import primary
 from coincide.report.overlap import Overlaps, expected_share
 from coincide.report.paired import Difference
 from coincide.report.pairs import Pairs
@@ -123,7 +124,9 @@ def _about_score(row: Row, column: str) -> str:
         for seed, value in zip(row.seeds, row.scores[column].values, strict=True)
     )
     error = row.stderr.get(column)
-    return values + (f"; standard error over samples {error:.2g}" if error is not None else "")
+    score = primary(row.runs[0])[column]
+    over = "samples" if score.units is None else f"{score.units:,} units ({score.unit})"
+    return values + (f"; standard error over {over} {error:.2g}" if error is not None else "")
 
 
 def _time(row: Row) -> Cell:
@@ -225,7 +228,7 @@ def _rests_on(found: Difference) -> str:
     if not found.samples:
         return "from the scores of the seeds alone"
     seeds = "and seeds" if found.seeds else "alone, since one side has a single seed"
-    return f"over {found.samples:,} samples {seeds}"
+    return f"over {found.samples:,} units of samples {seeds}"
 
 
 def overlap_matrix(panel: Panel, found: Overlaps) -> dict[str, Any] | None:

@@ -85,7 +85,8 @@ def job(measured: Benchmark, output: Path) -> Job:
     return Job(
         measured.name, measured.task, measured.metrics, measured.primary, measured.protocol_text,
         str(output), overlay=str(measured.overlay_path) if measured.overlay_path else None,
-        where=measured.where, scale=measured.scale, parts=measured.parts, judged=measured.judge,
+        where=measured.where, scale=measured.scale, parts=measured.parts,
+        unit=measured.unit, judged=measured.judge,
     )  # fmt: skip
 
 

@@ -7,7 +7,9 @@ what is worked out by hand here.
 from __future__ import annotations
 
 import csv
+import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -102,18 +104,45 @@ def test_samples_add_up_to_the_primary_metric(name: str, bench: Bench) -> None:
 
 
 def test_standard_errors(bench: Bench) -> None:
-    """A share of n: √(p (1 - p) / (n - 1)); F1 and MME: the deviation over draws of samples."""
+    """A share of n pictures: √(p (1 - p) / (n - 1)); ratios: of their deviations by unit."""
+    vizwiz = bench.run("vizwiz", by_script("4"))["accuracy"]
+    assert vizwiz.stderr == pytest.approx(100 * math.sqrt(0.4 * 0.6 / 9))
+    # ten questions about three pictures, of which the first has 2 of 4 right, the others 1 of 3
     gqa = bench.run("gqa", by_script("4"))["accuracy"]
-    assert gqa.stderr == pytest.approx(100 * math.sqrt(0.4 * 0.6 / 9))
+    deviations = [2 - 0.4 * 4, 1 - 0.4 * 3, 1 - 0.4 * 3]
+    of_pictures = math.sqrt(3 / 2 * sum((d / 10) ** 2 for d in deviations))
+    assert gqa.stderr == pytest.approx(100 * of_pictures)
     pope = bench.run("pope", by_script("4"))
     assert pope["accuracy"].stderr == pytest.approx(100 * math.sqrt(1 / 3 * 2 / 3 / 11))
     assert pope["f1"].stderr != pope["accuracy"].stderr
-    # three pictures with 200, 200 and 0: the mean of 3 draws has the variance (80000 / 9) / 3
+    # three pictures with 200, 200 and 0, whose variance is (80000 / 9) * 3 / 2
     mme = bench.run("mme", by_script("4"))["perception"]
-    assert mme.stderr == pytest.approx(math.sqrt(80000 / 27), abs=3)
+    assert mme.stderr == pytest.approx(math.sqrt(80000 / 9 * 3 / 2 / 3))
     # four questions, one right in all its rotations
     mmbench = bench.run("mmbench_en", by_script("4"))["accuracy"]
     assert mmbench.stderr == pytest.approx(100 * math.sqrt(0.25 * 0.75 / 3))
+
+
+def test_what_is_drawn_anew_is_the_picture(bench: Bench) -> None:
+    """By the column that names it, or by its content; what a score counts as a whole is larger."""
+
+    def found(name: str) -> tuple[set[str], dict[str, Any]]:
+        bench.run(name, by_script("4"))
+        record = json.loads((Path(bench.jobs[name].output) / "result.json").read_text())
+        return {row["unit"] for row in bench.samples(name)}, record
+
+    units, record = found("gqa")
+    assert units == {"n0", "n1", "n2"}
+    assert (record["unit"], record["units"]) == ("picture", 3)
+    units, record = found("pope")
+    assert len(units) == record["units"] == 12 and all(u.startswith("COCO_") for u in units)
+    units, record = found("vizwiz")
+    assert len(units) == 10 and all(re.fullmatch("[0-9a-f]{16}", u) for u in units)
+    units, record = found("mme")
+    assert record["unit"] == "picture with its two questions"
+    assert record["units"] == 5, "of perception; those of cognition have no part in it"
+    units, record = found("mmbench_en")
+    assert (units, record["unit"]) == ({"7", "8", "9", "10"}, "question with its rotations")
 
 
 def test_one_wrong_rotation_loses_the_question(bench: Bench) -> None:
