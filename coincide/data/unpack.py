@@ -1,8 +1,11 @@
 """Archives from strangers: unpack only plain files, only below the folder, only what fits.
 
-Refused before anything is written: absolute paths and ``..`` (zip-slip), links, devices, two
-members of one name, encrypted members, and archives that swell beyond reason. What is there with
-the right size is left alone, so a killed run resumes.
+Refused whole, before anything is written: absolute paths and ``..`` (zip-slip), links, devices,
+encrypted members, archives that swell beyond reason; two members that are one file on some disk
+(one name, or names that differ by case or Unicode normalization alone), or file and folder at
+once; names with control characters, too long for a disk, or like our own temporary files; and what
+would be written through a link, or over a folder, that the target holds. What is there with the
+right size is left alone, so a killed run resumes.
 """
 
 from __future__ import annotations
@@ -12,16 +15,18 @@ import os
 import shutil
 import stat
 import tarfile
+import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 from coincide.data.images import unsafe_reason
+from coincide.inert import ACTING
 from coincide.progress import bar
 from coincide.schema import UserError
 
@@ -29,6 +34,8 @@ SWELL = 100
 """An archive may unpack to this many times its size (pictures hardly swell at all)."""
 SLACK = 10_000_000
 """Bytes that any archive may unpack to."""
+LONGEST = 240
+"""Bytes of one name; disks take 255, and a file that is being written has a longer one."""
 
 
 class Damaged(UserError):
@@ -37,11 +44,12 @@ class Damaged(UserError):
 
 @dataclass(frozen=True)
 class Member:
-    """A plain file of an archive."""
+    """A plain file of an archive, or a folder: its name alone."""
 
     name: str
-    size: int
-    open: Callable[[], IO[bytes]]
+    size: int = 0
+    open: Callable[[], IO[bytes]] | None = None
+    """None: a folder."""
 
 
 def unpack(archive: Path, into: Path) -> int:
@@ -52,7 +60,7 @@ def unpack(archive: Path, into: Path) -> int:
     """
     with ExitStack() as stack:
         try:
-            members = _checked(archive, _members(archive, stack))
+            members = _checked(archive, _members(archive, stack), into)
             _check_space(members, into)
             with bar(f"unpack {archive.name}", total=len(members), unit="file") as progress:
                 for member in members:
@@ -64,7 +72,7 @@ def unpack(archive: Path, into: Path) -> int:
 
 
 def _members(archive: Path, stack: ExitStack) -> Iterator[Member | str]:
-    """The plain files, and for every other member why it is refused. Folders are passed over."""
+    """The plain files and folders, and for every other member why it is refused."""
     if zipfile.is_zipfile(archive):
         yield from _zip_members(stack.enter_context(zipfile.ZipFile(archive)))
     elif tarfile.is_tarfile(archive):
@@ -76,12 +84,14 @@ def _members(archive: Path, stack: ExitStack) -> Iterator[Member | str]:
 def _zip_members(packed: zipfile.ZipFile) -> Iterator[Member | str]:
     for info in packed.infolist():
         kind = stat.S_IFMT(info.external_attr >> 16)
-        if info.is_dir():
-            continue
-        if kind not in (0, stat.S_IFREG):
-            yield f"{info.filename!r}: a link or a device"
+        if "\0" in info.orig_filename:  # zipfile cuts the name there
+            yield f"{info.orig_filename!a}: control characters in the name"
+        elif info.is_dir():
+            yield Member(info.filename)
+        elif kind not in (0, stat.S_IFREG):
+            yield f"{info.filename!a}: a link or a device"
         elif info.flag_bits & 1:
-            yield f"{info.filename!r}: encrypted"
+            yield f"{info.filename!a}: encrypted"
         else:
             yield Member(info.filename, info.file_size, partial(packed.open, info))
 
@@ -89,11 +99,11 @@ def _zip_members(packed: zipfile.ZipFile) -> Iterator[Member | str]:
 def _tar_members(packed: tarfile.TarFile) -> Iterator[Member | str]:
     for info in packed:
         if info.isdir():
-            continue
-        if info.isreg() and not info.issparse():
+            yield Member(info.name)
+        elif info.isreg() and not info.issparse():
             yield Member(info.name, info.size, partial(_open_tar, packed, info))
         else:
-            yield f"{info.name!r}: a link or a device"
+            yield f"{info.name!a}: a link or a device"
     plain = packed.fileobj
     if isinstance(plain, io.BufferedReader):  # compressed ones notice their own end
         plain.seek(packed.offset)
@@ -107,34 +117,122 @@ def _open_tar(packed: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
     return found
 
 
-def _checked(archive: Path, members: Iterator[Member | str]) -> list[Member]:
-    """All members, or a refusal that names the first ten bad ones."""
+def _checked(archive: Path, members: Iterator[Member | str], into: Path) -> list[Member]:
+    """All files, or a refusal that names the first ten bad members."""
     limit = archive.stat().st_size * SWELL + SLACK
     total = 0
-    sound: dict[str, Member] = {}
-    refused = []
+    sound: list[Member] = []
+    refused: list[str] = []
+    names = _Names(into)
     for member in members:
         if isinstance(member, str):
             refused.append(member)
             continue
-        why = unsafe_reason(member.name)
-        name = os.path.normpath(member.name)
-        if why or name in sound:
-            refused.append(f"{member.name!r}: {why or 'twice in the archive'}")
+        if why := names.refusal(member):
+            refused.append(f"{member.name!a}: {why}")
+        elif member.open is not None:
+            sound.append(member)
         total += member.size
         if total > limit:
             raise UserError(
                 f"{archive} is refused: it unpacks to more than {limit:,} bytes, {SWELL} times "
                 "its own size (an archive bomb). Nothing was unpacked."
             )
-        sound[name] = member
+    refused += [f"{name!a}: {why}" for name, why in names.clashes()]
     if refused:
         first = "\n  ".join(refused[:10])
         raise UserError(
             f"{archive} is refused: {len(refused):,} of its members are not plain files below the "
             f"folder, the first:\n  {first}\nNothing was unpacked."
         )
-    return list(sound.values())
+    return sound
+
+
+class _Names:
+    """The names of an archive, against each other and against what the target folder holds."""
+
+    def __init__(self, into: Path) -> None:
+        self.into = into
+        self.files: dict[str, str] = {}
+        """What a disk without case or with one Unicode form takes a file for -> its name."""
+        self.folders: dict[str, str] = {}
+        self.sound: set[str] = set()
+        """Folders of the target that no link leads away from."""
+
+    def refusal(self, member: Member) -> str:
+        """Why ``member`` cannot be unpacked beside those before it; empty when it can."""
+        if why := _bad_name(member):
+            return why
+        name = os.path.normpath(member.name)
+        parents = [str(parent) for parent in PurePosixPath(name).parents if parent.name]
+        folders = parents if member.open else [*parents, name]
+        for folder in folders if name != "." else []:
+            if (before := self.folders.setdefault(_folded(folder), folder)) != folder:
+                return _same(before)
+        if member.open is None:
+            return ""
+        if before := self.files.get(_folded(name)):
+            return "twice in the archive" if before == name else _same(before)
+        self.files[_folded(name)] = name
+        return self._blocked(name, parents)
+
+    def clashes(self) -> Iterator[tuple[str, str]]:
+        """Files whose name is a folder's as well."""
+        for folded in self.files.keys() & self.folders.keys():
+            yield self.files[folded], f"a file, and {self.folders[folded]!a} a folder"
+
+    def _blocked(self, name: str, parents: Iterable[str]) -> str:
+        """What stands in the way of ``name`` in the target folder."""
+        for parent in parents:
+            if parent in self.sound:
+                continue
+            path = self.into / parent
+            if path.is_symlink():
+                return f"{path} is a link; unpacking would write where it leads"
+            if path.exists() and not path.is_dir():
+                return f"{path} is there and is no folder"
+            self.sound.add(parent)
+        target = self.into / name
+        for path in (target, _partial(target)):
+            if path.is_symlink():
+                return f"{path} is a link; unpacking would write where it leads"
+            if path.is_dir():
+                return f"{path} is there and is a folder"
+        return ""
+
+
+def _bad_name(member: Member) -> str:
+    """Why the name alone is refused."""
+    folder = member.open is None
+    name = member.name.rstrip("/") if folder else member.name
+    if folder and os.path.normpath(name) == ".":
+        return ""
+    if ACTING.search(name):
+        return "control characters in the name"
+    if why := unsafe_reason(name):
+        return why
+    parts = PurePosixPath(name).parts
+    if not parts:
+        return "no name"
+    if any(len(os.fsencode(part)) > LONGEST for part in parts):
+        return f"a name of more than {LONGEST} bytes"
+    if (parts[-1].startswith(".") and parts[-1].endswith(".part")) or parts[-1][:5] == ".tmp-":
+        return "a name of our own temporary files"
+    return ""
+
+
+def _same(before: str) -> str:
+    return f"{before!a} but for case or Unicode normalization"
+
+
+def _folded(name: str) -> str:
+    """What disks that fold case or normalize Unicode make of ``name``."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _partial(target: Path) -> Path:
+    """The name of ``target`` while it is not whole."""
+    return target.with_name(f".{target.name}.part")
 
 
 def _check_space(members: list[Member], into: Path) -> None:
@@ -156,10 +254,11 @@ def _write(member: Member, target: Path) -> None:
     """Write one member, under another name until it is whole."""
     if _is_there(member, target):
         return
+    assert member.open is not None  # folders come with their files
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.part")
+    partial = _partial(target)
     with member.open() as source, partial.open("wb") as out:
         shutil.copyfileobj(source, out, 1 << 20)
     if partial.stat().st_size != member.size:
-        raise Damaged(f"{member.name!r} is shorter in the archive than its header says.")
+        raise Damaged(f"{member.name!a} is shorter in the archive than its header says.")
     os.replace(partial, target)

@@ -107,6 +107,77 @@ def test_two_members_of_one_name(tmp_path: Path) -> None:
         unpack(make_zip(tmp_path / "a.zip", FILES, (info, b"other")), tmp_path / "out")
 
 
+def folder(name: str) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type = tarfile.DIRTYPE
+    return info
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["a", "a/b.jpg"], "'a': a file, and 'a' a folder"),
+        (["x/a/b/c.jpg", "x/a/b"], "'x/a/b': a file, and 'x/a/b' a folder"),
+        (["A", "a/b.jpg"], "'A': a file, and 'a' a folder"),
+        (["x/Photo.JPG", "x/photo.jpg"], "'x/Photo.JPG' but for case"),
+        (["X/1.jpg", "x/2.jpg"], "'X' but for case"),
+        (["stra\u00dfe.jpg", "STRASSE.jpg"], "but for case"),
+        (["caf\u00e9.jpg", "cafe\u0301.jpg"], r"'caf\\xe9.jpg' but for case or Unicode normal"),
+        (["x/.a.jpg.part", "x/a.jpg"], "our own temporary files"),
+        ([".tmp-0123abcd-a.jpg"], "our own temporary files"),
+        (["a\x1b[31mb.jpg"], r"'a\\x1b\[31mb.jpg': control characters"),
+        (["a\nerror: b.jpg"], r"'a\\nerror: b.jpg': control characters"),
+        (["gpj.\u202eevil.jpg"], r"'gpj.\\u202eevil.jpg': control characters"),
+        (["a\x9b2Jb.jpg"], "control characters"),
+        (["x" * 250], "more than 240 bytes"),
+    ],
+)
+def test_names_that_some_disk_or_terminal_confuses(
+    tmp_path: Path, kind: str, names: list[str], says: str
+) -> None:
+    """Each refused whole: not one of the sound files beside it is written."""
+    archive = packed_as(kind, tmp_path, {**FILES, **dict.fromkeys(names, b"x")})
+    with pytest.raises(UserError, match=says) as error:
+        unpack(archive, tmp_path / "out")
+    assert str(error.value).isascii() and "\x1b" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_and_an_empty_folder_of_one_name(tmp_path: Path) -> None:
+    archive = make_tar(tmp_path / "a.tar", {**FILES, "a": b"x"}, folder("a"), folder("./"))
+    with pytest.raises(UserError, match="'a': a file, and 'a' a folder"):
+        unpack(archive, tmp_path / "out")
+    assert unpack(make_tar(tmp_path / "b.tar", FILES, folder("./"), folder("b")), tmp_path) == 20
+
+
+@pytest.mark.parametrize("place", ["images", "images/3.jpg", "images/.3.jpg.part"])
+def test_a_link_in_the_target_is_not_followed(tmp_path: Path, place: str) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (out / place).parent.mkdir(parents=True)
+    (out / place).symlink_to(elsewhere if place == "images" else elsewhere / "x")
+    with pytest.raises(UserError, match=r"is a link; unpacking would write where it leads"):
+        unpack(make_zip(tmp_path / "a.zip", FILES), out)
+    assert not list(elsewhere.iterdir()) and not tree(out)
+
+
+def test_the_target_itself_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    assert unpack(make_zip(tmp_path / "a.zip", FILES), tmp_path / "out") == 20
+    assert tree(tmp_path / "disk") == FILES
+
+
+@pytest.mark.parametrize(("there", "says"), [("images", "no folder"), ("images/3.jpg/x", "a fold")])
+def test_what_stands_in_the_way_is_named(tmp_path: Path, there: str, says: str) -> None:
+    (tmp_path / "out" / there).parent.mkdir(parents=True)
+    (tmp_path / "out" / there).write_bytes(b"mine")
+    with pytest.raises(UserError, match=rf"is there and is {says}"):
+        unpack(make_zip(tmp_path / "a.zip", FILES), tmp_path / "out")
+    assert tree(tmp_path / "out") == {there: b"mine"}
+
+
 def test_encrypted_members(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "a.zip", {"a.jpg": b"x"})
     content = bytearray(archive.read_bytes())
