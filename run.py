@@ -19,7 +19,6 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -44,6 +43,7 @@ from launch.jobs import Hands, Job, Launcher, distinct, only, record
 from launch.local import Local
 from launch.status import show
 from launch.sweep import open_sweep
+from launch.targets import check_hydra, check_targets, make
 from launch.work import work
 from track.commands import DASHBOARD
 from track.live import Live
@@ -56,6 +56,11 @@ from train.stage import train_step
 CONF = Path(__file__).resolve().parent / "conf"
 GROUPS = ("data", "method", "reference", "clip", "target", "train", "eval")
 MULTIRUN = ("-m", "--multirun")
+ASKING = (
+    "--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p",
+    "--info", "-i", "--shell-completion", "-sc",
+)  # fmt: skip
+"""Flags of Hydra that print something and run nothing."""
 MAKERS = Makers(train_step, difficulty_step, eval_steps, evaluate, estimate_gpu_hours, resumable)
 ConfigStore.instance().store(name="root", node=Root)
 
@@ -79,6 +84,8 @@ def make_job(cfg: DictConfig, words: Sequence[str], group: str = "") -> Job:
 
     ``group``: name of the sweep that it belongs to.
     """
+    config = plain(cfg)
+    check_targets(config, CONF)
     check(cfg.budget)
     check_stages(list(cfg.stages))
     check_command(cfg.command)
@@ -89,7 +96,6 @@ def make_job(cfg: DictConfig, words: Sequence[str], group: str = "") -> Job:
     parts = {name: build(cfg, name) for name in GROUPS}
     targets = None if cfg.targets is None else build(cfg, "targets")
     logger: Logger = build(cfg, "logger")
-    config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     experiment = Experiment(
         store=Store(Path(cfg.paths.store)),
         source=parts["data"],
@@ -113,14 +119,24 @@ def _answering(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in HERE_ONLY}
 
 
-def build(cfg: DictConfig, group: str) -> Any:
-    """The object that a config group stands for, made by its ``_target_``."""
+def plain(cfg: Any) -> Any:
+    """``cfg`` in plain containers, every interpolation resolved."""
     try:
-        return instantiate(cfg[group], _convert_="all")
-    except HydraException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        raise UserError(f"{group}: {error}") from error
+        return OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
+    except OmegaConfBaseException as error:
+        raise UserError(str(error).strip()) from error
+
+
+def build(cfg: DictConfig, group: str) -> Any:
+    """The object that a config group stands for, made by its ``_target_`` where that may be."""
+    value = plain(cfg[group])
+    check_targets({group: value}, CONF)
+    try:
+        return make(value)
+    except UserError:
+        raise
+    except Exception as error:  # of a field's own check
+        raise UserError(f"{group}: {type(error).__name__}: {error}") from error
 
 
 def _split(overrides: list[str], *, multirun: bool) -> list[list[str]]:
@@ -130,6 +146,7 @@ def _split(overrides: list[str], *, multirun: bool) -> list[list[str]]:
     parsed = OverridesParser.create().parse_overrides(overrides)
     fixed = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
     settings = _compose(fixed, hydra_too=True).hydra
+    check_hydra(OmegaConf.to_container(settings, resolve=False))
     if not multirun and str(settings.mode) != "RunMode.MULTIRUN":
         return [overrides]
     given = {o.key_or_group for o in parsed}
@@ -249,13 +266,26 @@ def hydras_own(cfg: DictConfig) -> None:
     raise SystemExit(f"error: unknown flag among {' '.join(sys.argv[1:])}; see --help.")
 
 
+def check_flags(flags: Sequence[str], words: Sequence[str]) -> None:
+    """Refuse flags of Hydra that run something, and settings that name code for it to call."""
+    for flag in flags:
+        if flag.partition("=")[0] not in ASKING:
+            raise UserError(
+                f"unknown flag {flag!a}; the choices are {', '.join((*MULTIRUN, *ASKING))}. "
+                "YAML of a folder of your own: 'hydra.searchpath=[file:///its/path]'."
+            )
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        _split([w for w in words if "=" in w and not w.startswith("-")], multirun=False)
+
+
 def main() -> int:
     """Check every run of the command line, then do what ``command`` says."""
     words = sys.argv[1:]
-    if any(word.startswith("-") and word not in MULTIRUN for word in words):
-        hydras_own()
-        return 0
     try:
+        if flags := [word for word in words if word.startswith("-") and word not in MULTIRUN]:
+            check_flags(flags, words)
+            hydras_own()
+            return 0
         if asked := request(words):
             return run_frozen(asked)
         jobs = compose_all(words)

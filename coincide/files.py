@@ -56,3 +56,9 @@ def fsync_dir(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def ours_alone(path: Path) -> bool:
+    """Whether this user, or root, owns the file ``path`` and no one else may write to it."""
+    found = path.stat()
+    return found.st_uid in (os.geteuid(), 0) and not found.st_mode & 0o022

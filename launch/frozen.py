@@ -15,10 +15,12 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from coincide.config import Root
-from coincide.files import write_atomic
+from coincide.files import ours_alone, write_atomic
 from coincide.schema import UserError
 from launch.jobs import Job
+from launch.targets import check_targets, foreign_code
 
+CONF = Path(__file__).resolve().parent.parent / "conf"
 HERE_ONLY = ("launcher", "sweep", "dry_run")
 """Fields that say how the command runs, not what."""
 
@@ -53,17 +55,30 @@ def freeze(job: Job, path: Path, folder: Path) -> None:
 
 
 def read(path: Path) -> Frozen:
-    """What :func:`freeze` wrote, typed again. Raises UserError for another file."""
+    """What :func:`freeze` wrote, typed again. Raises UserError for another file.
+
+    The file may be anyone's: what it would build is checked here (``launch.targets``), and code
+    of other folders (a benchmark's own tasks) is taken of a file alone that this user wrote.
+    """
     try:
         content: Any = OmegaConf.load(path)
         words, folder, config, group = (content[k] for k in ("words", "folder", "config", "group"))
-    except (OSError, TypeError, KeyError, YAMLError, OmegaConfBaseException) as error:
+        cfg = OmegaConf.merge(OmegaConf.structured(Root), config)
+        plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    except (OSError, TypeError, KeyError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(
             f"frozen={path} cannot be read ({error}); expected a file of <sweeps>/<id>/runs."
         ) from error
-    cfg = OmegaConf.merge(OmegaConf.structured(Root), config)
     assert isinstance(cfg, DictConfig)
-    return Frozen(tuple(words), Path(folder), cfg, group)
+    check_targets(plain, CONF)
+    foreign = [] if ours_alone(path) else list(foreign_code(plain))
+    if foreign:
+        raise UserError(
+            f"frozen={path} names code of another folder, {foreign[0]!a}, and others than you "
+            "could have written it. Look at both; a copy of the file that is yours alone "
+            "(chmod go-w) is taken."
+        )
+    return Frozen(tuple(map(str, words)), Path(str(folder)), cfg, str(group))
 
 
 @dataclass(frozen=True)

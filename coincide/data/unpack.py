@@ -26,6 +26,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from coincide.data.images import unsafe_reason
+from coincide.data.presence import WORK
 from coincide.inert import ACTING
 from coincide.progress import bar
 from coincide.schema import UserError
@@ -171,8 +172,8 @@ class _Names:
                 return _same(before)
         if member.open is None:
             return ""
-        if before := self.files.get(_folded(name)):
-            return "twice in the archive" if before == name else _same(before)
+        if (known := self.files.get(_folded(name))) is not None:
+            return "twice in the archive" if known == name else _same(known)
         self.files[_folded(name)] = name
         return self._blocked(name, parents)
 
@@ -216,7 +217,8 @@ def _bad_name(member: Member) -> str:
         return "no name"
     if any(len(os.fsencode(part)) > LONGEST for part in parts):
         return f"a name of more than {LONGEST} bytes"
-    if (parts[-1].startswith(".") and parts[-1].endswith(".part")) or parts[-1][:5] == ".tmp-":
+    partial = parts[-1].startswith(".") and parts[-1].endswith(".part")
+    if partial or parts[-1].startswith(".tmp-") or WORK in parts:
         return "a name of our own temporary files"
     return ""
 

@@ -1,0 +1,205 @@
+"""Which objects a configuration may build: those of the project's own groups, and the user's own.
+
+A YAML may come from anyone: a frozen run on a shared disk, a file that was copied into ``conf``.
+Whatever ``_target_`` names is called, so each is held to a rule before the first one is looked
+up. Of a config group may be built
+
+- a dataclass with the group's protocol (``ROLES``), and
+- its parts: what the files of that group in ``conf`` name (a download, a benchmark), or a
+  dataclass of the same module,
+
+when its module is a file of the project or of the working folder. Hydra's
+``instantiate`` is not used: what was checked is what is built, and no string is read as an
+interpolation a second time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from coincide.schema import UserError
+
+PROJECT = Path(__file__).resolve().parent.parent
+_MODEL = ("name", "template", "max_length", "step")
+ROLES: Mapping[str, tuple[str, ...]] = {
+    "data": ("name", "step", "open"),
+    "method": ("name", "uses_seed", "fixed_size", "needs", "select"),
+    "reference": _MODEL,
+    "clip": ("name", "dtype", "step"),
+    "target": _MODEL,
+    "train": ("accumulation", "answer_config"),
+    "eval": ("benchmarks", "answer_config"),
+    "logger": ("mode", "project"),
+    "launcher": ("launch",),
+}
+"""Config group -> what an object of it has (``coincide.schema``)."""
+PARTS = {"eval": ("benchmark",)}
+"""Group -> groups whose objects stand inside its own."""
+SPECIAL = ("_args_", "_partial_", "_recursive_", "_convert_")
+"""Hydra's other keys; ``_convert_`` alone changes nothing here, since all is plain already."""
+STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+_PASSED: dict[str, Any] = {}
+"""What was checked, by its name: all that :func:`make` builds."""
+_NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
+
+
+def check_targets(config: Mapping[str, Any], conf: Path) -> None:
+    """Refuse ``config`` (resolved, as plain containers) unless every object in it may be built.
+
+    ``conf``: the folder of the config groups. Raises :class:`UserError` naming place and object;
+    nothing is imported before its name has passed.
+    """
+    for group, value in config.items():
+        allowed = named(group, conf) if group in ROLES else frozenset()
+        whole = value.get("_target_") if isinstance(value, Mapping) else None
+        for place, target in _targets(value, str(group)):
+            if group not in ROLES:
+                raise UserError(
+                    f"{place} is refused: objects are built of the groups {', '.join(ROLES)} "
+                    "alone. Remove it. Nothing was built."
+                )
+            found = _locate(target)
+            if place == f"{group}._target_":
+                fits = found is not None and _has_role(found, group)
+            else:
+                fits = target in allowed or _part_of(found, whole)
+            if found is None or not fits:
+                raise UserError(_refusal(place, target, group, allowed))
+            _PASSED[target] = found
+
+
+def check_hydra(settings: Any, place: str = "hydra") -> None:
+    """Refuse settings of Hydra itself that name code other than Hydra's and Python's logging."""
+    if isinstance(settings, Mapping):
+        for key, value in settings.items():
+            prefix = {"_target_": ("hydra._internal.", "hydra_plugins."), "class": ("logging.",)}
+            wrong = key in prefix and not str(value).startswith(prefix[key])
+            if key == "()" or wrong:
+                raise UserError(f"{place}.{key}={value!a} is refused: it names code to be called.")
+            check_hydra(value, f"{place}.{key}")
+    elif isinstance(settings, list | tuple):
+        for number, value in enumerate(settings):
+            check_hydra(value, f"{place}[{number}]")
+    elif str(settings).startswith("ext://") and settings not in STREAMS:
+        raise UserError(f"{place}={settings!a} is refused: it names an object to look up.")
+
+
+def make(value: Any) -> Any:
+    """The objects of a value that :func:`check_targets` passed, inner ones first; lists and
+    mappings stay what they are.
+    """
+    if isinstance(value, list):
+        return [make(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    made = {key: make(item) for key, item in value.items() if key not in ("_target_", *SPECIAL)}
+    if "_target_" not in value:
+        return made
+    found = _PASSED[value["_target_"]]
+    names = [field.name for field in fields(found) if field.init]
+    if unknown := sorted(set(map(str, made)) - set(names)):
+        raise UserError(
+            f"{found.__name__} has no field {', '.join(map(ascii, unknown))}; it has "
+            f"{', '.join(names)}."
+        )
+    return found(**made)
+
+
+def foreign_code(value: Any) -> Iterator[str]:
+    """Folders of code that ``value`` names (a benchmark's ``tasks_dir`` and ``overlay``) and that
+    are neither the project's nor below the working folder.
+    """
+    if isinstance(value, list):
+        for item in value:
+            yield from foreign_code(item)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if key in ("tasks_dir", "overlay") and isinstance(item, str):
+                path = (PROJECT / "eval" / "tasks" / item).resolve()
+                if not any(path.is_relative_to(home) for home in (PROJECT, Path.cwd().resolve())):
+                    yield item
+            else:
+                yield from foreign_code(item)
+
+
+@cache
+def named(group: str, conf: Path) -> frozenset[str]:
+    """What the files of ``group`` in ``conf`` name; they are read as text."""
+    folders = (conf / name for name in (group, *PARTS.get(group, ())))
+    texts = (path.read_text(encoding="utf-8") for f in folders for path in f.glob("*.yaml"))
+    return frozenset(t for text in texts for t in re.findall(r"_target_:\s*['\"]?([\w.]+)", text))
+
+
+def _targets(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Every ``_target_`` below ``value`` with its place, and a refusal of what would change it."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if key == "_target_":
+                yield f"{place}._target_", item
+            elif key in SPECIAL and not (key == "_convert_" and item in ("all", "partial", "none")):
+                raise UserError(f"{place}.{key} is refused: objects are built as they are.")
+            else:
+                yield from _targets(item, f"{place}.{key}")
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from _targets(item, f"{place}[{number}]")
+
+
+def _has_role(found: type, group: str) -> bool:
+    there = {field.name for field in fields(found)} | set(dir(found))  # type: ignore[arg-type]
+    return there.issuperset(ROLES[group])
+
+
+def _part_of(found: type | None, whole: Any) -> bool:
+    """Whether ``found`` is of the module of the object that it is a part of."""
+    around = _locate(whole)
+    return found is not None and around is not None and found.__module__ == around.__module__
+
+
+def _locate(target: Any) -> type | None:
+    """The dataclass of that name in a module of the project or the working folder, else None."""
+    if not isinstance(target, str) or not _NAME.fullmatch(target):
+        return None
+    module, _, name = target.rpartition(".")
+    if not _is_own(module, Path.cwd()):
+        return None
+    try:
+        found = getattr(import_module(module), name, None)
+    except ImportError:
+        return None
+    if not isinstance(found, type) or not is_dataclass(found):
+        return None
+    return found if _is_own(found.__module__, Path.cwd()) else None
+
+
+@cache
+def _is_own(module: str, here: Path) -> bool:
+    """Whether ``module`` is a file below the project or the working folder; nothing is imported."""
+    first, *rest = module.split(".")
+    try:
+        spec = find_spec(first)
+    except (ImportError, ValueError):
+        return False
+    if spec is None or (spec.origin is None and not spec.submodule_search_locations):
+        return False
+    where = list(spec.submodule_search_locations or [str(spec.origin).removesuffix(".py")])
+    top = Path(where[0]).resolve()
+    path = top.joinpath(*rest)
+    found = path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+    return found and top.parent in (PROJECT, here.resolve())
+
+
+def _refusal(place: str, target: Any, group: str, allowed: frozenset[str]) -> str:
+    return (
+        f"{place}={target!a} is refused: it is no object of the group {group!r}. The choices are "
+        f"{', '.join(sorted(allowed))}; one of your own is a frozen dataclass with "
+        f"{', '.join(ROLES[group])}, in a module beside run.py or in the working folder where "
+        "Python finds it (PYTHONPATH). Nothing was built."
+    )
