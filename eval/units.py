@@ -40,7 +40,7 @@ def recorded(sample: Mapping[str, Any]) -> dict[str, str]:
     return {"unit": sample[KEY]} if KEY in sample else {}
 
 
-def told(rows: Sequence[Mapping[str, Any]], job: Job) -> dict[str, Any]:
+def counted(rows: Sequence[Mapping[str, Any]], job: Job) -> dict[str, Any]:
     """For ``result.json``: ``unit``, the kind in words, and ``units``, how many have a score."""
     scored = {row["unit"] for row in rows if row["score"] is not None and "unit" in row}
     of_prompts = all(unit.startswith("prompt ") for unit in scored)

@@ -149,7 +149,7 @@ def evaluate(model: Any, job: Job, task: Any, manager: Any) -> None:
     from eval.kept import merge_replies
     from eval.loading import told
     from eval.scores import by_filter, records, scores
-    from eval.units import attach, told
+    from eval.units import attach, counted
 
     job = replace(job, protocol=told(task, job))
     with TemporaryDirectory() as scratch:
@@ -174,7 +174,7 @@ def evaluate(model: Any, job: Job, task: Any, manager: Any) -> None:
         result = {
             "scores": scores(samples, task.aggregation(), job, scratch),
             "n": len(first),
-            **told(rows, job),
+            **counted(rows, job),
             "judge_failed": sum(failure(sample) is not None for sample in first),
             "primary": job.primary,
             "task": job.task,

@@ -9,7 +9,7 @@ from datasets import Dataset, Features, Image, List, Value
 
 from coincide.ops.resample import parts, standard_error
 from eval.request import Job
-from eval.units import KEY, attach, joined, picture_keys, told
+from eval.units import KEY, attach, counted, joined, picture_keys
 from tests.eval.hub import picture
 
 TEXT = Value("string")
@@ -56,7 +56,7 @@ def test_without_a_picture_the_prompt_is_the_unit() -> None:
     assert found[0] == found[2] and len(set(found)) == 3
     of_texts = units(documents({"question": TEXT}, [{"question": "q"}] * 2), ["one", "two"])
     job = Job("b", "t", {}, "m", "", "")
-    assert told([{"unit": u, "score": 1.0} for u in of_texts], job) == {
+    assert counted([{"unit": u, "score": 1.0} for u in of_texts], job) == {
         "unit": "question", "units": 2,
     }  # fmt: skip
 
