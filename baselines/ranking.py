@@ -81,8 +81,8 @@ def shares(pool: Pool, defined: np.ndarray, k: int, policy: TextOnly, seed: int)
 
 
 def has_answer(example: Example) -> bool:
-    """Whether any answer of the conversation holds text."""
-    return any(turn.role == "gpt" and turn.text.strip() for turn in example.turns)
+    """Whether any answer of the conversation holds text to learn."""
+    return any(t.role == "gpt" and t.learn and t.text.strip() for t in example.turns)
 
 
 def select_by_score(

@@ -39,6 +39,8 @@ class Turn:
 
     role: Role
     text: str
+    learn: bool = True
+    """False: an answer that is read as context and not learnt; the data marked it so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ def open_subset(job: Job) -> Dataset:
         Path(job.image_root),
         name="subset",
         on_missing_image="blank" if job.blank_rows else "error",
+        tags_as_text=True,  # as the dataset, whose policy let the row pass, says
     )
     return replace(dataset, blank_images=frozenset((*job.blank_rows, *dataset.blank_images)))
 

@@ -17,14 +17,19 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+from coincide.data.fault import BadRow
 from coincide.data.listing import file_states
-from coincide.data.parse import BadRow, image_paths
+from coincide.data.marks import FAULTS as MARKS
+from coincide.data.media import FIELD, TAG
+from coincide.data.parse import image_paths, parse
 from coincide.data.rows import scan
 from coincide.files import sha256_file, write_json
 from coincide.progress import bar
 
 Rows = Callable[[Path], Iterable[tuple[int, str, Any]]]
 """A reader of annotations: ``(row, text, value)`` as :func:`coincide.data.rows.scan` gives them."""
+KEPT = ("sha256", "rows", "marks", "tags")
+"""What the cache remembers of the annotations."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,10 @@ class Content:
     annotations: str
     images: str
     rows: int
+    marks: bool = False
+    """Whether a row has marks of what is learnt, or fields with media that are not read."""
+    tags: bool = False
+    """Whether a text holds tags of other media."""
 
 
 def content_of(
@@ -50,10 +59,10 @@ def content_of(
     now: dict[str, Any] = {"stamp": stamp, "images": {}}
     if stamp and known.get("stamp") == stamp:
         names = list(known["images"])
-        now |= {"sha256": known["sha256"], "rows": known["rows"]}
+        now |= {key: known[key] for key in KEPT}
     else:
-        names, count = _image_names(rows(annotations))
-        now |= {"sha256": sha256_file(annotations), "rows": count}
+        names, found = _look(rows(annotations))
+        now |= {"sha256": sha256_file(annotations), **found}
     now["images"] = _hashes(image_root, names, known.get("images", {}))
     if now != known:
         with suppress(OSError):  # a read-only home costs time, not the answer
@@ -64,18 +73,22 @@ def content_of(
         entry = now["images"][name]
         if entry:
             digest.update(f"{name}\0{entry[0]}\0{entry[2]}\n".encode())
-    return Content(now["sha256"], digest.hexdigest(), now["rows"])
+    return Content(now["sha256"], digest.hexdigest(), now["rows"], now["marks"], now["tags"])
 
 
-def _image_names(values: Iterable[tuple[int, str, Any]]) -> tuple[list[str], int]:
-    """Distinct image paths in order of appearance, and the number of rows."""
+def _look(values: Iterable[tuple[int, str, Any]]) -> tuple[list[str], dict[str, Any]]:
+    """Distinct image paths in order of appearance, and what there is of rows and their marks."""
     names: dict[str, None] = {}
-    rows = 0
-    for _, _, value in values:
+    rows, marks, tags = 0, False, False
+    for row, _, value in values:
         rows += 1
         with suppress(BadRow):  # the reader reports it
             names.update(dict.fromkeys(image_paths(value) if isinstance(value, dict) else ()))
-    return list(names), rows
+        example, _, fault = parse(row, value, lambda _: "")
+        tags = tags or (fault is not None and fault.kind == TAG)
+        marks = marks or (fault is not None and fault.kind in (*MARKS, FIELD))
+        marks = marks or not all(turn.learn for turn in example.turns)
+    return list(names), {"rows": rows, "marks": marks, "tags": tags}
 
 
 def _hashes(root: Path, names: Sequence[str], known: dict[str, Any]) -> dict[str, Any]:
@@ -113,5 +126,5 @@ def _recall(file: Path) -> dict[str, Any]:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    sound = isinstance(found, dict) and {"stamp", "sha256", "rows", "images"} <= found.keys()
+    sound = isinstance(found, dict) and {"stamp", "images", *KEPT} <= found.keys()
     return found if sound else {}

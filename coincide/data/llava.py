@@ -98,6 +98,8 @@ class Llava(LlavaJson):
     name: str = "llava"
     clusters: int = 10_000
     expect: str = "published"
+    on_media_tag: str = "text"
+    """Its media are pictures; what looks like a tag of others in a text is a text about tags."""
 
     def source_of(self, value: dict[str, Any]) -> str:
         """The block that a raw row belongs to."""

@@ -19,8 +19,9 @@ from typing import Any, ClassVar
 from coincide.data.check import corrupt_images
 from coincide.data.digest import Content, Rows, content_of
 from coincide.data.download import Download
+from coincide.data.fault import BadRow
 from coincide.data.listing import missing_files
-from coincide.data.parse import BadRow, SourceOf, image_paths, parse
+from coincide.data.parse import SourceOf, image_paths, parse
 from coincide.data.prepare import refuse_absent, requirements
 from coincide.data.report import DataReport, Policies
 from coincide.data.rows import scan
@@ -30,6 +31,8 @@ from coincide.schema import Dataset, Example, UserError
 from coincide.store import MANIFEST, Build, Step
 
 VERSION = 1
+READER = 2
+"""Version of what is read of a row: 2 honours marks of what is learnt and knows other media."""
 
 
 def folder_source(value: dict[str, Any]) -> str:
@@ -51,16 +54,24 @@ def read(
     on_missing_image: str = "error",
     on_corrupt_image: str = "error",
     corrupt: Mapping[str, str] | None = None,
+    tags_as_text: bool = False,
 ) -> Dataset:
     """The dataset in ``annotations``, whose images lie under ``image_root``.
 
-    ``corrupt`` maps images known not to decode to the reason (``coincide.data.check``). Raises
+    ``corrupt`` maps images known not to decode to the reason (``coincide.data.check``);
+    ``tags_as_text``: tags of other media in a text are words, not a fault. Raises
     :class:`UserError` for malformed JSON (byte offset and row), for image paths that leave the
     root, and for faulty rows whose policy is ``error`` (counts, first rows, sources).
     """
     policies = Policies(on_bad_row, on_missing_image, on_corrupt_image)
     dataset, report = inspect(
-        annotations, image_root, name=name, source_of=source_of, policies=policies, corrupt=corrupt
+        annotations,
+        image_root,
+        name=name,
+        source_of=source_of,
+        policies=policies,
+        corrupt=corrupt,
+        tags_as_text=tags_as_text,
     )
     report.refuse(policies)
     return dataset
@@ -75,6 +86,7 @@ def inspect(
     policies: Policies | None = None,
     corrupt: Mapping[str, str] | None = None,
     rows: Rows = scan,
+    tags_as_text: bool = False,
 ) -> tuple[Dataset, DataReport]:
     """Like :func:`read`, with the report, and faulty rows dropped where the policy is ``error``.
 
@@ -86,7 +98,7 @@ def inspect(
     examples: list[Example] = []
     with _no_collection():
         for row, _, value in rows(annotations):
-            example, left_out, fault = parse(row, value, source_of)
+            example, left_out, fault = parse(row, value, source_of, tags_as_text=tags_as_text)
             report.left_out_turns += left_out
             if fault:
                 report.add(fault.kind, "on_bad_row", row, example.source, fault.detail)
@@ -176,12 +188,17 @@ class LlavaJson:
     downloads: Sequence[Download] = field(default=(), compare=False)
     scale: Mapping[str, int] = field(default_factory=dict, compare=False)
     """``rows`` and ``text_tokens`` (of a row, in the mean), for estimates of cost alone."""
+    on_media_tag: str = "bad_row"
+    """A tag of other media in a text (``<video>``, ``<|image_pad|>``, ``<box>``): ``bad_row`` is a
+    fault of the row, whose policy is ``on_bad_row``; ``text`` takes it as the words it is."""
 
     def __post_init__(self) -> None:
         """Refuse wrong options; whether the files are there is looked up when they are needed."""
         _ = self.policies
         if not 0 <= self.lost_at_most <= 1:
             raise UserError(f"lost_at_most={self.lost_at_most}: expected a share in [0, 1].")
+        if self.on_media_tag not in ("bad_row", "text"):
+            raise UserError(f"on_media_tag={self.on_media_tag!r}: the choices are bad_row, text.")
         if self.expect not in ("published", "any"):
             raise UserError(f"expect={self.expect!r}: the choices are published, any.")
         if self.expect == "any":  # an extract need not have the published sizes either
@@ -235,9 +252,19 @@ class LlavaJson:
             "images": content.images,
             **self.sources_rule(),
             **asdict(self.policies),
+            **self._reader(content),
         }
         note = f"{content.rows:,} rows"
         return Step("data", self.name, VERSION, config, self._build, note=note)
+
+    def _reader(self, content: Content) -> dict[str, Any]:
+        """For the key, where the first reader took the same file otherwise than this one."""
+        tags = content.tags and self.on_media_tag != "text"
+        return {"reader": READER} if content.marks or tags or self.reads_more() else {}
+
+    def reads_more(self) -> bool:
+        """Whether rows may be read that the first reader left out as faults."""
+        return False
 
     def content(self) -> Content:
         """Hash both. Raises :class:`UserError` naming what is not there and how to get it."""
@@ -258,6 +285,7 @@ class LlavaJson:
             policies=self.policies,
             corrupt=corrupt,
             rows=self.rows,
+            tags_as_text=self.on_media_tag == "text",
         )
 
     def _build(self, build: Build) -> dict[str, Any]:

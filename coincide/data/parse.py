@@ -7,25 +7,26 @@ from collections.abc import Callable, Mapping
 from itertools import cycle
 from typing import Any
 
+from coincide.data.fault import BadRow, short
+from coincide.data.marks import learnt, refuse_row
+from coincide.data.media import refuse_fields, refuse_tags
 from coincide.schema import Example, Role, Turn
 
 IMAGE = "<image>"
 ROLES: Mapping[str, Role] = {"human": "human", "gpt": "gpt"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
+FIELDS = frozenset({"id", "image", "conversations"})
+_PLAIN = 2
+"""Fields of a turn that has nothing but who speaks and what."""
 SourceOf = Callable[[dict[str, Any]], str]
 
 
-class BadRow(Exception):
-    """A row that cannot be trained on: ``kind`` is counted, ``detail`` shown once."""
-
-    def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(f"{kind}: {detail}")
-        self.kind = kind
-        self.detail = detail
-
-
-def parse(row: int, value: Any, source_of: SourceOf) -> tuple[Example, int, BadRow | None]:
+def parse(
+    row: int, value: Any, source_of: SourceOf, *, tags_as_text: bool = False
+) -> tuple[Example, int, BadRow | None]:
     """The example, the leading turns left out, and what is wrong.
+
+    ``tags_as_text``: tags of other media in a text are words, not a fault.
 
     A faulty row gives an example without turns and images that keeps its row, id and source.
     ``value`` may be the fault itself, where a reader of another format found it.
@@ -33,12 +34,17 @@ def parse(row: int, value: Any, source_of: SourceOf) -> tuple[Example, int, BadR
     if isinstance(value, BadRow):
         return Example(row, "", (), (), ""), 0, value
     if not isinstance(value, dict):
-        return Example(row, "", (), (), ""), 0, BadRow("not an object", f"got {_short(value)}")
+        return Example(row, "", (), (), ""), 0, BadRow("not an object", f"got {short(value)}")
     identity, source = "", source_of(value)
     try:
         identity = _id(value.get("id"))
         images = image_paths(value)
         turns, left_out = _turns(value.get("conversations"))
+        refuse_row(value)
+        refuse_fields("the row", value, FIELDS, images)
+        if not tags_as_text:
+            for number, turn in enumerate(turns, left_out):
+                refuse_tags(f"turn {number}", turn.text)
         _match_placeholders(turns, images)
     except BadRow as fault:
         return Example(row, identity, (), (), source), 0, fault
@@ -52,7 +58,9 @@ def image_paths(value: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     paths = found if isinstance(found, list) else [found]
     if not all(isinstance(path, str) and path for path in paths):
-        raise BadRow("wrong image field", f"expected paths, got {_short(found)}")
+        raise BadRow("wrong image field", f"expected paths, got {short(found)}")
+    if any(path.startswith("data:") for path in paths):
+        raise BadRow("wrong image field", "a data: URI is no path; data=messages reads it")
     return tuple(paths)
 
 
@@ -60,7 +68,7 @@ def _id(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise BadRow("wrong id", f"expected a string or an integer, got {_short(value)}")
+        raise BadRow("wrong id", f"expected a string or an integer, got {short(value)}")
     return str(value)
 
 
@@ -71,8 +79,10 @@ def _turns(value: Any) -> tuple[tuple[Turn, ...], int]:
     a system prompt of its own.
     """
     if not isinstance(value, list) or not value:
-        raise BadRow("no conversation", f'"conversations" is {_short(value)}')
+        raise BadRow("no conversation", f'"conversations" is {short(value)}')
     begin = int(isinstance(value[0], dict) and value[0].get("from") == "system")
+    if begin and len(value[0]) != _PLAIN:
+        learnt("turn 0", value[0], False)
     turns = [_turn(number, item) for number, item in enumerate(value[begin:], begin)]
     if turns and turns[0].role == "gpt":
         turns.pop(0)
@@ -90,11 +100,14 @@ def _turn(number: int, item: Any) -> Turn:
         raise BadRow("malformed turn", f'turn {number}: expected {{"from", "value"}} with text')
     role = item.get("from")
     if not isinstance(role, str) or role not in ROLES:
-        raise BadRow("unknown role", f"turn {number} is from {_short(role)}")
+        raise BadRow("unknown role", f"turn {number} is from {short(role)}")
     text: str = item["value"]
     if not text.isascii() and _SURROGATE.search(text):
         raise BadRow("broken Unicode", f"turn {number} holds a lone surrogate")
-    return Turn(ROLES[role], text)
+    if len(item) == _PLAIN:
+        return Turn(ROLES[role], text)
+    refuse_fields(f"turn {number}", item, ("from", "value"), ())
+    return Turn(ROLES[role], text, learnt(f"turn {number}", item, role == "gpt"))
 
 
 def _match_placeholders(turns: tuple[Turn, ...], images: tuple[str, ...]) -> None:
@@ -102,9 +115,3 @@ def _match_placeholders(turns: tuple[Turn, ...], images: tuple[str, ...]) -> Non
     if found != len(images):
         more = "more" if found > len(images) else "fewer"
         raise BadRow(f"{more} <image> than images", f"{found} <image>, {len(images)} images")
-
-
-def _short(value: Any) -> str:
-    """``value`` for a message: inert, and not longer than a line."""
-    shown = ascii(value)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."

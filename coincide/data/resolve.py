@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from coincide.data.entries import TAKES, Entries, first, read_entries
+from coincide.data.fault import BadRow
 from coincide.data.messages import to_llava
-from coincide.data.parse import IMAGE, BadRow, parse
+from coincide.data.parse import IMAGE, parse
 from coincide.schema import Example, UserError
 
 BY = ("auto", "row", "id")
@@ -204,7 +205,7 @@ def _example(number: int, record: Mapping[str, Any]) -> Example:
         value = to_llava(value, Path("/"))
     elif "images" in value and "image" not in value:
         value["image"] = value["images"]
-    example, _, fault = parse(number, value, lambda _: "")
+    example, _, fault = parse(number, value, lambda _: "", tags_as_text=True)
     if fault:
         raise fault
     return example

@@ -29,7 +29,7 @@ def scan(path: Path) -> Iterator[tuple[int, str, Any]]:
         empty = True
         for row, record in enumerate(table_rows(path)):
             empty = False
-            yield row, json.dumps(record, default=_inert), record
+            yield row, json.dumps(record, default=inert), record
         if empty:
             raise UserError(f"{path}: a Parquet file without a row.")
         return
@@ -42,7 +42,7 @@ def scan(path: Path) -> Iterator[tuple[int, str, Any]]:
         yield from (_lines if byte == b"{" else _list)(where, stream)
 
 
-def _inert(value: Any) -> str:
+def inert(value: Any) -> str:
     """A value that JSON does not have, for the text of a row."""
     return f"<{len(value):,} bytes>" if isinstance(value, bytes) else str(value)
 

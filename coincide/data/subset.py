@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 
 from coincide.data.entries import index_array
+from coincide.data.marks import LOSS
 from coincide.data.resolve import check_rows, resolve_rows
 from coincide.data.rows import scan
 from coincide.files import write_atomic, write_json
-from coincide.schema import Dataset, Example, UserError
+from coincide.schema import Dataset, Example, Turn, UserError
 
 __all__ = [
     "FORMATS", "Subset", "as_messages", "as_sharegpt", "export_subset", "index_array",
@@ -113,10 +114,18 @@ def as_sharegpt(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_messages(example: Example) -> dict[str, Any]:
-    """The messages form of other trainers (OpenAI roles, ``<image>`` placeholders kept)."""
-    roles = {"human": "user", "gpt": "assistant"}
-    messages = [{"role": roles[turn.role], "content": turn.text} for turn in example.turns]
+    """The messages form of other trainers (OpenAI roles, ``<image>`` placeholders kept).
+
+    An answer that is not to be learnt has ``"loss": false``, as ms-swift reads it.
+    """
+    messages = [as_message(turn) for turn in example.turns]
     return {"id": example.id, "messages": messages, "images": list(example.images)}
+
+
+def as_message(turn: Turn) -> dict[str, Any]:
+    """``turn`` with OpenAI's role."""
+    role = {"human": "user", "gpt": "assistant"}[turn.role]
+    return {"role": role, "content": turn.text, **({} if turn.learn else {LOSS: False})}
 
 
 def _texts(annotations: Path, rows: np.ndarray) -> list[str]:

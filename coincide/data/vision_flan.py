@@ -42,6 +42,8 @@ class VisionFlan(LlavaJson):
     name: str = "vision_flan"
     clusters: int = 2_500
     expect: str = "published"
+    on_media_tag: str = "text"
+    """Its media are pictures; what looks like a tag of others in a text is a text about tags."""
 
     def source_of(self, value: dict[str, Any]) -> str:
         """The task that a raw row belongs to."""

@@ -100,7 +100,7 @@ def answer_spans(
 ) -> list[Span]:
     """Where the answers stand in ``rendered``, each with the token that ends it.
 
-    An empty answer has none: there is nothing to learn.
+    An empty answer has none, nor has one that is marked as not to be learnt.
     """
     answers = [i for i, turn in enumerate(turns) if turn.role == "gpt"]
     if MARKS.search(_template(processor)):
@@ -108,7 +108,14 @@ def answer_spans(
     else:
         spans = [_difference(processor, messages, i, rendered) for i in answers]
     if len(spans) == len(answers):
-        spans = [span for span, i in zip(spans, answers, strict=True) if turns[i].text]
+        kept = [turns[i].text and turns[i].learn for i in answers]
+        spans = [span for span, learnt in zip(spans, kept, strict=True) if learnt]
+    elif not all(turns[i].learn for i in answers):
+        raise UserError(
+            f"the chat template marks {len(spans)} stretches as generated and there are "
+            f"{len(answers)} answers, so the one that is not to be learnt cannot be told. Give it "
+            "{% generation %} marks around the text of each answer of the assistant."
+        )
     return spans
 
 

@@ -64,7 +64,8 @@ def render(template: Template, turns: Sequence[Turn]) -> list[Segment]:
     """The whole conversation as segments; their texts joined are what is tokenised.
 
     The space before an answer belongs to the answer, as in LLaVA's label mask. An empty turn is
-    its role and a colon alone, so an empty answer leaves nothing to learn.
+    its role and a colon alone, so an empty answer leaves nothing to learn; nor does an answer
+    that is marked as not to be learnt.
     """
     segments = [Segment(template.opening, False)] if template.opening else []
     for turn in turns:
@@ -74,7 +75,7 @@ def render(template: Template, turns: Sequence[Turn]) -> list[Segment]:
         if text and turn.role == "human":
             segments.append(Segment(f" {text}{template.sep}", False))
         elif text:
-            segments.append(Segment(f" {text}{template.end}", True))
+            segments.append(Segment(f" {text}{template.end}", turn.learn))
     return segments
 
 

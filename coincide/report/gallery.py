@@ -134,7 +134,7 @@ def _read(path: Path, wanted: set[int], rows: np.ndarray | None) -> dict[int, Ex
         for place, _, value in scan(path):
             number = place if rows is None else int(rows[place])
             if number in wanted:
-                found[number] = parse(number, value, lambda _: "")[0]
+                found[number] = parse(number, value, lambda _: "", tags_as_text=True)[0]
     except (UserError, IndexError):
         return found
     return found

@@ -69,6 +69,85 @@ FORMS = {
         "messages": [{"role": "system", "content": "be brief"}, user("what?"), assistant()],
         "images": [{"path": "pics/a.png", "bytes": None}],
     },
+    "trl": {
+        "messages": [
+            user([{"type": "image"}, {"type": "text", "text": "what?"}]),
+            assistant([{"type": "text", "text": "red"}]),
+        ],
+        "images": ["pics/a.png"],
+    },
+    "trl as parquet fills it": {
+        "messages": [
+            user([{"type": "image", "text": None}, {"type": "text", "text": "what?"}]),
+            assistant([{"type": "text", "text": "red"}]),
+        ],
+        "images": [{"path": "pics/a.png", "bytes": None}],
+    },
+    "openai with a developer": {
+        "messages": [{"role": "developer", "content": "be brief"}, user(PARTS), assistant()]
+    },
+    "responses api": {
+        "messages": [
+            user([{"type": "input_image", "image_url": "pics/a.png"},
+                  {"type": "input_text", "text": "what?"}]),
+            assistant([{"type": "output_text", "text": "red"}]),
+        ]
+    },
+    "anthropic": {
+        "system": [{"type": "text", "text": "be brief"}],
+        "messages": [
+            user([{"type": "image", "source": {"type": "url", "url": "file://pics/a.png"}},
+                  {"type": "text", "text": "what?", "cache_control": {"type": "ephemeral"}}]),
+            assistant(),
+        ],
+    },
+    "qwen": {
+        "messages": [
+            user([{"image": "pics/a.png"}, {"text": "what?"}]), assistant([{"text": "red"}])
+        ]
+    },
+    "qwen-vl": {
+        "conversations": [
+            {"from": "user", "value": "<img>pics/a.png</img>\nwhat?"},
+            {"from": "assistant", "value": "red"},
+        ]
+    },
+    "llama-factory v1": {
+        "messages": [
+            user([{"type": "image_url", "value": "pics/a.png"}, {"type": "text", "value": "what?"}],
+                 loss_weight=0.0),
+            assistant([{"type": "text", "value": "red"}], loss_weight=1.0),
+        ]
+    },
+    "llama-factory alpaca": {
+        "instruction": "<image>", "input": "what?", "output": "red", "images": ["pics/a.png"],
+        "system": "be brief", "history": [],
+    },
+    "ms-swift query": {
+        "query": "what?", "response": "red", "images": ["pics/a.png"], "history": None,
+    },
+    "ms-swift pairs": {
+        "conversation": [{"human": "what?", "assistant": "red"}], "image": "pics/a.png",
+    },
+    "xtuner": {"conversation": [{"system": "be brief", "input": "<image>\nwhat?", "output": "red"}],
+               "image": "pics/a.png"},
+    "question and answer": {"question": "what?", "answer": "red", "image": "pics/a.png"},
+    "trl prompt": {"prompt": "<image>\nwhat?", "completion": "red", "image": "pics/a.png"},
+    "trl prompt as messages": {
+        "prompt": [user([{"type": "image"}, {"type": "text", "text": "what?"}])],
+        "completion": [assistant()], "images": ["pics/a.png"],
+    },
+    "the cauldron": {"texts": [{"user": "what?", "assistant": "red", "source": "x"}],
+                     "images": [{"path": "pics/a.png"}]},
+    "minicpm-v": {"conversations": [user("<image_00>\nwhat?"), assistant()],
+                  "image": {"<image_00>": "pics/a.png"}},
+    "internvl": {
+        "image": "pics/a.png", "width": 8, "height": 6,
+        "conversations": [
+            {"from": "human", "value": "<image>\nwhat?"},
+            {"from": "gpt", "value": "red"},
+        ],
+    },
     "llava": {
         "image": "pics/a.png",
         "conversations": [
@@ -90,6 +169,22 @@ def test_every_form_gives_the_same_turns(tmp_path: Path, form: str, lines: bool)
         assert example.turns == ASKED
         assert example.images == ("pics/a.png",)
         assert example.source == "pics"
+
+
+def test_earlier_rounds_and_what_of_them_is_learnt(tmp_path: Path) -> None:
+    """History is learnt as LLaMA-Factory and ms-swift do; TRL learns the completion alone."""
+    rows = [
+        {"query": "b", "response": "2", "history": [["a", "1"]]},
+        {"instruction": "b", "input": "", "output": "2", "history": [["a", "1"]]},
+        {"texts": [{"user": "a", "assistant": "1"}, {"user": "b", "assistant": "2"}]},
+        {"conversations": [["a", "1"], ["b", "2"]]},
+        {"prompt": [user("a"), assistant("1"), user("b")], "completion": "2"},
+        {"conversation": [{"input": "a", "output": "1", "output_with_loss": False},
+                          {"input": "b", "output": "2"}]},
+    ]  # fmt: skip
+    for number, example in enumerate(opened(tmp_path, rows).examples):
+        assert [t.text for t in example.turns] == ["a", "1", "b", "2"]
+        assert [t.learn for t in example.turns] == [True, number < 4, True, True]
 
 
 def test_absolute_paths_and_several_images(tmp_path: Path) -> None:
@@ -119,11 +214,46 @@ def test_absolute_paths_and_several_images(tmp_path: Path) -> None:
         ({"messages": [user("a"), {"role": "tool", "content": "x"}]}, "unknown role"),
         ({"messages": [user("a"), {"role": ["user"], "content": "x"}]}, "unknown role"),
         ({"messages": [user("a"), assistant("", tool_calls=[{}])]}, "tool call"),
-        ({"messages": [user([{"type": "video"}]), assistant()]}, "malformed turn"),
+        ({"messages": [user([{"type": "thing"}]), assistant()]}, "malformed turn"),
+        ({"messages": [user([{"type": "video"}]), assistant()]}, "media that are not read"),
+        ({"messages": [user([{"type": "input_audio", "input_audio": {}}]), assistant()]},
+         "media that are not read"),
+        ({"messages": [user([{"type": "text", "text": "q", "video": "a.mp4"}]), assistant()]},
+         "media that are not read"),
+        ({"messages": [user([{"type": "text", "text": "q", "image": "a.png"}]), assistant()]},
+         "media that are not read"),
+        ({"messages": [user("q", audio="a.wav"), assistant()]}, "media that are not read"),
+        ({"messages": [user("q"), assistant()], "videos": ["a.mp4"]}, "media that are not read"),
+        ({"messages": [user("<video>q"), assistant()]}, "media tag in a text"),
+        ({"messages": [user([{"type": "tool_result", "content": "x"}]), assistant()]}, "tool call"),
+        ({"messages": [user("q"), assistant([{"type": "thinking", "thinking": "x"}])]},
+         "text that is not read"),
+        ({"messages": [user("q"), assistant([{"type": "text", "text": "a", "train": False}])]},
+         "mark of what is learnt"),
+        ({"messages": [user("<img>http://a/b.png</img>"), assistant()]}, "image that is no file"),
+        ({"messages": [user("q"), assistant()], "image": "a.png", "images": ["b.png"]},
+         "wrong image field"),
+        ({"messages": [user("<image> <image>", images=["a.png"]), assistant()]},
+         "wrong image field"),
+        ({"messages": [user([{"type": "image"}]), assistant()], "images": ["a.png", "b.png"]},
+         "fewer <image> than images"),
+        ({"messages": [user([{"type": "image"}, {"type": "image"}]), assistant()],
+          "images": ["a.png"]}, "more <image> than images"),
+        ({"query": "q", "response": "a", "history": "[['a', 'b']]"}, "malformed turn"),
+        ({"question": "q", "answer": "A", "options": ["x", "y"]}, "text that is not read"),
+        ({"instruction": "q", "output": ["a"]}, "malformed turn"),
+        ({"texts": [{"user": "q"}]}, "malformed turn"),
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, "no conversation"),
         ({"messages": [user("<image>"), assistant()], "images": [3]}, "wrong image field"),
         ({"messages": [user([picture("https://a/b.png")]), assistant()]}, "image that is no file"),
         ({"messages": [user([picture("data:image/png;base64,")]), assistant()]},
-         "image that is no file"),
+         "wrong inline picture"),
+        ({"messages": [user([picture("data:video/mp4;base64,AAAA")]), assistant()]},
+         "wrong inline picture"),
+        ({"messages": [user([picture("data:image/png;base64,a!b")]), assistant()]},
+         "wrong inline picture"),
+        ({"messages": [user("<image>"), assistant()], "images": [{"bytes": {"a": 1}}]},
+         "wrong inline picture"),
         ({"messages": [user("\ud800"), assistant()]}, "broken Unicode"),
     ],
 )  # fmt: skip
@@ -136,10 +266,48 @@ def test_what_cannot_be_said_is_a_fault_of_its_row(tmp_path: Path, row: Any, kin
     assert dataset.examples[2].turns == ASKED
 
 
-def test_fewer_placeholders_than_images_is_a_fault(tmp_path: Path) -> None:
-    row = {"messages": [user("<image>?"), assistant()], "images": ["pics/a.png", "pics/b.png"]}
-    with pytest.raises(UserError, match="fewer <image> than images"):
-        opened(tmp_path, [row])
+TWO = ["pics/a.png", "pics/b.png"]
+
+
+def test_pictures_without_a_tag_stand_before_the_first_question(tmp_path: Path) -> None:
+    """As LLaMA-Factory and ms-swift put them; the first picture takes the tag that is added."""
+    rows = [
+        {"messages": [user("and <image>?"), assistant()], "images": TWO},
+        {"messages": [user("q"), assistant()], "images": TWO},
+        {"messages": [{"role": "system", "content": "s"}, user("q"), assistant()], "image": TWO[1]},
+    ]
+    one, two, three = opened(tmp_path, rows).examples
+    assert (one.images, one.turns[0].text) == (tuple(TWO), "<image>\nand <image>?")
+    assert (two.images, two.turns[0].text) == (tuple(TWO), "<image>\n<image>\nq")
+    assert (three.images, three.turns[0].text) == (("pics/b.png",), "<image>\nq")
+
+
+def test_every_picture_stands_in_its_place(tmp_path: Path) -> None:
+    """Those that parts and texts name among those that the row lists."""
+    parts = [
+        {"type": "image", "path": TWO[1]},
+        {"type": "text", "text": "then"},
+        {"type": "image"},
+        {"type": "text", "text": "<image>"},
+    ]
+    rows = [
+        {"messages": [user(parts), assistant()], "images": [TWO[0], TWO[0]]},
+        {"messages": [user(f"Picture 1: <img>{TWO[1]}</img>\n<image>"), assistant()],
+         "images": TWO[:1]},
+        {"messages": [user("<image>", images=[TWO[1]]), assistant("<image>")], "images": TWO[:1]},
+        {"messages": [user("q", images=TWO), assistant()]},
+        {"conversations": [{"role": "user", "content": "<image_01> <image_00>"}, assistant()],
+         "image": {"<image_00>": TWO[0], "<image_01>": TWO[1]}},
+    ]  # fmt: skip
+    found = [(e.images, e.turns[0].text) for e in opened(tmp_path, rows).examples]
+    back = (TWO[1], TWO[0])
+    assert found == [
+        ((*back, TWO[0]), "<image>\nthen\n<image>\n<image>"),
+        (back, "Picture 1: <image>\n<image>"),
+        (back, "<image>"),
+        (tuple(TWO), "<image>\n<image>\nq"),
+        (back, "<image> <image>"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +156,8 @@ def test_text_of_many_turns() -> None:
     assert text_of(example, "question") == "what is it? and this?"
     assert text_of(example, "answer") == "a cat a dog"
     assert text_of(conversation("<image>", ""), "dialogue") == ""
+    said = (*example.turns[:1], replace(example.turns[1], learn=False), *example.turns[2:])
+    assert text_of(replace(example, turns=said), "answer") == "a dog", "a cat is not to be learnt"
     with pytest.raises(UserError, match="dialogue, question, answer"):
         ClipText("both")
 

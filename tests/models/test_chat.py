@@ -143,6 +143,25 @@ def test_differences_find_what_marks_would_say(folders: dict[str, Path], dataset
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_an_answer_that_is_not_to_be_learnt_has_no_labels(
+    folders: dict[str, Path], dataset: Dataset, family: str
+) -> None:
+    """By the template's marks and by differences alike; the tokens stay."""
+    processor = load_processor(folders[family])
+    first = next(i for i, turn in enumerate(TWO.turns) if turn.role == "gpt")
+    said = list(TWO.turns)
+    said[first] = replace(said[first], learn=False)
+    whole, marked = (
+        encode(row, dataset, processor, CHAT, 512) for row in (TWO, replace(TWO, turns=tuple(said)))
+    )
+    assert torch.equal(whole.input_ids, marked.input_ids)
+    kept = words(processor, marked, marked.labels != -100)
+    assert 0 < len(kept) < len(words(processor, whole, whole.labels != -100))
+    assert said[first].text not in kept
+    assert TWO.turns[-1].text in kept
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_masks(folders: dict[str, Path], dataset: Dataset, family: str) -> None:
     processor = load_processor(folders[family])
     one, text = (encode(row, dataset, processor, CHAT, 512) for row in (ONE, TEXT))

@@ -137,6 +137,22 @@ def test_empty_answer_has_no_labels(dataset: Dataset, processor: Any) -> None:
     assert words(processor, both.input_ids, both.labels != -100) == " red</s>"
 
 
+def test_an_answer_that_is_not_to_be_learnt_is_context_alone(
+    dataset: Dataset, processor: Any
+) -> None:
+    """Its tokens and its end token stay where they are; only their labels go."""
+    whole = example("what", "bad", "again", "red")
+    said = list(whole.turns)
+    said[1] = replace(said[1], learn=False)
+    marked = replace(whole, turns=tuple(said))
+    for template in (TINY, VICUNA):
+        one, two = (encode(row, dataset, processor, template, 512) for row in (whole, marked))
+        assert torch.equal(one.input_ids, two.input_ids)
+        assert torch.equal(one.text_mask, two.text_mask)
+        assert words(processor, one.input_ids, one.labels != -100) == " bad</s> red</s>"
+        assert words(processor, two.input_ids, two.labels != -100) == " red</s>"
+
+
 # --- images -----------------------------------------------------------------------------------
 
 

@@ -43,7 +43,8 @@ class ClipText(ClipSignal):
 
 def text_of(example: Example, form: str) -> str:
     """The conversation as one text; ``form`` is one of ``FORMS``."""
-    said = [(turn.role, " ".join(turn.text.replace(IMAGE, " ").split())) for turn in example.turns]
+    turns = [turn for turn in example.turns if turn.learn or form != "answer"]
+    said = [(turn.role, " ".join(turn.text.replace(IMAGE, " ").split())) for turn in turns]
     if form == "dialogue":
         return " ".join(f"{ROLES[role]}: {text}" for role, text in said if text)
     wanted = "human" if form == "question" else "gpt"

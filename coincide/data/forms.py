@@ -1,0 +1,133 @@
+"""The conversation of a row, in whatever form other trainers have it, as messages.
+
+``messages``, ``conversations`` or ``conversation`` with turns or with pairs; ``texts`` with pairs
+(The Cauldron, FineVision); ``prompt`` and ``completion`` (TRL); ``instruction``, ``input`` and
+``output`` (Alpaca); ``query`` and ``response`` (ms-swift), ``question`` and ``answer``; of the last
+three with ``history``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from coincide.data.fault import BadRow, short
+from coincide.data.marks import LOSS, UNREAD
+
+TURNS = ("messages", "conversations", "conversation")
+QUESTIONS = ("user", "human", "query", "question", "input", "instruction", "prompt")
+ANSWERS = ("assistant", "gpt", "bot", "response", "answer", "output", "completion", "model")
+SYSTEM = "system"
+ASKED = ("query", "question", "prompt")
+SAID = ("response", "answer", "completion", "output")
+CHOICES = ("choices", "options", "candidates", "multiple_choices")
+"""Fields with a part of the question that no reader of these forms puts there."""
+NONE = "no conversation"
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """``turns`` as messages, and the ``fields`` of the row that they were taken from."""
+
+    turns: list[Any]
+    fields: tuple[str, ...]
+
+
+def conversation_of(value: Mapping[str, Any]) -> Conversation:
+    """The conversation of a row. Raises :class:`BadRow` where there is none that is known."""
+    there = [name for name in (*TURNS, "texts") if value.get(name)]
+    if there:
+        return Conversation(_turns(there[0], value[there[0]]), (there[0],))
+    if value.get("prompt") is not None and value.get("completion") is not None:
+        return Conversation(_prompted(value), ("prompt", "completion"))
+    if value.get("instruction") is not None and value.get("output") is not None:
+        asked = [value["instruction"], value.get("input")]
+        if not all(text is None or isinstance(text, str) for text in asked):
+            raise BadRow(NONE, f"instruction and input are {short(asked)}, expected text")
+        question = "\n".join(text for text in asked if text)
+        fields = ("instruction", "input", "output", "history")
+        return Conversation(_with_history(value, question, value["output"]), fields)
+    asked_by = next((name for name in ASKED if value.get(name) is not None), None)
+    said_by = next((name for name in SAID if value.get(name) is not None), None)
+    if asked_by is None or said_by is None:
+        raise BadRow(
+            NONE,
+            "neither messages nor conversations is a list with turns, nor is it texts, prompt and "
+            f"completion, instruction and output, or query and response; got {short(list(value))}",
+        )
+    for name in CHOICES:
+        if value.get(name):
+            raise BadRow(UNREAD, f"{name!r} belongs to the question; write it there")
+    turns = _with_history(value, value[asked_by], value[said_by])
+    return Conversation(turns, (asked_by, said_by, "history"))
+
+
+def _turns(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise BadRow(NONE, f"neither messages nor conversations is a list with turns; {name!r} is "
+                           f"{short(value)}")  # fmt: skip
+    if all(isinstance(item, dict) and "role" not in item and "from" not in item for item in value):
+        return [turn for item in value for turn in _pair(item)]
+    if all(isinstance(item, (list, tuple)) for item in value):
+        return _history(value)
+    return value
+
+
+def _pair(item: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A question and its answer, named by who speaks; what else there is stays at the answer."""
+    asked = [name for name in QUESTIONS if item.get(name) is not None]
+    said = [name for name in ANSWERS if item.get(name) is not None]
+    if not said or (len(asked) > 1 and asked != ["input", "instruction"]) or len(said) > 1:
+        raise BadRow("malformed turn", f"expected one question and one answer, got {short(item)}")
+    text = [item[name] for name in reversed(asked)]
+    question = "\n".join(text) if len(text) > 1 else text[0] if text else ""
+    more = {k: v for k, v in item.items() if k not in (*QUESTIONS, *ANSWERS, SYSTEM)}
+    opening = [{"role": SYSTEM, "content": item[SYSTEM]}] if item.get(SYSTEM) else []
+    return [*opening, {"role": "user", "content": question},
+            {**more, "role": "assistant", "content": item[said[0]]}]  # fmt: skip
+
+
+def _history(value: Any) -> list[dict[str, Any]]:
+    """Earlier questions and answers: pairs, as lists or by who speaks."""
+    turns: list[dict[str, Any]] = []
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise BadRow("malformed turn", f"history is {short(value)}, expected [question, answer]")
+    for item in value:
+        if isinstance(item, dict):
+            turns += [item] if "role" in item or "from" in item else _pair(item)
+        elif isinstance(item, (list, tuple)) and len(item) == 2:
+            turns += [
+                {"role": "user", "content": item[0]},
+                {"role": "assistant", "content": item[1]},
+            ]
+        else:
+            raise BadRow("malformed turn", f"history holds {short(item)}, not [question, answer]")
+    return turns
+
+
+def _with_history(value: Mapping[str, Any], question: Any, answer: Any) -> list[dict[str, Any]]:
+    return [*_history(value.get("history") or []), *_asked(question, answer)]
+
+
+def _asked(question: Any, answer: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def _prompted(value: Mapping[str, Any]) -> list[Any]:
+    """TRL's form: only the completion is learnt, earlier answers of the prompt are not."""
+    prompt, completion = value["prompt"], value["completion"]
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    if isinstance(completion, str):
+        completion = [{"role": "assistant", "content": completion}]
+    if not isinstance(prompt, list) or not isinstance(completion, list):
+        raise BadRow(NONE, f"prompt and completion are {short([prompt, completion])}")
+    return [*map(_context, prompt), *completion]
+
+
+def _context(message: Any) -> Any:
+    """A message of the prompt; an answer in it is marked as not to be learnt."""
+    if isinstance(message, dict) and message.get("role") in ("assistant", "gpt", "bot"):
+        return {**message, LOSS: False}
+    return message

@@ -1,0 +1,114 @@
+"""Pictures that are part of a row (bytes, base64, a data: URI): written as files, named by content.
+
+They go below the image root, ``inline/<first two digits>/<SHA-256>.<format>``, so that they are
+checked, hashed, trained on and handed to other trainers as any picture is.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from coincide.data.fault import BadRow, short
+from coincide.data.images import safe_path
+from coincide.files import write_atomic
+from coincide.schema import UserError
+
+FOLDER = "inline"
+KIND = "wrong inline picture"
+Keep = Callable[[str, bytes], None]
+"""Takes the path of a picture, relative to the image root, and its bytes."""
+_SUFFIXES = (
+    (b"\x89PNG\r\n\x1a\n", ".png"), (b"\xff\xd8\xff", ".jpg"), (b"GIF8", ".gif"),
+    (b"BM", ".bmp"), (b"II*\0", ".tiff"), (b"MM\0*", ".tiff"),
+)  # fmt: skip
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
+_URI = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(?:;[\w.+=-]+)*?;base64,", re.IGNORECASE)
+_LEAST = 40
+"""Letters of base64 that the smallest picture takes: what is shorter is a path."""
+
+
+def suffix_of(content: bytes) -> str:
+    """The ending for a picture by its first bytes; nothing where they are of no known kind."""
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return ".webp"
+    if content[4:12] in (b"ftypavif", b"ftypheic"):
+        return f".{content[8:12].decode()}"
+    return next((suffix for magic, suffix in _SUFFIXES if content.startswith(magic)), "")
+
+
+def is_base64(text: str) -> bool:
+    """Whether ``text`` alone, without a data: in front, is a picture in base64 and no path."""
+    if len(text) < _LEAST or not _BASE64.fullmatch(text):
+        return False
+    try:
+        head = base64.b64decode("".join(text[:64].split())[:32], validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    return suffix_of(head) not in ("", ".bmp")
+
+
+def decoded(text: str) -> bytes:
+    """The bytes of a data: URI or of base64 alone. Raises :class:`BadRow` for anything else."""
+    found = _URI.match(text)
+    if text[:5].lower() == "data:":
+        kind = found["type"] if found else None
+        if not found or (kind and not kind.lower().startswith("image/")):
+            raise BadRow(KIND, f"expected data:image/...;base64, got {short(text)}")
+        text = text[found.end() :]
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadRow(KIND, f"no base64 ({error}): {short(text)}") from None
+
+
+def as_bytes(value: Any) -> bytes:
+    """``value`` of a field ``bytes``: bytes, base64, or the list of numbers that JSON makes of
+    bytes.
+    """
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    if isinstance(value, str):
+        return decoded(value)
+    try:
+        return bytes(value)
+    except (TypeError, ValueError):
+        raise BadRow(KIND, f"expected bytes or base64, got {short(value)}") from None
+
+
+def name_of(content: bytes) -> str:
+    """Where a picture of these bytes lies below the image root."""
+    if not content:
+        raise BadRow(KIND, "a picture of zero bytes")
+    digest = hashlib.sha256(content).hexdigest()
+    return f"{FOLDER}/{digest[:2]}/{digest}{suffix_of(content)}"
+
+
+def keeper(root: Path) -> Keep:
+    """What writes pictures below ``root``, each once. Raises :class:`UserError` if it cannot."""
+
+    def keep(name: str, content: bytes) -> None:
+        path = safe_path(root, name)
+        if path.is_file() and path.stat().st_size == len(content):
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, partial(_write, content))
+        except OSError as error:
+            raise UserError(
+                f"pictures that are part of the rows are written below data.images, to "
+                f"{root / FOLDER}, and that cannot be written: {error}. Set data.images to a "
+                "folder that can, for instance an empty one where no row names a file."
+            ) from error
+
+    return keep
+
+
+def _write(content: bytes, path: Path) -> None:
+    path.write_bytes(content)

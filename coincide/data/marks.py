@@ -1,0 +1,121 @@
+"""Marks of a row or a turn that change what is learnt: honoured where they leave a turn out.
+
+Read as "this turn is learnt, or not": ``loss`` (ms-swift), ``weight`` (OpenAI), ``loss_weight``
+(LLaMA-Factory), ``train`` and ``training`` (axolotl), ``output_with_loss`` (xtuner), ``loss_mask``
+and kin, as true, false, 1 or 0. Everything else that changes what is learnt (a weight between, a
+part of a turn, rejected answers, tools) is a fault: leaving it out in silence would train another
+model than the one asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from coincide.data.fault import BadRow, short
+
+LOSS = "loss"
+"""The mark as we write it ourselves: ``"loss": false`` on a turn that is not to be learnt."""
+LEARNT = frozenset({LOSS, "weight", "loss_weight", "loss_scale", "loss_mask", "loss_weights",
+                    "compute_loss", "train", "training", "trainable", "train_on", "train_on_turn",
+                    "train_turn", "trained", "is_trainable", "learn", "output_with_loss",
+                    "supervised"})  # fmt: skip
+"""Keys of a turn that say whether it is learnt."""
+UNCLEAR = frozenset({"train_detail", "training_detail", "mask", "masked", "masks", "weights",
+                     "token_weights", "label_mask", "labels", "input_ids"})  # fmt: skip
+"""Keys of a turn that change what is learnt in a way that is not done, or that is said two ways."""
+TOOLS = frozenset({"tools", "functions", "function_call", "tool_calls", "tool_call_id",
+                   "tool_choice"})  # fmt: skip
+UNREAD_TEXT = frozenset({"reasoning_content", "reasoning", "thinking", "thought", "refusal",
+                         "prefix", "suffix", "backtrack_content"})  # fmt: skip
+"""Keys of a turn with text of its own, which other trainers put into the answer or before it."""
+_PREFERENCE = ("rejected", "chosen", "negative", "positive")
+_WHAT = ("", "s", "_response", "_responses", "_answer", "_output", "_messages", "_message",
+         "_conversations", "_conversation", "_completion", "_completions", "_images", "_image",
+         "_text")  # fmt: skip
+PREFERENCE = frozenset(first + what for first in _PREFERENCE for what in _WHAT)
+"""Keys of a row with a second answer, of which one is to be preferred."""
+MARK = "mark of what is learnt"
+TOOL = "tool call"
+UNREAD = "text that is not read"
+SECOND = "preference data"
+FAULTS = (MARK, TOOL, UNREAD, SECOND)
+"""Kinds of faults that are found here."""
+
+
+def learnt(turn: str, fields: Mapping[str, Any], answer: bool) -> bool:
+    """Whether a turn with ``fields`` is learnt, so far as its marks go; ``turn`` names it.
+
+    Raises :class:`BadRow` for marks that are not done, that contradict each other, or that ask to
+    learn what is no ``answer``.
+    """
+    said: dict[str, bool] = {}
+    for key, value in fields.items():
+        name = key.lower() if isinstance(key, str) else ""
+        if _empty(value):
+            continue
+        if name in LEARNT:
+            said[key] = _yes(turn, key, value)
+        elif name in UNCLEAR:
+            raise BadRow(MARK, f"{turn} has {key!r}: {short(value)}; say \"{LOSS}\": false of a "
+                               "turn that is not to be learnt")  # fmt: skip
+        elif name in TOOLS:
+            raise BadRow(TOOL, f"{turn} has {key!r}, which is not read")
+        elif name in UNREAD_TEXT and isinstance(value, (str, list, dict)):
+            raise BadRow(UNREAD, f"{turn} has {key!r}: {short(value)}")
+    if len(set(said.values())) > 1:
+        raise BadRow(MARK, f"{turn} is marked both ways: {short(said)}")
+    if not answer and True in said.values():
+        raise BadRow(MARK, f"{turn} is no answer and marked to be learnt: only answers are")
+    return not answer or False not in said.values()
+
+
+def refuse_row(fields: Mapping[str, Any]) -> None:
+    """Raise :class:`BadRow` where a key of a row changes what is learnt of it."""
+    for key, value in fields.items():
+        name = key.lower() if isinstance(key, str) else ""
+        if not value and value is not False and value != 0:
+            continue
+        if name in PREFERENCE and isinstance(value, (str, list, dict)):
+            raise BadRow(SECOND, f"{key!r} is a second answer; rows have one")
+        if name in TOOLS and value and value != "[]":
+            raise BadRow(TOOL, f"the row has {key!r}: tools are not read")
+        if _changes(name, value):
+            raise BadRow(MARK, f"the row has {key!r}: {short(value)}; marks are read of turns: "
+                               f"\"{LOSS}\": false")  # fmt: skip
+
+
+def _changes(name: str, value: Any) -> bool:
+    """Whether a row's key ``name`` says that the row is learnt otherwise than others."""
+    if name in ("label", "kto_tag"):  # KTO: an answer not to be given
+        return value is False
+    if name == LOSS:  # a number here is a score: what some model's loss on the row was
+        return value is False
+    if name in ("train_on_inputs", "train_on_prompt", "train_on_input"):
+        return bool(value)
+    if name in ("train_on_outputs", "train_on_completion"):
+        return not value
+    if name in LEARNT or name in ("sample_weight", "example_weight"):
+        return not isinstance(value, str) and value != 1
+    return name in UNCLEAR - {"labels", "masks", "mask"} or (
+        name in ("labels", "masks", "mask") and _numbers(value)
+    )
+
+
+def _numbers(value: Any) -> bool:
+    """Whether ``value`` is a list of numbers, as token masks are."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(item, (bool, int, float)) for item in value)
+    )
+
+
+def _yes(turn: str, key: str, value: Any) -> bool:
+    if isinstance(value, (bool, int, float)) and value in (0, 1):
+        return bool(value)
+    raise BadRow(MARK, f"{turn} has {key!r}: {short(value)}; only true, false, 1 and 0 are done")
+
+
+def _empty(value: Any) -> bool:
+    return value is None or (isinstance(value, (str, list, dict)) and not value)

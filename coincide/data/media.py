@@ -1,0 +1,124 @@
+"""What names media in a row and is not read: fields, and tags in a text.
+
+Every family of models and trainers has tags of its own for pictures, videos, sounds and places in a
+picture. Only ``<image>`` stands for a picture here; any other tag would be learnt as the words it
+is written with, and a video under a field of its own would leave a text-only row that asks about
+nothing. Both are faults of their row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from coincide.data.fault import BadRow, short
+
+TAG = "media tag in a text"
+FIELD = "media that are not read"
+_MEDIA = "images?|imgs?|videos?|vid|audios?|speech|sounds?|voice|music|vision|picture|photo"
+_TAIL = (
+    r"(?:[ _-]?(?:\d+|placeholder|pad|start|end|begin|bos|eos|bov|eov|token|soft|patch|context|"
+    r"here|content|newline|break|id|ids|features?|embeds?|thumbnail|sep|path|file|url|chunk))*"
+)
+_PLACES = (
+    r"ref|box|quad|bbox|ref[-_]object|grounding|points?\s+x\d?\s*=[^>]*|"
+    r"(?:loc|seg|region|patch_index|bin)_?\d+"
+)
+_TAGS = re.compile(
+    rf"""
+    (?!(?-i:<image>))
+    <(?:
+        \|? (?:start_of_|end_of_|begin_of_|fake_token_around_|global[-_])? (?:{_MEDIA}) {_TAIL} \|?
+      | (?:im|vi)_(?:start|end|patch)
+      | \|? media_(?:pad|begin|end|content|start) \|?
+      | frame_?\d+
+      | [bse]oi
+      | {_PLACES}
+      | \|(?:object_ref|box|quad|ref|det|grounding|point)(?:_start|_end)?\|
+    )>
+    | (?-i:<image>)[^<\n]{{0,4096}}</image>
+    | \{{<\d+><\d+>
+    | (?-i:\[(?:IMG(?:_BREAK|_END)?|BEGIN_AUDIO|AUDIO|VIDEO)\])(?!https?:)
+    | data:(?:image|video|audio)/[\w.+-]+;base64,
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+"""LLaMA-Factory and ms-swift (<video>, <audio>, <bbox>, <ref-object>), Qwen-VL (<img>, <ref>,
+<box>, <|image_pad|>, <|vision_start|>, <|object_ref_start|>), InternVL (<IMG_CONTEXT>, <quad>),
+MiniCPM-V (<image_00>, <image>./</image>), DeepSeek-VL (<image_placeholder>, <|det|>), LLaVA
+(<im_patch>, <image-placeholder>), Phi (<|image_1|>), Llama (<|image|>), Gemma (<start_of_image>),
+Idefics (<fake_token_around_image>), Pixtral ([IMG]), PaliGemma and Florence (<loc0001>), Kosmos
+(<grounding>), Molmo (<point x=...>), MiniGPT (<Img>, <ImageHere>, {<1><2>...})."""
+
+_OTHER = re.compile(
+    r"(?:input_)?(?:videos?|audios?|speech|sounds?|voices?|wavs?|mp3s?|mp4s?|video_frames|frames|"
+    r"point_?clouds?)(?:_(?:paths?|files?|urls?|uris?|bytes|data|frames|list|base64|b64|clips?))?"
+)
+_PICTURES = re.compile(
+    r"(?:input_)?(?:images?|imgs?|pictures?|photos?|pics?)"
+    r"(?:_(?:paths?|files?|urls?|uris?|bytes|data|list|base64|b64))?|pixel_values"
+)
+_ENDING = re.compile(
+    r"\.(?:mp4|avi|mov|mkv|webm|m4v|mpe?g|flv|wmv|wav|mp3|flac|ogg|m4a|aac|opus|"
+    r"jpe?g|png|gif|webp|bmp|tiff?|heic|avif)(?:[?#]\S*)?$",
+    re.IGNORECASE,
+)
+_ORIGIN = frozenset({"id", "source", "sources", "url", "urls", "origin", "dataset", "name",
+                     "task", "task_name", "category"})  # fmt: skip
+"""Fields that tell where a row is from, whatever they hold."""
+
+
+def refuse_tags(turn: str, text: str) -> None:
+    """Raise :class:`BadRow` for a tag in ``text`` that stands for media and is not ``<image>``."""
+    if "<" not in text and "[" not in text and ";base64," not in text:
+        return
+    found = _TAGS.search(text)
+    if found:
+        raise BadRow(
+            TAG,
+            f"{turn} holds {short(found[0])}, which is no picture's place here: those are <image>. "
+            "data.on_media_tag=text takes such tags as the words they are",
+        )
+
+
+def refuse_fields(
+    where: str, fields: Mapping[str, Any], known: Collection[str], pictures: Sequence[str]
+) -> None:
+    """Raise :class:`BadRow` where a field that is not ``known`` holds media.
+
+    ``pictures``: those that the row brings where they are read; a picture's path beside them (its
+    mask, its address) is taken as a note.
+    """
+    for key, value in fields.items():
+        if key in known or not value or isinstance(value, (bool, int, float)):
+            continue
+        name = key.lower() if isinstance(key, str) else ""
+        if _OTHER.fullmatch(name) or _inline(value):
+            raise BadRow(FIELD, f"{where} has {key!r}: {short(value)}")
+        other = name == "images" and value != list(pictures)
+        if other or (not pictures and _names_picture(name, value)):
+            raise BadRow(
+                FIELD,
+                f"{where} has {key!r}: {short(value)}, where no picture is read; LLaVA json has "
+                "them under 'image', data=messages under 'images' and in the parts of a turn too",
+            )
+
+
+def _names_picture(name: str, value: Any) -> bool:
+    if _PICTURES.fullmatch(name):
+        return True
+    items = value if isinstance(value, list) else [value]
+    paths = [item for item in items if isinstance(item, str) and len(item) < 1024]
+    return name not in _ORIGIN and any(_ENDING.search(path) for path in paths)
+
+
+def _inline(value: Any) -> bool:
+    """Whether ``value`` holds the bytes of media: as bytes, ``{"bytes": ...}`` or a data: URI."""
+    if isinstance(value, list):
+        return bool(value) and _inline(value[0])
+    if isinstance(value, dict):
+        return bool(value.get("bytes"))
+    return isinstance(value, bytes) or (
+        isinstance(value, str) and value.startswith(("data:image", "data:video", "data:audio"))
+    )
