@@ -21,6 +21,7 @@ from coincide.data.digest import Content, Rows, content_of
 from coincide.data.download import Download
 from coincide.data.fault import BadRow
 from coincide.data.listing import missing_files
+from coincide.data.nearby import Neighbours
 from coincide.data.parse import SourceOf, image_paths, parse
 from coincide.data.prepare import refuse_absent, requirements
 from coincide.data.report import DataReport, Policies
@@ -122,11 +123,14 @@ def _image_faults(
 ) -> Iterator[tuple[int, str, str, str]]:
     """``(row, kind, policy, detail)`` for rows with missing or corrupt images."""
     missing = missing_files(image_root, {name for e in examples for name in e.images})
+    near = Neighbours(image_root)
+    told = ""
     for example in examples:
         lost = [name for name in example.images if name in missing]
         broken = [name for name in example.images if name in corrupt and name not in missing]
         if lost:
-            yield example.row, "missing image", "on_missing_image", lost[0]
+            told = told or near.told(lost[0], missing)  # the report shows the first alone
+            yield example.row, "missing image", "on_missing_image", told
         if broken:
             detail = f"{broken[0]}: {corrupt[broken[0]]}"
             yield example.row, "corrupt image", "on_corrupt_image", detail

@@ -191,7 +191,8 @@ def test_missing_images_are_counted_by_source(tmp_path: Path) -> None:
         load(tmp_path, missing_rows())
     text = str(error.value)
     assert (
-        "3 x missing image: rows 1, 2, 3 (by source: ocr 2, pics 1); the first: ocr/1.jpg" in text
+        "3 x missing image: rows 1, 2, 3 (by source: ocr 2, pics 1); the first: 'ocr/1.jpg', "
+        f"looked for at '{tmp_path}/ocr/1.jpg'; there is no folder '{tmp_path}/ocr'\n" in text
     )
     assert "data.on_missing_image=drop|blank" in text
 

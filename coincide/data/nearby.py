@@ -1,0 +1,180 @@
+"""Why a picture is missing: the path that was tried, and what lies nearest to it.
+
+Looked for are what commonly differs: letter case, Unicode form (a Mac decomposes é into two code
+points), the ending (.JPG, .jpg, .jpeg, .png), blanks, %20, backslashes, and an image root that is
+one or two folders too deep or too high. A folder is listed once.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote
+
+MOST = 1_000
+"""Missing pictures whose neighbours are counted; the first is always looked at."""
+FOLDERS = 1_000
+"""Folders of the image root that are looked into for a root that is too high."""
+_ENDINGS = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+
+
+@dataclass
+class Neighbours:
+    """What lies near paths below ``root``; listings are kept."""
+
+    root: Path
+    _listings: dict[str, _Listing] = field(default_factory=dict)
+
+    def near(self, name: str) -> tuple[str, str] | None:
+        """The path below the root that is there instead of ``name``, and how the two differ."""
+        there = self._walked(_parts(name))
+        return (there, _difference(name, there)) if there else self._shorter(name)
+
+    def _shorter(self, name: str) -> tuple[str, str] | None:
+        """What is there of ``name`` without its first folders."""
+        parts = _parts(name)
+        for left_out in range(1, len(parts)):
+            if there := self._walked(parts[left_out:]):
+                return there, f"without {'/'.join(parts[:left_out])!r}"
+        return None
+
+    def _walked(self, parts: Sequence[str]) -> str:
+        """The file that ``parts`` lead to, each taken for what lies nearest; or nothing."""
+        there = ""
+        for part in parts:
+            found = self._listing(there).nearest(part)
+            if found is None:
+                return ""
+            there = f"{there}/{found}" if there else found
+        return there if (self.root / there).is_file() else ""
+
+    def other_root(self, name: str) -> Path | None:
+        """Another folder below which ``name`` lies as it is written: the root is set wrongly."""
+        root = Path(os.path.abspath(self.root))  # noqa: PTH100 links stay as they are
+        above = list(root.parents)[:2]
+        below = [root / folder for folder in self._listing("").folders[:FOLDERS]]
+        return next((f for f in (*above, *below) if (f / name).is_file()), None)
+
+    def told(self, name: str, missing: Collection[str] = ()) -> str:
+        """``name``, where it was looked for, and what is there instead, in words; and how many of
+        all that are ``missing`` have a neighbour.
+        """
+        said = f"{name!r}, looked for at {str(self.root / name)!r}"
+        other = None if self._walked(_parts(name)) else self.other_root(name)
+        if other:
+            said += f"; it lies at {str(other / name)!r}: set data.images={str(other)!r}"
+        elif near := self.near(name):
+            said += f"; there is {near[0]!r} ({near[1]})"
+        else:
+            folders = [part for part in Path(name).parents if str(part) != "."]
+            first = next((f for f in reversed(folders) if not (self.root / f).is_dir()), None)
+            said += f"; there is no folder {str(self.root / first)!r}" if first else ""
+        return f"{said}{self._counted(missing)}" if len(missing) > 1 else said
+
+    def _counted(self, missing: Collection[str]) -> str:
+        """How many of the missing pictures have a neighbour, by how they differ; or nothing."""
+        looked = sorted(missing)[:MOST]
+        kinds = Counter(near[1] for name in looked if (near := self.near(name)))
+        listed = ", ".join(f"{kind}: {count:,}" for kind, count in kinds.most_common(5))
+        which = "" if len(looked) == len(missing) else "the first "
+        share = f"{sum(kinds.values()):,} of {which}{len(looked):,} missing files have one so near"
+        return f"; {share} ({listed})" if kinds else ""
+
+    def _listing(self, folder: str) -> _Listing:
+        if folder not in self._listings:
+            self._listings[folder] = _Listing.of(self.root / folder)
+        return self._listings[folder]
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """The names in a folder: as they are, folded, and folded without a picture's ending."""
+
+    names: frozenset[str] = frozenset()
+    folded: dict[str, str] = field(default_factory=dict)
+    stems: dict[str, str] = field(default_factory=dict)
+    folders: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, folder: Path) -> _Listing:
+        try:
+            with os.scandir(folder) as found:
+                entries = sorted((entry.name, entry.is_dir()) for entry in found)
+        except OSError:
+            return cls()
+        names = [name for name, _ in entries]
+        return cls(
+            frozenset(names),
+            {_fold(name): name for name in reversed(names)},
+            {_stem(name): name for name in reversed(names) if _is_picture(name)},
+            [name for name, is_folder in entries if is_folder],
+        )
+
+    def nearest(self, name: str) -> str | None:
+        """``name`` itself, else the one that folds to the same, else the same without ending."""
+        if name in self.names:
+            return name
+        found = self.folded.get(_fold(name))
+        return self.stems.get(_stem(name)) if found is None else found
+
+
+def _parts(name: str) -> list[str]:
+    """The folders and the name of a path, whichever slash parts them."""
+    return [part for part in name.replace("\\", "/").split("/") if part.strip() not in ("", ".")]
+
+
+def _fold(name: str) -> str:
+    """What is alike of names that differ in letter case, Unicode form, blanks and %20."""
+    plain = unicodedata.normalize("NFC", unquote(name)).casefold()
+    return unicodedata.normalize("NFC", "".join(plain.split()))
+
+
+def _stem(name: str) -> str:
+    stem, ending = os.path.splitext(_fold(name))  # noqa: PTH122
+    return stem if ending in _ENDINGS else f"{stem}{ending}"
+
+
+def _is_picture(name: str) -> bool:
+    ending = os.path.splitext(name)[1].lower().strip()  # noqa: PTH122
+    return ending in _ENDINGS or not ending
+
+
+def _difference(asked: str, there: str) -> str:
+    """How two paths that fold to the same differ, in words."""
+    found = []
+    if "\\" in asked:
+        found.append("backslashes for slashes")
+    if "%" in asked and "%" not in there:
+        found.append("%20 and the like for the letters")
+        asked = unquote(asked)
+    asked = "/".join(_parts(asked))
+    if _blanks(asked) != _blanks(there):
+        found.append("a blank at the end" if asked != asked.rstrip() else "blanks")
+    one, two = "".join(asked.split()), "".join(there.split())
+    forms = _form(one), _form(two)
+    if forms[0] != forms[1]:
+        found.append(f"letters {forms[0]} in the data, {forms[1]} in the folder")
+    one, two = (unicodedata.normalize("NFC", text) for text in (one, two))
+    (one, mine), (two, its) = os.path.splitext(one), os.path.splitext(two)  # noqa: PTH122
+    if mine.casefold() != its.casefold():
+        found.append(f"the ending {its or 'left out'} for {mine or 'none'}")
+    elif mine != its or one != two:
+        found.append("letter case")
+    return " and ".join(found) or "slashes"
+
+
+def _blanks(text: str) -> list[int]:
+    plain = unicodedata.normalize("NFC", text)
+    return [n for n, letter in enumerate(plain) if letter.isspace()]
+
+
+def _form(text: str) -> str:
+    """How ``text`` writes letters with accents and the like, where there are two ways to."""
+    composed, parted = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
+    if composed == parted:
+        return ""
+    return {composed: "composed (NFC)", parted: "decomposed (NFD)"}.get(text, "of both forms")
