@@ -71,14 +71,14 @@ _ORIGIN = frozenset({"id", "source", "sources", "url", "urls", "origin", "datase
 
 def refuse_tags(turn: str, text: str) -> None:
     """Raise :class:`BadRow` for a tag in ``text`` that stands for media and is not ``<image>``."""
-    if "<" not in text and "[" not in text and ";base64," not in text:
+    if text.count("<") == text.count("<image>") and "[" not in text and ";base64," not in text:
         return
     found = _TAGS.search(text)
     if found:
         raise BadRow(
             TAG,
-            f"{turn} holds {short(found[0])}, which is no picture's place here: those are <image>. "
-            "data.on_media_tag=text takes such tags as the words they are",
+            f"{turn} holds {short(found[0])}, which is no picture's place here: those are <image> "
+            "(and <img>path</img> in data=messages). data.on_media_tag=text takes tags as words",
         )
 
 

@@ -172,8 +172,10 @@ def _turn(number: int, message: Any, pictures: _Pictures) -> dict[str, Any]:
     role = message.get("role", message.get("from"))
     if not isinstance(role, str) or role not in ROLES:
         raise BadRow("unknown role", f"turn {number} is from {short(role)}")
-    learn = learnt(f"turn {number}", message, ROLES[role] == "gpt")
-    refuse_fields(f"turn {number}", message, TURN, ())
+    learn = True
+    if not message.keys() <= TURN:
+        learn = learnt(f"turn {number}", message, ROLES[role] == "gpt")
+        refuse_fields(f"turn {number}", message, TURN, ())
     content = message.get("content", message.get("value"))
     before = len(pictures.slots)
     if isinstance(content, dict):

@@ -63,7 +63,7 @@ class Neighbours:
         """``name``, where it was looked for, and what is there instead, in words; and how many of
         all that are ``missing`` have a neighbour.
         """
-        said = f"{name!r}, looked for at {str(self.root / name)!r}"
+        said = f"{name!r}, looked for at {str(self.root.absolute() / name)!r}"
         other = None if self._walked(_parts(name)) else self.other_root(name)
         if other:
             said += f"; it lies at {str(other / name)!r}: set data.images={str(other)!r}"
@@ -72,7 +72,7 @@ class Neighbours:
         else:
             folders = [part for part in Path(name).parents if str(part) != "."]
             first = next((f for f in reversed(folders) if not (self.root / f).is_dir()), None)
-            said += f"; there is no folder {str(self.root / first)!r}" if first else ""
+            said += f"; there is no folder {str(self.root.absolute() / first)!r}" if first else ""
         return f"{said}{self._counted(missing)}" if len(missing) > 1 else said
 
     def _counted(self, missing: Collection[str]) -> str:

@@ -16,6 +16,8 @@ IMAGE = "<image>"
 ROLES: Mapping[str, Role] = {"human": "human", "gpt": "gpt"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 FIELDS = frozenset({"id", "image", "conversations"})
+OTHERS = ("messages", "conversation", "texts", "query", "instruction", "prompt", "question")
+"""Where other forms have the conversation."""
 _PLAIN = 2
 """Fields of a turn that has nothing but who speaks and what."""
 SourceOf = Callable[[dict[str, Any]], str]
@@ -39,9 +41,10 @@ def parse(
     try:
         identity = _id(value.get("id"))
         images = image_paths(value)
-        turns, left_out = _turns(value.get("conversations"))
-        refuse_row(value)
-        refuse_fields("the row", value, FIELDS, images)
+        turns, left_out = _turns(value.get("conversations"), value)
+        if not value.keys() <= FIELDS:
+            refuse_row(value)
+            refuse_fields("the row", value, FIELDS, images)
         if not tags_as_text:
             for number, turn in enumerate(turns, left_out):
                 refuse_tags(f"turn {number}", turn.text)
@@ -72,14 +75,16 @@ def _id(value: Any) -> str:
     return str(value)
 
 
-def _turns(value: Any) -> tuple[tuple[Turn, ...], int]:
+def _turns(value: Any, row: Mapping[str, Any]) -> tuple[tuple[Turn, ...], int]:
     """Alternating turns from a question to an answer, and how many leading ones were left out.
 
     LLaVA's loader leaves out what stands before the first question; so do we. The template has
     a system prompt of its own.
     """
     if not isinstance(value, list) or not value:
-        raise BadRow("no conversation", f'"conversations" is {short(value)}')
+        others = [name for name in OTHERS if row.get(name)]
+        hint = f"; {others[0]!r} is read by data=messages" if others else ""
+        raise BadRow("no conversation", f'"conversations" is {short(value)}{hint}')
     begin = int(isinstance(value[0], dict) and value[0].get("from") == "system")
     if begin and len(value[0]) != _PLAIN:
         learnt("turn 0", value[0], False)
@@ -97,10 +102,15 @@ def _turns(value: Any) -> tuple[tuple[Turn, ...], int]:
 
 def _turn(number: int, item: Any) -> Turn:
     if not isinstance(item, dict) or not isinstance(item.get("value"), str):
-        raise BadRow("malformed turn", f'turn {number}: expected {{"from", "value"}} with text')
+        chat = isinstance(item, dict) and "role" in item
+        hint = "; data=messages reads role and content" if chat else ""
+        raise BadRow(
+            "malformed turn", f'turn {number}: expected {{"from", "value"}} with text{hint}'
+        )
     role = item.get("from")
     if not isinstance(role, str) or role not in ROLES:
-        raise BadRow("unknown role", f"turn {number} is from {short(role)}")
+        hint = "; data=messages reads it" if role in ("user", "assistant", "developer") else ""
+        raise BadRow("unknown role", f"turn {number} is from {short(role)}{hint}")
     text: str = item["value"]
     if not text.isascii() and _SURROGATE.search(text):
         raise BadRow("broken Unicode", f"turn {number} holds a lone surrogate")
@@ -114,4 +124,5 @@ def _match_placeholders(turns: tuple[Turn, ...], images: tuple[str, ...]) -> Non
     found = sum(turn.text.count(IMAGE) for turn in turns)
     if found != len(images):
         more = "more" if found > len(images) else "fewer"
-        raise BadRow(f"{more} <image> than images", f"{found} <image>, {len(images)} images")
+        hint = "" if found > len(images) else "; data=messages puts those without one in front"
+        raise BadRow(f"{more} <image> than images", f"{found} <image>, {len(images)} images{hint}")
