@@ -57,7 +57,7 @@ def content_of(
     status = annotations.stat() if annotations.is_file() else None
     stamp = [status.st_size, status.st_mtime_ns] if status else None
     now: dict[str, Any] = {"stamp": stamp, "images": {}}
-    if stamp and known.get("stamp") == stamp:
+    if stamp and known.get("stamp") == stamp and known.keys() >= set(KEPT):
         names = list(known["images"])
         now |= {key: known[key] for key in KEPT}
     else:
@@ -126,5 +126,5 @@ def _recall(file: Path) -> dict[str, Any]:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    sound = isinstance(found, dict) and {"stamp", "images", *KEPT} <= found.keys()
+    sound = isinstance(found, dict) and {"stamp", "images"} <= found.keys()
     return found if sound else {}

@@ -140,6 +140,7 @@ def _count(report: DataReport, examples: list[Example], dropped: int, blank: int
     report.rows, report.dropped, report.blank = len(examples), dropped, blank
     report.text_only = sum(bool(e.turns) and not e.images for e in examples)
     report.turns = sum(len(example.turns) for example in examples)
+    report.unlearnt_turns = sum(not t.learn for example in examples for t in example.turns)
     report.images = len({name for example in examples for name in example.images})
     report.sources = dict(sorted(Counter(example.source for example in examples).items()))
     report.count_ids(example.id for example in examples)
@@ -303,6 +304,12 @@ class LlavaJson:
         if report.problems:
             lost = f"{report.dropped:,} dropped, {report.blank:,} with a blank picture"
             print(f"{self.name}: of {report.rows:,} rows {lost}:\n{report.faults()}", flush=True)
+        if report.unlearnt_turns:
+            print(
+                f"{self.name}: {report.unlearnt_turns:,} answers are marked as not to be learnt: "
+                "they are read as context and masked",
+                flush=True,
+            )
         write_json(build.dir / "corrupt.json", corrupt)
         write_json(build.dir / "report.json", report.as_json())
         write_atomic(build.dir / "examples.parquet", lambda path: _write_index(path, dataset))

@@ -19,7 +19,8 @@ FIELD = "media that are not read"
 _MEDIA = "images?|imgs?|videos?|vid|audios?|speech|sounds?|voice|music|vision|picture|photo"
 _TAIL = (
     r"(?:[ _-]?(?:\d+|placeholder|pad|start|end|begin|bos|eos|bov|eov|token|soft|patch|context|"
-    r"here|content|newline|break|id|ids|features?|embeds?|thumbnail|sep|path|file|url|chunk))*"
+    r"here|content|newline|break|id|ids|features?|embeds?|thumbnail|sep|path|file|url|chunk|"
+    r"sentinel|frames?))*"
 )
 _PLACES = (
     r"ref|box|quad|bbox|ref[-_]object|grounding|points?\s+x\d?\s*=[^>]*|"
@@ -36,7 +37,9 @@ _TAGS = re.compile(
       | [bse]oi
       | {_PLACES}
       | \|(?:object_ref|box|quad|ref|det|grounding|point)(?:_start|_end)?\|
-    )>
+      | \|(?:begin|end)_of_box\|
+    )\s*/?>
+    | <points?>\s*[\[(]?\d
     | (?-i:<image>)[^<\n]{{0,4096}}</image>
     | \{{<\d+><\d+>
     | (?-i:\[(?:IMG(?:_BREAK|_END)?|BEGIN_AUDIO|AUDIO|VIDEO)\])(?!https?:)
@@ -59,6 +62,9 @@ _PICTURES = re.compile(
     r"(?:input_)?(?:images?|imgs?|pictures?|photos?|pics?)"
     r"(?:_(?:paths?|files?|urls?|uris?|bytes|data|list|base64|b64))?|pixel_values"
 )
+_HOLDERS = frozenset({"media", "medias", "multimedia", "multi_modal_data", "mm_data", "attachment",
+                      "attachments"})  # fmt: skip
+"""Fields that hold media of any kind where they are objects or lists."""
 _ENDING = re.compile(
     r"\.(?:mp4|avi|mov|mkv|webm|m4v|mpe?g|flv|wmv|wav|mp3|flac|ogg|m4a|aac|opus|"
     r"jpe?g|png|gif|webp|bmp|tiff?|heic|avif)(?:[?#]\S*)?$",
@@ -94,7 +100,8 @@ def refuse_fields(
         if key in known or not value or isinstance(value, (bool, int, float)):
             continue
         name = key.lower() if isinstance(key, str) else ""
-        if _OTHER.fullmatch(name) or _inline(value):
+        held = name in _HOLDERS and not isinstance(value, str)
+        if _OTHER.fullmatch(name) or held or _inline(value):
             raise BadRow(FIELD, f"{where} has {key!r}: {short(value)}")
         other = name == "images" and value != list(pictures)
         if other or (not pictures and _names_picture(name, value)):
@@ -109,8 +116,12 @@ def _names_picture(name: str, value: Any) -> bool:
     if _PICTURES.fullmatch(name):
         return True
     items = value if isinstance(value, list) else [value]
-    paths = [item for item in items if isinstance(item, str) and len(item) < 1024]
-    return name not in _ORIGIN and any(_ENDING.search(path) for path in paths)
+    paths = [
+        part for item in items for part in (item.values() if isinstance(item, dict) else [item])
+    ]
+    return name not in _ORIGIN and any(
+        isinstance(path, str) and len(path) < 1024 and _ENDING.search(path) for path in paths
+    )
 
 
 def _inline(value: Any) -> bool:

@@ -61,7 +61,9 @@ def image_paths(value: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     paths = found if isinstance(found, list) else [found]
     if not all(isinstance(path, str) and path for path in paths):
-        raise BadRow("wrong image field", f"expected paths, got {short(found)}")
+        inline = any(isinstance(path, (dict, bytes)) for path in paths)
+        hint = "; data=messages reads pictures that are part of a row" if inline else ""
+        raise BadRow("wrong image field", f"expected paths, got {short(found)}{hint}")
     if any(path.startswith("data:") for path in paths):
         raise BadRow("wrong image field", "a data: URI is no path; data=messages reads it")
     return tuple(paths)

@@ -76,6 +76,8 @@ class DataReport:
     without_id: int = 0
     left_out_turns: int = 0
     """Leading system or gpt turns, which LLaVA leaves out as well."""
+    unlearnt_turns: int = 0
+    """Answers that the data marks as not to be learnt: context alone."""
     sources: dict[str, int] = field(default_factory=dict)
     problems: dict[str, Problem] = field(default_factory=dict)
 

@@ -54,11 +54,13 @@ LEARNT: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("kind", [LlavaJson, Messages])
 def test_turns_not_to_be_learnt_are_marked_whoever_wrote_it(
-    tmp_path: Path, kind: type[LlavaJson]
+    tmp_path: Path, kind: type[LlavaJson], capsys: pytest.CaptureFixture[str]
 ) -> None:
     form = as_chat if kind is Messages else dict
     rows = [form(talk(**mark)) for mark in (*NOT_LEARNT, *LEARNT)]
     examples = opened(tmp_path, rows, kind).examples
+    said = f"{len(NOT_LEARNT)} answers are marked as not to be learnt"
+    assert said in capsys.readouterr().out
     for example in examples[: len(NOT_LEARNT)]:
         assert [t.learn for t in example.turns] == [True, False, True, True]
     for example in examples[len(NOT_LEARNT) :]:

@@ -27,7 +27,9 @@ TAGS = [
     "(<image>./</image>)", "<ref>a dog</ref>", "<box>(1,2),(3,4)</box>", "<quad>", "<bbox>",
     "<ref-object>", "<|object_ref_start|>", "<|box_start|>", "<|det|>", "<|grounding|>",
     "<loc0012>", "<loc_12>", "<seg001>", "<region1>", "<patch_index_0001>", "<grounding>",
-    '<point x="1.5" y="2">', "{<1><2><3><4>}", "data:image/png;base64,iVBORw0KGgo=",
+    '<point x="1.5" y="2">', "{<1><2><3><4>}", "<image/>", "<video />",
+    "<|begin_of_box|>", "<point>12 30</point>", "<imgpad>", "<|video_frame|>",
+    "data:image/png;base64,iVBORw0KGgo=",
 ]  # fmt: skip
 WORDS = [
     "a < b and c > d", "<b>bold</b>", '<img src="a.png">', '<video controls src="x.mp4"></video>',
@@ -78,10 +80,13 @@ FIELDS: list[dict[str, Any]] = [
     {"image_url": "http://a/b.png"}, {"img": "a.png"}, {"pixel_values": [[0.1]]},
     {"thing": {"bytes": b"\x89PNG"}}, {"thing": "data:audio/wav;base64,AAAA"},
     {"clip": "clips/1.mp4"}, {"photo_of": "b.jpg"}, {"Video": "clips/1.mp4"},
+    {"media": [{"type": "video", "path": "a"}]}, {"multi_modal_data": {"image": "a"}},
+    {"shown": [{"path": "a.png"}]}, {"audio": {"array": [0.1], "sampling_rate": 16000}},
 ]  # fmt: skip
 HARMLESS: list[dict[str, Any]] = [
     {"video": None}, {"videos": []}, {"audio": ""}, {"images": []}, {"frames": 8},
     {"video_id": "v7"}, {"source": "a.mp4"}, {"url": "http://a/b.png"}, {"width": [640]},
+    {"media": "newspaper"}, {"meta": {"width": 3}},
 ]  # fmt: skip
 
 

@@ -192,3 +192,16 @@ def test_a_policy_may_not_drop_more_than_the_stated_share(tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"1 of 4 rows would be dropped .*0\.2 allows"):
         store.ensure(source(tmp_path, lost_at_most=0.2).step())
     assert store.ensure(source(tmp_path, lost_at_most=0.25).step()).facts["dropped"] == 1
+
+
+def test_a_cache_of_digests_from_before_marks_hashes_no_image_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = LlavaJson(str(write(tmp_path, [row()])), str(tmp_path))
+    before = data.content()
+    (file,) = (tmp_path / "cache").rglob("digests/*.json")
+    kept = json.loads(file.read_text())
+    file.write_text(json.dumps({k: v for k, v in kept.items() if k not in ("marks", "tags")}))
+    read = hashed(monkeypatch)
+    assert data.content() == before
+    assert read == ["train.json"]
