@@ -267,6 +267,10 @@ class LlavaJson:
         tags = content.tags and self.on_media_tag != "text"
         return {"reader": READER} if content.marks or tags or self.reads_more() else {}
 
+    def reading(self) -> str:
+        """Which reader takes the annotations, and how: what is remembered of them is its own."""
+        return self.form
+
     def reads_more(self) -> bool:
         """Whether rows may be read that the first reader left out as faults."""
         return False
@@ -274,7 +278,7 @@ class LlavaJson:
     def content(self) -> Content:
         """Hash both. Raises :class:`UserError` naming what is not there and how to get it."""
         refuse_absent(self)
-        return content_of(Path(self.annotations), Path(self.images), self.rows, self.form)
+        return content_of(Path(self.annotations), Path(self.images), self.rows, self.reading())
 
     def open(self, artifact: Path) -> Dataset:
         """The dataset as the artifact's check left it; refused when its files changed since."""

@@ -151,6 +151,11 @@ def _absent(source: Prepared, what: str) -> str:
     path = Path(getattr(source, what))
     there = path.is_file() if what == "annotations" else path.is_dir()
     kind = "file" if what == "annotations" else "folder (the image root)"
+    if what == "annotations" and path.is_dir():
+        return (
+            f"data.annotations={str(path)!r} is a folder, expected a file. Of several files make "
+            "one: JSON lines one after the other, Parquet by pyarrow.dataset or DuckDB."
+        )
     return "" if there else f"data.{what}={str(path)!r}: no such {kind}."
 
 

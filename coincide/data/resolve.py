@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from coincide.data.convert import to_llava
 from coincide.data.entries import TAKES, Entries, first, read_entries
 from coincide.data.fault import BadRow
-from coincide.data.messages import to_llava
 from coincide.data.parse import IMAGE, parse
 from coincide.schema import Example, UserError
 

@@ -14,7 +14,7 @@ from coincide.schema import UserError
 _SPACE = re.compile(r"[ \t\r\n]*")
 _SHAPE = "a JSON list of rows, or one row a line (JSON lines)"
 ROW_KEYS = frozenset({"conversations", "messages", "conversation", "texts", "prompt", "query",
-                      "instruction", "id", "image", "images"})  # fmt: skip
+                      "instruction", "question", "id", "image", "images"})  # fmt: skip
 """What tells a lone row from another JSON object."""
 
 

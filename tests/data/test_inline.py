@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from coincide.data.convert import to_llava
 from coincide.data.images import load_image
 from coincide.data.inline import is_base64, name_of, suffix_of
-from coincide.data.messages import Messages, to_llava
+from coincide.data.messages import Messages
 from coincide.data.subset import write_subset
 from coincide.schema import Dataset, UserError
 from coincide.store import Store

@@ -366,3 +366,19 @@ def test_the_same_file_read_both_ways_has_two_keys(tmp_path: Path) -> None:
         for kind in (Messages, LlavaJson)
     }
     assert len(keys) == 2
+
+
+def test_a_text_that_quotes_img_tags_is_text_where_tags_are(tmp_path: Path) -> None:
+    """The same file read both ways, one after the other: no memory of the one tells the other."""
+    quoted = "What is <img>pics/a.png</img>?"
+    rows = [{"messages": [user(quoted), assistant()]}]
+    for _ in range(2):
+        (read_so,) = opened(tmp_path, rows).examples
+        assert (read_so.images, read_so.turns[0].text) == (("pics/a.png",), "What is <image>?")
+        (text,) = opened(tmp_path, rows, on_media_tag="text").examples
+        assert (text.images, text.turns[0].text) == ((), quoted)
+
+
+def test_a_folder_of_files_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder, expected a file"):
+        Messages(str(tmp_path), str(tmp_path)).step()
