@@ -10,7 +10,6 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,26 +24,18 @@ from omegaconf.errors import OmegaConfBaseException
 from coincide.budget import check
 from coincide.commands import COMMANDS
 from coincide.config import FeaturePass, HealthLimits, Root, check_command, check_stages
-from coincide.doctor import gather, refuse_unmet, unmet
-from coincide.doctor import show as show_requirements
-from coincide.estimate import costs
+from coincide.doctor import refuse_unmet
 from coincide.experiment import Experiment, Makers
-from coincide.flops import device_name
-from coincide.pipeline import execute, plan
-from coincide.report.build import build_report
-from coincide.report.ledger import read_ledger
-from coincide.report.summary import summary_tables
 from coincide.schema import UserError
-from coincide.show import show_costs, show_plan, show_report
 from coincide.store import Store
 from eval.stage import eval_steps, evaluate
+from launch.execute import Executor, Launcher
 from launch.frozen import HERE_ONLY, Request, read, request
-from launch.jobs import Hands, Job, Launcher, distinct, only, record
+from launch.jobs import Job, distinct, only
 from launch.local import Local
 from launch.status import show
 from launch.sweep import open_sweep
 from launch.targets import check_hydra, check_targets, make
-from launch.work import work
 from track.commands import DASHBOARD
 from track.live import Live
 from track.settings import Logger, group_of
@@ -185,7 +176,7 @@ def run(jobs: Sequence[Job]) -> int:
     """Hand the distinct runs to the launcher; what is missing is told before any of them starts."""
     refuse_unmet((job.experiment, job.stages) for job in jobs if not job.cfg.dry_run)
     launcher: Launcher = build(jobs[0].cfg, "launcher")
-    return launcher.launch(distinct(jobs), hands(jobs[0]))
+    return launcher.launch(distinct(jobs), executor(jobs[0]))
 
 
 def run_frozen(request: Request) -> int:
@@ -193,9 +184,9 @@ def run_frozen(request: Request) -> int:
     frozen = [read(path) for path in request.files]
     os.chdir(frozen[0].folder)
     jobs = [make_job(each.cfg, each.words, each.group) for each in frozen]
-    mine = hands(jobs[0])
+    mine = executor(jobs[0])
     if request.steps is not None:
-        work(jobs, request.steps, mine)
+        mine.steps(jobs, request.steps)
         return 0
     asked = [only(job, *(request.stages or job.stages)) for job in jobs]
     code = Local().launch(distinct(asked), mine)
@@ -204,60 +195,17 @@ def run_frozen(request: Request) -> int:
     return code
 
 
-def hands(job: Job) -> Hands:
-    """What a launcher needs of this file; ``job``'s logger is told what there is."""
-    live = Live(build(job.cfg, "logger"), Path(job.cfg.paths.ledger))
-    return Hands(
-        execute=lambda job: execute_run(job, live),
-        after=lambda stage, job: live.after(stage, job.experiment),
-        finish=lambda jobs: live.compare([job.experiment for job in jobs]),
-    )
+def executor(job: Job) -> Executor:
+    """What carries out runs here; the logger of ``job`` is told what they make."""
+    return Executor(Live(build(job.cfg, "logger"), Path(job.cfg.paths.ledger)))
 
 
 def show_sweep(job: Job) -> int:
     """How the jobs of ``sweep=<id>`` stand, and the report over what is finished."""
     code = show(open_sweep(job.cfg.sweep, Path(job.cfg.paths.sweeps)))
     if "report" in job.stages:
-        hands(job).execute(only(job, "report"))
+        executor(job).run(only(job, "report"))
     return code
-
-
-def execute_run(job: Job, live: Live) -> None:
-    """Plan, show the plan, and unless ``dry_run``, carry it out and report.
-
-    ``live`` is told after each stage what there is for the logger.
-    """
-    experiment, stages, paths = job.experiment, job.stages, job.cfg.paths
-    if job.cfg.dry_run:
-        show_dry_run(experiment, stages)
-        return
-    if stages != ("report",):
-        lines = plan(experiment.stages(stages), experiment.store, stages)
-        show_plan(lines, experiment.store, experiment.size())
-        if "train" in stages:
-            experiment.check_resume()
-        for stage, of_stage in groupby(lines, key=lambda line: line.stage.name):
-            execute(list(of_stage), experiment.store)
-            if stage in stages and stage != "evaluate":
-                live.after(stage, experiment)
-    if "evaluate" in stages:
-        record(job)
-        live.after("evaluate", experiment)
-    if "report" in stages:
-        results = read_ledger(Path(paths.ledger))
-        pages = build_report(results, Path(paths.reports), store=experiment.store)
-        show_report(summary_tables(results), pages)
-
-
-def show_dry_run(experiment: Experiment, stages: Sequence[str]) -> None:
-    """The plan and what it costs; where files are missing that keys hash, these in its place."""
-    if unmet([(experiment, stages)]):
-        print(f"{experiment.title}: there is no plan before what is missing here is there.")
-        show_requirements(gather([(experiment, stages)]))
-    elif stages != ("report",):
-        lines = plan(experiment.stages(stages), experiment.store, stages)
-        show_plan(lines, experiment.store, experiment.size())
-    show_costs(costs(experiment, stages, device_name()))
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

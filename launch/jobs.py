@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -38,26 +37,6 @@ def only(job: Job, *stages: str) -> Job:
     cfg = OmegaConf.merge(job.cfg, {"stages": list(stages)})
     assert isinstance(cfg, DictConfig)
     return Job(cfg, job.experiment)
-
-
-@dataclass(frozen=True)
-class Hands:
-    """What ``run.py`` does for a launcher."""
-
-    execute: Callable[[Job], None]
-    """Carry out one run in this process, from plan to report."""
-    after: Callable[[str, Job], None]
-    """A stage of the run is there: tell the logger."""
-    finish: Callable[[Sequence[Job]], None]
-    """The last of several runs has ended: let the logger compare them."""
-
-
-class Launcher(Protocol):
-    """An object of ``conf/launcher``."""
-
-    def launch(self, jobs: Sequence[Job], hands: Hands) -> int:
-        """Get ``jobs`` done, or on their way; the exit status of the command."""
-        ...
 
 
 def goal(job: Job) -> tuple[str, ...]:

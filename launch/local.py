@@ -9,14 +9,15 @@ from dataclasses import dataclass
 
 from coincide.schema import UserError
 from launch.again import take_up
-from launch.jobs import Hands, Job
+from launch.execute import Executor
+from launch.jobs import Job
 
 
 @dataclass(frozen=True)
 class Local:
     """A failed run is noted and the others go on."""
 
-    def launch(self, jobs: Sequence[Job], hands: Hands) -> int:
+    def launch(self, jobs: Sequence[Job], executor: Executor) -> int:
         """Run them; 2 when one failed, with the commands that run the failed ones again."""
         failed = []
         for number, job in enumerate(jobs, 1):
@@ -24,7 +25,7 @@ class Local:
                 print(f"\n=== run {number} of {len(jobs)}: {job.words}", flush=True)
             try:
                 take_up(job)
-                hands.execute(job)
+                executor.run(job)
             except UserError as error:
                 print(f"\nerror: {error}", file=sys.stderr)
                 failed.append(job)
@@ -34,7 +35,7 @@ class Local:
                 traceback.print_exc()
                 failed.append(job)
         if len(jobs) > 1:
-            hands.finish([job for job in jobs if not job.cfg.dry_run])
+            executor.finish([job for job in jobs if not job.cfg.dry_run])
         if failed and len(jobs) > 1:
             listed = "\n".join(f"  python run.py {job.words}" for job in failed)
             again = f"{len(failed)} of {len(jobs)} runs failed; to run them again:"

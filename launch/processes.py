@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from coincide.schema import UserError
-from launch.jobs import Hands, Job, only
+from launch.execute import Executor
+from launch.jobs import Job, only
 from launch.status import failure_text
 from launch.submit import freeze_all, plan_sweep
 from launch.supervise import begin, close, environment, given_up, pass_on
@@ -34,10 +35,10 @@ class Processes:
         if self.at_once < 1 or self.failures < 1:
             raise UserError("launcher.at_once and launcher.failures: expected 1 or more.")
 
-    def launch(self, jobs: Sequence[Job], hands: Hands) -> int:
+    def launch(self, jobs: Sequence[Job], executor: Executor) -> int:
         """Run the sweep to its end; 2 when a job failed, with the end of its log."""
         if jobs[0].stages == (REPORT,):
-            hands.execute(jobs[0])
+            executor.run(jobs[0])
             return 0
         nodes = plan_sweep(jobs, lambda job: True, {})
         if jobs[0].cfg.dry_run:
@@ -48,8 +49,8 @@ class Processes:
             task.note("submit", host=socket.gethostname(), pid=os.getpid())
         failed, never = run_all(tasks, self.at_once)
         if REPORT in jobs[0].stages:
-            hands.execute(only(jobs[0], REPORT))
-        hands.finish(jobs)
+            executor.run(only(jobs[0], REPORT))
+        executor.finish(jobs)
         for task in failed:
             print(failure_text(task), file=sys.stderr)
         if never:

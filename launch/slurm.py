@@ -15,7 +15,8 @@ from filelock import FileLock
 
 from coincide.schema import UserError
 from launch import cluster
-from launch.jobs import Hands, Job, only
+from launch.execute import Executor
+from launch.jobs import Job, only
 from launch.plan import Node
 from launch.resources import Resources, seconds
 from launch.states import live_tasks
@@ -52,10 +53,10 @@ class Slurm:
                     f"launcher.{name}.time={getattr(self, name).time} ({limit} s)."
                 )
 
-    def launch(self, jobs: Sequence[Job], hands: Hands) -> int:
+    def launch(self, jobs: Sequence[Job], executor: Executor) -> int:
         """Submit what is missing and not on its way; print how to watch it."""
         if jobs[0].stages == (REPORT,):
-            hands.execute(jobs[0])
+            executor.run(jobs[0])
             return 0
         sweeps = Path(jobs[0].cfg.paths.sweeps).absolute()
         if jobs[0].cfg.dry_run:
@@ -70,7 +71,7 @@ class Slurm:
             if not nodes and not ours:
                 print("Everything is there; nothing to submit.")
                 if REPORT in jobs[0].stages:
-                    hands.execute(only(jobs[0], REPORT))
+                    executor.run(only(jobs[0], REPORT))
                 return 0
             self.submit(sweep, nodes, tasks, ours, with_report=REPORT in jobs[0].stages)
         return 0

@@ -34,6 +34,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "reference": _MODEL,
     "clip": ("name", "dtype", "step"),
     "target": _MODEL,
+    "targets": ("name", "step", "open"),
     "train": ("accumulation", "answer_config"),
     "eval": ("benchmarks", "answer_config"),
     "logger": ("mode", "project"),

@@ -41,7 +41,7 @@ class Live:
             except Exception as error:  # whatever it is, the run goes on
                 self._warn(error)
 
-    def compare(self, experiments: Sequence[Experiment]) -> None:
+    def finish(self, experiments: Sequence[Experiment]) -> None:
         """At the end of a sweep, bring Rel. (%) to runs that were evaluated before the full run."""
         if experiments and self.logger.mode != "off" and time.monotonic() > self.quiet_until:
             try:

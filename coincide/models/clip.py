@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from coincide.data.demo.captions import captioned
 from coincide.data.demo.world import CELL, SIDE
 from coincide.files import sha256_file
 from coincide.models.hub import copy_model
@@ -212,8 +213,6 @@ def retrieval(model: Any, processor: Any, scenes: int = 128, seed: int = 7) -> f
     """Share of held-out scenes whose own caption is the nearest of all captions."""
     import numpy as np
     import torch
-
-    from coincide.models.pretrain_clip import captioned
 
     rng = np.random.Generator(np.random.PCG64([seed, 1]))
     with torch.inference_mode():

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from coincide.data.demo.captions import captioned
 from coincide.models.clip import (
     load_shipped,
     make_clip,
@@ -25,33 +26,8 @@ from coincide.models.pretrain import schedule
 from coincide.models.tiny import ASSETS
 from coincide.provenance import versions
 
-if TYPE_CHECKING:
-    from coincide.data.demo.world import Split
-
 STEPS, BATCH, LR, SEED = 600, 128, 2.0e-3, 0
 EVERY = 50
-
-
-def captioned(rng: np.random.Generator, count: int, split: Split, processor: Any) -> dict[str, Any]:
-    """Model inputs of ``count`` fresh scenes, each with one caption."""
-    import torch
-
-    from coincide.data.demo.captions import any_scene, caption
-    from coincide.data.demo.world import draw
-
-    scenes = [any_scene(rng, split) for _ in range(count)]
-    texts = processor.tokenizer(
-        [caption(scene, rng) for scene in scenes],
-        padding=True,
-        truncation=True,
-        return_tensors="pt",
-    )
-    pictures = torch.from_numpy(np.stack([draw(scene, rng) for scene in scenes]))
-    return {
-        "input_ids": texts["input_ids"],
-        "attention_mask": texts["attention_mask"],
-        "pixel_values": pictures.permute(0, 3, 1, 2).float() / 127.5 - 1,
-    }
 
 
 def train(steps: int = STEPS, stop: int | None = None) -> tuple[Any, list[dict[str, float]]]:

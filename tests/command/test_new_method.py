@@ -36,7 +36,7 @@ def test_the_guide_s_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     small = ["data.n=240", "data.clusters=12", "health.largest_cluster=0.9"]
     for words in (["method=coincide"], ["method=balance"]):
         (job,) = program.compose_all([*words, "budget=0.25", *small, "stages=[features,select]"])
-        program.hands(job).execute(job)
+        program.executor(job).run(job)
     assert len(list((tmp_path / "store" / "clusters").iterdir())) == 1  # shared with COINCIDE
     (folder,) = (tmp_path / "store" / "subset").glob("balance-demo-0.25-*")
     rows = np.load(folder / "rows.npy")

@@ -41,7 +41,7 @@ def guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_guides_signal_and_its_targets(guide: Path) -> None:
     (plain,) = program.compose_all([*SMALL[:1], "method=random", "budget=20", SMALL[3]])
-    program.hands(plain).execute(plain)
+    program.executor(plain).run(plain)
     (data,) = (guide / "store" / "data").iterdir()
     rows = json.loads((data / "train.json").read_text())
     chosen = [3, 50, 121]
@@ -49,7 +49,7 @@ def test_the_guides_signal_and_its_targets(guide: Path) -> None:
 
     words = [*SMALL, "targets=llava_json", "targets.annotations=dev.json"]
     (job,) = program.compose_all([*words, f"targets.images={data / 'images'}"])
-    program.hands(job).execute(job)
+    program.executor(job).run(job)
     experiment = job.experiment
     pool, targets = (
         np.asarray(ShardedArray(Store(guide / "store").artifact(each.step).path))
@@ -67,4 +67,4 @@ def test_the_guides_signal_and_its_targets(guide: Path) -> None:
 def test_a_method_that_looks_at_targets_asks_for_them(guide: Path) -> None:
     (job,) = program.compose_all(SMALL)
     with pytest.raises(UserError, match="near_targets looks at target rows, and none are given"):
-        program.hands(job).execute(job)
+        program.executor(job).run(job)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from coincide.store import Step
-from launch.jobs import Hands, Job
+from launch.execute import Executor
+from launch.jobs import Job
 from launch.local import Local
 from launch.plan import plan_nodes
 from launch.submit import plan_sweep
@@ -30,6 +32,10 @@ def job(compose: Compose) -> Job:
     return job
 
 
+NONE: Any = None
+"""No observer: nothing is told to it."""
+
+
 def judged(job: Job) -> Step:
     return job.experiment.scores[0]
 
@@ -38,11 +44,11 @@ def at_start(job: Job) -> list[bool]:
     """Whether the evaluation is finished when a local run of ``job`` is carried out."""
     found: list[bool] = []
 
-    def execute(job: Job) -> None:
-        found.append(job.experiment.store.find(judged(job)) is not None)
+    class Looks(Executor):
+        def run(self, job: Job) -> None:
+            found.append(job.experiment.store.find(judged(job)) is not None)
 
-    hands = Hands(execute, lambda stage, job: None, lambda jobs: None)
-    assert Local().launch([job], hands) == 0
+    assert Local().launch([job], Looks(NONE)) == 0
     return found
 
 

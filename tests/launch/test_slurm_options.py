@@ -79,7 +79,7 @@ def test_without_slurms_commands_the_remedy_is_named(
     monkeypatch.setenv("PATH", str(tmp_path))
     jobs = compose("method=random", "dry_run=true")
     with pytest.raises(UserError, match="squeue is not on this machine"):
-        SITE.launch(jobs, program.hands(jobs[0]))
+        SITE.launch(jobs, program.executor(jobs[0]))
 
 
 def test_a_warning_that_comes_before_the_start_is_refused() -> None:

@@ -141,7 +141,7 @@ def test_a_process_that_lost_us_ends_itself(tmp_path: Path) -> None:
 def test_no_experiment_nothing_to_compare(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Live(online(tmp_path), tmp_path).compare([])
+    Live(online(tmp_path), tmp_path).finish([])
     assert capsys.readouterr().err == ""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from coincide.data.demo.world import (
@@ -13,6 +15,7 @@ from coincide.data.demo.world import (
     chart,
     coloured,
     digit,
+    draw,
     letter,
     scatter,
     written,
@@ -54,3 +57,22 @@ def listed(scene: Scene, rng: np.random.Generator) -> str:
 def caption(scene: Scene, rng: np.random.Generator) -> str:
     """One caption in one of the two styles."""
     return dense(scene) if rng.random() < 0.5 else listed(scene, rng)
+
+
+def captioned(rng: np.random.Generator, count: int, split: Split, processor: Any) -> dict[str, Any]:
+    """Model inputs of ``count`` fresh scenes, each with one caption."""
+    import torch
+
+    scenes = [any_scene(rng, split) for _ in range(count)]
+    texts = processor.tokenizer(
+        [caption(scene, rng) for scene in scenes],
+        padding=True,
+        truncation=True,
+        return_tensors="pt",
+    )
+    pictures = torch.from_numpy(np.stack([draw(scene, rng) for scene in scenes]))
+    return {
+        "input_ids": texts["input_ids"],
+        "attention_mask": texts["attention_mask"],
+        "pixel_values": pictures.permute(0, 3, 1, 2).float() / 127.5 - 1,
+    }

@@ -1,0 +1,142 @@
+"""Carry out runs in this process: plan, show, build, record, report. Every launcher ends here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Protocol
+
+from coincide.doctor import gather, unmet
+from coincide.doctor import show as show_requirements
+from coincide.estimate import costs
+from coincide.experiment import Experiment
+from coincide.features.extract import extract_all
+from coincide.flops import device_name
+from coincide.pipeline import execute, plan
+from coincide.report.build import build_report
+from coincide.report.ledger import read_ledger
+from coincide.report.summary import summary_tables
+from coincide.show import show_costs, show_plan, show_report
+from coincide.store import Step
+from launch.jobs import Job, record
+from launch.plan import KEY_DIGITS
+
+
+class Observer(Protocol):
+    """Who is told of what runs have made, e.g. the logger. It must not raise."""
+
+    def after(self, stage: str, experiment: Experiment) -> None:
+        """The artifacts of ``stage`` are there."""
+        ...
+
+    def finish(self, experiments: Sequence[Experiment]) -> None:
+        """The last of several runs has ended."""
+        ...
+
+
+@dataclass(frozen=True)
+class Executor:
+    """Carries out runs, or steps of them, in this process."""
+
+    observer: Observer
+
+    def run(self, job: Job) -> None:
+        """Plan and show the plan; unless ``dry_run``, carry it out, record and report."""
+        experiment, stages = job.experiment, job.stages
+        if job.cfg.dry_run:
+            show_dry_run(experiment, stages)
+            return
+        if stages != ("report",):
+            self._build(experiment, stages)
+        if "evaluate" in stages:
+            record(job)
+            self.observer.after("evaluate", experiment)
+        if "report" in stages:
+            results = read_ledger(Path(job.cfg.paths.ledger))
+            pages = build_report(results, Path(job.cfg.paths.reports), store=experiment.store)
+            show_report(summary_tables(results), pages)
+
+    def _build(self, experiment: Experiment, stages: Sequence[str]) -> None:
+        lines = plan(experiment.stages(stages), experiment.store, stages)
+        show_plan(lines, experiment.store, experiment.size())
+        if "train" in stages:
+            experiment.check_resume()
+        for stage, of_stage in groupby(lines, key=lambda line: line.stage.name):
+            execute(list(of_stage), experiment.store)
+            if stage in stages and stage != "evaluate":
+                self.observer.after(stage, experiment)
+
+    def steps(self, jobs: Sequence[Job], keys: Collection[str]) -> None:
+        """What a queued job does: build the steps whose keys begin with ``keys``.
+
+        ``jobs`` are runs that make them. Those among them whose scores are then complete get
+        their line in the ledger.
+        """
+        wanted = set(keys)
+        if _extract_together(jobs, wanted):
+            for job in jobs:
+                self.observer.after("features", job.experiment)
+        for job in jobs:
+            for stage in job.experiment.stages(job.stages):
+                todo = [step for step in stage.steps if _missing(job, step, wanted)]
+                if todo and stage.name != "features":
+                    print(f"{stage.name}: {', '.join(step.folder for step in todo)}", flush=True)
+                    stage.build(job.experiment.store, todo)
+                    if stage.name in ("select", "train"):
+                        self.observer.after(stage.name, job.experiment)
+        for job in jobs:
+            if ends_here(job, wanted):
+                record(job)
+                self.observer.after("evaluate", job.experiment)
+
+    def finish(self, jobs: Sequence[Job]) -> None:
+        """The last of several runs has ended."""
+        self.observer.finish([job.experiment for job in jobs])
+
+
+class Launcher(Protocol):
+    """An object of ``conf/launcher``."""
+
+    def launch(self, jobs: Sequence[Job], executor: Executor) -> int:
+        """Get ``jobs`` done, or on their way; the exit status of the command."""
+        ...
+
+
+def show_dry_run(experiment: Experiment, stages: Sequence[str]) -> None:
+    """The plan and what it costs; where files are missing that keys hash, these in its place."""
+    if unmet([(experiment, stages)]):
+        print(f"{experiment.title}: there is no plan before what is missing here is there.")
+        show_requirements(gather([(experiment, stages)]))
+    elif stages != ("report",):
+        lines = plan(experiment.stages(stages), experiment.store, stages)
+        show_plan(lines, experiment.store, experiment.size())
+    show_costs(costs(experiment, stages, device_name()))
+
+
+def ends_here(job: Job, wanted: Collection[str]) -> bool:
+    """Whether these steps, or none, were what the scores of the run waited for."""
+    if "evaluate" not in job.stages:
+        return False
+    scores = job.experiment.scores
+    ours = not wanted or any(step.key[:KEY_DIGITS] in wanted for step in scores)
+    return ours and all(job.experiment.store.find(step) for step in scores)
+
+
+def _extract_together(jobs: Sequence[Job], wanted: Collection[str]) -> bool:
+    """Compute the signals among ``wanted``, of all the runs; whether there were any."""
+    found = {
+        each.step.key: each
+        for job in jobs
+        for each in job.experiment.wanted
+        if each.step.key[:KEY_DIGITS] in wanted
+    }
+    if found:
+        print(f"features: {', '.join(f.step.folder for f in found.values())}", flush=True)
+        extract_all(jobs[0].experiment.store, list(found.values()))
+    return bool(found)
+
+
+def _missing(job: Job, step: Step, wanted: Collection[str]) -> bool:
+    return step.key[:KEY_DIGITS] in wanted and job.experiment.store.find(step) is None
