@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,8 @@ def guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(program.CONF, tmp_path / "conf")
     yaml = blocks["conf/method/near_targets.yaml"].replace("baselines.", "")
     (tmp_path / "conf" / "method" / "near_targets.yaml").write_text(yaml)
+    for name in ("text_mean", "near_targets"):  # of an earlier test's folder
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(program, "CONF", tmp_path / "conf")
     monkeypatch.chdir(tmp_path)
