@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from coincide.errors import HealthError as HealthError
+from coincide.errors import UserError as UserError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -17,17 +20,6 @@ if TYPE_CHECKING:
 
 Role = Literal["human", "gpt"]
 STAGES = ("features", "select", "train", "evaluate", "report")
-
-
-class UserError(Exception):
-    """A mistake the user can mend: the message says what was got, expected, and the remedy.
-
-    ``run.py`` and the module command lines print it without a traceback and exit with status 2.
-    """
-
-
-class HealthError(UserError):
-    """A health gate closed: going on would spend hours on a broken selection."""
 
 
 # --- data -----------------------------------------------------------------------------------

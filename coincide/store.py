@@ -24,8 +24,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from coincide.errors import UserError
 from coincide.files import canonical, fsync_dir, sha256_file, write_json
-from coincide.schema import UserError
 
 MANIFEST = "manifest.json"
 

@@ -9,49 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from coincide.features.forward.contract import ForwardSignal, Tap
+from coincide.features.forward.contract import Captured, ForwardSignal, Tap
 from coincide.models.encode import model_inputs
 from coincide.schema import UserError
-
-
-@dataclass
-class Captured:
-    """What one batch left behind. B rows, T tokens, H hidden width."""
-
-    tapped: Mapping[Tap, torch.Tensor]
-    """What each tap's ``reduce`` gave."""
-    attention_mask: torch.Tensor
-    """int64 [B, T], 1 on real tokens."""
-    labels: torch.Tensor
-    """int64 [B, T], -100 off the answers, not shifted."""
-    hidden: torch.Tensor
-    """Output of the last layer after its norm, [B, T, H]; meaningless when layers were cut."""
-    head: nn.Module
-
-    def answer_logits(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [B, A+1, V] and labels [B, A+1] of the answer tokens alone.
-
-        The head runs on the positions that predict an answer token, not on the whole sequence.
-        The causal shift is kept: ``labels[:, j + 1]`` is what ``logits[:, j]`` predicts.
-        """
-        wanted = self.labels[:, 1:] != -100
-        width = max(1, int(wanted.sum(dim=1).max()))
-        order = torch.argsort(wanted.logical_not().to(torch.int8), dim=1, stable=True)[:, :width]
-        hidden = torch.gather(
-            self.hidden, 1, order.unsqueeze(-1).expand(-1, -1, self.hidden.shape[-1])
-        )
-        labels = torch.gather(self.labels[:, 1:], 1, order)
-        blank = labels.new_full((len(labels), 1), -100)
-        logits = self.head(hidden)
-        padded = torch.cat([logits, logits.new_zeros(len(logits), 1, logits.shape[-1])], dim=1)
-        return padded, torch.cat([blank, labels], dim=1)
-
 
 ATTENTION = ("self_attn", "self_attention", "attention", "attn")
 """Names under which transformers' decoder blocks hold their attention."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -13,9 +13,6 @@ from coincide.schema import Example, Signal
 
 if TYPE_CHECKING:
     import torch
-
-    from coincide.features.forward.capture import Captured
-    from coincide.features.forward.clip import ClipEncoder
 
 
 @dataclass(frozen=True)
@@ -35,6 +32,41 @@ class Tap:
     [B, T], ...) -> what is kept of them, [B, ...]."""
 
 
+@dataclass
+class Captured:
+    """What one batch left behind. B rows, T tokens, H hidden width."""
+
+    tapped: Mapping[Tap, torch.Tensor]
+    """What each tap's ``reduce`` gave."""
+    attention_mask: torch.Tensor
+    """int64 [B, T], 1 on real tokens."""
+    labels: torch.Tensor
+    """int64 [B, T], -100 off the answers, not shifted."""
+    hidden: torch.Tensor
+    """Output of the last layer after its norm, [B, T, H]; meaningless when layers were cut."""
+    head: Callable[[torch.Tensor], torch.Tensor]
+
+    def answer_logits(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits [B, A+1, V] and labels [B, A+1] of the answer tokens alone.
+
+        The head runs on the positions that predict an answer token, not on the whole sequence.
+        The causal shift is kept: ``labels[:, j + 1]`` is what ``logits[:, j]`` predicts.
+        """
+        import torch
+
+        wanted = self.labels[:, 1:] != -100
+        width = max(1, int(wanted.sum(dim=1).max()))
+        order = torch.argsort(wanted.logical_not().to(torch.int8), dim=1, stable=True)[:, :width]
+        hidden = torch.gather(
+            self.hidden, 1, order.unsqueeze(-1).expand(-1, -1, self.hidden.shape[-1])
+        )
+        labels = torch.gather(self.labels[:, 1:], 1, order)
+        blank = labels.new_full((len(labels), 1), -100)
+        logits = self.head(hidden)
+        padded = torch.cat([logits, logits.new_zeros(len(logits), 1, logits.shape[-1])], dim=1)
+        return padded, torch.cat([blank, labels], dim=1)
+
+
 class ForwardSignal(Signal, ABC):
     """A signal that is read off one forward pass of an image-text model."""
 
@@ -51,9 +83,26 @@ class ForwardSignal(Signal, ABC):
         """The signal of one batch, float64 [B, D]."""
 
 
+class Embedder(Protocol):
+    """A model of images and texts. Embeddings are float32 rows of unit length."""
+
+    @property
+    def width(self) -> int:
+        """Columns of an embedding."""
+        ...
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeddings [n, D] of ``texts``; NaN for an empty one."""
+        ...
+
+    def images_of(self, examples: Sequence[Example]) -> np.ndarray:
+        """Of each example's image (of several, their mean's direction) [n, D]; NaN without one."""
+        ...
+
+
 class EmbeddingSignal(Signal, ABC):
     """A signal that is an embedding of an image or of a text."""
 
     @abstractmethod
-    def embed(self, encoder: ClipEncoder, examples: Sequence[Example]) -> np.ndarray:
+    def embed(self, encoder: Embedder, examples: Sequence[Example]) -> np.ndarray:
         """Embeddings float32 [n, D] of ``examples``; a NaN row where there is nothing to embed."""

@@ -13,7 +13,7 @@ from coincide.schema import UserError
 if TYPE_CHECKING:
     import torch
 
-    from coincide.features.forward.capture import Captured
+    from coincide.features.forward.contract import Captured
     from coincide.features.forward.projection import Projection
 
 PROJECTION_SEED = 1234

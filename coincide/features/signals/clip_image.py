@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
+from coincide.features.forward.contract import Embedder
 from coincide.features.passes.clip import ClipSignal
 from coincide.schema import Example
-
-if TYPE_CHECKING:
-    from coincide.features.forward.clip import ClipEncoder
 
 
 @dataclass(frozen=True)
@@ -24,5 +22,5 @@ class ClipImage(ClipSignal):
 
     name: ClassVar[str] = "clip_image"
 
-    def embed(self, encoder: ClipEncoder, examples: Sequence[Example]) -> np.ndarray:
+    def embed(self, encoder: Embedder, examples: Sequence[Example]) -> np.ndarray:
         return encoder.images_of(examples)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
+from coincide.features.forward.contract import Embedder
 from coincide.features.passes.clip import ClipSignal
 from coincide.schema import Example, UserError
-
-if TYPE_CHECKING:
-    from coincide.features.forward.clip import ClipEncoder
 
 FORMS = ("dialogue", "question", "answer")
 ROLES = {"human": "USER", "gpt": "ASSISTANT"}
@@ -37,7 +35,7 @@ class ClipText(ClipSignal):
         if self.text not in FORMS:
             raise UserError(f"text={self.text!r}: the choices are {', '.join(FORMS)}.")
 
-    def embed(self, encoder: ClipEncoder, examples: Sequence[Example]) -> np.ndarray:
+    def embed(self, encoder: Embedder, examples: Sequence[Example]) -> np.ndarray:
         return encoder.texts([text_of(example, self.text) for example in examples])
 
 

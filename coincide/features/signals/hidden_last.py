@@ -10,7 +10,7 @@ from coincide.features.passes.reference import ReferenceSignal
 if TYPE_CHECKING:
     import torch
 
-    from coincide.features.forward.capture import Captured
+    from coincide.features.forward.contract import Captured
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from coincide.features.passes.reference import ReferenceSignal
 if TYPE_CHECKING:
     import torch
 
-    from coincide.features.forward.capture import Captured
+    from coincide.features.forward.contract import Captured
 
 COLUMNS = ("el2n", "margin", "nll", "answer_tokens")
 """EL2N; mean margin p(y) - max p(not y), COINCIDE's AUM; mean negative log-likelihood in nats;
