@@ -41,7 +41,9 @@ class FromFile:
     def key_config(self) -> Mapping[str, Any]:
         """The digest of the file, and how it is read where that is said."""
         from coincide.files import sha256_file
+        from coincide.store import check_path
 
+        check_path(Path(self.path))
         said = {} if self.by == "auto" else {"by": self.by}
         return {"sha256": sha256_file(Path(self.path)), **said}
 

@@ -22,7 +22,7 @@ from coincide.report.overlap import Overlap, expected_share, overlap
 from coincide.report.redact import printable, redact
 from coincide.report.settings import flat
 from coincide.schema import Result, UserError
-from coincide.store import MANIFEST
+from coincide.store import MANIFEST, open_artifact
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +65,7 @@ def open_side(path: Path, store: Path) -> Side:
 def _of_artifact(folder: Path) -> Side:
     if not (folder / MANIFEST).is_file() or not (folder / "rows.npy").is_file():
         raise UserError(f"{folder}: no subset artifact; expected {MANIFEST} and rows.npy in it.")
-    manifest = Shelf(folder).manifest(folder)
+    manifest = open_artifact(folder).check("rows.npy").manifest
     facts, needs = manifest.get("facts", {}), manifest.get("needs", {})
     return Side(
         folder.name,

@@ -20,6 +20,7 @@ from coincide.data.subset import FORMATS, export_subset
 from coincide.report.evidence import Shelf
 from coincide.report.ledger import read_result
 from coincide.schema import UserError
+from coincide.store import check_path
 
 
 def subset_folder(path: Path, store: Path) -> Path:
@@ -52,7 +53,10 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--store", type=Path, default=Path("store"), help="where the artifacts are")
     given = parser.parse_args(words)
     try:
-        count = export_subset(subset_folder(given.subset, given.store), given.form, given.out)
+        folder = subset_folder(given.subset, given.store)
+        for name in ("rows.npy", "ids.json", "subset.json", "messages.json"):
+            check_path(folder / name)
+        count = export_subset(folder, given.form, given.out)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

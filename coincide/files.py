@@ -5,11 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from coincide.processes import holder_of, this_process
+
+TEMPORARY = ".tmp-"
+"""How the names of files begin that are not whole yet."""
+_HOUR = 3600.0
 
 
 def canonical(value: Any) -> str:
@@ -25,18 +32,38 @@ def sha256_file(path: Path) -> str:
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     """``write`` a temporary sibling of ``path``, fsync it, rename it: never a half file."""
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex[:8]}-{path.name}")
+    owner = f"{this_process()}-{uuid.uuid4().hex[:8]}"
+    temporary = path.with_name(f"{TEMPORARY}{owner}-{path.name[-60:]}")
     try:
         write(temporary)
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        fsync(temporary)
         os.replace(temporary, path)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def sweep(folder: Path) -> list[str]:
+    """Remove the temporary files that killed processes left in ``folder``; their names.
+
+    Those of living processes stay, and for an hour those of other machines.
+    """
+    swept = []
+    for path in folder.glob(f"{TEMPORARY}*"):
+        with suppress(OSError):
+            if not _in_use(path):
+                path.unlink()
+                swept.append(path.name)
+    return swept
+
+
+def _in_use(temporary: Path) -> bool:
+    holder = holder_of("-".join(temporary.name.removeprefix(TEMPORARY).split("-")[:4]))
+    if holder is None:
+        return False
+    if holder.alive is None:
+        return time.time() - temporary.stat().st_mtime < _HOUR
+    return holder.alive
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -49,8 +76,8 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def fsync_dir(path: Path) -> None:
-    """Make the names in the folder ``path`` last, e.g. one that was renamed into it."""
+def fsync(path: Path) -> None:
+    """Make the content of a file, or the names in a folder, last over a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from coincide.disk import DiskError
 from coincide.schema import UserError
 from coincide.store import Artifact, Step, Store
 
@@ -26,11 +27,18 @@ class Stage:
     """None: each step on its own."""
 
     def build(self, store: Store, steps: Sequence[Step]) -> None:
-        if self.run is not None:
-            self.run(store, steps)
-            return
-        for step in steps:
-            store.ensure(step)
+        """Build ``steps``. A disk that is full or read-only is told with stage and artifact."""
+        try:
+            if self.run is not None:
+                self.run(store, steps)
+                return
+            for step in steps:
+                store.ensure(step)
+        except Exception as error:
+            told = store.told(error, steps)
+            if isinstance(told, DiskError):
+                raise DiskError(f"{self.name}: {told}") from error
+            raise
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from coincide.schema import (
     TargetRows,
     Targets,
 )
-from coincide.store import Artifact, Step, Store
+from coincide.store import Step, Store
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,23 +46,17 @@ class NeedSteps:
         )
 
     def pool(self, store: Store, dataset: Dataset, scored: Step | None = None) -> StorePool:
-        """The pool over their artifacts, each verified against its hashes."""
-        return StorePool(
-            dataset,
-            {need: store.verify(step) for need, step in self.signals.items()},
-            {need: store.verify(step) for need, step in self.clusterings.items()},
-            {need: store.verify(step) for need, step in self.difficulties.items()},
-            store.verify(scored) if scored else None,
-            {need: self._target_rows(store, step) for need, step in self.targets.items()},
-        )
+        """The pool over their artifacts."""
+        return StorePool(store, self, dataset, scored)
 
-    def _target_rows(self, store: Store, step: Step) -> TargetRows:
+    def target_rows(self, store: Store, step: Step) -> TargetRows:
+        """The benchmark's examples and their signal, read from the artifact of ``step``."""
         import numpy as np
 
         from coincide.features.engine.shards import ShardedArray, usable_rows
 
         assert self.target_source is not None
-        dataset = self.target_source.open(store.artifact(step.needs[0]).path)
+        dataset = self.target_source.open(store.verify(step.needs[0]).path)
         folder = store.verify(step).path
         usable = usable_rows([folder])
         usable[list(dataset.dropped)] = False
@@ -70,23 +64,19 @@ class NeedSteps:
 
 
 class StorePool:
-    """:class:`coincide.schema.Pool` over the artifacts that the method's needs name."""
+    """:class:`coincide.schema.Pool` over the artifacts that the method's needs name.
+
+    What is read of them is checked against its hashes first, and nothing else.
+    """
 
     def __init__(
-        self,
-        dataset: Dataset,
-        signals: Mapping[Signal, Artifact],
-        clusterings: Mapping[Clustering, Artifact],
-        difficulties: Mapping[Difficulty, Artifact],
-        scored: Artifact | None = None,
-        targets: Mapping[Targets, TargetRows] | None = None,
+        self, store: Store, needs: NeedSteps, dataset: Dataset, scored: Step | None = None
     ) -> None:
+        self._store = store
+        self._needs = needs
         self._dataset = dataset
-        self._signals = signals
-        self._clusterings = clusterings
-        self._difficulties = difficulties
         self._scored = scored
-        self._targets = targets or {}
+        self._targets: dict[Targets, TargetRows] = {}
 
     @property
     def examples(self) -> Sequence[Example]:
@@ -98,21 +88,22 @@ class StorePool:
 
         usable = np.ones(len(self._dataset), dtype=bool)
         usable[list(self._dataset.dropped)] = False
-        if self._signals:
+        if self._needs.signals:
             from coincide.features.engine.shards import usable_rows
 
-            usable &= usable_rows([artifact.path for artifact in self._signals.values()])
+            steps = self._needs.signals.values()
+            usable &= usable_rows([self._store.verify(step, "valid-*").path for step in steps])
         return usable
 
     def signal(self, signal: Signal) -> Any:
         from coincide.features.engine.shards import ShardedArray
 
-        return ShardedArray(self._signals[signal].path)
+        return ShardedArray(self._store.verify(self._needs.signals[signal]).path)
 
     def clusters(self, clustering: Clustering) -> Clusters:
         import numpy as np
 
-        folder = self._clusterings[clustering].path
+        folder = self._store.verify(self._needs.clusterings[clustering]).path
         return Clusters(
             np.load(folder / "centroids.npy", mmap_mode="r", allow_pickle=False),
             np.load(folder / "assignment.npy", allow_pickle=False),
@@ -121,15 +112,18 @@ class StorePool:
     def difficulty(self, difficulty: Difficulty) -> np.ndarray:
         import numpy as np
 
-        path = self._difficulties[difficulty].path / "difficulty.npy"
-        return np.load(path, allow_pickle=False)
+        artifact = self._store.verify(self._needs.difficulties[difficulty], "difficulty.npy")
+        return np.load(artifact.path / "difficulty.npy", allow_pickle=False)
 
     def targets(self, targets: Targets) -> TargetRows:
+        if targets not in self._targets:
+            step = self._needs.targets[targets]
+            self._targets[targets] = self._needs.target_rows(self._store, step)
         return self._targets[targets]
 
     def scored(self, method: Any, seed: int) -> Mapping[str, np.ndarray]:
         import numpy as np
 
         assert self._scored is not None, f"{method.name} has no score"
-        files = sorted(self._scored.path.glob("*.npy"))
+        files = sorted(self._store.verify(self._scored).path.glob("*.npy"))
         return {path.stem: np.load(path, allow_pickle=False) for path in files}

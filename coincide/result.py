@@ -31,8 +31,8 @@ def collect(
 
     Signals of one pass, and benchmarks of one process, were timed together: the longest counts.
     """
-    chosen = store.artifact(subset)
-    evaluated = [store.artifact(step) for step in scores]
+    chosen = store.verify(subset)
+    evaluated = [store.verify(step) for step in scores]
     seconds = {
         "features": _longest(store, features),
         "select": sum(_seconds(store, step) for step in [*before, subset]),
@@ -103,11 +103,11 @@ def _merged(store: Store, model: Artifact) -> list[Artifact]:
     """The adapter that was trained here and merged into ``model``: by the hash of its weights."""
     digest = model.manifest["config"].get("adapter")
     found = [
-        manifest
-        for manifest in store.manifests("adapter")
-        if digest and digest in {file["sha256"] for file in manifest["files"].values()}
+        artifact
+        for artifact in store.artifacts("adapter")
+        if digest and digest in {file["sha256"] for file in artifact.files.values()}
     ]
-    return [Artifact(store.root / "adapter" / f"{m['name']}-{m['key'][:12]}", m) for m in found[:1]]
+    return found[:1]
 
 
 def _found(store: Store, steps: Iterable[Step]) -> list[Artifact]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coincide.schema import UserError
+from coincide.store import check_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +33,7 @@ def read(folder: Path) -> pd.DataFrame:
             f"{folder}: expected a scores artifact (store/scores/<name>) with scores.parquet; "
             f"{'it holds ' + ', '.join(found) if found else 'there is no such folder'}."
         )
+    check_path(path)
     return pd.read_parquet(path)
 
 

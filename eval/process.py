@@ -7,6 +7,7 @@ why). Everything else that it or a library prints goes to ``log.txt`` in the run
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -17,7 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from coincide.processes import die_with_parent
+from coincide.disk import NEARLY, free_bytes
+from coincide.processes import dying_with_me
 from coincide.progress import bar
 from coincide.schema import UserError
 
@@ -35,9 +37,10 @@ def follow(
 
     ``ranks`` processes share the documents; they run in ``folder`` (None: the current one).
     Raises UserError when a benchmark failed, after the others had their turn, and when the
-    process ended without a word about one.
+    process ended without a word about one; OSError (ENOSPC) when the disk was full.
     """
     failures: dict[str, str] = {}
+    full: list[str] = []
     benchmarks, done = len(names), 0
     with (run / "log.txt").open("wb") as log:
         process = subprocess.Popen(
@@ -47,15 +50,18 @@ def follow(
             text=True,
             cwd=folder,
             env={**_environment(), "PYTHONPATH": _python_path(), "PYTHONUNBUFFERED": "1"},
-            preexec_fn=die_with_parent,
+            preexec_fn=dying_with_me(),
         )
         try:
-            for finished in _listen(process, names, failures):
+            for finished in _listen(process, names, failures, full):
                 done += 1
                 yield finished
         finally:
             process.kill()
             code = process.wait()
+    if full or (code > 0 and free_bytes(run) < NEARLY):
+        said = full[0] if full else f"the evaluation ended with {_describe(code)}"
+        raise OSError(errno.ENOSPC, said)
     if failures or code or done < benchmarks:
         raise UserError(_message(code, failures, benchmarks, run / "log.txt"))
 
@@ -69,7 +75,10 @@ def command(ranks: int) -> list[str]:
 
 
 def _listen(
-    process: subprocess.Popen[str], names: Sequence[str], failures: dict[str, str]
+    process: subprocess.Popen[str],
+    names: Sequence[str],
+    failures: dict[str, str],
+    full: list[str],
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Read the worker's messages to their end; wait for it to exit."""
     assert process.stdout is not None
@@ -84,6 +93,8 @@ def _listen(
                 case "answered":
                     progress.update(message["count"])
                 case "failed":
+                    if message.get("full"):
+                        full.append(f"{message['benchmark']}: {message['why']}")
                     failures.setdefault(message["benchmark"], message["why"])  # the rank that began
                 case "done":
                     yield message.pop("benchmark"), message

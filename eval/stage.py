@@ -115,7 +115,7 @@ def _results(builds: Sequence[Build]) -> Iterator[tuple[Build, Mapping[str, Any]
 def _run(builds: Sequence[Build]) -> Iterator[tuple[Build, Mapping[str, Any]]]:
     """The builds of one process, each with its facts when it is done."""
     named = {_evaluation(build).benchmark.name: build for build in builds}
-    run = builds[0].store.root / ".runs" / f"eval-{builds[0].dir.name.removeprefix('.partial-')}"
+    run = builds[0].store.root / ".runs" / f"eval-{builds[0].dir.name.lstrip('.')}"
     run.mkdir(parents=True, exist_ok=True)
     folder = _folder(builds[0])
     _request(builds, folder or builds[0].store.root / ".cache").write(run / "request.json")

@@ -21,6 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from coincide.disk import is_full
 from coincide.files import write_atomic, write_json
 from coincide.processes import die_with_parent
 from coincide.schema import UserError
@@ -64,7 +65,7 @@ def main(path: Path, make_model: MakeModel = load_llava) -> int:
         return _evaluate_all(request, path.parent, send, make_model)
     except Exception as error:
         traceback.print_exc()
-        send("failed", benchmark="preparation", why=_why(error))
+        send("failed", benchmark="preparation", why=_why(error), full=is_full(error))
         return 1
 
 
@@ -91,7 +92,7 @@ def _evaluate_all(request: Request, run: Path, send: Send, make_model: MakeModel
             evaluate(model, job, tasks[job.name], manager)
         except Exception as error:
             traceback.print_exc()
-            send("failed", benchmark=job.name, why=_why(error))
+            send("failed", benchmark=job.name, why=_why(error), full=is_full(error))
             failed += 1
             if WORLD_SIZE > 1:
                 break  # the other ranks wait for this one, which now ends and takes them along

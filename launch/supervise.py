@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from coincide.processes import die_with_parent
+from coincide.processes import dying_with_me
 from launch.sweep import Task
 
 How = Literal["done", "failed", "told", "stopped"]
@@ -48,7 +48,7 @@ def begin(task: Task, env: dict[str, str], *, job: str | None = None) -> subproc
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            preexec_fn=die_with_parent,
+            preexec_fn=dying_with_me(),
         )
     facts = {"host": socket.gethostname(), "pid": process.pid, "supervisor": os.getpid()}
     task.note("start", job=job, **facts)

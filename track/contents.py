@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from coincide.report.redact import redact
-from track.places import manifest
+from track.places import manifest, sound
 from track.records import Files, Run, Table
 
 POINTS = 4000
@@ -27,7 +27,8 @@ _ADAPTER = ("adapter/*", "log.jsonl")
 
 def filled(run: Run, *, artifact_mb: int, thumbnails: int) -> Run:
     """``run`` with all that its ``sources`` hold, bounded in size."""
-    folders = {kind: Path(path) for kind, path in run.sources.items()}
+    named = {kind: Path(path) for kind, path in run.sources.items()}
+    folders = {kind: p for kind, p in named.items() if kind == "pictures" or sound(p)}
     subset, adapter = (
         [_files(folders[kind], kind, names, artifact_mb)] if kind in folders else []
         for kind, names in (("subset", _SUBSET), ("adapter", _ADAPTER))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from coincide.schema import Result
-from coincide.store import MANIFEST
+from coincide.store import Damaged, located, open_artifact
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,10 @@ class Places:
 
     def path(self, folder: str) -> Path | None:
         """The finished artifact of that content key, whatever readable name it was built under."""
-        kind, _, name = folder.strip("/").rpartition("/")
-        kind = Path(kind).name
-        key = name.rsplit("-", 1)[-1]
-        if not kind or not key.isalnum():
-            return None
-        exact = self.store / kind / name / MANIFEST
-        if exact.is_file():
-            return exact.parent.absolute()
-        named = sorted((self.store / kind).glob(f"*-{key}/{MANIFEST}"))
-        return named[0].parent.absolute() if named else None
+        path = located(self.store.absolute(), folder)
+        with suppress(Damaged):
+            return open_artifact(path).path if path else None
+        return None
 
     def selection(self, subset: str, result: Result) -> dict[str, str]:
         """The subset, the clusters and scores that it was chosen by, the folder of the pictures."""
@@ -61,5 +55,14 @@ class Places:
 
 def manifest(folder: Path) -> dict[str, Any]:
     """What the store recorded of the artifact in ``folder``."""
-    value: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    return value
+    return dict(open_artifact(folder).manifest)
+
+
+def sound(folder: Path) -> bool:
+    """Whether the artifact in ``folder`` is what was written; says so where it is not."""
+    try:
+        open_artifact(folder).check()
+    except Damaged as error:
+        print(f"track: {error} It is left out.", flush=True)
+        return False
+    return True

@@ -1,15 +1,21 @@
-"""Checkpoints that are trusted only when whole: the ``complete`` marker is written last."""
+"""Checkpoints that are trusted only when whole: the ``complete`` marker is written last.
+
+It holds the size and the SHA-256 of every file. Sizes tell a half-written checkpoint; hashes are
+compared before training goes on from one.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from coincide.files import write_json
+from coincide.files import fsync, sha256_file, write_json
 from coincide.schema import UserError
+from coincide.store import is_sealed, sealed
+from coincide.store.artifact import SEAL
 
 MARKER = "complete"
 
@@ -44,21 +50,28 @@ def mark_complete(
     path: Path, *, step: int, world_size: int, zero_stage: int, seconds: float
 ) -> None:
     """Fsync every file of the checkpoint, then write the marker that makes it count."""
-    files = _files(path)
-    for name in files:
-        descriptor = os.open(path / name, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    for file in _files(path):
+        fsync(path / file)
     layout = Checkpoint(path, step, world_size, zero_stage, seconds)
-    write_json(path / MARKER, {**asdict(layout), "path": path.name, "files": files})
+    marker = {**asdict(layout), "path": path.name, "files": contents(path)}
+    write_json(path / MARKER, sealed(marker))
 
 
-def newest_complete(folder: Path) -> Checkpoint | None:
-    """The whole checkpoint with the most steps; unmarked and truncated ones do not count."""
+def newest_complete(folder: Path, *, check: bool = False) -> Checkpoint | None:
+    """The whole checkpoint with the most steps; unmarked and truncated ones do not count.
+
+    ``check``: nor do those whose bytes are not what was written.
+    """
     found = [c for path in folder.glob("checkpoint-*") if (c := _read(path)) is not None]
-    return max(found, key=lambda c: c.step, default=None)
+    found.sort(key=lambda c: c.step, reverse=True)
+    return next((c for c in found if not check or _is_sound(c.path)), None)
+
+
+def damaged_ones(folder: Path, newer_than: Checkpoint | None) -> list[str]:
+    """Names of the checkpoints of the right sizes that were passed over for ``newer_than``."""
+    least = newer_than.step if newer_than else -1
+    found = [c for path in folder.glob("checkpoint-*") if (c := _read(path)) is not None]
+    return sorted(c.path.name for c in found if c.step > least)
 
 
 def sweep(folder: Path, keep: Checkpoint | None) -> list[str]:
@@ -70,13 +83,42 @@ def sweep(folder: Path, keep: Checkpoint | None) -> list[str]:
     return broken
 
 
+def contents(folder: Path) -> dict[str, dict[str, Any]]:
+    """``size`` and ``sha256`` of every file below ``folder``, the marker aside."""
+    return {
+        name: {"size": size, "sha256": sha256_file(folder / name)}
+        for name, size in _files(folder).items()
+    }
+
+
+def _marker(path: Path) -> dict[str, Any] | None:
+    """What the marker says; None where there is none that can be read."""
+    try:
+        found = json.loads((path / MARKER).read_text(encoding="utf-8"))
+        good = isinstance(found.get("files"), dict) and is_sealed(found)
+        return {k: v for k, v in found.items() if k != SEAL} if good else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
 def _read(path: Path) -> Checkpoint | None:
-    if not (path / MARKER).is_file():
+    marker = _marker(path)
+    if marker is None:
         return None
-    marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
-    if marker.pop("files") != _files(path):
+    sizes = {n: f["size"] if isinstance(f, dict) else f for n, f in marker.pop("files").items()}
+    if sizes != _files(path):
         return None
-    return Checkpoint(**{**marker, "path": path})
+    try:
+        return Checkpoint(**{**marker, "path": path})
+    except TypeError:
+        return None
+
+
+def _is_sound(path: Path) -> bool:
+    """Whether the files hash to what the marker says; those of earlier versions say sizes alone."""
+    marker = _marker(path)
+    written = {n: f for n, f in (marker or {"files": {}})["files"].items() if isinstance(f, dict)}
+    return all(sha256_file(path / name) == f["sha256"] for name, f in written.items())
 
 
 def _files(path: Path) -> dict[str, int]:

@@ -15,6 +15,10 @@ EXIT_ERROR = 1
 EXIT_STOPPED = 75
 """A rank stopped on request after writing a checkpoint (EX_TEMPFAIL: try again)."""
 EXIT_OUT_OF_MEMORY = 76
+EXIT_DISK = 74
+"""A rank could not write for want of room (EX_IOERR); it may not have been able to say so."""
+ADAPTER = "adapter"
+"""In ``result.json``: size and hash of the adapter's files, for an attempt that finds them."""
 
 
 @dataclass(frozen=True)

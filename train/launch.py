@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from coincide.processes import die_with_parent
+from coincide.processes import dying_with_me
 from train.job import Job, read_log
 from train.nodes import all_nodes_command
 from train.outcome import failure
@@ -44,7 +44,7 @@ def launch(
             stderr=subprocess.STDOUT,
             env={**os.environ, **rank_environment(job)},
             start_new_session=True,
-            preexec_fn=die_with_parent,
+            preexec_fn=dying_with_me(),
         )
         try:
             code = _follow(process, job, steps)

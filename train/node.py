@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from coincide.files import write_json
-from coincide.processes import die_with_parent
+from coincide.processes import dying_with_me
 from coincide.schema import UserError
 from train.job import EXIT_ERROR, EXIT_OUT_OF_MEMORY, EXIT_STOPPED, Job
 from train.launch import kill_group, rank_environment, stop_signals
@@ -69,7 +69,7 @@ def serve(job: Job, recipe: Path, here: Rendezvous, launch: str) -> int:
             stderr=subprocess.STDOUT,
             env={**os.environ, **rank_environment(job)},
             start_new_session=True,
-            preexec_fn=die_with_parent,
+            preexec_fn=dying_with_me(),
         )
         try:
             code, lost = _watched(process, watch)

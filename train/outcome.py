@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import signal
@@ -11,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coincide.disk import NEARLY, free_bytes
 from coincide.schema import UserError
-from train.job import EXIT_OUT_OF_MEMORY, EXIT_STOPPED, Job
+from train.job import EXIT_DISK, EXIT_OUT_OF_MEMORY, EXIT_STOPPED, Job
 
 LOG_LINES = 15
 _DEAD = re.compile(
@@ -49,6 +51,8 @@ def failure(job: Job, code: int, launcher_log: Path) -> Exception:
         return Stopped(
             f"Training wrote a checkpoint and stopped ({said}). Run the same command to go on."
         )
+    if (full := _disk_full(job, code, statuses)) is not None:
+        return full
     dead, lost = _without_a_word(job, code, launcher_log)
     failed = [s for s in statuses if s["exit_code"] not in (0, EXIT_STOPPED)]
     if dead is not None:
@@ -64,9 +68,27 @@ def failure(job: Job, code: int, launcher_log: Path) -> Exception:
     return UserError(f"Training could not be started (exit code {code}).\n{tail(launcher_log)}")
 
 
+def _disk_full(job: Job, code: int, statuses: list[dict[str, Any]]) -> OSError | None:
+    """The error when a rank could not write for want of room, or most likely could not.
+
+    On a full disk a rank may be unable to say how it ended, and torchrun gives no code of it.
+    """
+    for status in statuses:
+        if status["exit_code"] == EXIT_DISK:
+            what = f"rank {status['rank']} of {job.world_size}: {status['message']}"
+            return OSError(errno.ENOSPC, what)
+    killed = code < 0 or code == 128 + signal.SIGKILL
+    if code == EXIT_DISK or (not killed and free_bytes(Path(job.output)) < NEARLY):
+        return OSError(errno.ENOSPC, f"a rank of {job.world_size} ended with exit code {code}")
+    return None
+
+
 def rank_statuses(job: Job) -> list[dict[str, Any]]:
     """What the ranks said at their end, the first to end first: others may fail because of it."""
-    said = [json.loads(path.read_text(encoding="utf-8")) for path in job.logs.glob("rank*.json")]
+    said = []
+    for path in job.logs.glob("rank*.json"):
+        with suppress(OSError, ValueError):
+            said.append(json.loads(path.read_text(encoding="utf-8")))
     return sorted(said, key=lambda status: status["at"])
 
 

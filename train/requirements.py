@@ -111,7 +111,7 @@ def resumable(store: Store, step: Step, recipe: Recipe) -> Requirement | None:
     None where there is nothing to go on from. With ``processes: auto`` on a machine without a GPU
     the number of processes is not known yet; only the ZeRO stage is compared then.
     """
-    found = newest_complete(store.root / step.kind / f".partial-{step.key[:12]}" / "checkpoints")
+    found = newest_complete(store.partial(step) / "checkpoints")
     if found is None:
         return None
     seen = gpus()

@@ -62,4 +62,5 @@ def difficulty_step(
         return learn(build, need, model, dataset, folders, recipe)
 
     name = f"{model.name}-{source.name}"
-    return Step("difficulty", name, VERSION, config, build, (data, base, *signals))
+    needs = (data, base, *signals)
+    return Step("difficulty", name, VERSION, config, build, needs, trained=True)

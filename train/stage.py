@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from coincide.schema import DataSource, ModelSource, UserError
 from coincide.store import Build, Step
-from train.checkpoint import Checkpoint, newest_complete, sweep
-from train.job import Job, read_log, write_log
+from train.checkpoint import Checkpoint, contents, damaged_ones, newest_complete, sweep
+from train.job import ADAPTER, Job, read_log, write_log
 from train.launch import launch
 from train.outcome import OutOfMemory
 from train.recipe import Recipe, largest_micro_batch
@@ -48,7 +49,8 @@ def train_step(
 
     note = f"{recipe.epochs} epoch(s), global batch {recipe.global_batch}, ZeRO {recipe.zero_stage}"
     name = f"{model.name}-{subset.name}"
-    return Step("adapter", name, VERSION, config, build, (base, data, subset), note)
+    needs = (base, data, subset)
+    return Step("adapter", name, VERSION, config, build, needs, note, trained=True)
 
 
 def world_size(recipe: Recipe) -> int:
@@ -87,7 +89,7 @@ def _micro_batch_that_fits(former: Path, recipe: Recipe, processes: int) -> int:
     """The recipe's micro-batch, or the one to which a stopped attempt of the same recipe and layout
     (``former``: its recipe.json) had come down for lack of memory.
     """
-    if former.is_file():
+    with suppress(OSError, ValueError, KeyError, TypeError):  # none, or a damaged one
         job = Job.read(former)
         if (job.recipe, job.world_size) == (recipe, processes):
             return job.micro_batch
@@ -107,7 +109,11 @@ def _train(build: Build, job: Job) -> dict[str, Any]:
     examples = len(json.loads(Path(job.annotations).read_text(encoding="utf-8")))
     recipe = job.recipe
     steps = number_of_steps(examples, recipe.global_batch, recipe.epochs, recipe.max_steps)
-    while True:
+    build.scratch = (job.checkpoints.name, job.logs.name)  # until the adapter stands
+    finished = _is_finished(job, build.dir / "recipe.json", steps)
+    if finished:
+        print("train: finished by an attempt that was killed at its end", flush=True)
+    while not finished:
         job = _prepare(job)
         job.write(build.dir / "recipe.json")
         try:
@@ -115,28 +121,45 @@ def _train(build: Build, job: Job) -> dict[str, Any]:
             break
         except OutOfMemory as error:
             job = smaller(job, error)
-    facts = _facts(job, examples, build.attempt)
-    for scratch in (job.checkpoints, job.logs):
-        shutil.rmtree(scratch, ignore_errors=True)
-    return facts
+    return _facts(job, examples, build.attempt)
+
+
+def _is_finished(job: Job, former: Path, steps: int) -> bool:
+    """Whether an attempt of the same job was killed after its last step, with a whole adapter."""
+    try:
+        then = replace(Job.read(former), resume_from=None)
+        result = json.loads(job.result.read_text(encoding="utf-8"))
+        logged = read_log(job.log)
+        return (
+            then == replace(job, resume_from=None)
+            and result[ADAPTER] == contents(job.adapter)
+            and [record["step"] for record in logged[-1:]] == [result["steps"]] == [steps]
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _prepare(job: Job) -> Job:
     """The job set to go on from its newest whole checkpoint, the log cut back to it."""
-    found = newest_complete(job.checkpoints)
+    found = newest_complete(job.checkpoints, check=True)
     if found is not None:
         found.check_layout(job.world_size, job.recipe.zero_stage)
+    damaged = damaged_ones(job.checkpoints, newer_than=found)
     broken = sweep(job.checkpoints, found)
-    _announce(found, broken)
+    _announce(found, broken, damaged)
     kept = read_log(job.log, up_to=found.step) if found else []
     write_log(job.log, kept)
     shutil.rmtree(job.adapter, ignore_errors=True)
     return replace(job, resume_from=str(found.path) if found else None)
 
 
-def _announce(found: Checkpoint | None, broken: list[str]) -> None:
+def _announce(found: Checkpoint | None, broken: list[str], damaged: list[str]) -> None:
     if broken:
         print(f"train: {', '.join(broken)} was half written and is not used", flush=True)
+    if damaged:
+        print(
+            f"train: {', '.join(damaged)} is damaged (SHA-256 differs) and is not used", flush=True
+        )
     if found is not None:
         print(f"train: resumed at step {found.step:,} ({found.path.name})", flush=True)
 
@@ -162,8 +185,9 @@ def smaller(job: Job, error: OutOfMemory) -> Job:
 
 def _facts(job: Job, examples: int, attempts: int) -> dict[str, Any]:
     records = read_log(job.log)
+    result = json.loads(job.result.read_text(encoding="utf-8"))
     return {
-        **json.loads(job.result.read_text(encoding="utf-8")),
+        **{name: value for name, value in result.items() if name != ADAPTER},
         "loss_first": records[0]["loss"],
         "loss_last": records[-1]["loss"],
         "examples": examples,

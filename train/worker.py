@@ -11,13 +11,22 @@ import socket
 import sys
 import time
 import traceback
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
+from coincide.disk import is_full
 from coincide.files import write_json
 from coincide.processes import die_with_parent
-from train.job import EXIT_ERROR, EXIT_OUT_OF_MEMORY, EXIT_STOPPED, Job
+from train.job import (
+    ADAPTER,
+    EXIT_DISK,
+    EXIT_ERROR,
+    EXIT_OUT_OF_MEMORY,
+    EXIT_STOPPED,
+    Job,
+)
 from train.oom import is_out_of_memory
 
 SCHEDULER_NAMES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
@@ -29,18 +38,25 @@ def main(job_path: Path) -> int:
     job = Job.read(job_path)
     rank = int(os.environ.setdefault("RANK", "0"))
     die_with_parent()
+    if job.world_size > 1 and os.getppid() == 1:
+        return EXIT_ERROR  # torchrun was killed before that line
     _redirect_output(job.rank_log(rank))
     try:
         stopped = train(job, rank)
     except Exception as error:
-        traceback.print_exc()
+        with suppress(OSError):  # the log may lie on the full disk
+            traceback.print_exc()
         code = EXIT_OUT_OF_MEMORY if is_out_of_memory(error) else EXIT_ERROR
+        code = EXIT_DISK if is_full(error) else code
         message = f"{type(error).__name__}: {error}"[:MESSAGE_LIMIT]
     else:
         code = EXIT_STOPPED if stopped else 0
         message = stopped or "done"
-    status = {"rank": rank, "exit_code": code, "message": message}
-    write_json(job.rank_status(rank), {**status, "host": socket.gethostname(), "at": time.time()})
+    status = {"rank": rank, "exit_code": code, "message": message, "host": socket.gethostname()}
+    try:
+        write_json(job.rank_status(rank), {**status, "at": time.time()})
+    except OSError as error:
+        return EXIT_DISK if is_full(error) else code  # the exit code has to say it
     return code
 
 
@@ -50,7 +66,7 @@ def train(job: Job, rank: int) -> str | None:
     from transformers import set_seed
 
     from coincide.models.load import load_processor
-    from train.checkpoint import newest_complete
+    from train.checkpoint import contents, newest_complete
     from train.data import loader, open_subset
     from train.lora import add_lora
     from train.trainer import LoraTrainer, Monitor
@@ -76,7 +92,8 @@ def train(job: Job, rank: int) -> str | None:
     if not monitor.stopped:
         trainer.save_model(str(job.adapter))
         if rank == 0:
-            write_json(job.result, _result(trainer, monitor.seconds, bf16))
+            result = _result(trainer, monitor.seconds, bf16)
+            write_json(job.result, {**result, ADAPTER: contents(job.adapter)})
     _leave()
     return monitor.reason if monitor.stopped else None
 
@@ -216,8 +233,9 @@ def _redirect_output(path: Path) -> None:
 
 def end(code: int) -> NoReturn:
     """End the process. After an error at once: NCCL and data workers would wait for other ranks."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # their file may lie on a full disk
+            stream.flush()
     if code not in (0, EXIT_STOPPED):
         os._exit(code)
     sys.exit(code)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from coincide.data.images import CorruptImage, MissingImage, decode
 from coincide.data.listing import missing_files
-from coincide.processes import die_with_parent
+from coincide.processes import dying_with_me
 from coincide.progress import bar
 
 CHUNK = 64
@@ -121,7 +121,7 @@ class _Worker:
             text=True,
             encoding="utf-8",
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, PATHS))},
-            preexec_fn=die_with_parent,
+            preexec_fn=dying_with_me(),
         )
 
     def ask(self, names: Sequence[str]) -> list[Finding]:

@@ -16,7 +16,6 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,6 @@ from coincide.features.engine.work import (
     POLL,
     Tally,
     Work,
-    claims_beside,
     do_shards,
     layout_of,
 )
@@ -41,6 +39,8 @@ from coincide.schema import DataSource, Signal
 from coincide.store import Artifact, Build, Step, Store
 
 VERSION = 1
+CLAIMS = "claims"
+"""Folder of the claims of a pass, beside its first signal by key."""
 
 
 def signal_step(signal: Signal, over: SignalPass, *, data: Step, base: Step) -> Step:
@@ -55,7 +55,7 @@ def signal_step(signal: Signal, over: SignalPass, *, data: Step, base: Step) -> 
         return _facts(build)
 
     name = f"{signal.label}-{over.model.name}-{over.source.name}"
-    return Step("features", name, VERSION, config, alone, needs=(data, base))
+    return Step("features", name, VERSION, config, alone, needs=(data, base), links=True)
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,14 @@ def extract(store: Store, steps: Mapping[Signal, Step], over: SignalPass) -> lis
 
     missing = _missing(store, steps)
     if missing:
-        folder = claims_beside(_partial(store, missing[0]))
-        with Claims(folder) as claims:
-            if not claims.take(LEADER):
-                _assist(store, {signals[step.key]: step for step in missing}, over, claims)
-            store.ensure_together(list(steps.values()), build)
+        folder = store.beside(missing[0], CLAIMS)
+        try:
+            with Claims(folder) as claims:
+                while not claims.take(LEADER) and _missing(store, steps):
+                    _assist(store, {signals[step.key]: step for step in missing}, over, claims)
+                store.ensure_together(list(steps.values()), build)
+        except OSError as error:
+            raise store.told(error, missing) from error
         shutil.rmtree(folder, ignore_errors=True)
     return [store.artifact(step) for step in steps.values()]
 
@@ -127,7 +130,8 @@ def _fill(missing: Sequence[tuple[Signal, Build]], over: SignalPass) -> None:
     layout = _layout(builds, len(over.source.open(data.path)), over.options.shard_rows)
     model = builds[0].need(1).path / "model"
     folders = tuple(build.dir for build in builds)
-    work = Work(over, tuple(s for s, _ in missing), folders, data.path, model, **layout)
+    claims = builds[0].store.beside(builds[0].step, CLAIMS)
+    work = Work(over, tuple(s for s, _ in missing), folders, claims, data.path, model, **layout)
     left = work.left()
     if len(left) < len(work.shards):
         first = left[0] if left else len(work.shards)
@@ -158,9 +162,13 @@ def _assist(store: Store, steps: Mapping[Signal, Step], over: SignalPass, claims
     """
     from coincide.progress import bar
 
+    told = False
     while not claims.void(LEADER) and _missing(store, steps):
         work = _begun(store, steps, over)
         if work is None:
+            if not told:
+                print(f"features: waiting for {claims.whose(LEADER)}, which leads", flush=True)
+            told = True
             time.sleep(POLL)
             continue
         print("features: another process leads this pass; helping it shard by shard", flush=True)
@@ -171,17 +179,14 @@ def _assist(store: Store, steps: Mapping[Signal, Step], over: SignalPass, claims
 
 def _begun(store: Store, steps: Mapping[Signal, Step], over: SignalPass) -> Work | None:
     """The pass over just these signals, once its leader has laid out the shards."""
-    folders = tuple(_partial(store, step) for step in steps.values())
+    folders = tuple(store.partial(step) for step in steps.values())
     layouts = [layout_of(folder) for folder in folders]
     if layouts[0] is None or any(layout != layouts[0] for layout in layouts):
         return None
-    data, model = (store.artifact(need).path for need in next(iter(steps.values())).needs)
-    return Work(over, tuple(steps), folders, data, model / "model", **layouts[0])
-
-
-def _partial(store: Store, step: Step) -> Path:
-    """Where the store builds ``step``."""
-    return store.root / step.kind / f".partial-{step.key[:12]}"
+    first = next(iter(steps.values()))
+    data, model = (store.verify(need).path for need in first.needs)
+    claims = store.beside(first, CLAIMS)
+    return Work(over, tuple(steps), folders, claims, data, model / "model", **layouts[0])
 
 
 def _layout(builds: Sequence[Build], rows: int, shard_rows: int) -> dict[str, int]:

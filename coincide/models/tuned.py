@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from coincide.models.weights import content
 from coincide.requirements import Requirement, requirements_of
 from coincide.schema import ModelSource, UserError
-from coincide.store import Build, Step
+from coincide.store import Build, Step, check_path
 
 if TYPE_CHECKING:
     import torch
@@ -76,6 +76,7 @@ class Tuned:
         found = find_adapter(self.adapter)
         config: dict[str, Any] = {"adapter": self.adapter}
         if isinstance(found, Path):
+            check_path(found)
             rules = _rules(found)
             config = {"adapter": content([found / WEIGHTS]), "rules": rules}
         return Step("model", self.name, VERSION, config, self._build, (self.base.step(),))
@@ -89,7 +90,8 @@ class Tuned:
         found = find_adapter(self.adapter)
         if not isinstance(found, Path):
             raise UserError(f"adapter of {self.name}: {found}. {self.remedy}")
-        base = build.store.ensure(build.step.needs[0]).path / "model"
+        build.store.ensure(build.step.needs[0])
+        base = build.need(0).path / "model"
         stored = AutoConfig.from_pretrained(base, local_files_only=True).dtype or torch.float32
         model = load_model(base, stored, "cpu")
         merged = merge(model, found)

@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from coincide.files import write_atomic
+from coincide import disk
+from coincide.files import sweep, write_atomic
 from coincide.report import formats
 from coincide.report.compare import panels
 from coincide.report.evidence import Shelf
@@ -29,7 +30,6 @@ def build_report(
     found = panels([presentable(result) for result in results])
     shelf = Shelf(store.root if isinstance(store, Store) else store)
     exhibits = exhibit_all(found, shelf)
-    folder.mkdir(parents=True, exist_ok=True)
     pairs = [exhibit.pairs for exhibit in exhibits]
     behind = formats.as_json(found, pairs)
     texts = {
@@ -40,8 +40,15 @@ def build_report(
         "html": page(found, exhibits),
     }
     paths = {ending: folder / f"report.{ending}" for ending in texts}
-    for ending, text in texts.items():
-        write_atomic(paths[ending], lambda path, t=text: _put(path, t))  # type: ignore[misc]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+        for ending, text in texts.items():
+            write_atomic(paths[ending], lambda path, t=text: _put(path, t))  # type: ignore[misc]
+    except OSError as error:
+        remedy = "Set paths.reports (--out) to another folder: ledger and store are not touched."
+        needed = sum(len(text.encode()) for text in texts.values())
+        raise disk.told(error, folder, "the report", remedy, needed=needed) from error
     return paths
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coincide.store import MANIFEST
+from coincide.store import Damaged, located, open_artifact
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from coincide.schema import Result
 
 _NAME = re.compile(r"[\w.,+=@-]+")
-_KEY = re.compile(r"-[0-9a-f]{12}$")
 
 
 @dataclass(frozen=True)
@@ -30,21 +29,39 @@ class Shelf:
     """The store of a report; ``root`` None where there is none."""
 
     root: Path | None
+    _told: set[str] = field(default_factory=set, compare=False)
 
     def folder(self, recorded: str) -> Path | None:
         """The finished artifact that a ledger names ``<kind>/<name>-<hex>``, under any name."""
         parts = [part for part in recorded.split("/") if part][-2:]
         if self.root is None or len(parts) < 2 or not all(map(_is_name, parts)):
             return None
-        kind, name = parts
-        found = [self.root / kind / name]
-        if not (found[0] / MANIFEST).is_file() and (key := _KEY.search(name)):
-            found = sorted((self.root / kind).glob(f"*{key[0]}"))
-        return found[0] if found and (found[0] / MANIFEST).is_file() else None
+        return located(self.root, recorded)
 
     def manifest(self, folder: Path) -> Mapping[str, Any]:
         """What is written of the artifact in ``folder``; nothing where that is damaged."""
-        return _record((folder / MANIFEST).read_text(encoding="utf-8", errors="replace"))
+        try:
+            return open_artifact(folder).manifest
+        except Damaged as error:
+            self._say(error)
+            return {}
+
+    def file(self, folder: Path, name: str) -> Path | None:
+        """A file of the artifact in ``folder``; None where it is missing or not what was written.
+
+        What is damaged is left out of the report, with a word on the terminal.
+        """
+        try:
+            path = open_artifact(folder).file(name)
+        except Damaged as error:
+            self._say(error)
+            return None
+        return path if path.is_file() else None
+
+    def _say(self, error: Damaged) -> None:
+        if str(error) not in self._told:
+            self._told.add(str(error))
+            print(f"report: {error} It is left out.", flush=True)
 
     def need(self, folder: Path, kind: str) -> Path | None:
         """The first artifact of ``kind`` that the one in ``folder`` was made from."""
@@ -60,13 +77,14 @@ class Shelf:
     def rows(self, run: Result) -> np.ndarray | None:
         """The rows that the run was trained on, sorted int64."""
         folder = self.subset(run)
-        return array(folder / "rows.npy") if folder else None
+        path = self.file(folder, "rows.npy") if folder else None
+        return array(path) if path else None
 
     def samples(self, run: Result, benchmark: str) -> Samples | None:
         """The samples of one benchmark of the run."""
         folder = self.evaluation(run, benchmark)
-        path = folder / "samples.jsonl" if folder else None
-        return Samples(path) if path and path.is_file() else None
+        path = self.file(folder, "samples.jsonl") if folder else None
+        return Samples(path) if path else None
 
     def evaluation(self, run: Result, benchmark: str) -> Path | None:
         """The folder of one benchmark of the run."""

@@ -38,19 +38,21 @@ def gallery(panel: Panel, shelf: Shelf, budget: Budget) -> dict[str, Any] | None
     for row in panel.rows:
         for run in row.runs:
             folder = shelf.subset(run)
-            if folder is not None and (folder / "clusters.parquet").is_file():
-                return _gallery(row, run, folder, shelf, budget)
+            table = shelf.file(folder, "clusters.parquet") if folder else None
+            if folder is not None and table is not None:
+                return _gallery(row, run, folder, table, shelf, budget)
     return None
 
 
 def _gallery(
-    row: Row, run: Result, folder: Path, shelf: Shelf, budget: Budget
+    row: Row, run: Result, folder: Path, table: Path, shelf: Shelf, budget: Budget
 ) -> dict[str, Any] | None:
-    columns = _columns(folder / "clusters.parquet")
+    columns = _columns(table)
     if columns is None:
         return None
     clusters = shelf.need(folder, "clusters")
-    members, chosen = _members(clusters, shelf.rows(run), len(columns["size"]))
+    assigned = shelf.file(clusters, "assignment.npy") if clusters else None
+    members, chosen = _members(assigned, shelf.rows(run), len(columns["size"]))
     order = sorted(range(len(members)), key=lambda i: (-(columns["chosen"][i] or 0), i))
     wanted = {r for rows in members for r in rows}
     examples, root = _examples(shelf, run, folder, wanted)
@@ -86,12 +88,12 @@ def _number(value: float | None) -> float | None:
 
 
 def _members(
-    clusters: Path | None, rows: np.ndarray | None, count: int
+    assigned: Path | None, rows: np.ndarray | None, count: int
 ) -> tuple[list[list[int]], set[int]]:
     """A few rows of each cluster, the chosen ones first; and the rows chosen."""
     chosen = set() if rows is None else set(rows.tolist())
     found: list[list[int]] = [[] for _ in range(count)]
-    assignment = array(clusters / "assignment.npy") if clusters else None
+    assignment = array(assigned) if assigned else None
     if assignment is None:
         return found, chosen
     each = EXAMPLES if count <= MANY else 1
@@ -108,12 +110,11 @@ def _examples(
 ) -> tuple[dict[int, Example], Path | None]:
     """Row -> example, of those that can be had; and the folder of their pictures."""
     data = shelf.need(folder, "data")
-    whole = data / "train.json" if data else folder
-    if whole.is_file() and whole.stat().st_size <= SMALL:
-        found = _read(whole, wanted, None)
-    else:
-        found = _read(folder / "subset.json", wanted, shelf.rows(run))
-    return found, _pictures(data, run)
+    whole = shelf.file(data, "train.json") if data else None
+    if whole is not None and whole.stat().st_size <= SMALL:
+        return _read(whole, wanted, None), _pictures(data, run)
+    chosen = shelf.file(folder, "subset.json")
+    return (_read(chosen, wanted, shelf.rows(run)) if chosen else {}), _pictures(data, run)
 
 
 def _pictures(data: Path | None, run: Result) -> Path | None:

@@ -14,7 +14,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from coincide.files import canonical, write_json
+from coincide import disk
+from coincide.files import canonical, sweep, write_json
 from coincide.report.redact import printable, redact
 from coincide.schema import Cost, Result, Score, UserError
 
@@ -48,9 +49,18 @@ def write_result(folder: Path, result: Result) -> Path:
                 f"The score {score.benchmark}/{score.metric} of {result.method} is {score.value}; "
                 "expected a finite number, or None with the reason in `why`."
             )
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / file_name(result)
-    write_json(path, _redacted(asdict(result)))
+    record = _redacted(asdict(result))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+        write_json(path, record)
+    except OSError as error:
+        remedy = "Set paths.ledger to another folder: everything is in the store already."
+        needed = len(canonical(record))
+        raise disk.told(
+            error, folder, f"the ledger's {path.name}", remedy, needed=needed
+        ) from error
     return path
 
 

@@ -72,7 +72,7 @@ def benchmark_pictures(
         files = _mirrored(shelf, str(config["dataset"]), str(config.get("content", "")))
         absent = f"the dataset {config['dataset']} is not on this machine"
     else:
-        files = _in_data(shelf.need(folder, "data"), config.get("data"))
+        files = _in_data(shelf, shelf.need(folder, "data"), config.get("data"))
         absent = "the data artifact is not in this store"
     if not files:
         return {}, absent
@@ -83,11 +83,11 @@ def benchmark_pictures(
     return found, "" if found else "none has the question's id, or none decodes"
 
 
-def _in_data(data: Path | None, files: Any) -> list[Path]:
+def _in_data(shelf: Shelf, data: Path | None, files: Any) -> list[Path]:
     if data is None or not isinstance(files, Mapping):
         return []
-    paths = [(data / str(name)).resolve() for name in files.values()]
-    return [p for p in paths if p.is_relative_to(data.resolve()) and p.is_file()]
+    inside = [n for n in map(str, files.values()) if (data / n).resolve().is_relative_to(data)]
+    return [path for name in inside if (path := shelf.file(data, name)) is not None]
 
 
 def _mirrored(shelf: Shelf, dataset: str, content: str) -> list[Path]:

@@ -35,7 +35,10 @@ def decoding(work: Callable[[Any], Any], workers: int) -> Iterator[Ordered]:
         yield lambda tasks: map(work, tasks)
         return
     pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("fork"), initializer=_begin, initargs=(work,)
+        workers,
+        multiprocessing.get_context("fork"),
+        initializer=_begin,
+        initargs=(work, os.getpid()),
     )
     try:
         pool.submit(_begun).result()  # all processes start with the first task
@@ -60,11 +63,13 @@ def _ordered(pool: ProcessPoolExecutor, tasks: Iterable[Any]) -> Iterator[Any]:
         ) from error
 
 
-def _begin(work: Callable[[Any], Any]) -> None:
+def _begin(work: Callable[[Any], Any], parent: int) -> None:
     global _work
+    die_with_parent()
+    if os.getppid() != parent:
+        os._exit(1)  # it was killed before that line
     import torch
 
-    die_with_parent()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork
     torch.set_num_threads(1)
     _work = work

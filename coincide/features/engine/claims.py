@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import threading
 import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+
+from coincide.processes import holder_of, this_process
 
 LEASE = 60.0
 """Seconds without a touch after which a claim is void."""
@@ -71,14 +72,30 @@ class Claims:
         path = self.folder / name
         try:
             touched = path.stat().st_mtime
-            holder = json.loads(path.read_text(encoding="utf-8") or "{}")
-        except (FileNotFoundError, ValueError):
-            return not path.exists()
-        here = holder.get("host") == socket.gethostname()
-        return (here and not _alive(holder["pid"])) or self._now() - touched > self.lease
+            record = json.loads(path.read_text(encoding="utf-8") or "{}")
+        except FileNotFoundError:
+            return True
+        except ValueError:
+            record = {}  # cut short, or being written
+        holder = holder_of(str(record.get("holder")))
+        dead = holder is not None and holder.alive is False
+        return dead or self._now() - touched > self.lease
+
+    def whose(self, name: str) -> str:
+        """Who holds ``name``, in words, and until when it is waited for."""
+        holder = None
+        with suppress(OSError, ValueError):
+            record = json.loads((self.folder / name).read_text(encoding="utf-8"))
+            holder = holder_of(str(record.get("holder")))
+        if holder is None:
+            return f"another process (for {self.lease:.0f} s, should it stay silent)"
+        if holder.here:
+            return f"process {holder.pid} on this machine"
+        silent = f"for {self.lease:.0f} s, should it stay silent"
+        return f"process {holder.pid} on {holder.host} ({silent})"
 
     def _create(self, path: Path) -> bool:
-        record = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
+        record = json.dumps({"holder": str(this_process())})
         try:
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except (FileExistsError, FileNotFoundError):  # held, or the pass is over
@@ -105,17 +122,3 @@ class Claims:
         finally:
             with suppress(OSError):
                 probe.unlink()
-
-
-def _alive(pid: int) -> bool:
-    """Whether process ``pid`` of this machine runs: it exists and is no zombie."""
-    with suppress(OSError):
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-        return state not in ("Z", "X")
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

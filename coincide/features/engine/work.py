@@ -20,6 +20,8 @@ from coincide.schema import Signal
 
 LEADER = "pass"
 """The claim of the process that merges the shards into artifacts."""
+PATIENCE = 10.0
+"""Seconds after which it is said whom a worker without a free shard waits for."""
 POLL = 0.5
 """Seconds between two looks at shards that others are at."""
 
@@ -39,6 +41,8 @@ class Work:
     signals: tuple[Signal, ...]
     folders: tuple[Path, ...]
     """Where the shards of each signal go."""
+    claims: Path
+    """The folder of the claims."""
     data: Path
     """The data artifact."""
     model: Path
@@ -51,11 +55,6 @@ class Work:
         """The rows of each shard."""
         step = self.shard_rows
         return [range(i, min(i + step, self.rows)) for i in range(0, self.rows, step)]
-
-    @property
-    def claims(self) -> Path:
-        """The folder of the claims, beside the first signal's."""
-        return claims_beside(self.folders[0])
 
     def left(self) -> list[int]:
         """Shards that some signal lacks; none once the artifacts are made."""
@@ -70,11 +69,6 @@ class Work:
         ]
 
 
-def claims_beside(partial: Path) -> Path:
-    """Where the claims of a pass lie whose first signal is built in ``partial``."""
-    return partial.with_name(partial.name.replace(".partial-", ".claims-"))
-
-
 def layout_of(folder: Path) -> Mapping[str, int] | None:
     """``shard_rows`` and ``rows`` of a build that was begun in ``folder``."""
     with suppress(FileNotFoundError):
@@ -87,10 +81,15 @@ def do_shards(work: Work, device: str, decoders: int, tell: Teller) -> None:
     """Compute one free shard after the other until all are there, done here or elsewhere."""
     dataset = work.over.source.open(work.data)
     made = work.over.computer(work.signals, work.model, dataset, device, decoders)
+    waited = 0.0
     with made as compute, Claims(work.claims) as claims:
         while left := work.left():
             shard = next((i for i in left if claims.take(f"{i:05d}")), None)
             if shard is None:
+                waited += POLL
+                if waited == PATIENCE:
+                    who = claims.whose(f"{left[0]:05d}")
+                    print(f"features: shard {left[0]} is waited for: {who} is at it", flush=True)
                 time.sleep(POLL)
                 continue
             tell.begun(shard)

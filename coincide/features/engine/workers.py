@@ -6,20 +6,29 @@ pass with its traceback and the shard.
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
+import os
 import signal
+import subprocess
+import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import spawn
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
+from coincide.disk import is_full
 from coincide.features.engine.devices import cores
 from coincide.features.engine.work import POLL, Tally, Work, do_shards
-from coincide.processes import die_with_parent
+from coincide.processes import dying_with_me
 from coincide.schema import UserError
 
+PROJECT = Path(__file__).resolve().parents[3]
+CHILD = "from coincide.features.engine.workers import child; child()"
 ENDING = 10.0
 """Seconds that a worker has to end when asked."""
 
@@ -32,7 +41,7 @@ class WorkerFailed(RuntimeError):
 class _Worker:
     number: int
     device: str
-    process: Any
+    process: subprocess.Popen[bytes]
     messages: Connection
 
 
@@ -62,19 +71,21 @@ def run_workers(work: Work, devices: Sequence[str], decoders: int, tally: Tally)
         for worker in workers:
             worker.process.terminate()
         for worker in workers:
-            worker.process.join(ENDING)
-            if worker.process.is_alive():
+            try:
+                worker.process.wait(ENDING)
+            except subprocess.TimeoutExpired:
                 worker.process.kill()
+                worker.process.wait()
             worker.messages.close()
 
 
 def _attend(work: Work, workers: list[_Worker], tally: Tally) -> None:
     """Receive the workers' messages until every worker process has exited."""
     while workers:
-        wait([w for worker in workers for w in (worker.messages, worker.process.sentinel)], POLL)
+        wait([worker.messages for worker in workers], POLL)
         for worker in list(workers):
             try:
-                gone = not worker.process.is_alive()
+                gone = worker.process.poll() is not None
                 while worker.messages.poll():
                     _hear(worker, worker.messages.recv(), tally)
             except (EOFError, ConnectionError):
@@ -94,6 +105,8 @@ def _hear(worker: _Worker, message: tuple[str, Any], tally: Tally) -> None:
     else:
         shard = tally.lost(worker.number)
         where = "before its first shard" if shard is None else f"at shard {shard}"
+        if told == "full":
+            raise OSError(errno.ENOSPC, f"{what} (worker {worker.number}, {where})")
         if told == "user error":
             raise UserError(f"{what} (worker {worker.number} on {worker.device}, {where})")
         raise WorkerFailed(
@@ -103,8 +116,7 @@ def _hear(worker: _Worker, message: tuple[str, Any], tally: Tally) -> None:
 
 
 def _ended(work: Work, worker: _Worker, others: Sequence[_Worker], tally: Tally) -> None:
-    worker.process.join()
-    code = worker.process.exitcode
+    code = worker.process.wait()
     shard = tally.lost(worker.number)
     if code == 0:
         return
@@ -119,18 +131,37 @@ def _ended(work: Work, worker: _Worker, others: Sequence[_Worker], tally: Tally)
 
 
 def _start(work: Work, number: int, device: str, decoders: int, together: int) -> _Worker:
-    context = multiprocessing.get_context("spawn")
-    mine, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_main, args=(work, device, decoders, together, theirs))
-    process.start()
+    """Start a worker. Not through ``multiprocessing``: its children outlive a parent that is killed
+    while they import.
+    """
+    mine, theirs = multiprocessing.Pipe()
+    path = os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(theirs.fileno())],
+        pass_fds=[theirs.fileno()],
+        env={**os.environ, "PYTHONPATH": path},
+        preexec_fn=dying_with_me(),
+    )
     theirs.close()
+    prepared = spawn.get_preparation_data(f"features-{number}")
+    prepared.pop("authkey", None)  # a secret that children of multiprocessing alone may have
+    with suppress(BrokenPipeError):  # it ended already, which is heard of in its turn
+        mine.send(prepared)
+        mine.send((work, device, decoders, together))
     return _Worker(number, device, process, mine)
+
+
+def child() -> None:
+    """A worker: what it is to do comes through the pipe that its command line names."""
+    messages: Connection = Connection(int(sys.argv[1]))
+    spawn.prepare(messages.recv())  # modules as the parent has them, its main module among them
+    work, device, decoders, together = messages.recv()
+    _main(work, device, decoders, together, messages)
 
 
 def _main(work: Work, device: str, decoders: int, together: int, messages: Connection) -> None:
     import torch
 
-    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and ends us
     if device == "cpu":
         torch.set_num_threads(max(1, cores() // together))
@@ -140,8 +171,9 @@ def _main(work: Work, device: str, decoders: int, together: int, messages: Conne
         do_shards(work, device, decoders, _Sender(messages))
     except UserError as error:
         _tell(messages, ("user error", str(error)))
-    except Exception:
-        _tell(messages, ("error", traceback.format_exc()))
+    except Exception as error:
+        full = f"{type(error).__name__}: {error}" if is_full(error) else None
+        _tell(messages, ("full", full) if full else ("error", traceback.format_exc()))
 
 
 def _tell(messages: Connection, message: tuple[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from coincide.ops.kmeans.lloyd import Iteration, spherical_kmeans
+from coincide.processes import die_with_parent
 
 
 def kmeans_on(
@@ -36,7 +38,7 @@ def kmeans_on(
         threads = max(1, torch.get_num_threads() // len(devices))
         torch.multiprocessing.spawn(
             _rank,
-            (tuple(devices), threads, folder, x, k, iterations, seed, keep),
+            (os.getpid(), tuple(devices), threads, folder, x, k, iterations, seed, keep),
             nprocs=len(devices),
         )
         refusal = folder / "refusal.txt"
@@ -47,6 +49,7 @@ def kmeans_on(
 
 def _rank(
     rank: int,
+    parent: int,
     devices: Sequence[str],
     threads: int,
     folder: Path,
@@ -57,6 +60,9 @@ def _rank(
     keep: Path | None,
 ) -> None:
     """One process; the first writes the answer, or what is wrong with the input, to ``folder``."""
+    die_with_parent()
+    if os.getppid() != parent:
+        return  # it was killed while this one imported
     device = devices[rank]
     if device.startswith("cuda"):
         torch.cuda.set_device(device)

@@ -1,0 +1,46 @@
+"""``python -m coincide.store verify [--repair] [STORE ...]``: read every byte, say what is damaged.
+
+With ``--repair`` what is damaged is moved to ``.quarantine`` of its store: the next run that needs
+it builds it again, shards of features one by one. An artifact that took training stays where it
+is, with what to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from coincide.schema import UserError
+from coincide.store.check import examine, repair
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The command; its status is 1 when something is damaged that was not repaired."""
+    parser = argparse.ArgumentParser(
+        prog="python -m coincide.store", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("command", choices=["verify"])
+    parser.add_argument("stores", type=Path, nargs="*", default=[Path("store")], metavar="STORE")
+    parser.add_argument("--repair", action="store_true", help="make it fit to be built again")
+    given = parser.parse_args(words)
+    try:
+        found = [each for store in given.stores for each in examine(store)]
+        wrong = [each for each in found if each.wrong]
+        for each in wrong:
+            print(each.why, flush=True)
+        left = [each for each in wrong if not (given.repair and repair(each))]
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    size = sum(each.bytes for each in found)
+    print(f"{len(found)} artifacts, {size:,} bytes read: {len(wrong)} damaged, {len(left)} left.")
+    if left and not given.repair:
+        print("`python -m coincide.store verify --repair` makes them fit to be built again.")
+    return 1 if left else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""A finished artifact: its manifest, and files that are compared with it before they are read.
+
+Readers outside a run (report, export, compare, wandb) come in through :func:`located` and
+:func:`open_artifact`; whatever they read goes through :meth:`Artifact.file`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from coincide.files import canonical
+from coincide.schema import UserError
+from coincide.store.hashes import digests, stamp
+
+MANIFEST = "manifest.json"
+SEAL = "sha256"
+"""Of a manifest: the hash of all the rest of it. Manifests of earlier versions have none."""
+_KEY = re.compile(r"-([0-9a-z]+)$")
+_IN_STORE = re.compile(r"-[0-9a-f]{12}$")
+
+
+class Damaged(UserError):
+    """A file of an artifact, or its manifest, is not what was written."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artifact: its folder and its manifest."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return self.manifest["facts"]
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of the build over all attempts, killed ones up to their last file."""
+        return self.manifest["seconds"]
+
+    @property
+    def name(self) -> str:
+        """``<kind>/<name>-<12 hex>``."""
+        return f"{self.path.parent.name}/{self.path.name}"
+
+    @property
+    def files(self) -> Mapping[str, Mapping[str, Any]]:
+        """``size`` and ``sha256`` of each file, as they were written."""
+        return self.manifest.get("files", {})
+
+    def lacking(self) -> list[str]:
+        """Names of files that are missing or have another size. Looks, and reads nothing."""
+        return [
+            name
+            for name, expected in self.files.items()
+            if (seen := stamp(self.path / name)) is None or seen[0] != expected["size"]
+        ]
+
+    def damaged(self, *patterns: str) -> list[str]:
+        """Names of files that are missing or whose bytes differ from the manifest's.
+
+        ``patterns``: only those that match one, e.g. ``valid-*.npy``. A file is hashed once, and
+        again after it was touched.
+        """
+        names = self.matching(*patterns)
+        wrong = set(self.lacking()) & set(names)
+        measured = digests(self.path, [name for name in names if name not in wrong])
+        wrong |= {n for n, digest in measured.items() if digest != self.files[n]["sha256"]}
+        return sorted(wrong)
+
+    def matching(self, *patterns: str) -> list[str]:
+        """Names of its files that match one of ``patterns``; without any, all."""
+        return [n for n in self.files if not patterns or _matches(n, patterns)]
+
+    def check(self, *patterns: str) -> Artifact:
+        """This artifact, its files that match ``patterns`` (none: all) being what was written.
+
+        Raises :class:`Damaged` with the artifact, the files and what to do.
+        """
+        if wrong := self.damaged(*patterns):
+            raise Damaged(
+                f"{self.damage(wrong)} Run the command that made it and it is repaired, or "
+                "`python -m coincide.store verify --repair`."
+            )
+        return self
+
+    def file(self, name: str) -> Path:
+        """The path of a file to be read, its bytes checked. It may be one that there is not."""
+        self.check(_literal(name))
+        return self.path / name
+
+    def damage(self, wrong: Sequence[str]) -> str:
+        """That the files ``wrong`` are damaged, in words."""
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        return (
+            f"{self.name} is damaged: {', '.join(wrong[:5])}{more} in {self.path} is not what was "
+            f"written (size or SHA-256 differ from {MANIFEST})."
+        )
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _literal(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+# --- manifests --------------------------------------------------------------------------------
+
+
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """``manifest`` with the hash of its content, so that a change of it shows."""
+    content = {k: v for k, v in manifest.items() if k != SEAL}
+    return {**content, SEAL: hashlib.sha256(canonical(content).encode()).hexdigest()}
+
+
+def is_sealed(manifest: Mapping[str, Any]) -> bool:
+    """Whether ``manifest`` is as :func:`sealed` left it; also for one that has no hash."""
+    return SEAL not in manifest or sealed(manifest)[SEAL] == manifest[SEAL]
+
+
+def open_artifact(folder: Path) -> Artifact:
+    """The artifact in ``folder``. Raises :class:`Damaged` where its manifest cannot be used."""
+    path = folder / MANIFEST
+    named = f"{folder.parent.name}/{folder.name}"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Damaged(f"{named} is not whole: {folder} has no {MANIFEST}") from None
+    except (OSError, ValueError) as error:
+        raise Damaged(f"{named} is damaged: {path} cannot be read ({error})") from None
+    if not isinstance(manifest, dict) or not _sane(manifest):
+        raise Damaged(f"{named} is damaged: {path} is no manifest of an artifact")
+    if not is_sealed(manifest):
+        raise Damaged(f"{named} is damaged: {path} is not what was written")
+    return Artifact(folder, manifest)
+
+
+def _sane(manifest: Mapping[str, Any]) -> bool:
+    tables = all(
+        isinstance(manifest.get(k, {}), dict) for k in ("files", "facts", "config", "needs")
+    )
+    files = manifest.get("files", {}).values() if tables else ()
+    return tables and all(isinstance(f, dict) and {"size", "sha256"} <= f.keys() for f in files)
+
+
+def check_path(path: Path) -> None:
+    """Refuse a file, or a folder of files, that lies in an artifact and is not what was written.
+
+    For paths that a user gives, which may lead into a store.
+    """
+    path = path.absolute()
+    for folder in path.parents[:2]:
+        if not (folder / MANIFEST).is_file() and not _IN_STORE.search(folder.name):
+            continue
+        try:
+            artifact = open_artifact(folder)
+        except Damaged:
+            if _IN_STORE.search(folder.name):
+                raise
+            continue  # another program's manifest.json
+        name = _literal(str(path.relative_to(folder)))
+        artifact.check(name, f"{name}/*")
+
+
+def folders(kind: Path, digits: str = "") -> Iterator[Path]:
+    """Folders of finished artifacts of a kind, or what should be ones, in the order of names.
+
+    ``digits``: only those of this key. What is not finished is never among them.
+    """
+    for path in sorted(kind.glob(f"*-{digits}" if digits else "*")):
+        if not path.name.startswith(".") and path.is_dir():
+            yield path
+
+
+def located(store: Path, recorded: str) -> Path | None:
+    """The folder of the artifact that is recorded as ``<kind>/<name>-<12 hex>``.
+
+    Under whatever readable name it was built. None where the store has none with a manifest, and
+    for what is no such name; nothing outside ``store`` is looked at.
+    """
+    parts = [part for part in recorded.split("/") if part][-2:]
+    if len(parts) < 2 or any(part.startswith(".") for part in parts):
+        return None
+    kind, name = parts
+    found = [store / kind / name]
+    if not (found[0] / MANIFEST).is_file() and (key := _KEY.search(name)):
+        found = list(folders(store / kind, key[1]))
+    return next((path for path in found if (path / MANIFEST).is_file()), None)

@@ -1,0 +1,206 @@
+"""Folders in which artifacts are built, and whose they are: one living process each.
+
+The first attempt at a key works in ``.partial-<12 hex>``. An attempt holds a file that names its
+process and is touched while it lives; the folder of a dead process is taken over, with what it had
+done, by renaming that file, which of several one alone can do. So two processes never write into
+one folder, with or without file locks: a lock only makes waiting cheap.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from coincide.processes import Holder, holder_of, this_process
+
+LEASE = 60.0
+"""Seconds without a touch after which a process of another machine counts as dead."""
+_PARTIAL, _OWNER, LOG = ".partial-", ".owner-", ".attempts"
+
+
+@dataclass(frozen=True)
+class Busy:
+    """Another process is, or may be, at it."""
+
+    folder: Path
+    holder: Holder
+    silent: float
+    """Seconds since it showed that it lives."""
+
+
+def folder_of(kind: Path, digits: str) -> Path:
+    """Where the artifact is being built, or where a killed attempt lies that will be resumed."""
+    found = _attempts(kind, digits)
+    return found[0] if found else kind / f"{_PARTIAL}{digits}"
+
+
+def take(kind: Path, digits: str) -> Path | Busy:
+    """A folder for an attempt of this process: what a dead one left, or a new one."""
+    kind.mkdir(parents=True, exist_ok=True)
+    for folder in _attempts(kind, digits):
+        taken = _take_over(folder, digits)
+        if taken is not None:
+            return taken
+    return _create(kind, digits)
+
+
+def release(folder: Path) -> None:
+    """This process no longer works in ``folder``; who comes next resumes there."""
+    mine = folder / f"{_OWNER}{this_process()}"
+    _beating.discard(mine)
+    with suppress(OSError):
+        mine.unlink()
+
+
+def is_mine(folder: Path) -> bool:
+    """Whether this process still holds ``folder``: another may have thought it dead."""
+    return (folder / f"{_OWNER}{this_process()}").exists()
+
+
+def remove_dead(kind: Path, digits: str) -> None:
+    """Remove what attempts of processes that are gone left of an artifact that stands."""
+    for folder in _attempts(kind, digits):
+        if isinstance(mine := _take_over(folder, digits), Path):
+            release(mine)
+            shutil.rmtree(mine, ignore_errors=True)
+
+
+def settle(folder: Path) -> None:
+    """``folder`` is an artifact now: nobody's attempt any more."""
+    for path in folder.glob(f"{_OWNER}*"):
+        _beating.discard(path)
+        with suppress(OSError):
+            path.unlink()
+
+
+def is_private(name: str) -> bool:
+    """Whether a file at the top of an attempt is of the attempt, not of the artifact."""
+    return name == LOG or name.startswith(_OWNER)
+
+
+def _attempts(kind: Path, digits: str) -> list[Path]:
+    """The first attempt's folder, then those beside it, the latest first."""
+    found = [path for path in kind.glob(f"{_PARTIAL}{digits}*") if path.is_dir()]
+
+    def age(path: Path) -> float:
+        with suppress(OSError):
+            return -path.stat().st_mtime
+        return 0.0
+
+    return sorted(found, key=lambda path: (path.name != f"{_PARTIAL}{digits}", age(path)))
+
+
+def _beside(kind: Path, digits: str) -> Path:
+    return kind / f"{_PARTIAL}{digits}-{uuid.uuid4().hex[:8]}"
+
+
+def _hidden(kind: Path) -> Path:
+    """A name at which no other process looks."""
+    return kind / f".claimed-{this_process()}-{uuid.uuid4().hex[:8]}"
+
+
+def _create(kind: Path, digits: str) -> Path | Busy:
+    """A new folder; another process may be quicker."""
+    fresh, first = _hidden(kind), kind / f"{_PARTIAL}{digits}"
+    fresh.mkdir()
+    _own(fresh)
+    try:
+        os.rename(fresh, first)
+    except OSError as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return take(kind, digits)
+    return _mine(first)
+
+
+def _take_over(folder: Path, digits: str) -> Path | Busy | None:
+    """``folder`` for this process, if it is nobody's that lives; None: another was quicker."""
+    try:
+        owners = sorted(folder.glob(f"{_OWNER}*"))
+        for path in owners:
+            holder = holder_of(path.name.removeprefix(_OWNER))
+            silent = _now(folder) - path.stat().st_mtime
+            if holder is not None and holder.alive is not False:
+                if holder.alive or silent <= LEASE:
+                    return Busy(folder, holder, silent)
+                beside = _beside(folder.parent, digits)  # it may wake up: not in its folder
+                return _claim(folder, owners, beside)
+        if not owners:
+            return _claim(folder, owners, folder)
+        os.rename(owners[0], folder / f"{_OWNER}{this_process()}")
+        for path in owners[1:]:
+            path.unlink(missing_ok=True)
+        return _mine(folder)
+    except FileNotFoundError:
+        return None
+
+
+def _claim(folder: Path, owners: Sequence[Path], to: Path) -> Path | None:
+    """Take a folder with these owners by renaming it, which of several one alone can do; the
+    attempt goes on in ``to``. None where it has another owner by now.
+    """
+    hidden = _hidden(folder.parent)
+    os.rename(folder, hidden)
+    found = sorted(hidden.glob(f"{_OWNER}*"))
+    if [path.name for path in found] != [path.name for path in owners]:
+        os.rename(hidden, folder)
+        return None
+    for path in found:
+        path.unlink(missing_ok=True)
+    _own(hidden)
+    os.rename(hidden, to)
+    return _mine(to)
+
+
+def _own(folder: Path) -> None:
+    (folder / f"{_OWNER}{this_process()}").touch()
+
+
+def _now(folder: Path) -> float:
+    """The time of the file system's clock, which all nodes see alike."""
+    probe = folder / f".tmp-{this_process()}-{uuid.uuid4().hex[:8]}-clock"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:
+        return time.time()
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+
+
+# --- showing that this process lives ----------------------------------------------------------
+
+_beating: set[Path] = set()
+_beater: list[tuple[int, threading.Thread]] = []
+"""The thread that touches, and the process that started it: threads do not survive a fork."""
+
+
+def _mine(folder: Path) -> Path:
+    owner = folder / f"{_OWNER}{this_process()}"
+    os.utime(owner)
+    if not _beater or _beater[0][0] != os.getpid():
+        _beating.clear()
+    _beating.add(owner)
+    if not _beater or _beater[0][0] != os.getpid() or not _beater[0][1].is_alive():
+        thread = threading.Thread(target=_beat, name="attempts", daemon=True)
+        _beater[:] = [(os.getpid(), thread)]
+        thread.start()
+    return folder
+
+
+def _beat() -> None:
+    while True:
+        time.sleep(LEASE / 6)
+        for path in list(_beating):
+            with suppress(OSError):
+                os.utime(path)

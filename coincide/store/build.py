@@ -1,0 +1,186 @@
+"""An attempt at an artifact, as its builder sees it, and how it becomes the artifact."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coincide.files import TEMPORARY, canonical, fsync, sha256_file, write_json
+from coincide.store import attempts, hashes
+from coincide.store.artifact import MANIFEST, Artifact, Damaged, open_artifact, sealed
+from coincide.store.step import Step, need_fields
+
+if TYPE_CHECKING:
+    from coincide.store.store import Store
+
+
+@dataclass
+class Build:
+    """Handed to a builder: the folder to fill, and the artifacts it may read."""
+
+    step: Step
+    dir: Path
+    store: Store
+    attempt: int = 1
+    resumed: list[str] = field(default_factory=list)
+    """Files found from an earlier, killed attempt."""
+    earlier: float = 0.0
+    """Seconds that killed attempts worked, up to the last file that they wrote."""
+    scratch: tuple[str, ...] = ()
+    """Folders and files of the attempt that are no part of the artifact. They go once it stands."""
+    needed: int | None = None
+    """Bytes that it takes on the disk, where the builder knows; told when the disk is full."""
+    _started: float = field(default_factory=time.monotonic)
+
+    def need(self, index: int) -> Artifact:
+        """The artifact of ``step.needs[index]``, every byte of it what was written."""
+        return self.store.verify(self.step.needs[index])
+
+    def commit(self, facts: Mapping[str, Any] | None = None) -> Artifact:
+        """Write the manifest, rename the folder into place. The artifact exists from here on."""
+        return self.store._commit(self, facts or {})
+
+    @property
+    def seconds(self) -> float:
+        """Of all attempts so far."""
+        return round(self.earlier + time.monotonic() - self._started, 3)
+
+
+def begin(step: Step, folder: Path, store: Store) -> Build:
+    """An attempt in ``folder``, which this process holds, with what an earlier one left there."""
+    for stale in folder.rglob(f"{TEMPORARY}*"):
+        stale.unlink(missing_ok=True)
+    found = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    resumed = [name for name in found if not attempts.is_private(name)]
+    attempt, earlier = _begin_attempt(folder / attempts.LOG, [folder / name for name in resumed])
+    return Build(step, folder, store, attempt, resumed, earlier)
+
+
+def measure(build: Build) -> tuple[dict[str, dict[str, Any]], int]:
+    """Size and hash of every file of the attempt, each on the disk for good; when that began (ns).
+
+    ``scratch``, half files and what the store keeps in the folder are left out.
+    """
+    began = time.time_ns()
+    found = {}
+    for path in sorted(p for p in build.dir.rglob("*") if p.is_file()):
+        name = str(path.relative_to(build.dir))
+        first = name.split("/", 1)[0]
+        private = attempts.is_private(name) or path.name.startswith(TEMPORARY)
+        if private or name == MANIFEST or first in build.scratch:
+            continue
+        fsync(path)
+        found[name] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
+    for folder in {(build.dir / name).parent for name in found}:
+        fsync(folder)
+    return found, began
+
+
+def write_manifest(
+    build: Build, facts: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Write the manifest: from here on the attempt is whole, and only has to be renamed."""
+    step = build.step
+    manifest = {
+        "key": step.key,
+        "kind": step.kind,
+        "name": step.name,
+        "version": step.version,
+        "config": json.loads(canonical(step.config)),
+        "needs": need_fields(step.needs),
+        "files": files,
+        "facts": dict(facts),
+        "trained": step.trained,
+        "attempts": build.attempt,
+        "seconds": build.seconds,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "environment": environment(),
+    }
+    write_json(build.dir / MANIFEST, sealed(json.loads(canonical(manifest))))
+
+
+def is_whole(folder: Path, step: Step) -> bool:
+    """Whether an attempt was killed after its manifest was written, with every file sound."""
+    try:
+        artifact = open_artifact(folder)
+        return artifact.manifest.get("key") == step.key and not artifact.damaged()
+    except Damaged:
+        return False
+    finally:
+        hashes.forget(folder)
+
+
+def clear(folder: Path) -> None:
+    """Remove everything from an attempt but whose it is."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name == attempts.LOG or not attempts.is_private(path.name):
+            path.unlink()
+
+
+def strip(folder: Path) -> None:
+    """Remove from a whole attempt what its manifest does not name, but not whose it is."""
+    named = {MANIFEST, *open_artifact(folder).files}
+    for path in sorted(folder.rglob("*"), reverse=True):
+        name = str(path.relative_to(folder))
+        if path.is_dir() and not path.is_symlink():
+            with suppress(OSError):
+                path.rmdir()  # those that are empty now
+        elif name not in named and (name == attempts.LOG or not attempts.is_private(name)):
+            path.unlink(missing_ok=True)
+
+
+def take_sound(artifact: Artifact, into: Path, *, links: bool) -> None:
+    """Put the sound files of a damaged artifact into an attempt, copied or as hard ``links``.
+
+    What is there already stays.
+    """
+    wrong = set(artifact.damaged())
+    for name in artifact.files:
+        target = into / name
+        if name in wrong or target.exists():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if not links:
+                raise OSError
+            os.link(artifact.path / name, target)
+        except OSError:  # or the file system has no links
+            shutil.copy2(artifact.path / name, target)
+
+
+def note_seconds(folder: Path, seconds: float) -> None:
+    """As if an attempt that took so long had just ended in ``folder``."""
+    (folder / attempts.LOG).write_text(f"{time.time()} {seconds}\n", encoding="utf-8")
+
+
+def environment() -> dict[str, Any]:
+    """Library versions, commit and hardware: recorded in manifests, never part of a key."""
+    from coincide.provenance import environment as record
+
+    return record()
+
+
+def _begin_attempt(log: Path, found: Sequence[Path]) -> tuple[int, float]:
+    """Number of the attempt that begins now, and how long the earlier ones worked, in seconds.
+
+    ``log`` has a line for each: when it began, and how long those before it worked. ``found`` are
+    the files that they left.
+    """
+    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    earlier = 0.0
+    with suppress(ValueError):  # a line that a kill cut short, or of other code: time unknown
+        began, earlier = map(float, (lines or [""])[-1].split())
+        last = max((p.stat().st_mtime for p in found), default=began)
+        earlier += max(0.0, last - began)
+    with log.open("a", encoding="utf-8") as handle:
+        handle.write(f"{time.time()} {earlier}\n")
+    return len(lines) + 1, earlier

@@ -1,0 +1,55 @@
+"""File locks: who waits for an artifact waits without asking again and again.
+
+They only make waiting cheap. Where a file system has none, or each node its own, the attempts
+themselves (``coincide.store.attempts``) keep two processes apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from coincide import disk
+from coincide.schema import UserError
+from coincide.store.step import Step
+
+if TYPE_CHECKING:
+    from coincide.store.store import Store
+
+FOLDER = ".locks"
+
+
+@contextmanager
+def lock(store: Store, step: Step) -> Iterator[bool]:
+    """Hold the lock of ``step`` in ``store``. False where there is none; then go on without.
+
+    Raises UserError when it is not given for ``store.lock_timeout`` seconds, and where the store
+    cannot be written.
+    """
+    folder = store.root / FOLDER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = FileLock(folder / f"{step.kind}-{step.digits}.lock")
+        try:
+            held.acquire(timeout=0)
+        except Timeout:
+            print(f"waiting for another process that builds {step.folder}", flush=True)
+            held.acquire(timeout=store.lock_timeout)
+    except Timeout as error:
+        raise UserError(
+            f"{step.folder} has been locked by another process for {store.lock_timeout:.0f} s. "
+            f"Stop that process, or wait for it."
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        if disk.is_full(error) or disk.is_read_only(error):
+            raise store.told(error, [step]) from error
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        with suppress(OSError):  # the folder may have been removed meanwhile
+            held.release()

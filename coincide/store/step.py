@@ -1,0 +1,93 @@
+"""What an artifact is before it exists: its key, what it needs, how it is built."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from coincide.files import canonical
+
+if TYPE_CHECKING:
+    from coincide.store.store import Build
+
+DIGITS = 12
+"""Hex digits of the key that end an artifact's folder name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """An artifact before it exists. Two steps with the same key are the same artifact."""
+
+    kind: str
+    """Folder under the store, e.g. ``features``."""
+    name: str
+    """Readable part of the folder's name; not in the key."""
+    version: int
+    """Code version of the step: raise it when the same config starts to give another answer."""
+    config: Mapping[str, Any]
+    """What changes the answer, as JSON. What only changes its speed stays out."""
+    build: Callable[[Build], Mapping[str, Any] | None] = field(repr=False)
+    """Writes files into ``build.dir``; returns facts for the manifest."""
+    needs: tuple[Step, ...] = ()
+    note: str = ""
+    """One line for the plan, e.g. the number of examples."""
+    links: bool = False
+    """Its builder replaces files by a rename, and never writes into one that it finds: a repair
+    then links to the sound ones, which may be many gigabytes, and does not copy them."""
+    trained: bool = False
+    """It took training: with other bytes than it was written with it is refused, and not trained
+    again unasked."""
+
+    @cached_property
+    def key(self) -> str:
+        content = {
+            "kind": self.kind,
+            "version": self.version,
+            "config": json.loads(canonical(self.config)),
+            "needs": [need.key for need in self.needs],
+        }
+        return hashlib.sha256(canonical(content).encode()).hexdigest()
+
+    @property
+    def digits(self) -> str:
+        """The part of the key that folder names hold."""
+        return self.key[:DIGITS]
+
+    @property
+    def folder(self) -> str:
+        return f"{self.kind}/{self.name}-{self.digits}"
+
+
+def by_key(steps: Sequence[Step]) -> list[Step]:
+    """One step per key, in key order: the order in which every process takes the locks."""
+    return [s for _, s in sorted({s.key: s for s in steps}.items())]
+
+
+def need_fields(needs: Sequence[Step]) -> dict[str, str]:
+    """What a manifest says of the artifacts that one was made from."""
+    return {f"needs.{i}.{n.kind}": f"{n.name}-{n.digits}" for i, n in enumerate(needs)}
+
+
+def differences(step: Step, manifest: Mapping[str, Any]) -> list[str]:
+    """``field: had -> wanted`` for each field in which ``step`` is not that of ``manifest``."""
+    wanted = _flat({"version": step.version, **step.config, **need_fields(step.needs)})
+    parts = (manifest.get("config", {}), manifest.get("needs", {}))
+    have = _flat({"version": manifest.get("version"), **parts[0], **parts[1]})
+    return [
+        f"{k}: {have.get(k, 'absent')} -> {wanted.get(k, 'absent')}"
+        for k in sorted(wanted.keys() | have.keys())
+        if wanted.get(k) != have.get(k)
+    ]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat.update(_flat(item, f"{prefix}.{key}" if prefix else str(key)))
+    return flat

@@ -1,0 +1,373 @@
+"""The folder of all artifacts: find, build, repair.
+
+An artifact is found when its manifest is sound and every file is there with its size; its bytes
+are checked when they are read (:meth:`Store.verify`). What should be an artifact and is none is
+moved to ``.quarantine`` when it is built again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from coincide import disk
+from coincide.files import fsync
+from coincide.schema import UserError
+from coincide.store import attempts, hashes
+from coincide.store.artifact import MANIFEST, Artifact, Damaged, folders, open_artifact
+from coincide.store.build import (
+    Build,
+    begin,
+    clear,
+    is_whole,
+    measure,
+    note_seconds,
+    strip,
+    take_sound,
+    write_manifest,
+)
+from coincide.store.check import QUARANTINE, not_repeated, quarantine
+from coincide.store.lock import lock
+from coincide.store.step import Step, by_key, differences
+
+POLL = 0.2
+"""Seconds between two looks at an attempt of another process."""
+
+
+class Store:
+    """The folder of all artifacts."""
+
+    def __init__(self, root: Path, *, lock_timeout: float = 24 * 3600.0) -> None:
+        self.root = Path(root).absolute()
+        self.lock_timeout = lock_timeout
+        self._told: set[str] = set()
+
+    # -- reading --
+
+    def path(self, step: Step) -> Path:
+        return self.root / step.folder
+
+    def partial(self, step: Step) -> Path:
+        """Where ``step`` is being built, or where its next build goes on."""
+        return attempts.folder_of(self.root / step.kind, step.digits)
+
+    def beside(self, step: Step, what: str) -> Path:
+        """A folder of its builders beside ``step``, e.g. for their claims; no artifact."""
+        return self.root / step.kind / f".{what}-{step.digits}"
+
+    def find(self, step: Step) -> Artifact | None:
+        """The finished artifact of ``step``, whatever readable name it was built under.
+
+        None for one that is not whole: with a manifest that cannot be used or is another's, or
+        with files that are missing or of another size. Bytes are not read here.
+        """
+        for folder in self._named(step):
+            with suppress(Damaged):
+                artifact = open_artifact(folder)
+                if artifact.manifest.get("key") == step.key and not artifact.lacking():
+                    return artifact
+        return None
+
+    def artifact(self, step: Step) -> Artifact:
+        """The finished artifact of ``step``, for its manifest; files are read after ``verify``."""
+        found = self.find(step)
+        if found is None:
+            why = self.fault(step) or "It was deleted or never built"
+            raise UserError(
+                f"{step.folder} is not in the store {self.root}. {why}; "
+                "run the command without restricting its stages."
+            )
+        return found
+
+    def fault(self, step: Step) -> str:
+        """Why what stands in the place of ``step`` is not its artifact; empty: nothing is there."""
+        for folder in self._named(step):
+            try:
+                artifact = open_artifact(folder)
+            except Damaged as error:
+                return str(error)
+            if artifact.manifest.get("key") != step.key:
+                return f"{folder / MANIFEST} is that of another artifact"
+            if lacking := artifact.lacking():
+                more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+                files = ", ".join(lacking[:3]) + more
+                return f"{artifact.name} is not whole: {files} missing or of another size"
+        return ""
+
+    def manifests(self, kind: str) -> Iterator[Mapping[str, Any]]:
+        """The manifests of a kind. One that cannot be used is left out with a word."""
+        for artifact in self.artifacts(kind):
+            yield artifact.manifest
+
+    def artifacts(self, kind: str) -> Iterator[Artifact]:
+        """The artifacts of a kind that have a manifest, whole or not."""
+        for folder in folders(self.root / kind):
+            try:
+                yield open_artifact(folder)
+            except Damaged as error:
+                self._say(f"store: {error}; left out")
+
+    def explain(self, step: Step) -> str:
+        """Why ``step`` is a miss: damage, or the fields that differ from the nearest artifact."""
+        if fault := self.fault(step):
+            return f"{fault}; it is moved to {QUARANTINE} and built again"
+        best: list[str] | None = None
+        for manifest in self.manifests(step.kind):
+            differing = differences(step, manifest)
+            if best is None or len(differing) < len(best):
+                best = differing
+        if best is None:
+            return f"no {step.kind} artifact yet"
+        shown = ", ".join(best[:4]) + (f" and {len(best) - 4} more" if len(best) > 4 else "")
+        return f"differs from the nearest in {shown}" if best else "its folder was removed"
+
+    def _named(self, step: Step) -> list[Path]:
+        """Folders that carry the key of ``step`` in their name, its own first."""
+        own = self.path(step)
+        others = [p for p in folders(self.root / step.kind, step.digits) if p != own]
+        return [*([own] if own.is_dir() else []), *others]
+
+    # -- building --
+
+    def ensure(self, step: Step) -> Artifact:
+        """The artifact of ``step``, built now if it is missing. Its needs must exist."""
+        return self.ensure_together([step], lambda builds: _build_each(builds))[0]
+
+    def ensure_together(
+        self, steps: Sequence[Step], build: Callable[[list[Build]], None]
+    ) -> list[Artifact]:
+        """Build the missing ones among ``steps`` in one go, e.g. many signals in one pass.
+
+        ``build`` gets one :class:`Build` per missing step and commits each of them.
+        """
+        if any(self.find(step) is None for step in steps):
+            with self._locks(steps):
+                missing = [s for s in by_key(steps) if self.find(s) is None]
+                with self._attempts(missing) as builds:
+                    order = [s.key for s in steps]
+                    if builds:
+                        build(sorted(builds, key=lambda b: order.index(b.step.key)))
+        return [self.artifact(step) for step in steps]
+
+    def verify(self, step: Step, *patterns: str) -> Artifact:
+        """The artifact of ``step``, its files (those that match ``patterns``) as they were written.
+
+        Damaged files are built again, from the sound ones where the builder can; the artifact stays
+        in its place meanwhile. Raises :class:`Damaged` for one that took training.
+        """
+        if self.find(step) is None and self.fault(step):
+            self.ensure(step)
+        artifact = self.artifact(step)
+        if not artifact.damaged(*patterns):
+            return artifact
+        if step.trained:
+            raise not_repeated(artifact, artifact.damaged(*patterns))
+        with self._locks([step]):
+            return self._repair(step)
+
+    def _repair(self, step: Step) -> Artifact:
+        """Build the damaged files of ``step`` anew. Its lock is held."""
+        artifact = self.artifact(step)
+        damaged = artifact.damaged()
+        if not damaged:
+            return artifact  # another process was first
+        shown = ", ".join(damaged[:5]) + (f" and {len(damaged) - 5} more" if damaged[5:] else "")
+        print(f"{step.folder}: hash mismatch in {shown}; rebuilding that alone", flush=True)
+        with self._attempts([step], source=artifact) as builds:
+            for build in builds:
+                facts = step.build(build) or {}
+                files, _ = measure(build)
+                if files != artifact.files:
+                    self._replace(build, facts, artifact)
+                    continue
+                for name in damaged:
+                    os.replace(build.dir / name, artifact.path / name)
+                    fsync((artifact.path / name).parent)
+                shutil.rmtree(build.dir, ignore_errors=True)
+        return self.artifact(step)
+
+    def _replace(self, build: Build, facts: Mapping[str, Any], artifact: Artifact) -> None:
+        """Commit a repair that came out with other bytes, in place of ``artifact``."""
+        files, _ = measure(build)
+        write_manifest(build, facts, files)
+        self._quarantine(artifact.path, "it was built again, with other bytes than before")
+        self._finish(build.dir, build.step)
+
+    def reopen(self, step: Step, without: Sequence[str]) -> None:
+        """Make the artifact of ``step`` an unfinished one that lacks the files ``without``.
+
+        The next build resumes from the others, and its seconds count those of this one.
+        """
+        with self._locks([step]):
+            artifact = self.artifact(step)
+            folder = self._take(step, repair=True)
+            assert folder is not None
+            try:
+                left = shutil.ignore_patterns(MANIFEST, *without)
+                shutil.copytree(artifact.path, folder, ignore=left, dirs_exist_ok=True)
+                note_seconds(folder, artifact.seconds)
+                gone = artifact.path.with_name(f".gone-{uuid.uuid4().hex[:8]}")
+                os.rename(artifact.path, gone)
+                shutil.rmtree(gone, ignore_errors=True)
+                hashes.forget(artifact.path)
+            finally:
+                attempts.release(folder)
+
+    @contextmanager
+    def _attempts(
+        self, missing: Sequence[Step], source: Artifact | None = None
+    ) -> Iterator[list[Build]]:
+        """An attempt at each of ``missing`` that no other process finishes meanwhile.
+
+        ``source``: the damaged artifact, for a repair. A disk that is full is told as that.
+        """
+        builds: list[Build] = []
+        try:
+            for step in missing:
+                if (folder := self._take(step, repair=source is not None)) is not None:
+                    builds.append(self._begin(step, folder, source))
+            yield builds
+        except Exception as error:
+            needed = next((b.needed for b in builds if b.needed), None)
+            raise self.told(error, missing, needed=needed) from error
+        finally:
+            for build in builds:
+                attempts.release(build.dir)
+
+    def _take(self, step: Step, *, repair: bool = False) -> Path | None:
+        """A folder to build ``step`` in, once no other process is at it; None: it stands now."""
+        kind = self.root / step.kind
+        began = time.monotonic()
+        while isinstance(taken := attempts.take(kind, step.digits), attempts.Busy):
+            self._say(_waiting(step, taken))
+            if time.monotonic() - began > self.lock_timeout:
+                raise UserError(f"{_waiting(step, taken)}. Stop that process, or wait for it.")
+            time.sleep(POLL)
+            if not repair and self.find(step) is not None:
+                return None
+        if not repair and self.find(step) is not None:
+            attempts.release(taken)
+            shutil.rmtree(taken, ignore_errors=True)
+            return None
+        if (taken / MANIFEST).exists():
+            if not repair and is_whole(taken, step):
+                print(f"{step.folder}: finished by an attempt that was killed at its end")
+                self._clear_place(step)
+                self._finish(taken, step)
+                return None
+            (taken / MANIFEST).unlink()
+        if repair:
+            clear(taken)  # of an attempt from before the artifact stood
+        return taken
+
+    def _begin(self, step: Step, folder: Path, source: Artifact | None) -> Build:
+        if source is not None:
+            take_sound(source, folder, links=step.links)
+        else:
+            self._clear_place(step, folder)
+        return begin(step, folder, self)
+
+    def _clear_place(self, step: Step, attempt: Path | None = None) -> None:
+        """Move what stands in the place of ``step`` and is not whole out of the way.
+
+        Its sound files go into ``attempt``.
+        """
+        fault = self.fault(step)
+        for folder in self._named(step):
+            with suppress(Damaged):
+                artifact = open_artifact(folder)
+                if attempt is not None and artifact.manifest.get("key") == step.key:
+                    take_sound(artifact, attempt, links=step.links)
+            self._quarantine(folder, fault)
+
+    def _quarantine(self, folder: Path, why: str) -> None:
+        quarantine(folder, why)
+        hashes.forget(folder)
+
+    def _commit(self, build: Build, facts: Mapping[str, Any]) -> Artifact:
+        files, began = measure(build)
+        write_manifest(build, facts, files)
+        self._finish(build.dir, build.step)
+        artifact = self.artifact(build.step)
+        if artifact.files == files:
+            (self.root / hashes.FOLDER).mkdir(exist_ok=True)
+            hashes.remember(artifact.path, {n: f["sha256"] for n, f in files.items()}, began)
+        return artifact
+
+    def _finish(self, folder: Path, step: Step) -> None:
+        """Rename a whole attempt into place. If another was first, its answer is used."""
+        final = self.path(step)
+        if not attempts.is_mine(folder):
+            if self.find(step) is not None:
+                return self._say(f"{step.folder}: another process finished it first; using that")
+            raise UserError(
+                f"{step.folder}: another process took over while this one was silent. Run the "
+                "same command again; it goes on from there."
+            )
+        strip(folder)
+        for attempt in range(2):
+            try:
+                os.rename(folder, final)
+                break
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or attempt:
+                    raise
+                if self.find(step) is not None:
+                    self._say(f"{step.folder}: another process finished it first; using that")
+                    shutil.rmtree(folder)
+                    return None
+                self._clear_place(step)
+        fsync(final.parent)
+        attempts.settle(final)
+        attempts.remove_dead(final.parent, step.digits)
+        return None
+
+    # -- locks and errors --
+
+    @contextmanager
+    def _locks(self, steps: Sequence[Step]) -> Iterator[None]:
+        with ExitStack() as stack:
+            for step in by_key(steps):
+                stack.enter_context(self._lock(step))
+            yield
+
+    def _lock(self, step: Step) -> AbstractContextManager[bool]:
+        """Hold the lock of ``step``. False where the file system has none; then go on without."""
+        return lock(self, step)
+
+    def told(
+        self, error: BaseException, steps: Iterable[Step], *, needed: int | None = None
+    ) -> BaseException:
+        """``error`` as a UserError that names ``steps`` where the store's disk is its cause."""
+        names = ", ".join(step.folder for step in steps)
+        remedy = "Set paths.store to a larger disk that you may write to."
+        return disk.told(error, self.root, f"{names} in the store", remedy, needed=needed)
+
+    def _say(self, text: str) -> None:
+        """Print ``text``, once."""
+        if text not in self._told:
+            self._told.add(text)
+            print(text, flush=True)
+
+
+def _waiting(step: Step, busy: attempts.Busy) -> str:
+    if busy.holder.alive:
+        return (
+            f"{step.folder}: waiting for process {busy.holder.pid} on this machine, which builds it"
+        )
+    return (
+        f"{step.folder}: waiting for process {busy.holder.pid} on {busy.holder.host}, which builds "
+        f"it; should it stay silent for {attempts.LEASE:.0f} s, it is taken for dead"
+    )
+
+
+def _build_each(builds: list[Build]) -> None:
+    for build in builds:
+        build.commit(build.step.build(build))
