@@ -106,5 +106,8 @@ def execute(lines: Sequence[Planned], store: Store) -> list[Artifact]:
         ]
         if todo:
             line.stage.build(store, todo)
-    found = (store.find(line.step) for line in lines)
-    return [artifact for artifact in found if artifact is not None]
+    found = [(store.find(line.step), line.step) for line in lines]
+    for artifact, step in found:
+        if artifact is not None:
+            store.tidy(artifact, step)
+    return [artifact for artifact, _ in found if artifact is not None]

@@ -23,11 +23,11 @@ def main(words: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("command", choices=["verify"])
-    parser.add_argument("stores", type=Path, nargs="*", default=[Path("store")], metavar="STORE")
+    parser.add_argument("stores", type=Path, nargs="*", metavar="STORE", help="default: store")
     parser.add_argument("--repair", action="store_true", help="make it fit to be built again")
-    given = parser.parse_args(words)
+    given = parser.parse_intermixed_args(words)
     try:
-        found = [each for store in given.stores for each in examine(store)]
+        found = [each for store in given.stores or [Path("store")] for each in examine(store)]
         wrong = [each for each in found if each.wrong]
         for each in wrong:
             print(each.why, flush=True)

@@ -23,7 +23,7 @@ from coincide.processes import Holder, holder_of, this_process
 
 LEASE = 60.0
 """Seconds without a touch after which a process of another machine counts as dead."""
-_PARTIAL, _OWNER, LOG = ".partial-", ".owner-", ".attempts"
+_PARTIAL, _HIDDEN, _OWNER, LOG = ".partial-", ".claimed-", ".owner-", ".attempts"
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ def folder_of(kind: Path, digits: str) -> Path:
 def take(kind: Path, digits: str) -> Path | Busy:
     """A folder for an attempt of this process: what a dead one left, or a new one."""
     kind.mkdir(parents=True, exist_ok=True)
+    _put_back(kind, digits)
     for folder in _attempts(kind, digits):
         taken = _take_over(folder, digits)
         if taken is not None:
@@ -67,6 +68,7 @@ def is_mine(folder: Path) -> bool:
 
 def remove_dead(kind: Path, digits: str) -> None:
     """Remove what attempts of processes that are gone left of an artifact that stands."""
+    _put_back(kind, digits)
     for folder in _attempts(kind, digits):
         if isinstance(mine := _take_over(folder, digits), Path):
             release(mine)
@@ -102,14 +104,23 @@ def _beside(kind: Path, digits: str) -> Path:
     return kind / f"{_PARTIAL}{digits}-{uuid.uuid4().hex[:8]}"
 
 
-def _hidden(kind: Path) -> Path:
-    """A name at which no other process looks."""
-    return kind / f".claimed-{this_process()}-{uuid.uuid4().hex[:8]}"
+def _hidden(kind: Path, digits: str) -> Path:
+    """A name at which no other process looks while this one lives."""
+    return kind / f"{_HIDDEN}{digits}-{this_process()}-{uuid.uuid4().hex[:8]}"
+
+
+def _put_back(kind: Path, digits: str) -> None:
+    """Show again what processes that died in the middle of claiming it had hidden."""
+    for path in kind.glob(f"{_HIDDEN}{digits}-*"):
+        holder = holder_of(path.name.removeprefix(f"{_HIDDEN}{digits}-").rsplit("-", 1)[0])
+        if holder is not None and holder.alive is False:
+            with suppress(OSError):  # another was quicker
+                os.rename(path, _beside(kind, digits))
 
 
 def _create(kind: Path, digits: str) -> Path | Busy:
     """A new folder; another process may be quicker."""
-    fresh, first = _hidden(kind), kind / f"{_PARTIAL}{digits}"
+    fresh, first = _hidden(kind, digits), kind / f"{_PARTIAL}{digits}"
     fresh.mkdir()
     _own(fresh)
     try:
@@ -133,9 +144,9 @@ def _take_over(folder: Path, digits: str) -> Path | Busy | None:
                 if holder.alive or silent <= LEASE:
                     return Busy(folder, holder, silent)
                 beside = _beside(folder.parent, digits)  # it may wake up: not in its folder
-                return _claim(folder, owners, beside)
+                return _claim(folder, digits, owners, beside)
         if not owners:
-            return _claim(folder, owners, folder)
+            return _claim(folder, digits, owners, folder)
         os.rename(owners[0], folder / f"{_OWNER}{this_process()}")
         for path in owners[1:]:
             path.unlink(missing_ok=True)
@@ -144,11 +155,11 @@ def _take_over(folder: Path, digits: str) -> Path | Busy | None:
         return None
 
 
-def _claim(folder: Path, owners: Sequence[Path], to: Path) -> Path | None:
+def _claim(folder: Path, digits: str, owners: Sequence[Path], to: Path) -> Path | None:
     """Take a folder with these owners by renaming it, which of several one alone can do; the
     attempt goes on in ``to``. None where it has another owner by now.
     """
-    hidden = _hidden(folder.parent)
+    hidden = _hidden(folder.parent, digits)
     os.rename(folder, hidden)
     found = sorted(hidden.glob(f"{_OWNER}*"))
     if [path.name for path in found] != [path.name for path in owners]:

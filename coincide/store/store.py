@@ -134,6 +134,12 @@ class Store:
         others = [p for p in folders(self.root / step.kind, step.digits) if p != own]
         return [*([own] if own.is_dir() else []), *others]
 
+    def tidy(self, artifact: Artifact, step: Step) -> None:
+        """Remove what killed processes left of attempts at ``step``, whose artifact stands."""
+        with suppress(OSError):  # a store that is only read
+            attempts.remove_dead(self.root / step.kind, step.digits)
+            attempts.settle(artifact.path)
+
     # -- building --
 
     def ensure(self, step: Step) -> Artifact:
@@ -166,6 +172,7 @@ class Store:
             self.ensure(step)
         artifact = self.artifact(step)
         if not artifact.damaged(*patterns):
+            self.tidy(artifact, step)
             return artifact
         if step.trained:
             raise not_repeated(artifact, artifact.damaged(*patterns))

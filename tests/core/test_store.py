@@ -8,13 +8,20 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from coincide.files import canonical, write_atomic, write_json
+from coincide import disk
+from coincide.files import canonical, sweep, write_atomic, write_json
+from coincide.pipeline import Stage
+from coincide.processes import this_process
 from coincide.schema import UserError
-from coincide.store import Build, Step, Store
+from coincide.store import Build, Damaged, Step, Store, attempts, hashes, sealed
+from coincide.store.__main__ import main as check
 
 
 def numbers(build: Build) -> dict[str, int]:
@@ -184,3 +191,374 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_atomic(path, half)
     assert json.loads(path.read_text()) == {"old": True}
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+# --- damage -----------------------------------------------------------------------------------
+
+
+def flip(path: Path) -> None:
+    """Another last byte, in a file of the same size and with the same times."""
+    status, content = path.stat(), path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def of_another(path: Path) -> None:
+    path.write_text(json.dumps(sealed({**json.loads(path.read_text()), "key": "f" * 64})))
+
+
+def edited(path: Path) -> None:
+    path.write_text(path.read_text().replace('"parts": 4', '"parts": 5'))
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, cut, Path.write_bytes, of_another, edited])
+def test_what_has_no_sound_manifest_is_set_aside_and_built_once(
+    tmp_path: Path, damage: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, log = Store(tmp_path / "s"), tmp_path / "log"
+    wanted, other = step(1, log=str(log)), step(2)
+    artifact = store.ensure(wanted)
+    store.ensure(other)
+    if damage is Path.write_bytes:
+        (artifact.path / "manifest.json").write_bytes(b"")
+    else:
+        damage(artifact.path / "manifest.json")
+    log.unlink()
+    again = Store(tmp_path / "s")
+    assert again.find(wanted) is None
+    assert "built again" in again.explain(wanted)
+    assert len(list(again.manifests("things"))) >= 1  # who only looks at the kind goes on
+    made = again.ensure(wanted)
+    assert log.read_text().split() == ["0", "1", "2", "3"]
+    assert "moved to" in capsys.readouterr().out
+    assert len(list((tmp_path / "s" / ".quarantine" / "things").iterdir())) == 1
+    assert Store(tmp_path / "s").ensure(wanted).path == made.path
+    assert log.read_text().split() == ["0", "1", "2", "3"], "not again"
+    assert not list((tmp_path / "s").rglob(".partial*"))
+
+
+def test_a_missing_file_is_built_alone_from_what_is_sound(tmp_path: Path) -> None:
+    store, log = Store(tmp_path / "s"), tmp_path / "log"
+    wanted = step(1, log=str(log))
+    artifact = store.ensure(wanted)
+    (artifact.path / "part-1.json").unlink()
+    cut(artifact.path / "part-3.json")
+    log.unlink()
+    assert Store(tmp_path / "s").find(wanted) is None
+    assert Store(tmp_path / "s").ensure(wanted).damaged() == []
+    assert log.read_text().split() == ["1", "3"]
+
+
+def test_who_builds_on_an_artifact_gets_sound_bytes(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    below = step(1)
+
+    def copy(build: Build) -> None:
+        write_json(build.dir / "copy.json", (build.need(0).path / "part-0.json").read_text())
+
+    good = (store.ensure(below).path / "part-0.json").read_text()
+    time.sleep(1.1)  # until what it hashes to is remembered
+    assert store.verify(below).damaged() == []
+    flip(store.path(below) / "part-0.json")
+    above = Step("things", "above", 1, {}, copy, needs=(below,))
+    made = Store(tmp_path / "s").ensure(above)
+    assert json.loads((made.path / "copy.json").read_text()) == good
+
+
+def test_what_is_remembered_of_a_file_cannot_stand_for_another(tmp_path: Path) -> None:
+    artifact = Store(tmp_path / "s").ensure(step(1))
+    time.sleep(1.1)
+    assert artifact.damaged() == []
+    (memory,) = (tmp_path / "s" / ".checked").iterdir()
+    known = json.loads(memory.read_text())
+    assert set(known) == {f"part-{i}.json" for i in range(4)}
+    flip(artifact.path / "part-2.json")
+    hashes._known.clear()  # as in another process
+    assert artifact.damaged() == ["part-2.json"]
+    memory.write_text("{")
+    hashes._known.clear()
+    assert artifact.damaged() == ["part-2.json"]
+
+
+def test_only_what_is_read_is_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, read = Store(tmp_path / "s"), []
+    wanted = step(1)
+    store.ensure(wanted)
+    real = hashes.sha256_file
+    monkeypatch.setattr(hashes, "sha256_file", lambda path: read.append(path.name) or real(path))
+    hashes._known.clear()
+    store.verify(wanted, "part-[12]*")
+    assert read == ["part-1.json", "part-2.json"]
+
+
+def test_what_took_training_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    trained = replace(step(1), trained=True)
+    folder = store.ensure(trained).path
+    flip(folder / "part-2.json")
+    with pytest.raises(Damaged, match=r"part-2\.json .*remove .*things/numbers-.* train it anew"):
+        Store(tmp_path / "s").verify(trained)
+    assert folder.is_dir()
+
+
+def test_a_store_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    path = store.ensure(step(1)).path / "manifest.json"
+    old = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in old.items() if k not in ("sha256", "trained")}))
+    assert Store(tmp_path / "s").verify(step(1)).facts == {"parts": 4}
+    assert not (tmp_path / "s" / ".quarantine").exists()
+
+
+def test_the_command_names_what_is_damaged_and_repairs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, log = Store(tmp_path / "s"), tmp_path / "log"
+    wanted, trained = step(1, log=str(log)), replace(step(2), trained=True)
+    folders = [store.ensure(each).path for each in (wanted, trained, step(3))]
+    assert check(["verify", str(tmp_path / "s")]) == 0
+    flip(folders[0] / "part-1.json")
+    flip(folders[1] / "part-0.json")
+    (folders[2] / "manifest.json").write_text("{")
+    assert check(["verify", str(tmp_path / "s")]) == 1
+    told = capsys.readouterr().out
+    assert f"things/{folders[0].name} is damaged: part-1.json" in told
+    assert "3 damaged, 3 left" in told
+    assert check(["verify", "--repair", str(tmp_path / "s")]) == 1
+    told = capsys.readouterr().out
+    assert f"remove {folders[1]} and run the same command again" in told
+    assert "3 damaged, 1 left" in told
+    log.unlink()
+    store.ensure(wanted)
+    assert log.read_text().split() == ["1"]
+    assert check(["verify", str(tmp_path / "nowhere")]) == 2
+
+
+def meet_damage(root: str, log: str, go: str) -> None:
+    while not Path(go).exists():
+        time.sleep(0.01)
+    Store(Path(root)).verify(Step("things", "numbers", 1, {"log": log}, numbers))
+
+
+def test_several_meet_one_damaged_file_and_all_get_it_sound(tmp_path: Path) -> None:
+    log, root = tmp_path / "log", str(tmp_path / "s")
+    wanted = Step("things", "numbers", 1, {"log": str(log)}, numbers)
+    path = Store(Path(root)).ensure(wanted).path
+    flip(path / "part-2.json")
+    log.unlink()
+    arguments = (root, str(log), str(tmp_path / "go"))
+    assert run_together([(meet_damage, arguments)] * 4, tmp_path / "go") == [0] * 4
+    assert log.read_text().split() == ["2"]
+    assert Store(Path(root)).artifact(wanted).damaged() == []
+
+
+# --- windows ----------------------------------------------------------------------------------
+
+
+def run_together(calls: Sequence[tuple[Any, tuple[Any, ...]]], go: Path) -> list[int | None]:
+    """Exit codes of processes that begin together."""
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=target, args=args) for target, args in calls]
+    for child in children:
+        child.start()
+    go.touch()
+    for child in children:
+        child.join()
+    return [child.exitcode for child in children]
+
+
+def killed_at(root: str, log: str, name: str, number: int) -> None:
+    """Build, or repair, in a process that dies at its ``number``-th call of ``os.<name>``."""
+    real, calls = getattr(os, name), []
+
+    def deadly(*args: Any, **more: Any) -> Any:
+        calls.append(args)
+        if len(calls) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args, **more)
+
+    setattr(os, name, deadly)
+    store, wanted = Store(Path(root)), step(5, log=log)
+    store.verify(wanted) if store.find(wanted) else store.ensure(wanted)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize("name", ["rename", "replace", "fsync", "unlink", "utime"])
+def test_killed_at_any_call_it_is_whole_or_goes_on(
+    tmp_path: Path, name: str, damaged: bool
+) -> None:
+    context = multiprocessing.get_context("fork")
+    log, good = tmp_path / "log", {f"part-{i}.json": [i, 5] for i in range(4)}
+    for number in range(1, 30):
+        root = tmp_path / f"s{number}"
+        wanted = step(5, log=str(log))
+        if damaged:
+            flip(Store(root).ensure(wanted).path / "part-1.json")
+        child = context.Process(target=killed_at, args=(str(root), str(log), name, number))
+        child.start()
+        child.join()
+        if not damaged:
+            assert all(".partial" not in str(a.path) for a in Store(root).artifacts("things"))
+        artifact = Store(root).verify(Store(root).ensure(wanted) and wanted)
+        assert {n: json.loads((artifact.path / n).read_text()) for n in artifact.files} == good
+        assert not list(root.rglob(".partial*")) and not list(root.rglob(".claimed*")), number
+        assert not list(artifact.path.glob(".*"))
+        if child.exitcode == 0:
+            return
+    raise AssertionError("never came to its end")
+
+
+def test_killed_after_the_manifest_it_only_has_to_be_renamed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log"
+    wanted = step(5, log=str(log))
+    path = Store(tmp_path / "s").ensure(wanted).path
+    os.rename(path, path.with_name(f".partial-{wanted.digits}"))
+    store = Store(tmp_path / "s")
+    assert store.find(wanted) is None
+    assert list(store.manifests("things")) == []
+    log.unlink()
+    assert store.ensure(wanted).damaged() == []
+    assert not log.exists()
+    assert "killed at its end" in capsys.readouterr().out
+
+
+# --- without locks ----------------------------------------------------------------------------
+
+
+def without_lock(root: Path) -> Store:
+    from contextlib import nullcontext
+
+    store = Store(root)
+    store._lock = lambda step: nullcontext(False)  # type: ignore[method-assign,assignment]
+    return store
+
+
+def lockless(root: str, log: str, seconds: float, parts: int = 4) -> None:
+    """Build slowly where no lock can be had; with less than four parts it is killed then."""
+
+    def build(build: Build) -> dict[str, int]:
+        with Path(log).open("a") as handle:
+            handle.write(f"{build.dir.name}\n")
+        for i in range(4):
+            if i == parts:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if not (build.dir / f"part-{i}.json").exists():
+                write_json(build.dir / f"part-{i}.json", [i, os.getpid()])
+            time.sleep(seconds)
+        return {"pid": os.getpid()}
+
+    without_lock(Path(root)).ensure(Step("things", "slow", 1, {}, build))
+
+
+def test_without_locks_an_artifact_is_of_one_process(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    calls = [(lockless, (str(tmp_path / "s"), str(log), 0.1))] * 5
+    assert run_together(calls, tmp_path / "go") == [0] * 5
+    (folder,) = (tmp_path / "s" / "things").glob("slow-*")
+    pids = {json.loads((folder / f"part-{i}.json").read_text())[1] for i in range(4)}
+    assert len(pids) == 1
+    assert not list((tmp_path / "s").rglob(".partial*"))
+
+
+def test_without_locks_the_work_of_a_dead_process_is_gone_on_with(tmp_path: Path) -> None:
+    log, root = tmp_path / "log", str(tmp_path / "s")
+    assert run_together([(lockless, (root, str(log), 0.0, 3))], tmp_path / "go") == [-9]
+    (partial,) = (tmp_path / "s" / "things").glob(".partial-*")
+    before = json.loads((partial / "part-0.json").read_text())
+    assert run_together([(lockless, (root, str(log), 0.0))], tmp_path / "go") == [0]
+    (folder,) = (tmp_path / "s" / "things").glob("slow-*")
+    assert json.loads((folder / "part-0.json").read_text()) == before
+    assert not list((tmp_path / "s").rglob(".partial*"))
+
+
+def test_a_silent_process_of_another_machine_is_waited_for_and_then_not_disturbed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    partial = tmp_path / "things" / f".partial-{step(1).digits}"
+    partial.mkdir(parents=True)
+    write_json(partial / "part-0.json", [0, 1])
+    (partial / ".owner-node7-0123abcd-4711-99").touch()
+    monkeypatch.setattr(attempts, "LEASE", 0.6)
+    used = []
+
+    def build(build: Build) -> dict[str, int]:
+        used.append(build.dir)
+        return numbers(build)
+
+    store = Store(tmp_path)
+    store.ensure(replace(step(1), build=build))
+    told = capsys.readouterr().out
+    assert "waiting for process 4711 on node7, which builds it" in told
+    assert used != [partial], "should it wake up, it writes into a folder that is gone"
+    assert not list(tmp_path.rglob(".partial*"))
+
+
+def test_a_process_that_lost_its_attempt_uses_the_other_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def overtaken(build: Build) -> dict[str, int]:
+        facts = numbers(build)
+        os.rename(build.dir, tmp_path / "taken")  # as another does that takes it for dead
+        (tmp_path / "taken" / f".owner-{this_process()}").unlink()
+        os.rename(tmp_path / "taken", build.dir)
+        without_lock(tmp_path / "s").ensure(step(1))
+        build.dir.mkdir()
+        return facts
+
+    artifact = without_lock(tmp_path / "s").ensure(replace(step(1), build=overtaken))
+    assert artifact.damaged() == []
+    assert "another process finished it first" in capsys.readouterr().out
+
+
+# --- disks ------------------------------------------------------------------------------------
+
+FULL = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    OSError(errno.EDQUOT, "Disk quota exceeded"),
+    OSError("96000 requested and 53184 written"),  # numpy's, without a number
+    RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed"),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=lambda e: str(e)[:20])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_full_disk_is_told_as_that_whoever_noticed(
+    tmp_path: Path, error: Exception, wrapped: bool
+) -> None:
+    def full(build: Build) -> None:
+        if not wrapped:
+            raise error
+        try:
+            raise error
+        except Exception as cause:
+            raise ValueError("An error occurred while generating the dataset") from cause
+
+    wanted = replace(step(1), build=full)
+    stage = Stage("select", (wanted,))
+    with pytest.raises(
+        UserError, match=r"select: .*full while writing things/numbers-.*bytes free"
+    ):
+        stage.build(Store(tmp_path), [wanted])
+
+
+def test_numpy_says_how_much_it_needed(tmp_path: Path) -> None:
+    told = disk.told(OSError("96000 requested and 53184 written"), tmp_path, "it", "Set it.")
+    assert "at least 96,000 needed" in str(told)
+
+
+def test_temporary_files_of_the_dead_are_swept_and_of_the_living_kept(tmp_path: Path) -> None:
+    dead = replace(this_process(), started=1)
+    for name in (f".tmp-{dead}-0a1b2c3d-x.json", ".tmp-0a1b2c3d-x.json"):
+        (tmp_path / name).touch()
+    living = tmp_path / f".tmp-{this_process()}-0a1b2c3d-x.json"
+    elsewhere = tmp_path / ".tmp-node7-0123abcd-4711-99-0a1b2c3d-x.json"
+    for path in (living, elsewhere):
+        path.touch()
+    sweep(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([living, elsewhere])
