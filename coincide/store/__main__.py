@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from coincide.schema import UserError
+from coincide.errors import UserError
 from coincide.store.check import examine, repair
 
 

@@ -15,8 +15,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from coincide.errors import UserError
 from coincide.files import canonical
-from coincide.schema import UserError
 from coincide.store.hashes import digests, stamp
 
 MANIFEST = "manifest.json"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from coincide.schema import UserError
+from coincide.errors import UserError
 from coincide.store.artifact import MANIFEST, Artifact, Damaged, folders, open_artifact
 
 QUARANTINE = ".quarantine"

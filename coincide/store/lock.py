@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from coincide import disk
-from coincide.schema import UserError
+from coincide.errors import UserError
 from coincide.store.step import Step
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from coincide import disk
+from coincide.errors import UserError
 from coincide.files import fsync
-from coincide.schema import UserError
 from coincide.store import attempts, hashes
 from coincide.store.artifact import MANIFEST, Artifact, Damaged, folders, open_artifact
 from coincide.store.build import (
