@@ -62,7 +62,8 @@ def to_llava(
 def _listed(value: Mapping[str, Any]) -> tuple[list[Any], Mapping[str, Any]]:
     """The row's pictures in their order, or by the tag that stands for each."""
     there = [value[name] for name in PICTURES if value.get(name)]
-    if len(there) == 2 and there[1] != there[0] and there[1] not in there[0]:
+    several = there[0] if there and isinstance(there[0], list) else there[:1]
+    if len(there) == 2 and there[1] != there[0] and there[1] not in several:
         raise BadRow("wrong image field", f"images and image differ: {short(there)}")
     found = there[0] if there else []
     if isinstance(found, dict) and all(k.startswith("<") for k in found):
@@ -120,6 +121,8 @@ def _part(number: int, part: Any, pictures: Pictures) -> str:
         raise BadRow("malformed turn", f"{where} is {short(part)}")
     part = {key: found for key, found in part.items() if found is not None}
     kind = part.get("type", next((k for k in ("text", "image", "image_url") if k in part), None))
+    if not isinstance(kind, str):
+        raise BadRow("malformed turn", f"{where} is of type {short(kind)}: {short(part)}")
     if not learnt(where, part, answer=True):
         raise BadRow(MARK, f"{where} is not to be learnt: only whole turns can be marked")
     if kind in TEXTS:
@@ -135,7 +138,7 @@ def _part(number: int, part: Any, pictures: Pictures) -> str:
         pictures.slots.append(None)
         pictures.by_part = True
         return IMAGE
-    elif isinstance(kind, str):
+    else:
         _refuse_kind(where, kind)
     raise BadRow("malformed turn", f"{where} is of type {short(kind)}: {short(part)}")
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from coincide.data.llava_json import read
+from coincide.data.convert import to_llava
+from coincide.data.fault import BadRow
+from coincide.data.llava_json import folder_source, read
 from coincide.data.messages import Messages
+from coincide.data.parse import parse
 from coincide.data.subset import as_messages, write_subset
 from coincide.schema import Dataset, Turn, UserError
 from coincide.store import Store
@@ -382,3 +387,50 @@ def test_a_text_that_quotes_img_tags_is_text_where_tags_are(tmp_path: Path) -> N
 def test_a_folder_of_files_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a folder, expected a file"):
         Messages(str(tmp_path), str(tmp_path)).step()
+
+
+FUZZ_KEYS = (
+    "id image images messages conversations texts prompt completion query response history "
+    "instruction input output system role from content value type text image_url url path bytes "
+    "source data loss weight train video audio tools user assistant base64 mask <image_00>"
+).split()
+ATOMS: list[Any] = [
+    None, True, False, 0, 1, 0.5, float("nan"), 10**30, "", "a", "<image>\nq", "user", "assistant",
+    "text", "image", "<img>a.png</img>", "<video>", "data:image/png;base64,AAAA", "\ud800", b"x",
+]  # fmt: skip
+
+
+def anything(draw: random.Random, depth: int = 0) -> Any:
+    kind = draw.random()
+    if depth > 4 or kind < 0.45:
+        return draw.choice(ATOMS)
+    if kind < 0.7:
+        return [anything(draw, depth + 1) for _ in range(draw.randint(0, 3))]
+    count = draw.randint(0, 5)
+    return {draw.choice(FUZZ_KEYS): anything(draw, depth + 1) for _ in range(count)}
+
+
+def test_whatever_a_row_holds_it_is_read_or_a_fault(tmp_path: Path) -> None:
+    """Never a traceback: wrong types in every field of every form."""
+    kinds: Counter[str] = Counter()
+    for seed in range(2000):
+        draw = random.Random(seed)
+        turns = [
+            {
+                draw.choice(["role", "from"]): draw.choice(["user", "assistant", "system", None]),
+                draw.choice(["content", "value"]): anything(draw, 2),
+                draw.choice(FUZZ_KEYS): anything(draw, 3),
+            }
+            for _ in range(draw.randint(0, 4))
+        ]
+        row = {draw.choice(FUZZ_KEYS): anything(draw, 1) for _ in range(draw.randint(0, 6))}
+        row[draw.choice(["messages", "conversations", "prompt", "texts", "history"])] = turns
+        for value in (row, anything(draw)):
+            try:
+                found: Any = to_llava(value, tmp_path)
+            except BadRow as fault:
+                found = fault
+            for read_as in (found, value):
+                fault = parse(0, read_as, folder_source)[2]
+                kinds[fault.kind if fault else "read"] += 1
+    assert len(kinds) > 10, "many kinds are met"
