@@ -1,6 +1,7 @@
 """The ledger: one JSON per result in a folder that can be committed, copied and merged.
 
-Two ledgers are merged by copying the files of one into the other (a subfolder is fine too).
+Two ledgers are merged by copying the files of one into the other (a subfolder is fine too). A
+committed ledger can be one compressed file (``coincide.report.packed``), read like a folder.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from coincide import disk
 from coincide.files import canonical, sweep, write_json
+from coincide.report.packed import ENDING, unpack
 from coincide.report.redact import printable, redact
 from coincide.schema import Cost, Result, Score, UserError
 
@@ -71,18 +73,33 @@ def read_ledger(folder: Path | Sequence[Path]) -> list[Result]:
     the report counts the newest and says so. Raises :class:`UserError` naming the file and the
     field when one is malformed; nothing is skipped in silence. A missing folder is an empty ledger.
     """
+    found: dict[str, Result] = {}
+    for _, result in sorted(_all(folder), key=lambda pair: pair[0]):
+        found.setdefault(canonical([file_name(result), _redacted(asdict(result))]), result)
+    return list(found.values())
+
+
+def _all(folder: Path | Sequence[Path]) -> Iterator[tuple[tuple[str, str], Result]]:
+    """Each result with file name and place, by which they are ordered."""
     folders = [folder] if isinstance(folder, Path) else folder
     paths = {
         path.resolve(): path
         for each in folders
-        for path in ([each] if each.is_file() else each.rglob("*.json"))
-        if each.is_file() or not _hidden(path.relative_to(each))
+        for path in ([each] if each.is_file() else _files(each))
     }
-    found: dict[str, Result] = {}
-    for path in sorted(paths.values(), key=lambda p: (p.name, str(p))):
-        result = read_result(path)
-        found.setdefault(canonical([file_name(result), _redacted(asdict(result))]), result)
-    return list(found.values())
+    for path in paths.values():
+        if not path.name.endswith(ENDING):
+            yield (path.name, str(path)), read_result(path)
+            continue
+        for place, text in unpack(path):
+            result = _checked(place, text)
+            yield (file_name(result), place), result
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Results and packed ledgers below ``folder``, those in hidden folders left out."""
+    for pattern in ("*.json", f"*{ENDING}"):
+        yield from (p for p in folder.rglob(pattern) if not _hidden(p.relative_to(folder)))
 
 
 def _hidden(path: Path) -> bool:
@@ -91,12 +108,16 @@ def _hidden(path: Path) -> bool:
 
 def read_result(path: Path) -> Result:
     """One result of the ledger, each field checked."""
+    return _checked(str(path), path.read_bytes())
+
+
+def _checked(place: str, text: str | bytes) -> Result:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-        return _result(value)
-    except (ValueError, UnicodeDecodeError) as error:
+        decoded = text if isinstance(text, str) else text.decode("utf-8")
+        return _result(json.loads(decoded, parse_constant=_refuse_constant))
+    except ValueError as error:
         raise UserError(
-            f"{path} is not a result of the ledger: {error}. "
+            f"{place} is not a result of the ledger: {error}. "
             "Restore the file, or remove it and run its command again."
         ) from error
 

@@ -37,7 +37,7 @@ ABLATIONS = {
 
 
 def panel_of(ledger: str) -> Panel:
-    (found,) = panels([presentable(r) for r in read_ledger(DOCS / ledger / "ledger")])
+    (found,) = panels([presentable(r) for r in read_ledger(DOCS / ledger / "ledger.jsonl.gz")])
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from coincide.report.ledger import file_name, presentable, read_ledger, write_result
+from coincide.report.packed import pack
 from coincide.report.redact import redact
 from coincide.schema import Score, UserError
 from tests.report.fixture import ledger, result
@@ -118,3 +120,28 @@ def test_what_is_shown_has_no_control_characters() -> None:
     shown = presentable(odd)
     assert shown.method == "a [31mb c "
     assert shown.config == {"x ": [" y"]}
+
+
+def test_a_packed_ledger_is_read_as_its_folder(tmp_path: Path) -> None:
+    for each in ledger():
+        write_result(tmp_path / "many", each)
+    file = tmp_path / "one" / "ledger.jsonl.gz"
+    file.parent.mkdir()
+    assert pack(tmp_path / "many", file) == len(list((tmp_path / "many").iterdir()))
+    before = file.read_bytes()
+    pack(tmp_path / "many", file)
+    assert file.read_bytes() == before
+    assert read_ledger(file) == read_ledger(tmp_path / "one") == read_ledger(tmp_path / "many")
+    assert read_ledger([tmp_path / "many", file]) == read_ledger(file)  # each once
+
+
+def test_a_damaged_packed_ledger_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.jsonl.gz"
+    file.write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"ledger.jsonl.gz is no packed ledger"):
+        read_ledger(file)
+    file.write_bytes(gzip.compress(b"{}\n"))
+    with pytest.raises(UserError, match=r"ledger.jsonl.gz:1 is not a result of the ledger"):
+        read_ledger(tmp_path)
+    with pytest.raises(UserError, match="holds no result"):
+        pack(tmp_path / "none", file)
