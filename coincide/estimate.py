@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from coincide.budget import count
 from coincide.flops import ASSUMED_MFU, gpu_hours, peak_flops
 from coincide.schema import Clustering, Difficulty, UserError
 
@@ -66,9 +67,7 @@ def chosen_of(experiment: Experiment) -> int | None:
     if isinstance(experiment.budget, int) and not experiment.method.fixed_size:
         return experiment.budget
     rows = rows_of(experiment)
-    if rows is None or experiment.method.fixed_size:
-        return rows
-    return int(experiment.budget * rows)
+    return rows if rows is None or experiment.method.fixed_size else count(experiment.budget, rows)
 
 
 def _features(experiment: Experiment, device: str) -> Cost | None:

@@ -74,6 +74,11 @@ class DataSource(Protocol):
         """The data artifact. Cheap to make: no example is built or decoded here."""
         ...
 
+    def size(self) -> int:
+        """Rows of the dataset, dropped ones included, as cheap as ``step``: a fraction of them is
+        what a budget asks for."""
+        ...
+
     def open(self, artifact: Path) -> Dataset: ...
 
 

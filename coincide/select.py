@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from coincide.budget import count
 from coincide.config import HealthLimits
 from coincide.files import write_atomic
 from coincide.pool import NeedSteps, StorePool
@@ -104,6 +105,8 @@ def subset_step(
 ) -> Step:
     """The subset of one method at one budget. A method without randomness has no seed in its key.
 
+    The key holds k, the exact number of examples: 0.2 and 800 of 4,000 rows are one subset.
+
     ``scored`` is the method's :func:`coincide.scoring.scores_step` where it has one. Health limits
     are no part of the key: they decide whether to go on, not what is chosen.
     """
@@ -112,7 +115,7 @@ def subset_step(
         "params": method_config(method),
     }
     if not method.fixed_size:
-        config |= {"budget": budget, "unit": "count" if isinstance(budget, int) else "fraction"}
+        config["k"] = count(budget, source.size())
     if method.uses_seed:
         config["seed"] = seed
 
@@ -139,7 +142,6 @@ def method_config(method: Method) -> dict[str, Any]:
 def _select(
     build: Build, method: Method, pool: StorePool, dataset: Dataset, budget: float | int, seed: int
 ) -> Mapping[str, Any]:
-    from coincide.budget import count
     from coincide.data.subset import write_subset
 
     k = len(dataset) if method.fixed_size else count(budget, len(dataset))

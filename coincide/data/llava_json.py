@@ -280,6 +280,10 @@ class LlavaJson:
         refuse_absent(self)
         return content_of(Path(self.annotations), Path(self.images), self.rows, self.reading())
 
+    def size(self) -> int:
+        """Rows of the annotations, counted when they were hashed."""
+        return self.content().rows
+
     def open(self, artifact: Path) -> Dataset:
         """The dataset as the artifact's check left it; refused when its files changed since."""
         return _open(self, artifact)

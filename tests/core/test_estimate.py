@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import run as program
-from coincide.estimate import Cost, costs
+from coincide.estimate import Cost, chosen_of, costs
 from coincide.experiment import Experiment
 from coincide.flops import device_name, gpu_hours, peak_flops
 
@@ -98,3 +98,9 @@ def test_the_gpu_is_named_without_torch(tmp_path: Path) -> None:
     text = "Model: \t\t NVIDIA H100 80GB HBM3\nIRQ:   \t\t 47\n"
     (tmp_path / "0000:01:00.0" / "information").write_text(text)
     assert device_name(tmp_path) == "NVIDIA H100 80GB HBM3"
+
+
+def test_a_budget_is_counted_as_it_will_be_selected() -> None:
+    """``int(0.29 * 100)`` is 28."""
+    small = Sized("small", {"rows": 100, "text_tokens": 10})
+    assert chosen_of(experiment("method=random", "budget=0.29", source=small)) == 29

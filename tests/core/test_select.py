@@ -9,9 +9,11 @@ import pytest
 
 from baselines.uniform import Random
 from coincide.config import HealthLimits
+from coincide.data.demo import Demo
 from coincide.features.signals.hidden_last import HiddenLast
+from coincide.pool import NeedSteps
 from coincide.schema import Clustering, Example, HealthError, Selection, UserError
-from coincide.select import exactly, gate
+from coincide.select import exactly, gate, subset_step
 
 USABLE = np.array([True] * 8 + [False] * 2)
 
@@ -79,3 +81,18 @@ def test_random_is_nested_over_budgets_and_uniform_over_seeds() -> None:
         hits[method.select(here, 9, seed).rows] += 1
     assert not hits[45:].any()
     assert abs(hits[:45] / 400 - 0.2).max() < 0.09  # 4.5 standard deviations
+
+
+def subset_key(budget: float | int, **demo: int) -> str:
+    source = Demo(**demo)
+    return subset_step(
+        Random(), budget=budget, seed=0, source=source, data=source.step(),
+        needs=NeedSteps({}, {}, {}), health=HealthLimits(),
+    ).key  # fmt: skip
+
+
+def test_a_fraction_and_the_count_that_it_comes_to_are_one_subset() -> None:
+    assert subset_key(0.2) == subset_key(800) == subset_key(0.20001) != subset_key(801)
+    assert subset_key(0.29, n=100) == subset_key(29, n=100), "0.29 * 100 is 28.999999999999996"
+    with pytest.raises(UserError, match="the pool of 100"):
+        subset_key(101, n=100)

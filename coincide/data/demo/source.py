@@ -50,6 +50,10 @@ class Demo:
         config = {"n": self.n, "items": self.items, "seed": self.seed}
         return Step("data", self.name, VERSION, config, self._build, note=f"{self.n:,} examples")
 
+    def size(self) -> int:
+        """``n``."""
+        return self.n
+
     def open(self, artifact: Path) -> Dataset:
         """The training examples through the general reader of LLaVA json."""
         return read(
