@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coincide.identity import DIGITS, same_asked
 from coincide.report.evidence import Shelf
 from coincide.report.ledger import presentable, read_result
 from coincide.report.notes import primary
 from coincide.report.overlap import Overlap, expected_share, overlap
 from coincide.report.redact import printable, redact
 from coincide.report.settings import flat
-from coincide.schema import Result, UserError
+from coincide.schema import Result, Score, UserError
 from coincide.store import MANIFEST, open_artifact
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ class Side:
     size: int | None = None
     """Rows of the whole dataset."""
     data: str = ""
-    """The dataset, by name and content hash where that is known."""
-    scores: Mapping[str, float | None] = field(default_factory=dict)
+    """The dataset, by name and content key where that is known: ``demo-1a2b3c4d5e6f``."""
+    scores: Mapping[str, Score] = field(default_factory=dict)
 
 
 def open_side(path: Path, store: Path) -> Side:
@@ -88,9 +89,14 @@ def _of_result(result: Result, shelf: Shelf, path: Path) -> Side:
         result.composition,
         found.pool if found else {},
         found.size if found else round(result.k / result.budget),
-        found.data if found else result.data,
-        {name: score.value for name, score in primary(result).items()},
+        found.data if found else _data(result),
+        primary(result),
     )
+
+
+def _data(result: Result) -> str:
+    content = result.contents.get("data")
+    return f"{result.data}-{content}" if content else ""
 
 
 _ASIDE = ("overrides", "paths", "stages", "dry_run")
@@ -107,13 +113,16 @@ def _index(path: Path) -> np.ndarray:
 def compare(a: Side, b: Side) -> dict[str, Any]:
     """What there is to say of the two, as JSON; without an overlap, ``why`` says why."""
     found, why = _overlap(a, b)
+    both = [name for name in a.scores if name in b.scores]
+    unlike = {n: w for n in both if (w := _unlike(a.scores[n], b.scores[n]))}
     return {
         "a": a.name,
         "b": b.name,
         "overlap": None if found is None else _spoken(found, a, b),
         "why": why,
         "sources": _sources(a, b, found),
-        "scores": {name: [a.scores.get(name), b.scores.get(name)] for name in _names(a, b)},
+        "scores": {n: [a.scores[n].value, b.scores[n].value] for n in both if n not in unlike},
+        "scores_left_out": unlike,
         "config": {
             name: [a.config.get(name), b.config.get(name)]
             for name in sorted(a.config.keys() | b.config.keys())
@@ -123,7 +132,7 @@ def compare(a: Side, b: Side) -> dict[str, Any]:
 
 
 def _overlap(a: Side, b: Side) -> tuple[Overlap | None, str]:
-    if a.data and b.data and a.data != b.data:
+    if a.data and b.data and a.data[-DIGITS:] != b.data[-DIGITS:]:
         return None, f"they are of different data, {a.data} and {b.data}"
     if a.rows is None or b.rows is None:
         absent = " and ".join(side.name for side in (a, b) if side.rows is None)
@@ -152,8 +161,13 @@ def _sources(a: Side, b: Side, found: Overlap | None) -> dict[str, list[int | No
     }
 
 
-def _names(a: Side, b: Side) -> list[str]:
-    return [name for name in a.scores if name in b.scores]
+def _unlike(a: Score, b: Score) -> str:
+    """Why two scores of one benchmark cannot be set side by side; empty where they can."""
+    for what in ("metric", "protocol"):
+        if getattr(a, what) != getattr(b, what):
+            return f"another {what}: {getattr(a, what) or 'none'} and {getattr(b, what) or 'none'}"
+    same = same_asked(a.asked, b.asked)
+    return "" if same else "other documents, prompts or scoring under the same protocol"
 
 
 def tables(found: Mapping[str, Any]) -> list[Table | str]:
@@ -178,6 +192,7 @@ def tables(found: Mapping[str, Any]) -> list[Table | str]:
     for part, columns in heads.items():
         if found[part]:
             shown.append(_table(columns, found[part], numbers=part != "config"))
+    shown += [f"{name} is left out: {why}." for name, why in found["scores_left_out"].items()]
     if not found["config"]:
         shown.append("The configurations are the same, or not known.")
     return shown

@@ -13,6 +13,7 @@ from typing import Any
 from coincide.budget import count
 from coincide.config import FeaturePass, HealthLimits
 from coincide.features.extract import Extraction, extract_all, extraction
+from coincide.identity import aside, contents
 from coincide.pipeline import Stage
 from coincide.pool import NeedSteps
 from coincide.requirements import Requirement, requirements_of
@@ -333,9 +334,17 @@ class Experiment:
                 "target": self.target.name,
                 "suite": self.suite.name,
             },
+            contents=self.contents(),
+            aside=aside(self.method, self.recipe),
             seed=self.seed,
             config=self.config,
         )
+
+    def contents(self) -> dict[str, str]:
+        """Content keys of data and models, those of models that no signal is read from aside."""
+        parts: dict[str, Any] = {"reference": self.reference, "clip": self.clip}
+        models = {name: part.step() for name, part in parts.items() if self.asks(name)}
+        return contents(self.method, data=self.data, target=self.target.step(), **models)
 
 
 def _pass_of(each: Extraction) -> tuple[str, ...]:

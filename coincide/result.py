@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from coincide.identity import asked
 from coincide.provenance import commit, hardware, versions
 from coincide.schema import Cost, Method, Result, Score
 from coincide.store import Artifact, Step, Store
@@ -25,6 +26,8 @@ def collect(
     names: Mapping[str, str],
     seed: int,
     config: Any,
+    contents: Mapping[str, str] | None = None,
+    aside: Sequence[str] = (),
 ) -> Result:
     """The :class:`Result` of finished artifacts. ``before``: clusters and the like that selection
     stands on. Seconds are those of the builds, not of hits.
@@ -32,7 +35,7 @@ def collect(
     Signals of one pass, and benchmarks of one process, were timed together: the longest counts.
     """
     chosen = store.verify(subset)
-    evaluated = [store.verify(step) for step in scores]
+    evaluated = [(store.verify(step), asked(step)) for step in scores]
     seconds = {
         "features": _longest(store, features),
         "select": sum(_seconds(store, step) for step in [*before, subset]),
@@ -44,7 +47,7 @@ def collect(
         budget=chosen.facts["budget"],
         k=chosen.facts["k"],
         seed=seed,
-        scores=tuple(score for artifact in evaluated for score in _scores(artifact)),
+        scores=tuple(score for artifact, what in evaluated for score in _scores(artifact, what)),
         seconds=seconds,
         keys={
             **{step.kind: step.folder for step in [subset, adapter]},
@@ -53,6 +56,8 @@ def collect(
         costs=_costs(store, features, before, subset, adapter, scores),
         hardware=hardware(),
         composition=chosen.facts["composition"],
+        contents=dict(contents or {}),
+        aside=tuple(aside),
         config=config,
         versions=versions(),
         commit=commit(),
@@ -65,11 +70,12 @@ def variant_of(method: Method) -> str:
     return str(getattr(method, "label", getattr(method, "variant", "")))
 
 
-def _scores(artifact: Artifact) -> list[Score]:
+def _scores(artifact: Artifact, what: str) -> list[Score]:
     record = json.loads((artifact.path / "result.json").read_text(encoding="utf-8"))
     samples = f"{artifact.path.parent.name}/{artifact.path.name}"
     drawn = {name: record[name] for name in ("unit", "units") if name in record}
-    return [replace(Score(**score), samples=samples, **drawn) for score in record["scores"]]
+    told = {**drawn, "samples": samples, "asked": what}
+    return [replace(Score(**score), **told) for score in record["scores"]]
 
 
 def _costs(

@@ -314,6 +314,9 @@ class Score:
     """What ``stderr`` and intervals draw anew, e.g. ``picture``; empty: not recorded."""
     units: int | None = None
     """How many of them the benchmark has; None: not recorded, samples count as independent."""
+    asked: str = ""
+    """Hash of the documents, prompts and scoring (``coincide.identity.asked``); empty: not
+    recorded. Scores of other hashes are never compared, whatever the protocol says."""
 
 
 @dataclass(frozen=True)
@@ -360,3 +363,8 @@ class Result:
     costs: tuple[Cost, ...] = ()
     """What each artifact took: what several results name, they share."""
     hardware: Mapping[str, Any] = field(default_factory=dict)
+    contents: Mapping[str, str] = field(default_factory=dict)
+    """Content keys of what it stands on, by config group (``data``, ``target``, ``reference``,
+    ``clip``, ``method``): names may be shared, these are not. Empty: not recorded."""
+    aside: tuple[str, ...] = ()
+    """Fields of ``config.method`` and ``config.train`` that change no answer, as they declare."""

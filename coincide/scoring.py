@@ -42,9 +42,15 @@ def scores_step(
         )
         return _summary(arrays["score"])
 
-    config = {"method": method.name, **scorer.score_config(seed)}
+    config = {"method": method.name, **own_class(method), **scorer.score_config(seed)}
     name = f"{method.name}-{source.name}"
     return Step("scores", name, VERSION, config, build, needs=(data, *needs.steps()))
+
+
+def own_class(method: Method) -> dict[str, str]:
+    """For a key: the class of a method that is not of this project, which may share a name."""
+    name = f"{type(method).__module__}.{type(method).__qualname__}"
+    return {} if name.split(".")[0] in ("coincide", "baselines") else {"class": name}
 
 
 def save(build: Build, name: str, array: np.ndarray) -> None:

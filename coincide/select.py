@@ -25,7 +25,7 @@ from coincide.schema import (
     Selection,
     UserError,
 )
-from coincide.scoring import save
+from coincide.scoring import own_class, save
 from coincide.store import Artifact, Build, Step
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ def subset_step(
     """
     config: dict[str, Any] = {
         "method": method.name,
+        **own_class(method),
         "params": method_config(method),
     }
     if not method.fixed_size:

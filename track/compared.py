@@ -22,6 +22,8 @@ class Compared:
     metrics: frozenset[str] = frozenset()
     """The metrics that ``by_benchmark`` compares."""
     cost: Mapping[str, float] = field(default_factory=dict)
+    label: str = ""
+    """Of its row in the report: charts average the runs of a row, and of no other."""
 
     def summary(self) -> dict[str, float]:
         """Names as the charts of the dashboard ask for them; nothing where nothing is known."""
@@ -51,6 +53,7 @@ def compared(results: Sequence[Result]) -> dict[str, Compared]:
                     {b: 100 * score / best[b] for b, score in scores.items()} if whole else {},
                     metrics,
                     costs[name],
+                    row.label,
                 )
     return found
 

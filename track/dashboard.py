@@ -80,6 +80,7 @@ def report(logger: Logger, results: Sequence[Result], *, entity: str) -> Any:
     ]
     for panel in panels(results)[:SECTIONS]:
         where = {"data_name": panel.data, "target_name": panel.target}
+        where |= {f"{part}_id": key for part, key in panel.contents.items() if panel.apart}
         names = [column.name for column in panel.columns][:SECTIONS]
         with_gpu = any(row.charge.total(shared=False, gpu=True) for row in panel.rows)
         blocks += [wr.H1(panel.title), *_section(where, names, gpu=with_gpu)]
@@ -107,7 +108,8 @@ def _section(where: dict[str, str], benchmarks: Sequence[str], *, gpu: bool) -> 
         runs = wr.Runset(name=job_type, filters=filters)  # of the report's own project
         return wr.PanelGrid(runsets=[runs], panels=_laid_out(charts))
 
-    both = ("data_name", "target_name")
+    both = ("data_name", "target_name", "data_id", "target_id")
+    data = ("data_name", "data_id")
     return [
         grid("evaluate", both, _comparison(gpu=gpu)),
         wr.H2("Benchmarks"),
@@ -115,7 +117,7 @@ def _section(where: dict[str, str], benchmarks: Sequence[str], *, gpu: bool) -> 
         wr.H2("Training"),
         grid("train", both, _curves()),
         wr.H2("Selection"),
-        grid("select", both[:1], _selection()),
+        grid("select", data, _selection()),
     ]
 
 

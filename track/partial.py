@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from coincide.experiment import Experiment
+from coincide.identity import aside
 from coincide.provenance import commit, versions
 from coincide.result import variant_of
 from coincide.schema import Result
@@ -41,6 +42,8 @@ def so_far(experiment: Experiment, stage: str) -> Result:
         seconds=took,
         keys={step.kind: step.folder for step in made},
         composition=chosen.facts["composition"],
+        contents=experiment.contents(),
+        aside=tuple(aside(experiment.method, experiment.recipe)),
         config=experiment.config,
         versions=versions(),
         commit=commit(),

@@ -18,6 +18,7 @@ from typing import Any
 from coincide.files import canonical
 from coincide.report.ledger import file_name
 from coincide.report.redact import is_secret, printable, redact
+from coincide.report.settings import identity
 from coincide.schema import Result, Score
 from track.compared import NOTHING, Compared
 from track.places import Places
@@ -87,7 +88,13 @@ def runs_of(
 
 def digest(run: Run) -> str:
     """Changes when what wandb is to show of ``run`` changes, the store's part aside."""
-    told = [VERSION, run.summary, {name: asdict(table) for name, table in run.tables.items()}]
+    told: list[Any] = [
+        VERSION,
+        run.summary,
+        {name: asdict(table) for name, table in run.tables.items()},
+    ]
+    if run.job_type == "evaluate":
+        told.append(run.config["row"])  # its label depends on the other rows
     return hashlib.sha256(canonical(told).encode()).hexdigest()[:16]
 
 
@@ -188,7 +195,12 @@ def _evaluate(result: Result, places: Places, group: str, compared: Compared) ->
         job_type="evaluate",
         group=group,
         tags=_tags(result.method, result.data, result.target, _budget(result)),
-        config={**_config(result, tuple(_groups(result))), "seed": result.seed, "ledger": name},
+        config={
+            **_config(result, tuple(_groups(result))),
+            **({"row": f"{compared.label} {_budget(result)}"} if compared.label else {}),
+            "seed": result.seed,
+            "ledger": name,
+        },
         summary={
             "k": result.k,
             "budget": result.budget,
@@ -205,12 +217,14 @@ def _config(result: Result, groups: Iterable[str]) -> dict[str, Any]:
     """The flat names that charts group by, and the resolved configuration of ``groups``."""
     resolved = {name: result.config[name] for name in groups if name in result.config}
     return {
-        "row": f"{_label(result)} {_budget(result)}",
+        "row": f"{_label(result)} {_budget(result)}{_own(result)}",
         "method_name": result.method,
         "variant": result.variant,
         "data_name": result.data,
+        "data_id": result.contents.get("data", ""),
         "reference_name": result.reference,
         "target_name": result.target if "target" in resolved else "",
+        "target_id": result.contents.get("target", "") if "target" in resolved else "",
         "budget": result.budget,
         "k": result.k,
         "commit": result.commit,
@@ -258,6 +272,11 @@ def _budget(result: Result) -> str:
 
 def _label(result: Result) -> str:
     return f"{result.method} ({result.variant})" if result.variant else result.method
+
+
+def _own(result: Result) -> str:
+    """Digits that other settings and contents under the same names do not have."""
+    return f" #{hashlib.sha256(identity(result).encode()).hexdigest()[:6]}" * bool(result.contents)
 
 
 def _key(folder: str) -> str:

@@ -9,6 +9,16 @@ from dataclasses import replace
 from typing import Any
 
 from coincide.files import canonical
+from coincide.identity import digest, same_asked
+from coincide.report.contents import (
+    PANEL,
+    SHORT,
+    filled,
+    panel_key,
+    row_content,
+    sharing_notes,
+    told_apart,
+)
 from coincide.report.cost import Charge, charges
 from coincide.report.noise import noise_notes
 from coincide.report.notes import panel_notes, primary
@@ -16,22 +26,27 @@ from coincide.report.published import Table, is_part, published_beside
 from coincide.report.ranks import rank_notes
 from coincide.report.records import FULL, Column, Note, Panel, Row
 from coincide.report.rel import with_rel
-from coincide.report.settings import setting, short_names
+from coincide.report.settings import identity, naming, setting, short_names
 from coincide.report.statistics import Estimate, estimate
 from coincide.schema import Result, Score
 
 
 def panels(results: Sequence[Result]) -> list[Panel]:
-    """One panel per (data, target, suite), in the order of their names."""
-    groups: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
+    """One panel per (data, target, suite), in the order of their names.
+
+    Data and target are what they hold (``Result.contents``): several of one name have a panel each,
+    told apart by the first digits of the content.
+    """
+    results = filled(results)
+    groups: dict[tuple[str, ...], list[Result]] = defaultdict(list)
     for result in results:
-        groups[(result.data, result.target, result.suite)].append(result)
-    return [_panel(*key, groups[key], results) for key in sorted(groups)]
+        groups[panel_key(result)].append(result)
+    apart = told_apart(groups)
+    return [_panel(groups[key], results, apart[key]) for key in sorted(groups)]
 
 
-def _panel(
-    data: str, target: str, suite: str, results: list[Result], everything: Sequence[Result]
-) -> Panel:
+def _panel(results: list[Result], everything: Sequence[Result], apart: str) -> Panel:
+    first = results[0]
     groups, replaced = _by_row(results)
     kept = list(groups.values())
     columns = _columns([run for runs in kept for run in runs])
@@ -39,14 +54,19 @@ def _panel(
         _row(runs, columns, charge)
         for runs, charge in zip(kept, charges(kept, everything), strict=True)
     ]
-    zoo = published_beside(data, target)
+    zoo = published_beside(first.data, first.target)
     whole = [c for c in columns if not is_part(c.protocol)]
     if len(whole) < len(columns) and not _any_printed(zoo, whole):
         zoo = None  # eval=fast: parts of benchmarks, which papers do not print
     labelled, usual = _labelled(rows)
     rows = with_rel(labelled, columns, zoo)
-    notes = (*usual, *panel_notes(rows, replaced), *noise_notes(rows), *rank_notes(rows))
-    return Panel(data, target, suite, columns, tuple(rows), notes, zoo)
+    shared = sharing_notes(results, everything)
+    notes = (
+        *shared, *usual, *panel_notes(rows, replaced), *noise_notes(rows), *rank_notes(rows)
+    )  # fmt: skip
+    names = (first.data, first.target, first.suite)
+    held = {part: first.contents[part] for part in PANEL if part in first.contents}
+    return Panel(*names, columns, tuple(rows), notes, zoo, held, apart)
 
 
 def _any_printed(zoo: Table | None, columns: Sequence[Column]) -> bool:
@@ -57,9 +77,9 @@ def _by_row(results: Sequence[Result]) -> tuple[dict[str, list[Result]], list[No
     """Runs that differ in the seed alone, together; of two of one seed the newer, and a note."""
     groups: dict[str, dict[int, Result]] = defaultdict(dict)
     notes = []
+    apart = _protocols(results)
     for result in sorted(results, key=lambda r: (r.created, canonical(dict(r.keys)))):
-        identity = [result.method, result.variant, result.reference, result.k]
-        runs = groups[canonical([*identity, setting(result)])]
+        runs = groups[canonical([identity(result), apart[id(result)]])]
         older = runs.get(result.seed)
         if older is not None and (differing := _differing(older, result)):
             text = f"{result.method}, {result.k:,} examples, seed {result.seed} was run twice"
@@ -67,6 +87,24 @@ def _by_row(results: Sequence[Result]) -> tuple[dict[str, list[Result]], list[No
             notes.append(Note(f"{text}, not that of {older.created}."))
         runs[result.seed] = result
     return {k: [runs[s] for s in sorted(runs)] for k, runs in sorted(groups.items())}, notes
+
+
+def _protocols(results: Sequence[Result]) -> dict[int, str]:
+    """``id`` of each result -> the protocols of the benchmarks that all of its setting have: seeds
+    that were asked otherwise are rows of their own.
+    """
+    alike: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        alike[identity(result)].append(result)
+    found = {}
+    for runs in alike.values():
+        scores = {id(run): primary(run) for run in runs}
+        common = set.intersection(*(set(mine) for mine in scores.values()))
+        for run in runs:
+            mine = scores[id(run)]
+            told = {name: [mine[name].metric, mine[name].protocol] for name in sorted(common)}
+            found[id(run)] = canonical(told)
+    return found
 
 
 def _differing(older: Result, newer: Result) -> str:
@@ -87,14 +125,17 @@ def _shown(score: Score | None) -> str:
 def _columns(results: Sequence[Result]) -> tuple[Column, ...]:
     """Benchmarks in the order of the suite, under the protocol of the full runs or of the most."""
     ordered = sorted(results, key=lambda r: (r.method != FULL, r.method, r.k, r.seed))
-    votes: dict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
+    votes: dict[str, Counter[tuple[str, str, str]]] = defaultdict(Counter)
     for result in ordered:
         weight = len(ordered) + 1 if result.method == FULL else 1
         for name, score in primary(result).items():
-            votes[name][(score.metric, score.protocol)] += weight
+            votes[name][(score.metric, score.protocol, score.asked)] += weight
     chosen = {name: max(sorted(v), key=v.__getitem__) for name, v in votes.items()}
     chance = {name: _chance(ordered, name) for name in votes}
-    return tuple(Column(name, *chosen[name], chance[name]) for name in votes)
+    return tuple(
+        Column(name, metric, protocol, chance[name], asked)
+        for name, (metric, protocol, asked) in chosen.items()
+    )
 
 
 def _chance(runs: Sequence[Result], benchmark: str) -> float:
@@ -148,6 +189,8 @@ def _why_not(score: Score | None, column: Column) -> str:
         return f"another metric: {score.metric}, not {column.metric}"
     if score.protocol != column.protocol:
         return f"another protocol: {score.protocol or 'not recorded'}"
+    if not same_asked(score.asked, column.asked):
+        return "other documents, prompts or scoring under the same protocol"
     return ""
 
 
@@ -169,15 +212,42 @@ def _labelled(rows: Sequence[Row]) -> tuple[list[Row], list[Note]]:
     found, notes = [], []
     for method, mine in methods.items():
         several = len({row.reference for row in mine}) > 1
-        names, usual = short_names([row.setting for row in mine])
+        names, usual = short_names([naming(row.setting, row.runs[0]) for row in mine])
+        labelled = []
         for row, fields in zip(mine, names, strict=True):
             label = f"{method} ({row.variant})" if row.variant else method
             label += f" [{fields}]" if fields else ""
             label += f" via {row.reference}" if several and row.reference else ""
-            found.append(replace(row, label=label))
+            labelled.append(replace(row, label=label))
+        found += _unlike(labelled)
         if usual:
             notes.append(Note(f"{method}, where its label does not say otherwise: {usual}."))
+    told = sorted({row.label for row in found if " #" in row.label})
+    if told:
+        text = f"Names that several rows share, told apart by content: {', '.join(told)}"
+        notes.append(Note(f"{text}. They differ in what their files, models or benchmarks hold."))
     return found, notes
+
+
+def _unlike(rows: Sequence[Row]) -> list[Row]:
+    """Rows of one label that are not budgets of one experiment get digits of what differs."""
+    alike: dict[str, dict[str, str]] = defaultdict(dict)
+    own = [row_content(row.runs[0]) for row in rows]
+    for row, contents in zip(rows, own, strict=True):
+        alike[row.label][canonical(contents)] = ""
+    twice = {(row.label, row.examples) for row in rows}
+    crowded = {
+        label for label, k in twice if sum((r.label, r.examples) == (label, k) for r in rows) > 1
+    }
+    found = []
+    for row, contents in zip(rows, own, strict=True):
+        if len(alike[row.label]) > 1:
+            row = replace(row, label=f"{row.label} #{digest(contents)[:SHORT]}")
+        elif row.label in crowded:
+            said = {b: [s.metric, s.protocol, s.asked] for b, s in primary(row.runs[0]).items()}
+            row = replace(row, label=f"{row.label} #{digest([row.setting, said])[:SHORT]}")
+        found.append(row)
+    return found
 
 
 def _mean(values: Sequence[float]) -> float:

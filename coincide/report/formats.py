@@ -11,6 +11,7 @@ from typing import Any
 from coincide.report.commands import repeat
 from coincide.report.paired import Difference
 from coincide.report.pairs import Pairs
+from coincide.report.published import protocol_of, protocols
 from coincide.report.records import FULL, Note, Panel, Row
 from coincide.report.tables import (
     Line,
@@ -101,7 +102,7 @@ def comma_separated(panels: Sequence[Panel]) -> str:
             of_panel = [*map(_csv, (panel.data, panel.target, panel.suite))]
             for name, *triple in _values(panel, line):
                 writer.writerow(
-                    [*of_panel, *_csv_row(line), _csv(name), *triple, _source(panel, line)]
+                    [*of_panel, *_csv_row(line), _csv(name), *triple, _source(panel, line, name)]
                 )
     return out.getvalue()
 
@@ -115,8 +116,10 @@ def _csv_row(line: Line) -> list[Any]:
     return [*map(_csv, (row.method, row.variant, row.label)), *size]
 
 
-def _source(panel: Panel, line: Line) -> str:
-    return "measured" if line.row or not panel.zoo else panel.zoo.source
+def _source(panel: Panel, line: Line, column: str) -> str:
+    if line.row or not panel.zoo:
+        return "measured"
+    return panel.zoo.source + (f"; {protocol_of(column)}" if column in line.scores else "")
 
 
 _REL = {"rel": "rel_own", "rel_chance": "rel_own_above_chance", "rel_zoo": "rel_zoo"}
@@ -162,7 +165,7 @@ def _tex_panel(panel: Panel) -> str:
 _TEX = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
     | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
-    | {"±": r"$\pm$", "–": "--", "<": r"\textless{}", ">": r"\textgreater{}"}
+    | {"±": r"$\pm$", "–": "--", "†": r"$\dagger$", "<": r"\textless{}", ">": r"\textgreater{}"}
     | {"[": "{[}", "]": "{]}", "*": "{*}"}  # \\ takes what follows it in brackets, or a star
 )
 
@@ -223,7 +226,12 @@ def _row_json(row: Row, drawn: tuple[float, float] | None) -> dict[str, Any]:
 def _published_json(panel: Panel) -> dict[str, Any] | None:
     if panel.zoo is None:
         return None
-    return {"source": panel.zoo.source, "rows": [asdict(row) for row in panel.zoo.rows]}
+    names = panel.zoo.rows[0].scores
+    return {
+        "source": panel.zoo.source,
+        "protocols": {name: dict(protocols()[name]) for name in names},
+        "rows": [asdict(row) for row in panel.zoo.rows],
+    }
 
 
 def _pairs_json(panel: Panel, pairs: Pairs) -> dict[str, Any]:

@@ -24,9 +24,9 @@ from coincide.schema import Cost, Result, Score, UserError
 _TEXT = {"method", "variant", "data", "reference", "target", "suite", "commit", "created"}
 _TABLES = {
     "seconds": float, "keys": str, "composition": int, "config": object, "versions": str,
-    "hardware": object,
+    "hardware": object, "contents": str,
 }  # fmt: skip
-_OPTIONAL = {"commit", "created", "costs", "hardware"}
+_OPTIONAL = {"commit", "created", "costs", "hardware", "contents", "aside"}
 
 
 def file_name(result: Result) -> str:
@@ -127,7 +127,8 @@ def presentable(result: Result) -> Result:
     record = printable(_redacted(asdict(result)))
     scores = tuple(Score(**score) for score in record["scores"])
     costs = tuple(Cost(**cost) for cost in record["costs"])
-    return Result(**{**record, "scores": scores, "costs": costs})
+    aside = tuple(record["aside"])
+    return Result(**{**record, "scores": scores, "costs": costs, "aside": aside})
 
 
 def _redacted(result: dict[str, Any]) -> dict[str, Any]:
@@ -151,6 +152,10 @@ def _result(value: Any) -> Result:
     _check(_is_number(record["budget"]), "budget", "a number", record["budget"])
     for name, kind in _TABLES.items():
         record[name] = _table(record.get(name, {}), kind, name)
+    words = record.get("aside", [])
+    listed = isinstance(words, list) and all(isinstance(word, str) for word in words)
+    _check(listed, "aside", "a list of texts", words)
+    record["aside"] = tuple(words)
     for name in ("scores", "costs"):
         _check(isinstance(record.get(name, []), list), name, "a list", record.get(name))
     scores = tuple(_score(item, f"scores[{i}]") for i, item in enumerate(record["scores"]))
@@ -159,8 +164,18 @@ def _result(value: Any) -> Result:
 
 
 def _score(value: Any, where: str) -> Score:
-    record = _record(value, Score, {"stderr", "protocol", "why", "samples", "unit", "units"}, where)
-    for name in {"benchmark", "metric", "protocol", "why", "samples", "unit"} & record.keys():
+    record = _record(
+        value, Score, {"stderr", "protocol", "why", "samples", "unit", "units", "asked"}, where
+    )
+    for name in {
+        "benchmark",
+        "metric",
+        "protocol",
+        "why",
+        "samples",
+        "unit",
+        "asked",
+    } & record.keys():
         _check(isinstance(record[name], str), f"{where}.{name}", "text", record[name])
     for name in {"value", "stderr"} & record.keys():
         good = record[name] is None or _is_number(record[name])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
+from typing import Protocol
 
 from coincide.report.statistics import relative
 from coincide.schema import UserError
@@ -21,8 +23,19 @@ _TABLES = {
     ("llava", "llava_1_5_13b"): "llava665k_20pct_llava15_13b",
     ("vision_flan", "llava_1_5_7b"): "vision_flan186k_20pct_llava15_7b",
 }
-_METRICS = {"pope": ("f1",), "mme": ("perception",)}
-"""Metric of the columns that could be another: LLaVA prints POPE's F1 and MME's perception."""
+FIELDS = ("split", "prompt", "scoring", "ocr_tokens", "judge")
+"""What must agree before a figure of ours is divided by a published one."""
+
+
+class Columnar(Protocol):
+    """A benchmark as a panel has it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def metric(self) -> str: ...
+    @property
+    def protocol(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -52,9 +65,31 @@ class Table:
         """Whether the table has this benchmark, in this metric as far as that is known, and whole:
         papers measure all of a split, so a part of one (``eval=fast``) is no such column.
         """
-        known = _METRICS.get(benchmark)
-        printed = benchmark in self.rows[0].scores and (known is None or metric in known)
+        printed = benchmark in self.rows[0].scores and metric == protocols()[benchmark]["metric"]
         return printed and not is_part(protocol)
+
+    def agreeing(self, columns: Sequence[Columnar]) -> list[str]:
+        """The benchmarks among ``columns`` that are measured as the published figures were."""
+        return [c.name for c in columns if not self.differs(c.name, c.metric, c.protocol)]
+
+    def differs(self, benchmark: str, metric: str, protocol: str) -> str:
+        """Why the published figure is no 100 % of ours; empty where the protocols agree.
+
+        A field that the published protocol states must be stated by ours as well: equal, and for
+        ``scoring`` and ``judge`` beginning like it, since ours add how a reply is read and a host.
+        """
+        if benchmark not in self.rows[0].scores:
+            return "not published"
+        if not self.prints(benchmark, metric, protocol):
+            return "published in another metric or of the whole split alone"
+        theirs, ours = protocols()[benchmark], stated(protocol)
+        wrong = [name for name in FIELDS if not _agree(name, theirs[name], ours.get(name, ""))]
+        if "lenient" in protocol and not wrong:
+            return "ours is a lenient reading"
+        return "; ".join(
+            f"{name}: published {theirs[name]}, ours {ours.get(name) or 'not recorded'}"
+            for name in wrong
+        )
 
 
 def published(name: str) -> list[Published]:
@@ -69,6 +104,41 @@ def published(name: str) -> list[Published]:
     rows = [{k: float(v) for k, v in line.items() if k != "method"} for line in lines]
     full = {k: v for k, v in rows[0].items() if k != "rel"}
     return [_row(line["method"], row, full) for line, row in zip(lines, rows, strict=True)]
+
+
+@cache
+def protocols() -> Mapping[str, Mapping[str, str]]:
+    """Benchmark -> ``metric`` and the ``FIELDS`` under which all three tables print it: those of
+    LLaVA-1.5's scripts (haotian-liu/LLaVA, scripts/v1_5/eval), which their papers name.
+    """
+    path = files("coincide") / "assets" / "published" / "protocols.csv"
+    lines = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
+    return {line["benchmark"]: line for line in lines}
+
+
+def protocol_of(benchmark: str) -> str:
+    """The published protocol as one line: ``split=test-dev; prompt=...``."""
+    line = protocols()[benchmark]
+    return "; ".join(f"{name}={line[name]}" for name in FIELDS if line[name])
+
+
+def stated(protocol: str) -> dict[str, str]:
+    """Field -> value of a protocol's line. What has no ``=`` goes on with the field before it."""
+    found: dict[str, str] = {}
+    last = ""
+    for said in protocol.split("; "):
+        name, equals, value = said.partition("=")
+        if equals and name.isidentifier():
+            found[name], last = value, name
+        elif last:
+            found[last] += f"; {said}"
+    return found
+
+
+def _agree(name: str, theirs: str, ours: str) -> bool:
+    if not theirs:
+        return True
+    return ours.startswith(theirs) if name in ("scoring", "judge") else ours == theirs
 
 
 def is_part(protocol: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from coincide.report.cost import Charge
 from coincide.report.published import Table
@@ -24,6 +24,8 @@ class Column:
     protocol: str
     chance: float = 0.0
     """Score of an answerer that does not look."""
+    asked: str = ""
+    """``Score.asked`` of its scores; empty: not recorded."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +113,15 @@ class Panel:
     notes: tuple[Note, ...]
     zoo: Table | None = None
     """What papers print for this data and target."""
+    contents: Mapping[str, str] = field(default_factory=dict)
+    """Content keys of ``data`` and ``target``, where they were recorded."""
+    apart: str = ""
+    """What tells it from panels of the same names: ``data 1a2b3c``."""
 
     @property
     def title(self) -> str:
-        return f"{self.target} on {self.data}, suite {self.suite}"
+        names = f"{self.target} on {self.data}, suite {self.suite}"
+        return f"{names} ({self.apart})" if self.apart else names
 
     def column(self, name: str) -> Column:
         return next(column for column in self.columns if column.name == name)

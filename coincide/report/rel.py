@@ -69,14 +69,15 @@ def is_cut_short(row: Row) -> bool:
 
 
 def _zoo(row: Row, columns: Sequence[Column], zoo: Table | None) -> Relative:
-    """Against the published full-data row, over the benchmarks that it and the panel have."""
+    """Against the published full-data row, over the benchmarks whose protocols agree."""
     if zoo is None:
         return Relative(None, why="nothing published for this data and target")
-    shared = [c.name for c in columns if zoo.prints(c.name, c.metric, c.protocol)]
-    found = relative(row.by_seed, [zoo.rows[0].scores], shared, full_is_exact=True)
-    others = [*(c.name for c in columns), *zoo.rows[0].scores]
-    left_out = {b: "not in both" for b in others if b not in shared}
-    return replace(found, left_out=left_out, why=_lacking(found, row))
+    found = relative(row.by_seed, [zoo.rows[0].scores], zoo.agreeing(columns), full_is_exact=True)
+    left_out = dict.fromkeys(zoo.rows[0].scores, "not measured here")
+    left_out |= {c.name: zoo.differs(c.name, c.metric, c.protocol) for c in columns}
+    left_out = {name: why for name, why in left_out.items() if why and name not in found.columns}
+    why = _lacking(found, row) if found.columns else "no benchmark is measured as the published one"
+    return replace(found, left_out=left_out, why="" if found.estimate else why)
 
 
 def _lacking(found: Relative, row: Row) -> str:

@@ -10,24 +10,33 @@ from typing import Any
 from coincide.files import canonical
 from coincide.schema import Result
 
-COMPARED = ("data", "method", "reference", "target", "train", "eval")
+COMPARED = ("data", "method", "reference", "clip", "target", "train", "eval")
 """Config groups that can change an answer; budget and seed are columns of their own."""
 WHOLE = ("data", "target", "train", "eval")
 """Those among them in which a full-data run must agree with the runs it is the 100 % of."""
-NEUTRAL = frozenset(
-    "seed name variant projection _target_ device threads workers batch_size "  # of any group
-    "micro_batch gradient_checkpointing zero_stage processes nodes timeout save_every "  # of train
-    "chance range".split()  # of a benchmark: how a score is read
-)
-"""Fields that name a thing (the variant, with the projection, is a column of its own), or change
-only the speed."""
-PLACES = frozenset(
+MODELS = ("reference", "clip", "target")
+BESIDE_CONTENT = ("template", "max_length", "dtype", "layers")
+"""Of a model, what changes an answer and is not in its content (``ModelSource``)."""
+NEUTRAL = (
     "data.annotations data.images data.root data.downloads data.clusters data.expect "
-    "data.lost_at_most reference.adapter reference.remedy eval.mirror eval.judge.url "
-    "eval.judge.key_env eval.judge.tries eval.judge.wait method.depth".split()
-)
-"""Where things lie on this machine, what is refused there, and the number of clusters, which the
-method that clusters has too."""
+    "data.lost_at_most data.scale reference.adapter reference.remedy reference.device "
+    "reference.scale clip.device clip.scale target.device target.scale "
+    "eval.mirror eval.batch_size eval.processes eval.device eval.threads eval.judge.url "
+    "eval.judge.key_env eval.judge.tries eval.judge.wait eval.judge.timeout "
+    "eval.benchmarks.*.chance eval.benchmarks.*.range eval.benchmarks.*.documents "
+    "eval.benchmarks.*.unit"
+).split()
+"""Dotted fields that say where things lie, how fast the answer comes or how it is read; with those
+below each. Half precision has its batch in the protocol."""
+UNDECLARED = (
+    "method.depth train.micro_batch train.gradient_checkpointing train.zero_stage train.processes "
+    "train.nodes train.timeout train.workers train.threads train.save_every"
+).split()
+"""The same of method and recipe, for results of before they recorded it themselves
+(``Result.aside``). Nothing is to be added here."""
+
+OURS = ("coincide", "baselines")
+"""Packages of this project, whose methods have names of their own."""
 
 Setting = Mapping[str, Any]
 _UNSET: tuple[Any, ...] = (None, [], ())
@@ -36,12 +45,34 @@ _UNSET: tuple[Any, ...] = (None, [], ())
 def setting(result: Result) -> Setting:
     """Dotted field -> value of everything that could change the answer, budget and seed aside.
 
-    The reference model's fields count only where the method used a reference model. The seed of a
-    generated dataset counts: it is another dataset.
+    The fields of reference model and CLIP count only where the method used them. Of data and models
+    whose content is recorded, the content counts in the place of the fields it was made from.
     """
-    groups = [g for g in COMPARED if g != "reference" or result.reference]
+    unused = {"reference": not result.reference, "clip": "clip" not in result.contents}
+    groups = [g for g in COMPARED if not unused.get(g)]
     flat = {k: v for g in groups for k, v in _flat(result.config.get(g), g)}
-    return {k: v for k, v in sorted(flat.items()) if _counts(k)}
+    return {k: v for k, v in sorted(flat.items()) if _counts(k, v, result)}
+
+
+def identity(result: Result) -> str:
+    """What runs must share to be seeds of one row: names, k, setting and contents.
+
+    A field that is null is as one that is absent, as in results of before there was such a field.
+    """
+    names = [result.method, result.variant, result.reference, result.k]
+    fields = {k: v for k, v in setting(result).items() if v is not None}
+    return canonical([*names, fields, dict(result.contents)])
+
+
+def naming(fields: Setting, run: Result) -> Setting:
+    """``fields`` as labels name rows by: with the path of a method whose content decides."""
+    method = run.config.get("method") if "method" in run.contents else None
+    paths = {} if not isinstance(method, Mapping) else {
+        f"method.{name}": value
+        for name, value in method.items()
+        if f"method.{name}" in run.aside and isinstance(value, str)
+    }  # fmt: skip
+    return {**fields, **paths}
 
 
 def whole_part(fields: Setting) -> Setting:
@@ -86,8 +117,30 @@ def flat(value: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for name, item in value.items() for k, v in _flat(item, name)}
 
 
-def _counts(name: str) -> bool:
-    return name == "data.seed" or (name not in PLACES and name.rsplit(".", 1)[-1] not in NEUTRAL)
+def _counts(name: str, value: Any, result: Result) -> bool:
+    group, _, last = name.rpartition(".")
+    part = name.split(".")[0]
+    if last == "_target_":  # the class: of a method of one's own it tells two of one name apart
+        return name == "method._target_" and str(value).split(".")[0] not in OURS
+    if last == "name" and (group == part or group.startswith("eval.")):
+        return False
+    if part == "data" and "data" in result.contents:
+        return False
+    if part in MODELS and part in result.contents:
+        return last in BESIDE_CONTENT
+    if name in ("method.variant", "method.projection"):  # a column of its own, where it is told
+        return value is not None and str(value) not in result.variant
+    if part in ("method", "train") and result.contents:
+        return name not in result.aside
+    return not any(_below(name, field) for field in (*NEUTRAL, *UNDECLARED))
+
+
+def _below(name: str, field: str) -> bool:
+    """Whether ``name`` is ``field`` or lies below it; ``*`` stands for one part."""
+    parts, wanted = name.split("."), field.split(".")
+    return len(parts) >= len(wanted) and all(
+        w in ("*", p) for p, w in zip(parts, wanted, strict=False)
+    )
 
 
 def _flat(value: Any, prefix: str) -> Iterable[tuple[str, Any]]:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from coincide.report.cost import STAGES
 from coincide.report.notes import primary
-from coincide.report.published import BUDGET, Published
+from coincide.report.published import BUDGET, Published, Table
 from coincide.report.records import FULL, Column, Panel, Row
 from coincide.report.statistics import Estimate, Relative, relative
 from coincide.schema import Result
 
 MISSING = "–"
+OTHER = "†"
+"""At a published figure: measured by another protocol than the column's."""
 REL = {"rel": "Rel. (%)", "rel_chance": "above chance (%)", "rel_zoo": "against published (%)"}
 """Field of a row -> head of its column. They differ in what is the 100 %, and are never mixed."""
 
@@ -52,7 +54,8 @@ def _printed(panel: Panel, method: str, printed: Published) -> Line:
     columns = [c.name for c in panel.columns if zoo and zoo.prints(c.name, c.metric, c.protocol)]
     scores = {b: printed.scores[b] for b in columns if b in printed.scores}
     full = zoo.rows[0].scores if zoo else {}
-    rel = relative([scores], [full], columns, full_is_exact=True)
+    agreeing = zoo.agreeing(panel.columns) if zoo else []
+    rel = relative([scores], [full], agreeing, full_is_exact=True)
     values = {b: Estimate(v, None, None, (v,)) for b, v in scores.items()}
     return Line(f"{method}, published", None, printed, values, {"rel_zoo": rel})
 
@@ -92,7 +95,7 @@ def brief(panel: Panel, line: Line) -> dict[str, str]:
         **{name: number(r.estimate if (r := line.rel.get(k)) else None) for k, name in rel.items()},
         **{
             c.name: MISSING if (e := line.scores.get(c.name)) is None
-            else f"{e.mean:.{digits(panel, c.name)}f}"
+            else f"{e.mean:.{digits(panel, c.name)}f}{OTHER * is_other(panel, line, c.name)}"
             for c in panel.columns
         },
     }  # fmt: skip
@@ -106,7 +109,11 @@ def cells(panel: Panel, line: Line) -> list[str]:
     return [
         line.label, *size,
         *(number(r.estimate if (r := line.rel.get(k)) else None) for k in rel_kinds(panel)),
-        *(number(line.scores.get(c.name), digits(panel, c.name)) for c in panel.columns),
+        *(
+            number(line.scores.get(c.name), digits(panel, c.name))
+            + (f" {OTHER}" if is_other(panel, line, c.name) else "")
+            for c in panel.columns
+        ),
         *(MISSING if value is None else f"{value:,.0f}" for value in seconds),
     ]  # fmt: skip
 
@@ -131,9 +138,25 @@ def caption(panel: Panel) -> list[str]:
             f"Against published: the 100 % is the full row that is published, over {over}; its own "
             f"noise is not known and not in the interval. {panel.zoo.source}."
         )
+        found += _other_protocols(panel, panel.zoo)
     if any(row.target_aware for row in panel.rows):
         found.append("Target-aware methods select by samples of the target tasks: placed apart.")
     return found
+
+
+def is_other(panel: Panel, line: Line, column: str) -> bool:
+    """Whether a published figure was measured otherwise than our column, so that it is marked."""
+    return line.row is None and panel.zoo is not None and (
+        column in line.scores and column not in line.rel["rel_zoo"].columns
+    )  # fmt: skip
+
+
+def _other_protocols(panel: Panel, zoo: Table) -> list[str]:
+    """What is left out of ``against published``, and what the mark at published figures means."""
+    reasons = {c.name: zoo.differs(c.name, c.metric, c.protocol) for c in panel.columns}
+    shown = {n: why for n, why in reasons.items() if why and why != "not published"}
+    said = [f"{name} ({why})" for name, why in shown.items()]
+    return [f"Left out of it, {OTHER} where printed: {'; '.join(said)}."] if said else []
 
 
 def _stated(panel: Panel, kind: str) -> str:

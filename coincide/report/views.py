@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from coincide.report.commands import repeat
@@ -12,10 +12,19 @@ from coincide.report.notes import primary
 from coincide.report.overlap import Overlaps, expected_share
 from coincide.report.paired import Difference
 from coincide.report.pairs import Pairs
-from coincide.report.published import SHORT
+from coincide.report.published import SHORT, protocol_of
 from coincide.report.records import FULL, Panel, Row
 from coincide.report.statistics import Estimate, Relative
-from coincide.report.tables import Line, digits, lines, percent, rel_kinds, stages
+from coincide.report.tables import (
+    OTHER,
+    Line,
+    digits,
+    is_other,
+    lines,
+    percent,
+    rel_kinds,
+    stages,
+)
 from coincide.schema import Result
 
 REL_HEADS = {
@@ -105,7 +114,9 @@ def _size(row: Row) -> list[Cell]:
 def _score(panel: Panel, line: Line, name: str) -> Cell:
     value, decimals = line.scores.get(name), digits(panel, name)
     if line.row is None:
-        return _number(value, decimals, "published" if value else "not published in this metric")
+        about = f"published: {protocol_of(name)}" if value else "not published in this metric"
+        cell = _number(value, decimals, about)
+        return replace(cell, text=f"{cell.text} {OTHER}") if is_other(panel, line, name) else cell
     return _number(value, decimals, _about_score(line.row, name))
 
 
@@ -274,7 +285,12 @@ def published(panel: Panel) -> dict[str, Any] | None:
         }
         for row in panel.zoo.rows
     ]
-    return {"source": panel.zoo.source, "head": ["Method", "Rel.\u00a0(%)", *names], "rows": rows}
+    said = "; ".join(f"{name}: {protocol_of(name)}" for name in names)
+    return {
+        "source": f"{panel.zoo.source}. By the protocols {said}",
+        "head": ["Method", "Rel.\u00a0(%)", *names],
+        "rows": rows,
+    }
 
 
 def run_view(row: Row, run: Result) -> dict[str, Any]:

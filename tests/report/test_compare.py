@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from coincide.report.compare import Panel, Row, panels
-from coincide.report.tables import caption, header, lines
+from coincide.report.published import published_beside
+from coincide.report.tables import caption, cells, header, lines
 from coincide.schema import Result
 from tests.report.fixture import ledger, result
 
@@ -89,11 +90,22 @@ def test_rel_above_chance_is_a_column_of_its_own() -> None:
     assert row.rel.estimate.mean > row.rel_chance.estimate.mean
 
 
-def published_like(run: Result, protocols: Mapping[str, str] | None = None) -> Result:
+GQA = "split=testdev balanced; prompt=single word or phrase; scoring=exact match; batch=1"
+VQAV2 = "split=validation; prompt=single word or phrase; scoring=VQA accuracy over ten answers"
+AS_PUBLISHED = {
+    "gqa": GQA,
+    "textvqa": "split=validation; prompt=single word or phrase; ocr_tokens=given; "
+    "scoring=VQA accuracy over ten answers",
+}
+
+
+def published_like(
+    run: Result, protocols: Mapping[str, str] | None = None, second: str = "textvqa"
+) -> Result:
     """The run as one on the data, target and benchmarks of a published table."""
-    names = {"attributes": "gqa", "counting": "vqav2", "presence": "mmmu"}
-    named = (replace(s, benchmark=names[s.benchmark]) for s in run.scores)
-    known = protocols or {}
+    names = {"attributes": "gqa", "counting": second, "presence": "mmmu"}
+    named = (replace(s, benchmark=names[s.benchmark], metric="accuracy") for s in run.scores)
+    known = {**AS_PUBLISHED, **(protocols or {})}
     scores = tuple(replace(s, protocol=known.get(s.benchmark, s.protocol)) for s in named)
     return replace(run, data="llava", target="llava_1_5_7b", scores=scores)
 
@@ -101,11 +113,59 @@ def published_like(run: Result, protocols: Mapping[str, str] | None = None) -> R
 def test_rel_zoo_is_against_the_published_full_row_over_the_columns_of_both() -> None:
     panel = only([published_like(run) for run in ledger()])
     row = row_of(panel, "random")
-    assert row.rel_zoo.columns == ("gqa", "vqav2")
+    assert row.rel_zoo.columns == ("gqa", "textvqa")
     assert row.rel_zoo.estimate is not None
-    assert row.rel_zoo.estimate.mean == pytest.approx((100 * 62 / 63.0 + 100 * 42 / 79.1) / 2)
-    assert "mmmu" in row.rel_zoo.left_out
-    assert row.rel.columns == ("gqa", "vqav2", "mmmu")
+    assert row.rel_zoo.estimate.mean == pytest.approx((100 * 62 / 63.0 + 100 * 42 / 58.2) / 2)
+    assert row.rel_zoo.left_out["mmmu"] == "not published"
+    assert row.rel.columns == ("gqa", "textvqa", "mmmu")
+
+
+def test_a_figure_of_another_protocol_is_shown_marked_and_enters_no_mean() -> None:
+    """VQAv2 is printed on test-dev, by the server; ours is validation."""
+    runs = [published_like(run, {"vqav2": VQAV2}, "vqav2") for run in ledger()]
+    panel = only(runs)
+    row = row_of(panel, "random")
+    assert row.rel_zoo.columns == ("gqa",)
+    assert row.rel_zoo.estimate is not None
+    assert row.rel_zoo.estimate.mean == pytest.approx(100 * 62 / 63.0)
+    why = "split: published test-dev, ours validation; scoring: published VQA accuracy by the "
+    assert row.rel_zoo.left_out["vqav2"].startswith(why)
+    assert f"Left out of it, † where printed: vqav2 ({why}" in "\n".join(caption(panel))
+    printed = next(line for line in lines(panel) if line.label == "random, published")
+    shown = dict(zip(header(panel), cells(panel, printed), strict=True))
+    assert (shown["gqa"], shown["vqav2"]) == ("58.9", "75.7 †")
+    assert printed.rel["rel_zoo"].columns == ("gqa",)
+
+
+def test_where_no_protocol_agrees_there_is_nothing_against_published() -> None:
+    other = {"gqa": "", "vqav2": VQAV2}
+    row = row_of(only([published_like(run, other, "vqav2") for run in ledger()]), "random")
+    assert row.rel_zoo.estimate is None
+    assert row.rel_zoo.why == "no benchmark is measured as the published one"
+    assert "ours not recorded" in row.rel_zoo.left_out["gqa"]
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "protocol", "why"),
+    [
+        ("gqa", GQA.replace("exact match", "exact match, case and punctuation aside"), ""),
+        ("gqa", GQA.replace("scoring=", "scoring=lenient: "), "scoring"),
+        ("mmbench_en", "split=dev en; prompt=option letter; scoring=static", "scoring"),
+        ("textvqa", AS_PUBLISHED["textvqa"].replace("given", "none"), "ocr_tokens"),
+        ("llava_w", "split=train; prompt=the question alone; scoring=judged relative to the "
+         "reference answer; judge=gpt-4-0314@x", ""),
+        ("llava_w", "split=train; prompt=the question alone; scoring=judged relative to the "
+         "reference answer; judge=gpt-5@x", "judge"),
+    ],
+)  # fmt: skip
+def test_split_prompt_scoring_tokens_and_judge_must_agree(
+    benchmark: str, protocol: str, why: str
+) -> None:
+    zoo = published_beside("llava", "llava_1_5_7b")
+    assert zoo is not None
+    metric = "relative" if benchmark == "llava_w" else "accuracy"
+    found = zoo.differs(benchmark, metric, protocol)
+    assert found.split(":")[0] == why
 
 
 PART = "split=test; subsample=200, seed 0; batch=1"
@@ -114,15 +174,15 @@ PART = "split=test; subsample=200, seed 0; batch=1"
 @pytest.mark.parametrize("part", [PART, "split=test; limit=100"])
 def test_a_part_of_a_benchmark_never_stands_beside_published_rows(part: str) -> None:
     mixed = only([published_like(run, {"gqa": part}) for run in ledger()])
-    assert row_of(mixed, "random").rel_zoo.columns == ("vqav2",)
+    assert row_of(mixed, "random").rel_zoo.columns == ("textvqa",)
     printed = [line for line in lines(mixed) if line.printed]
     assert {line.label for line in printed} == {f"{m}, published" for m in METHODS_OF_LEDGER}
-    assert {tuple(line.scores) for line in printed} == {("vqav2",)}
+    assert {tuple(line.scores) for line in printed} == {("textvqa",)}
 
 
 def test_the_fast_suite_has_nothing_published_beside_it() -> None:
     """``eval=fast`` asks a part of every benchmark."""
-    names = ("gqa", "vqav2", "mmmu")
+    names = ("gqa", "textvqa", "mmmu")
     runs = [published_like(run, dict.fromkeys(names, PART)) for run in ledger()]
     panel = only([replace(run, suite="fast") for run in runs])
     assert panel.zoo is None

@@ -24,5 +24,6 @@ def test_the_sharing_is_the_real_one() -> None:
     made = {name: BENCHMARKS[name]()(np.random.default_rng(0)) for name in BENCHMARKS}
     sizes = {name: (one.num.shape[1], by_unit(one).units) for name, one in made.items()}
     assert sizes == {
-        "pope": (9_000, 500), "gqa": (12_578, 398), "vqav2": (214_354, 40_504), "mme": (2_114, 1_057),
+        "pope": (9_000, 500), "gqa": (12_578, 398), "vqav2": (214_354, 40_504),
+        "mme": (2_114, 1_057),
     }  # fmt: skip

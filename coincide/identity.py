@@ -1,0 +1,78 @@
+"""What a result is a result of, by content: a name that tables show decides nothing.
+
+Two datasets, checkpoints or index files may share a name, a folder or a path; what their keys in
+the store hold tells them apart, on any machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+from coincide.files import canonical
+from coincide.schema import Method
+from coincide.select import method_config
+from coincide.store import Step
+
+DIGITS = 12
+"""Of a key, as in the names of artifacts."""
+
+
+def method_content(method: Method) -> dict[str, str]:
+    """``method``: a hash of what settles the answer beside the fields, e.g. the file that
+    ``from_file`` reads; nothing where the fields are all.
+    """
+    more = {k: v for k, v in method_config(method).items() if k not in _fields(method)}
+    return {"method": digest(more)} if more else {}
+
+
+def contents(method: Method, **steps: Step | None) -> dict[str, str]:
+    """For :attr:`coincide.schema.Result.contents`: the keys of ``steps`` (data, target, ...)."""
+    keys = {part: step.key[:DIGITS] for part, step in steps.items() if step is not None}
+    return {**keys, **method_content(method)}
+
+
+def aside(method: Method, recipe: Any) -> list[str]:
+    """Dotted fields of the configuration that change no answer, as method and recipe say: those
+    that their part of a key leaves out.
+    """
+    own = getattr(recipe, "answer_config", None)
+    kept = {"method": method_config(method), "train": own() if own else _fields(recipe)}
+    parts = {"method": _fields(method), "train": _fields(recipe)}
+    return sorted(f"{p}.{name}" for p in parts for name in parts[p] if name not in kept[p])
+
+
+def asked(step: Step) -> str:
+    """What a benchmark asked and how it scored: a hash of the key of its evaluation without the
+    model; behind ``@`` the content of its dataset, as ``commit-`` of the hub or hash of ``bytes-``.
+    """
+    config = dict(step.config)
+    documents = config.pop("content", None)
+    data = [need.key for need in step.needs if need.kind == "data"]
+    found = digest([step.version, config, data])
+    if not documents:
+        return found
+    kind = "commit" if len(documents) == 40 else "bytes"
+    return f"{found}@{kind}-{documents[:DIGITS]}"
+
+
+def same_asked(first: str, second: str) -> bool:
+    """Whether two of :func:`asked` may be compared. Empty: not recorded, so nothing speaks against
+    it; a commit and a hash of bytes may be the same dataset.
+    """
+    (one, _, ours), (other, _, theirs) = first.partition("@"), second.partition("@")
+    if not one or not other:
+        return True
+    comparable = ours.partition("-")[0] == theirs.partition("-")[0]
+    return one == other and (ours == theirs or not comparable)
+
+
+def digest(value: Any) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of ``value`` (JSON)."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:DIGITS]
+
+
+def _fields(part: Any) -> Mapping[str, Any]:
+    return asdict(part) if is_dataclass(part) and not isinstance(part, type) else {}

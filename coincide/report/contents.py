@@ -1,0 +1,118 @@
+"""Names that several contents share, told apart; results of before contents were recorded."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from coincide.files import canonical
+from coincide.report.records import Note
+from coincide.report.settings import flat
+from coincide.schema import Result
+
+SHORT = 6
+"""Digits of a content key that a table shows."""
+PANEL = ("data", "target")
+"""Parts that all rows of a panel share."""
+REMEDY = {"data": "data.name", "target": "target.label (or target.name)"}
+_LOOSE = ("downloads", "scale", "clusters")
+"""Fields of a part that say nothing of its content."""
+
+
+def filled(results: Sequence[Result]) -> list[Result]:
+    """The results, those without a recorded content given that of the others of the same name and
+    configuration, paths included, where these have exactly one.
+    """
+    parts = sorted({part for result in results for part in result.contents})
+    known: dict[str, set[str]] = defaultdict(set)
+    for result in results:
+        for part in result.contents:
+            known[_made_from(result, part)].add(result.contents[part])
+    found = []
+    for result in results:
+        lacking = [part for part in parts if part not in result.contents]
+        only = {part: known[_made_from(result, part)] for part in lacking}
+        more = {part: next(iter(one)) for part, one in only.items() if len(one) == 1}
+        found.append(replace(result, contents={**result.contents, **more}) if more else result)
+    return found
+
+
+def panel_key(result: Result) -> tuple[str, ...]:
+    """Names and contents of what all rows of a panel have in common."""
+    named = (result.data, result.target, result.suite)
+    return (*named, *(result.contents.get(part, "") for part in PANEL))
+
+
+def row_content(result: Result) -> dict[str, str]:
+    """The contents in which rows of a panel may differ."""
+    return {part: key for part, key in result.contents.items() if part not in PANEL}
+
+
+def told_apart(keys: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
+    """Panel key -> what its title needs beside the names: ``data 1a2b3c``, empty mostly."""
+    keys = list(keys)
+    found = {}
+    for key in keys:
+        twins = [other for other in keys if other[:3] == key[:3]]
+        said = []
+        for place, part in enumerate(PANEL, 3):
+            if len({other[place] for other in twins}) > 1:
+                said.append(f"{part} {key[place][:SHORT] or 'not recorded'}")
+        found[key] = ", ".join(said)
+    return found
+
+
+def sharing_notes(mine: Sequence[Result], everything: Sequence[Result]) -> list[Note]:
+    """That other results have the name of this panel's data or target and another content."""
+    notes = []
+    for part, name in zip(PANEL, ("data", "target"), strict=True):
+        named = getattr(mine[0], name)
+        others = [r for r in everything if getattr(r, name) == named]
+        contents = {r.contents.get(part, "") for r in others}
+        if len(contents) < 2:
+            continue
+        own = mine[0].contents.get(part, "")
+        this = f"{own[:SHORT] or 'one that was not recorded'}{_from(mine, others, part)}"
+        notes.append(
+            Note(
+                f"{len(contents)} {part} contents share the name {named}; this is {this}. They are "
+                f"never one row, nor each other's 100 %. {REMEDY[part]} names them apart."
+            )
+        )
+    return [*notes, *_unrecorded(mine)]
+
+
+def _unrecorded(mine: Sequence[Result]) -> list[Note]:
+    """That results whose content is not known were made from other files."""
+    without = [r for r in mine if "data" not in r.contents]
+    files = sorted({str(f) for r in without if (f := _config(r, "data").get("annotations"))})
+    if len(files) < 2:
+        return []
+    text = f"The content of {mine[0].data} was not recorded, and its runs name several files"
+    return [Note(f"{text}: {', '.join(files)}. Where these differ, rows are of different data.")]
+
+
+def _from(mine: Sequence[Result], others: Sequence[Result], part: str) -> str:
+    """`` (annotations=a.json)``: the fields in which the configurations of that name differ."""
+    fields = [flat(_config(result, part)) for result in others]
+    ours = flat(_config(mine[0], part))
+    differing = sorted(
+        name
+        for name in ours
+        if name not in _LOOSE and len({canonical(each.get(name)) for each in fields}) > 1
+    )
+    return f" ({', '.join(f'{name}={ours[name]}' for name in differing[:4])})" if differing else ""
+
+
+def _made_from(result: Result, part: str) -> str:
+    """Name and configuration of a part. CLIP and a method's content go with the method."""
+    names: Mapping[str, Any] = {"clip": result.method, "method": result.method}
+    config = {k: v for k, v in _config(result, part).items() if k not in _LOOSE}
+    return canonical([part, names.get(part) or getattr(result, part, ""), config])
+
+
+def _config(result: Result, part: str) -> Mapping[str, Any]:
+    found = result.config.get(part)
+    return found if isinstance(found, Mapping) else {}
