@@ -96,6 +96,7 @@ def select_by_score(
     return Selection(
         rows=np.concatenate([order[: share.k], share.text]),
         scores=judged,
+        ranking=order,
         facts={"direction": direction, "text_only": policy, **share.facts()},
     )
 

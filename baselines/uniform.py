@@ -50,7 +50,7 @@ class Random:
                 f"method.sources={list(self.sources)} have {len(order):,} usable rows; the budget "
                 f"asks for {k:,}. Name more sources or lower the budget."
             )
-        return Selection(order[:k])
+        return Selection(order[:k], ranking=order)
 
     def _wanted(self, pool: Pool) -> np.ndarray:
         """bool [N]."""

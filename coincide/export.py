@@ -1,26 +1,61 @@
-"""``python -m coincide.export SUBSET --as FORMAT --out FILE``: a subset for another trainer.
+"""``python -m coincide.export SUBSET --as FORM --out FILE``: a subset for another trainer.
 
-SUBSET is a subset artifact or a result of the ledger. Formats:
+SUBSET is a subset artifact or a result of the ledger. Forms:
 
-- ``llava``: the rows as the annotation file has them (LLaVA json)
-- ``sharegpt``: the same conversations with ``images`` as a list, for text-only rows as well
+- ``llamafactory``, ``swift``, ``trl``, ``axolotl``: the data as that trainer reads it, beside it
+  the settings that it needs, and three lines that start training, also in ``FILE.FORM.sh``
+- ``parts``: messages whose contents are all lists of parts; TRL, ms-swift and axolotl read it alike
 - ``messages``: OpenAI roles, ``{"messages": [...], "images": [...]}``
+- ``sharegpt``: the file that ``llamafactory`` writes, alone
+- ``llava``: LLaVA json, each row as the annotation file has it where nothing needs a change
 - ``ids``: the rows' ids, a JSON list; not unique in LLaVA-665K
 - ``npy``: sorted row indices int64 [k] of the annotation file, as the published code indexes it
+- ``table``: all rows of the dataset with score, cluster, rank and ``selected``, as parquet
+
+Ids are strings; turns are those that the product trains on; system prompts stay. ``--images`` says
+how pictures are named: relative to the image root, absolute, or copied next to FILE. What a reader
+would take otherwise is counted and told. ``method=from_file`` reads every form back.
+docs/CLIENTS.md has what each trainer makes of each form.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from coincide.data.subset import FORMATS, export_subset
+import numpy as np
+
+from coincide.data.exports import FORMS, Misread, read_rows, words_for_media, written
+from coincide.data.images import safe_path
+from coincide.data.listing import missing_files
+from coincide.data.report import FIRST
+from coincide.data.subset import write_list
+from coincide.data.trainers import UNKNOWN_ROOT, Exported, write_beside
+from coincide.files import write_atomic, write_json
 from coincide.report.evidence import Shelf
 from coincide.report.ledger import read_result
 from coincide.schema import UserError
 from coincide.store import check_path
+
+CHOICES = (*FORMS, "ids", "npy", "table")
+IMAGES = ("relative", "absolute", "copy")
+COPIED = "images"
+"""Folder next to the file, for ``--images copy``."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was exported: how many rows, the files, what to be told, the lines that start."""
+
+    rows: int
+    files: Sequence[Path]
+    notes: Sequence[str] = ()
+    lines: Sequence[str] = field(default=())
 
 
 def subset_folder(path: Path, store: Path) -> Path:
@@ -41,6 +76,116 @@ def subset_folder(path: Path, store: Path) -> Path:
     return found
 
 
+def image_root(subset: Path, folder: Path, store: Path) -> Path | None:
+    """Where the pictures of the subset in ``folder`` lie, as far as that is recorded.
+
+    In the data artifact where that holds them (``data=demo``), else where a result of the ledger,
+    ``subset``, had them.
+    """
+    data = Shelf(_store(folder, store)).need(folder, "data")
+    if data is not None and (data / "images").is_dir():
+        return (data / "images").absolute()
+    if subset.is_file():
+        found = read_result(subset).config.get("data", {})
+        root = found.get("images") if isinstance(found, dict) else None
+        if isinstance(root, str) and root and Path(root).is_dir():
+            return Path(root).absolute()
+    return None
+
+
+def _store(folder: Path, store: Path) -> Path:
+    """The store that ``folder`` stands in, ``store`` where it stands alone."""
+    own = folder.absolute().parent
+    return own.parent if own.name == "subset" else store
+
+
+def export_subset(
+    folder: Path, form: str, out: Path, *, images: str = "relative", root: Path | None = None
+) -> Written:
+    """Write the subset in ``folder`` to ``out`` as one of ``CHOICES`` but ``table``.
+
+    ``images``: how pictures are named; ``root``: the folder they lie below, needed for others than
+    ``relative``. Raises :class:`UserError` for a folder that holds no subset, for a root that is
+    missing, and for ids where a row has none.
+    """
+    for name in ("rows.npy", "subset.json"):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} is no subset: it has no {name}.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    rows = np.load(folder / "rows.npy", allow_pickle=False)
+    if form == "npy":
+        write_atomic(out, lambda path: _copy(folder / "rows.npy", path))
+        return Written(len(rows), [out])
+    if form == "ids":
+        return _write_ids(folder, out)
+    if images != "relative" and root is None:
+        raise UserError(
+            f"--images {images}: expected --image-root FOLDER, what data.images of the run was; "
+            "the subset does not record it."
+        )
+    place, base = _place(images, root, out)
+    misread, names, media = Misread(form), set[str](), False
+
+    def texts() -> Iterator[str]:
+        nonlocal media
+        for row in read_rows(folder / "subset.json"):
+            misread.look(row)
+            names.update(row.images)
+            media = media or words_for_media(row)
+            yield written(row, form, place)
+
+    write_atomic(out, lambda path: write_list(path, texts()))
+    notes = [*misread.lines(), *_pictures(images, root, out, names)]
+    files, lines = write_beside(form, Exported(out, base, media))
+    if lines and base == UNKNOWN_ROOT and names:
+        notes.append(f"{UNKNOWN_ROOT} stands for the image root; --image-root FOLDER fills it in")
+    return Written(len(rows), [out, *files], notes, lines)
+
+
+def _place(images: str, root: Path | None, out: Path) -> tuple[Callable[[str], str], str]:
+    """How a picture is named in the file, and the folder that names start from."""
+    if images == "copy":
+        return (lambda name: f"{COPIED}/{name}"), str(out.absolute().parent)
+    if images == "absolute" and root is not None:
+        return (lambda name: str(root.absolute() / name)), str(root.absolute())
+    return (lambda name: name), UNKNOWN_ROOT if root is None else str(root.absolute())
+
+
+def _pictures(images: str, root: Path | None, out: Path, names: set[str]) -> list[str]:
+    """Copy the pictures where that is asked for; which of them are not there."""
+    if root is None:
+        return []
+    missing = missing_files(root, names)
+    if images == "copy":
+        for name in sorted(names - missing):
+            target = out.absolute().parent / COPIED / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(target, lambda path, name=name: _copy(safe_path(root, name), path))  # type: ignore[misc]
+    if not missing:
+        return []
+    shown = ", ".join(map(ascii, sorted(missing)[:FIRST])) + (", ..." * (len(missing) > FIRST))
+    return [f"{len(missing):,} pictures are not below {root}, readers stop at them: {shown}"]
+
+
+def _write_ids(folder: Path, out: Path) -> Written:
+    ids = json.loads((folder / "ids.json").read_text(encoding="utf-8"))
+    nameless = [number for number, identity in enumerate(ids) if not identity]
+    if nameless:
+        shown = ", ".join(map(str, nameless[:FIRST]))
+        raise UserError(
+            f"{len(nameless):,} rows of {folder} have no id ({shown}, counted in the subset): ids "
+            "cannot name them. Use --as npy, or a form with the rows themselves."
+        )
+    write_json(out, ids)
+    twice = len(ids) - len(set(ids))
+    notes = [f"{twice:,} ids stand more than once: --as npy names rows without doubt"]
+    return Written(len(ids), [out], notes if twice else [])
+
+
+def _copy(source: Path, path: Path) -> None:
+    shutil.copyfile(source, path)
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """The command; its status is 2 when there is nothing to export."""
     parser = argparse.ArgumentParser(
@@ -48,20 +193,40 @@ def main(words: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("subset", type=Path, metavar="SUBSET")
-    parser.add_argument("--as", dest="form", choices=FORMATS, required=True)
+    parser.add_argument("--as", dest="form", choices=CHOICES, required=True)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--images", choices=IMAGES, default="relative", help="how they are named")
+    parser.add_argument("--image-root", type=Path, metavar="FOLDER", help="data.images of the run")
     parser.add_argument("--store", type=Path, default=Path("store"), help="where the artifacts are")
     given = parser.parse_args(words)
     try:
-        folder = subset_folder(given.subset, given.store)
-        for name in ("rows.npy", "ids.json", "subset.json", "messages.json"):
-            check_path(folder / name)
-        count = export_subset(folder, given.form, given.out)
+        done = _export(given)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{count:,} examples as {given.form}: {given.out}")
+    print(f"{done.rows:,} examples as {given.form}: {given.out}")
+    for path in done.files[1:]:
+        print(f"  beside it: {path}")
+    for note in done.notes:
+        print(f"note: {note}")
+    if done.lines:
+        print("To start training:\n" + "\n".join(f"    {line}" for line in done.lines))
     return 0
+
+
+def _export(given: argparse.Namespace) -> Written:
+    if given.image_root is not None and not given.image_root.is_dir():
+        raise UserError(f"--image-root {given.image_root}: no such folder.")
+    folder = subset_folder(given.subset, given.store)
+    for name in ("rows.npy", "ids.json", "subset.json", "facts.json"):
+        check_path(folder / name)
+    if given.form == "table":
+        from coincide.export_table import export_table
+
+        notes, count = export_table(folder, Shelf(_store(folder, given.store)), given.out)
+        return Written(count, [given.out], notes)
+    root = given.image_root or image_root(given.subset, folder, given.store)
+    return export_subset(folder, given.form, given.out, images=given.images, root=root)
 
 
 if __name__ == "__main__":

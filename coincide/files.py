@@ -69,11 +69,16 @@ def _in_use(temporary: Path) -> bool:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` atomically as readable JSON with sorted keys."""
     text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
-    write_atomic(path, lambda temporary: _write_text(temporary, text))
+    write_text(path, text)
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` atomically, in UTF-8."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+    write_atomic(path, write)
 
 
 def fsync(path: Path) -> None:

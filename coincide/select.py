@@ -155,6 +155,7 @@ def _select(
     composition = Counter(dataset.examples[row].source for row in rows)
     whole = Counter(example.source for example in dataset.examples)
     _write_tables(build, selection)
+    save(build, "order.npy", order(selection, rows, pool.usable))
     facts = {
         "method": method.name,
         "params": method_config(method),
@@ -180,6 +181,21 @@ def _write_tables(build: Build, selection: Selection) -> None:
     for name, columns in selection.tables.items():
         frame = pd.DataFrame({column: list(values) for column, values in columns.items()})
         write_atomic(build.dir / f"{name}.parquet", frame.to_parquet)
+
+
+def order(selection: Selection, rows: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """Row indices int64 in the order in which the method takes them.
+
+    First those that it chose, then what it would go on with, as far as it says so; ``rows`` are
+    all among them. A budget can be cut again from it.
+    """
+    import numpy as np
+
+    ranking = np.asarray([] if selection.ranking is None else selection.ranking, np.int64)
+    ranking = ranking[usable[ranking]]
+    taken = np.concatenate([np.asarray(selection.rows, np.int64), ranking, rows])
+    _, first = np.unique(taken, return_index=True)
+    return taken[np.sort(first)]
 
 
 def exactly(selection: Selection, k: int, usable: np.ndarray, name: str) -> tuple[np.ndarray, int]:

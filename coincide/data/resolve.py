@@ -97,7 +97,8 @@ def _check_ids(
     rows: Sequence[int], ids: Sequence[str], examples: Sequence[Example], path: Path
 ) -> None:
     """Refuse a table of rows whose ids the dataset has not at these rows."""
-    other = [r for r, identity in zip(rows, ids, strict=True) if identity != examples[r].id]
+    named = [(row, identity) for row, identity in zip(rows, ids, strict=True) if identity]
+    other = [row for row, identity in named if identity != examples[row].id]
     refuse(
         other,
         "rows at which the dataset has another id than the table; it is of other data. Give "
