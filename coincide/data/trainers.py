@@ -72,13 +72,14 @@ def _llamafactory(exported: Exported) -> tuple[list[Path], list[str]]:
         "model_name_or_path": MODEL, "template": "llava", "stage": "sft", "do_train": True,
         "finetuning_type": "lora", "dataset": name, "dataset_dir": str(exported.folder),
         "media_dir": exported.root, "cutoff_len": 2048, "per_device_train_batch_size": 4,
-        "learning_rate": 2.0e-4, "num_train_epochs": 1, "output_dir": f"output/{name}",
+        "learning_rate": 2.0e-4, "num_train_epochs": 1,
+        "output_dir": str(exported.beside("output")),
     }  # fmt: skip
     write_text(settings, _yaml(fields))
     renamed = "export VIDEO_PLACEHOLDER='<no video>' AUDIO_PLACEHOLDER='<no audio>'"
     return [info, settings], [
         _install("llamafactory"),
-        renamed if exported.media else _there(exported),
+        renamed if exported.media else f"cd {_quoted(exported.folder)}",
         f"llamafactory-cli train {_quoted(settings)}",
     ]
 
