@@ -108,17 +108,19 @@ def _swift(exported: Exported) -> tuple[list[Path], list[str]]:
 
 _TRL = """# SFT with TRL, started in the folder that the pictures' paths start from.
 #
-# Loss is on every token but padding, unless the model's template has generation marks and
-# assistant_only_loss=True is set.
+# Loss is on answers alone where the model's chat template has generation marks, else on every
+# token but padding.
 
 import sys
 
 from datasets import load_dataset
+from transformers import AutoProcessor
 from trl import SFTConfig, SFTTrainer
 
 model = sys.argv[1] if len(sys.argv) > 1 else "{model}"
+marked = "generation %}}" in str(AutoProcessor.from_pretrained(model).chat_template)
 data = load_dataset("json", data_files={path!r}, split="train")
-settings = SFTConfig(output_dir={output!r}, max_length=None, bf16=False)
+settings = SFTConfig(output_dir={output!r}, max_length=None, assistant_only_loss=marked)
 SFTTrainer(model, args=settings, train_dataset=data).train()
 """
 
@@ -146,7 +148,8 @@ def _axolotl(exported: Exported) -> tuple[list[Path], list[str]]:
         "num_epochs": 1, "optimizer": "adamw_torch", "learning_rate": 2.0e-4,
         "output_dir": str(exported.beside("output")),
     }  # fmt: skip
-    write_text(settings, _yaml(fields))
+    note = "# Loss is on questions too, unless role_boundaries says where answers stand.\n"
+    write_text(settings, note + _yaml(fields))
     return [settings], [
         _install("axolotl"),
         _there(exported),

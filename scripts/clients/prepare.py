@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from coincide import export  # noqa: E402
-from coincide.data.forms import FORMS, Row, learnt, read_rows  # noqa: E402
+from coincide.data.exports import FORMS, Row, read_rows  # noqa: E402
 from tests.mini import llava665k, odd  # noqa: E402
 from tests.tiny_llava import make_tiny_llava  # noqa: E402
 
@@ -36,7 +36,7 @@ TINY = "reference=tiny clip=tiny target=tiny train=demo eval=demo health.invalid
 WORDS = {
     "demo": ["data=demo", "method=random", "budget=0.2"],
     "odd": ["data=llava_json", "data.name=odd", "method=full", "data.annotations=odd/odd.json",
-            "data.images=odd"],
+            "data.images=odd", "data.on_media_tag=text", *TINY],
     "mini": ["data=llava", "data.expect=any", "data.on_missing_image=drop",
              "data.on_corrupt_image=drop", "method=full", *TINY],
 }  # fmt: skip
@@ -55,8 +55,6 @@ def main(folder: Path) -> None:
 def _select(folder: Path, name: str, words: list[str]) -> None:
     command = [sys.executable, str(ROOT / "run.py"), *words, "stages=[select]",
                f"paths.store=store-{name}"]  # fmt: skip
-    if name == "odd":
-        command += TINY
     subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
     (subset,) = (folder / f"store-{name}" / "subset").glob("*-*")
     roots = {"odd": folder / "odd", "mini": folder / "data" / "llava"}
@@ -76,7 +74,7 @@ def _expected(row: Row, root: Path) -> dict[str, Any]:
     return {
         "id": row.id,
         "system": row.system,
-        "turns": [[turn.role, turn.text, learnt(turn)] for turn in row.turns],
+        "turns": [[turn.role, turn.text, turn.learn] for turn in row.turns],
         "images": [str(root / name) for name in row.images],
     }
 

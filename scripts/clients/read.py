@@ -20,18 +20,21 @@ from typing import Any
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", USE_HF="1")
 FORMS = "llava llamafactory sharegpt messages swift trl axolotl parts ids".split()
 IMAGE = "<image>"
-Turns = list[tuple[str, str]]
+DEFAULT = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+    "helpful, detailed, and polite answers to the user's questions."
+)
+"""LLaMA-Factory's own system prompt of the template llava, where a row has none."""
 
 
 class Sample:
     """One row as a trainer has it before the model."""
 
-    def __init__(self, turns: Turns | str, images: Any, seen: str, learnt: str) -> None:
-        self.turns = turns
-        """Roles and texts, or the whole as text where the trainer keeps no turns."""
+    def __init__(self, images: Any, seen: str, learnt: str) -> None:
         self.images = images
         """Absolute paths, or pixel values."""
-        self.seen = seen
+        self.seen = heard(seen)
+        """The whole, squeezed."""
         self.learnt = learnt
         """The text under loss."""
 
@@ -39,6 +42,11 @@ class Sample:
 def squeezed(text: str) -> str:
     """``text`` without pictures and white space: templates differ in both."""
     return re.sub(r"\s+", "", text.replace(IMAGE, ""))
+
+
+def heard(text: str) -> str:
+    """What a template wrote, without its marks and its own system prompt, squeezed."""
+    return squeezed(re.sub("</?s>|<pad>", "", text)).removeprefix(squeezed(DEFAULT))
 
 
 def said(row: dict[str, Any]) -> str:
@@ -58,8 +66,7 @@ def compare(row: dict[str, Any], sample: Sample, pixels: Callable[[list[str]], A
     )
     if not same:
         wrong.append("pictures")
-    heard = sample.seen.replace("</s>", "").replace("<s>", "").replace("<pad>", "")
-    if squeezed(heard) != said(row):
+    if sample.seen != said(row):
         wrong.append("roles")
     answers = [text for role, text, learn in row["turns"] if role == "gpt" and learn]
     under_loss = squeezed(sample.learnt.replace("</s>", "").replace("<s>", ""))
@@ -71,36 +78,48 @@ def compare(row: dict[str, Any], sample: Sample, pixels: Callable[[list[str]], A
 def same_pixels(processor: Any) -> Callable[[list[str], Any], bool]:
     """Whether pixel values are those of the pictures at these paths, in this order."""
     import torch
-    from PIL import Image
+    from PIL import Image, ImageOps
+
+    decoders = (
+        lambda path: Image.open(path).convert("RGB"),
+        lambda path: ImageOps.exif_transpose(Image.open(path)).convert("RGB"),
+    )
 
     def same(paths: list[str], found: Any) -> bool:
         if not paths:
             return found is None
-        pictures = [Image.open(path).convert("RGB") for path in paths]
-        wanted = processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
-        return found is not None and found.shape == wanted.shape and torch.allclose(found, wanted)
+        for decode in decoders:
+            pictures = list(map(decode, paths))
+            wanted = processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
+            if found is not None and found.shape == wanted.shape and torch.allclose(found, wanted):
+                return True
+        return False
 
     return same
 
 
-# --- the four readers: each yields a sample, or the reason why the row did not come through --------
+# --- the four readers: each yields samples, or the reason why a row did not come through -------
 
 
 def llamafactory(path: Path, root: str, model: Path) -> Iterator[Sample | str]:
     """LLaMA-Factory: its loader, its template ``llava``, its supervised processor."""
-    from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
+    from llamafactory.data import get_dataset, get_template_and_fix_tokenizer, mm_plugin
     from llamafactory.hparams import get_train_args
     from llamafactory.model import load_tokenizer
 
+    script = path.parent / "x.llamafactory.sh"
+    renamed = script.exists() and "VIDEO_PLACEHOLDER" in script.read_text()
+    mm_plugin.VIDEO_PLACEHOLDER = "<no video>" if renamed else "<video>"
+    mm_plugin.AUDIO_PLACEHOLDER = "<no audio>" if renamed else "<audio>"
     info = path.parent / "dataset_info.json"
     if not info.exists():  # a form that is not made for it, declared as its pages say
         info.write_text(json.dumps({"x": _declared(path)}))
-    arguments = dict(
-        model_name_or_path=str(model), template="llava", stage="sft", do_train=True,
-        finetuning_type="lora", dataset="x", dataset_dir=str(path.parent), media_dir=root,
-        cutoff_len=100_000, output_dir=str(path.parent / "out"), overwrite_cache=True,
-        preprocessing_num_workers=1,
-    )  # fmt: skip
+    arguments = {
+        "model_name_or_path": str(model), "template": "llava", "stage": "sft", "do_train": True,
+        "finetuning_type": "lora", "dataset": "x", "dataset_dir": str(path.parent),
+        "media_dir": root, "cutoff_len": 100_000, "output_dir": str(path.parent / "out"),
+        "overwrite_cache": True, "preprocessing_num_workers": 1,
+    }  # fmt: skip
     model_args, data_args, training_args, _, _ = get_train_args(arguments)
     tools = load_tokenizer(model_args)
     template = get_template_and_fix_tokenizer(tools["tokenizer"], data_args)
@@ -109,7 +128,7 @@ def llamafactory(path: Path, root: str, model: Path) -> Iterator[Sample | str]:
     for row in data["train_dataset"]:
         kept = [token for token in row["labels"] if token != -100]
         images = [str(Path(image).resolve()) for image in row["images"] or ()]
-        yield Sample([], images, tokenizer.decode(row["input_ids"]), tokenizer.decode(kept))
+        yield Sample(images, tokenizer.decode(row["input_ids"]), tokenizer.decode(kept))
 
 
 def _declared(path: Path) -> dict[str, Any]:
@@ -135,14 +154,6 @@ def swift(path: Path, root: str, model: Path) -> Iterator[Sample | str]:
     template.set_mode("train")
     data, _ = load_dataset([str(path)], shuffle=False, load_from_cache_file=False)
     for row in data:
-        images = [i["path"] if isinstance(i, dict) else i for i in row.get("images") or ()]
-        images += [
-            part.get("image") or part.get("path")
-            for message in row["messages"]
-            if isinstance(message["content"], list)
-            for part in message["content"]
-            if part.get("type") == "image"
-        ]
         try:
             done = template.encode(dict(row))
         except Exception as error:
@@ -150,11 +161,9 @@ def swift(path: Path, root: str, model: Path) -> Iterator[Sample | str]:
             continue
         kept = [token for token in done["labels"] if token != -100]
         tokenizer = template.tokenizer
-        paths = [str((Path(root) / image).resolve()) for image in images]
-        pixels = done.get("pixel_values")
-        sample = Sample([], pixels, tokenizer.decode(done["input_ids"]), tokenizer.decode(kept))
-        sample.images = pixels if pixels is not None or not paths else paths
-        yield sample
+        yield Sample(
+            done.get("pixel_values"), tokenizer.decode(done["input_ids"]), tokenizer.decode(kept)
+        )
 
 
 def trl(path: Path, root: str, model: Path) -> Iterator[Sample | str]:
@@ -199,7 +208,7 @@ def _collated(collator: Any, row: dict[str, Any], tokenizer: Any) -> Sample | st
     tokens, labels = batch["input_ids"][0], batch["labels"][0]
     kept = tokens[labels != -100]
     pixels = batch.get("pixel_values")
-    return Sample([], pixels, tokenizer.decode(tokens), tokenizer.decode(kept))
+    return Sample(pixels, tokenizer.decode(tokens), tokenizer.decode(kept))
 
 
 READERS = {"llamafactory": llamafactory, "swift": swift, "trl": trl, "axolotl": axolotl}
@@ -242,9 +251,8 @@ def examine(reader: str, folder: Path, data: str, form: str) -> dict[str, Any]:
 
 def _match(left: list[dict[str, Any]], sample: Sample) -> dict[str, Any] | None:
     """The next expected row that says what the sample does; else the next at all."""
-    heard = squeezed(re.sub("</?s>|<pad>", "", sample.seen))
     for number, row in enumerate(left):
-        if said(row) == heard:
+        if said(row) == sample.seen:
             del left[: number + 1]
             return row
     return left.pop(0) if left else None
