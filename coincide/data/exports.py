@@ -229,6 +229,11 @@ MISREAD: tuple[tuple[tuple[str, ...], str, Callable[[Row], bool]], ...] = (
         lambda row: not all(turn.learn for turn in row.turns),
     ),
     (
+        ("parts",),
+        "answers marked as not to be learnt: ms-swift honours the mark, TRL and axolotl learn them",
+        lambda row: not all(turn.learn for turn in row.turns),
+    ),
+    (
         ("parts", "axolotl"),
         "a system prompt: as parts, ms-swift stops at it (--as swift)",
         lambda row: row.system is not None,
