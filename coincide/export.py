@@ -36,6 +36,7 @@ from coincide.data.listing import missing_files
 from coincide.data.report import FIRST
 from coincide.data.subset import write_list
 from coincide.data.trainers import UNKNOWN_ROOT, Exported, write_beside
+from coincide.export_table import export_table, need
 from coincide.files import write_atomic, write_json
 from coincide.report.evidence import Shelf
 from coincide.report.ledger import read_result
@@ -82,7 +83,7 @@ def image_root(subset: Path, folder: Path, store: Path) -> Path | None:
     In the data artifact where that holds them (``data=demo``), else where a result of the ledger,
     ``subset``, had them.
     """
-    data = Shelf(_store(folder, store)).need(folder, "data")
+    data = need(folder, "data", Shelf(_store(folder, store)))
     if data is not None and (data / "images").is_dir():
         return (data / "images").absolute()
     if subset.is_file():
@@ -221,8 +222,6 @@ def _export(given: argparse.Namespace) -> Written:
     for name in ("rows.npy", "ids.json", "subset.json", "facts.json"):
         check_path(folder / name)
     if given.form == "table":
-        from coincide.export_table import export_table
-
         notes, count = export_table(folder, Shelf(_store(folder, given.store)), given.out)
         return Written(count, [given.out], notes)
     root = given.image_root or image_root(given.subset, folder, given.store)

@@ -19,6 +19,7 @@ from coincide.data.rows import scan
 from coincide.files import write_atomic
 from coincide.report.evidence import Shelf
 from coincide.schema import UserError
+from coincide.store import MANIFEST, check_path
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,7 +47,7 @@ def pool_table(folder: Path, shelf: Shelf) -> tuple[pa.Table, list[str]]:
         raise UserError(f"{folder} is no subset: it has no rows.npy.")
     size = _size(folder)
     facts, notes = _of_data(folder, shelf, size)
-    clusters = shelf.need(folder, "clusters")
+    clusters = need(folder, "clusters", shelf)
     cluster = _array(clusters / "assignment.npy") if clusters else None
     score = _score(folder, shelf)
     order = _array(folder / ORDER)
@@ -64,6 +65,14 @@ def pool_table(folder: Path, shelf: Shelf) -> tuple[pa.Table, list[str]]:
         "selected": pa.array(np.isin(np.arange(size), chosen)),
     }
     return pa.table(columns), notes
+
+
+def need(folder: Path, kind: str, shelf: Shelf) -> Path | None:
+    """The artifact of ``kind`` that the subset in ``folder`` was made from, where it is there.
+
+    A subset that was copied without its manifest names none.
+    """
+    return shelf.need(folder, kind) if (folder / MANIFEST).is_file() else None
 
 
 def _size(folder: Path) -> int:
@@ -86,7 +95,7 @@ def _known(values: np.ndarray | None, size: int, kind: Any, unknown: np.ndarray 
 def _score(folder: Path, shelf: Shelf) -> np.ndarray | None:
     """What the method ranked by, float32 [N], NaN: not judged."""
     own = _array(folder / "scores.npy")
-    scores = shelf.need(folder, "scores")
+    scores = need(folder, "scores", shelf)
     return own if own is not None or scores is None else _array(scores / "score.npy")
 
 
@@ -97,8 +106,9 @@ def _of_data(folder: Path, shelf: Shelf, size: int) -> tuple[Mapping[str, Any], 
 
     kinds = {"id": pa.string(), "source": pa.string(), "images": pa.int64(), "turns": pa.int64(),
              "dropped": pa.string()}  # fmt: skip
-    data = shelf.need(folder, "data")
+    data = need(folder, "data", shelf)
     if data is not None and (data / "examples.parquet").is_file():
+        check_path(data / "examples.parquet")
         table = parquet.read_table(data / "examples.parquet")
         return {name: table.column(name).cast(kind) for name, kind in kinds.items()}, []
     if data is not None and (data / "train.json").is_file():
@@ -133,4 +143,8 @@ def _ids(folder: Path, size: int) -> list[str | None]:
 
 
 def _array(path: Path) -> np.ndarray | None:
-    return np.load(path, allow_pickle=False) if path.is_file() else None
+    """The array in ``path``, as it was written; None where there is none."""
+    if not path.is_file():
+        return None
+    check_path(path)
+    return np.load(path, allow_pickle=False)
