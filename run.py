@@ -33,6 +33,7 @@ from launch.execute import Executor, Launcher
 from launch.frozen import HERE_ONLY, Request, read, request
 from launch.jobs import Job, distinct, only
 from launch.local import Local
+from launch.references import recorded
 from launch.status import show
 from launch.sweep import open_sweep
 from launch.targets import check_hydra, check_targets, make
@@ -99,7 +100,11 @@ def make_job(cfg: DictConfig, words: Sequence[str], group: str = "") -> Job:
         targets=targets,
         features=cast(FeaturePass, OmegaConf.to_object(cfg.features)),
         health=cast(HealthLimits, OmegaConf.to_object(cfg.health)),
-        config={**_answering(config), "overrides": list(words), "group": logger.group or group},
+        config={
+            **_answering(recorded(cfg)),
+            "overrides": list(words),
+            "group": logger.group or group,
+        },
         words=tuple(words),
     )
     return Job(cfg, experiment)

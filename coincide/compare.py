@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coincide.identity import DIGITS, same_asked
+from coincide.inert import printable
+from coincide.redact import redact
 from coincide.report.evidence import Shelf
 from coincide.report.ledger import presentable, read_result
 from coincide.report.notes import primary
 from coincide.report.overlap import Overlap, expected_share, overlap
-from coincide.report.redact import printable, redact
 from coincide.report.settings import flat
 from coincide.schema import Result, Score, UserError
 from coincide.store import MANIFEST, open_artifact

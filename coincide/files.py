@@ -30,11 +30,16 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
-    """``write`` a temporary sibling of ``path``, fsync it, rename it: never a half file."""
+def write_atomic(path: Path, write: Callable[[Path], None], *, mode: int = 0o666) -> None:
+    """``write`` a temporary sibling of ``path``, fsync it, rename it: never a half file.
+
+    ``mode``: who may read and write it, less the process's umask; 0o600: this user alone.
+    """
     owner = f"{this_process()}-{uuid.uuid4().hex[:8]}"
     temporary = path.with_name(f"{TEMPORARY}{owner}-{path.name[-60:]}")
     try:
+        if mode != 0o666:
+            temporary.touch(mode)
         write(temporary)
         fsync(temporary)
         os.replace(temporary, path)
@@ -66,19 +71,19 @@ def _in_use(temporary: Path) -> bool:
     return holder.alive
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` atomically as readable JSON with sorted keys."""
+def write_json(path: Path, value: Any, *, mode: int = 0o666) -> None:
+    """Write ``value`` atomically as readable JSON with sorted keys; ``mode`` as write_atomic's."""
     text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
-    write_text(path, text)
+    write_text(path, text, mode=mode)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` atomically, in UTF-8."""
+def write_text(path: Path, text: str, *, mode: int = 0o666) -> None:
+    """Write ``text`` atomically, in UTF-8; ``mode`` as write_atomic's."""
 
     def write(temporary: Path) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
-    write_atomic(path, write)
+    write_atomic(path, write, mode=mode)
 
 
 def fsync(path: Path) -> None:

@@ -61,7 +61,8 @@ class Request:
     judge: Judge = field(default_factory=Judge)
 
     def write(self, path: Path) -> None:
-        write_json(path, asdict(self))
+        """For this user alone: the judge's address may hold a password."""
+        write_json(path, asdict(self), mode=0o600)
 
     @classmethod
     def read(cls, path: Path) -> Request:

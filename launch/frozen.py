@@ -1,4 +1,5 @@
-"""A run as it was when it was submitted: one YAML with its resolved configuration.
+"""A run as it was when it was submitted: one YAML with its resolved configuration, for its user
+alone to read, and without credentials (``launch.references``).
 
 ``python run.py frozen=<file>`` runs it, whatever ``conf/`` says by then.
 """
@@ -16,8 +17,11 @@ from yaml import YAMLError
 
 from coincide.config import Root
 from coincide.files import ours_alone, write_atomic
+from coincide.redact import redact
 from coincide.schema import UserError
 from launch.jobs import Job
+from launch.plan import goal_key
+from launch.references import check_variables, kept, variables
 from launch.targets import check_targets, foreign_code
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -49,9 +53,16 @@ def resolved(job: Job) -> dict[str, Any]:
 
 def freeze(job: Job, path: Path, folder: Path) -> None:
     """Write ``job`` to ``path``."""
-    group = job.experiment.config.get("group", "")
-    content = OmegaConf.create({**resolved(job), "folder": str(folder), "group": group})
-    write_atomic(path, lambda temporary: OmegaConf.save(content, temporary))
+    config = kept(job.cfg, goal_key(job)[:8])
+    content = {
+        "words": [redact(word).replace("${", "\\${") for word in resolved(job)["words"]],
+        "config": {key: value for key, value in config.items() if key not in HERE_ONLY},
+        "folder": str(folder),
+        "group": job.experiment.config.get("group", ""),
+        "variables": variables(job.cfg),
+    }
+    made = OmegaConf.create(content)
+    write_atomic(path, lambda temporary: OmegaConf.save(made, temporary), mode=0o600)
 
 
 def read(path: Path) -> Frozen:
@@ -64,10 +75,13 @@ def read(path: Path) -> Frozen:
         content: Any = OmegaConf.load(path)
         words, folder, config, group = (content[k] for k in ("words", "folder", "config", "group"))
         cfg = OmegaConf.merge(OmegaConf.structured(Root), config)
+        check_variables(content.get("variables", {}))
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
     except (OSError, TypeError, KeyError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        unset = "; set it as it was" if "Environment variable" in str(error) else ""
         raise UserError(
-            f"frozen={path} cannot be read ({error}); expected a file of <sweeps>/<id>/runs."
+            f"frozen={path} cannot be read ({str(error).strip()}{unset}); expected a file of "
+            "<sweeps>/<id>/runs."
         ) from error
     assert isinstance(cfg, DictConfig)
     check_targets(plain, CONF)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from coincide.files import canonical, write_json
+from coincide.redact import redact
 from coincide.schema import UserError
 from launch.frozen import freeze, resolved
 from launch.jobs import Job
@@ -146,9 +147,10 @@ def freeze_sweep(jobs: Sequence[Job], folder: Path) -> Sweep:
         (sweep.path / name).mkdir(parents=True, exist_ok=True)
     for job in jobs:
         freeze(job, sweep.run(job), folder)
-    runs = [{"words": job.words, "file": str(sweep.run(job))} for job in jobs]
-    command = shlex.join(["python", *sys.argv])
-    write_json(sweep.path / "sweep.json", {"folder": str(folder), "command": command, "runs": runs})
+    runs = [{"words": redact(job.words), "file": str(sweep.run(job))} for job in jobs]
+    command = shlex.join(["python", *(redact(word) for word in sys.argv)])
+    record = {"folder": str(folder), "command": command, "runs": runs}
+    write_json(sweep.path / "sweep.json", record, mode=0o600)
     return sweep
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from coincide.report.redact import redact
+from coincide.redact import redact
 from track.places import manifest, sound
 from track.records import Files, Run, Table
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from coincide.report.redact import is_secret, redact
+from coincide.redact import is_secret_variable, redact
 from track.settings import Logger
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -120,7 +120,7 @@ def root_of(logger: Logger) -> Path:
 
 def _environment(logger: Logger) -> dict[str, str]:
     """No credential but wandb's own, and none at all offline; no setting that we make ourselves."""
-    found = {name: v for name, v in os.environ.items() if not is_secret(name)}
+    found = {name: v for name, v in os.environ.items() if not is_secret_variable(name)}
     found = {name: v for name, v in found.items() if not name.startswith("WANDB_")}
     if logger.mode == "online":
         found |= {name: os.environ[name] for name in _KEPT if name in os.environ}

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from coincide.files import canonical
+from coincide.inert import printable
+from coincide.redact import redact
 from coincide.report.ledger import file_name
-from coincide.report.redact import is_secret, printable, redact
 from coincide.report.settings import identity
 from coincide.schema import Result, Score
 from track.compared import NOTHING, Compared
@@ -105,10 +106,9 @@ def without_secrets(run: Run, environ: Mapping[str, str] | None = None) -> Run:
     Paths of files stay as they are: they are opened, and only their contents leave the machine.
     """
     found = os.environ if environ is None else environ
-    values = [v for name, v in found.items() if is_secret(name) and len(v) >= 8]
 
     def clean(value: Any) -> Any:
-        return _cut(printable(redact(value)), values)
+        return printable(redact(value, found))
 
     def files(artifacts: Iterable[Files]) -> tuple[Files, ...]:
         return tuple(replace(a, name=clean(a.name), metadata=clean(a.metadata)) for a in artifacts)
@@ -131,17 +131,6 @@ def without_secrets(run: Run, environ: Mapping[str, str] | None = None) -> Run:
 
 def _row(row: Iterable[Any], clean: Any) -> tuple[Any, ...]:
     return tuple(cell if isinstance(cell, Mapping) else clean(cell) for cell in row)
-
-
-def _cut(value: Any, secrets: list[str]) -> Any:
-    if isinstance(value, Mapping):
-        return {_cut(k, secrets): _cut(v, secrets) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_cut(item, secrets) for item in value]
-    if isinstance(value, str):
-        for secret in secrets:
-            value = value.replace(secret, "[removed]")
-    return value
 
 
 # --- the three runs ---------------------------------------------------------------------------

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from coincide.redact import redact
 from coincide.report.ledger import file_name
-from coincide.report.redact import redact
 from coincide.schema import Result
 from track.compared import compared
 from track.places import Places

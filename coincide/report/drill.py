@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from coincide.inert import printable
 from coincide.report.evidence import Samples, Shelf
 from coincide.report.pictures import Budget, benchmark_pictures
 from coincide.report.records import Panel
-from coincide.report.redact import printable
 from coincide.report.tables import percent
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ import numpy as np
 
 from coincide.data.parse import parse
 from coincide.data.rows import scan
+from coincide.inert import printable
 from coincide.report.evidence import Shelf, array
 from coincide.report.pictures import Budget, training_picture
 from coincide.report.records import Panel, Row
-from coincide.report.redact import printable
 from coincide.schema import Example, Result, UserError
 
 EXAMPLES = 3

@@ -17,8 +17,9 @@ from typing import Any
 
 from coincide import disk
 from coincide.files import canonical, sweep, write_json
+from coincide.inert import printable
+from coincide.redact import redact
 from coincide.report.packed import ENDING, unpack
-from coincide.report.redact import printable, redact
 from coincide.schema import Cost, Result, Score, UserError
 
 _TEXT = {"method", "variant", "data", "reference", "target", "suite", "commit", "created"}
@@ -35,12 +36,13 @@ def file_name(result: Result) -> str:
     The hex is a hash of the result's identity and of the content keys of its artifacts, which end
     the folder names in ``result.keys``; where the store lies does not enter.
     """
-    identity = [result.method, result.variant, result.data, result.reference, result.target]
+    names = (result.method, result.variant, result.data, result.reference, result.target)
+    identity = redact([*names, result.suite])  # as it is written
     keys = {kind: path.rstrip("/").rsplit("-", 1)[-1] for kind, path in result.keys.items()}
-    content = canonical([*identity, result.suite, result.k, result.seed, keys])
+    content = canonical([*identity, result.k, result.seed, keys])
     digest = hashlib.sha256(content.encode()).hexdigest()[:8]
-    names = "-".join(_slug(name) for name in (result.method, result.data, result.target))
-    return f"{names}-b{result.budget:.4g}-s{result.seed}-{digest}.json"
+    shown = "-".join(_slug(identity[i]) for i in (0, 2, 4))
+    return f"{shown}-b{result.budget:.4g}-s{result.seed}-{digest}.json"
 
 
 def write_result(folder: Path, result: Result) -> Path:
@@ -132,7 +134,19 @@ def presentable(result: Result) -> Result:
 
 
 def _redacted(result: dict[str, Any]) -> dict[str, Any]:
-    return {**result, **{k: redact(result[k]) for k in ("config", "versions")}}
+    """Without credentials: fields by their name in the configuration, in all other texts what
+    reads like one. Names of files and folders stay."""
+    free = {k: v for k, v in result.items() if k not in ("keys", "composition", "seconds")}
+    named = {k: redact(free.pop(k)) for k in ("config", "versions")}
+    return {**result, **named, **{k: _texts(v) for k, v in free.items()}}
+
+
+def _texts(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _texts(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_texts(item) for item in value]
+    return redact(value) if isinstance(value, str) else value
 
 
 def _slug(text: str) -> str:

@@ -1,0 +1,209 @@
+"""Credentials out of what is kept or shown: by the name of a field, in addresses, by their shape.
+
+The shapes of published tokens are those of ``detect-secrets`` (Yelp, Apache-2.0), with a few that
+it lacks. Its entropy rules are not used: hashes, commits and artifact keys are what we keep.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from functools import cache, lru_cache
+from typing import Any
+from urllib.parse import unquote
+
+REMOVED = "[removed]"
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_ALWAYS = set(
+    "password passwords passwd passphrase pwd pw secret secrets apikey apikeys authorization "
+    "cookie cookies credential credentials bearer jwt privatekey accesskey secretkey".split()
+)
+"""The last word of a field that is a credential whatever its value is."""
+_TEXTS = {"token", "auth", "sig", "signature"}
+"""The last word of a field that is a credential where its value is a text: numbers are counts."""
+_OF = set(
+    "api access secret private priv auth account service client db database storage subscription "
+    "license signing encryption master admin root user openai anthropic google hf wandb judge aws "
+    "azure gcp ssh hmac server app bot llm gpt host smtp mail proxy http https login redis mysql "
+    "pg postgres ftp sudo".split()
+)
+"""Before ``key`` and ``pass``, which mean much else: a sort key, one pass over the data."""
+_ORDINARY_TOKENS = set(
+    "pad padding eos bos unk sep cls mask image video audio visual text special answer question "
+    "first last next stop start end per max min num by".split()
+)
+_GLUED = (
+    "password", "passwd", "passphrase", "secret", "apikey", "accesskey", "secretkey", "privatekey",
+    "token", "credentials", "authorization",
+)  # fmt: skip
+_HASH = re.compile(r"(?:[\w.-]*-)?[0-9a-f]{7,64}(?:[\w.-]*-[0-9a-f]{12})?")
+"""A commit, a digest, or the folder of an artifact."""
+_URL = re.compile(r"\w[\w+.-]*://[^\s\"'<>`\\]+")
+_PORT = re.compile(r"\d{1,5}(?:[/?#]|$)")
+_HOST = re.compile(
+    r"(?:(?:[\w-]+\.)+[a-z][\w-]*|localhost|\d+(?:\.\d+){3}|\[[\da-f:]+\])(?=[:/?#]|$)", re.I
+)
+_QUERY = re.compile(r"([?&;#/])([\w.%\[\]-]+)=([^&;#]*)")
+_HEADER = re.compile(
+    r"\b((?:proxy-)?authorization|(?:set-)?cookie|x-[\w-]*(?:key|token))(\\?[\"']?\s*[:=]\s*"
+    r"\\?[\"']?)(?!\s*\$\{)[^\r\n\"'}\]\\]+", re.I,
+)  # fmt: skip
+_BEARER = re.compile(r"\b(Bearer\s+)[\w.~+/-]{12,}=*|\b(Basic\s+)[A-Za-z0-9+/]{8,}={1,2}")
+_VALUE = r"(\\?\"[^\"]*\"|\\?'[^']*'|\$\{[^}]*\}|(?!#)[^\s,;&{}\[\]()\"']+)"
+_ASSIGNED = re.compile(r"(?<![\w.@/%-])([\w.@/-]*\w)(=)" + _VALUE)
+_FIELD = re.compile(r"(?<![^{,\s])(\\?[\"']?[\w.-]*\w\\?[\"']?)(\s*:\s*)" + _VALUE)
+_OVERRIDE = re.compile(r"[+~]{0,2}([\w.@/-]+)=(.*)", re.DOTALL)
+_PRIVATE_KEY = re.compile(
+    r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY.*?(?:-----END [A-Z0-9 ]*-----|$)", re.S
+)
+_MORE_TOKENS = (
+    r"gh[pousr]_[A-Za-z0-9]{16,}", r"github_pat_\w{16,}", r"gl[a-z]{1,5}-[\w-]{20,}",
+    r"npm_[A-Za-z0-9]{16,}", r"hf_[A-Za-z0-9]{16,}", r"api_org_[A-Za-z0-9]{16,}",
+    r"wandb_v\d+_\w{16,}", r"AIza[\w-]{20,}", r"ya29\.[\w-]{20,}", r"sk-[A-Za-z0-9]{16,}",
+    r"sk-(?:proj|ant|svcacct|admin|or|lf|live|test)[\w-]*-[\w-]{16,}", r"xox[a-z]-[\w-]{10,}",
+    r"xapp-[\w-]{16,}", r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{12,}", r"gsk_[A-Za-z0-9]{20,}",
+    r"r8_[A-Za-z0-9]{20,}", r"nvapi-[\w-]{20,}", r"hvs\.[\w-]{20,}", r"dckr_pat_[\w-]{20,}",
+    r"pypi-[\w-]{40,}", r"eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?",
+)  # fmt: skip
+"""What ``detect-secrets`` 1.5 lacks, or knows in an older length alone."""
+
+
+def is_secret(name: str, value: Any = "") -> bool:
+    """Whether a field of this name, with this value, reads like a credential.
+
+    The last word of the last part of ``name`` tells: ``judge.api_key``, ``hfToken``,
+    ``X-Amz-Signature``; not ``token_scores`` or ``key_env``. A reference ``${...}``, true, false
+    and nothing are no credential, nor is a number in ``token: 5``, ``<pad>`` in ``pad_token``, or
+    a hash in ``key``.
+    """
+    words = [word.lower() for word in _WORD.findall(name.rsplit(".", 1)[-1])]
+    if not words or value is None or isinstance(value, bool) or _is_reference(value):
+        return False
+    last, before = words[-1], words[-2] if len(words) > 1 else ""
+    if last in _ALWAYS or (last in ("key", "keys") and before in _OF):
+        return True
+    if not isinstance(value, str) or (re.fullmatch(r"[-+\d.,_]*", value) and value):
+        return False
+    if last == "token" and before in _ORDINARY_TOKENS:
+        return False
+    if last == "key" and not before:
+        return not _HASH.fullmatch(value)
+    if last == "pass":
+        return not before or before in _OF
+    return last in _TEXTS or (last.endswith(_GLUED) and last != "token")
+
+
+def is_secret_variable(name: str) -> bool:
+    """Whether an environment variable may hold a credential: one word of its name suffices."""
+    words = {word.lower() for word in _WORD.findall(name)}
+    telling = _ALWAYS | _TEXTS | {"key", "pass"}
+    return name not in ("PWD", "OLDPWD") and not words.isdisjoint(telling)
+
+
+def redact(value: Any, environ: Mapping[str, str] | None = None) -> Any:
+    """``value`` (JSON) without credentials: for what is kept, shown or sent.
+
+    Fields whose name says so are dropped whole, as is an override ``judge.api_key=...`` of a
+    list. Of texts the credential alone is cut out: user and password of an address, the value of
+    ``sig=`` and the like, of ``{api_key: ...}``, tokens of a published shape, and what stands in
+    a variable of ``environ`` (default: the process's own) that is named like a credential.
+    """
+    found = os.environ if environ is None else environ
+    hidden = [v for name, v in found.items() if is_secret_variable(name) and len(v) >= 8]
+    return _redact(value, tuple(sorted(hidden, key=len, reverse=True)))
+
+
+def _redact(value: Any, hidden: tuple[str, ...]) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            _redact(k, hidden): _redact(v, hidden)
+            for k, v in value.items()
+            if not is_secret(str(k), v)
+        }
+    if isinstance(value, list | tuple):
+        return [_redact(item, hidden) for item in value if not _assigns_secret(item)]
+    if isinstance(value, str):
+        for text in hidden:
+            value = value.replace(text, REMOVED)
+        return _text(value)
+    return value
+
+
+@lru_cache(maxsize=1 << 15)
+def _text(text: str) -> str:
+    """``text`` without credentials; kept, since a ledger says the same things again and again."""
+    text = _PRIVATE_KEY.sub(REMOVED, text)
+    text = _URL.sub(lambda found: _address(found[0]), text)
+    text = _HEADER.sub(rf"\1\2{REMOVED}", text)
+    text = _BEARER.sub(lambda found: (found[1] or found[2]) + REMOVED, text)
+    text = _ASSIGNED.sub(_assignment, text)
+    text = _FIELD.sub(lambda found: _assignment(found, weak="{" in text), text)
+    return _shapes().sub(REMOVED, text)
+
+
+def _address(url: str) -> str:
+    """``url`` without user, password and the secret fields of query and fragment."""
+    scheme, _, rest = url.partition("://")
+    while (user := re.match(r"[^/?#@]*@", rest)) is not None:
+        rest = rest[user.end() :]
+    name, colon, after = rest.partition(":")
+    if colon and not re.search(r"[/?#]", name) and not _PORT.match(after) and "@" in after:
+        ends = [found.end() for found in re.finditer("@", rest)]
+        rest = rest[next((end for end in reversed(ends) if _HOST.match(rest, end)), ends[-1]) :]
+    return f"{scheme}://{_QUERY.sub(_field, rest)}"
+
+
+def _field(found: re.Match[str]) -> str:
+    name = unquote(found[2])
+    secret = found[3] and (is_secret(name, found[3]) or name.lower() == "key")
+    return f"{found[1]}{found[2]}=" if secret else found[0]
+
+
+def _assignment(found: re.Match[str], *, weak: bool = True) -> str:
+    """``name=value`` or ``name: value``; not ``weak``: prose, where a token is just a word."""
+    name, between, value = found[1], found[2], found[3].strip("\\\"'")
+    plain = name.strip("\\\"'")
+    secret = value and value != REMOVED and is_secret(plain, value if weak else 0)
+    return f"{name}{between}{REMOVED}" if secret else found[0]
+
+
+def _assigns_secret(item: Any) -> bool:
+    found = _OVERRIDE.fullmatch(item) if isinstance(item, str) else None
+    return found is not None and is_secret(found[1], found[2].strip("'\""))
+
+
+def _is_reference(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"\s*\$\{[^{}]*\}\s*", value) is not None
+
+
+@cache
+def _shapes() -> re.Pattern[str]:
+    """The shapes of published tokens as one pattern."""
+    from detect_secrets.plugins.aws import AWSKeyDetector
+    from detect_secrets.plugins.azure_storage_key import AzureStorageKeyDetector
+    from detect_secrets.plugins.github_token import GitHubTokenDetector
+    from detect_secrets.plugins.gitlab_token import GitLabTokenDetector
+    from detect_secrets.plugins.jwt import JwtTokenDetector
+    from detect_secrets.plugins.mailchimp import MailchimpDetector
+    from detect_secrets.plugins.openai import OpenAIDetector
+    from detect_secrets.plugins.pypi_token import PypiTokenDetector
+    from detect_secrets.plugins.sendgrid import SendGridDetector
+    from detect_secrets.plugins.slack import SlackDetector
+    from detect_secrets.plugins.square_oauth import SquareOAuthDetector
+    from detect_secrets.plugins.stripe import StripeDetector
+    from detect_secrets.plugins.telegram_token import TelegramBotTokenDetector
+    from detect_secrets.plugins.twilio import TwilioKeyDetector
+
+    kept: list[Any] = [
+        AWSKeyDetector, AzureStorageKeyDetector, GitHubTokenDetector, GitLabTokenDetector,
+        JwtTokenDetector, MailchimpDetector, OpenAIDetector, PypiTokenDetector, SendGridDetector,
+        SlackDetector, SquareOAuthDetector, StripeDetector, TelegramBotTokenDetector,
+        TwilioKeyDetector,
+    ]  # fmt: skip
+    shapes = [
+        f"(?{'i' if pattern.flags & re.IGNORECASE else ''}:{pattern.pattern})"
+        for detector in kept
+        for pattern in detector.denylist
+    ]
+    return re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join([*_MORE_TOKENS, *shapes])})")
