@@ -26,6 +26,7 @@ from coincide.commands import COMMANDS
 from coincide.config import FeaturePass, HealthLimits, Root, check_command, check_stages
 from coincide.doctor import refuse_unmet
 from coincide.experiment import Experiment, Makers
+from coincide.inert import guard_terminal
 from coincide.schema import UserError
 from coincide.store import Store
 from eval.stage import eval_steps, evaluate
@@ -258,4 +259,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    guard_terminal()
     sys.exit(main())

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coincide.identity import DIGITS, same_asked
-from coincide.inert import printable
+from coincide.inert import guard_terminal, printable
 from coincide.redact import redact
 from coincide.report.evidence import Shelf
 from coincide.report.ledger import presentable, read_result
@@ -237,7 +237,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return 0
     from rich.text import Text
 
-    from coincide.show import console
+    from coincide.inert import console
 
     for part in tables(found):
         console().print(Text(part) if isinstance(part, str) else part)
@@ -245,4 +245,5 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    guard_terminal()
     sys.exit(main())

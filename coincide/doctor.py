@@ -10,12 +10,14 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
+from rich.text import Text
 
+from coincide.inert import console, inert
 from coincide.machine import machine_requirements
 from coincide.program import hand_over
 from coincide.requirements import Requirement
 from coincide.schema import UserError
-from coincide.show import console, size_text
+from coincide.show import size_text
 
 if TYPE_CHECKING:
     from coincide.experiment import Experiment
@@ -79,7 +81,8 @@ def show(found: Found) -> None:
         table.add_column(column, overflow="fold")
     for group, requirement in found:
         colour, state = _state(requirement)
-        table.add_row(group, requirement.name, f"[{colour}]{state}[/]", requirement.found)
+        name, seen = inert(requirement.name), inert(requirement.found)
+        table.add_row(group, name, Text(state, colour), seen)
     out = console()
     out.print(table)
     remedies = _remedies(found)

@@ -34,10 +34,11 @@ from coincide.data.exports import FORMS, Misread, read_rows, words_for_media, wr
 from coincide.data.images import safe_path
 from coincide.data.listing import missing_files
 from coincide.data.report import FIRST
-from coincide.data.subset import write_list
+from coincide.data.subset import export_subset, write_list
 from coincide.data.trainers import UNKNOWN_ROOT, Exported, write_beside
 from coincide.export_table import export_table, need
 from coincide.files import write_atomic, write_json
+from coincide.inert import guard_terminal
 from coincide.report.evidence import Shelf
 from coincide.report.ledger import read_result
 from coincide.schema import UserError
@@ -229,4 +230,5 @@ def _export(given: argparse.Namespace) -> Written:
 
 
 if __name__ == "__main__":
+    guard_terminal()
     sys.exit(main())

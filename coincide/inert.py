@@ -10,7 +10,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+from coincide.redact import redact
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 ACTING = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
@@ -42,7 +47,8 @@ def printable(value: Any, keep: str = "") -> Any:
 
 
 class InertStream:
-    """A text stream on which outside text is inert; our own control sequences go to ``raw``.
+    """A text stream on which outside text is inert, and without credentials; our own control
+    sequences go to ``raw``.
 
     Line ends and tabs pass, and the carriage return with which a progress line begins.
     """
@@ -52,7 +58,7 @@ class InertStream:
 
     def write(self, text: str) -> int:
         head, body = ("\r", text[1:]) if text[:1] == "\r" else ("", text)
-        self.raw.write(head + inert(body, keep="\n\t"))
+        self.raw.write(head + inert(redact(body), keep="\n\t"))
         return len(text)
 
     def writelines(self, lines: Any) -> None:
@@ -74,3 +80,21 @@ def guard_terminal() -> None:
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, InertStream):
             setattr(sys, name, cast(TextIO, InertStream(stream)))
+
+
+def console() -> Console:
+    """What prints tables: inert, as wide as the terminal, and wide enough for a log file.
+
+    Brackets are text: a name cannot colour or link itself with rich's markup.
+    """
+    from rich.console import Console
+
+    class Inert(Console):
+        def render(self, renderable: Any, options: Any = None) -> Any:
+            for segment in super().render(renderable, options):
+                text = segment.text if segment.control else inert(segment.text, keep="\n")
+                yield segment._replace(text=text)
+
+    stream = raw(sys.stdout)
+    found = Inert(file=stream, markup=False, emoji=False)
+    return found if found.is_terminal else Inert(file=stream, markup=False, emoji=False, width=140)

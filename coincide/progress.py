@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
+
+from coincide.inert import inert, raw
 
 
 def bar(stage: str, *, total: int, unit: str) -> Any:
@@ -12,7 +15,8 @@ def bar(stage: str, *, total: int, unit: str) -> Any:
     return tqdm(
         total=total,
         unit=unit,
-        desc=stage,
+        desc=inert(stage),
+        file=raw(sys.stderr),
         dynamic_ncols=True,
         mininterval=0.5,
         disable=None,

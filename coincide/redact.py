@@ -46,13 +46,13 @@ _HOST = re.compile(
 )
 _QUERY = re.compile(r"([?&;#/])([\w.%\[\]-]+)=([^&;#]*)")
 _HEADER = re.compile(
-    r"\b((?:proxy-)?authorization|(?:set-)?cookie|x-[\w-]*(?:key|token))(\\?[\"']?\s*[:=]\s*"
-    r"\\?[\"']?)(?!\s*\$\{)[^\r\n\"'}\]\\]+", re.I,
+    r"\b((?:proxy-)?authorization|(?:set-)?cookie|x-[\w-]*(?:key|token))(\\?[\"']?\s*[:=]\s*+"
+    r"\\?+[\"']?+)(?!\s*\$\{|\[removed\])[^\r\n\"'}\]\\]+", re.I,
 )  # fmt: skip
 _BEARER = re.compile(r"\b(Bearer\s+)[\w.~+/-]{12,}=*|\b(Basic\s+)[A-Za-z0-9+/]{8,}={1,2}")
-_VALUE = r"(\\?\"[^\"]*\"|\\?'[^']*'|\$\{[^}]*\}|(?!#)[^\s,;&{}\[\]()\"']+)"
-_ASSIGNED = re.compile(r"(?<![\w.@/%-])([\w.@/-]*\w)(=)" + _VALUE)
-_FIELD = re.compile(r"(?<![^{,\s])(\\?[\"']?[\w.-]*\w\\?[\"']?)(\s*:\s*)" + _VALUE)
+_VALUE = re.compile(r"\\?\"[^\"]*\"|\\?'[^']*'|\$\{[^}]*\}|(?!#)[^\s,;&{}\[\]()\"']+")
+_ASSIGNED = re.compile(r"(?<![\w.@/%-])([\w.@/-]*\w)=")
+_FIELD = re.compile(r"(?<![^{,\s])\\?[\"']?([\w.-]*\w)\\?[\"']?\s*:\s*")
 _OVERRIDE = re.compile(r"[+~]{0,2}([\w.@/-]+)=(.*)", re.DOTALL)
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY.*?(?:-----END [A-Z0-9 ]*-----|$)", re.S
@@ -137,8 +137,8 @@ def _text(text: str) -> str:
     text = _URL.sub(lambda found: _address(found[0]), text)
     text = _HEADER.sub(rf"\1\2{REMOVED}", text)
     text = _BEARER.sub(lambda found: (found[1] or found[2]) + REMOVED, text)
-    text = _ASSIGNED.sub(_assignment, text)
-    text = _FIELD.sub(lambda found: _assignment(found, weak="{" in text), text)
+    text = _named(_ASSIGNED, text, prose=False)
+    text = _named(_FIELD, text, prose="{" not in text)
     return _shapes().sub(REMOVED, text)
 
 
@@ -160,12 +160,17 @@ def _field(found: re.Match[str]) -> str:
     return f"{found[1]}{found[2]}=" if secret else found[0]
 
 
-def _assignment(found: re.Match[str], *, weak: bool = True) -> str:
-    """``name=value`` or ``name: value``; not ``weak``: prose, where a token is just a word."""
-    name, between, value = found[1], found[2], found[3].strip("\\\"'")
-    plain = name.strip("\\\"'")
-    secret = value and value != REMOVED and is_secret(plain, value if weak else 0)
-    return f"{name}{between}{REMOVED}" if secret else found[0]
+def _named(names: re.Pattern[str], text: str, *, prose: bool) -> str:
+    """``text`` without the values behind ``name=`` or ``name:``; in ``prose`` a token is a word."""
+    parts, at = [], 0
+    for name in names.finditer(text):
+        value = _VALUE.match(text, name.end())
+        plain = value[0].strip("\\\"'") if value else ""
+        if plain and plain != REMOVED and is_secret(name[1], 0 if prose else plain):
+            assert value is not None
+            parts += [text[at : name.end()], REMOVED]
+            at = value.end()
+    return "".join([*parts, text[at:]])
 
 
 def _assigns_secret(item: Any) -> bool:

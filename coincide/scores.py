@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coincide.inert import guard_terminal
 from coincide.schema import UserError
 from coincide.store import check_path
 
@@ -82,4 +83,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    guard_terminal()
     sys.exit(main())

@@ -5,19 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from coincide.estimate import Cost
+from coincide.inert import console, inert
 from coincide.pipeline import Planned
 from coincide.schema import Result
 from coincide.store import Store
-
-
-def console() -> Console:
-    """Wide enough for a log file, as wide as the terminal otherwise."""
-    found = Console()
-    return found if found.is_terminal else Console(width=140)
 
 
 def size_text(size: float) -> str:
@@ -37,10 +32,10 @@ def show_plan(lines: Sequence[Planned], store: Store, size: str) -> None:
         table.add_column(column, overflow="fold")
     style = {"build": "yellow", "cached": "green", "not needed": "dim"}
     for line in lines:
-        state = f"[{style[line.state]}]{line.state}[/]"
-        table.add_row(line.stage.name, line.step.folder, state, line.why)
+        state = Text(line.state, style[line.state])
+        table.add_row(line.stage.name, inert(line.step.folder), state, inert(line.why))
     out = console()
-    out.print(f"Plan: {size}; store {store.root}", style="bold", highlight=False)
+    out.print(f"Plan: {inert(size)}; store {store.root}", style="bold", highlight=False)
     out.print(table)
     out.print("Everything is cached." if not builds else f"{builds} to build.", highlight=False)
 
@@ -73,9 +68,10 @@ def show_result(result: Result, path: Path) -> None:
     for score in result.scores:
         value = score.why or "missing" if score.value is None else f"{score.value:.3f}"
         error = "" if score.stderr is None else f"{score.stderr:.3f}"
-        table.add_row(score.benchmark, score.metric, value, error, str(score.n))
+        cells = (score.benchmark, score.metric, value, error, str(score.n))
+        table.add_row(*map(inert, cells))
     out = console()
-    out.print(f"\n{title}", style="bold", highlight=False)
+    out.print(f"\n{inert(title)}", style="bold", highlight=False)
     out.print(table)
     times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result.seconds.items())
     out.print(f"Time as first computed: {times}. Ledger: {path}", highlight=False)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rich.table import Table
 
+from coincide.inert import console, guard_terminal, inert
 from coincide.schema import UserError
-from coincide.show import console
 from launch.cluster import queue
 from launch.states import STATES, clock, remaining, statuses, tail
 from launch.sweep import Sweep, Task, open_sweep
@@ -29,7 +29,7 @@ def show(sweep: Sweep) -> int:
         elapsed = clock(status.elapsed) if status.attempts else "–"
         eta = clock(status.eta) if status.state == "running" else ""
         name, attempts = status.task.name, str(status.attempts)
-        table.add_row(status.state, name, attempts, elapsed, eta, status.why)
+        table.add_row(status.state, name, attempts, elapsed, eta, inert(status.why))
     out = console()
     out.print(table)
     counts = Counter(status.state for status in found)
@@ -74,4 +74,5 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    guard_terminal()
     sys.exit(main(sys.argv[1:]))

@@ -69,6 +69,7 @@ def train(job: Job, rank: int) -> str | None:
     from train.checkpoint import contents, newest_complete
     from train.data import loader, open_subset
     from train.lora import add_lora
+    from train.tensors_only import tensors_only
     from train.trainer import LoraTrainer, Monitor
 
     recipe = job.recipe
@@ -88,7 +89,8 @@ def train(job: Job, rank: int) -> str | None:
     monitor = Monitor(job, begun.seconds if begun else 0.0)
     trainer.add_callback(monitor)
     set_seed(job.seed + rank)  # each rank its own dropout
-    trainer.train(resume_from_checkpoint=job.resume_from)
+    with tensors_only(job.resume_from, recipe.zero_stage):
+        trainer.train(resume_from_checkpoint=job.resume_from)
     if not monitor.stopped:
         trainer.save_model(str(job.adapter))
         if rank == 0:

@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from coincide.files import write_json
+from coincide.inert import inert, raw
 from coincide.schema import UserError
 
 if TYPE_CHECKING:
@@ -109,6 +111,11 @@ def address(url: str) -> str:
     """``url`` with the hub's host replaced by ``HF_ENDPOINT``."""
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/")
     return endpoint + url.removeprefix(HUB) if endpoint and url.startswith(f"{HUB}/") else url
+
+
+def _address_hash(url: str) -> str:
+    """Tells an address from another one; what is secret in it is not written down."""
+    return hashlib.sha256(url.encode()).hexdigest()
 
 
 def shown(url: str) -> str:
@@ -214,7 +221,7 @@ class _Transfer:
         if status == 200:
             self._forget()
             self.known = {
-                "url": self.url,
+                "url": _address_hash(self.url),
                 "validator": _validator(response),
                 "size": size or total,
                 "sha256": self._hub_digest(response),
@@ -240,7 +247,8 @@ class _Transfer:
         with (
             self.part.open("r+b" if begin else "wb") as out,
             tqdm(
-                desc=self.item.name, total=total, initial=begin, unit="B", unit_scale=True,
+                desc=inert(self.item.name), file=raw(sys.stderr), total=total, initial=begin,
+                unit="B", unit_scale=True,
                 dynamic_ncols=True, mininterval=0.5, disable=None,
             ) as progress,
         ):  # fmt: skip
@@ -279,7 +287,8 @@ class _Transfer:
             known = json.loads(self.notes.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return known if isinstance(known, dict) and known.get("url") == self.url else {}
+        mine = isinstance(known, dict) and known.get("url") == _address_hash(self.url)
+        return known if mine else {}
 
     def _forget(self) -> None:
         self.part.unlink(missing_ok=True)

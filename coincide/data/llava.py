@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from coincide.data.llava_json import LlavaJson, folder_source
 from coincide.data.parse import IMAGE
 from coincide.data.report import DataReport
+from coincide.inert import inert
 from coincide.schema import UserError
 
 BLOCKS: Mapping[str, int] = {
@@ -139,6 +140,7 @@ def _compared(sources: Mapping[str, int]) -> str:
     lines = [f"  {'source':<20}{'got':>10}{'expected':>10}"]
     for source in (*BLOCKS, *sorted(sources.keys() - BLOCKS.keys())):
         got, expected = sources.get(source, 0), BLOCKS.get(source, 0)
-        lines.append(f"  {source:<20}{got:>10,}{expected:>10,}{'' if got == expected else '  <-'}")
+        mark = "" if got == expected else "  <-"
+        lines.append(f"  {inert(source):<20}{got:>10,}{expected:>10,}{mark}")
     lines.append(f"  {'together':<20}{sum(sources.values()):>10,}{sum(BLOCKS.values()):>10,}")
     return "\n".join(lines)

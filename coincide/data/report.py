@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from coincide.inert import inert
 from coincide.schema import UserError
 
 FIRST = 10
@@ -131,11 +132,11 @@ def _line(kind: str, problem: Problem) -> str:
     shown = ", ".join(map(str, problem.rows)) + (", ..." if problem.count > FIRST else "")
     return (
         f"  {problem.count:,} x {kind}: rows {shown} (by source: {by_source(problem.sources)}); "
-        f"the first: {problem.example}"
+        f"the first: {inert(problem.example)}"
     )
 
 
 def by_source(counts: Mapping[str, int]) -> str:
     """``ocr_vqa 1,234, gqa 2``: largest first."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{source or 'unknown'} {count:,}" for source, count in ordered)
+    return ", ".join(f"{inert(source) or 'unknown'} {count:,}" for source, count in ordered)

@@ -20,6 +20,7 @@ from coincide.data.llava_json import LlavaJson
 from coincide.data.prepare import refuse_absent
 from coincide.data.report import DataReport
 from coincide.files import write_json
+from coincide.inert import inert
 from coincide.program import hand_over
 from coincide.schema import Dataset
 
@@ -94,11 +95,11 @@ def _show(result: Mapping[str, Any], path: Path) -> None:
     columns = ("rows", *STATES, "rows_touched")
     print(f"{'source':<32}" + "".join(f"{column:>13}" for column in columns))
     for where, counts in result["sources"].items():
-        print(f"{where[:31]:<32}" + "".join(f"{counts[column]:>13,}" for column in columns))
+        print(f"{inert(where)[:31]:<32}" + "".join(f"{counts[column]:>13,}" for column in columns))
     for what, count in sorted(result["converted"].items()):
         print(f"converted to RGB: {count:,} x {what}")
     for name, reason in list(result["corrupt"].items())[:10]:
-        print(f"corrupt: {name!a}: {reason}")
+        print(f"corrupt: {name!a}: {inert(reason)}")
     policies = ", ".join(f"{option}={choice}" for option, choice in result["policies"].items())
     print(
         f"With {policies}: {result['dropped']:,} rows dropped, {result['blank']:,} with a blank "

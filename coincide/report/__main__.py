@@ -10,8 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
+from coincide.inert import console, guard_terminal
 from coincide.report.build import build_report
 from coincide.report.ledger import read_ledger
 from coincide.report.summary import summary_tables
@@ -34,12 +33,13 @@ def main(words: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    out = Console() if sys.stdout.isatty() else Console(width=140)
+    out = console()
     for table in summary_tables(results):
         out.print(table)
-    out.print(f"Report: {paths['html']}", markup=False, highlight=False)
+    out.print(f"Report: {paths['html']}", highlight=False)
     return 0
 
 
 if __name__ == "__main__":
+    guard_terminal()
     sys.exit(main())
