@@ -12,6 +12,7 @@ import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from coincide.schema import UserError
 
@@ -37,7 +38,7 @@ def tensors_only(checkpoint: str | None, zero_stage: int) -> Iterator[None]:
             ) from error
 
 
-def _deepspeeds() -> list[object]:
+def _deepspeeds() -> list[Any]:
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
