@@ -34,7 +34,7 @@ from coincide.data.exports import FORMS, Misread, read_rows, words_for_media, wr
 from coincide.data.images import safe_path
 from coincide.data.listing import missing_files
 from coincide.data.report import FIRST
-from coincide.data.subset import export_subset, write_list
+from coincide.data.subset import write_list
 from coincide.data.trainers import UNKNOWN_ROOT, Exported, write_beside
 from coincide.export_table import export_table, need
 from coincide.files import write_atomic, write_json
