@@ -24,8 +24,9 @@ def resolve_rows(path: Path, examples: Sequence[Example], by: str = "auto") -> n
 
     ``path`` is any of :data:`coincide.data.entries.TAKES`. ``by`` says what its entries are:
     ``row`` indices, ``id``, or ``auto`` for what the file and the dataset leave no doubt of.
-    Records are matched by an id that one row has, else by images and text; identical rows of
-    the dataset are taken one after the other. Raises :class:`UserError`, with the first ten, for
+    Records are matched by images and text and by their id where they have one; other words under
+    an id that one row has, of the same images, are that row, and told. Identical rows of the
+    dataset are taken one after the other. Raises :class:`UserError`, with the first ten, for
     what is ambiguous or unknown, for rows out of range and for duplicates.
     """
     entries = read_entries(path)
@@ -152,8 +153,14 @@ def _rows_of_records(
     missing: list[int] = []
     unlike: list[int] = []
     unclear: list[int] = []
+    retold: list[int] = []
     for entry, fit in zip(wanted, fitting, strict=True):
         left = [row for row in fit if row not in taken]
+        named = known.get(entry.id, [])
+        if not fit and len(named) == 1 and _same_pictures(entry, examples[named[0]]):
+            fit = named
+            left = [row for row in named if row not in taken]
+            retold.append(entry.row)
         if not left:
             (unlike if entry.id in known and not fit else missing).append(entry.row)
         elif len({examples[row].id for row in left}) > 1:
@@ -164,6 +171,12 @@ def _rows_of_records(
     refuse(missing, "entries that the dataset does not have, or not that often", path)
     refuse(unlike, "entries whose id the dataset has with other images or text", path)
     refuse(unclear, "entries without an id that rows of several ids fit alike; give ids", path)
+    if retold:
+        print(
+            f"{path}: {len(retold):,} entries say their row, found by its id, in other words than "
+            f"the dataset, whose words are taken: {first(retold)}",
+            flush=True,
+        )
     return rows
 
 

@@ -229,7 +229,9 @@ def test_by_is_a_setting_with_choices_and_in_the_key_where_it_is_said(tmp_path: 
 # --- records ------------------------------------------------------------------------------------
 
 
-def test_records_without_an_id_are_matched_by_pictures_and_text(tmp_path: Path) -> None:
+def test_records_are_matched_by_pictures_and_text_and_by_an_id_that_one_row_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [
         row("a"), row("b", image="pics/b.png"), row(None), row("c", question="<image>\nother?"),
         text_row(None),
@@ -248,6 +250,11 @@ def test_records_without_an_id_are_matched_by_pictures_and_text(tmp_path: Path) 
         found(bare[1], {**bare[1], "image": "other/pics2/b.png"})
     with pytest.raises(UserError, match=r"whose id the dataset has with other images or text: 0"):
         found({**rows[0], "image": "pics/b.png"})
+    retold = {**rows[3], "conversations": rows[0]["conversations"]}
+    assert found(retold) == [3], "one row has this id, of the same picture"
+    assert "1 entries say their row" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"not that often: 1\."):
+        found(rows[3], retold)
     with pytest.raises(UserError, match="no LLaVA rows nor messages: 0"):
         found({"conversations": "x"})
 
