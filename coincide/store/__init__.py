@@ -16,7 +16,7 @@ from coincide.store.artifact import (
     open_artifact,
     sealed,
 )
-from coincide.store.build import Build
+from coincide.store.build import Build, note_done
 from coincide.store.step import Step
 from coincide.store.store import Store
 
@@ -30,6 +30,7 @@ __all__ = [
     "check_path",
     "is_sealed",
     "located",
+    "note_done",
     "open_artifact",
     "sealed",
 ]

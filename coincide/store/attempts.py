@@ -21,6 +21,8 @@ from pathlib import Path
 
 from coincide.processes import Holder, holder_of, this_process
 
+SUMS = ".sums"
+"""Folder of an attempt with the hashes of files that are done, for who goes on with it."""
 LEASE = 60.0
 """Seconds without a touch after which a process of another machine counts as dead."""
 _PARTIAL, _HIDDEN, _OWNER, LOG = ".partial-", ".claimed-", ".owner-", ".attempts"
@@ -84,8 +86,8 @@ def settle(folder: Path) -> None:
 
 
 def is_private(name: str) -> bool:
-    """Whether a file at the top of an attempt is of the attempt, not of the artifact."""
-    return name == LOG or name.startswith(_OWNER)
+    """Whether a file (a path within the attempt) is of the attempt, not of the artifact."""
+    return name == LOG or name.startswith((_OWNER, f"{SUMS}/"))
 
 
 def _attempts(kind: Path, digits: str) -> list[Path]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coincide.files import TEMPORARY, canonical, fsync, sha256_file, write_json
+from coincide.files import TEMPORARY, canonical, fsync, sha256_file, write_atomic, write_json
 from coincide.store import attempts, hashes
 from coincide.store.artifact import MANIFEST, Artifact, Damaged, open_artifact, sealed
 from coincide.store.step import Step, need_fields
@@ -57,10 +57,32 @@ def begin(step: Step, folder: Path, store: Store) -> Build:
     """An attempt in ``folder``, which this process holds, with what an earlier one left there."""
     for stale in folder.rglob(f"{TEMPORARY}*"):
         stale.unlink(missing_ok=True)
+    _drop_damaged(step, folder)
     found = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
     resumed = [name for name in found if not attempts.is_private(name)]
     attempt, earlier = _begin_attempt(folder / attempts.LOG, [folder / name for name in resumed])
     return Build(step, folder, store, attempt, resumed, earlier)
+
+
+def note_done(path: Path) -> None:
+    """Keep the hash of a finished file at the top of an attempt, for a later one to trust it."""
+    sums = path.parent / attempts.SUMS
+    sums.mkdir(exist_ok=True)
+    digest = sha256_file(path)
+    write_atomic(sums / path.name, lambda temporary: _write(temporary, digest))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _drop_damaged(step: Step, folder: Path) -> None:
+    """Remove files of an earlier attempt that are not what it wrote, as far as it noted that."""
+    for noted in sorted((folder / attempts.SUMS).glob("*")):
+        path = folder / noted.name
+        if path.is_file() and sha256_file(path) != noted.read_text(encoding="utf-8"):
+            print(f"{step.folder}: {noted.name} was damaged after a kill; it is built again")
+            path.unlink()
 
 
 def measure(build: Build) -> tuple[dict[str, dict[str, Any]], int]:
@@ -121,7 +143,7 @@ def clear(folder: Path) -> None:
     """Remove everything from an attempt but whose it is."""
     for path in folder.iterdir():
         if path.is_dir():
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
         elif path.name == attempts.LOG or not attempts.is_private(path.name):
             path.unlink()
 

@@ -20,7 +20,7 @@ from coincide.files import canonical, sweep, write_atomic, write_json
 from coincide.pipeline import Stage
 from coincide.processes import this_process
 from coincide.schema import UserError
-from coincide.store import Build, Damaged, Step, Store, attempts, hashes, sealed
+from coincide.store import Build, Damaged, Step, Store, attempts, hashes, note_done, sealed
 from coincide.store.__main__ import main as check
 
 
@@ -293,6 +293,24 @@ def test_only_what_is_read_is_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     hashes._known.clear()
     store.verify(wanted, "part-[12]*")
     assert read == ["part-1.json", "part-2.json"]
+
+
+def test_what_a_killed_attempt_left_is_not_trusted_blindly(tmp_path: Path) -> None:
+    def stops(build: Build) -> None:
+        for i in range(3):
+            write_json(build.dir / f"part-{i}.json", [i, 1])
+            note_done(build.dir / f"part-{i}.json")
+        raise UserError("stopped")
+
+    store, log = Store(tmp_path / "s"), tmp_path / "log"
+    wanted = step(1, log=str(log))
+    with pytest.raises(UserError, match="stopped"):
+        store.ensure(replace(wanted, build=stops))
+    flip(store.partial(wanted) / "part-1.json")
+    artifact = store.ensure(wanted)
+    assert log.read_text().split() == ["1", "3"]
+    assert sorted(artifact.files) == [f"part-{i}.json" for i in range(4)]
+    assert sorted(p.name for p in artifact.path.iterdir()) == ["manifest.json", *artifact.files]
 
 
 def test_what_took_training_is_refused_with_what_to_do(tmp_path: Path) -> None:

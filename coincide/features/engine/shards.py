@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from coincide.files import write_atomic
+from coincide.store import note_done
 
 
 def write_shard(folder: Path, index: int, values: np.ndarray, valid: np.ndarray) -> None:
@@ -40,6 +41,7 @@ def _save(path: Path, array: np.ndarray) -> None:
             np.save(handle, array, allow_pickle=False)
 
     write_atomic(path, write)
+    note_done(path)
 
 
 class ShardedArray:
