@@ -87,7 +87,12 @@ def settle(folder: Path) -> None:
 
 def is_private(name: str) -> bool:
     """Whether a file (a path within the attempt) is of the attempt, not of the artifact."""
-    return name == LOG or name.startswith((_OWNER, f"{SUMS}/"))
+    return name == LOG or is_owner(name) or name.startswith(f"{SUMS}/")
+
+
+def is_owner(name: str) -> bool:
+    """Whether a file of an attempt says whose it is."""
+    return name.startswith(_OWNER)
 
 
 def _attempts(kind: Path, digits: str) -> list[Path]:

@@ -144,7 +144,7 @@ def clear(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-        elif path.name == attempts.LOG or not attempts.is_private(path.name):
+        elif not attempts.is_owner(path.name):
             path.unlink()
 
 
@@ -156,7 +156,7 @@ def strip(folder: Path) -> None:
         if path.is_dir() and not path.is_symlink():
             with suppress(OSError):
                 path.rmdir()  # those that are empty now
-        elif name not in named and (name == attempts.LOG or not attempts.is_private(name)):
+        elif name not in named and not attempts.is_owner(name):
             path.unlink(missing_ok=True)
 
 
