@@ -57,7 +57,7 @@ class Neighbours:
         root = Path(os.path.abspath(self.root))  # noqa: PTH100 links stay as they are
         above = list(root.parents)[:2]
         below = [root / folder for folder in self._listing("").folders[:FOLDERS]]
-        return next((f for f in (*above, *below) if (f / name).is_file()), None)
+        return next((f for f in (*above, *below) if os.path.isfile(f / name)), None)  # noqa: PTH113
 
     def told(self, name: str, missing: Collection[str] = ()) -> str:
         """``name``, where it was looked for, and what is there instead, in words; and how many of
@@ -70,9 +70,9 @@ class Neighbours:
         elif near := self.near(name):
             said += f"; there is {near[0]!r} ({near[1]})"
         else:
-            folders = [part for part in Path(name).parents if str(part) != "."]
-            first = next((f for f in reversed(folders) if not (self.root / f).is_dir()), None)
-            said += f"; there is no folder {str(self.root.absolute() / first)!r}" if first else ""
+            folders = [self.root.absolute() / part for part in reversed(Path(name).parents)]
+            first = next((f for f in folders if not os.path.isdir(f)), None)  # noqa: PTH112
+            said += f"; there is no folder {str(first)!r}" if first else ""
         return f"{said}{self._counted(missing)}" if len(missing) > 1 else said
 
     def _counted(self, missing: Collection[str]) -> str:

@@ -8,6 +8,7 @@ from itertools import cycle
 from typing import Any
 
 from coincide.data.fault import BadRow, short
+from coincide.data.inline import is_base64
 from coincide.data.marks import learnt, refuse_row
 from coincide.data.media import refuse_fields, refuse_tags
 from coincide.schema import Example, Role, Turn
@@ -18,6 +19,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 FIELDS = frozenset({"id", "image", "conversations"})
 OTHERS = ("messages", "conversation", "texts", "query", "instruction", "prompt", "question")
 """Where other forms have the conversation."""
+LONGEST = 4096
+"""Bytes that a path may have on Linux."""
 _PLAIN = 2
 """Fields of a turn that has nothing but who speaks and what."""
 SourceOf = Callable[[dict[str, Any]], str]
@@ -64,8 +67,8 @@ def image_paths(value: Mapping[str, Any]) -> tuple[str, ...]:
         inline = any(isinstance(path, (dict, bytes)) for path in paths)
         hint = "; data=messages reads pictures that are part of a row" if inline else ""
         raise BadRow("wrong image field", f"expected paths, got {short(found)}{hint}")
-    if any(path.startswith("data:") for path in paths):
-        raise BadRow("wrong image field", "a data: URI is no path; data=messages reads it")
+    if any(path.startswith("data:") or len(path) > LONGEST or is_base64(path) for path in paths):
+        raise BadRow("wrong image field", "a picture in base64 is no path; data=messages reads it")
     return tuple(paths)
 
 

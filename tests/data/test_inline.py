@@ -16,6 +16,7 @@ from coincide.data.convert import to_llava
 from coincide.data.images import load_image
 from coincide.data.inline import is_base64, name_of, suffix_of
 from coincide.data.messages import Messages
+from coincide.data.parse import parse
 from coincide.data.subset import write_subset
 from coincide.schema import Dataset, UserError
 from coincide.store import Store
@@ -152,3 +153,12 @@ def test_paths_are_no_base64() -> None:
         assert not is_base64(path)
     kinds = {"PNG": ".png", "JPEG": ".jpg", "GIF": ".gif", "WEBP": ".webp", "BMP": ".bmp"}
     assert {kind: suffix_of(picture("red", kind)) for kind in kinds} == kinds
+
+
+def test_llava_json_says_which_reader_takes_base64(tmp_path: Path) -> None:
+    jpeg = base64.b64encode(picture("red", "JPEG")).decode()
+    for image in (TEXT, jpeg, f"data:image/png;base64,{TEXT}", "x/" * 3000, {"bytes": TEXT}):
+        fault = parse(0, {**says(None), "image": image, "conversations": []}, lambda _: "")[2]
+        assert fault
+        assert fault.kind == "wrong image field"
+        assert "data=messages" in fault.detail

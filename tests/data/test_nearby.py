@@ -67,6 +67,11 @@ def test_a_root_too_deep_or_too_high(root: Path) -> None:
     assert Neighbours(root).told("pics/z.gif").endswith(f"looked for at '{root}/pics/z.gif'")
 
 
+def test_a_name_too_long_for_any_file_is_missing_as_others_are(root: Path) -> None:
+    name = f"{'x' * 300}/{'y' * 300}.png"
+    assert f"there is no folder '{root}/xxx" in Neighbours(root).told(name)
+
+
 def test_the_report_of_the_reader_names_it_and_counts(root: Path) -> None:
     rows = [
         row("a", COMPOSED),
