@@ -48,6 +48,7 @@ def collect(
         k=chosen.facts["k"],
         seed=seed,
         scores=tuple(score for artifact, what in evaluated for score in _scores(artifact, what)),
+        lenient=tuple(s for a, what in evaluated for s in _scores(a, what, "lenient")),
         seconds=seconds,
         keys={
             **{step.kind: step.folder for step in [subset, adapter]},
@@ -70,12 +71,14 @@ def variant_of(method: Method) -> str:
     return str(getattr(method, "label", getattr(method, "variant", "")))
 
 
-def _scores(artifact: Artifact, what: str) -> list[Score]:
+def _scores(artifact: Artifact, what: str, reading: str = "scores") -> list[Score]:
+    """Those of the strict reading, or with ``lenient`` of that one; none where it has no such."""
     record = json.loads((artifact.path / "result.json").read_text(encoding="utf-8"))
     samples = f"{artifact.path.parent.name}/{artifact.path.name}"
     drawn = {name: record[name] for name in ("unit", "units") if name in record}
-    told = {**drawn, "samples": samples, "asked": what}
-    return [replace(Score(**score), **told) for score in record["scores"]]
+    asked = what if reading == "scores" or not what else f"{what}, {reading}"
+    told = {**drawn, "samples": samples, "asked": asked}
+    return [replace(Score(**score), **told) for score in record.get(reading, [])]
 
 
 def _costs(

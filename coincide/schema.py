@@ -317,6 +317,10 @@ class Score:
     asked: str = ""
     """Hash of the documents, prompts and scoring (``coincide.identity.asked``); empty: not
     recorded. Scores of other hashes are never compared, whatever the protocol says."""
+    readable: float | None = None
+    """The share of the replies that could be read, 0 to 1; None: not known."""
+    lmms_eval: float | None = None
+    """What lmms-eval itself computes, where that is another number."""
 
 
 @dataclass(frozen=True)
@@ -368,3 +372,6 @@ class Result:
     ``clip``, ``method``): names may be shared, these are not. Empty: not recorded."""
     aside: tuple[str, ...] = ()
     """Fields of ``config.method`` and ``config.train`` that change no answer, as they declare."""
+    lenient: tuple[Score, ...] = ()
+    """Scores of a lenient reading of the same replies, under protocols of their own
+    (``scoring=lenient``); empty where that is not known."""

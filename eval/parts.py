@@ -1,15 +1,14 @@
 """How samples add up to a metric: S = sum over strata of (sum of num) / (sum of den).
 
-See ``coincide.ops.resample``. Each kind reads what lmms-eval's task logs for one metric.
+See ``coincide.ops.resample``. What a sample is worth says its rule (``eval.rules``).
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
 from typing import Any
 
 from eval.sample import UNITS
@@ -37,73 +36,103 @@ Parts = list[Part | None]
 """Per sample; None: it has no value, e.g. since it belongs to another part of the benchmark."""
 
 
-def mean(samples: Sequence[Sample], metric: str, scale: float) -> Parts:
-    """A number per sample, or a dict with a ``score``, averaged."""
-    numbers = [number(sample.get(metric)) for sample in samples]
-    return [None if x is None else Part(scale * x) for x in numbers]
+@dataclass(frozen=True)
+class Item:
+    """One sample as a metric sees it."""
+
+    mark: Any
+    """What the task logged for the metric."""
+    right: float
+    """The share of it that is right, 0 to 1; of a task without a rule, its own number."""
+    said: str | None = None
+    """``yes`` or ``no`` as it was read, where the metric counts positives; None: unreadable."""
+    true: str | None = None
 
 
-def judged(samples: Sequence[Sample], metric: str, scale: float) -> Parts:
-    """MM-Vet: marks from 0 to 1, whose mean the task gives in percent."""
-    return mean(samples, metric, 100 * scale)
+Items = Sequence[Item | None]
+"""None: the sample has no value of the metric."""
 
 
-def letters(samples: Sequence[Sample], metric: str, scale: float) -> Parts:
-    """SEED: the answer's letter and the right one."""
-    marks = [sample.get(metric) for sample in samples]
-    return [
-        m and Part(scale * (m["pred"].lower().strip() == m["answer"].lower().strip()))
-        for m in marks
-    ]
+def mean(items: Items, scale: float) -> Parts:
+    """How right the samples are, averaged."""
+    return [None if item is None else Part(scale * item.right) for item in items]
 
 
-def f1(samples: Sequence[Sample], metric: str, scale: float) -> Parts:
-    """POPE: 2 TP / (2 TP + FP + FN), where (FP + TP) + (FN + TP) is said yes plus true yes."""
-
-    def part(mark: Mapping[str, Any]) -> Part:
-        said, true = mark["prediction"] == "yes", mark["ground_truth"] == "yes"
-        both = said and true
-        return Part(scale * mark["score"], scale * 2.0 * both, float(said) + float(true))
-
-    return [part(sample[metric]) for sample in samples]
+def judged(items: Items, scale: float) -> Parts:
+    """MM-Vet: marks from 0 to 1, averaged, in percent."""
+    return mean(items, 100 * scale)
 
 
-def pairs(samples: Sequence[Sample], metric: str, scale: float) -> Parts:
-    """MME: per category, the mean over pictures of 100 (right / 2) + 100 (both right)."""
-    marks = [sample.get(metric) for sample in samples]
-    names = [mark and UNITS["pairs"](mark, 0) for mark in marks]
+def f1(items: Items, scale: float) -> Parts:
+    """2 TP / (2 TP + FP + FN), where (FP + TP) + (FN + TP) is said yes plus true yes.
+
+    A positive question that was not answered yes is a miss, whatever was answered.
+    """
+    return _counted(items, scale, lambda said, true: (2.0 * (said and true), float(said) + true))
+
+
+def precision(items: Items, scale: float) -> Parts:
+    """The share of the replies read as yes that are right."""
+    return _counted(items, scale, lambda said, true: (float(said and true), float(said)))
+
+
+def recall(items: Items, scale: float) -> Parts:
+    """The share of the positive questions that were answered yes."""
+    return _counted(items, scale, lambda said, true: (float(said and true), float(true)))
+
+
+def yes_share(items: Items, scale: float) -> Parts:
+    """The share of all replies that were read as yes."""
+    return _counted(items, scale, lambda said, true: (float(said), 1.0))
+
+
+def _counted(
+    items: Items, scale: float, count: Callable[[bool, bool], tuple[float, float]]
+) -> Parts:
+    def part(item: Item) -> Part:
+        num, den = count(item.said == "yes", item.true == "yes")
+        return Part(scale * item.right, scale * num, den)
+
+    return [None if item is None else part(item) for item in items]
+
+
+def pairs(items: Items, scale: float) -> Parts:
+    """MME: per category, the mean over pictures of 100 (right / 2) + 100 (both right).
+
+    A picture that lacks one of its two questions has no value.
+    """
+    names = [None if item is None else UNITS["pairs"](item.mark, 0) for item in items]
+    counts = Counter(names)
     wrong = {
-        name
-        for name, mark in zip(names, marks, strict=True)
-        if name is not None and mark is not None and not mark["score"]
+        name for name, item in zip(names, items, strict=True) if item is not None and not item.right
     }
 
-    def part(mark: Mapping[str, Any], name: str) -> Part:
-        right = scale * 50.0 * mark["score"]
+    def part(item: Item, name: str) -> Part:
         whole = 0.0 if name in wrong else scale * 50.0
-        return Part(mark["score"], right + whole, 0.5, name, str(mark["category"]))
+        right = scale * 50.0 * item.right
+        return Part(item.right, right + whole, 0.5, name, str(item.mark["category"]))
 
     return [
-        None if mark is None or name is None else part(mark, name)
-        for mark, name in zip(marks, names, strict=True)
+        None if item is None or name is None or counts[name] != 2 else part(item, name)
+        for item, name in zip(items, names, strict=True)
     ]
 
 
-def circular(samples: Sequence[Sample], metric: str, scale: float) -> Parts:
-    """MMBench: a question counts, once, when all rotations of its choices are answered right."""
-    from lmms_eval.tasks.mmbench.mmbench_evals import MMBench_Evaluator
+def circular(items: Items, scale: float) -> Parts:
+    """MMBench: a question counts, once, when all rotations of its choices are answered right.
 
-    evaluator = MMBench_Evaluator()
-    names = [UNITS["circular"](sample[metric], 0) for sample in samples]
-    groups: dict[str, list[int]] = {}
-    for i, name in enumerate(names):
-        groups.setdefault(name, []).append(i)
-    hits: dict[str, float] = {}
-    with redirect_stdout(StringIO()):  # it prints a table each time
-        for name, rows in groups.items():
-            marks = [dict(samples[i][metric]) for i in rows]
-            if any(mark["index"] < 1_000_000 for mark in marks):
-                hits[name] = 100 * scale * float(evaluator.eval_result(marks, "static")[0])
+    Rotations without the question as it was first asked have no value.
+    """
+    names = [None if item is None else UNITS["circular"](item.mark, 0) for item in items]
+    groups: dict[str, list[Item]] = {}
+    for name, item in zip(names, items, strict=True):
+        if item is not None and name is not None:
+            groups.setdefault(name, []).append(item)
+    hits = {
+        name: 100.0 * scale * all(item.right == 1.0 for item in rows)
+        for name, rows in groups.items()
+        if any(int(item.mark["index"]) < 1_000_000 for item in rows)
+    }
     return [
         Part(hits[name], hits[name] / len(groups[name]), 1 / len(groups[name]), name)
         if name in hits
@@ -112,32 +141,35 @@ def circular(samples: Sequence[Sample], metric: str, scale: float) -> Parts:
     ]
 
 
-def mmmu(samples: Sequence[Sample], metric: str, scale: float) -> Parts:
-    """MMMU: right by the task's own comparison of letters, numbers and words."""
-    from lmms_eval.tasks.mmmu.utils import evaluate_mmmu
-
-    return [Part(scale * evaluate_mmmu([sample[metric]])[1]["acc"]) for sample in samples]
-
-
-def preference(samples: Sequence[Sample], metric: str, scale: float) -> Parts:
+def preference(items: Items, scale: float) -> Parts:
     """LLaVA-W: 100 x the sum of the model's marks over that of the reference answers' marks."""
-    marks = [sample[metric]["scores"] for sample in samples]
-    return [
-        None if min(ours, theirs) < 0 else Part(10.0 * scale * ours, 100.0 * scale * ours, theirs)
-        for theirs, ours in marks
-    ]
+
+    def part(item: Item) -> Part | None:
+        theirs, ours = item.mark["scores"]
+        if min(theirs, ours) < 0:
+            return None
+        return Part(10.0 * scale * ours, 100.0 * scale * ours, theirs)
+
+    return [None if item is None else part(item) for item in items]
 
 
-PARTS: Mapping[str, Callable[[Sequence[Sample], str, float], Parts]] = {
+PARTS: Mapping[str, Callable[[Items, float], Parts]] = {
     "mean": mean,
     "judged": judged,
-    "letters": letters,
+    "letters": mean,
+    "mmmu": mean,
     "f1": f1,
+    "precision": precision,
+    "recall": recall,
+    "yes_share": yes_share,
     "pairs": pairs,
     "circular": circular,
-    "mmmu": mmmu,
     "preference": preference,
 }
+OF_THE_PRIMARY = frozenset({"f1", "precision", "recall", "yes_share"})
+"""Kinds that other metrics of the benchmark do not share."""
+ROUNDED = {"preference": 0.0501, "mmmu_val": 0.00101}
+"""By kind or task, in the unit of the metric: how much lmms-eval rounds its figure off."""
 
 
 def number(value: Any) -> float | None:

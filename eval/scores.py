@@ -1,27 +1,53 @@
-"""What lmms-eval returns for one task -> scores, and one record per sample."""
+"""What lmms-eval returns for one task -> scores, and one record per sample.
+
+A score is computed from the samples, by the rule of the task. lmms-eval's own figure, where it is
+another, stands beside it and never in its place.
+"""
 
 from __future__ import annotations
 
 import inspect
 import math
+import re
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from coincide.ops.resample import parts as units_of
 from coincide.ops.resample import ratio_of_sums, standard_error
 from coincide.schema import Score, UserError
 from eval.judged import failure
-from eval.parts import PARTS, Part, Parts, Sample, number
+from eval.parts import OF_THE_PRIMARY, PARTS, ROUNDED, Item, Part, Parts, Sample, number
+from eval.readers import Reading
 from eval.request import Job
-from eval.units import recorded
+from eval.rules import RULES, Rule
+from eval.units import KEY, recorded
 
 KEPT = ("question_id", "category")
 """Columns of the document that go into the sample's record, where it has them."""
+UNDEFINED = {"precision": "no reply was read as yes", "recall": "no question has the answer yes"}
+"""By kind: why there is no figure where nothing is divided by."""
+LENIENT = "scoring=lenient"
 
 Aggregate = Callable[..., Any]
+Again = Callable[[int, str], float | None]
+"""Document and reply -> the task's own mark of the primary metric."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """One reply as it was read, and what the lenient reading of it is worth."""
+
+    strict: Reading
+    lenient: Reading | None = None
+    right: float = 0.0
+    """Of the lenient reading, 0 to 1."""
+
+
+Reads = Sequence[Read | None]
+"""By document; None: the task has no rule, or the sample no value."""
 
 
 def split_key(key: str) -> tuple[str, str]:
@@ -44,36 +70,112 @@ def by_filter(logged: Sequence[Sample], filters: Sequence[str]) -> dict[str, lis
     return found
 
 
-def scores(
-    filtered: Mapping[str, list[Sample]], aggregates: Mapping[str, Aggregate], job: Job, out: str
-) -> list[dict[str, Any]]:
-    """One :class:`Score` per metric of the job, as a dict, by the task's own ``aggregates``.
+def read(filtered: Mapping[str, list[Sample]], job: Job, again: Again) -> Reads:
+    """How each reply was read, by the rule of the job's task."""
+    metric, filter_name = split_key(job.metrics[job.primary])
+    rule = RULES.get(job.task)
+    samples = filtered[filter_name]
+    return [None if rule is None else _read(rule, sample, metric, again) for sample in samples]
 
-    A value that is no finite number is missing, with the reason; so is one to which a judge's
-    failed call would belong. ``out``: folder for files that an aggregate writes.
-    """
-    known = [f"{m},{f}" for f, rows in filtered.items() for m in aggregates if _logged(m, rows)]
-    made = []
+
+def _read(rule: Rule, sample: Sample, metric: str, again: Again) -> Read:
+    doc, reply = sample["doc"], _first(sample["resps"])
+    strict = rule.strict(doc, reply)
+    own = rule.own(sample[metric]) if metric in sample else None
+    right = rule.mark(doc, reply, strict, own)
+    if right is not None and right >= 1.0 and strict.said is None:
+        strict = Reading(reply.strip())  # a sentence that is the very answer
+    if rule.lenient is None:
+        return Read(strict)
+    lenient, mark = rule.lenient(
+        doc, reply, right or 0.0, lambda phrase: again(sample["doc_id"], phrase)
+    )
+    return Read(strict, lenient, mark)
+
+
+def check_metrics(names: Sequence[str], filters: Sequence[str], job: Job) -> None:
+    """Raises UserError where the job asks for a metric that its task does not give."""
+    known = [f"{metric},{each}" for each in filters for metric in names]
     for name, key in job.metrics.items():
-        metric, filter_name = split_key(key)
-        if f"{metric},{filter_name}" not in known:
+        if ",".join(split_key(key)) not in known:
             raise UserError(
                 f"benchmark {job.name}: metric {name} is {key!r}, which task {job.task} does not "
                 f"give; it gives {', '.join(sorted(known))}."
             )
-        score = _score(name, metric, aggregates[metric], filtered[filter_name], job, out)
-        made.append(asdict(score))
+
+
+def scores(
+    filtered: Mapping[str, list[Sample]],
+    aggregates: Mapping[str, Aggregate],
+    job: Job,
+    out: str,
+    reads: Reads,
+) -> list[dict[str, Any]]:
+    """One :class:`Score` per metric of the job, as a dict.
+
+    A task of our own, or the user's (``tasks_dir``), states how its samples add up by its
+    ``aggregates``, which count; of lmms-eval's tasks the rule counts, or, without one, the mean
+    where the task's figure is that. What is undefined is missing, with the reason; so is a figure
+    to which a judge's failed call would belong. ``out``: folder for files an aggregate writes.
+    """
+    check_metrics(list(aggregates), list(filtered), job)
+    made = []
+    for name, key in job.metrics.items():
+        metric, filter_name = split_key(key)
+        samples = filtered[filter_name]
+        marks = [sample[metric] for sample in samples if metric in sample]
+        theirs = _theirs(aggregates[metric], marks, job.scale, out)
+        made.append(asdict(_score(name, metric, theirs, samples, job, reads)))
     return made
 
 
-def records(filtered: Mapping[str, list[Sample]], job: Job) -> list[dict[str, Any]]:
+def lenient_scores(
+    filtered: Mapping[str, list[Sample]], job: Job, reads: Reads
+) -> list[dict[str, Any]]:
+    """The scores of the lenient reading of the same replies; empty where there is none."""
+    made = []
+    for name, key in job.metrics.items():
+        metric, filter_name = split_key(key)
+        samples, rule = filtered[filter_name], RULES.get(job.task)
+        if rule is None or rule.lenient is None:
+            continue
+        known = [r.lenient.said for r in _of(metric, samples, reads) if r and r.lenient]
+        kind = _kind(name, metric, job, rule, own=False)
+        value, error = _figure(_lenient_parts(samples, metric, kind, job, reads))
+        made.append(
+            Score(
+                job.name, name, value, len(known), error, lenient_protocol(job.protocol),
+                why="" if value is not None else UNDEFINED.get(kind, "no sample has a value"),
+                readable=_share(known),
+            )
+        )  # fmt: skip
+    return [asdict(score) for score in made]
+
+
+def lenient_protocol(protocol: str) -> str:
+    """The label of the lenient reading: the strict one's but for the scoring."""
+    found, count = re.subn(r"(?<![^ ])scoring=.*?(?=; \w+=|$)", LENIENT, protocol, count=1)
+    return found if count else "; ".join(filter(None, [protocol, LENIENT]))
+
+
+def readable(reads: Reads) -> float | None:
+    """The share of the replies that could be read; None where the task has no rule."""
+    return _share([r.strict.said for r in reads if r])
+
+
+def records(filtered: Mapping[str, list[Sample]], job: Job, reads: Reads) -> list[dict[str, Any]]:
     """Per sample: ``doc_id``, ``question``, ``answer``, ``target``, ids, ``score``, and its part
     in the primary metric where that is no plain mean (``coincide.ops.resample.parts``).
 
-    ``score`` is None where a sample has no value.
+    ``score`` is None where a sample has no value. Of a task with a rule also ``read_as`` (None:
+    unreadable, and ``unreadable`` is the kind of reason); ``lenient_as``, ``lenient`` (the score),
+    ``lenient_num`` and ``lenient_den`` are the same of the lenient reading.
     """
     metric, filter_name = split_key(job.metrics[job.primary])
-    samples = filtered[filter_name]
+    samples, rule = filtered[filter_name], RULES.get(job.task)
+    strict = _parts(samples, metric, _kind(job.primary, metric, job, rule), job, reads)
+    kind = _kind(job.primary, metric, job, rule, own=False)
+    lenient = _lenient_parts(samples, metric, kind, job, reads)
     return [
         {
             "doc_id": sample["doc_id"],
@@ -83,69 +185,167 @@ def records(filtered: Mapping[str, list[Sample]], job: Job) -> list[dict[str, An
             "score": None,
             **recorded(sample),
             **(part.record() if part else {}),
+            **(_as_read(one, other) if one else {}),
             **{name: sample["doc"][name] for name in KEPT if name in sample["doc"]},
         }
-        for sample, part in zip(samples, _parts(samples, metric, job), strict=True)
+        for sample, part, other, one in zip(samples, strict, lenient, reads, strict=True)
     ]
 
 
-def _logged(metric: str, samples: Sequence[Sample]) -> bool:
-    return any(metric in sample for sample in samples)
+def _as_read(one: Read, part: Part | None) -> dict[str, Any]:
+    strict: dict[str, Any] = {"read_as": one.strict.said}
+    if one.strict.said is None:
+        strict["unreadable"] = one.strict.why
+    if one.lenient is None:
+        return strict
+    fields = {"num": part.num, "den": part.den} if part else {}
+    more = {f"lenient_{name}": value for name, value in fields.items() if value is not None}
+    return {**strict, "lenient_as": one.lenient.said, "lenient": part and part.score, **more}
+
+
+def _theirs(aggregate: Aggregate, marks: Sequence[Any], scale: float, out: str) -> Any:
+    """lmms-eval's own figure, scaled; or what it returned, or raised, instead of a number."""
+    takes_args = "args" in inspect.signature(aggregate).parameters
+    args = {"args": Namespace(output_path=out)} if takes_args else {}
+    try:
+        found = aggregate(list(marks), **args)
+    except Exception as error:  # e.g. a division by no samples
+        return f"{type(error).__name__}: {error}"
+    value = number(found)
+    return found if value is None else value * scale
 
 
 def _score(
-    name: str, metric: str, aggregate: Aggregate, samples: Sequence[Sample], job: Job, out: str
+    name: str, metric: str, theirs: Any, samples: Sequence[Sample], job: Job, reads: Reads
 ) -> Score:
-    def missing(why: str) -> Score:
-        return Score(job.name, name, None, len(samples), protocol=job.protocol, why=why)
-
+    rule, mine = RULES.get(job.task), _of(metric, samples, reads)
+    share = _share([r.strict.said for r in mine if r])
+    score = Score(job.name, name, None, len(mine), protocol=job.protocol, readable=share)
     failures = Counter(why for sample in samples if (why := failure(sample)))
     if failures:
         reasons = ", ".join(f"{why}: {count}" for why, count in sorted(failures.items()))
         asked = f"{failures.total()} of {len(samples)} judge calls failed"
-        return missing(f"{asked} ({reasons}); the same command asks for them again")
-    items = [sample[metric] for sample in samples if metric in sample]
-    args = {"args": Namespace(output_path=out)}
-    takes_args = "args" in inspect.signature(aggregate).parameters
-    found = aggregate(items, **(args if takes_args else {}))
-    value = number(found)
-    if value is None:
-        return missing(f"lmms-eval returned {found!r}")
-    value *= job.scale
-    return Score(
-        job.name, name, value, len(items), _stderr(value, name, metric, samples, job), job.protocol
-    )
+        return replace(score, why=f"{asked} ({reasons}); the same command asks for them again")
+    kind = _kind(name, metric, job, rule)
+    parts = _parts(samples, metric, kind, job, reads)
+    ours, error = _figure(parts)
+    value = theirs if isinstance(theirs, float) and math.isfinite(theirs) else None
+    if job.tasks_dir:
+        if value is None:
+            return replace(score, why=f"lmms-eval returned {theirs!r}")
+        fits = ours is not None and math.isclose(ours, value, rel_tol=1e-3, abs_tol=1e-12)
+        return replace(score, value=value, stderr=error if fits else None)
+    lacking = sum(part is None and metric in s for part, s in zip(parts, samples, strict=True))
+    if lacking and kind in INCOMPLETE:
+        return replace(score, why=INCOMPLETE[kind].format(lacking), lmms_eval=value)
+    if ours is None:
+        why = UNDEFINED.get(kind, f"no sample has a value; lmms-eval returned {theirs!r}")
+        return replace(score, why=why, lmms_eval=value)
+    if value is not None and _same(ours, value, kind, job):
+        return replace(score, value=ours, stderr=error)
+    if rule is None:
+        why = f"its samples' {kind} is {ours:.6g}, but lmms-eval's figure {_shown(theirs)}"
+        return replace(score, why=f"{why}: parts has to say how they add up", lmms_eval=value)
+    return replace(score, value=ours, stderr=error, lmms_eval=value)
 
 
-def _stderr(
-    value: float, name: str, metric: str, samples: Sequence[Sample], job: Job
-) -> float | None:
-    """Standard error from the samples (lmms-eval's own is meaningless for F1 and MME's sums).
+INCOMPLETE = {
+    "pairs": "{} questions lack the other one about their picture",
+    "circular": "{} rotations lack their question as it was first asked",
+}
+"""By kind: why there is no figure where samples belong to no whole unit."""
 
-    None where the samples do not add up to the value, whose error is then another's.
+
+def _same(ours: float, theirs: float, kind: str, job: Job) -> bool:
+    """Whether they differ by what lmms-eval rounds off alone."""
+    rounded = max(ROUNDED.get(kind, 0.0), ROUNDED.get(job.task, 0.0))
+    return math.isclose(ours, theirs, rel_tol=1e-6, abs_tol=max(1e-9, rounded * job.scale))
+
+
+def _shown(theirs: Any) -> str:
+    return f"{theirs:.6g}" if isinstance(theirs, float) else repr(theirs)
+
+
+def _kind(name: str, metric: str, job: Job, rule: Rule | None, *, own: bool = True) -> str:
+    """How the samples of a metric add up. ``own``: one of a task of ours is left to the task."""
+    if rule and metric in rule.sums and not (own and job.tasks_dir):
+        return rule.sums[metric]
+    return "mean" if name != job.primary and job.parts in OF_THE_PRIMARY else job.parts
+
+
+def _figure(parts: Parts) -> tuple[float | None, float | None]:
+    """The score that the parts add up to and its standard error over units; None: undefined."""
+    units = units_of([{"doc_id": i, **part.record()} for i, part in enumerate(parts) if part])
+    [value] = ratio_of_sums(units.num, units.den, units.strata)
+    return (float(value), standard_error(units)) if math.isfinite(value) else (None, None)
+
+
+def _parts(samples: Sequence[Sample], metric: str, kind: str, job: Job, reads: Reads) -> Parts:
+    """Each sample's part in a metric by the strict reading."""
+    rule = RULES.get(job.task)
+
+    def right(sample: Sample, one: Read | None) -> float | None:
+        if rule is None or one is None:
+            return number(sample[metric])
+        own = rule.own(sample[metric])
+        return rule.mark(sample["doc"], _first(sample["resps"]), one.strict, own)
+
+    return _added(samples, metric, kind, job, reads, right, lambda one: one.strict)
+
+
+def _lenient_parts(
+    samples: Sequence[Sample], metric: str, kind: str, job: Job, reads: Reads
+) -> Parts:
+    """Each sample's part in a metric by the lenient reading; None where there is none."""
+
+    def right(sample: Sample, one: Read | None) -> float | None:
+        return one.right if one and one.lenient else None
+
+    return _added(samples, metric, kind, job, reads, right, lambda one: one.lenient)
+
+
+def _added(
+    samples: Sequence[Sample],
+    metric: str,
+    kind: str,
+    job: Job,
+    reads: Reads,
+    right: Callable[[Sample, Read | None], float | None],
+    reading: Callable[[Read], Reading | None],
+) -> Parts:
+    """The parts of all samples; None for one without the metric, or that a judge has not marked."""
+    rule = RULES.get(job.task)
+
+    def item(sample: Sample, one: Read | None) -> Item | None:
+        share = right(sample, one) if metric in sample and failure(sample) is None else None
+        if share is None:
+            return None
+        said = reading(one) if one else None
+        true = rule.true(sample["doc"]) if rule and rule.true else None
+        return Item(sample[metric], share, said.said if said else None, true)
+
+    items = [item(sample, one) for sample, one in zip(samples, reads, strict=True)]
+    return with_units(PARTS[kind](items, job.scale), samples, job)
+
+
+def with_units(parts: Parts, samples: Sequence[Sample], job: Job) -> Parts:
+    """The parts with the unit that each is drawn with in a bootstrap, where ``PARTS`` set none.
+
+    All figures, standard errors and records pass here.
     """
-    own = name == job.primary or job.parts == "pairs"
-    parts = _parts(samples, metric, job) if own else PARTS["mean"](samples, metric, job.scale)
-    rows = [
-        {"doc_id": i, **recorded(sample), **part.record()}
-        for i, (sample, part) in enumerate(zip(samples, parts, strict=True))
-        if part
+    return [
+        replace(part, unit=sample[KEY]) if part and part.unit is None and KEY in sample else part
+        for part, sample in zip(parts, samples, strict=True)
     ]
-    units = units_of(rows)
-    [again] = ratio_of_sums(units.num, units.den, units.strata)
-    if not math.isclose(again, value, rel_tol=1e-3, abs_tol=1e-12):
-        return None
-    return standard_error(units)
 
 
-def _parts(samples: Sequence[Sample], metric: str, job: Job) -> Parts:
-    """Each sample's part in a metric; None for those that a judge has not marked."""
-    marked = [sample for sample in samples if failure(sample) is None]
-    found = iter(PARTS[job.parts](marked, metric, job.scale))
-    whole: list[Part | None] = []
-    for sample in samples:
-        whole.append(next(found) if failure(sample) is None else None)
-    return whole
+def _of(metric: str, samples: Sequence[Sample], reads: Reads) -> list[Read | None]:
+    """The readings of the samples that have the metric."""
+    return [one for sample, one in zip(samples, reads, strict=True) if metric in sample]
+
+
+def _share(said: Sequence[str | None]) -> float | None:
+    return sum(one is not None for one in said) / len(said) if said else None
 
 
 def _target(sample: Sample) -> str:

@@ -117,7 +117,9 @@ def _model(
 def prepare(task: Any, job: Job, judge: Client) -> None:
     """Make a loaded task's scores depend on each sample alone, and put our judge behind it."""
     from eval.judged import attach
+    from eval.scores import check_metrics
 
+    check_metrics(list(task.aggregation()), [each.name for each in task._filters], job)
     if job.judged:
         attach(task, job.task, judge)
     if callable(task.config.process_results):
@@ -149,7 +151,7 @@ def evaluate(model: Any, job: Job, task: Any, manager: Any) -> None:
     from eval.judged import failure
     from eval.kept import merge_replies
     from eval.loading import told
-    from eval.scores import by_filter, records, scores
+    from eval.scores import by_filter, lenient_scores, read, readable, records, scores
     from eval.units import attach, counted
 
     job = replace(job, protocol=told(task, job))
@@ -171,9 +173,12 @@ def evaluate(model: Any, job: Job, task: Any, manager: Any) -> None:
         filters = [filtered.name for filtered in task._filters]
         samples = by_filter(outcome["samples"][job.name], filters)
         attach(samples, task, job)
-        first, rows = next(iter(samples.values())), records(samples, job)
+        reads = read(samples, job, asked_again(task, job))
+        first, rows = next(iter(samples.values())), records(samples, job, reads)
         result = {
-            "scores": scores(samples, task.aggregation(), job, scratch),
+            "scores": scores(samples, task.aggregation(), job, scratch, reads),
+            "lenient": lenient_scores(samples, job, reads),
+            "readable": readable(reads),
             "n": len(first),
             **counted(rows, job),
             "judge_failed": sum(failure(sample) is not None for sample in first),
@@ -186,6 +191,19 @@ def evaluate(model: Any, job: Job, task: Any, manager: Any) -> None:
     merge_replies(output)
     _write_lines(output / "samples.jsonl", rows)
     write_json(output / "result.json", result)
+
+
+def asked_again(task: Any, job: Job) -> Callable[[int, str], float | None]:
+    """What the task itself gives document and reply in the primary metric."""
+    from eval.rules import RULES
+    from eval.scores import split_key
+
+    documents, metric = task.eval_docs_no_media, split_key(job.metrics[job.primary])[0]
+
+    def mark(doc_id: int, reply: str) -> float | None:
+        return RULES[job.task].own(task.process_results(documents[doc_id], [reply]).get(metric))
+
+    return mark
 
 
 def _join_ranks(device: str) -> str:

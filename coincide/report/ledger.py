@@ -27,7 +27,7 @@ _TABLES = {
     "seconds": float, "keys": str, "composition": int, "config": object, "versions": str,
     "hardware": object, "contents": str,
 }  # fmt: skip
-_OPTIONAL = {"commit", "created", "costs", "hardware", "contents", "aside"}
+_OPTIONAL = {"commit", "created", "costs", "hardware", "contents", "aside", "lenient"}
 
 
 def file_name(result: Result) -> str:
@@ -47,7 +47,7 @@ def file_name(result: Result) -> str:
 
 def write_result(folder: Path, result: Result) -> Path:
     """Write ``result`` without secrets; writing it again replaces the file by the same name."""
-    for score in result.scores:
+    for score in (*result.scores, *result.lenient):
         if score.value is not None and not math.isfinite(score.value):
             raise UserError(
                 f"The score {score.benchmark}/{score.metric} of {result.method} is {score.value}; "
@@ -127,10 +127,10 @@ def _checked(place: str, text: str | bytes) -> Result:
 def presentable(result: Result) -> Result:
     """``result`` as it may be shown: without secrets, and no control characters in any text."""
     record = printable(_redacted(asdict(result)))
-    scores = tuple(Score(**score) for score in record["scores"])
+    scores = {name: tuple(Score(**s) for s in record[name]) for name in ("scores", "lenient")}
     costs = tuple(Cost(**cost) for cost in record["costs"])
     aside = tuple(record["aside"])
-    return Result(**{**record, "scores": scores, "costs": costs, "aside": aside})
+    return Result(**{**record, **scores, "costs": costs, "aside": aside})
 
 
 def _redacted(result: dict[str, Any]) -> dict[str, Any]:
@@ -170,28 +170,23 @@ def _result(value: Any) -> Result:
     listed = isinstance(words, list) and all(isinstance(word, str) for word in words)
     _check(listed, "aside", "a list of texts", words)
     record["aside"] = tuple(words)
-    for name in ("scores", "costs"):
+    for name in ("scores", "costs", "lenient"):
         _check(isinstance(record.get(name, []), list), name, "a list", record.get(name))
-    scores = tuple(_score(item, f"scores[{i}]") for i, item in enumerate(record["scores"]))
+    scores = {
+        name: tuple(_score(item, f"{name}[{i}]") for i, item in enumerate(record.get(name, [])))
+        for name in ("scores", "lenient")
+    }
     costs = tuple(_cost(item, f"costs[{i}]") for i, item in enumerate(record.get("costs", [])))
-    return Result(**{**record, "scores": scores, "costs": costs})
+    return Result(**{**record, **scores, "costs": costs})
 
 
 def _score(value: Any, where: str) -> Score:
-    record = _record(
-        value, Score, {"stderr", "protocol", "why", "samples", "unit", "units", "asked"}, where
-    )
-    for name in {
-        "benchmark",
-        "metric",
-        "protocol",
-        "why",
-        "samples",
-        "unit",
-        "asked",
-    } & record.keys():
+    texts = {"protocol", "why", "samples", "unit", "asked"}
+    optional = {"stderr", "units", "readable", "lmms_eval", *texts}
+    record = _record(value, Score, optional, where)
+    for name in {"benchmark", "metric", *texts} & record.keys():
         _check(isinstance(record[name], str), f"{where}.{name}", "text", record[name])
-    for name in {"value", "stderr"} & record.keys():
+    for name in {"value", "stderr", "readable", "lmms_eval"} & record.keys():
         good = record[name] is None or _is_number(record[name])
         _check(good, f"{where}.{name}", "a number or null", record[name])
     _check(type(record["n"]) is int, f"{where}.n", "a whole number", record["n"])

@@ -1,0 +1,445 @@
+"""What counts, for every task: how its replies are read and scored, strictly and leniently.
+
+The strict rule is the one that the benchmark publishes, or lmms-eval's where it publishes none.
+It is departed from only where that would score an accident, e.g. ``Snow`` as no, and ``said`` says
+so. A task that is not in ``RULES`` is scored by its own mark, and its replies are not read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from eval.parts import number
+from eval.readers import (
+    EMPTY,
+    NEITHER,
+    NO_OPTION,
+    SENTENCE,
+    Options,
+    Reading,
+    in_words,
+    is_sentence,
+    option,
+    phrases,
+    same,
+    stands_alone,
+    yes_no,
+)
+
+Doc = Mapping[str, Any]
+Again = Callable[[str], float | None]
+"""The task's own mark, from 0 to 1, of a reply in the place of the one that was given."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the replies to one task are read and scored."""
+
+    said: str
+    """The strict rule in words: ``scoring`` of the benchmark's protocol."""
+    strict: Callable[[Doc, str], Reading]
+    mark: Callable[[Doc, str, Reading, float | None], float | None]
+    """Document, reply, reading, and the task's own mark -> the share of the sample that is right;
+    None where the task has no mark for it."""
+    lenient: Callable[[Doc, str, float, Again], tuple[Reading, float]] | None = None
+    """Document, reply, strict mark, the task's mark of another reply -> reading and mark."""
+    true: Callable[[Doc], str] | None = None
+    """``yes`` or ``no``: what a figure like F1 counts positives by."""
+    own: Callable[[Any], float | None] = number
+    """What the task logs for a metric -> its own mark."""
+    sums: Mapping[str, str] = field(default_factory=dict)
+    """Metric of lmms-eval -> how it adds up (``eval.parts``), where that is not its own mean."""
+
+
+# --- documents --------------------------------------------------------------------------------
+
+
+def _listed(texts: Any) -> dict[str, str]:
+    return {chr(ord("A") + i): str(text) for i, text in enumerate(texts)}
+
+
+def _lettered(doc: Doc) -> dict[str, str]:
+    """MMBench: columns A to D; an option that is not there is empty or the text ``nan``."""
+    found = {letter: doc.get(letter) for letter in "ABCD"}
+    kept = {k: str(v).strip() for k, v in found.items() if v is not None and v == v}
+    return {k: v for k, v in kept.items() if v and v != "nan"}
+
+
+def _in_question(doc: Doc) -> dict[str, str]:
+    """The lines ``A. text`` of a question; the bare letters A to D where it has none."""
+    lines = re.findall(r"^\s*\(?([A-Z])[.):]\s*(.+?)\s*$", doc["question"], re.MULTILINE)
+    return dict(lines) or dict.fromkeys("ABCD", "")
+
+
+def _mmmu_options(doc: Doc) -> dict[str, str]:
+    import ast
+
+    return _listed(ast.literal_eval(doc["options"]))
+
+
+# --- strict readers of letters ------------------------------------------------------------------
+
+
+def bare_or_dot(reply: str, options: Options) -> Reading:
+    """A letter of either case alone, or a capital one with a full stop: ``B. Mammal``."""
+    text = reply.strip()
+    found = re.match(r"([A-Z])\.(?![A-Za-z]\.)", text)
+    letter = text.upper() if len(text) == 1 else found[1] if found else ""
+    return _of(letter, options, reply)
+
+
+def first_letter(reply: str, options: Options) -> Reading:
+    """The first character, where it is a letter by itself and not the article ``A``."""
+    text = reply.strip()
+    word = re.match(r"\w[\w']|[Aa]\s+[a-z]", text)
+    return _of("" if word else text[:1].upper(), options, reply)
+
+
+def without_punctuation(reply: str, options: Options) -> Reading:
+    """What is left of a reply without punctuation is a letter, or it begins ``B.``."""
+    import string
+
+    found = re.match(r"\s*([A-Z])\.(?![A-Za-z]\.)", reply)
+    left = reply.strip().translate(str.maketrans("", "", string.punctuation)).upper()
+    return _of(found[1] if found else left, options, reply)
+
+
+def mmbench(reply: str, options: Options) -> Reading:
+    """MMBench's own inference from letter or text, then lmms-eval's; no part of a word counts."""
+    from lmms_eval.tasks._task_utils.mcq_extract import extract_mcq_answer
+    from lmms_eval.tasks.mmbench.mmbench_evals import MMBench_Evaluator
+
+    infer = MMBench_Evaluator()
+    letter = infer.can_infer_option(reply)
+    if letter == "A" and not stands_alone("A", reply):
+        letter = False
+    if not letter and (named := infer.can_infer_text(reply, dict(options))):
+        letter = named if in_words(options[named], reply) else False
+    if not letter:
+        letter = extract_mcq_answer(reply, choices=sorted(options))
+        letter = letter if letter and stands_alone(letter, reply) else ""
+    return _of(str(letter), options, reply)
+
+
+def mmmu(reply: str, options: Options) -> Reading:
+    """MMMU's own parser; where that would draw a letter, the reply is unreadable."""
+    from lmms_eval.tasks._task_utils.mmmu_mcq_utils import parse_mmmu_multi_choice_response
+
+    try:
+        letter = parse_mmmu_multi_choice_response(reply, _Letters(options), dict(options))
+    except _DrawnError:
+        letter = ""
+    return _of(letter, options, reply)
+
+
+class _DrawnError(Exception):
+    pass
+
+
+class _Letters(list[str]):
+    """Letters that can be gone through, but not drawn from."""
+
+    def __getitem__(self, index: Any) -> Any:
+        raise _DrawnError
+
+
+def extracted(reply: str, options: Options) -> Reading:
+    """lmms-eval's extraction of a capital letter, where that stands by itself."""
+    from lmms_eval.tasks._task_utils.mcq_extract import extract_mcq_answer
+
+    letter = extract_mcq_answer(reply, choices=["A", "B", "C", "D"])
+    return _of(letter if letter and stands_alone(letter, reply) else "", options, reply)
+
+
+def stripped_letter(reply: str, options: Options) -> Reading:
+    """A letter of either case, outer blanks, stops and brackets aside."""
+    return _of(reply.strip(" .()").upper(), options, reply)
+
+
+def _of(letter: str, options: Options, reply: str) -> Reading:
+    if letter and letter in options:
+        return Reading(letter)
+    return NO_OPTION if re.search(r"\w", reply) else EMPTY
+
+
+# --- strict readers of yes and no ---------------------------------------------------------------
+
+
+def pope(reply: str) -> Reading:
+    """The first sentence: no where it holds a negation, else yes; LLaVA's ``eval_pope.py``."""
+    sentences = [s for s in re.split(r"[.!?\n]", reply) if re.search(r"\w", s)]
+    if not sentences:
+        return EMPTY
+    return Reading("no" if re.search(r"\b(?:no|not)\b|n['’]t\b", sentences[0].lower()) else "yes")
+
+
+def mme(reply: str) -> Reading:
+    """Whole words that begin within the first four characters; MME's own takes any letters."""
+    text = reply.lower().strip().replace(".", "")
+    if re.match(r"(?:y$|\W?yes\b)", text):
+        return Reading("yes")
+    if re.match(r"(?:n$|\W{0,2}(?:no|not|nope)\b)", text):
+        return Reading("no")
+    return NEITHER if re.search(r"\w", text) else EMPTY
+
+
+def first_word(reply: str) -> Reading:
+    """The first word."""
+    words = re.findall(r"[a-z]+", reply.lower())
+    return Reading(words[0]) if words[:1] in (["yes"], ["no"]) else NEITHER if words else EMPTY
+
+
+# --- kinds of rules -----------------------------------------------------------------------------
+
+
+def choice(
+    said: str,
+    options: Callable[[Doc], Options],
+    target: Callable[[Doc], str],
+    strict: Callable[[str, Options], Reading],
+    *,
+    own_mark: bool = False,
+) -> Rule:
+    """One letter is right. ``own_mark``: the strict mark is the task's own."""
+
+    def lenient(doc: Doc, reply: str, right: float, again: Again) -> tuple[Reading, float]:
+        found = option(reply, options(doc))
+        return found, float(found.said == target(doc))
+
+    def mark(doc: Doc, reply: str, found: Reading, own: float | None) -> float | None:
+        return own if own_mark else float(found.said == target(doc))
+
+    return Rule(said, lambda doc, reply: strict(reply, options(doc)), mark, lenient)
+
+
+def yes_or_no(
+    said: str,
+    strict: Callable[[str], Reading],
+    sums: Mapping[str, str] | None = None,
+    *,
+    own_mark: bool = False,
+) -> Rule:
+    """Yes or no is right."""
+
+    def true(doc: Doc) -> str:
+        return str(doc["answer"]).strip().strip(".").lower()
+
+    def lenient(doc: Doc, reply: str, right: float, again: Again) -> tuple[Reading, float]:
+        found = yes_no(reply, str(doc["question"]))
+        return found, float(found.said == true(doc))
+
+    def mark(doc: Doc, reply: str, found: Reading, own: float | None) -> float | None:
+        return own if own_mark else float(found.said == true(doc))
+
+    return Rule(said, lambda doc, reply: strict(reply), mark, lenient, true, sums=sums or {})
+
+
+def short(said: str, score: Callable[[Doc, str], float] | None = None) -> Rule:
+    """A word, a phrase or a number, compared by the task, or by ``score``."""
+
+    def strict(doc: Doc, reply: str) -> Reading:
+        if not reply.strip():
+            return EMPTY
+        return SENTENCE if is_sentence(reply) else Reading(reply.strip())
+
+    def mark(doc: Doc, reply: str, found: Reading, own: float | None) -> float | None:
+        if own is None:
+            return None
+        if not reply.strip():
+            return 0.0  # an article is a true answer that some compare as nothing
+        return score(doc, reply) if score else own
+
+    def lenient(doc: Doc, reply: str, right: float, again: Again) -> tuple[Reading, float]:
+        if not reply.strip():
+            return EMPTY, 0.0
+        best = Reading(reply.strip()), right
+        for phrase in phrases(reply) if right < 1.0 else []:
+            found = (score(doc, phrase) if score else again(phrase)) or 0.0
+            if found > best[1]:
+                best = Reading(phrase), found
+        if best[0].said == reply.strip() and right < 1.0 and is_sentence(reply):
+            return Reading(phrases(reply)[-1]), right
+        return best
+
+    return Rule(said, strict, mark, lenient)
+
+
+def either(
+    said: str,
+    is_choice: Callable[[Doc], bool],
+    letters: Rule,
+    words: Rule,
+    own: Callable[[Any], float | None] = number,
+) -> Rule:
+    """Questions with options and questions without."""
+
+    def of(doc: Doc) -> Rule:
+        return letters if is_choice(doc) else words
+
+    def lenient(doc: Doc, reply: str, right: float, again: Again) -> tuple[Reading, float]:
+        rule = of(doc)
+        assert rule.lenient is not None
+        return rule.lenient(doc, reply, right, again)
+
+    return Rule(
+        said,
+        lambda doc, reply: of(doc).strict(doc, reply),
+        lambda doc, reply, found, own: of(doc).mark(doc, reply, found, own),
+        lenient,
+        own=own,
+    )
+
+
+def judged(said: str, own: Callable[[Any], float | None] = number) -> Rule:
+    """A judge reads any text."""
+    return Rule(
+        said,
+        lambda doc, reply: Reading(reply.strip()) if reply.strip() else EMPTY,
+        lambda doc, reply, found, own: own,
+        own=own,
+    )
+
+
+def anls(doc: Doc, reply: str) -> float:
+    """1 - edit distance / length of the longer, of the nearest answer; below 0.5 it is 0.
+
+    Case and runs of blanks aside in both, also in the lengths, which lmms-eval takes as they are:
+    blanks then raise the mark of a wrong reply.
+    """
+    from lmms_eval.api.metrics import levenshtein_distance
+
+    said, best = " ".join(reply.lower().split()), 0.0
+    for answer in doc["answers"]:
+        true = " ".join(str(answer).lower().split())
+        longest = max(len(said), len(true))
+        if longest:
+            best = max(best, 1 - levenshtein_distance(true, said) / longest)
+    return best if best >= 0.5 else 0.0
+
+
+# --- MMMU ---------------------------------------------------------------------------------------
+
+
+def _mmmu() -> Rule:
+    def own(logged: Any) -> float | None:
+        from lmms_eval.tasks.mmmu.utils import evaluate_mmmu
+
+        return float(evaluate_mmmu([logged])[1]["acc"])
+
+    letters = choice("", _mmmu_options, lambda doc: str(doc["answer"]), mmmu)
+    guessing = Rule(
+        "",
+        letters.strict,
+        lambda doc, reply, found, own: letters.mark(doc, reply, found, own) if found.said else own,
+        letters.lenient,
+    )
+
+    def lenient(doc: Doc, reply: str, right: float, again: Again) -> tuple[Reading, float]:
+        target, said = (
+            str(doc["answer"]),
+            [p for p in phrases(reply) if same(p, str(doc["answer"]))],
+        )
+        if said or (right and in_words(target, reply)):
+            return Reading(said[0] if said else target), 1.0
+        return (Reading(phrases(reply)[-1]), 0.0) if reply.strip() else (EMPTY, 0.0)
+
+    words = Rule(
+        "",
+        lambda doc, reply: Reading(reply.strip()) if re.search(r"\w", reply) else EMPTY,
+        lambda doc, reply, found, own: own if found.said else 0.0,
+        lenient,
+    )
+    return either(
+        "MMMU's parsers of letters and open answers; unreadable choices are guessed by document",
+        lambda doc: doc["question_type"] == "multiple-choice",
+        guessing,
+        words,
+        own,
+    )
+
+
+# --- the table ----------------------------------------------------------------------------------
+
+_VQA = short("VQA accuracy over ten answers")
+_DEMO = short("exact match after VQA normalisation")
+_POPE = {
+    "pope_f1_score": "f1", "pope_precision": "precision", "pope_recall": "recall",
+    "pope_yes_ratio": "yes_share",
+}  # fmt: skip
+_PRESENCE = {"f1": "f1", "precision": "precision", "recall": "recall", "yes_ratio": "yes_share"}
+_STATIC = choice(
+    "circular and static without a judge; letter or text of the option in whole words",
+    _lettered,
+    lambda doc: str(doc["answer"]),
+    mmbench,
+)
+RULES: Mapping[str, Rule] = {
+    "vqav2_val": _VQA,
+    "vizwiz_vqa_val": _VQA,
+    "textvqa_val": _VQA,
+    "gqa": short("exact match, case and punctuation aside"),
+    "chartqa": short("relaxed accuracy: numbers within 5 %, years too; else exact, case aside"),
+    "docvqa_val": short("ANLS, case and runs of blanks aside", anls),
+    "infovqa_val": short("ANLS, case and runs of blanks aside", anls),
+    "pope": yes_or_no(
+        "F1 of yes over all questions; read as LLaVA's eval_pope.py: of the first sentence a "
+        "negation is no, all else yes; a reply without a word is neither",
+        pope,
+        _POPE,
+    ),
+    "mme": yes_or_no(
+        "accuracy and accuracy of pairs summed over categories; yes or no as a whole word within "
+        "the first four characters",
+        mme,
+    ),
+    "scienceqa_img": choice(
+        "bare letter, or capital letter with full stop",
+        lambda doc: _listed(doc["choices"]),
+        lambda doc: "ABCDEFGH"[int(doc["answer"])],
+        bare_or_dot,
+    ),
+    "ai2d": choice(
+        "letter, case and punctuation aside, or capital letter with full stop",
+        lambda doc: _listed(doc["options"]),
+        lambda doc: "ABCDEFGH"[int(doc["answer"])],
+        without_punctuation,
+    ),
+    "seedbench": choice(
+        "first character, if a letter by itself",
+        lambda doc: _listed(doc[f"choice_{letter}"] for letter in "abcd"),
+        lambda doc: str(doc["answer"]).strip().upper(),
+        first_letter,
+    ),
+    "mmbench_en_dev_static": _STATIC,
+    "mmbench_cn_dev": _STATIC,
+    "realworldqa": either(
+        "capital letter by itself, or exact match, case and a final stop aside",
+        lambda doc: str(doc["answer"]).strip().upper() in ("A", "B", "C", "D"),
+        choice("", _in_question, lambda doc: str(doc["answer"]).strip().upper(), extracted),
+        short(""),
+    ),
+    "mmmu_val": _mmmu(),
+    "mmvet": judged("judged"),
+    "llava_in_the_wild": judged(
+        "judged relative to the reference answer", lambda mark: float(mark["scores"][1]) / 10
+    ),
+    "demo_attributes": _DEMO,
+    "demo_charts": _DEMO,
+    "demo_counting": _DEMO,
+    "demo_spatial": _DEMO,
+    "demo_reading": short("exact match, case aside"),
+    "demo_choice": choice(
+        "exact letter; flexible: letter or text of the choice",
+        _in_question,
+        lambda doc: str(doc["answer"]).strip().upper(),
+        stripped_letter,
+        own_mark=True,
+    ),
+    "demo_presence": yes_or_no(
+        "POPE with yes as the positive class", first_word, _PRESENCE, own_mark=True
+    ),
+}
+"""lmms-eval's name of a task -> its rule. ``parts`` of the benchmark says how samples add up."""
