@@ -20,7 +20,7 @@ from coincide.ops.resample import ratio_of_sums, standard_error
 from coincide.schema import Score, UserError
 from eval.judged import failure
 from eval.parts import OF_THE_PRIMARY, PARTS, ROUNDED, Item, Part, Parts, Sample, number
-from eval.readers import Reading
+from eval.readers import SENTENCE, Reading
 from eval.request import Job
 from eval.rules import RULES, Rule
 from eval.units import KEY, recorded
@@ -83,8 +83,8 @@ def _read(rule: Rule, sample: Sample, metric: str, again: Again) -> Read:
     strict = rule.strict(doc, reply)
     own = rule.own(sample[metric]) if metric in sample else None
     right = rule.mark(doc, reply, strict, own)
-    if right is not None and right >= 1.0 and strict.said is None:
-        strict = Reading(reply.strip())  # a sentence that is the very answer
+    if strict == SENTENCE and right is not None and right >= 1.0:
+        strict = Reading(reply.strip())  # the very answer is a sentence
     if rule.lenient is None:
         return Read(strict)
     lenient, mark = rule.lenient(
