@@ -11,6 +11,7 @@ from rich.text import Text
 from coincide.estimate import Cost
 from coincide.inert import console, inert
 from coincide.pipeline import Planned
+from coincide.report.tables import share
 from coincide.schema import Result
 from coincide.store import Store
 
@@ -65,11 +66,15 @@ def show_result(result: Result, path: Path) -> None:
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     table.add_column("stderr", justify="right")
     table.add_column("n", justify="right")
+    table.add_column("read", justify="right")
     for score in result.scores:
         value = score.why or "missing" if score.value is None else f"{score.value:.3f}"
         error = "" if score.stderr is None else f"{score.stderr:.3f}"
-        cells = (score.benchmark, score.metric, value, error, str(score.n))
+        cells = (score.benchmark, score.metric, value, error, str(score.n), share(score.readable))
         table.add_row(*map(inert, cells))
+        if score.lmms_eval is not None:
+            theirs = ("", f"{score.metric}, lmms_eval", f"{score.lmms_eval:.3f}", "", "", "")
+            table.add_row(*map(inert, theirs))
     out = console()
     out.print(f"\n{inert(title)}", style="bold", highlight=False)
     out.print(table)

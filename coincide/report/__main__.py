@@ -1,6 +1,8 @@
 """``python -m coincide.report LEDGER...``: one report over the ledgers of several machines.
 
 The same result in two ledgers counts once; a run made twice with other scores is noted.
+``scoring=lenient`` among the words makes the report of the lenient reading of the same replies,
+in files of its own (``report-lenient.html``).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from pathlib import Path
 from coincide.inert import console, guard_terminal
 from coincide.report.build import build_report
 from coincide.report.ledger import read_ledger
+from coincide.report.scoring import STRICT, by_scoring
 from coincide.report.summary import summary_tables
 from coincide.schema import UserError
 
@@ -23,13 +26,17 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("ledgers", type=Path, nargs="*", default=[Path("ledger")], metavar="LEDGER")
     parser.add_argument("--store", type=Path, default=Path("store"), help="samples and pictures")
     parser.add_argument("--out", type=Path, default=Path("reports"))
+    parser.add_argument("--scoring", default="", help="strict (default) or lenient")
     given = parser.parse_args(words)
+    settings = [str(p) for p in given.ledgers if str(p).startswith("scoring=")]
+    given.ledgers = [p for p in given.ledgers if str(p) not in settings] or [Path("ledger")]
+    scoring = given.scoring or (settings[-1].partition("=")[2] if settings else STRICT)
     try:
         if missing := [str(p) for p in given.ledgers if not p.exists()]:
             raise UserError(f"No such ledger: {', '.join(missing)}; expected folders of results.")
-        results = read_ledger(given.ledgers)
+        results = by_scoring(read_ledger(given.ledgers), scoring)
         store = given.store if given.store.is_dir() else None
-        paths = build_report(results, given.out, store)
+        paths = build_report(results, given.out, store, scoring)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

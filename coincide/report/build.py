@@ -14,21 +14,27 @@ from coincide.report.evidence import Shelf
 from coincide.report.exhibits import exhibit_all
 from coincide.report.ledger import presentable
 from coincide.report.page import page
+from coincide.report.scoring import STRICT
 from coincide.schema import Result
 from coincide.store import Store
 
 
 def build_report(
-    results: Sequence[Result], folder: Path, store: Store | Path | None = None
+    results: Sequence[Result],
+    folder: Path,
+    store: Store | Path | None = None,
+    scoring: str = STRICT,
 ) -> dict[str, Path]:
     """Write the report of ``results`` into ``folder``, file ending -> path.
 
     ``store``: where subsets, samples and pictures are read from; what it lacks, e.g. of a result
     of another machine, the page says. Each file is replaced whole, and the same results, in any
-    order, give the same bytes.
+    order, give the same bytes. ``scoring``: the reading by which ``results`` are scored
+    (``coincide.report.scoring.by_scoring``); of another than the strict one the files are named
+    ``report-<scoring>``.
     """
     found = panels([presentable(result) for result in results])
-    shelf = Shelf(store.root if isinstance(store, Store) else store)
+    shelf = Shelf(store.root if isinstance(store, Store) else store, scoring)
     exhibits = exhibit_all(found, shelf)
     pairs = [exhibit.pairs for exhibit in exhibits]
     behind = formats.as_json(found, pairs)
@@ -39,7 +45,8 @@ def build_report(
         "json": json.dumps(behind, indent=1, ensure_ascii=False) + "\n",
         "html": page(found, exhibits),
     }
-    paths = {ending: folder / f"report.{ending}" for ending in texts}
+    name = "report" if scoring == STRICT else f"report-{scoring}"
+    paths = {ending: folder / f"{name}.{ending}" for ending in texts}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coincide.report.scoring import LENIENT, STRICT
 from coincide.store import Damaged, located, open_artifact
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class Shelf:
     """The store of a report; ``root`` None where there is none."""
 
     root: Path | None
+    scoring: str = STRICT
+    """By which reading of the replies samples are scored."""
     _told: set[str] = field(default_factory=set, compare=False)
 
     def folder(self, recorded: str) -> Path | None:
@@ -84,7 +87,7 @@ class Shelf:
         """The samples of one benchmark of the run."""
         folder = self.evaluation(run, benchmark)
         path = self.file(folder, "samples.jsonl") if folder else None
-        return Samples(path) if path else None
+        return Samples(path, self.scoring) if path else None
 
     def evaluation(self, run: Result, benchmark: str) -> Path | None:
         """The folder of one benchmark of the run."""
@@ -125,6 +128,7 @@ class Samples:
     """``samples.jsonl`` of one evaluation: numbers as columns, texts of the few that are shown."""
 
     path: Path
+    scoring: str = STRICT
 
     @cached_property
     def numbers(self) -> Mapping[str, np.ndarray]:
@@ -136,6 +140,9 @@ class Samples:
         import numpy as np
 
         columns = _columns(self.path)
+        if self.scoring == LENIENT:
+            names = {"score": "lenient", "num": "lenient_num", "den": "lenient_den"}
+            columns |= {name: columns[other] for name, other in names.items()}
         _, kept = np.unique(columns["doc_id"], return_index=True)
         kept = kept[~np.isnan(columns["score"][kept].astype(float))]
         columns = {name: values[kept] for name, values in columns.items()}
@@ -176,7 +183,8 @@ def _columns(path: Path) -> dict[str, np.ndarray]:
     import pyarrow as pa
     from pyarrow import json as pa_json
 
-    wanted = {"doc_id": pa.int64(), **dict.fromkeys(("score", "num", "den"), pa.float64())}
+    numbers = ("score", "num", "den", "lenient", "lenient_num", "lenient_den")
+    wanted = {"doc_id": pa.int64(), **dict.fromkeys(numbers, pa.float64())}
     wanted |= dict.fromkeys(("stratum", "unit"), pa.string())
     schema = pa.schema(list(wanted.items()))
     try:

@@ -9,12 +9,14 @@ from dataclasses import asdict
 from typing import Any
 
 from coincide.report.commands import repeat
+from coincide.report.notes import primary, read_share
 from coincide.report.paired import Difference
-from coincide.report.pairs import Pairs
+from coincide.report.pairs import LEFT_OUT, Pairs
 from coincide.report.published import protocol_of, protocols
 from coincide.report.records import FULL, Note, Panel, Row
 from coincide.report.tables import (
     Line,
+    any_read,
     caption,
     cells,
     column_notes,
@@ -38,6 +40,7 @@ def _md_panel(panel: Panel, pairs: Pairs) -> str:
     notes = [_md_note(note) for note in panel.notes]
     said = (*against_random(panel, pairs), *column_notes(panel), *missing_notes(panel))
     notes += [f"- {_md(text)}" for text in said]
+    notes += [f"- {_md(text)}." for text in pairs.why if LEFT_OUT in text]
     return "\n".join([*table, "", *map(_md, caption(panel)), "", *notes, ""])
 
 
@@ -91,18 +94,22 @@ def comma_separated(panels: Sequence[Panel]) -> str:
 
     Text that a spreadsheet would take for a formula gets a leading apostrophe.
     """
-    out = io.StringIO()
+    out, read = io.StringIO(), any(any_read(panel) for panel in panels)
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
         "data target suite method variant setting budget examples seeds column mean low high source"
-        .split()
+        .split() + ["read"] * read
     )  # fmt: skip
     for panel in panels:
         for line in lines(panel):
             of_panel = [*map(_csv, (panel.data, panel.target, panel.suite))]
             for name, *triple in _values(panel, line):
+                more = [read_share(line.row, name) if line.row else None] * read
                 writer.writerow(
-                    [*of_panel, *_csv_row(line), _csv(name), *triple, _source(panel, line, name)]
+                    [
+                        *of_panel, *_csv_row(line), _csv(name), *triple,
+                        _source(panel, line, name), *more,
+                    ]  # fmt: skip
                 )
     return out.getvalue()
 
@@ -213,6 +220,7 @@ def _row_json(row: Row, drawn: tuple[float, float] | None) -> dict[str, Any]:
         "rel_zoo": asdict(row.rel_zoo),
         "scores": {name: asdict(value) for name, value in row.scores.items()},
         "stderr_over_samples": dict(row.stderr),
+        **_replies_json(row),
         "missing": dict(row.missing),
         "seconds": {stage: round(value, 1) for stage, value in row.seconds.items()},
         "charge": asdict(row.charge),
@@ -221,6 +229,18 @@ def _row_json(row: Row, drawn: tuple[float, float] | None) -> dict[str, Any]:
             {"seed": run.seed, "command": repeat(run), "keys": dict(run.keys)} for run in row.runs
         ],
     }
+
+
+def _replies_json(row: Row) -> dict[str, Any]:
+    """``readable`` by benchmark; ``lmms_eval``, by benchmark and seed, where it is another."""
+    shares = {name: read_share(row, name) for name in row.scores}
+    theirs: dict[str, dict[str, float]] = {}
+    for run in row.runs:
+        for name, score in primary(run).items():
+            if score.lmms_eval is not None:
+                theirs.setdefault(name, {})[str(run.seed)] = score.lmms_eval
+    found = {"readable": {n: s for n, s in shares.items() if s is not None}, "lmms_eval": theirs}
+    return {name: value for name, value in found.items() if value}
 
 
 def _published_json(panel: Panel) -> dict[str, Any] | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
+from statistics import median
 
 from coincide.report.commands import full_run
 from coincide.report.records import FULL, Note, Row
@@ -12,7 +14,12 @@ from coincide.schema import Result, Score
 
 def panel_notes(rows: Sequence[Row], replaced: Sequence[Note]) -> tuple[Note, ...]:
     """Notes on Rel., on single seeds and replaced runs, and on numbers of samples."""
-    return (*_on_rel(rows), *_on_seeds(rows, replaced), *_on_samples(rows))
+    return (
+        *_on_rel(rows),
+        *_on_seeds(rows, replaced),
+        *_on_samples(rows),
+        *_on_replies(rows),
+    )
 
 
 def primary(result: Result) -> dict[str, Score]:
@@ -21,6 +28,13 @@ def primary(result: Result) -> dict[str, Score]:
     for score in result.scores:
         found.setdefault(score.benchmark, score)
     return found
+
+
+def read_share(row: Row, benchmark: str) -> float | None:
+    """The share of the replies that could be read, mean over seeds; None where one lacks it."""
+    scores = [primary(run).get(benchmark) for run in row.runs]
+    shares = [s.readable for s in scores if s is not None and s.readable is not None]
+    return math.fsum(shares) / len(shares) if shares and len(shares) == len(scores) else None
 
 
 def _on_rel(rows: Sequence[Row]) -> list[Note]:
@@ -65,3 +79,28 @@ def _on_samples(rows: Sequence[Row]) -> list[Note]:
         for name, found in sizes.items()
         if len(found) > 1
     ]
+
+
+OFF = 0.01
+"""Shares of replies read that are further apart are noted: one point."""
+
+
+def _on_replies(rows: Sequence[Row]) -> list[Note]:
+    """Rows that answer in a form that is read more or less often than the panel's median."""
+    found = []
+    for name in dict.fromkeys(name for row in rows for name in row.scores):
+        shares = {i: s for i, row in enumerate(rows) if (s := read_share(row, name)) is not None}
+        middle = median(shares.values()) if shares else 0.0
+        off = [
+            f"{rows[i].label}, {rows[i].examples:,} examples: {share:.1%}"
+            for i, share in shares.items()
+            if abs(share - middle) > OFF + 1e-9
+        ]
+        if off:
+            text = f"{name}: the share of replies that could be read is {middle:.1%} in the middle"
+            text += f" of the panel, but {'; '.join(off)}. Form moves such a score, not knowledge "
+            found.append(Note(f"{text}alone; the same replies read leniently:", LENIENT_COMMAND))
+    return found
+
+
+LENIENT_COMMAND = "python -m coincide.report ledger scoring=lenient"

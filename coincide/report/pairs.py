@@ -25,6 +25,7 @@ from coincide.report.records import FULL, Panel, Row
 
 Pair = tuple[int, int]
 Numbers = Mapping[str, np.ndarray]
+LEFT_OUT = "is left out of differences"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ def compare_all(panel: Panel, shelf: Shelf, *, seed: int = 0) -> Pairs:
     whole = full if full in have and panel.rows[full or 0].rel.columns == columns else None
     why = _reasons(panel, files)
     found: dict[str, Distribution] = {}
+    left_out: tuple[str, ...] = ()
     if len(have) > 1 and columns:
         groups, start = [], 0
         for i in have:
@@ -66,13 +68,13 @@ def compare_all(panel: Panel, shelf: Shelf, *, seed: int = 0) -> Pairs:
         sampled, unfit = _sampled(panel, columns, [files[i] for i in have], have)  # type: ignore[misc]
         why += unfit
         if sampled:
+            left_out = tuple(name for name in columns if name not in sampled)
+            columns = tuple(sampled)
             at = None if whole is None else have.index(whole)
             found = bootstrap(sampled, groups, at, seed=seed)
             if OVERALL not in found:
                 why.append("a full-data score is too near 0 for ratios of its samples")
-        if unfit:
-            found.pop(OVERALL, None)  # a mean over fewer benchmarks would be another figure
-    return _pairs(panel, columns, have if found else [], found, whole, tuple(why))
+    return _pairs(panel, columns, have if found else [], found, whole, tuple(why), left_out)
 
 
 def _reasons(panel: Panel, files: Mapping[int, object]) -> list[str]:
@@ -91,6 +93,7 @@ def _pairs(
     found: Mapping[str, Distribution],
     full: int | None,
     why: tuple[str, ...],
+    left_out: tuple[str, ...],
 ) -> Pairs:
     at = {row: place for place, row in enumerate(have)}
     overall: dict[Pair, Difference] = {}
@@ -101,7 +104,7 @@ def _pairs(
             by_benchmark[i, j] = {b: compare(found[b], at[i], at[j]) for b in columns if b in found}
         if i in at and j in at and OVERALL in found:
             overall[i, j] = compare(found[OVERALL], at[i], at[j])
-        elif by_seeds := _by_seeds(panel.rows[i], panel.rows[j]):
+        elif by_seeds := _by_seeds(panel.rows[i], panel.rows[j], left_out):
             overall[i, j] = by_seeds
     intervals = {}
     if full is not None and OVERALL in found:
@@ -111,6 +114,7 @@ def _pairs(
             if i != full and _is_its_rel(panel.rows[i], float(found[OVERALL].points[at[i]]))
         }
     name = "Rel. (%)" if relative else "mean score"
+    name += f" without {', '.join(left_out)}" if left_out else ""
     return Pairs(name, columns, overall, by_benchmark, intervals, why)
 
 
@@ -119,11 +123,11 @@ def _is_its_rel(row: Row, point: float) -> bool:
     return row.rel.estimate is not None and math.isclose(row.rel.estimate.mean, point, rel_tol=1e-3)
 
 
-def _by_seeds(first: Row, second: Row) -> Difference | None:
-    """From the Rel. of each seed, where both have two at least."""
+def _by_seeds(first: Row, second: Row, left_out: tuple[str, ...]) -> Difference | None:
+    """From the Rel. of each seed, where both have two at least and none of ``left_out`` is in it."""
     if first.rel.estimate is None or second.rel.estimate is None:
         return None
-    if first.rel.columns != second.rel.columns:
+    if first.rel.columns != second.rel.columns or set(first.rel.columns) & set(left_out):
         return None
     return welch(first.rel.estimate.values, second.rel.estimate.values)
 
@@ -161,21 +165,28 @@ def _sampled(
         of_runs = [numbers for file in files for numbers in file[name]]
         one = aligned(of_runs)
         if one is None:
-            unfit.append(f"{name}: the runs have no sample in common")
+            unfit.append(f"{name} {LEFT_OUT}: the runs have no sample in common")
             continue
         printed = [primary(run)[name].value or 0.0 for run in runs]
         sizes = {len(numbers["doc_id"]) for numbers in of_runs}
-        if len(sizes) == 1 and not _agree(one.scores(), printed):
-            unfit.append(f"{name}: the samples do not add up to the score")
+        differing = _differing(one.scores(), printed) if len(sizes) == 1 else None
+        if differing is not None:
+            label = [panel.rows[i].label for i in rows for _ in panel.rows[i].runs][differing]
+            unfit.append(
+                f"{name} {LEFT_OUT}: the samples of {label}, seed {runs[differing].seed}, add up "
+                f"to {one.scores()[differing]:.6g}, its score is {printed[differing]:.6g}"
+            )
             continue
         found[name] = one
     return found, unfit
 
 
-def _agree(ours: np.ndarray, printed: Sequence[float]) -> bool:
-    return all(
-        math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-6) for a, b in zip(ours, printed, strict=True)
-    )
+def _differing(ours: np.ndarray, printed: Sequence[float]) -> int | None:
+    """The first run whose samples do not add up to its score; None where all do."""
+    for i, (a, b) in enumerate(zip(ours, printed, strict=True)):
+        if not math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-6):
+            return i
+    return None
 
 
 def aligned(runs: Sequence[Numbers]) -> Sampled | None:

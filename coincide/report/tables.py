@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from coincide.report.cost import STAGES
-from coincide.report.notes import primary
+from coincide.report.notes import primary, read_share
 from coincide.report.published import BUDGET, Published, Table
 from coincide.report.records import FULL, Column, Panel, Row
 from coincide.report.statistics import Estimate, Relative, relative
@@ -96,9 +97,39 @@ def brief(panel: Panel, line: Line) -> dict[str, str]:
         **{
             c.name: MISSING if (e := line.scores.get(c.name)) is None
             else f"{e.mean:.{digits(panel, c.name)}f}{OTHER * is_other(panel, line, c.name)}"
+            + _unread(line, c.name)
             for c in panel.columns
         },
+        **({"read": share(_read_of(line)) or MISSING} if any_read(panel) else {}),
     }  # fmt: skip
+
+
+def share(value: float | None) -> str:
+    """``97.2%``, 100 % for all alone; empty when not known."""
+    return "" if value is None else "100%" if value == 1 else f"{min(100 * value, 99.9):.1f}%"
+
+
+def _unread(line: Line, column: str) -> str:
+    """`` (97.2%)`` where replies could not be read; nothing where all could, or it is unknown."""
+    found = read_share(line.row, column) if line.row else None
+    return f" ({share(found)})" if found is not None and found < 1 else ""
+
+
+def _read_of(line: Line) -> float | None:
+    """The share of a row's replies that could be read, over all its benchmarks that know it."""
+    known = [
+        (score.readable * score.n, score.n)
+        for run in (line.row.runs if line.row else ())
+        for name, score in primary(run).items()
+        if score.readable is not None and name in line.scores
+    ]
+    total = sum(n for _, n in known)
+    return math.fsum(read for read, _ in known) / total if total else None
+
+
+def any_read(panel: Panel) -> bool:
+    """Whether the share of replies that could be read is known of any score."""
+    return any(read_share(row, c.name) is not None for row in panel.rows for c in panel.columns)
 
 
 def cells(panel: Panel, line: Line) -> list[str]:
@@ -111,11 +142,17 @@ def cells(panel: Panel, line: Line) -> list[str]:
         *(number(r.estimate if (r := line.rel.get(k)) else None) for k in rel_kinds(panel)),
         *(
             number(line.scores.get(c.name), digits(panel, c.name))
-            + (f" {OTHER}" if is_other(panel, line, c.name) else "")
+            + (f" {OTHER}" if is_other(panel, line, c.name) else _read_mark(line, c.name))
             for c in panel.columns
         ),
         *(MISSING if value is None else f"{value:,.0f}" for value in seconds),
     ]  # fmt: skip
+
+
+def _read_mark(line: Line, column: str) -> str:
+    """``, read 97.2%`` beside a score; nothing where the share is not known."""
+    found = read_share(line.row, column) if line.row and column in line.scores else None
+    return "" if found is None else f", read {share(found)}"
 
 
 def caption(panel: Panel) -> list[str]:
@@ -139,6 +176,8 @@ def caption(panel: Panel) -> list[str]:
             f"noise is not known and not in the interval. {panel.zoo.source}."
         )
         found += _other_protocols(panel, panel.zoo)
+    if any_read(panel):
+        found.append("Read: the share of the replies that could be read by the benchmark's rule.")
     if any(row.target_aware for row in panel.rows):
         found.append("Target-aware methods select by samples of the target tasks: placed apart.")
     return found
@@ -199,7 +238,19 @@ def column_notes(panel: Panel) -> list[str]:
         found.append(
             f"{column.name}: {column.metric}; {protocol}; {n} samples{_units(runs, column)}."
         )
+        found += _theirs(panel, column)
     return found
+
+
+def _theirs(panel: Panel, column: Column) -> list[str]:
+    """What lmms-eval itself computes of the runs, where that is another number."""
+    said = [
+        f"{row.label}, {row.examples:,} examples, seed {run.seed}: {score.lmms_eval:.6g}"
+        for row in panel.rows
+        for run in row.runs
+        if (score := primary(run).get(column.name)) and score.lmms_eval is not None
+    ]
+    return [f"{column.name}, lmms_eval (its own figure): {'; '.join(said)}."] if said else []
 
 
 def _units(runs: Sequence[Result], column: Column) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from coincide.report.commands import repeat
-from coincide.report.notes import primary
+from coincide.report.notes import primary, read_share
 from coincide.report.overlap import Overlaps, expected_share
 from coincide.report.paired import Difference
 from coincide.report.pairs import Pairs
@@ -23,6 +23,7 @@ from coincide.report.tables import (
     lines,
     percent,
     rel_kinds,
+    share,
     stages,
 )
 from coincide.schema import Result
@@ -43,6 +44,8 @@ class Cell:
     """Half width of the interval, shown beneath; empty without one."""
     why: str = ""
     kind: str = ""
+    read: str = ""
+    """The share of replies that could be read, shown beneath a score; empty where not known."""
 
 
 def head(panel: Panel) -> list[str]:
@@ -117,7 +120,9 @@ def _score(panel: Panel, line: Line, name: str) -> Cell:
         about = f"published: {protocol_of(name)}" if value else "not published in this metric"
         cell = _number(value, decimals, about)
         return replace(cell, text=f"{cell.text} {OTHER}") if is_other(panel, line, name) else cell
-    return _number(value, decimals, _about_score(line.row, name))
+    cell = _number(value, decimals, _about_score(line.row, name))
+    read = share(read_share(line.row, name)) if value is not None else ""
+    return replace(cell, read=f"read {read}") if read else cell
 
 
 def _number(value: Estimate | None, decimals: int, about: str, kind: str = "") -> Cell:

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ import pytest
 
 from coincide.ops.resample import parts, ratio_of_sums
 from eval.judge import Judge
+from eval.replies import FORMS, forms, logged, score
+from eval.rules import RULES
+from eval.scores import read, scores
 from tests.eval import hub
 from tests.eval.bench import CONF
 from tests.eval.real import LOCAL, NAMES, Bench, benchmark, suite, values
@@ -172,6 +175,94 @@ def test_unreadable_answers_are_guessed_each_by_itself(bench: Bench) -> None:
     bench.run("mmmu", lambda name, doc, i: "?" if i > 5 else hub.right(name, doc))
     assert [row["score"] for row in bench.samples("mmmu")][6:] == [r["score"] for r in rows][6:]
     assert len({str(guess) for guess in guessed}) > 2, "not one guess for all"
+
+
+def test_every_unanswered_positive_is_a_miss(bench: Bench) -> None:
+    """POPE, one yes and eleven unreadable replies: TP 1, FN 5; lmms-eval counts no FN at all."""
+    found = bench.run("pope", lambda name, doc, i: "yes" if i == 1 else "?????")
+    assert values(found) == pytest.approx(
+        {"f1": 100 * 2 / 7, "accuracy": 100 / 12, "precision": 100.0, "recall": 100 / 6}
+    )
+    assert found["f1"].lmms_eval == 100.0 and found["recall"].lmms_eval == 100.0
+    assert found["accuracy"].lmms_eval is None and found["f1"].readable == 1 / 12
+    assert found["f1"].stderr and found["recall"].stderr
+    rows = bench.samples("pope")
+    assert [row["read_as"] for row in rows[:3]] == [None, "yes", None]
+    assert rows[0]["unreadable"] == "empty" and "unreadable" not in rows[1]
+
+
+def test_nothing_is_divided_by_nothing(bench: Bench) -> None:
+    found = bench.run("pope", lambda *_: "no")
+    assert found["precision"].value is None and "read as yes" in found["precision"].why
+    assert found["precision"].lmms_eval == 0.0
+    assert values(found)["f1"] == values(found)["recall"] == 0.0
+    job = replace(bench.jobs["seed"], metrics={"accuracy": "seed_image", "video": "seed_video"})
+    strict, _ = score(job, bench.tasks["seed"], ["A"] * len(bench.tasks["seed"].eval_docs))
+    assert strict.value == pytest.approx(100 / 3)
+    samples = logged(bench.tasks["seed"], ["A"] * len(bench.tasks["seed"].eval_docs))
+    reads = read(samples, job, lambda *_: None)
+    video = scores(samples, bench.tasks["seed"].aggregation(), job, "", reads)[1]
+    assert video["value"] is None and "ZeroDivisionError" in video["why"]
+
+
+def test_accidents_are_no_score(bench: Bench) -> None:
+    """Letters within words; beside it stands what lmms-eval makes of them."""
+    both = bench.run(
+        "seed", lambda name, doc, i: {"B": "Both", "A": "Another"}.get(doc["answer"], "?")
+    )
+    assert both["accuracy"].value == 0.0 and both["accuracy"].lmms_eval == pytest.approx(200 / 3)
+    snow = bench.run("mme", lambda name, doc, i: "Yes" if doc["answer"] == "Yes" else "Snow")
+    assert values(snow)["perception"] == 50 * 2 and snow["perception"].lmms_eval == 400.0
+    world = bench.run("realworldqa", lambda name, doc, i: "Both" if doc["answer"] == "B" else "-")
+    assert world["accuracy"].value == 0.0 and world["accuracy"].lmms_eval == 20.0
+    blank = bench.run("docvqa", lambda name, doc, i: "x" + " " * 40 + "y")
+    assert blank["anls"].value == 0.0 and (blank["anls"].lmms_eval or 0.0) > 50
+
+
+STRICT = {
+    # the forms in their order: bare, x., lower, (X), X. text, text, sentence
+    **{name: [100] * 6 + [0] for name in "vqav2 gqa vizwiz textvqa textvqa_no_ocr".split()},
+    "scienceqa_img": [100, 100, 100, 0, 100, 0, 0],
+    "pope": [100] * 7,
+    "mme": [400] * 7,
+    **{name: [100, 100, 0, 100, 100, 100, 100] for name in ("mmbench_en", "mmbench_cn")},
+    "seed": [100, 100, 100, 0, 100, 0, 0],
+    "ai2d": [100, 100, 100, 100, 100, 0, 0],
+    "chartqa": [100, 40, 100, 100, 100, 100, 0],
+    **{name: [100, 80, 100, 100, 100, 100, 52] for name in ("docvqa", "infovqa")},
+    "realworldqa": [100, 100, 40, 100, 100, 40, 60],
+    "mmmu": [100, 100, None, 100, 100, None, 100],  # None: letters are guessed
+}
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_which_forms_count(name: str, bench: Bench) -> None:
+    found = forms(bench.jobs[name], bench.tasks[name])
+    assert list(found["lenient"].values()) == pytest.approx(
+        [FULL.get(name, {}).get("perception", 100)] * 7
+    )
+    strict = dict(zip(FORMS, STRICT[name], strict=True))
+    assert {f: v for f, v in found["strict"].items() if strict[f] is not None} == pytest.approx(
+        {f: v for f, v in strict.items() if v is not None}, abs=0.5
+    )
+    for form, value in found["strict"].items():
+        assert found["read"][form] == 1.0 or (value or 0.0) < found["lenient"][form], form
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_protocol_names_the_rule(name: str) -> None:
+    assert benchmark(name).protocol["scoring"] == RULES[benchmark(name).task].said
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_wrong_and_empty_replies_are_right_in_no_reading(name: str, bench: Bench) -> None:
+    for reply in ("", "zebra crossing"):
+        task = bench.tasks[name]
+        strict, lenient = score(bench.jobs[name], task, [reply] * len(task.eval_docs))
+        assert lenient.value == 0.0 or (reply and name == "pope")
+        assert strict.value == 0.0 or name in ("mmmu",) or (reply and name == "pope")
+        assert "scoring=lenient" in lenient.protocol and lenient.protocol != strict.protocol
+        assert reply or strict.readable == 0.0
 
 
 def test_prompts_are_the_tasks_own(bench: Bench) -> None:

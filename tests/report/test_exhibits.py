@@ -120,9 +120,11 @@ def test_samples_that_do_not_give_the_score_are_not_used(filled: tuple[Path, lis
     root, runs = filled
     wrong = [replace(r, scores=(replace(r.scores[0], value=0.123), *r.scores[1:])) for r in runs]
     found = compare_all(panels(wrong)[0], Shelf(root))
-    assert "attributes: the samples do not add up to the score" in found.why
+    [why] = found.why
+    assert "attributes is left out" in why and "its score is 0.123" in why and "full" in why
+    assert found.columns == ("counting", "presence") and "without attributes" in found.of
     assert set(found.by_benchmark[0, 1]) == {"counting", "presence"}
-    assert {d.samples for d in found.overall.values()} == {0}
+    assert {d.samples for d in found.overall.values()} == {80}, "the others are compared"
 
 
 # --- overlap ------------------------------------------------------------------------------------
