@@ -124,7 +124,7 @@ def _is_its_rel(row: Row, point: float) -> bool:
 
 
 def _by_seeds(first: Row, second: Row, left_out: tuple[str, ...]) -> Difference | None:
-    """From the Rel. of each seed, where both have two at least and none of ``left_out`` is in it."""
+    """From the Rel. of each seed, where both have two at least and it is over no ``left_out``."""
     if first.rel.estimate is None or second.rel.estimate is None:
         return None
     if first.rel.columns != second.rel.columns or set(first.rel.columns) & set(left_out):
