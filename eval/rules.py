@@ -293,6 +293,12 @@ def either(
     )
 
 
+def _share_of_ten(logged: Any) -> float | None:
+    """LLaVA-W: the judge's mark of the model's answer, after that of the reference's."""
+    marked = isinstance(logged, Mapping) and "scores" in logged
+    return float(logged["scores"][1]) / 10 if marked else None
+
+
 def judged(said: str, own: Callable[[Any], float | None] = number) -> Rule:
     """A judge reads any text."""
     return Rule(
@@ -327,7 +333,8 @@ def _mmmu() -> Rule:
     def own(logged: Any) -> float | None:
         from lmms_eval.tasks.mmmu.utils import evaluate_mmmu
 
-        return float(evaluate_mmmu([logged])[1]["acc"])
+        marked = isinstance(logged, Mapping) and "parsed_pred" in logged
+        return float(evaluate_mmmu([logged])[1]["acc"]) if marked else None
 
     letters = choice("", _mmmu_options, lambda doc: str(doc["answer"]), mmmu)
     guessing = Rule(
@@ -423,9 +430,7 @@ RULES: Mapping[str, Rule] = {
     ),
     "mmmu_val": _mmmu(),
     "mmvet": judged("judged"),
-    "llava_in_the_wild": judged(
-        "judged relative to the reference answer", lambda mark: float(mark["scores"][1]) / 10
-    ),
+    "llava_in_the_wild": judged("judged relative to the reference answer", _share_of_ten),
     "demo_attributes": _DEMO,
     "demo_charts": _DEMO,
     "demo_counting": _DEMO,

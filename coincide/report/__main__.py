@@ -27,9 +27,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--store", type=Path, default=Path("store"), help="samples and pictures")
     parser.add_argument("--out", type=Path, default=Path("reports"))
     parser.add_argument("--scoring", default="", help="strict (default) or lenient")
-    given = parser.parse_args(words)
-    settings = [str(p) for p in given.ledgers if str(p).startswith("scoring=")]
-    given.ledgers = [p for p in given.ledgers if str(p) not in settings] or [Path("ledger")]
+    every = list(sys.argv[1:] if words is None else words)
+    settings = [word for word in every if word.startswith("scoring=")]
+    given = parser.parse_args([word for word in every if word not in settings])
     scoring = given.scoring or (settings[-1].partition("=")[2] if settings else STRICT)
     try:
         if missing := [str(p) for p in given.ledgers if not p.exists()]:
