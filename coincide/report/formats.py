@@ -105,12 +105,8 @@ def comma_separated(panels: Sequence[Panel]) -> str:
             of_panel = [*map(_csv, (panel.data, panel.target, panel.suite))]
             for name, *triple in _values(panel, line):
                 more = [read_share(line.row, name) if line.row else None] * read
-                writer.writerow(
-                    [
-                        *of_panel, *_csv_row(line), _csv(name), *triple,
-                        _source(panel, line, name), *more,
-                    ]  # fmt: skip
-                )
+                of_line = [*of_panel, *_csv_row(line), _csv(name), *triple]
+                writer.writerow([*of_line, _source(panel, line, name), *more])
     return out.getvalue()
 
 
