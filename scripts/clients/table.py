@@ -46,18 +46,21 @@ of 60,000 parameters with LLaVA-1.5's chat template, on {data}. A row is right w
 pixel), its roles with their texts, and the text under loss are those of the product.
 """
 TAIL = """
-"learns all": loss is on questions as well. In TRL that depends on the chat template: with
+"learn all": loss is on questions as well. In TRL that depends on the chat template: with
 generation marks, which the model used here has, the script of `--as trl` sets
 `assistant_only_loss`. axolotl masks questions of pictured rows only where its setting
 `role_boundaries` says where answers stand.
-"other pixels": the trainer decodes the file by its own rule; it concerns pictures that are no plain
-RGB (an animated GIF of which every frame is taken, 16-bit grey).
+"learn other text", of the data with odd rows: the row with an answer that is marked as not to be
+learnt, which only ms-swift honours. "with other pictures or none": the pixels are not those of the
+row's pictures. Two rows of the miniature are so in TRL and axolotl alone, since these decode an
+animated GIF as all its frames and 16-bit grey by a rule of their own; where it is every pictured
+row, the trainer does not find the pictures of that form. "not tried": the reader was stopped before.
 `data=messages` reads all forms that hold rows, and `make test` compares each, row by row, through
 `datasets` alone.
 """
 WORDS = {
-    "pictures": "other pixels", "roles": "other texts", "all learnt": "learns all",
-    "other learnt": "learns other text", "rows": "rows that are not ours",
+    "pictures": "with other pictures or none", "roles": "with other texts", "all learnt": "learn all",
+    "other learnt": "learn other text", "rows": "rows that are not ours",
 }  # fmt: skip
 
 
