@@ -52,7 +52,7 @@ generation marks, which the model used here has, the script of `--as trl` sets
 `role_boundaries` says where answers stand.
 "learn other text", of the data with odd rows: the row with an answer that is marked as not to be
 learnt, which only ms-swift honours. "with other pictures or none": the pixels are not those of the
-row's pictures. A few rows of the miniature are so where a trainer decodes by a rule of its own (TRL:
+row's pictures. A few rows of the miniature are so where a trainer decodes by its own rule (TRL:
 an animated GIF as all its frames, 16-bit grey); where it is every pictured row, the trainer does
 not find the pictures of that form. "not tried": the reader was stopped before.
 `data=messages` reads all forms that hold rows, and `make test` compares each, row by row, through
