@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.command.conftest import SMALL, Run, command, environment
+from tests.storm import damage, kills
 
 pytestmark = pytest.mark.slow
 
@@ -114,6 +115,20 @@ def test_a_flipped_byte_in_a_feature_shard_is_repaired(
     assert "hash mismatch in values-00002.npy" in found.stdout
     assert shard.read_bytes() == good
     assert subset(tmp_path) == subset(finished)
+
+
+def test_a_short_storm_over_the_selection_holds(finished: Path, tmp_path: Path) -> None:
+    """``python -m tests.storm`` with few kills: docs/RELIABILITY.md has what it gave with many."""
+    found = kills.storm("select", 2, finished, tmp_path, seed=1)
+    assert sum(found.kills.values()) == 2
+    assert found.held, found.row()
+
+
+@pytest.mark.parametrize("name", ["eval: a byte of result.json", "adapter: a byte"])
+def test_damage_never_reaches_the_ledger(finished: Path, tmp_path: Path, name: str) -> None:
+    (case,) = [case for case in damage.cases() if case.name.startswith(name)]
+    seen = damage.try_case(case, finished, tmp_path)
+    assert seen == ("refused by name" if case.kind == "adapter" else "repaired")
 
 
 def test_a_sweep_goes_on_after_a_failure_and_lists_it(finished: Path, run: Run) -> None:

@@ -86,7 +86,9 @@ def contents(folder: Path, kinds: Iterable[str]) -> dict[str, str]:
     if not kinds:
         for path in (folder / "reports").glob("report.*"):
             found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return {n: d for n, d in found.items() if not n.endswith(("recipe.json", "log.json", "README.md"))}
+    return {
+        n: d for n, d in found.items() if not n.endswith(("recipe.json", "log.json", "README.md"))
+    }
 
 
 def leftovers(folder: Path) -> list[str]:
