@@ -131,17 +131,22 @@ def _columns(results: Sequence[Result]) -> tuple[Column, ...]:
         for name, score in primary(result).items():
             votes[name][(score.metric, score.protocol, score.asked)] += weight
     chosen = {name: max(sorted(v), key=v.__getitem__) for name, v in votes.items()}
-    chance = {name: _chance(ordered, name) for name in votes}
+    chance = {name: _chance(ordered, name, chosen[name]) for name in votes}
     return tuple(
         Column(name, metric, protocol, chance[name], asked)
         for name, (metric, protocol, asked) in chosen.items()
     )
 
 
-def _chance(runs: Sequence[Result], benchmark: str) -> float:
-    """Score of guessing, as the configuration of the first run that has the benchmark states it."""
+def _chance(runs: Sequence[Result], benchmark: str, chosen: tuple[str, str, str]) -> float:
+    """Score of guessing, as the configuration of the first run states it whose score is of the
+    column's metric and protocol: that of another metric is another number.
+    """
     for run in runs:
+        score = primary(run).get(benchmark)
         stated = benchmark_config(run, benchmark).get("chance")
+        if score is None or (score.metric, score.protocol) != chosen[:2]:
+            continue
         if isinstance(stated, int | float) and not isinstance(stated, bool):
             return float(stated)
     return 0.0

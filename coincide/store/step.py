@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 DIGITS = 12
 """Hex digits of the key that end an artifact's folder name."""
+_HASH = re.compile(r"[0-9a-f]{12,64}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,15 +75,35 @@ def need_fields(needs: Sequence[Step]) -> dict[str, str]:
 
 
 def differences(step: Step, manifest: Mapping[str, Any]) -> list[str]:
-    """``field: had -> wanted`` for each field in which ``step`` is not that of ``manifest``."""
-    wanted = _flat({"version": step.version, **step.config, **need_fields(step.needs)})
-    parts = (manifest.get("config", {}), manifest.get("needs", {}))
-    have = _flat({"version": manifest.get("version"), **parts[0], **parts[1]})
+    """``field: had -> wanted`` for each field in which ``step`` is not that of ``manifest``.
+
+    Both as JSON, since a manifest cannot tell a tuple from a list; of what it stands on the key
+    counts and not the readable name.
+    """
+    wanted = _flat({"version": step.version, **json.loads(canonical(step.config))})
+    have = _flat({"version": manifest.get("version"), **manifest.get("config", {})})
+    needs, had = need_fields(step.needs), manifest.get("needs", {})
+    config = [k for k in sorted(wanted.keys() | have.keys()) if wanted.get(k) != have.get(k)]
+    others = [k for k in sorted(needs.keys() | had.keys()) if _key_of(needs, k) != _key_of(had, k)]
     return [
-        f"{k}: {have.get(k, 'absent')} -> {wanted.get(k, 'absent')}"
-        for k in sorted(wanted.keys() | have.keys())
-        if wanted.get(k) != have.get(k)
+        *(_difference(k, have.get(k, "absent"), wanted.get(k, "absent")) for k in config),
+        *(f"another {_kind(k)}: {had.get(k, 'none')} -> {needs.get(k, 'none')}" for k in others),
     ]
+
+
+def _kind(place: str) -> str:
+    return place.rsplit(".", 1)[-1]
+
+
+def _key_of(needs: Mapping[str, str], place: str) -> str:
+    return needs.get(place, "").rsplit("-", 1)[-1]
+
+
+def _difference(name: str, have: Any, wanted: Any) -> str:
+    """Of a hash its first digits, and that it stands for content."""
+    if all(isinstance(v, str) and _HASH.fullmatch(v) for v in (have, wanted)):
+        return f"{name}: other content (hash {have[:8]} -> {wanted[:8]})"
+    return f"{name}: {have} -> {wanted}"
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -168,6 +168,23 @@ def test_a_miss_names_the_fields_that_differ(tmp_path: Path) -> None:
     assert "depth.layers: [1, 2] -> [1, 3]" in why
 
 
+def test_a_miss_names_no_difference_that_is_none(tmp_path: Path) -> None:
+    """Manifests hold lists where configurations have tuples; hashes are said to be of content."""
+    store, need = Store(tmp_path), step(7)
+    had = {"sources": (), "layers": (1,), "sha256": "a" * 64}
+    old = Step("things", "x", 1, had, numbers, (need,))
+    store.ensure(need)
+    store.ensure(old)
+    config = {"sources": (), "layers": (1,), "sha256": "b" * 64, "k": 800}
+    why = store.explain(Step("things", "x", 1, config, numbers, (need,)))
+    assert why == (
+        "differs from the nearest in k: absent -> 800, "
+        "sha256: other content (hash aaaaaaaa -> bbbbbbbb)"
+    )
+    why = store.explain(Step("things", "x", 1, dict(old.config), numbers, (step(8),)))
+    assert why.startswith("differs from the nearest in another things: ")
+
+
 def test_a_full_disk_says_how_much_is_free_and_keeps_what_was_done(tmp_path: Path) -> None:
     def full(build: Build) -> dict[str, int]:
         write_json(build.dir / "part-0.json", [0, 5])

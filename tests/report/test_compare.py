@@ -191,6 +191,17 @@ def test_the_fast_suite_has_nothing_published_beside_it() -> None:
     assert not [text for text in caption(panel) if "published" in text]
 
 
+def test_chance_is_that_of_the_columns_own_metric() -> None:
+    """A run by another metric, whose chance is another number, says nothing of the column."""
+    odd = result("el2n", 0, (60.0, 40.0, 80.0), budget=1.0)
+    suites = [{"benchmarks": {"a": {"name": "presence", "chance": c}}} for c in (50.0, 12.0)]
+    runs = [replace(r, config={**r.config, "eval": suites[0]}) for r in ledger()]
+    scores = tuple(replace(s, metric="f1") for s in odd.scores)
+    other = replace(odd, scores=scores, config={**odd.config, "eval": suites[1]})
+    for first in ([other, *runs], [replace(other, method="full", seed=-1), *runs]):
+        assert only(first).column("presence").chance == 50.0
+
+
 def test_target_aware_methods_are_placed_apart() -> None:
     runs = [*ledger(), result("icons", 0, (90.0, 70.0, 99.0))]
     panel = only(runs)
