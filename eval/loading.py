@@ -13,7 +13,9 @@ from lmms_eval.utils import load_yaml_config
 from tenacity import RetryError
 
 from coincide.schema import UserError
+from eval.documents import Documents, naming
 from eval.model import Decoding
+from eval.pictures import decode_by_one_rule
 from eval.request import Job
 from eval.sample import chosen, columns
 
@@ -24,6 +26,7 @@ def load_tasks(jobs: Sequence[Job], folder: Path) -> tuple[TaskManager, dict[str
     A task that takes its data, or its generation settings, from the job is an overlay: a YAML in
     ``folder`` that includes the task's own. Raises UserError naming the benchmark that fails.
     """
+    decode_by_one_rule()
     known = _index(jobs)
     folder.mkdir(parents=True, exist_ok=True)
     for job in jobs:
@@ -98,6 +101,10 @@ def _load(job: Job, manager: TaskManager) -> Task:
     task = loaded[job.name]
     _check_decoding(task, job)
     _select(task, job)
+    task.doc_to_messages = naming(task.doc_to_messages, job.name, "asking")
+    task.doc_to_text = naming(task.doc_to_text, job.name, "asking")
+    task.doc_to_target = naming(task.doc_to_target, job.name, "reading the answer")
+    task.process_results = naming(task.process_results, job.name, "scoring")
     return task
 
 
@@ -123,12 +130,22 @@ def _check_decoding(task: Task, job: Job) -> None:
 
 
 def _select(task: Task, job: Job) -> None:
-    """Keep the documents that the job asks for."""
-    wanted = columns(job.where, job.subsample, job.parts)
-    if not wanted and job.subsample is None:
-        return
+    """Keep the documents that the job asks for, each of which knows its row."""
     split = task.config.test_split or task.config.validation_split
     documents = task.dataset_no_image[split]
+    indices = _indices(documents, job)
+    if indices == []:
+        raise UserError(f"benchmark {job.name}: no document has {dict(job.where)}.")
+    for tables in (task.dataset, task.dataset_no_image):
+        kept = tables[split] if indices is None else tables[split].select(indices)
+        tables[split] = Documents(kept, job.name, indices)
+
+
+def _indices(documents: Any, job: Job) -> list[int] | None:
+    """Which of ``documents`` the job asks for; None: all."""
+    wanted = columns(job.where, job.subsample, job.parts, job.limit)
+    if not wanted and job.subsample is None and job.limit is None:
+        return None
     try:
         rows = documents.select_columns(wanted).to_list() if wanted else [{}] * len(documents)
     except ValueError as error:
@@ -136,8 +153,4 @@ def _select(task: Task, job: Job) -> None:
             f"benchmark {job.name}: its documents lack one of {', '.join(wanted)}; they have "
             f"{', '.join(documents.column_names)}."
         ) from error
-    indices = chosen(rows, job.where, job.subsample, job.parts)
-    if not indices:
-        raise UserError(f"benchmark {job.name}: no document has {dict(job.where)}.")
-    for dataset in (task.dataset, task.dataset_no_image):
-        dataset[split] = dataset[split].select(indices)
+    return chosen(rows, job.where, job.subsample, job.parts, job.limit)

@@ -15,6 +15,7 @@ UNITS: dict[str, Callable[[Mapping[str, Any], int], str]] = {
 }
 """Documents that are scored together and so drawn together, by the benchmark's ``parts``: the two
 questions about one picture of MME, the rotations of one question of MMBench."""
+Units = dict[str, list[int]]
 COLUMNS = {"pairs": ("category", "question_id"), "circular": ("index",)}
 
 
@@ -32,11 +33,15 @@ class Subsample:
             raise UserError(f"subsample: count={self.count!r}; expected an int >= 1.")
 
 
-def columns(where: Mapping[str, Any], subsample: Subsample | None, parts: str) -> list[str]:
+def columns(
+    where: Mapping[str, Any], subsample: Subsample | None, parts: str, limit: int | None = None
+) -> list[str]:
     """The columns that :func:`chosen` reads, each once."""
     wanted = [*where]
-    if subsample:
-        wanted += [*COLUMNS.get(parts, ()), *([subsample.by] if subsample.by else [])]
+    if subsample or limit is not None:
+        wanted += COLUMNS.get(parts, ())
+    if subsample and subsample.by:
+        wanted.append(subsample.by)
     return list(dict.fromkeys(wanted))
 
 
@@ -45,29 +50,52 @@ def chosen(
     where: Mapping[str, Any],
     subsample: Subsample | None,
     parts: str,
+    limit: int | None = None,
 ) -> list[int]:
-    """Indices of the documents to ask, ascending.
+    """Indices of the documents to ask, ascending: those that match, a subsample, its beginning.
 
-    Units are ordered by a hash of seed and name, and taken in turn from each value of ``by`` until
-    there are ``count`` documents; the last unit is taken whole.
+    Of a subsample, units are ordered by a hash of seed and name, and taken in turn from each value
+    of ``by`` until there are ``count`` documents; ``limit`` takes units in the order of the file.
+    The last unit is taken whole.
     """
     kept = [i for i, row in enumerate(rows) if all(row[k] == v for k, v in where.items())]
-    if subsample is None or len(kept) <= subsample.count:
-        return kept
+    if subsample is not None and len(kept) > subsample.count:
+        kept = _drawn(rows, kept, subsample, parts)
+    if limit is not None and len(kept) > limit:
+        units = _units(rows, kept, parts)
+        kept = _filled(units, list(units), limit)
+    return kept
+
+
+def _units(rows: Sequence[Mapping[str, Any]], kept: Sequence[int], parts: str) -> Units:
+    """Name of the unit -> its documents, in the order of the file."""
     name = UNITS.get(parts, lambda row, i: str(i))
-    units: dict[str, list[int]] = {}
+    units: Units = {}
     for i in kept:
         units.setdefault(name(rows[i], i), []).append(i)
+    return units
+
+
+def _filled(units: Units, order: Sequence[str], count: int) -> list[int]:
+    """The documents of whole units, taken in ``order`` until there are ``count``; ascending."""
+    taken: list[int] = []
+    for unit in order:
+        if len(taken) >= count:
+            break
+        taken += units[unit]
+    return sorted(taken)
+
+
+def _drawn(
+    rows: Sequence[Mapping[str, Any]], kept: Sequence[int], subsample: Subsample, parts: str
+) -> list[int]:
+    units = _units(rows, kept, parts)
     queues: dict[Any, list[str]] = {}
     for unit in sorted(units, key=lambda unit: _rank(subsample.seed, unit)):
         value = rows[units[unit][0]][subsample.by] if subsample.by else None
         queues.setdefault(value, []).append(unit)
-    taken: list[int] = []
-    for unit in _in_turn([queues[value] for value in sorted(queues, key=str)]):
-        if len(taken) >= subsample.count:
-            break
-        taken += units[unit]
-    return sorted(taken)
+    order = _in_turn([queues[value] for value in sorted(queues, key=str)])
+    return _filled(units, order, subsample.count)
 
 
 def _rank(seed: int, unit: str) -> str:

@@ -82,7 +82,7 @@ def _evaluate_all(request: Request, run: Path, send: Send, make_model: MakeModel
     manager, tasks = _load(request, run)
     for job in request.jobs:
         prepare(tasks[job.name], job, replace(judge, memory=Replies(Path(job.output), RANK)))
-    asked = sum(_size(tasks[job.name], job) for job in request.jobs)
+    asked = sum(len(tasks[job.name].eval_docs) for job in request.jobs)
     send("loaded", samples=-(-asked // WORLD_SIZE))
     model = _model(request, device, lambda count: send("answered", count=count), make_model)
     failed = 0
@@ -160,7 +160,6 @@ def evaluate(model: Any, job: Job, task: Any, manager: Any) -> None:
             model=model,
             tasks=[task],
             task_manager=manager,
-            limit=job.limit,
             batch_size=model.batch_size,
             bootstrap_iters=0,
             log_samples=True,
@@ -251,11 +250,6 @@ def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
                 handle.write(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n")
 
     write_atomic(path, write)
-
-
-def _size(task: Any, job: Job) -> int:
-    documents = len(task.eval_docs)
-    return documents if job.limit is None else min(job.limit, documents)
 
 
 def _channel() -> Send:

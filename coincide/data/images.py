@@ -1,15 +1,18 @@
 """Images from disk, safely: one function that gives an RGB picture or says what is wrong.
 
-Conversions to RGB, each by the rule that loses least:
+One rule makes a picture RGB, in training, in feature passes and in evaluation, which calls
+:func:`to_rgb` on the pictures of benchmarks before their tasks see them:
 
 - EXIF orientation is applied, so the picture stands as a viewer shows it;
-- transparency (RGBA, LA, palette with a transparent entry) is laid over white;
-- 16-bit and 32-bit grey is scaled from its full range to 8 bits (Pillow alone clips it to white);
+- transparency (RGBA, LA, PA, a transparent colour or palette entry) is dropped: each pixel keeps
+  its colour, whatever it is behind full transparency;
+- 16-bit grey, and 32-bit integers that reach beyond 255, keep the upper byte of 16 bits; other
+  32-bit grey, floating point included, is clipped to 0..255 (Pillow alone clips 16 bits to white);
 - CMYK, palette, grey, bilevel and YCbCr as Pillow converts them;
 - of animations the first frame.
 
-LLaVA's loader is ``Image.open(...).convert("RGB")``: it ignores orientation and transparency and
-clips 16-bit grey; for all other pictures the pixels are the same.
+LLaVA's loader is ``Image.open(...).convert("RGB")``: it ignores orientation and clips 16-bit grey;
+for all other pictures the pixels are the same.
 """
 
 from __future__ import annotations
@@ -63,7 +66,7 @@ def decode(
     if not path.is_file():
         raise MissingImage(f"image {relative!r}: no such file under {root}.")
     try:
-        with _whole_files_only(), Image.open(path) as picture:
+        with whole_files_only(), Image.open(path) as picture:
             _check_size(picture.size, relative, max_pixels)
             converted = conversions(picture, relative)
             return to_rgb(picture), converted
@@ -77,7 +80,7 @@ def decode(
 
 
 @contextmanager
-def _whole_files_only() -> Iterator[None]:
+def whole_files_only() -> Iterator[None]:
     """Refuse truncated files even where another library told Pillow to fill them with grey."""
     from PIL import ImageFile
 
@@ -151,19 +154,14 @@ def conversions(picture: Image.Image, name: str) -> tuple[str, ...]:
 
 def to_rgb(picture: Image.Image) -> Image.Image:
     """Decode the first frame of ``picture`` and convert it to RGB; see the module's rules."""
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     picture.seek(0)
     upright = ImageOps.exif_transpose(picture)
     if upright.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
         upright = _eight_bits(upright)
-    if upright.mode == "RGB" and "transparency" not in upright.info:
-        return upright
-    if upright.has_transparency_data:
-        layer = upright.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return upright.convert("RGB")
+    upright.info.pop("transparency", None)
+    return upright if upright.mode == "RGB" else upright.convert("RGB")
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:

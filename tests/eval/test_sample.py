@@ -75,3 +75,13 @@ def test_all_when_there_are_no_more() -> None:
 def test_a_wrong_count_is_refused(count: Any) -> None:
     with pytest.raises(UserError, match="expected an int >= 1"):
         Subsample(count)
+
+
+def test_a_limit_takes_whole_units_in_the_order_of_the_file() -> None:
+    assert chosen([{}] * 9, {}, None, "mean", 4) == [0, 1, 2, 3]
+    assert chosen(MME, {}, None, "pairs", 3) == [0, 1, 2, 3]
+    assert chosen(ROTATIONS, {}, None, "circular", 2) == [0, 50, 100, 150]
+    assert chosen(ROTATIONS, {}, None, "circular", 5) == [0, 1, 50, 51, 100, 101, 150, 151]
+    drawn = chosen(MME, {}, Subsample(20), "pairs")
+    assert chosen(MME, {}, Subsample(20), "pairs", 3) == drawn[:4]
+    assert columns({}, None, "circular", 2) == ["index"] and columns({}, None, "mean", 2) == []

@@ -1,0 +1,82 @@
+"""A benchmark's documents, which say where they stand in their file when one cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from coincide.schema import UserError
+
+IDS = ("question_id", "questionId", "id", "index")
+"""Columns by which benchmarks name a document."""
+
+
+class Document(dict[str, Any]):
+    """A document that knows its row."""
+
+    row: int
+
+
+class Documents(Sequence[Document]):
+    """The documents of a split, in the place of the ``datasets`` table itself.
+
+    Raises UserError, naming benchmark and row, for one that cannot be read, e.g. since its picture
+    does not decode.
+    """
+
+    def __init__(self, table: Any, benchmark: str, rows: Sequence[int] | None = None) -> None:
+        """``rows``: where each of ``table`` stands in the file; None: in the same place."""
+        self.table, self.benchmark = table, benchmark
+        self.rows = range(len(table)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.table, name)
+
+    def __getitem__(self, at: Any) -> Any:
+        if not isinstance(at, int):
+            return self.table[at]
+        row = self.rows[at]
+        try:
+            document = Document(self.table[at])
+        except UserError as error:
+            raise UserError(f"{place(self.benchmark, row)}: {error}") from error
+        document.row = row
+        return document
+
+    def __iter__(self) -> Iterator[Document]:
+        return (self[at] for at in range(len(self)))
+
+
+def place(benchmark: str, row: int | None, document: Mapping[str, Any] | None = None) -> str:
+    """Which document, for a message: ``benchmark pope, row 7 (question_id 3)``."""
+    named = [f"{name} {document[name]!r}" for name in IDS if document and name in document]
+    at = f", row {row}" if row is not None else ""
+    return f"benchmark {benchmark}{at}{f' ({named[0]})' if named else ''}"
+
+
+def naming(call: Callable[..., Any], benchmark: str, what: str) -> Callable[..., Any]:
+    """``call``, a function of a document, whose errors say which document it was.
+
+    ``what``: what it does, e.g. ``asking``.
+    """
+
+    def named(document: Any, *others: Any, **more: Any) -> Any:
+        from eval.loading import unwrapped
+
+        try:
+            return call(document, *others, **more)
+        except Exception as error:
+            cause = unwrapped(error)
+            row = getattr(document, "row", None)
+            empty = [name for name, value in document.items() if value is None]
+            why = str(cause) if isinstance(cause, UserError) else f"{type(cause).__name__}: {cause}"
+            hint = f"; its empty columns: {', '.join(empty)}" if empty else ""
+            raise UserError(
+                f"{place(benchmark, row, document)}: {what} fails with {why}{hint}. Correct or "
+                "remove this document."
+            ) from error
+
+    return named
