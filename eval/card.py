@@ -3,47 +3,77 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
+from eval import parquet
+
 Splits = Mapping[str, Sequence[str]]
 """Configuration -> splits."""
+Files = dict[tuple[str, str], list[str]]
+"""(configuration, split) -> relative paths, or patterns of them."""
 CARD = "README.md"
-_SHARD = re.compile(r"^(?P<stem>.*)-\d{5}-of-(?P<count>\d{5})\.\w+$")
+DEFAULT = "default"
+"""The configuration of an entry that names none, as the ``datasets`` library has it."""
+_SHARD = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?:-[0-9a-f]+)?\.\w+$")
+"""``test-00000-of-00002.parquet``; versions of ``datasets`` before 2.15 put a hash behind it."""
 
 
-def patterns(card: str, wanted: Splits) -> dict[tuple[str, str], list[str]] | None:
-    """(configuration, split) -> path patterns of the wanted splits, as the card declares them.
+def patterns(card: str, wanted: Splits) -> Files | None:
+    """Path patterns of the wanted splits, as the card declares them.
 
     None where it does not declare one of them, e.g. since the files' names alone say it.
     """
-    found: dict[tuple[str, str], list[str]] = {}
-    for entry in _front_matter(card).get("configs") or []:
-        files = entry.get("data_files") if isinstance(entry, Mapping) else None
-        for item in files if isinstance(files, list) else []:
-            if isinstance(item, Mapping) and "split" in item and "path" in item:
-                paths = item["path"] if isinstance(item["path"], list) else [item["path"]]
-                found[str(entry["config_name"]), str(item["split"])] = [str(p) for p in paths]
+    found: Files = {}
+    for entry in _entries(_front_matter(card).get("configs")):
+        below = PurePosixPath(str(entry.get("data_dir") or ""))
+        for split, path in _paths(entry.get("data_files")):
+            key = (str(entry.get("config_name") or DEFAULT), split)
+            found.setdefault(key, []).append(path if "://" in path else str(below / path))
     keys = [(config, split) for config, splits in wanted.items() for split in splits]
     return {key: found[key] for key in keys} if all(key in found for key in keys) else None
 
 
-def files(folder: Path, wanted: Splits) -> dict[tuple[str, str], list[str]] | None:
-    """(configuration, split) -> relative paths of its files; None where one is incomplete.
+def files(folder: Path, wanted: Splits) -> Files | None:
+    """Relative paths of the files of each split; None where one is incomplete.
 
     Where the card declares no such split, every data file counts, under the one key ``("", "")``.
     """
-    card = folder / CARD
-    declared = patterns(card.read_text(encoding="utf-8"), wanted) if card.is_file() else None
+    found, why = look(folder, wanted)
+    return None if why else found
+
+
+def look(folder: Path, wanted: Splits) -> tuple[Files, str]:
+    """:func:`files`, whole or not, and what is wrong with them: a file, and what to do about it."""
+    if not folder.is_dir():
+        return {}, "there is no such folder"
+    try:
+        text = read(folder)
+    except UnicodeDecodeError:
+        return {}, f"{CARD} is no UTF-8 text; fetch it again"
+    declared = patterns(text, wanted)
+    outside = next((p for each in (declared or {}).values() for p in each if _outside(p)), None)
+    if outside is not None:
+        return {}, (
+            f"{CARD} names {outside!r} as a file of the dataset; expected a path below the folder: "
+            "write it so, and copy or link the file there"
+        )
     if declared is None:
         found = {("", ""): _relative(folder, "**/*")}
     else:
         found = {key: [n for p in each for n in _relative(folder, p)]
                  for key, each in declared.items()}  # fmt: skip
-    return found if all(names and _whole(names) for names in found.values()) else None
+    rows = _rows(text)
+    return found, next((why for key in found if (why := _wrong(folder, key, found, rows))), "")
+
+
+def read(folder: Path) -> str:
+    """The card's text, without a byte-order mark; empty where there is none."""
+    card = folder / CARD
+    return card.read_text(encoding="utf-8-sig") if card.is_file() else ""
 
 
 def reduced(found: Mapping[tuple[str, str], Sequence[str]]) -> str:
@@ -65,6 +95,36 @@ def _front_matter(card: str) -> Mapping[str, Any]:
     return content if isinstance(content, Mapping) else {}
 
 
+def _entries(value: Any) -> list[Mapping[str, Any]]:
+    """One entry or a list of them, what is no mapping left out."""
+    several = value if isinstance(value, list) else [value]
+    return [entry for entry in several if isinstance(entry, Mapping)]
+
+
+def _paths(value: Any) -> Iterator[tuple[str, str]]:
+    """(split, pattern) of an entry's ``data_files``; paths without a split are of ``train``."""
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, str):
+            yield "train", item
+        elif isinstance(item, Mapping) and "split" in item and "path" in item:
+            paths = item["path"] if isinstance(item["path"], list) else [item["path"]]
+            yield from ((str(item["split"]), str(path)) for path in paths)
+
+
+def _rows(card: str) -> dict[tuple[str, str], int]:
+    """How many rows the card says that each split has, where it does."""
+    return {
+        (str(info.get("config_name") or DEFAULT), str(split["name"])): split["num_examples"]
+        for info in _entries(_front_matter(card).get("dataset_info"))
+        for split in _entries(info.get("splits"))
+        if "name" in split and type(split.get("num_examples")) is int
+    }
+
+
+def _outside(pattern: str) -> bool:
+    return pattern.startswith("/") or "://" in pattern or ".." in PurePosixPath(pattern).parts
+
+
 def _relative(folder: Path, pattern: str) -> list[str]:
     """The parquet files that match, hidden ones left out, sorted."""
     names = [path.relative_to(folder) for path in folder.glob(pattern) if path.is_file()]
@@ -72,11 +132,40 @@ def _relative(folder: Path, pattern: str) -> list[str]:
     return sorted(str(name) for name in shown if name.suffix == ".parquet")
 
 
-def _whole(names: Sequence[str]) -> bool:
-    """Whether all shards are there of every file that says how many it was cut into."""
-    shards: dict[tuple[str, int], int] = {}
+def _wrong(
+    folder: Path, key: tuple[str, str], found: Files, rows: Mapping[tuple[str, str], int]
+) -> str:
+    """What is wrong with the files of a split; empty when they are whole."""
+    names, split = found[key], f" of the split {'/'.join(key)}" if any(key) else ""
+    if not names:
+        return f"there is no parquet file{split}; fetch it"
+    if why := _shards(names):
+        return why
+    for name in names:
+        if why := parquet.fault(folder / name):
+            return f"{folder / name} {why}"
+    has = sum(parquet.rows(folder / name) for name in names) if key in rows else 0
+    if key in rows and has != rows[key]:
+        return (
+            f"the files{split} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}) hold "
+            f"{has:,} rows, and {CARD} says {rows[key]:,}; fetch them again"
+        )
+    return ""
+
+
+def _shards(names: Sequence[str]) -> str:
+    """Which shard is missing, or there twice, of the files that say into how many they were cut."""
+    cuts: dict[str, dict[int, list[int]]] = {}
     for name in names:
         if cut := _SHARD.match(name):
-            key = (cut["stem"], int(cut["count"]))
-            shards[key] = shards.get(key, 0) + 1
-    return all(count == have for (_, count), have in shards.items())
+            numbers = cuts.setdefault(cut["stem"], {}).setdefault(int(cut["count"]), [])
+            numbers.append(int(cut["number"]))
+    for stem, counts in cuts.items():
+        if len(counts) > 1:
+            return f"{stem} is there cut into {' and into '.join(map(str, counts))}; remove the old"
+        [(count, numbers)] = counts.items()
+        if lost := sorted(set(range(count)) - set(numbers)):
+            return f"{stem}-{lost[0]:05}-of-{count:05} is missing ({len(lost)} of {count} shards)"
+        if len(numbers) > count:
+            return f"{stem} has a shard of {count} more than once; remove the older files"
+    return ""

@@ -105,7 +105,7 @@ def view(dataset: str, place: Place, digest: str, cache: Path) -> Path:
     if ("", "") not in place.files:
         _write_card(root / dataset, card.reduced(place.files))
     elif (place.folder / card.CARD).is_file():  # it, or else the files' names, say what is what
-        _write_card(root / dataset, (place.folder / card.CARD).read_text(encoding="utf-8"))
+        _write_card(root / dataset, card.read(place.folder))
     return root
 
 
@@ -116,21 +116,31 @@ def requirement(
     place = find(dataset, splits, mirror)
     name = f"dataset {dataset} ({', '.join(names)})"
     if place:
-        return Requirement(name, True, f"{place.folder}, {place.bytes / 1e9:.2f} GB")
+        size = f"{len(place.names)} files, {place.bytes / 1e9:.2f} GB"
+        return Requirement(name, True, f"{place.folder}, {size}")
     if mirror is None:
         return Requirement(name, False, "not in the hub's cache", no_mirror(dataset))
-    where = mirror / dataset
     return Requirement(
-        name, False, f"neither {where} nor the hub's cache has it",
+        name, False, absent(dataset, splits, mirror),
         "python -m coincide.prefetch, or copy the dataset's folder there",
         fetch=lambda: fetch(dataset, splits, mirror),
     )  # fmt: skip
 
 
-def missing(dataset: str, mirror: Path | None) -> str:
+def absent(dataset: str, splits: Splits, mirror: Path) -> str:
+    """Where it was looked for, or which file of what is there is not whole."""
+    where = mirror / dataset
+    if not where.is_dir():
+        return f"neither {where} nor the hub's cache has it"
+    return f"{where} is not whole: {card.look(where, splits)[1]}"
+
+
+def missing(dataset: str, splits: Splits, mirror: Path | None) -> str:
     """Why a benchmark cannot run, and what to do."""
     if mirror is None:
         return f"dataset {dataset} is not in the hub's cache. {no_mirror(dataset)}"
+    if (mirror / dataset).is_dir():
+        return f"dataset {dataset}: {absent(dataset, splits, mirror)}."
     return (
         f"dataset {dataset} is neither in {mirror / dataset} nor in the hub's cache. Fetch it with "
         "python -m coincide.prefetch where there is a network, or copy its folder there."
@@ -155,8 +165,7 @@ def fetch(dataset: str, splits: Splits, mirror: Path) -> None:
     wanted: list[str] | None = [card.CARD]
     try:
         snapshot_download(dataset, repo_type="dataset", local_dir=folder, allow_patterns=wanted)
-        text = (folder / card.CARD).read_text("utf-8") if (folder / card.CARD).is_file() else ""
-        declared = card.patterns(text, splits)
+        declared = card.patterns(card.read(folder), splits)
         wanted = [path for paths in declared.values() for path in paths] if declared else None
         snapshot_download(dataset, repo_type="dataset", local_dir=folder, allow_patterns=wanted)
     except (HfHubHTTPError, OSError) as error:
@@ -167,7 +176,8 @@ def fetch(dataset: str, splits: Splits, mirror: Path) -> None:
     if find(dataset, splits, mirror) is None:
         raise UserError(
             f"dataset {dataset} was fetched into {folder} and lacks files of the splits "
-            f"{', '.join(f'{c}/{s}' for c, each in splits.items() for s in each)}."
+            f"{', '.join(f'{c}/{s}' for c, each in splits.items() for s in each)}: "
+            f"{card.look(folder, splits)[1]}."
         )
 
 

@@ -142,7 +142,7 @@ def _folder(build: Build) -> Path | None:
         return None
     place = mirror.find(dataset, splits, evaluation.suite.mirror_path)
     if place is None or evaluation.content is None:
-        why = mirror.missing(dataset, evaluation.suite.mirror_path)
+        why = mirror.missing(dataset, splits, evaluation.suite.mirror_path)
         raise UserError(f"benchmark {evaluation.benchmark.name}: {why}")
     return mirror.view(dataset, place, evaluation.content, build.store.root / ".cache")
 

@@ -34,13 +34,16 @@ __all__ = [
 def offline(cache: Path) -> Iterator[None]:
     """No network for the libraries of this process, and their caches in ``cache``."""
     import datasets.config
+    from lmms_eval.api.task import _resolve_hf_datasets_cache_dir as remembered
 
+    remembered.cache_clear()  # else the first folder of the process, and what is in it, is used
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
         patch.setenv("LMMS_EVAL_DATASETS_CACHE", str(cache))
         patch.setenv("OPENAI_API_KEY", "unused")
         yield
+    remembered.cache_clear()
 
 
 @cache

@@ -247,3 +247,103 @@ def test_new_data_at_an_old_path_is_asked_anew(
         assert samples(artifact)[0]["question"].startswith(f"Is it {word}?")
     result = json.loads((artifact.path / "result.json").read_text())
     assert result["scores"][0]["protocol"].endswith("batch=1")
+
+
+POPE, TEST = f"{ORGANISATION}/POPE", {"default": ["test"]}
+
+
+def whole(home: Path, *names: str) -> Path:
+    """POPE, its one file under each of ``names``; the folder."""
+    folder = write(home / "mirror", "POPE", hub.pope())
+    [file] = folder.glob("default/*.parquet")
+    content = file.read_bytes()
+    file.unlink()
+    for name in names:
+        (folder / "default" / name).write_bytes(content)
+    return folder
+
+
+def why(home: Path) -> str:
+    """What a run, the doctor and prefetch are told of POPE; empty where it is whole."""
+    wanted = requirement(POPE, TEST, ["pope"], home / "mirror")
+    assert wanted.met == bool(mirror.find(POPE, TEST, home / "mirror"))
+    return "" if wanted.met else wanted.found
+
+
+HASHED = "test-0000{}-of-00002-0123456789abcde{}.parquet"
+
+
+def test_shards_are_counted_with_a_hash_behind_them_too(home: Path) -> None:
+    folder = whole(home, HASHED.format(0, 1))
+    assert "default/test-00001-of-00002 is missing (1 of 2 shards)" in why(home)
+    shutil.rmtree(folder)
+    whole(home, HASHED.format(0, 1), HASHED.format(1, 2))
+    assert why(home) == ""
+    (folder / "default" / HASHED.format(0, 3)).write_bytes(b"")
+    assert "has a shard of 2 more than once" in why(home)
+    shutil.rmtree(folder)
+    whole(home, "test-00000-of-00001.parquet", HASHED.format(0, 1))
+    assert "is there cut into 1 and into 2" in why(home)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda file: file[: len(file) // 2], "is cut off after"),
+        (lambda file: file[:-1], "is cut off after"),
+        (lambda file: b"", "is a file of zero bytes"),
+        (lambda file: b"version https://git-lfs.github.com/spec/v1\noid x\n", "git lfs pull"),
+        (lambda file: b"<!DOCTYPE html>", "is no parquet file (it begins with b'<!DOCTYP')"),
+        (lambda file: file[:4] + b"\x15" * 40 + (40).to_bytes(4, "little") + b"PAR1", "footer"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_not_whole_is_named(home: Path, damage: Any, says: str) -> None:
+    folder = whole(home, "test-00000-of-00001.parquet")
+    [file] = folder.glob("default/*.parquet")
+    file.write_bytes(damage(file.read_bytes()))
+    assert str(file) in why(home) and says in why(home)
+    with pytest.raises(UserError, match=r"is not whole: .*test-00000-of-00001\.parquet"):
+        raise UserError(mirror.missing(POPE, TEST, home / "mirror"))
+    (folder / "README.md").write_text("")
+    assert says in why(home), "where the card does not say which files they are"
+
+
+def test_rows_are_those_that_the_card_says(home: Path) -> None:
+    folder = whole(home, "test-00000-of-00001.parquet")
+    card = (folder / "README.md").read_text()
+    info = "dataset_info:\n  splits:\n  - {name: test, num_bytes: 5, num_examples: %d}\n---"
+    (folder / "README.md").write_text(card.replace("\n---", "\n" + info % 12))
+    assert why(home) == ""
+    (folder / "README.md").write_text(card.replace("\n---", "\n" + info % 9000))
+    assert "hold 12 rows, and README.md says 9,000" in why(home)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda card: "\ufeff" + card, ""),
+        (lambda card: card.replace("- config_name: default\n  data_files", "- data_files"), ""),
+        (lambda card: card.replace("config_name: default", "data_dir: .\n  config_name: default"),
+         ""),
+        (lambda card: card.replace("path: default", "path: /data/default"), "names '/data/default"),
+        (lambda card: card.replace("path: default", "path: ../POPE/default"), "names '../POPE"),
+        (lambda card: card.replace("path: default", "path: hf://x"), "below the folder"),
+        (lambda card: card.replace("path: default", "path: elsewhere"), "no parquet file of"),
+    ],
+)  # fmt: skip
+def test_cards_of_any_kind(home: Path, change: Any, says: str) -> None:
+    folder = whole(home, "test-00000-of-00001.parquet")
+    card = folder / "README.md"
+    card.write_text(change(card.read_text()), encoding="utf-8")
+    assert says in why(home) if says else why(home) == ""
+    if not says:
+        place = mirror.find(POPE, TEST, home / "mirror")
+        assert place and list(place.files) == [("default", "test")]
+        seen = view(POPE, place, content(place), home / "cache") / POPE
+        assert "config_name: default" in (seen / "README.md").read_text()
+
+
+def test_a_card_that_is_no_text(home: Path) -> None:
+    folder = whole(home, "test-00000-of-00001.parquet")
+    (folder / "README.md").write_bytes(b"---\nconfigs: \xff\xfe\n---\n")
+    assert "README.md is no UTF-8 text" in why(home)
