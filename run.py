@@ -29,7 +29,7 @@ from coincide.experiment import Experiment, Makers
 from coincide.inert import guard_terminal
 from coincide.schema import UserError
 from coincide.store import Store
-from eval.stage import eval_steps, evaluate
+from eval.stage import eval_steps, evaluate, examine
 from launch.execute import Executor, Launcher
 from launch.frozen import HERE_ONLY, Request, read, request
 from launch.jobs import Job, distinct, only
@@ -54,7 +54,9 @@ ASKING = (
     "--info", "-i", "--shell-completion", "-sc",
 )  # fmt: skip
 """Flags of Hydra that print something and run nothing."""
-MAKERS = Makers(train_step, difficulty_step, eval_steps, evaluate, estimate_gpu_hours, resumable)
+MAKERS = Makers(
+    train_step, difficulty_step, eval_steps, evaluate, examine, estimate_gpu_hours, resumable
+)
 ConfigStore.instance().store(name="root", node=Root)
 
 

@@ -45,6 +45,8 @@ class Makers:
     difficulty: Callable[..., Step]
     scores: Callable[..., list[Step]]
     evaluate: Callable[[Store, Sequence[Step]], object]
+    examine: Callable[[Store, Sequence[Step]], None]
+    """Tries documents of the benchmarks without the model, before training."""
     hours: Callable[..., Any]
     """GPU hours of a finetuning and what they rest on, for estimates."""
     resumable: Callable[[Store, Step, Any], Requirement | None]
@@ -317,8 +319,11 @@ class Experiment:
         k = count(self.budget, rows)
         return f"{self.method.name}, {k:,} of {rows:,} examples of {self.source.name}"
 
-    def result(self) -> Result:
-        """The line of the ledger, read off the artifacts."""
+    def result(self, failures: Mapping[str, str] | None = None) -> Result:
+        """The line of the ledger, read off the artifacts.
+
+        ``failures``: benchmarks that have no artifact -> why.
+        """
         return collect(
             self.store,
             features=[each.step for each in self.wanted],
@@ -338,6 +343,7 @@ class Experiment:
             aside=aside(self.method, self.recipe),
             seed=self.seed,
             config=self.config,
+            failures=failures or {},
         )
 
     def contents(self) -> dict[str, str]:

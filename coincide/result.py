@@ -28,14 +28,21 @@ def collect(
     config: Any,
     contents: Mapping[str, str] | None = None,
     aside: Sequence[str] = (),
+    failures: Mapping[str, str] | None = None,
 ) -> Result:
     """The :class:`Result` of finished artifacts. ``before``: clusters and the like that selection
-    stands on. Seconds are those of the builds, not of hits.
+    stands on. Seconds are those of the builds, not of hits. ``failures``: benchmarks without an
+    artifact -> why; their scores are missing.
 
     Signals of one pass, and benchmarks of one process, were timed together: the longest counts.
     """
     chosen = store.verify(subset)
-    evaluated = [(store.verify(step), asked(step)) for step in scores]
+    failed = failures or {}
+    measured = {
+        step.key: (store.verify(step), asked(step))
+        for step in scores
+        if step.config["benchmark"] not in failed
+    }
     seconds = {
         "features": _longest(store, features),
         "select": sum(_seconds(store, step) for step in [*before, subset]),
@@ -47,8 +54,16 @@ def collect(
         budget=chosen.facts["budget"],
         k=chosen.facts["k"],
         seed=seed,
-        scores=tuple(score for artifact, what in evaluated for score in _scores(artifact, what)),
-        lenient=tuple(s for a, what in evaluated for s in _scores(a, what, "lenient")),
+        scores=tuple(
+            score
+            for step in scores
+            for score in (
+                _scores(*measured[step.key])
+                if step.key in measured
+                else _missing(step, failed[step.config["benchmark"]])
+            )
+        ),
+        lenient=tuple(s for found in measured.values() for s in _scores(*found, "lenient")),
         seconds=seconds,
         keys={
             **{step.kind: step.folder for step in [subset, adapter]},
@@ -69,6 +84,16 @@ def collect(
 def variant_of(method: Method) -> str:
     """What tables write behind the method's name: its ``label`` or ``variant``, if it has one."""
     return str(getattr(method, "label", getattr(method, "variant", "")))
+
+
+def _missing(step: Step, why: str) -> list[Score]:
+    """The scores of a benchmark that failed, each missing for the reason ``why``."""
+    protocol = step.note.partition(": ")[2]
+    said, what = f"the evaluation failed: {why}", asked(step)
+    return [
+        Score(step.config["benchmark"], name, None, 0, protocol=protocol, why=said, asked=what)
+        for name in step.config["metrics"]
+    ]
 
 
 def _scores(artifact: Artifact, what: str, reading: str = "scores") -> list[Score]:

@@ -74,6 +74,7 @@ def naming(call: Callable[..., Any], benchmark: str, what: str) -> Callable[...,
             empty = [name for name, value in document.items() if value is None]
             why = str(cause) if isinstance(cause, UserError) else f"{type(cause).__name__}: {cause}"
             hint = f"; its empty columns: {', '.join(empty)}" if empty else ""
+            hint += f"; its columns: {', '.join(document)}" if isinstance(cause, KeyError) else ""
             raise UserError(
                 f"{place(benchmark, row, document)}: {what} fails with {why}{hint}. Correct or "
                 "remove this document."

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import datasets
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from coincide.data.images import CorruptImage, to_rgb, whole_files_only
 
@@ -35,6 +35,7 @@ def decoded(feature: datasets.Image, value: Any, token_per_repo_id: Any = None) 
             return to_rgb(found) if isinstance(found, Image.Image) else found
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError) as error:
         path = value.get("path") if isinstance(value, dict) else value
-        raise CorruptImage(
-            f"the picture {path or ''} does not decode: {error}".replace("  ", " ")
-        ) from error
+        named = f"the picture {path}" if path else "the picture"
+        unknown = isinstance(error, UnidentifiedImageError)
+        why = "no image format that Pillow knows" if unknown else error
+        raise CorruptImage(f"{named} does not decode: {why}") from error

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from coincide.disk import NEARLY, free_bytes
+from coincide.errors import PartlyFailed
 from coincide.processes import dying_with_me
 from coincide.progress import bar
-from coincide.schema import UserError
 
 PROJECT = Path(__file__).resolve().parent.parent
 WORKER = "eval.worker"
@@ -36,7 +36,7 @@ def follow(
     """Run ``run/request.json``; yield each benchmark's name and measurements once it is done.
 
     ``ranks`` processes share the documents; they run in ``folder`` (None: the current one).
-    Raises UserError when a benchmark failed, after the others had their turn, and when the
+    Raises PartlyFailed when a benchmark failed, after the others had their turn, and when the
     process ended without a word about one; OSError (ENOSPC) when the disk was full.
     """
     failures: dict[str, str] = {}
@@ -63,7 +63,8 @@ def follow(
         said = full[0] if full else f"the evaluation ended with {_describe(code)}"
         raise OSError(errno.ENOSPC, said)
     if failures or code or done < benchmarks:
-        raise UserError(_message(code, failures, benchmarks, run / "log.txt"))
+        why = _message(code, failures, benchmarks, run / "log.txt")
+        raise PartlyFailed(why, {name: _brief(said) for name, said in failures.items()})
 
 
 def command(ranks: int) -> list[str]:

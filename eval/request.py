@@ -59,6 +59,8 @@ class Request:
     """Folder for the caches of the Hugging Face libraries."""
     jobs: tuple[Job, ...]
     judge: Judge = field(default_factory=Judge)
+    examine: bool = False
+    """Try documents without the model, and answer nothing."""
 
     def write(self, path: Path) -> None:
         """For this user alone: the judge's address may hold a password."""

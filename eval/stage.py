@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from coincide.files import write_atomic, write_json
+from coincide.errors import PartlyFailed
+from coincide.files import canonical, write_atomic, write_json
 from coincide.schema import ModelSource, Score, UserError
 from coincide.store import Artifact, Build, Step, Store
 from eval import mirror
@@ -102,14 +104,61 @@ def _results(builds: Sequence[Build]) -> Iterator[tuple[Build, Mapping[str, Any]
             waiting.append(build)
     own = [[build] for build in waiting if _evaluation(build).benchmark.dataset]
     together = [build for build in waiting if not _evaluation(build).benchmark.dataset]
-    failures = []
+    messages: list[str] = []
+    failures: dict[str, str] = {}
     for group in [*([together] if together else []), *own]:
+        left = {_evaluation(build).benchmark.name for build in group}
         try:
-            yield from _run(group)
+            for build, facts in _run(group):
+                left.discard(_evaluation(build).benchmark.name)
+                yield build, facts
         except UserError as error:
-            failures.append(str(error))
+            known = error.failures if isinstance(error, PartlyFailed) else {}
+            first = str(error).partition("\n")[0]
+            messages.append(str(error))
+            failures |= {name: known.get(name, first) for name in left}
     if failures:
-        raise UserError("\n\n".join(failures))
+        raise PartlyFailed("\n\n".join(messages), failures)
+
+
+def examine(store: Store, steps: Sequence[Step]) -> None:
+    """Try documents of the datasets that the missing ones of ``steps`` would ask, before training.
+
+    In a process of its own each, with lmms-eval and without the model; what was found sound is
+    remembered with the store. Raises UserError, naming benchmark and document.
+    """
+    wrong = []
+    for step in steps:
+        evaluation = step.build
+        assert isinstance(evaluation, Evaluation)
+        measured, suite = evaluation.benchmark, evaluation.suite
+        name = hashlib.sha256(canonical(step.config).encode()).hexdigest()[:16]
+        seen = store.root / ".cache" / "examined" / f"{name}.json"
+        if not measured.dataset or suite.left_out(measured) or seen.is_file() or store.find(step):
+            continue
+        run = store.root / ".runs" / f"examine-{name}"
+        try:
+            _examine(evaluation, run, store.root / ".cache")
+        except UserError as error:
+            wrong.append(str(error))
+        else:
+            seen.parent.mkdir(parents=True, exist_ok=True)
+            write_json(seen, {"benchmark": measured.name, "content": evaluation.content})
+    if wrong:
+        raise UserError("\n\n".join(wrong))
+
+
+def _examine(evaluation: Evaluation, run: Path, cache: Path) -> None:
+    (run / "out").mkdir(parents=True, exist_ok=True)
+    folder = _folder(evaluation, cache)
+    job = _job_of(evaluation, run / "out", {})
+    suite = evaluation.suite
+    Request(
+        "", None, evaluation.template, suite.dtype, "cpu", 1, suite.threads, str(folder or cache),
+        (job,), suite.judge, examine=True,
+    ).write(run / "request.json")  # fmt: skip
+    list(follow(run, [job.name], folder=folder))
+    shutil.rmtree(run)
 
 
 def _run(builds: Sequence[Build]) -> Iterator[tuple[Build, Mapping[str, Any]]]:
@@ -117,7 +166,7 @@ def _run(builds: Sequence[Build]) -> Iterator[tuple[Build, Mapping[str, Any]]]:
     named = {_evaluation(build).benchmark.name: build for build in builds}
     run = builds[0].store.root / ".runs" / f"eval-{builds[0].dir.name.lstrip('.')}"
     run.mkdir(parents=True, exist_ok=True)
-    folder = _folder(builds[0])
+    folder = _folder(_evaluation(builds[0]), builds[0].store.root / ".cache")
     _request(builds, folder or builds[0].store.root / ".cache").write(run / "request.json")
     ranks = world_size(_evaluation(builds[0]).suite)
     for name, measured in follow(run, list(named), ranks=ranks, folder=folder):
@@ -134,9 +183,8 @@ def world_size(suite: Suite) -> int:
     return max(1, torch.cuda.device_count()) if suite.device == "auto" else 1
 
 
-def _folder(build: Build) -> Path | None:
+def _folder(evaluation: Evaluation, cache: Path) -> Path | None:
     """Where the process runs: a folder in which the dataset's name is a path to it."""
-    evaluation = _evaluation(build)
     dataset, splits = evaluation.benchmark.dataset, evaluation.benchmark.splits
     if dataset is None:
         return None
@@ -144,7 +192,7 @@ def _folder(build: Build) -> Path | None:
     if place is None or evaluation.content is None:
         why = mirror.missing(dataset, splits, evaluation.suite.mirror_path)
         raise UserError(f"benchmark {evaluation.benchmark.name}: {why}")
-    return mirror.view(dataset, place, evaluation.content, build.store.root / ".cache")
+    return mirror.view(dataset, place, evaluation.content, cache)
 
 
 def _leave_out(build: Build, why: str) -> None:
@@ -192,19 +240,24 @@ def _request(builds: Sequence[Build], cache: Path) -> Request:
 
 
 def _job(build: Build) -> Job:
-    evaluation = _evaluation(build)
-    benchmark = evaluation.benchmark
+    benchmark = _evaluation(build).benchmark
     data = build.need(len(build.step.needs) - 1).path
+    files = {split: _file(data, path, benchmark) for split, path in benchmark.data.items()}
+    return _job_of(_evaluation(build), build.dir, files)
+
+
+def _job_of(evaluation: Evaluation, output: Path, files: Mapping[str, str]) -> Job:
+    benchmark = evaluation.benchmark
     return Job(
         name=benchmark.name,
         task=benchmark.task,
         metrics=dict(benchmark.metrics),
         primary=benchmark.primary,
         protocol=evaluation.suite.protocol_text(benchmark),
-        output=str(build.dir),
+        output=str(output),
         tasks_dir=str(benchmark.tasks_path) if benchmark.tasks_path else None,
         overlay=str(benchmark.overlay_path) if benchmark.overlay_path else None,
-        data_files={split: _file(data, path, benchmark) for split, path in benchmark.data.items()},
+        data_files=files,
         generation=dict(benchmark.generation),
         limit=benchmark.limit,
         where=dict(benchmark.where),

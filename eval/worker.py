@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from importlib.metadata import version
@@ -82,6 +82,8 @@ def _evaluate_all(request: Request, run: Path, send: Send, make_model: MakeModel
     manager, tasks = _load(request, run)
     for job in request.jobs:
         prepare(tasks[job.name], job, replace(judge, memory=Replies(Path(job.output), RANK)))
+    if request.examine:
+        return _examine_all(request, tasks, send)
     asked = sum(len(tasks[job.name].eval_docs) for job in request.jobs)
     send("loaded", samples=-(-asked // WORLD_SIZE))
     model = _model(request, device, lambda count: send("answered", count=count), make_model)
@@ -100,6 +102,23 @@ def _evaluate_all(request: Request, run: Path, send: Send, make_model: MakeModel
             seconds = round(time.monotonic() - started, 3)
             how = {"device": device, "batch_size": request.batch_size, "world_size": WORLD_SIZE}
             send("done", benchmark=job.name, evaluate_seconds=seconds, **how)
+    return 1 if failed else 0
+
+
+def _examine_all(request: Request, tasks: Mapping[str, Any], send: Send) -> int:
+    """Try each task's documents without the model; the exit code."""
+    from eval.examine import examine
+
+    failed = 0
+    for job in request.jobs:
+        try:
+            examine(tasks[job.name], job)
+        except Exception as error:
+            traceback.print_exc()
+            send("failed", benchmark=job.name, why=_why(error))
+            failed += 1
+        else:
+            send("done", benchmark=job.name)
     return 1 if failed else 0
 
 

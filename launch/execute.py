@@ -10,6 +10,7 @@ from typing import Protocol
 
 from coincide.doctor import gather, unmet
 from coincide.doctor import show as show_requirements
+from coincide.errors import PartlyFailed
 from coincide.estimate import costs
 from coincide.experiment import Experiment
 from coincide.features.extract import extract_all
@@ -45,28 +46,46 @@ class Executor:
     def run(self, job: Job) -> None:
         """Plan and show the plan; unless ``dry_run``, carry it out, record and report."""
         experiment, stages = job.experiment, job.stages
+        failed: PartlyFailed | None = None
         if job.cfg.dry_run:
             show_dry_run(experiment, stages)
             return
         if stages != ("report",):
-            self._build(experiment, stages)
+            failed = self._build(experiment, stages)
         if "evaluate" in stages:
-            record(job)
+            record(job, failed.failures if failed else {})
             self.observer.after("evaluate", experiment)
         if "report" in stages:
             results = read_ledger(Path(job.cfg.paths.ledger))
             pages = build_report(results, Path(job.cfg.paths.reports), store=experiment.store)
             show_report(summary_tables(results), pages)
+        if failed:
+            raise failed
 
-    def _build(self, experiment: Experiment, stages: Sequence[str]) -> None:
+    def _build(self, experiment: Experiment, stages: Sequence[str]) -> PartlyFailed | None:
+        """Build what the plan says; which benchmarks failed, where others did not.
+
+        Documents of the benchmarks are tried before a finetuning begins.
+        """
+        failed: PartlyFailed | None = None
         lines = plan(experiment.stages(stages), experiment.store, stages)
         show_plan(lines, experiment.store, experiment.size())
         if "train" in stages:
             experiment.check_resume()
         for stage, of_stage in groupby(lines, key=lambda line: line.stage.name):
-            execute(list(of_stage), experiment.store)
+            todo = list(of_stage)
+            builds = any(line.state == "build" for line in todo)
+            if stage == "train" and builds and "evaluate" in stages:
+                experiment.makers.examine(experiment.store, experiment.scores)
+            try:
+                execute(todo, experiment.store)
+            except PartlyFailed as error:
+                if set(error.failures) >= {s.config["benchmark"] for s in experiment.scores}:
+                    raise
+                failed = error
             if stage in stages and stage != "evaluate":
                 self.observer.after(stage, experiment)
+        return failed
 
     def steps(self, jobs: Sequence[Job], keys: Collection[str]) -> None:
         """What a queued job does: build the steps whose keys begin with ``keys``.

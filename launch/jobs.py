@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +67,10 @@ def _without(common: Collection[str], job: Job) -> str:
     return " ".join(w for w in job.experiment.words if w not in common) or job.words
 
 
-def record(job: Job) -> None:
-    """Write the line of the ledger of a run whose artifacts are all there, and show it."""
-    result = job.experiment.result()
+def record(job: Job, failures: Mapping[str, str] | None = None) -> None:
+    """Write the line of the ledger of a run whose artifacts are all there, and show it.
+
+    ``failures``: benchmarks that have none -> why; their scores are missing in the line.
+    """
+    result = job.experiment.result(failures or {})
     show_result(result, write_result(Path(job.cfg.paths.ledger), result))
