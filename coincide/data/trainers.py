@@ -113,6 +113,7 @@ _TRL = """# SFT with TRL, started in the folder that the pictures' paths start f
 
 import sys
 
+import torch
 from datasets import load_dataset
 from transformers import AutoProcessor
 from trl import SFTConfig, SFTTrainer
@@ -120,7 +121,10 @@ from trl import SFTConfig, SFTTrainer
 model = sys.argv[1] if len(sys.argv) > 1 else "{model}"
 marked = "generation %}}" in str(AutoProcessor.from_pretrained(model).chat_template)
 data = load_dataset("json", data_files={path!r}, split="train")
-settings = SFTConfig(output_dir={output!r}, max_length=None, assistant_only_loss=marked)
+settings = SFTConfig(
+    output_dir={output!r}, max_length=None, assistant_only_loss=marked,
+    bf16=torch.cuda.is_available(),
+)
 SFTTrainer(model, args=settings, train_dataset=data).train()
 """
 
