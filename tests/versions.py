@@ -121,12 +121,10 @@ def captions() -> Any:
 
 
 def examples() -> Any:
-    """LLaVA json and messages as every later step sees them."""
-    from coincide.data.subset import as_messages
-
+    """LLaVA json as every later step sees it."""
     dataset = _demo().open(_store().ensure(_demo().step()).path)
     told = [(e.row, e.id, e.images, [(t.role, t.text) for t in e.turns]) for e in dataset.examples]
-    return told, [as_messages(e) for e in dataset.examples]
+    return told
 
 
 # --- models -----------------------------------------------------------------------------------
