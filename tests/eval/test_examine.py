@@ -14,6 +14,7 @@ from PIL import Image
 from coincide.errors import PartlyFailed
 from coincide.schema import UserError
 from coincide.store import Store
+from eval import made as small
 from eval import process, stage
 from eval.documents import Documents
 from eval.examine import examine, kinds
@@ -46,7 +47,7 @@ def visual(doc):
 def score(doc, results):
     return {"exact_match": float(results[0].split() == doc["answer"].split())}
 """
-COLUMNS = {"question": hub.TEXT, "answer": hub.TEXT, "image": hub.Image()}
+COLUMNS = {"question": small.TEXT, "answer": small.TEXT, "image": small.Image()}
 
 
 def rows(**change: Any) -> list[dict[str, Any]]:
@@ -64,7 +65,7 @@ def own(folder: Path, documents: list[dict[str, Any]], **columns: Any) -> tuple[
     (folder / "tasks").mkdir()
     (folder / "tasks" / "own.yaml").write_text(OWN)
     (folder / "tasks" / "utils.py").write_text(UTILS)
-    kept = {k: v for k, v in {**COLUMNS, "question_id": hub.TEXT, **columns}.items() if v}
+    kept = {k: v for k, v in {**COLUMNS, "question_id": small.TEXT, **columns}.items() if v}
     data = write(folder / "mirror", "own", [Table("test", kept, documents)])
     made = Job(
         "own", "own", {"accuracy": "exact_match"}, "accuracy", "", str(folder),
@@ -111,7 +112,7 @@ def test_columns_of_another_name_or_type_are_named(tmp_path: Path) -> None:
         examine(task, made)
     numbers = [{**row, "answer": i} for i, row in enumerate(rows())]
     (tmp_path / "b").mkdir()
-    task, made = own(tmp_path / "b", numbers, answer=hub.WHOLE)
+    task, made = own(tmp_path / "b", numbers, answer=small.WHOLE)
     with pytest.raises(UserError, match=r"benchmark own, row 0 .*: scoring fails with Attribute"):
         examine(task, made)
 
@@ -154,13 +155,13 @@ def test_a_run_is_stopped_before_training_and_what_passed_is_not_tried_again(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    tables = hub.pope()
+    tables = small.pope()
     tables[0].rows[7]["image"] = None
     write(tmp_path / "mirror", "POPE", tables)
     wanted = steps(store, suite("paper", tmp_path / "mirror", "pope"))
     with pytest.raises(UserError, match=r"benchmark pope, row 7 \(question_id '3'\): asking"):
         stage.examine(store, wanted)
-    write(tmp_path / "mirror", "POPE", hub.pope())
+    write(tmp_path / "mirror", "POPE", small.pope())
     wanted = steps(store, suite("paper", tmp_path / "mirror", "pope"))
     stage.examine(store, wanted)
     monkeypatch.setattr(process, "WORKER", "nothing.there")

@@ -13,6 +13,7 @@ import pytest
 
 from coincide.schema import UserError
 from coincide.store import Store
+from eval import made as small
 from eval import mirror, process
 from eval.mirror import Place, content, fetch, requirement, view
 from eval.stage import evaluate
@@ -254,7 +255,7 @@ POPE, TEST = f"{ORGANISATION}/POPE", {"default": ["test"]}
 
 def whole(home: Path, *names: str) -> Path:
     """POPE, its one file under each of ``names``; the folder."""
-    folder = write(home / "mirror", "POPE", hub.pope())
+    folder = write(home / "mirror", "POPE", small.pope())
     [file] = folder.glob("default/*.parquet")
     content = file.read_bytes()
     file.unlink()

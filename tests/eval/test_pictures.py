@@ -17,6 +17,7 @@ from coincide.models.encode import encode, encode_prompt
 from coincide.models.load import load_processor
 from coincide.models.template import TEMPLATES
 from coincide.schema import Dataset, Example, Turn
+from eval import made as small
 from eval.loading import load_tasks
 from eval.messages import turns_and_pictures
 from tests.eval import hub
@@ -70,7 +71,7 @@ def content(kind: str) -> bytes:
 def _mirror(root: Path) -> Path:
     """POPE, SEED (lists of pictures) and MMMU (several columns) with these pictures."""
     shown = [{"bytes": content(kind), "path": None} for kind in FILES]
-    [pope], [seed], [mmmu] = hub.pope(), hub.seedbench(), hub.mmmu()
+    [pope], [seed], [mmmu] = small.pope(), small.seedbench(), small.mmmu()
     several = {
         "POPE": [(pope, [{**pope.rows[0], "image": p} for p in shown])],
         "SEED-Bench": [(seed, [{**seed.rows[0], "image": [p]} for p in shown])],
