@@ -123,8 +123,7 @@ def captions() -> Any:
 def examples() -> Any:
     """LLaVA json as every later step sees it."""
     dataset = _demo().open(_store().ensure(_demo().step()).path)
-    told = [(e.row, e.id, e.images, [(t.role, t.text) for t in e.turns]) for e in dataset.examples]
-    return told
+    return [(e.row, e.id, e.images, [(t.role, t.text) for t in e.turns]) for e in dataset.examples]
 
 
 # --- models -----------------------------------------------------------------------------------
