@@ -22,12 +22,6 @@ def examine(task: Any, job: Job) -> None:
     Raises UserError, naming the document, for one that the task cannot use: a column that it wants
     and that is missing, empty or of another type, or a picture that is absent or does not decode.
     """
-    absent = {key.partition(",")[0] for key in job.metrics.values()} - set(task.aggregation())
-    if absent:
-        raise UserError(
-            f"benchmark {job.name}: task {job.task} gives no metric {', '.join(sorted(absent))}; "
-            f"it gives {', '.join(sorted(task.aggregation()))}."
-        )
     _check_target(task, job)
     documents = task.dataset[task.config.test_split or task.config.validation_split]
     score = task.config.process_results if callable(task.config.process_results) else None

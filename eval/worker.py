@@ -80,15 +80,21 @@ def _evaluate_all(request: Request, run: Path, send: Send, make_model: MakeModel
     device = _join_ranks(request.device)
     judge = _judge(request)
     manager, tasks = _load(request, run)
+    jobs, failed = [], 0
     for job in request.jobs:
-        prepare(tasks[job.name], job, replace(judge, memory=Replies(Path(job.output), RANK)))
-    if request.examine:
-        return _examine_all(request, tasks, send)
-    asked = sum(len(tasks[job.name].eval_docs) for job in request.jobs)
+        try:
+            prepare(tasks[job.name], job, replace(judge, memory=Replies(Path(job.output), RANK)))
+        except UserError as error:  # the same on every rank
+            send("failed", benchmark=job.name, why=_why(error))
+            failed += 1
+        else:
+            jobs.append(job)
+    if request.examine or not jobs:
+        return _examine_all(jobs, tasks, send) or int(failed > 0)
+    asked = sum(len(tasks[job.name].eval_docs) for job in jobs)
     send("loaded", samples=-(-asked // WORLD_SIZE))
     model = _model(request, device, lambda count: send("answered", count=count), make_model)
-    failed = 0
-    for job in request.jobs:
+    for job in jobs:
         started = time.monotonic()
         try:
             evaluate(model, job, tasks[job.name], manager)
@@ -105,12 +111,12 @@ def _evaluate_all(request: Request, run: Path, send: Send, make_model: MakeModel
     return 1 if failed else 0
 
 
-def _examine_all(request: Request, tasks: Mapping[str, Any], send: Send) -> int:
+def _examine_all(jobs: Sequence[Job], tasks: Mapping[str, Any], send: Send) -> int:
     """Try each task's documents without the model; the exit code."""
     from eval.examine import examine
 
     failed = 0
-    for job in request.jobs:
+    for job in jobs:
         try:
             examine(tasks[job.name], job)
         except Exception as error:
