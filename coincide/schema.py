@@ -375,3 +375,8 @@ class Result:
     lenient: tuple[Score, ...] = ()
     """Scores of a lenient reading of the same replies, under protocols of their own
     (``scoring=lenient``); empty where that is not known."""
+
+
+@dataclass(frozen=True)
+class CommittedResult(Result):
+    """A result that ships with the project: never written to the user's ledger."""

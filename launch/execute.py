@@ -17,6 +17,7 @@ from coincide.features.extract import extract_all
 from coincide.flops import device_name
 from coincide.pipeline import execute, plan
 from coincide.report.build import build_report
+from coincide.report.committed import with_committed
 from coincide.report.ledger import read_ledger
 from coincide.report.summary import summary_tables
 from coincide.show import show_costs, show_plan, show_report
@@ -56,7 +57,7 @@ class Executor:
             record(job, failed.failures if failed else {})
             self.observer.after("evaluate", experiment)
         if "report" in stages:
-            results = read_ledger(Path(job.cfg.paths.ledger))
+            results = with_committed(read_ledger(Path(job.cfg.paths.ledger)))
             pages = build_report(results, Path(job.cfg.paths.reports), store=experiment.store)
             show_report(summary_tables(results), pages)
         if failed:

@@ -30,6 +30,9 @@ from coincide.report.settings import identity, naming, setting, short_names
 from coincide.report.statistics import Estimate, estimate
 from coincide.schema import Result, Score
 
+COMMITTED = ", committed"
+"""Behind the label of a row that ships with the project."""
+
 
 def panels(results: Sequence[Result]) -> list[Panel]:
     """One panel per (data, target, suite), in the order of their names.
@@ -62,7 +65,8 @@ def _panel(results: list[Result], everything: Sequence[Result], apart: str) -> P
     rows = with_rel(labelled, columns, zoo)
     shared = sharing_notes(results, everything)
     notes = (
-        *shared, *usual, *panel_notes(rows, replaced), *noise_notes(rows), *rank_notes(rows)
+        *shared, *usual, *_committed(rows), *panel_notes(rows, replaced), *noise_notes(rows),
+        *rank_notes(rows),
     )  # fmt: skip
     names = (first.data, first.target, first.suite)
     held = {part: first.contents[part] for part in PANEL if part in first.contents}
@@ -223,6 +227,7 @@ def _labelled(rows: Sequence[Row]) -> tuple[list[Row], list[Note]]:
             label = f"{method} ({row.variant})" if row.variant else method
             label += f" [{fields}]" if fields else ""
             label += f" via {row.reference}" if several and row.reference else ""
+            label += COMMITTED if row.committed else ""
             labelled.append(replace(row, label=label))
         found += _unlike(labelled)
         if usual:
@@ -232,6 +237,17 @@ def _labelled(rows: Sequence[Row]) -> tuple[list[Row], list[Note]]:
         text = f"Names that several rows share, told apart by content: {', '.join(told)}"
         notes.append(Note(f"{text}. They differ in what their files, models or benchmarks hold."))
     return found, notes
+
+
+def _committed(rows: Sequence[Row]) -> list[Note]:
+    """What the committed rows are, and how one's own take their place."""
+    if not any(row.committed for row in rows):
+        return []
+    text = (
+        "Rows marked committed ship with the project (docs/DEMO.md) and were not run here. A run "
+        "of your own with the same method, examples and setting takes a row's place"
+    )
+    return [Note(text, "python run.py experiment=demo_table launcher=processes")]
 
 
 def _unlike(rows: Sequence[Row]) -> list[Row]:

@@ -130,7 +130,7 @@ def presentable(result: Result) -> Result:
     scores = {name: tuple(Score(**s) for s in record[name]) for name in ("scores", "lenient")}
     costs = tuple(Cost(**cost) for cost in record["costs"])
     aside = tuple(record["aside"])
-    return Result(**{**record, **scores, "costs": costs, "aside": aside})
+    return type(result)(**{**record, **scores, "costs": costs, "aside": aside})
 
 
 def _redacted(result: dict[str, Any]) -> dict[str, Any]:

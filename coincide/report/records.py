@@ -10,7 +10,7 @@ from coincide.report.cost import Charge
 from coincide.report.published import Table
 from coincide.report.settings import Setting
 from coincide.report.statistics import NO_REL, Estimate, Relative
-from coincide.schema import Result
+from coincide.schema import CommittedResult, Result
 
 FULL = "full"
 
@@ -70,6 +70,11 @@ class Row:
     def budget(self) -> float:
         """The fraction k / N."""
         return self.runs[0].budget
+
+    @property
+    def committed(self) -> bool:
+        """Whether it ships with the project and is none of the user's own."""
+        return all(isinstance(run, CommittedResult) for run in self.runs)
 
     @property
     def examples(self) -> int:

@@ -1,0 +1,38 @@
+"""Results that ship with the project, shown beside one's own until these take their place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from coincide.report.contents import filled, panel_key
+from coincide.report.ledger import read_ledger
+from coincide.report.settings import conflicts, setting
+from coincide.schema import CommittedResult, Result
+
+DEMO_TABLE = Path(__file__).resolve().parents[2] / "docs" / "demo_table" / "ledger.jsonl.gz"
+"""``experiment=demo_table``: ten methods and their controls, five seeds (docs/DEMO.md)."""
+
+
+def with_committed(results: Sequence[Result], file: Path = DEMO_TABLE) -> list[Result]:
+    """``results``, and of the ledger ``file`` those that may stand beside them.
+
+    A committed result is shown where ``results`` have its panel (the same data content, target and
+    suite) and no run of its row: method, number of rows and setting. None where ``file`` is not
+    there.
+    """
+    committed = read_ledger(file) if file.is_file() else []
+    both = filled([*results, *committed])
+    own, theirs = both[: len(results)], both[len(results) :]
+    panels = {panel_key(result) for result in own}
+    beside = [r for r in theirs if panel_key(r) in panels and not any(same_row(r, o) for o in own)]
+    return [*results, *(CommittedResult(**vars(result)) for result in beside)]
+
+
+def same_row(first: Result, second: Result) -> bool:
+    """Whether two results differ in their seeds at most; a field that only one of them has is of a
+    version in which the other had no choice.
+    """
+    named = ("method", "variant", "reference", "k")
+    alike = all(getattr(first, name) == getattr(second, name) for name in named)
+    return alike and not conflicts(setting(first), setting(second))
