@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from coincide.budget import check
 from coincide.commands import COMMANDS
-from coincide.config import FeaturePass, HealthLimits, Root, check_command, check_stages
+from coincide.config import FeaturePass, HealthLimits, Root, check_command, check_name, check_stages
 from coincide.doctor import refuse_unmet
 from coincide.experiment import Experiment, Makers
 from coincide.inert import guard_terminal
@@ -38,11 +38,12 @@ from launch.references import recorded
 from launch.status import show
 from launch.sweep import open_sweep
 from launch.targets import check_hydra, check_targets, make
+from launch.words import literal_words
 from track.commands import DASHBOARD
 from track.live import Live
 from track.settings import Logger, group_of
 from train.estimate import estimate_gpu_hours
-from train.requirements import resumable
+from train.requirements import resumable, trainable
 from train.self_filter import difficulty_step
 from train.stage import train_step
 
@@ -55,7 +56,14 @@ ASKING = (
 )  # fmt: skip
 """Flags of Hydra that print something and run nothing."""
 MAKERS = Makers(
-    train_step, difficulty_step, eval_steps, evaluate, examine, estimate_gpu_hours, resumable
+    train_step,
+    difficulty_step,
+    eval_steps,
+    evaluate,
+    examine,
+    estimate_gpu_hours,
+    resumable,
+    trainable,
 )
 ConfigStore.instance().store(name="root", node=Root)
 
@@ -66,6 +74,7 @@ ConfigStore.instance().store(name="root", node=Root)
 def compose_all(words: Sequence[str]) -> list[Job]:
     """Compose and check every run of the command line before the first one starts."""
     overrides = [word for word in words if word not in MULTIRUN]
+    overrides = literal_words(overrides, multirun=len(overrides) < len(words))
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         batches = _split(overrides, multirun=len(overrides) < len(words))
         jobs = [make_job(_compose(batch), batch, group_of(words)) for batch in batches]
@@ -89,6 +98,8 @@ def make_job(cfg: DictConfig, words: Sequence[str], group: str = "") -> Job:
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"these values are needed and not given: {', '.join(missing)}.")
     parts = {name: build(cfg, name) for name in GROUPS}
+    for name, part in parts.items():
+        check_name(name, getattr(part, "name", name))
     targets = None if cfg.targets is None else build(cfg, "targets")
     logger: Logger = build(cfg, "logger")
     experiment = Experiment(
@@ -99,6 +110,7 @@ def make_job(cfg: DictConfig, words: Sequence[str], group: str = "") -> Job:
         **{name: parts[name] for name in ("method", "reference", "clip", "target")},
         budget=cfg.budget,
         seed=cfg.seed,
+        trains=bool({"train", "evaluate"} & set(cfg.stages)),
         makers=MAKERS,
         targets=targets,
         features=cast(FeaturePass, OmegaConf.to_object(cfg.features)),

@@ -49,6 +49,9 @@ class FeaturePass:
     """Workers on this machine, each at a shard of its own; ``auto``: one per GPU, one on a CPU."""
     decode_workers: Any = "auto"
     """Processes that read images ahead of each worker; ``auto``: by the cores, none on a CPU."""
+    decode_mb: int = 1500
+    """Memory that one of these may need, in MB: the largest picture that is read (89 million
+    pixels) takes so much. ``auto`` starts as many as half of the free memory holds."""
 
 
 @dataclass
@@ -60,7 +63,10 @@ class HealthLimits:
     empty_clusters: float = 0.01
     """Largest share of clusters without a row."""
     invalid_rows: float = 0.02
-    """Largest share of rows without usable signals."""
+    """Largest share of the rows that the data has for which no usable signal was found."""
+    lost_rows: float = 0.2
+    """Largest share of rows that the data's own policies (``on_missing_image``,
+    ``on_corrupt_image``, ``on_bad_row``) may leave out; looked at before the feature pass."""
 
 
 @dataclass
@@ -100,6 +106,15 @@ def check_command(command: str) -> None:
     """Refuse what is no command."""
     if command not in COMMAND_NAMES:
         raise UserError(f"command={command!r}; the choices are {', '.join(COMMAND_NAMES)}.")
+
+
+def check_name(group: str, name: object) -> None:
+    """Refuse what is no name of a part: blank, no text, or with characters that do not print."""
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        raise UserError(
+            f"the name of {group} is {name!a}: expected text that prints, e.g. "
+            f"{group}.name=mine (target.label and reference.label for models of the hub)."
+        )
 
 
 def check_stages(stages: list[str]) -> tuple[str, ...]:

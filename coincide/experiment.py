@@ -18,6 +18,7 @@ from coincide.pipeline import Stage
 from coincide.pool import NeedSteps
 from coincide.requirements import Requirement, requirements_of
 from coincide.result import collect, variant_of
+from coincide.scan import read_scan, scan_step
 from coincide.schema import (
     ClipSource,
     Clustering,
@@ -33,7 +34,7 @@ from coincide.schema import (
     signals_of,
 )
 from coincide.scoring import scores_step
-from coincide.select import clusters_step, subset_step
+from coincide.select import check_lost, clusters_step, subset_step
 from coincide.store import Step, Store
 
 
@@ -51,6 +52,8 @@ class Makers:
     """GPU hours of a finetuning and what they rest on, for estimates."""
     resumable: Callable[[Store, Step, Any], Requirement | None]
     """Whether this layout can go on from a checkpoint that a stopped finetuning left."""
+    trainable: Callable[[Any], Sequence[Requirement]] = lambda model: ()
+    """What finetuning needs of a model's parts."""
 
 
 @dataclass
@@ -76,6 +79,9 @@ class Experiment:
     """The resolved configuration with the words of the command line, for the ledger."""
     words: tuple[str, ...] = ()
     """The overrides that it was composed from."""
+    trains: bool = True
+    """Whether training or evaluation is asked for, so that the target model decides which rows
+    can be learnt from."""
     siblings: Sequence[Experiment] = ()
     """All experiments of this command, this one among them: one pass serves them all."""
 
@@ -101,7 +107,13 @@ class Experiment:
     def extractions(self) -> dict[Signal, Extraction]:
         """How each signal of the pool's rows is computed."""
         return {
-            signal: extraction(signal, self.models[signal.model], self.source, self.features)
+            signal: extraction(
+                signal,
+                self.models[signal.model],
+                self.source,
+                self.features,
+                self._read_by(signal.model, self.source),
+            )
             for signal in self.signals
         }
 
@@ -117,7 +129,11 @@ class Experiment:
             )
         return {
             need: extraction(
-                need.signal, self.models[need.signal.model], self.targets, self.features
+                need.signal,
+                self.models[need.signal.model],
+                self.targets,
+                self.features,
+                self._read_by(need.signal.model, self.targets),
             )
             for need in needs
             if self.targets is not None
@@ -131,6 +147,41 @@ class Experiment:
     def signal(self, signal: Signal) -> Step:
         """The artifact of ``signal`` over the pool's rows."""
         return self.extractions[signal].step
+
+    def _read_by(self, model: str, source: DataSource) -> tuple[Step, ...]:
+        """The rows of ``source`` that the processor of the ``model`` of a pass refuses, looked at
+        before it begins, where it can refuse any.
+        """
+        if model != "reference" or self.reference.template != "chat":
+            return ()
+        return (self._scan(self.reference, self.reference.max_length, source),)
+
+    @cached_property
+    def scan(self) -> Step:
+        """Rows that the target cannot read or has nothing to learn from; where nothing is trained
+        and the target's weights would be needed for it, those that hold for every model.
+        """
+        if self.trains or not requirements_of(self.target):
+            longest = getattr(self.recipe, "max_length", self.target.max_length)
+            return self._scan(self.target, min(longest, self.target.max_length))
+        return scan_step(self.source, self.data, model=None, base=None, max_length=0)
+
+    def _scan(self, model: ModelSource, max_length: int, source: DataSource | None = None) -> Step:
+        over = source or self.source
+        return scan_step(over, over.step(), model=model, base=model.step(), max_length=max_length)
+
+    @cached_property
+    def barred(self) -> str:
+        """The digest of the rows that the scan found unfit; empty: none, or not known yet."""
+        found = self.store.find(self.scan)
+        return read_scan(found.path).digest if found else ""
+
+    def settle(self) -> bool:
+        """Look at the scan again, once it is built; whether keys changed by what it found."""
+        before = self.barred
+        for name in ("barred", "scored", "subset", "adapter", "scores"):
+            self.__dict__.pop(name, None)
+        return self.barred != before
 
     @cached_property
     def clusterings(self) -> dict[Clustering, Step]:
@@ -149,6 +200,7 @@ class Experiment:
                 source=self.source,
                 data=self.data,
                 recipe=self.recipe,
+                scan=self._scan(self.target, self.target.max_length),
             )
             for need in needs
         }
@@ -167,7 +219,13 @@ class Experiment:
     @cached_property
     def scored(self) -> Step | None:
         return scores_step(
-            self.method, seed=self.seed, source=self.source, data=self.data, needs=self.before
+            self.method,
+            seed=self.seed,
+            source=self.source,
+            data=self.data,
+            needs=self.before,
+            scan=self.scan,
+            barred=self.barred,
         )
 
     @cached_property
@@ -180,6 +238,8 @@ class Experiment:
             data=self.data,
             needs=self.before,
             scored=self.scored,
+            scan=self.scan,
+            barred=self.barred,
             health=self.health,
         )
 
@@ -237,9 +297,14 @@ class Experiment:
         return Stage("evaluate", tuple(self.scores), self.makers.evaluate)
 
     def _prepare(self, stages: Sequence[Stage]) -> Stage:
-        """The data and the models that the steps of ``stages`` stand on."""
-        needs = (need for stage in stages for step in stage.steps for need in step.needs)
+        """The data and the models that the steps of ``stages`` stand on, and how the models read
+        the data.
+        """
+        steps = [step for stage in stages for step in stage.steps]
+        scans = [scan for step in steps for scan in step.after]
+        needs = [need for step in (*steps, *scans) for need in step.needs]
         found = {step.key: step for step in (self.data, *needs) if step.kind in ("data", "model")}
+        found |= {scan.key: scan for scan in scans}
         return Stage("prepare", tuple(found.values()))
 
     @property
@@ -249,6 +314,7 @@ class Experiment:
 
     def _extract(self, store: Store, steps: Sequence[Step]) -> None:
         """Compute this run's signals and, in the same passes, those of the rest of the sweep."""
+        check_lost(store.artifact(self.data), self.health)
         mine = {_pass_of(each) for each in self.wanted}
         others = [other for other in self.siblings if other is not self and self._shares(other)]
         more = [each for other in others for each in other.wanted if _pass_of(each) in mine]
@@ -282,10 +348,14 @@ class Experiment:
             (group, requirement)
             for group, part in self.parts(stages).items()
             if not (group in ("reference", "clip", "target") and self._in_store(part))
-            for requirement in self._requirements_of(group, part)
+            for requirement in self._requirements_of(group, part, stages)
         ]
 
-    def _requirements_of(self, group: str, part: Any) -> Sequence[Requirement]:
+    def _requirements_of(
+        self, group: str, part: Any, stages: Iterable[str]
+    ) -> Sequence[Requirement]:
+        if group == "target" and "train" in set(stages):
+            return [*requirements_of(part), *self.makers.trainable(part)]
         if group == "train":
             size = getattr(self.target, "scale", {}).get("parameters")
             return part.requirements(parameters=size, folder=self.store.root)

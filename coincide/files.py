@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable
@@ -22,6 +23,19 @@ _HOUR = 3600.0
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces; refuses NaN and what JSON cannot say."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def as_name(text: str, longest: int = 100) -> str:
+    """``text`` as part of a file's name that every file system, SLURM and wandb take: letters and
+    digits of ASCII, ``.``, ``_`` and ``-``, at most ``longest``.
+
+    What is such a name already stays as it is; from others a hash keeps apart what was lost.
+    """
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip(".-")
+    if plain == text and text and len(text) <= longest:
+        return text
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{plain[: longest - 9].rstrip('.-')}-{digest}".lstrip("-")
 
 
 def sha256_file(path: Path) -> str:

@@ -90,7 +90,7 @@ def _needed(stages: Sequence[Stage], store: Store, wanted: set[str]) -> set[str]
         step = frontier.pop()
         if step.key not in needed and store.find(step) is None:
             needed.add(step.key)
-            frontier.extend(step.needs)
+            frontier.extend((*step.needs, *step.after))
     return needed
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from coincide.scan import read_scan
 from coincide.schema import (
     Clustering,
     Clusters,
@@ -45,9 +46,17 @@ class NeedSteps:
             *self.targets.values(),
         )
 
-    def pool(self, store: Store, dataset: Dataset, scored: Step | None = None) -> StorePool:
-        """The pool over their artifacts."""
-        return StorePool(store, self, dataset, scored)
+    def pool(
+        self,
+        store: Store,
+        dataset: Dataset,
+        scored: Step | None = None,
+        barred: Mapping[int, str] | None = None,
+    ) -> StorePool:
+        """The pool over their artifacts; ``barred``: rows that the model cannot read or learns
+        nothing from, with the reason.
+        """
+        return StorePool(store, self, dataset, scored, barred)
 
     def target_rows(self, store: Store, step: Step) -> TargetRows:
         """The benchmark's examples and their signal, read from the artifact of ``step``."""
@@ -62,6 +71,12 @@ class NeedSteps:
         usable[list(dataset.dropped)] = False
         return TargetRows(dataset.examples, np.asarray(ShardedArray(folder)), usable)
 
+    def refused(self, store: Store) -> dict[int, str]:
+        """Rows that the model of a signal could not read."""
+        scans = {scan.key: scan for step in self.signals.values() for scan in step.after}
+        found = [read_scan(store.artifact(scan).path) for scan in scans.values()]
+        return {row: kind for scan in found for row, (kind, _) in scan.refused.items()}
+
 
 class StorePool:
     """:class:`coincide.schema.Pool` over the artifacts that the method's needs name.
@@ -70,13 +85,19 @@ class StorePool:
     """
 
     def __init__(
-        self, store: Store, needs: NeedSteps, dataset: Dataset, scored: Step | None = None
+        self,
+        store: Store,
+        needs: NeedSteps,
+        dataset: Dataset,
+        scored: Step | None = None,
+        barred: Mapping[int, str] | None = None,
     ) -> None:
         self._store = store
         self._needs = needs
         self._dataset = dataset
         self._scored = scored
         self._targets: dict[Targets, TargetRows] = {}
+        self._barred = {**needs.refused(store), **(barred or {})}
 
     @property
     def examples(self) -> Sequence[Example]:
@@ -87,13 +108,28 @@ class StorePool:
         import numpy as np
 
         usable = np.ones(len(self._dataset), dtype=bool)
-        usable[list(self._dataset.dropped)] = False
-        if self._needs.signals:
-            from coincide.features.engine.shards import usable_rows
-
-            steps = self._needs.signals.values()
-            usable &= usable_rows([self._store.verify(step, "valid-*").path for step in steps])
+        usable[[*self._dataset.dropped, *self._barred, *self.without_features]] = False
         return usable
+
+    @cached_property
+    def without_features(self) -> list[int]:
+        """Rows of the pool that a signal was not found for."""
+        if not self._needs.signals:
+            return []
+        import numpy as np
+
+        from coincide.features.engine.shards import usable_rows
+
+        steps = self._needs.signals.values()
+        valid = usable_rows([self._store.verify(step, "valid-*").path for step in steps])
+        left_out = self._dataset.dropped.keys() | self._barred.keys()
+        return [row for row in np.flatnonzero(~valid).tolist() if row not in left_out]
+
+    @cached_property
+    def reasons(self) -> dict[int, str]:
+        """Every row that is not usable, with the reason."""
+        lacking = dict.fromkeys(self.without_features, "no signal of the reference or CLIP model")
+        return {**lacking, **self._barred, **self._dataset.dropped}
 
     def signal(self, signal: Signal) -> Any:
         from coincide.features.engine.shards import ShardedArray

@@ -12,21 +12,32 @@ from typing import TYPE_CHECKING, Any
 
 from coincide.files import write_atomic
 from coincide.pool import NeedSteps
-from coincide.schema import Dataset, DataSource, Method
-from coincide.store import Build, Step
+from coincide.scan import read_scan
+from coincide.schema import Dataset, DataSource, Method, UserError
+from coincide.store import Build, Step, Store
 
 if TYPE_CHECKING:
     import numpy as np
 
 VERSION = 1
+LATE = ("barred",)
+"""Fields of a key that are known once the rows have been scanned."""
 
 
 def scores_step(
-    method: Method, *, seed: int, source: DataSource, data: Step, needs: NeedSteps
+    method: Method,
+    *,
+    seed: int,
+    source: DataSource,
+    data: Step,
+    needs: NeedSteps,
+    scan: Step | None = None,
+    barred: str = "",
 ) -> Step | None:
     """The scores of ``method``; None for a method that does not score examples one by one.
 
-    ``method.score_config(seed)`` goes into the key: what, besides the signals, they depend on.
+    ``method.score_config(seed)`` goes into the key: what, besides the signals, they depend on; and
+    ``barred``, the digest of the rows that ``scan`` found unfit, where there are any.
     """
     if not hasattr(method, "score"):
         return None
@@ -34,7 +45,8 @@ def scores_step(
 
     def build(build: Build) -> Mapping[str, Any]:
         dataset = source.open(build.need(0).path)
-        arrays = scorer.score(needs.pool(build.store, dataset), seed)
+        pool = needs.pool(build.store, dataset, barred=barred_rows(build.store, scan, barred))
+        arrays = scorer.score(pool, seed)
         for name, array in arrays.items():
             save(build, f"{name}.npy", array)
         write_atomic(
@@ -43,8 +55,22 @@ def scores_step(
         return _summary(arrays["score"])
 
     config = {"method": method.name, **own_class(method), **scorer.score_config(seed)}
+    config |= {"barred": barred} if barred else {}
     name = f"{method.name}-{source.name}"
-    return Step("scores", name, VERSION, config, build, needs=(data, *needs.steps()))
+    needed, after = (data, *needs.steps()), (scan,) if scan else ()
+    return Step("scores", name, VERSION, config, build, needed, after=after, late=LATE)
+
+
+def barred_rows(store: Store, scan: Step | None, digest: str) -> dict[int, str]:
+    """The rows that ``scan`` found unfit, with the reason. Raises :class:`UserError` when they are
+    not those of ``digest``, which the key was made with.
+    """
+    if scan is None:
+        return {}
+    found = read_scan(store.artifact(scan).path)
+    if found.digest != digest:
+        raise UserError(f"{scan.folder} came after the plan was made; run the command again.")
+    return found.barred
 
 
 def own_class(method: Method) -> dict[str, str]:

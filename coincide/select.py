@@ -5,17 +5,20 @@ The method ranks; the guarantees are here: unique rows, in range, usable, exactl
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from coincide.budget import count
 from coincide.config import HealthLimits
+from coincide.data.report import FIRST
 from coincide.files import write_atomic
 from coincide.pool import NeedSteps, StorePool
 from coincide.progress import bar
+from coincide.scan import counted, summary
 from coincide.schema import (
     Clustering,
     Dataset,
@@ -25,7 +28,7 @@ from coincide.schema import (
     Selection,
     UserError,
 )
-from coincide.scoring import own_class, save
+from coincide.scoring import LATE, barred_rows, own_class, save
 from coincide.store import Artifact, Build, Step
 
 if TYPE_CHECKING:
@@ -101,14 +104,18 @@ def subset_step(
     data: Step,
     needs: NeedSteps,
     scored: Step | None = None,
+    scan: Step | None = None,
+    barred: str = "",
     health: HealthLimits,
 ) -> Step:
     """The subset of one method at one budget. A method without randomness has no seed in its key.
 
     The key holds k, the exact number of examples: 0.2 and 800 of 4,000 rows are one subset.
 
-    ``scored`` is the method's :func:`coincide.scoring.scores_step` where it has one. Health limits
-    are no part of the key: they decide whether to go on, not what is chosen.
+    ``scored`` is the method's :func:`coincide.scoring.scores_step` where it has one. ``scan`` says
+    which rows nothing can be learnt from, ``barred`` is its digest (``coincide.scan``), in the key
+    where there are any. Health limits are no part of the key: they decide whether to go on, not
+    what is chosen.
     """
     config: dict[str, Any] = {
         "method": method.name,
@@ -119,19 +126,35 @@ def subset_step(
         config["k"] = count(budget, source.size())
     if method.uses_seed:
         config["seed"] = seed
+    config |= {"barred": barred} if barred else {}
 
     def build(build: Build) -> Mapping[str, Any]:
         store = build.store
         dataset = source.open(build.need(0).path)
-        pool = needs.pool(store, dataset, scored)
-        gate(pool, {n: store.artifact(s) for n, s in needs.clusterings.items()}, health)
+        pool = needs.pool(store, dataset, scored, barred_rows(store, scan, barred))
+        check_lost(build.need(0), health)
+        _tell(pool, dataset)
+        clusterings = {n: store.artifact(s) for n, s in needs.clusterings.items()}
+        gate(pool, clusterings, health, len(pool.reasons) - len(pool.without_features))
         return _select(build, method, pool, dataset, budget, seed)
 
     suffix = f"-s{seed}" if method.uses_seed else ""
     size = "" if method.fixed_size else f"-{budget}"
     name = f"{method.name}-{source.name}{size}{suffix}"
     upstream = (data, *needs.steps(), *([scored] if scored else []))
-    return Step("subset", name, SUBSET_VERSION, config, build, needs=upstream)
+    after = (scan,) if scan else ()
+    return Step("subset", name, SUBSET_VERSION, config, build, upstream, after=after, late=LATE)
+
+
+def _tell(pool: StorePool, dataset: Dataset) -> None:
+    """Say how many rows no method may choose, and why."""
+    if pool.reasons:
+        print(
+            f"select: {len(pool.reasons):,} of {len(dataset):,} rows of {dataset.name} cannot be "
+            "chosen:\n"
+            f"{summary(dataset, pool.reasons)}",
+            flush=True,
+        )
 
 
 def method_config(method: Method) -> dict[str, Any]:
@@ -150,7 +173,7 @@ def _select(
     selection = method.select(pool, k, seed)
     if method.fixed_size:
         k = len(selection.rows)
-    rows, added = exactly(selection, k, pool.usable, method.name)
+    rows, added = exactly(selection, k, pool.usable, method.name, pool.reasons)
     seconds = time.monotonic() - started
     composition = Counter(dataset.examples[row].source for row in rows)
     whole = Counter(example.source for example in dataset.examples)
@@ -164,6 +187,7 @@ def _select(
         "rows": len(dataset),
         "topped_up": added,
         "unusable": int((~pool.usable).sum()),
+        "unusable_by": counted(pool.reasons),
         "composition": dict(sorted(composition.items())),
         "pool_composition": dict(sorted(whole.items())),
         "select_seconds": round(seconds, 3),
@@ -198,13 +222,22 @@ def order(selection: Selection, rows: np.ndarray, usable: np.ndarray) -> np.ndar
     return taken[np.sort(first)]
 
 
-def exactly(selection: Selection, k: int, usable: np.ndarray, name: str) -> tuple[np.ndarray, int]:
+def exactly(
+    selection: Selection,
+    k: int,
+    usable: np.ndarray,
+    name: str,
+    reasons: Mapping[int, str] | None = None,
+) -> tuple[np.ndarray, int]:
     """``k`` rows, sorted, and how many of them were topped up.
 
     A selection that falls short is topped up from its ``ranking``, in order, skipping what it
-    has. Anything else that is not k distinct usable rows is the method's fault and is refused.
+    has. Anything else that is not k distinct usable rows is the method's fault and is refused;
+    ``reasons`` says why rows are not usable.
     """
     import numpy as np
+
+    reasons = reasons or {}
 
     rows = np.asarray(selection.rows, dtype=np.int64)
     if len(rows) and (rows.min() < 0 or rows.max() >= len(usable)):
@@ -212,7 +245,7 @@ def exactly(selection: Selection, k: int, usable: np.ndarray, name: str) -> tupl
     if len(np.unique(rows)) != len(rows):
         raise UserError(f"method {name} returned some rows twice.")
     if not usable[rows].all():
-        raise UserError(f"method {name} returned {int((~usable[rows]).sum())} unusable rows.")
+        raise UserError(_unusable(rows[~usable[rows]].tolist(), name, reasons))
     if len(rows) > k:
         raise UserError(f"method {name} returned {len(rows)} rows for a budget of {k}.")
     missing = k - len(rows)
@@ -223,21 +256,64 @@ def exactly(selection: Selection, k: int, usable: np.ndarray, name: str) -> tupl
     if len(rows) < k:
         raise UserError(
             f"method {name} can give {len(rows):,} of the {k:,} examples that the budget asks for: "
-            f"{int(usable.sum()):,} of {len(usable):,} rows are usable. Lower the budget."
+            f"{int(usable.sum()):,} of {len(usable):,} rows are usable{_because(reasons)}. "
+            "Lower the budget."
+        )
+    if not len(rows):
+        raise UserError(
+            f"method {name}: there is no row to train on; {int(usable.sum()):,} of "
+            f"{len(usable):,} rows are usable{_because(reasons)}."
         )
     return np.sort(rows), missing
+
+
+def _because(reasons: Mapping[int, str]) -> str:
+    """`` (2 x missing image, ...)``."""
+    listed = ", ".join(f"{count:,} x {reason}" for reason, count in counted(reasons).items())
+    return f" ({listed})" if listed else ""
+
+
+def _unusable(rows: Sequence[int], name: str, reasons: Mapping[int, str]) -> str:
+    """Which rows of a selection cannot be used, why, and what to do."""
+    by: dict[str, list[int]] = {}
+    for row in sorted(rows):
+        by.setdefault(reasons.get(row, "not usable"), []).append(row)
+    lines = [
+        f"  {len(found):,} x {reason}: rows {', '.join(map(str, found[:FIRST]))}"
+        + (", ..." if len(found) > FIRST else "")
+        for reason, found in by.items()
+    ]
+    return "\n".join(
+        [
+            f"method {name} returned {len(rows):,} unusable rows (row 0 is the first):",
+            *lines,
+            "Bring back what these rows lack (the images, for lost ones), or take them out of what "
+            "the method returns; of a file: out of method.path.",
+        ]
+    )
 
 
 # --- the health gate --------------------------------------------------------------------------
 
 
-def gate(pool: StorePool, clusterings: Mapping[Clustering, Artifact], limits: HealthLimits) -> None:
-    """Stop before training when the features or clusters are broken; say which figure and limit."""
+def gate(
+    pool: StorePool,
+    clusterings: Mapping[Clustering, Artifact],
+    limits: HealthLimits,
+    left_out: int = 0,
+) -> None:
+    """Stop before training when the features or clusters are broken; say which figure and limit.
+
+    The ``left_out`` rows that no model was to see are not the features' fault: those that the data
+    lost have a limit of their own, :func:`check_lost`.
+    """
     problems = []
-    unusable = float((~pool.usable).mean()) if len(pool.usable) else 1.0
+    asked = len(pool.usable) - left_out
+    unusable = 1 - int(pool.usable.sum()) / asked if asked else 0.0
     if unusable > limits.invalid_rows:
+        rows = "rows that it was given" if left_out else "rows"
         problems.append(
-            f"{unusable:.1%} of the rows are unusable (health.invalid_rows={limits.invalid_rows})"
+            f"{unusable:.1%} of the {rows} are unusable (health.invalid_rows={limits.invalid_rows})"
         )
     for clustering, artifact in clusterings.items():
         facts, k = artifact.facts, clustering.clusters
@@ -260,3 +336,20 @@ def gate(pool: StorePool, clusterings: Mapping[Clustering, Artifact], limits: He
             "The health gate is closed, nothing was trained: " + "; ".join(problems) + ". "
             "Look at the reference model and the number of clusters; the limits are config."
         )
+
+
+def check_lost(data: Artifact, limits: HealthLimits) -> None:
+    """Stop before the feature pass when the data's own policies left out too many of its rows."""
+    lost, rows = data.facts.get("dropped", 0), data.facts["rows"]
+    if lost <= limits.lost_rows * rows:
+        return
+    report = json.loads((data.path / "report.json").read_text(encoding="utf-8"))
+    kinds = {kind: found["count"] for kind, found in report["problems"].items()}
+    policies = sorted({f"data.{found['policy']}" for found in report["problems"].values()})
+    listed = ", ".join(f"{count:,} x {kind}" for kind, count in kinds.items())
+    raise HealthError(
+        f"{lost:,} of {rows:,} rows ({lost / rows:.1%}) of {data.manifest['name']} are lost, more "
+        f"than health.lost_rows={limits.lost_rows:g} allows: {listed}. They were left out by "
+        f"{' and '.join(policies)}. Bring the files back (python -m coincide.doctor says what is "
+        "missing), or raise health.lost_rows to go on without them. Nothing was computed."
+    )

@@ -15,11 +15,12 @@ from coincide.estimate import costs
 from coincide.experiment import Experiment
 from coincide.features.extract import extract_all
 from coincide.flops import device_name
-from coincide.pipeline import execute, plan
+from coincide.pipeline import Planned, execute, plan
 from coincide.report.build import build_report
 from coincide.report.committed import with_committed
 from coincide.report.ledger import read_ledger
 from coincide.report.summary import summary_tables
+from coincide.select import check_lost
 from coincide.show import show_costs, show_plan, show_report
 from coincide.store import Step
 from launch.jobs import Job, record
@@ -69,8 +70,11 @@ class Executor:
         Documents of the benchmarks are tried before a finetuning begins.
         """
         failed: PartlyFailed | None = None
-        lines = plan(experiment.stages(stages), experiment.store, stages)
-        show_plan(lines, experiment.store, experiment.size())
+        lines = _plan(experiment, stages)
+        if any(line.step.kind == "scan" and line.state == "build" for line in lines):
+            execute([line for line in lines if line.stage.name == "prepare"], experiment.store)
+            if experiment.settle():  # keys hold which rows cannot be learnt from
+                lines = _plan(experiment, stages)
         if "train" in stages:
             experiment.check_resume()
         for stage, of_stage in groupby(lines, key=lambda line: line.stage.name):
@@ -130,9 +134,15 @@ def show_dry_run(experiment: Experiment, stages: Sequence[str]) -> None:
         print(f"{experiment.title}: there is no plan before what is missing here is there.")
         show_requirements(gather([(experiment, stages)]))
     elif stages != ("report",):
-        lines = plan(experiment.stages(stages), experiment.store, stages)
-        show_plan(lines, experiment.store, experiment.size())
+        _plan(experiment, stages)
     show_costs(costs(experiment, stages, device_name()))
+
+
+def _plan(experiment: Experiment, stages: Sequence[str]) -> list[Planned]:
+    """Make the plan and show it."""
+    lines = plan(experiment.stages(stages), experiment.store, stages)
+    show_plan(lines, experiment.store, experiment.size())
+    return lines
 
 
 def ends_here(job: Job, wanted: Collection[str]) -> bool:
@@ -140,7 +150,7 @@ def ends_here(job: Job, wanted: Collection[str]) -> bool:
     if "evaluate" not in job.stages:
         return False
     scores = job.experiment.scores
-    ours = not wanted or any(step.key[:KEY_DIGITS] in wanted for step in scores)
+    ours = not wanted or any(step.planned[:KEY_DIGITS] in wanted for step in scores)
     return ours and all(job.experiment.store.find(step) for step in scores)
 
 
@@ -150,13 +160,15 @@ def _extract_together(jobs: Sequence[Job], wanted: Collection[str]) -> bool:
         each.step.key: each
         for job in jobs
         for each in job.experiment.wanted
-        if each.step.key[:KEY_DIGITS] in wanted
+        if each.step.planned[:KEY_DIGITS] in wanted
     }
     if found:
         print(f"features: {', '.join(f.step.folder for f in found.values())}", flush=True)
+        first = jobs[0].experiment
+        check_lost(first.store.artifact(first.data), first.health)
         extract_all(jobs[0].experiment.store, list(found.values()))
     return bool(found)
 
 
 def _missing(job: Job, step: Step, wanted: Collection[str]) -> bool:
-    return step.key[:KEY_DIGITS] in wanted and job.experiment.store.find(step) is None
+    return step.planned[:KEY_DIGITS] in wanted and job.experiment.store.find(step) is None

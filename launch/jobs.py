@@ -12,6 +12,7 @@ from coincide.config import check_stages
 from coincide.experiment import Experiment
 from coincide.report.ledger import write_result
 from coincide.show import show_result
+from launch.words import shell
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Job:
     @property
     def words(self) -> str:
         """The overrides that it was composed from, as a command line has them."""
-        return " ".join(self.experiment.words) or "(defaults)"
+        return shell(self.experiment.words) or "(defaults)"
 
 
 def only(job: Job, *stages: str) -> Job:
@@ -43,7 +44,7 @@ def goal(job: Job) -> tuple[str, ...]:
     """Keys of the artifacts that the run ends in. Two runs with the same goal are one run."""
     if job.stages == ("report",):
         return ("report",)
-    return tuple(step.key for step in job.experiment.stages(job.stages)[-1].steps)
+    return tuple(step.planned for step in job.experiment.stages(job.stages)[-1].steps)
 
 
 def distinct(jobs: Sequence[Job]) -> list[Job]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from coincide.files import canonical
+from coincide.files import as_name, canonical
 from coincide.pipeline import Planned, plan
 from coincide.schema import STAGES
 from coincide.store import Step
@@ -80,7 +80,7 @@ def plan_nodes(
     home: dict[str, str] = {}
     for number, job in enumerate(jobs):
         for line in _to_build(job):
-            if line.step.key not in in_flight:
+            if in_flight.keys().isdisjoint(line.step.names):
                 _place(line, number, job, groups, home, together)
         _place_record(number, job, groups, home, in_flight)
     ordered = sorted(groups.items(), key=lambda item: ORDER.index(item[1].stage))
@@ -103,17 +103,17 @@ def _place(
 ) -> None:
     """Put the step into its group, unless an earlier run did."""
     step = line.step
-    if step.key in home:
+    if step.planned in home:
         return
     ident = _ident(line, home, together(job))
     if ident not in groups:
         name = _name(line, ident, job.experiment.seed)
         groups[ident] = _Group(name, line.stage.name, step.kind)
     group = groups[ident]
-    home[step.key] = ident
-    group.steps[step.key] = step
+    home[step.planned] = ident
+    group.steps[step.planned] = step
     group.runs[number] = None
-    group.waits |= dict.fromkeys(need.key for need in step.needs)
+    group.waits |= dict.fromkeys(name for need in (*step.needs, *step.after) for name in need.names)
     if group.wide is None:
         experiment = job.experiment
         wide = {"features": experiment.features, "train": experiment.recipe}
@@ -121,17 +121,21 @@ def _place(
 
 
 def _ident(line: Planned, home: Mapping[str, str], together: bool) -> str:
-    """Signals of one pass share a node, and all that is measured on one adapter does."""
+    """Signals of one pass share a node, and all that is measured on one adapter does; what a
+    model makes of the rows is looked up where the model is made.
+    """
     step = line.step
+    if step.kind == "scan":  # beside the model that it is made with
+        return home.get(step.needs[-1].planned, step.planned)
     if step.kind == "features":
         of_the_pass = {k: v for k, v in step.config.items() if k not in ("signal", "params")}
-        return _digest(["features", of_the_pass, *(need.key for need in step.needs)])
+        return _digest(["features", of_the_pass, *(need.planned for need in step.needs)])
     adapter = _adapter_below(step) if line.stage.name == "evaluate" else None
     if adapter is None:
-        return step.key
-    if together and adapter.key in home:
-        return home[adapter.key]
-    return _digest(["evaluate", adapter.key])
+        return step.planned
+    if together and adapter.planned in home:
+        return home[adapter.planned]
+    return _digest(["evaluate", adapter.planned])
 
 
 def _adapter_below(step: Step) -> Step | None:
@@ -150,7 +154,7 @@ def _name(line: Planned, ident: str, seed: int) -> str:
         what = (adapter or step).name
     if (step.kind == "adapter" or adapter) and not what.endswith(f"-s{seed}"):
         what += f"-s{seed}"  # of the training, when it is not of the subset already
-    return f"{step.kind}-{what[:60]}-{ident[:8]}"
+    return f"{step.kind}-{as_name(what, 60)}-{ident[:8]}"
 
 
 def _place_record(
@@ -164,17 +168,17 @@ def _place_record(
     if "evaluate" not in job.stages or goal_key(job) in in_flight:
         return
     scores = job.experiment.scores
-    built = [home[step.key] for step in scores if step.key in home]
-    if not built and any(step.key in in_flight for step in scores):
+    built = [home[step.planned] for step in scores if step.planned in home]
+    if not built and any(name in in_flight for step in scores for name in step.names):
         ident = _digest(["record", goal_key(job)])
-        name = f"record-{job.experiment.adapter.name[:60]}-{ident[:8]}"
+        name = f"record-{as_name(job.experiment.adapter.name, 60)}-{ident[:8]}"
         groups[ident] = _Group(name, "evaluate", "record")
         built = [ident]
     if built:
         last = groups[built[-1]]
         last.records.append(number)
         last.runs[number] = None
-        last.waits |= dict.fromkeys(step.key for step in scores)
+        last.waits |= dict.fromkeys(name for step in scores for name in step.names)
 
 
 def goal_key(job: Job) -> str:

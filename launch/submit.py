@@ -35,10 +35,10 @@ def _check_resume(nodes: Sequence[Node], jobs: Sequence[Job]) -> None:
 
     With ``processes: auto`` the layout is known only where the job runs.
     """
-    trained = {step.key for node in nodes for step in node.steps if step.kind == "adapter"}
+    trained = {step.planned for node in nodes for step in node.steps if step.kind == "adapter"}
     for job in jobs:
         known = getattr(job.experiment.recipe, "processes", "auto") != "auto"
-        if trained and known and job.experiment.adapter.key in trained:
+        if trained and known and job.experiment.adapter.planned in trained:
             job.experiment.check_resume()
 
 

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from coincide.files import canonical, write_json
+from coincide.files import as_name, canonical, write_json
 from coincide.redact import redact
 from coincide.schema import UserError
 from launch.frozen import freeze, resolved
@@ -137,7 +137,7 @@ def sweep_id(jobs: Sequence[Job]) -> str:
     configs = [{**resolved(job)["config"], "logger": None} for job in jobs]
     digest = hashlib.sha256(canonical(sorted(map(canonical, configs))).encode()).hexdigest()
     runs = f"{len(jobs)}-run{'s' if len(jobs) > 1 else ''}"
-    return f"{jobs[0].experiment.source.name}-{runs}-{digest[:8]}"
+    return f"{as_name(jobs[0].experiment.source.name, 60)}-{runs}-{digest[:8]}"
 
 
 def freeze_sweep(jobs: Sequence[Job], folder: Path) -> Sweep:
@@ -168,7 +168,7 @@ def tasks_of(
 
 def _task(node: Node, jobs: Sequence[Job], sweep: Sweep, code: Path, failures: int) -> Task:
     runs = ",".join(str(sweep.run(jobs[number])) for number in node.runs)
-    steps = ",".join(step.key[:KEY_DIGITS] for step in node.steps)
+    steps = ",".join(step.planned[:KEY_DIGITS] for step in node.steps)
     store = jobs[0].experiment.store
     return Task(
         name=node.name,
@@ -176,7 +176,10 @@ def _task(node: Node, jobs: Sequence[Job], sweep: Sweep, code: Path, failures: i
         kind=node.kind,
         command=_command(code, f"frozen=[{runs}]", f"steps=[{steps}]"),
         artifacts=tuple(str(store.path(step) / "manifest.json") for step in node.steps),
-        keys=(*(step.key for step in node.steps), *(goal_key(jobs[n]) for n in node.records)),
+        keys=(
+            *(name for step in node.steps for name in step.names),
+            *(goal_key(jobs[n]) for n in node.records),
+        ),
         after=node.after,
         **_common(node.name, sweep, code, failures),
     )

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from coincide.files import as_name
 from coincide.redact import redact
 from track.places import manifest, sound
 from track.records import Files, Run, Table
@@ -66,7 +67,12 @@ def _files(folder: Path, kind: str, patterns: Iterable[str], limit_mb: int) -> F
     facts = redact(dict(record["facts"]))
     metadata = {"key": record["key"], "needs": record["needs"], "facts": facts}
     left = {"left_out": [str(p.relative_to(folder)) for p in paths[len(chosen) :]]}
-    return Files(folder.name, kind, tuple(chosen), metadata | (left if left["left_out"] else {}))
+    return Files(
+        as_name(folder.name, 128),
+        kind,
+        tuple(chosen),
+        metadata | (left if left["left_out"] else {}),
+    )
 
 
 # --- training ---------------------------------------------------------------------------------

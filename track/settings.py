@@ -42,6 +42,8 @@ class Logger:
             raise UserError(
                 f"logger.project={self.project!r}; expected 1 to 128 letters, digits, '_', '-', '.'"
             )
+        if self.group is not None and not 0 < len(self.group) <= 128:
+            raise UserError(f"logger.group={self.group!r}; expected 1 to 128 characters.")
         if not self.timeout > 0 or self.artifact_mb < 0 or self.thumbnails < 0:
             raise UserError(
                 f"logger.timeout={self.timeout} must be > 0, logger.artifact_mb={self.artifact_mb} "

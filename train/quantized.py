@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coincide.models.load import check_finite
 from coincide.schema import UserError
 from train.lora import language_linears
 
@@ -46,7 +47,7 @@ def load_quantized(model_dir: Path, dtype: torch.dtype, device: str) -> Any:
             f"train.quantization=nf4: {error}\nIt needs the package bitsandbytes with kernels for "
             "this machine: pip install bitsandbytes. train=lora does without."
         ) from error
-    return model.eval()
+    return check_finite(model.eval(), model_dir)
 
 
 def kept_whole(model_dir: Path) -> list[str]:

@@ -6,13 +6,15 @@ import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from coincide.models.headers import shapes
 from coincide.requirements import Requirement
 from coincide.schema import UserError
 from coincide.store import Step, Store
 from train.checkpoint import newest_complete
 from train.devices import Gpu, gpus
+from train.lora import PROJECTORS
 
 if TYPE_CHECKING:
     from train.recipe import Recipe
@@ -36,6 +38,32 @@ def requirements(
     if parameters is not None and folder is not None:
         found.append(disk(recipe, parameters, folder))
     return found
+
+
+def trainable(model: Any) -> list[Requirement]:
+    """Whether the weights of ``model``, where they are a folder of safetensors, have the parts that
+    LoRA finetuning adapts; by the names in their headers.
+    """
+    checkpoint = getattr(model, "checkpoint", None)
+    if checkpoint is None or not checkpoint.requirement().met:
+        return []
+    names = shapes(checkpoint.paths())
+    found = sorted({path for name in names for path in _projectors(name)})
+    if not names or len(found) == 1:
+        return []
+    said = f"{len(found)} projectors ({', '.join(found) or 'none'})"
+    remedy = (
+        f"train an image-text model with one projector, named {', '.join(PROJECTORS)}; text models "
+        "and folders of adapters have none"
+    )
+    return [Requirement(f"projector of {checkpoint.repo}", False, said, remedy)]
+
+
+def _projectors(tensor: str) -> list[str]:
+    """The path of the projector that ``tensor`` is part of, if it is."""
+    parts = tensor.split(".")
+    places = [i for i, part in enumerate(parts) if part in PROJECTORS]
+    return [".".join(parts[: i + 1]) for i in places]
 
 
 def package(name: str, what: str) -> Requirement:

@@ -22,9 +22,10 @@ losses are normalised over the whole batch, so the step is the same but for roun
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
+from coincide.scan import read_scan
 from coincide.schema import DataSource, Difficulty, ModelSource
 from coincide.store import Build, Step
 from train.recipe import Recipe
@@ -41,12 +42,14 @@ def difficulty_step(
     source: DataSource,
     data: Step,
     recipe: Recipe | None = None,
+    scan: Step | None = None,
 ) -> Step:
     """The artifact of stage 1: ``difficulty.npy`` float32 [N] (NaN: took no part),
 
     ``score_net.safetensors`` (``weight`` [1, image + text]), the stage-1 model under ``model/`` and
     ``log.json``. ``signals`` are the steps of ``need.signals``. Of ``recipe`` only what changes no
-    answer is used: ``gradient_checkpointing`` and ``save_every``.
+    answer is used: ``gradient_checkpointing`` and ``save_every``. Rows that ``scan`` says the model
+    cannot read take no part.
     """
     config = {
         **{name: value for name, value in asdict(need).items() if name != "signals"},
@@ -59,8 +62,13 @@ def difficulty_step(
 
         dataset = source.open(build.need(0).path)
         folders = [build.store.verify(step).path for step in signals]
+        if scan is not None:
+            refused = read_scan(build.store.artifact(scan).path).refused
+            gone = {row: kind for row, (kind, _) in refused.items()}
+            dataset = replace(dataset, dropped={**dataset.dropped, **gone})
         return learn(build, need, model, dataset, folders, recipe)
 
     name = f"{model.name}-{source.name}"
     needs = (data, base, *signals)
-    return Step("difficulty", name, VERSION, config, build, needs, trained=True)
+    after = (scan,) if scan else ()
+    return Step("difficulty", name, VERSION, config, build, needs, trained=True, after=after)

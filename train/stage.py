@@ -121,7 +121,14 @@ def _train(build: Build, job: Job) -> dict[str, Any]:
             break
         except OutOfMemory as error:
             job = smaller(job, error)
-    return _facts(job, examples, build.attempt)
+    facts = _facts(job, examples, build.attempt)
+    if not facts["answer_tokens"]:
+        raise UserError(
+            f"the {examples:,} examples have no answer token in {job.max_length:,} tokens: nothing "
+            "was learnt, and the adapter is not kept. Choose other rows, or raise train.max_length "
+            "and target.max_length."
+        )
+    return facts
 
 
 def _is_finished(job: Job, former: Path, steps: int) -> bool:

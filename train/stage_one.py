@@ -94,7 +94,9 @@ def _learn(
     folder = build.need(1).path / "model"
     processor = load_processor(folder)
     features = np.concatenate([ShardedArray(path)[:] for path in folders], axis=1)
-    rows = np.flatnonzero(usable_rows(folders) & np.isfinite(features).all(axis=1))
+    usable = usable_rows(folders) & np.isfinite(features).all(axis=1)
+    usable[list(dataset.dropped)] = False
+    rows = np.flatnonzero(usable)
     batches = [batch for epoch in range(need.epochs) for batch in cut(rows, need, epoch)]
     checkpointing = recipe is not None and recipe.gradient_checkpointing
     learner = _learner(folder, features, need, processor.tokenizer.pad_token_id, checkpointing)

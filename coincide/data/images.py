@@ -79,6 +79,25 @@ def decode(
         raise CorruptImage(f"image {relative!r} under {root} does not decode: {error}.") from error
 
 
+def size_of(root: Path, relative: str) -> tuple[int, int]:
+    """Width and height of the picture as :func:`load_image` gives it, by the file's header.
+
+    Raises as :func:`load_image` does for a file that is missing or no image.
+    """
+    from PIL import Image
+
+    path = safe_path(root, relative)
+    if not path.is_file():
+        raise MissingImage(f"image {relative!r}: no such file under {root}.")
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+            sideways = picture.getexif().get(0x0112, 1) >= 5
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise CorruptImage(f"image {relative!r} under {root} does not open: {error}.") from error
+    return (height, width) if sideways else (width, height)
+
+
 @contextmanager
 def whole_files_only() -> Iterator[None]:
     """Refuse truncated files even where another library told Pillow to fill them with grey."""

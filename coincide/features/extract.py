@@ -43,8 +43,11 @@ CLAIMS = "claims"
 """Folder of the claims of a pass, beside its first signal by key."""
 
 
-def signal_step(signal: Signal, over: SignalPass, *, data: Step, base: Step) -> Step:
-    """The artifact of one signal over the dataset ``data``, computed by the model ``base``.
+def signal_step(
+    signal: Signal, over: SignalPass, *, data: Step, base: Step, after: tuple[Step, ...] = ()
+) -> Step:
+    """The artifact of one signal over the dataset ``data``, computed by the model ``base``, once
+    ``after`` was looked up (``coincide.scan``).
 
     Built alone it takes a pass of its own; :func:`extract` builds several of them in one pass.
     """
@@ -55,7 +58,9 @@ def signal_step(signal: Signal, over: SignalPass, *, data: Step, base: Step) -> 
         return _facts(build)
 
     name = f"{signal.label}-{over.model.name}-{over.source.name}"
-    return Step("features", name, VERSION, config, alone, needs=(data, base), links=True)
+    return Step(
+        "features", name, VERSION, config, alone, needs=(data, base), after=after, links=True
+    )
 
 
 @dataclass(frozen=True)
@@ -67,10 +72,16 @@ class Extraction:
     over: SignalPass
 
 
-def extraction(signal: Signal, model: Any, source: DataSource, options: FeaturePass) -> Extraction:
-    """How ``signal`` is computed by ``model`` over ``source``."""
+def extraction(
+    signal: Signal,
+    model: Any,
+    source: DataSource,
+    options: FeaturePass,
+    after: tuple[Step, ...] = (),
+) -> Extraction:
+    """How ``signal`` is computed by ``model`` over ``source``, once ``after`` was looked up."""
     over = type(signal).over(model, source, options)
-    step = signal_step(signal, over, data=source.step(), base=model.step())
+    step = signal_step(signal, over, data=source.step(), base=model.step(), after=after)
     return Extraction(signal, step, over)
 
 

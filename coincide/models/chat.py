@@ -28,6 +28,10 @@ Span = tuple[int, int]
 """First character, and the one after the last."""
 
 
+class Refused(UserError):
+    """A row that the model's processor or template does not take."""
+
+
 @dataclass(frozen=True)
 class Chat:
     """A conversation as its processor gives it. T tokens, n images."""
@@ -54,19 +58,19 @@ def encode_turns(
 ) -> Chat:
     """``turns`` with their ``pictures``; ``asking`` ends them where the model is to answer.
 
-    Raises UserError, beginning with ``where``, for what the template or the processor refuses.
+    Raises :class:`Refused`, beginning with ``where``, for what template or processor refuse.
     """
     written = sum(turn.text.count(IMAGE) for turn in turns)
     if written != len(pictures):
         raise UserError(f"{where}: {written} {IMAGE} placeholders for {len(pictures)} images.")
     try:
         messages = messages_of(turns)
-        rendered = _render(processor, messages, asking=asking)
+        rendered = rendering(processor, messages, asking=asking)
         spans = [] if asking else answer_spans(processor, turns, messages, rendered)
         opening = 0 if pictures else _opening(processor, rendered)
         return _tokenize(processor, rendered, pictures, spans, opening)
     except (ValueError, TypeError, UserError, _template_error()) as error:
-        raise UserError(f"{where}, template chat: {error}") from error
+        raise Refused(f"{where}, template chat: {error}" if where else str(error)) from error
 
 
 def cut_before(chat: Chat, image: int, pictures: Sequence[Image], processor: Any) -> Chat:
@@ -139,12 +143,14 @@ def _template(processor: Any) -> str:
     if not found:
         raise UserError(
             f"the {type(processor).__name__} of this model has no chat template "
-            "(chat_template.jinja). Choose a template of coincide.models.template."
+            "(chat_template.jinja). Save it in the model's folder; for a LLaVA of Vicuna's set "
+            "target.template=vicuna_v1."
         )
     return str(found)
 
 
-def _render(processor: Any, messages: Sequence[Any], *, asking: bool = False) -> str:
+def rendering(processor: Any, messages: Sequence[Any], *, asking: bool = False) -> str:
+    """The text of ``messages`` by the template; ``asking`` ends it where an answer begins."""
     _template(processor)
     return str(
         processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=asking)
@@ -171,8 +177,8 @@ def _marked(processor: Any, messages: Sequence[Any]) -> list[Span]:
 
 def _difference(processor: Any, messages: Sequence[Any], turn: int, rendered: str) -> Span:
     """What ``turn`` adds to the text at which the model is asked to answer."""
-    asked = _render(processor, messages[:turn], asking=True)
-    answered = _render(processor, messages[: turn + 1])
+    asked = rendering(processor, messages[:turn], asking=True)
+    answered = rendering(processor, messages[: turn + 1])
     if not (answered.startswith(asked) and rendered.startswith(answered)):
         raise UserError(
             "the chat template writes a turn otherwise once more turns follow, so the answers "
@@ -186,7 +192,7 @@ def _difference(processor: Any, messages: Sequence[Any], turn: int, rendered: st
 
 def _opening(processor: Any, rendered: str) -> int:
     """Characters before the first turn's content: where two conversations begin to differ."""
-    probes = [_render(processor, messages_of([Turn("human", text)])) for text in ("a", "b")]
+    probes = [rendering(processor, messages_of([Turn("human", text)])) for text in ("a", "b")]
     together = enumerate(zip(*probes, rendered, strict=False))
     return next((i for i, letters in together if len(set(letters)) > 1), 0)
 

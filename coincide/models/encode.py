@@ -19,6 +19,7 @@ import torch
 
 from coincide.data.images import BadImage, load_image
 from coincide.models.chat import cut_before, encode_turns
+from coincide.models.squares import bounded
 from coincide.models.template import IMAGE, Segment, Template, render
 from coincide.schema import Dataset, Example, Turn, UserError
 
@@ -94,29 +95,48 @@ def encode(
         if key not in cache.pictures:
             cache.pictures[key] = picture(example, dataset, key[0], processor)
     pictures = [cache.pictures[key] for key in keys]
-    where = f"row {example.row}"
+    where = f"row {example.row}" if example.row >= 0 else "the blank row that fills batches"
     if template.of_processor:
         return _chat(example.turns, pictures, processor, max_length, where)
     for key, image in zip(keys, pictures, strict=True):
         if key not in cache.pixels:
-            cache.pixels[key] = _pixels([image], processor)
+            cache.pixels[key] = pixels_of([image], processor)
     prepared = [cache.pixels[key] for key in keys]
     pixels = prepared[0] if len(prepared) == 1 else torch.cat(prepared) if prepared else None
     return _encoded(render(template, example.turns), pixels, processor, template, max_length, where)
+
+
+def encode_blank(
+    turns: Sequence[Turn],
+    pictures: Sequence[Image],
+    processor: Any,
+    template: Template,
+    max_length: int,
+) -> Encoded:
+    """``turns`` with ``pictures`` in the places of their images, as :func:`encode` has them.
+
+    Raises :class:`UserError` for what template or processor refuse.
+    """
+    if template.of_processor:
+        return _chat(turns, pictures, processor, max_length, "")
+    prepared = [pixels_of([image], processor) for image in pictures]
+    pixels = torch.cat(prepared) if prepared else None
+    return _encoded(render(template, turns), pixels, processor, template, max_length, "")
 
 
 def encode_prompt(
     turns: Sequence[Turn], pictures: Sequence[Image], processor: Any, template: Template
 ) -> Encoded:
     """What the model reads before it answers the last of ``turns``; nothing is cut."""
+    pictures = [bounded(image, processor) for image in pictures]
     if template.of_processor:
         return _chat(turns, pictures, processor, sys.maxsize, "prompt", asking=True)
     asking = [*render(template, turns), Segment(f"{template.assistant}:", False)]
-    pixels = _pixels(pictures, processor) if pictures else None
+    pixels = pixels_of(pictures, processor) if pictures else None
     return _encoded(asking, pixels, processor, template, sys.maxsize, "prompt")
 
 
-def _pixels(pictures: Sequence[Image], processor: Any) -> torch.Tensor:
+def pixels_of(pictures: Sequence[Image], processor: Any) -> torch.Tensor:
     """float32 [n, 3, H, W]."""
     found = processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
     assert isinstance(found, torch.Tensor)
@@ -236,7 +256,7 @@ def picture(example: Example, dataset: Dataset, name: str, processor: Any) -> Im
     from PIL import Image
 
     try:
-        return load_image(dataset.image_root, name)
+        return bounded(load_image(dataset.image_root, name), processor)
     except BadImage as error:
         if example.row not in dataset.blank_images:
             raise type(error)(f"row {example.row}: {error}") from error

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from coincide.files import write_atomic
+from coincide.models.headers import unfit
 from coincide.models.weights import Checkpoint
 from coincide.requirements import Requirement
 from coincide.store import Build, Step
@@ -52,8 +53,15 @@ class Hub:
         return self.label or self.checkpoint.name
 
     def requirements(self) -> Sequence[Requirement]:
-        """The model's files."""
-        return [self.checkpoint.requirement()]
+        """The model's files, and that its tokenizer, template and weights belong together."""
+        files = self.checkpoint.requirement()
+        folder = self.checkpoint.folder()
+        if folder is None or not files.met or not folder.is_dir():
+            return [files]
+        faults = unfit(folder, self.checkpoint.paths(), self.template)
+        found = "; ".join(faults) or "tokenizer, template and embedding fit"
+        remedy = "Mend the folder's files, or choose another model or template." if faults else ""
+        return [files, Requirement(f"model {self.repo}", not faults, found, remedy)]
 
     def step(self) -> Step:
         """The model's files in the store; the key holds the commit, or a folder's content."""

@@ -41,6 +41,7 @@ def load_processor(model_dir: Path) -> Any:
 
 def load_model(model_dir: Path, dtype: torch.dtype, device: str | torch.device) -> Any:
     """The image-text-to-text model in ``model_dir``, in evaluation mode on ``device``."""
+    from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
     from transformers.utils.logging import disable_progress_bar
 
@@ -57,10 +58,11 @@ def load_model(model_dir: Path, dtype: torch.dtype, device: str | torch.device) 
             local_files_only=True,
             trust_remote_code=False,
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, KeyError, SafetensorError) as error:
         raise UserError(
             f"model folder {model_dir} does not load: {error}\nExpected an image-text-to-text "
-            "model that transformers itself knows; code that comes with a model is never run."
+            "model that transformers itself knows, its files whole; code that comes with a model "
+            "is never run."
         ) from error
     model, info = loaded
     if info["missing_keys"]:
@@ -68,7 +70,25 @@ def load_model(model_dir: Path, dtype: torch.dtype, device: str | torch.device) 
             f"model folder {model_dir} lacks weights of its own architecture: "
             f"{', '.join(sorted(info['missing_keys'])[:3])}. It is incomplete, or another model."
         )
-    return model.to(device).eval()
+    return check_finite(model.to(device).eval(), model_dir)
+
+
+def check_finite(model: Any, model_dir: Path) -> Any:
+    """``model``; raises :class:`UserError`, naming the first three, for weights not finite."""
+    import torch
+
+    bad = []
+    for name, weight in model.named_parameters():
+        held = getattr(weight, "ds_tensor", weight)  # ZeRO-3: this rank's part
+        if held.is_floating_point() and held.numel() and not held.is_meta:
+            bad += [] if bool(torch.isfinite(held).all()) else [name]
+    if bad:
+        raise UserError(
+            f"the checkpoint {model_dir} holds NaN or infinite values in {len(bad):,} of its "
+            f"weights ({', '.join(bad[:3])}): it is damaged, or diverged when it was trained. Take "
+            "a sound one; no setting of this run mends it."
+        )
+    return model
 
 
 def _check(model_dir: Path, *any_of: str) -> None:

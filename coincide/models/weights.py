@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from coincide.files import canonical, sha256_file, write_json
+from coincide.models.headers import broken
 from coincide.progress import bar
 from coincide.requirements import Requirement
 from coincide.schema import UserError
@@ -109,10 +110,12 @@ class Checkpoint:
         repo, revision = self._where
         absent = "no such path" if self.local else "not on this machine"
         lacking = absent if folder is None else lacks(folder, self.files)
+        if folder is not None and not lacking:
+            lacking = "; ".join(broken(_files(folder, self.files)))
         met = not lacking
         found = f"{folder}: {lacking}" if folder and lacking else lacking or str(folder)
         if self.local:
-            remedy = "Set it to a folder with a model as it was published, or to owner/name."
+            remedy = "Set it to a folder with a whole model as it was published, or to owner/name."
             return Requirement(f"weights {self.repo}", met, found, "" if met else remedy)
         at = "" if revision == "main" else f" --revision {revision}"
         remedy = f"python -m coincide.prefetch (or hf download {repo}{at}), or name a folder."

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from coincide.files import canonical
+from coincide.files import as_name, canonical
 
 if TYPE_CHECKING:
     from coincide.store.store import Build
@@ -27,7 +27,7 @@ class Step:
     kind: str
     """Folder under the store, e.g. ``features``."""
     name: str
-    """Readable part of the folder's name; not in the key."""
+    """Readable part of the folder's name, made safe there; not in the key."""
     version: int
     """Code version of the step: raise it when the same config starts to give another answer."""
     config: Mapping[str, Any]
@@ -43,14 +43,37 @@ class Step:
     trained: bool = False
     """It took training: with other bytes than it was written with it is refused, and not trained
     again unasked."""
+    after: tuple[Step, ...] = ()
+    """Built before this one, and in its key only by what they found: fields of ``late``."""
+    late: tuple[str, ...] = ()
+    """Fields of ``config`` that are known once ``after`` is built, and absent before."""
 
     @cached_property
     def key(self) -> str:
+        return self._digest(self.config, [need.key for need in self.needs])
+
+    @cached_property
+    def planned(self) -> str:
+        """What the step is called before and after ``late`` fields are known: the key where
+        neither it nor its needs have any.
+        """
+        below = [need.planned for need in (*self.needs, *self.after)]
+        if not self.late and below == [need.key for need in self.needs]:
+            return self.key
+        early = {name: value for name, value in self.config.items() if name not in self.late}
+        return self._digest(early, below)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """``planned``, and the key where that is another."""
+        return tuple(dict.fromkeys((self.planned, self.key)))
+
+    def _digest(self, config: Mapping[str, Any], needs: Sequence[str]) -> str:
         content = {
             "kind": self.kind,
             "version": self.version,
-            "config": json.loads(canonical(self.config)),
-            "needs": [need.key for need in self.needs],
+            "config": json.loads(canonical(config)),
+            "needs": list(needs),
         }
         return hashlib.sha256(canonical(content).encode()).hexdigest()
 
@@ -61,7 +84,7 @@ class Step:
 
     @property
     def folder(self) -> str:
-        return f"{self.kind}/{self.name}-{self.digits}"
+        return f"{self.kind}/{as_name(self.name)}-{self.digits}"
 
 
 def by_key(steps: Sequence[Step]) -> list[Step]:
@@ -71,7 +94,7 @@ def by_key(steps: Sequence[Step]) -> list[Step]:
 
 def need_fields(needs: Sequence[Step]) -> dict[str, str]:
     """What a manifest says of the artifacts that one was made from."""
-    return {f"needs.{i}.{n.kind}": f"{n.name}-{n.digits}" for i, n in enumerate(needs)}
+    return {f"needs.{i}.{n.kind}": f"{as_name(n.name)}-{n.digits}" for i, n in enumerate(needs)}
 
 
 def differences(step: Step, manifest: Mapping[str, Any]) -> list[str]:

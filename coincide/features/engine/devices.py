@@ -62,13 +62,24 @@ def devices_of(options: FeaturePass, rank: Rank) -> list[str]:
 
 
 def decoders_of(options: FeaturePass, device: str, processes: int) -> int:
-    """Decoding processes beside each worker; ``auto``: none on a CPU, else the cores there are."""
+    """Decoding processes beside each worker; ``auto``: none on a CPU, else the cores there are, and
+    no more than half of the free memory holds at ``decode_mb`` each.
+    """
     wanted = _count(options.decode_workers, "decode_workers", 0)
     if wanted is not None:
         return wanted
     if device == "cpu":
         return 0
-    return max(1, min(MOST_DECODERS, cores() // processes - 1))
+    room = int(free_memory() / 2 / (options.decode_mb * 1e6 * processes))
+    return max(1, min(MOST_DECODERS, cores() // processes - 1, room))
+
+
+def free_memory() -> float:
+    """Bytes of memory that are free now; infinite where the system does not tell."""
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return float("inf")
 
 
 def device_of(wanted: str) -> str:

@@ -18,6 +18,7 @@ from coincide.features.engine.contract import Computer
 from coincide.features.forward import capture
 from coincide.features.forward.contract import ForwardSignal
 from coincide.features.forward.vision import TowerOnce
+from coincide.models.chat import Refused
 from coincide.models.encode import Encoded, ImageCache, collate, encode
 from coincide.models.load import load_model, load_processor
 from coincide.models.template import TEMPLATES
@@ -41,10 +42,15 @@ def reference_computer(
     dataset: Dataset,
     device: str,
     decoders: int,
+    *,
+    drop_refused: bool = False,
 ) -> Iterator[Computer]:
-    """Load the model in ``folder`` once; what turns the examples of a shard into their values."""
+    """Load the model in ``folder`` once; what turns the examples of a shard into their values.
+
+    ``drop_refused``: a row that the processor refuses has no values, and is no error.
+    """
     processor = load_processor(folder)
-    encoder = RowEncoder(dataset, processor, model.template, model.max_length)
+    encoder = RowEncoder(dataset, processor, model.template, model.max_length, drop_refused)
     with decoding(encoder, decoders) as ordered:
         network = load_model(folder, dtype=getattr(torch, dtype), device=device)
         forward = Forward(network, signals, processor.tokenizer.pad_token_id, device, options)
@@ -60,6 +66,7 @@ class RowEncoder:
     processor: Any
     template: str
     max_length: int
+    drop_refused: bool = False
 
     def __call__(self, rows: Sequence[int]) -> list[dict[str, Any] | None]:
         cache = ImageCache()
@@ -72,14 +79,19 @@ class RowEncoder:
         cache: ImageCache,
         shared: dict[int, tuple[torch.Tensor, np.ndarray]],
     ) -> dict[str, Any] | None:
-        """None for a row that a policy dropped, and for one without text after its image.
+        """None for a row that a policy drops, and for one without text after its image.
 
         ``shared``: by identity, so that the pixels of several rows travel once.
         """
         if example.row in self.dataset.dropped:
             return None
         template = TEMPLATES[self.template]
-        found = encode(example, self.dataset, self.processor, template, self.max_length, cache)
+        try:
+            found = encode(example, self.dataset, self.processor, template, self.max_length, cache)
+        except Refused:
+            if self.drop_refused:
+                return None
+            raise
         if not found.text_mask.any():
             return None
 

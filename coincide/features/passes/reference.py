@@ -62,6 +62,15 @@ class ReferencePass:
         """Load the model once; see :class:`coincide.features.engine.contract.SignalPass`."""
         from coincide.features.forward.rows import reference_computer
 
+        drop = getattr(self.source, "on_bad_row", "error") == "drop"
         return reference_computer(
-            self.model, self.dtype, self.options, signals, folder, dataset, device, decoders
+            self.model,
+            self.dtype,
+            self.options,
+            signals,
+            folder,
+            dataset,
+            device,
+            decoders,
+            drop_refused=drop,
         )

@@ -1,0 +1,186 @@
+"""Model folders by their headers: is every file whole, and do its parts belong together.
+
+Only the first bytes of weight files are read, so that a check takes as long for seven billion
+parameters as for a million. The layout of safetensors: eight bytes that give the length of a JSON
+header, the header (tensor -> dtype, shape, place), then the tensors without a gap.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from coincide.models.template import TEMPLATES
+
+POINTER = b"version https://git-lfs.github.com/spec"
+MOST_HEADER = 100 * 2**20
+"""Most bytes of a header, safetensors' own limit."""
+EMBEDDINGS = re.compile(r"(^|\.)(embed_tokens|wte|tok_embeddings|word_embeddings)\.weight$")
+TOKENS = re.compile(r"<\|[A-Za-z_]+\|>")
+Shapes = dict[str, tuple[int, ...]]
+
+
+def broken(files: Iterable[Path]) -> list[str]:
+    """Which of the files of a model are not whole, each with the reason."""
+    found = ((file, _fault(file)) for file in files)
+    return [f"{file.name} {fault}" for file, fault in found if fault]
+
+
+def _fault(file: Path) -> str:
+    size = file.stat().st_size
+    with file.open("rb") as handle:
+        head = handle.read(len(POINTER))
+    if head == POINTER:
+        return "is a Git LFS pointer, not the file itself (git lfs pull, or hf download)"
+    if not size:
+        return "is empty"
+    if file.suffix == ".safetensors":
+        return _cut(file, size)
+    if file.suffix == ".json":
+        try:
+            json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            return f"is no JSON ({error})"
+    return ""
+
+
+def _cut(file: Path, size: int) -> str:
+    header = read_header(file)
+    if header is None:
+        return f"has no whole safetensors header ({size:,} bytes): cut short, or another format"
+    length, tensors = header
+    wanted = 8 + length + max((t["data_offsets"][1] for t in tensors.values()), default=0)
+    if wanted != size:
+        return f"has {size:,} bytes, its header says {wanted:,}: a download that broke off"
+    return ""
+
+
+def read_header(file: Path) -> tuple[int, dict[str, Any]] | None:
+    """Length and tensors of a safetensors file; None where it has no whole header."""
+    with file.open("rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        if not 2 <= length <= min(MOST_HEADER, file.stat().st_size):
+            return None
+        text = handle.read(length)
+    with suppress(ValueError, TypeError, KeyError):
+        tensors = {k: v for k, v in json.loads(text).items() if k != "__metadata__"}
+        if all(t["data_offsets"][1] >= 0 and t["shape"] is not None for t in tensors.values()):
+            return length, tensors
+    return None
+
+
+def shapes(files: Iterable[Path]) -> Shapes:
+    """Shape of every tensor in the safetensors files among ``files``."""
+    headers = [read_header(file) for file in files if file.suffix == ".safetensors"]
+    return {
+        name: tuple(tensor["shape"])
+        for header in headers
+        if header is not None
+        for name, tensor in header[1].items()
+    }
+
+
+def unfit(folder: Path, files: Sequence[Path], template: str) -> list[str]:
+    """Why the model in ``folder`` cannot be used under ``template``: vocabulary and embedding that
+    do not fit, tokens that are missing, no chat template. Empty where nothing is found, or where
+    there is no ``tokenizer.json`` to look at.
+    """
+    tokens = vocabulary(folder)
+    faults = _template_faults(folder, template, tokens)
+    if not tokens:
+        return faults
+    rows = [shape[0] for name, shape in shapes(files).items() if EMBEDDINGS.search(name) and shape]
+    largest = max(tokens.values()) + 1
+    if rows and largest > max(rows):
+        over = [token for token, number in tokens.items() if number >= max(rows)]
+        faults.append(
+            f"its tokenizer has {largest:,} tokens, its embedding {max(rows):,} rows: "
+            f"{', '.join(map(ascii, over[:3]))} would be out of range. Take tokenizer and weights "
+            "of one model, or resize the embedding (resize_token_embeddings) and save it"
+        )
+    image = _image_token(folder)
+    if image is not None and image not in tokens.values():
+        faults.append(
+            f"config.json puts images at token {image}, which its tokenizer does not have: the "
+            "image token was not added, or the tokenizer is of another model"
+        )
+    return faults
+
+
+def _template_faults(folder: Path, template: str, tokens: dict[str, int]) -> list[str]:
+    if template != "chat":
+        end = TEMPLATES[template].end if template in TEMPLATES else ""
+        if tokens and end and end not in tokens:
+            return [f"template {template} ends answers with {end!r}, no token of its tokenizer"]
+        return []
+    text = chat_template(folder)
+    if not text:
+        return [f"it brings no chat template (chat_template.jinja). {_instead(folder, tokens)}"]
+    lacking = sorted(set(TOKENS.findall(text)) - tokens.keys()) if tokens else []
+    turns = [token for token in lacking if re.search(r"start|end|user|assistant|system", token)]
+    if turns:
+        listed = ", ".join(turns[:5])
+        return [f"its chat template writes {listed}, which its tokenizer does not have as tokens"]
+    return []
+
+
+def _instead(folder: Path, tokens: dict[str, int]) -> str:
+    """A template of ours that would work, where one would."""
+    if _config(folder / "config.json").get("model_type") == "llava":
+        for name in ("vicuna_v1", "phi"):
+            if TEMPLATES[name].end in tokens:
+                return f"Set target.template={name} (reference.template for a reference)"
+    return "Save its template as chat_template.jinja in its folder, or take a model that has one"
+
+
+def chat_template(folder: Path) -> str:
+    """The chat template that the files in ``folder`` bring; empty: none."""
+    plain = folder / "chat_template.jinja"
+    if plain.is_file():
+        return plain.read_text(encoding="utf-8")
+    for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
+        found = _config(folder / name).get("chat_template")
+        if isinstance(found, list):  # several, by name
+            found = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
+        if isinstance(found, dict):
+            found = found.get("default")
+        if found:
+            return str(found)
+    return ""
+
+
+def vocabulary(folder: Path) -> dict[str, int]:
+    """Token -> number, those added later included, of ``tokenizer.json``; empty without one."""
+    found = _config(folder / "tokenizer.json")
+    inner = (found.get("model") or {}).get("vocab") or {}
+    if isinstance(inner, dict):
+        tokens = {str(token): int(number) for token, number in inner.items()}
+    else:  # Unigram: a list of token and score
+        tokens = {str(entry[0]): number for number, entry in enumerate(inner)}
+    added = found.get("added_tokens") or ()
+    later = _config(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
+    return {
+        **tokens,
+        **{str(each["content"]): int(each["id"]) for each in added},
+        **{str(each["content"]): int(number) for number, each in later.items()},
+    }
+
+
+def _image_token(folder: Path) -> int | None:
+    config = _config(folder / "config.json")
+    for name in ("image_token_id", "image_token_index"):
+        found = config.get(name)
+        if isinstance(found, int) and found >= 0:
+            return found
+    return None
+
+
+def _config(file: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    return {}

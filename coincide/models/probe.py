@@ -1,0 +1,174 @@
+"""What a model's processor makes of a row, without its pictures: refused, nothing to learn, or fit.
+
+The text is that of the row; in place of each picture stands a blank one of its size, prepared once
+for each set of sizes. Rows that come near a limit go through :mod:`coincide.models.encode` whole,
+blank pictures and all, so that the verdict is the one that training would come to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from coincide.models import chat
+from coincide.models.encode import IGNORE, Encoded, encode_blank, image_tokens, pixels_of
+from coincide.models.template import IMAGE, TEMPLATES, render
+from coincide.schema import Turn, UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Size = tuple[int, int]
+"""Width and height."""
+REFUSED_PICTURE = "picture that the model's processor refuses"
+REFUSED_TEXT = "text that the model's template or processor refuses"
+EMPTY = "every answer is empty"
+NOT_LEARNT = "no turn is to be learnt"
+CUT = "every answer is cut off by max_length"
+CUT_AT_IMAGE = "pictures do not fit into max_length"
+NOMINAL: Size = (64, 64)
+"""Stands for every size where the processor brings all pictures to one."""
+
+
+class Verdict(NamedTuple):
+    """``refused``: the model cannot read the row; else there is nothing in it to learn."""
+
+    refused: bool
+    kind: str
+    detail: str = ""
+
+
+@dataclass
+class Prober:
+    """One model's processor, and what is known of the sizes that it has seen."""
+
+    processor: Any
+    template: str
+    max_length: int
+    _costs: dict[tuple[Size, ...], int | Verdict] = field(default_factory=dict)
+    """Tokens that pictures of these sizes take together, or why they are refused."""
+    _reserved: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        self._reserved = reserved(self.processor)
+
+    def __call__(self, turns: Sequence[Turn], sizes: Sequence[Size]) -> Verdict | None:
+        """None for a row that is fit to be learnt from; ``sizes`` are those of its pictures."""
+        if fault := unlearnt(turns):
+            return fault
+        seen = tuple(NOMINAL for _ in sizes) if one_size(self.processor) else tuple(sizes)
+        cost = self._cost(seen)
+        if isinstance(cost, Verdict):
+            return cost
+        return self._judge(turns, seen, cost)
+
+    def _cost(self, sizes: tuple[Size, ...]) -> int | Verdict:
+        if sizes not in self._costs:
+            try:
+                self._costs[sizes] = self._tokens(sizes)
+            except (ValueError, UserError) as error:
+                self._costs[sizes] = Verdict(True, REFUSED_PICTURE, _said(error))
+        return self._costs[sizes]
+
+    def _tokens(self, sizes: tuple[Size, ...]) -> int:
+        if not TEMPLATES[self.template].of_processor:
+            pixels = (pixels_of([blank(size)], self.processor) for size in sizes)
+            return sum(image_tokens(self.processor, *found.shape[-2:]) for found in pixels)
+        plain = (Turn("human", f"{IMAGE}\n" * len(sizes) + "a"), Turn("gpt", "b"))
+        pictures = [blank(size) for size in sizes]
+        found = chat.encode_turns(plain, pictures, self.processor, "", asking=False)
+        return int((found.region >= 0).sum())
+
+    def _judge(self, turns: Sequence[Turn], sizes: tuple[Size, ...], cost: int) -> Verdict | None:
+        try:
+            if self._surely_fits(turns, cost):
+                return None
+            found = self._encoded(turns, sizes)
+        except (ValueError, UserError) as error:
+            return Verdict(True, REFUSED_TEXT, _said(error))
+        if bool((found.labels[1:] != IGNORE).any()):
+            return None
+        kind = CUT_AT_IMAGE if sizes and not bool(found.text_mask.any()) else CUT
+        return Verdict(False, kind, f"max_length {self.max_length:,}")
+
+    def _surely_fits(self, turns: Sequence[Turn], cost: int) -> bool:
+        """Whether the whole row stays below ``max_length``, by its text alone."""
+        template, tokenizer = TEMPLATES[self.template], self.processor.tokenizer
+        if not template.of_processor:
+            segments = render(template, turns)
+            if not any(segment.answer for segment in segments):
+                return False
+            text = "".join(segment.text for segment in segments)
+        else:
+            if any(token in turn.text for turn in turns for token in self._reserved):
+                return False
+            messages = chat.messages_of(turns)
+            text = chat.rendering(self.processor, messages)
+            if not chat.answer_spans(self.processor, turns, messages, text):
+                return False
+        # a placeholder that is cut out may part a token in two
+        pieces = 2 * text.count(IMAGE) + 2
+        return len(tokenizer(text).input_ids) + cost + pieces <= self.max_length
+
+    def _encoded(self, turns: Sequence[Turn], sizes: tuple[Size, ...]) -> Encoded:
+        template = TEMPLATES[self.template]
+        pictures = [blank(size) for size in sizes]
+        return encode_blank(turns, pictures, self.processor, template, self.max_length)
+
+
+def unlearnt(turns: Sequence[Turn]) -> Verdict | None:
+    """Why there is nothing to learn in ``turns`` whatever the model; None where there is."""
+    answers = [turn for turn in turns if turn.role == "gpt"]
+    if not any(turn.text for turn in answers):
+        return Verdict(False, EMPTY)
+    if not any(segment.answer for segment in render(TEMPLATES["tiny"], turns)):
+        return Verdict(False, NOT_LEARNT)
+    return None
+
+
+def reserved(processor: Any) -> frozenset[str]:
+    """The special tokens of ``processor``, which mean what they are wherever they are written."""
+    own = (getattr(processor, f"{kind}_token", None) for kind in ("image", "video", "audio"))
+    added = processor.tokenizer.added_tokens_decoder.values()
+    special = (str(token) for token in (*added, *own) if token is not None)
+    return frozenset(special) - {IMAGE, ""}
+
+
+def one_size(processor: Any) -> bool:
+    """Whether every picture leaves the image processor in one size, whatever it was."""
+    images = processor.image_processor
+    if getattr(images, "do_center_crop", False) and getattr(images, "crop_size", None):
+        return True
+    size = getattr(images, "size", None) or {}
+    fixed = _has(size, "height") and _has(size, "width")
+    tiling = ("image_grid_pinpoints", "do_image_splitting", "do_pan_and_scan", "crop_to_patches")
+    tiled = any(getattr(images, name, None) for name in tiling)
+    return bool(getattr(images, "do_resize", False) and fixed and not tiled)
+
+
+def _has(size: Any, name: str) -> bool:
+    found = size.get(name) if hasattr(size, "get") else getattr(size, name, None)
+    return found is not None
+
+
+def blank(size: Size) -> Image:
+    """A black picture of ``size``."""
+    from PIL import Image
+
+    return Image.new("RGB", size)
+
+
+def check_model(processor: Any, template: str) -> None:
+    """Raise :class:`UserError` for a processor that can read no row at all, a plain one or one
+    with a picture.
+    """
+    for turns, pictures in (
+        ((Turn("human", "a"), Turn("gpt", "b")), []),
+        ((Turn("human", f"{IMAGE}\na"), Turn("gpt", "b")), [blank(NOMINAL)]),
+    ):
+        encode_blank(turns, pictures, processor, TEMPLATES[template], 1 << 20)
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

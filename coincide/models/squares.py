@@ -1,0 +1,62 @@
+"""Pad to a square and shrink in strips: the bytes of the image processor, without its memory.
+
+LLaVA pads a picture to a square of its longer side before it shrinks it: 690 x 12,000 pixels
+become 12,000 x 12,000, four times over in the course of it. Pillow resizes along rows first, then
+along columns, with 8-bit values between; so rows can be padded and shrunk strip by strip, and only
+the narrow result is ever held. What is padded alone is one row, many times.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+LARGE = 2048
+"""Longer sides than this are worth it: a square of 2,048 takes 13 MB."""
+STRIP = 256
+"""Rows at a time."""
+
+
+def bounded(picture: Image, processor: Any) -> Image:
+    """``picture`` (RGB) as it is, or where the processor would pad a large one to a square, the
+    square that it would shrink it to: the processor then leaves it alone.
+    """
+    images = processor.image_processor
+    side = _side(images)
+    if side is None or max(picture.size) <= max(LARGE, side) or picture.width == picture.height:
+        return picture
+    mean = images.image_mean
+    colour = tuple(int(255 * value) for value in mean) if mean else (0, 0, 0)
+    return squared(picture, side, colour, images.resample)
+
+
+def _side(images: Any) -> int | None:
+    """The side to which ``images`` shrinks a square that it has padded; None for other rules."""
+    pads = getattr(images, "do_pad", False) and hasattr(images, "pad_to_square")
+    size = getattr(images, "size", None)
+    plain = getattr(size, "longest_edge", None) is None
+    side = getattr(size, "shortest_edge", None)
+    resamples = getattr(images, "resample", None) is not None
+    return int(side) if pads and images.do_resize and plain and side and resamples else None
+
+
+def squared(picture: Image, side: int, colour: tuple[int, ...], resample: int) -> Image:
+    """``picture`` in the middle of a square of its longer side, filled with ``colour``, resized to
+    ``side`` x ``side`` by Pillow's filter ``resample``.
+    """
+    from PIL import Image
+
+    width, height = picture.size
+    longer = max(width, height)
+    left, top = (longer - width) // 2, (longer - height) // 2
+    rule = Image.Resampling(resample)
+    alone = Image.new("RGB", (longer, 1), colour).resize((side, 1), rule)
+    narrow = alone.resize((side, longer), Image.Resampling.NEAREST)
+    for start in range(0, height, STRIP):
+        rows = min(STRIP, height - start)
+        strip = Image.new("RGB", (longer, rows), colour)
+        strip.paste(picture.crop((0, start, width, start + rows)), (left, 0))
+        narrow.paste(strip.resize((side, rows), rule), (0, top + start))
+    return narrow.resize((side, side), rule)

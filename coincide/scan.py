@@ -1,0 +1,185 @@
+"""What a model makes of every row of a dataset, found before hours are spent: an artifact.
+
+``rows.json`` holds, by row, ``refused`` (what the model's processor or template cannot take: a
+fault of the row, under ``data.on_bad_row``) and ``unlearnt`` (rows with no answer token: nothing is
+learnt from them, so no method may choose them), each as ``[kind, detail]``.
+
+Pictures are not decoded: their sizes come from the files' headers. See ``coincide.models.probe``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coincide.data.report import DataReport, Policies
+from coincide.files import canonical, write_json
+from coincide.progress import bar
+from coincide.schema import Dataset, DataSource, ModelSource, UserError
+from coincide.store import Build, Step
+
+if TYPE_CHECKING:
+    from coincide.models.probe import Prober, Size, Verdict
+
+KIND, VERSION, FILE = "scan", 1, "rows.json"
+CHUNK = 256
+"""Rows that a process looks at in one go."""
+FEW = 8192
+"""So many rows are done here, before processes would have started."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What was found: row -> (kind, detail)."""
+
+    refused: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    unlearnt: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+
+    @property
+    def barred(self) -> dict[int, str]:
+        """Rows that no method may choose, with the reason."""
+        return {row: kind for row, (kind, _) in sorted({**self.refused, **self.unlearnt}.items())}
+
+    @property
+    def digest(self) -> str:
+        """Tells sets of barred rows apart; empty where there are none."""
+        rows = sorted({*self.refused, *self.unlearnt})
+        return hashlib.sha256(canonical(rows).encode()).hexdigest() if rows else ""
+
+
+def scan_step(
+    source: DataSource, data: Step, *, model: ModelSource | None, base: Step | None, max_length: int
+) -> Step:
+    """The rows of ``source`` as ``model`` (its artifact: ``base``) sees them, cut at
+    ``max_length`` tokens; without a model what holds under any of them.
+
+    The build raises :class:`UserError`, naming the first ten rows of each kind, where rows are
+    refused and the data's ``on_bad_row`` is ``error``, and where the model can read none at all.
+    """
+    config: dict[str, Any] = {}
+    if model is not None:
+        config = {"template": model.template, "max_length": max_length}
+
+    def build(build: Build) -> Mapping[str, Any]:
+        dataset = source.open(build.need(0).path)
+        prober = None
+        if model is not None:
+            prober = _prober(build.need(1).path / "model", model, max_length)
+        found = scan_rows(dataset, prober)
+        by = model.name if model else ""
+        _refuse(found, dataset, getattr(source, "policies", Policies()), by)
+        write_json(build.dir / FILE, {"refused": found.refused, "unlearnt": found.unlearnt})
+        told = summary(dataset, found.barred)
+        if told:
+            print(f"{dataset.name} for {by or 'any model'}: never chosen:\n{told}", flush=True)
+        return {"refused": len(found.refused), "unlearnt": len(found.unlearnt)}
+
+    name = f"{model.name}-{source.name}" if model else source.name
+    needs = (data, base) if base is not None else (data,)
+    return Step(KIND, name, VERSION, config, build, needs)
+
+
+def read_scan(folder: Path) -> Scan:
+    """The scan that an artifact holds."""
+    found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    return Scan(*({int(r): tuple(v) for r, v in found[k].items()} for k in ("refused", "unlearnt")))
+
+
+def scan_rows(dataset: Dataset, prober: Prober | None) -> Scan:
+    """Look at every row that the data's policies left in the pool."""
+    refused: dict[int, tuple[str, str]] = {}
+    unlearnt: dict[int, tuple[str, str]] = {}
+    for row, verdict in _verdicts(dataset, prober):
+        (refused if verdict.refused else unlearnt)[row] = (verdict.kind, verdict.detail)
+    return Scan(refused, unlearnt)
+
+
+def summary(dataset: Dataset, reasons: Mapping[int, str]) -> str:
+    """A line for each reason: how many rows, the first ten, by source."""
+    report = DataReport(dataset.name)
+    for row, reason in sorted(reasons.items()):
+        report.add(reason, "on_bad_row", row, dataset.examples[row].source, reason)
+    return "\n".join(line.rpartition("; the first:")[0] for line in report.faults().splitlines())
+
+
+def counted(reasons: Mapping[int, str]) -> dict[str, int]:
+    """How many rows each reason bars."""
+    return dict(sorted(Counter(reasons.values()).items()))
+
+
+def _prober(folder: Path, model: ModelSource, max_length: int) -> Prober:
+    from coincide.models.load import load_processor
+    from coincide.models.probe import Prober, check_model
+
+    processor = load_processor(folder)
+    try:
+        check_model(processor, model.template)
+    except (ValueError, UserError) as error:
+        raise UserError(f"model {model.name} can read no row: {error}") from error
+    return Prober(processor, model.template, max_length)
+
+
+def _refuse(found: Scan, dataset: Dataset, policies: Policies, model: str) -> None:
+    report = DataReport(f"{dataset.name} as {model} reads it", rows=len(dataset))
+    for row, (kind, detail) in sorted(found.refused.items()):
+        report.add(kind, "on_bad_row", row, dataset.examples[row].source, f"row {row}, {detail}")
+    report.refuse(policies)
+
+
+def _verdicts(dataset: Dataset, prober: Prober | None) -> Iterator[tuple[int, Verdict]]:
+    """``(row, verdict)`` for the rows that are barred, in order."""
+    from coincide.features.engine.ahead import decoding
+    from coincide.features.engine.devices import MOST_DECODERS, cores
+
+    rows = [row for row in range(len(dataset)) if row not in dataset.dropped]
+    chunks = [rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)]
+    workers = 0 if len(rows) <= FEW else min(MOST_DECODERS, cores())
+    with (
+        decoding(_Look(dataset, prober), workers) as ordered,
+        bar("scan rows", total=len(rows), unit="row") as shown,
+    ):
+        for chunk, found in zip(chunks, ordered(chunks), strict=True):
+            yield from found
+            shown.update(len(chunk))
+
+
+@dataclass
+class _Look:
+    """Rows -> the verdicts on those that are barred; each picture's header is read once."""
+
+    dataset: Dataset
+    prober: Prober | None
+    sizes: dict[str, Size] = field(default_factory=dict)
+
+    def __call__(self, rows: Sequence[int]) -> list[tuple[int, Verdict]]:
+        found = ((row, self._one(row)) for row in rows)
+        return [(row, verdict) for row, verdict in found if verdict is not None]
+
+    def _one(self, row: int) -> Verdict | None:
+        from coincide.models.probe import NOMINAL, one_size, unlearnt
+
+        example = self.dataset.examples[row]
+        if self.prober is None:
+            return unlearnt(example.turns)
+        if one_size(self.prober.processor):
+            return self.prober(example.turns, [NOMINAL] * len(example.images))
+        blank = row in self.dataset.blank_images
+        return self.prober(example.turns, [self._size(name, blank) for name in example.images])
+
+    def _size(self, name: str, blank: bool) -> Size:
+        from coincide.data.images import BadImage, size_of
+        from coincide.models.probe import NOMINAL
+
+        try:
+            if name not in self.sizes:
+                self.sizes[name] = size_of(self.dataset.image_root, name)
+        except BadImage:
+            if blank:  # a blank picture takes its place
+                return NOMINAL
+            raise
+        return self.sizes[name]
