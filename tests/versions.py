@@ -321,23 +321,17 @@ def training() -> Any:
 
 def evaluation() -> Any:
     """How samples add up to a score."""
-    from eval.parts import PARTS
+    from eval.parts import PARTS, Item
 
-    marks = [1.0, 0.0, 0.5, 1.0]
-    samples: dict[str, list[Any]] = {
-        "mean": [{"m": mark} for mark in marks],
-        "judged": [{"m": {"score": mark}} for mark in marks],
-        "letters": [{"m": {"pred": p, "answer": "b"}} for p in ("B ", "a", "b")],
-        "f1": [
-            {"m": {"prediction": said, "ground_truth": true, "score": float(said == true)}}
-            for said in ("yes", "no")
-            for true in ("yes", "no")
-        ],
-        "preference": [{"m": {"scores": [8.0, mark]}} for mark in (6.0, -1.0)],
+    said = ("yes", "no", None)
+    items: dict[str, list[Item | None]] = {
+        "mean": [Item(None, right) for right in (1.0, 0.0, 0.5)] + [None],
+        "judged": [Item(None, right) for right in (1.0, 0.25)],
+        "f1": [Item(None, float(s == t), s, t) for s in said for t in ("yes", "no")],
     }
     return {
-        name: [None if p is None else p.record() for p in PARTS[name](of, "m", 1.0)]
-        for name, of in samples.items()
+        name: [None if part is None else part.record() for part in PARTS[name](of, 1.0)]
+        for name, of in items.items()
     }
 
 
