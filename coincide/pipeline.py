@@ -65,12 +65,12 @@ def plan(
     lines = []
     for stage in stages:
         for step in stage.steps:
-            if store.find(step) is not None:
+            if not unsettled(store, step) and store.find(step) is not None:
                 lines.append(Planned(stage, step, "cached"))
             elif step.key not in needed:
                 lines.append(Planned(stage, step, "not needed"))
             elif stage.name in wanted or stage.name == "prepare":
-                why = store.explain(step) if explain else ""
+                why = _why(store, step) if explain else ""
                 lines.append(Planned(stage, step, "build", why))
             else:
                 raise UserError(
@@ -81,6 +81,20 @@ def plan(
     return lines
 
 
+def unsettled(store: Store, step: Step) -> list[Step]:
+    """Missing steps on whose findings the key of ``step`` depends: an artifact under today's key
+    may not be the one that it will have.
+    """
+    below = (other for need in step.needs for other in unsettled(store, need))
+    return [*(other for other in step.after if store.find(other) is None), *below]
+
+
+def _why(store: Store, step: Step) -> str:
+    if (waits := unsettled(store, step)) and store.find(step) is not None:
+        return f"cached, unless {waits[0].folder} finds otherwise"
+    return store.explain(step)
+
+
 def _needed(stages: Sequence[Stage], store: Store, wanted: set[str]) -> set[str]:
     """Keys of the missing steps that the last requested stage, or a missing step, needs."""
     last = next((s for s in reversed(stages) if s.name in wanted and s.steps), None)
@@ -88,9 +102,14 @@ def _needed(stages: Sequence[Stage], store: Store, wanted: set[str]) -> set[str]
     needed: set[str] = set()
     while frontier:
         step = frontier.pop()
-        if step.key not in needed and store.find(step) is None:
+        if step.key in needed:
+            continue
+        if store.find(step) is None:
             needed.add(step.key)
             frontier.extend((*step.needs, *step.after))
+        elif waits := unsettled(store, step):  # likely to be what is there
+            needed.add(step.key)
+            frontier.extend(waits)
     return needed
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 CLUSTERS_VERSION = 1
-SUBSET_VERSION = 2
+SUBSET_VERSION = 3
 
 
 # --- clusters ---------------------------------------------------------------------------------

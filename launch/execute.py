@@ -73,8 +73,8 @@ class Executor:
         lines = _plan(experiment, stages)
         if any(line.step.kind == "scan" and line.state == "build" for line in lines):
             execute([line for line in lines if line.stage.name == "prepare"], experiment.store)
-            if experiment.settle():  # keys hold which rows cannot be learnt from
-                lines = _plan(experiment, stages)
+            changed = experiment.settle()  # keys hold which rows cannot be learnt from
+            lines = (_plan if changed else _lines)(experiment, stages)
         if "train" in stages:
             experiment.check_resume()
         for stage, of_stage in groupby(lines, key=lambda line: line.stage.name):
@@ -138,9 +138,13 @@ def show_dry_run(experiment: Experiment, stages: Sequence[str]) -> None:
     show_costs(costs(experiment, stages, device_name()))
 
 
+def _lines(experiment: Experiment, stages: Sequence[str]) -> list[Planned]:
+    return plan(experiment.stages(stages), experiment.store, stages)
+
+
 def _plan(experiment: Experiment, stages: Sequence[str]) -> list[Planned]:
     """Make the plan and show it."""
-    lines = plan(experiment.stages(stages), experiment.store, stages)
+    lines = _lines(experiment, stages)
     show_plan(lines, experiment.store, experiment.size())
     return lines
 

@@ -90,7 +90,7 @@ def test_scores_wait_for_their_own_adapter_alone(compose: Compose) -> None:
 def test_what_is_there_is_nobodys_work(compose: Compose) -> None:
     jobs = compose("-m", "method=coincide,random")
     first = jobs[0].experiment
-    pretend(jobs[0], first.data, first.subset)
+    pretend(jobs[0], first.data, first.scan, first.subset)
     nodes = plan_nodes(jobs)
     check(nodes)
     assert by_kind(nodes) == {"model": 1, "subset": 1, "adapter": 2}  # no features for a subset

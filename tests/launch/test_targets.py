@@ -3,6 +3,7 @@ each would leave a trace in ``TOUCHED``, and none does."""
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from omegaconf import OmegaConf
 
 import run as program
 from coincide.schema import UserError
+from eval.suite import TASKS
 from launch.frozen import freeze, read
 from launch.targets import check_hydra, foreign_code
 from tests.launch.conftest import Compose
@@ -170,17 +172,19 @@ def test_a_method_of_the_working_folder_is_built_with_its_parts(
 
 
 def test_tasks_of_another_folder_come_of_ones_own_file_alone(
-    compose: Compose, tmp_path: Path
+    compose: Compose, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """lmms-eval runs the code that a task's YAML names."""
     assert list(foreign_code({"a": [{"tasks_dir": "demo", "overlay": "mmbench/x.yaml"}]})) == []
     assert list(foreign_code({"tasks_dir": "../../../elsewhere"})) == ["../../../elsewhere"]
-    (job,) = compose("eval.benchmarks.choice.tasks_dir=/elsewhere/tasks")
+    tasks = tmp_path_factory.mktemp("elsewhere") / "tasks"
+    shutil.copytree(TASKS / "demo", tasks)
+    (job,) = compose(f"eval.benchmarks.choice.tasks_dir={tasks}")
     path = tmp_path / "run.yaml"
     freeze(job, path, tmp_path)
-    assert read(path).cfg.eval.benchmarks.choice.tasks_dir == "/elsewhere/tasks"
+    assert read(path).cfg.eval.benchmarks.choice.tasks_dir == str(tasks)
     path.chmod(0o666)
-    with pytest.raises(UserError, match="names code of another folder, '/elsewhere/tasks'"):
+    with pytest.raises(UserError, match=f"names code of another folder, '{tasks}'"):
         read(path)
 
 
