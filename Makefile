@@ -32,9 +32,10 @@ $(VENV)/.ready: requirements.lock
 	$(PY) -m pip check
 	touch $@
 
-docs:                         ## docs/MAP.md and the method guide
+docs:                         ## docs/MAP.md, the method guide and docs/BENCHMARKS.md
 	python3 scripts/tree.py
 	$(PY) scripts/methods_doc.py
+	$(PY) -m eval.benchmarks_doc
 
 lock:                         ## resolve pyproject.toml anew and rewrite requirements.lock
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

@@ -81,6 +81,21 @@ def collect(
     )
 
 
+def remarks(store: Store, scores: Sequence[Score]) -> list[str]:
+    """What the reader of the scores must know of how the benchmarks asked, one line each."""
+    found = []
+    for place in dict.fromkeys(score.samples for score in scores if score.samples):
+        record = json.loads((store.root / place / "result.json").read_text(encoding="utf-8"))
+        if count := record.get("pictures_moved"):
+            [name] = {score.benchmark for score in scores if score.samples == place}
+            found.append(
+                f"{name}: the questions of {count:,} of {record['n']:,} documents name their "
+                "pictures out of order or twice; lmms-eval shows them in the order of their "
+                "numbers, and may leave out text (pictures_moved in samples.jsonl)."
+            )
+    return found
+
+
 def variant_of(method: Method) -> str:
     """What tables write behind the method's name: its ``label`` or ``variant``, if it has one."""
     return str(getattr(method, "label", getattr(method, "variant", "")))

@@ -57,8 +57,8 @@ def show_costs(costs: Sequence[Cost]) -> None:
     console().print(table)
 
 
-def show_result(result: Result, path: Path) -> None:
-    """Print the scores of one run, its time by stage, and where its line of the ledger is."""
+def show_result(result: Result, path: Path, remarks: Sequence[str] = ()) -> None:
+    """Print the scores of one run, ``remarks`` on them, its time by stage and its ledger line."""
     size = f"{result.k:,} examples ({result.budget:.1%})"
     title = f"{result.method} on {result.data}, {size}, seed {result.seed}"
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -78,6 +78,8 @@ def show_result(result: Result, path: Path) -> None:
     out = console()
     out.print(f"\n{inert(title)}", style="bold", highlight=False)
     out.print(table)
+    for remark in remarks:
+        out.print(inert(remark), highlight=False)
     times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result.seconds.items())
     out.print(f"Time as first computed: {times}. Ledger: {path}", highlight=False)
 

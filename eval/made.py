@@ -120,8 +120,8 @@ def vizwiz() -> list[Table]:
     columns = {"question_id": TEXT, "image": Image(), "question": TEXT, "answers": List(TEXT),
                "category": TEXT}  # fmt: skip
     rows = [
-        {"question_id": f"VizWiz_val_{i:08}.jpg", "image": picture(i), "question": f"what {i}",
-         "answers": ten(answer), "category": "other"}
+        {"question_id": f"VizWiz_val_{i:08}.jpg", "image": picture(i),
+         "question": f"What is on LABEL {i}?", "answers": ten(answer), "category": "other"}
         for i, answer in enumerate(ANSWERS)
     ]  # fmt: skip
     return [Table("val", columns, rows), Table("test", columns, rows[:1])]

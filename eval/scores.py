@@ -18,6 +18,7 @@ from typing import Any
 from coincide.ops.resample import parts as units_of
 from coincide.ops.resample import ratio_of_sums, standard_error
 from coincide.schema import Score, UserError
+from eval import order
 from eval.judged import failure
 from eval.parts import OF_THE_PRIMARY, PARTS, ROUNDED, Item, Part, Parts, Sample, number
 from eval.readers import SENTENCE, Reading
@@ -184,6 +185,7 @@ def records(filtered: Mapping[str, list[Sample]], job: Job, reads: Reads) -> lis
             "target": _target(sample),
             "score": None,
             **recorded(sample),
+            **order.recorded(sample),
             **(part.record() if part else {}),
             **(_as_read(one, other) if one else {}),
             **{name: sample["doc"][name] for name in KEPT if name in sample["doc"]},

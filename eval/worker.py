@@ -173,6 +173,7 @@ def evaluate(model: Any, job: Job, task: Any, manager: Any) -> None:
     """
     from lmms_eval.evaluator import simple_evaluate
 
+    from eval import order
     from eval.judged import failure
     from eval.kept import merge_replies
     from eval.loading import told
@@ -197,6 +198,7 @@ def evaluate(model: Any, job: Job, task: Any, manager: Any) -> None:
         filters = [filtered.name for filtered in task._filters]
         samples = by_filter(outcome["samples"][job.name], filters)
         attach(samples, task, job)
+        order.attach(samples, task)
         reads = read(samples, job, asked_again(task, job))
         first, rows = next(iter(samples.values())), records(samples, job, reads)
         result = {
@@ -205,6 +207,7 @@ def evaluate(model: Any, job: Job, task: Any, manager: Any) -> None:
             "readable": readable(reads),
             "n": len(first),
             **counted(rows, job),
+            **order.counted(rows),
             "judge_failed": sum(failure(sample) is not None for sample in first),
             "primary": job.primary,
             "task": job.task,

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from coincide.config import check_stages
 from coincide.experiment import Experiment
 from coincide.report.ledger import write_result
+from coincide.result import remarks
 from coincide.show import show_result
 from launch.words import shell
 
@@ -74,4 +75,5 @@ def record(job: Job, failures: Mapping[str, str] | None = None) -> None:
     ``failures``: benchmarks that have none -> why; their scores are missing in the line.
     """
     result = job.experiment.result(failures or {})
-    show_result(result, write_result(Path(job.cfg.paths.ledger), result))
+    path = write_result(Path(job.cfg.paths.ledger), result)
+    show_result(result, path, remarks(job.experiment.store, result.scores))

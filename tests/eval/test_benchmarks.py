@@ -10,6 +10,7 @@ import csv
 import json
 import math
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +19,10 @@ from typing import Any
 import pytest
 
 from coincide.ops.resample import parts, ratio_of_sums
+from coincide.result import remarks
+from coincide.schema import Score
+from coincide.store import Store
+from eval.documents import Documents
 from eval.judge import Judge
 from eval.replies import FORMS, forms, logged, score
 from eval.rules import RULES
@@ -280,6 +285,44 @@ def test_prompts_are_the_tasks_own(bench: Bench) -> None:
     assert "what is it?\nA. iron\nB. wood\nC." in prompt("mmmu")
     kinds = [part["type"] for part in bench.model.prompts[0][2][0]["content"]]
     assert kinds == ["text", "image", "text", "image", "text"]
+
+
+def test_pictures_that_mmmu_asks_in_another_order_are_counted(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, questions = bench.tasks["mmmu"], {
+        "Compare <image 1> with <image 2>.": False,
+        "Compare <image 2> with <image 1>.": True,
+        "Is <image 1> like <image 1> or <image 2>?": True,
+        "What is it?": False,
+    }  # fmt: skip
+    table = task.eval_docs.table.select(range(len(questions)))
+    given = table.remove_columns(["question", "options"]).add_column("question", [*questions])
+    given = given.add_column("options", ["['a', 'b']"] * len(questions))
+    for split in (task.dataset, task.dataset_no_image):
+        monkeypatch.setitem(split, "validation", Documents(given, "mmmu"))
+
+    def shown(i: int) -> list[Any]:
+        [message] = task.doc_to_messages(task.eval_docs[i])
+        return [part.get("text", part.get("url")) for part in message["content"]]
+
+    of = task.eval_docs[1]
+    assert shown(1)[:4] == ["Compare", of["image_1"], "with", of["image_2"]], "swapped"
+    assert shown(2)[-1].startswith("?") and "or" not in shown(2), "text is lost"
+    bench.run("mmmu", by_script("right"))
+    assert [row["pictures_moved"] for row in bench.samples("mmmu")] == [*questions.values()]
+
+    place, output = tmp_path / "eval" / "mmmu", Path(bench.jobs["mmmu"].output)
+    shutil.copytree(output, place)
+    store, run = Store(tmp_path), [Score("mmmu", "accuracy", 1.0, 4, samples="eval/mmmu")]
+    [said] = remarks(store, run)
+    assert said.startswith("mmmu: the questions of 2 of 4 documents name their pictures out of")
+    record = json.loads((place / "result.json").read_text())
+    assert record.pop("pictures_moved") == 2
+    (place / "result.json").write_text(json.dumps(record))
+    assert remarks(store, run) == [], "of an older artifact nothing is known"
+    bench.run("pope", by_script("right"))
+    assert not any("pictures_moved" in row for row in bench.samples("pope"))
 
 
 def test_targets_are_readable(bench: Bench) -> None:

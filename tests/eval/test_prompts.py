@@ -13,6 +13,7 @@ from lmms_eval.utils import load_yaml_config
 
 from coincide.schema import UserError
 from coincide.store import Store
+from eval.benchmarks_doc import PAGE, render
 from eval.loading import load_tasks, told
 from eval.model import Decoding
 from eval.request import Job
@@ -100,6 +101,12 @@ def test_the_others_of_llava_1_5(tasks: dict[tuple[str, str], Any]) -> None:
     assert asked(science) == f"Context: N/A\nQuestion: Which 0?\n{options}\n{LETTER}"
     assert asked(science, hint="Look.").startswith("Context: Look.\nQuestion: Which 0?\n")
     assert asked(tasks["llava_1_5", "mmvet"]) == "What is x0?"
+
+
+def test_the_page_of_benchmarks_is_up_to_date(tasks: dict[tuple[str, str], Any]) -> None:
+    asked = {(choice, name): benchmark(name).asked_as(choice) for choice, name in tasks}
+    written = PAGE.read_text(encoding="utf-8")
+    assert written == render(asked, tasks), "run: python -m eval.benchmarks_doc"
 
 
 def test_the_label_says_what_is_asked_and_the_key_holds_it(tmp_path: Path, store: Store) -> None:
