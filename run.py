@@ -21,15 +21,15 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from coincide.budget import check
-from coincide.commands import COMMANDS
 from coincide.config import FeaturePass, HealthLimits, Root, check_command, check_name, check_stages
 from coincide.doctor import refuse_unmet
 from coincide.experiment import Experiment, Makers
-from coincide.inert import guard_terminal
 from coincide.schema import UserError
+from coincide.selection.budget import check
 from coincide.store import Store
+from coincide.terminal.inert import guard_terminal
 from eval.stage import eval_steps, evaluate, examine
+from launch.commands import COMMANDS
 from launch.execute import Executor, Launcher
 from launch.frozen import HERE_ONLY, Request, read, request
 from launch.jobs import Job, distinct, only
@@ -43,7 +43,7 @@ from track.commands import DASHBOARD
 from track.live import Live
 from track.settings import Logger, group_of
 from train.estimate import estimate_gpu_hours
-from train.requirements import resumable, trainable
+from train.requirements import requirements, resumable, trainable
 from train.self_filter import difficulty_step
 from train.stage import train_step
 
@@ -62,6 +62,7 @@ MAKERS = Makers(
     evaluate,
     examine,
     estimate_gpu_hours,
+    requirements,
     resumable,
     trainable,
 )

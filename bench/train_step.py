@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from coincide.flops import PEAKS
+from coincide.checks.flops import PEAKS
 from coincide.models.encode import IGNORE
 from train.estimate import step_flops
 from train.lora import add_lora, parameter_groups

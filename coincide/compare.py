@@ -15,16 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coincide.identity import DIGITS, same_asked
-from coincide.inert import guard_terminal, printable
-from coincide.redact import redact
+from coincide.ledger.files import presentable, read_result
+from coincide.ledger.identity import DIGITS, same_asked
 from coincide.report.evidence import Shelf
-from coincide.report.ledger import presentable, read_result
 from coincide.report.notes import primary
 from coincide.report.overlap import Overlap, expected_share, overlap
 from coincide.report.settings import flat
 from coincide.schema import Result, Score, UserError
 from coincide.store import MANIFEST, open_artifact
+from coincide.terminal.inert import guard_terminal, printable
+from coincide.terminal.redact import redact
 
 if TYPE_CHECKING:
     import numpy as np
@@ -237,7 +237,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return 0
     from rich.text import Text
 
-    from coincide.inert import console
+    from coincide.terminal.inert import console
 
     for part in tables(found):
         console().print(Text(part) if isinstance(part, str) else part)

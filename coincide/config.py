@@ -93,7 +93,7 @@ class Root:
     dry_run: bool = False
     """Print the plan and run nothing."""
     command: str = "run"
-    """Or ``doctor``, ``prefetch``, ``prepare``, ``verify``: ``coincide.commands``; or
+    """Or ``doctor``, ``prefetch``, ``prepare``, ``verify``: ``launch.commands``; or
     ``dashboard_sync``, ``dashboard_create``: ``track.commands``."""
     sweep: str | None = None
     """Id of a sweep: print how its jobs stand, then report."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from coincide.program import hand_over
+from coincide.terminal.program import hand_over
 
 ACTIONS = ("sync", "create")
 

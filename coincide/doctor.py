@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from coincide.inert import console, inert
 from coincide.machine import machine_requirements
-from coincide.program import hand_over
 from coincide.requirements import Requirement
 from coincide.schema import UserError
 from coincide.show import size_text
+from coincide.terminal.inert import console, inert
+from coincide.terminal.program import hand_over
 
 if TYPE_CHECKING:
     from coincide.experiment import Experiment

@@ -10,15 +10,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from coincide.budget import count
 from coincide.config import FeaturePass, HealthLimits
 from coincide.features.extract import Extraction, extract_all, extraction
-from coincide.identity import aside, contents
+from coincide.ledger.collect import collect, variant_of
+from coincide.ledger.identity import aside, contents
 from coincide.pipeline import Stage
-from coincide.pool import NeedSteps
 from coincide.requirements import Requirement, requirements_of
-from coincide.result import collect, variant_of
-from coincide.scan import read_scan, scan_step
 from coincide.schema import (
     ClipSource,
     Clustering,
@@ -33,8 +30,11 @@ from coincide.schema import (
     UserError,
     signals_of,
 )
-from coincide.scoring import scores_step
-from coincide.select import check_lost, clusters_step, subset_step
+from coincide.selection.budget import count
+from coincide.selection.pool import NeedSteps
+from coincide.selection.scan import read_scan, scan_step
+from coincide.selection.scoring import scores_step
+from coincide.selection.stage import check_lost, clusters_step, subset_step
 from coincide.store import Step, Store
 
 
@@ -50,6 +50,8 @@ class Makers:
     """Tries documents of the benchmarks without the model, before training."""
     hours: Callable[..., Any]
     """GPU hours of a finetuning and what they rest on, for estimates."""
+    needs: Callable[..., Sequence[Requirement]]
+    """What a finetuning needs of this machine before it is queued."""
     resumable: Callable[[Store, Step, Any], Requirement | None]
     """Whether this layout can go on from a checkpoint that a stopped finetuning left."""
     trainable: Callable[[Any], Sequence[Requirement]] = lambda model: ()
@@ -358,7 +360,7 @@ class Experiment:
             return [*requirements_of(part), *self.makers.trainable(part)]
         if group == "train":
             size = getattr(self.target, "scale", {}).get("parameters")
-            return part.requirements(parameters=size, folder=self.store.root)
+            return self.makers.needs(part, parameters=size, folder=self.store.root)
         return requirements_of(part)
 
     def check_resume(self) -> None:

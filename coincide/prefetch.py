@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from coincide.doctor import gather, show
-from coincide.inert import console
-from coincide.program import hand_over
 from coincide.requirements import Requirement
 from coincide.schema import UserError
 from coincide.show import size_text
+from coincide.terminal.inert import console
+from coincide.terminal.program import hand_over
 
 if TYPE_CHECKING:
     from coincide.experiment import Experiment

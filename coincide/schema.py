@@ -315,7 +315,7 @@ class Score:
     units: int | None = None
     """How many of them the benchmark has; None: not recorded, samples count as independent."""
     asked: str = ""
-    """Hash of the documents, prompts and scoring (``coincide.identity.asked``); empty: not
+    """Hash of the documents, prompts and scoring (``coincide.ledger.identity.asked``); empty: not
     recorded. Scores of other hashes are never compared, whatever the protocol says."""
     readable: float | None = None
     """The share of the replies that could be read, 0 to 1; None: not known."""

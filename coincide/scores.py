@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coincide.inert import guard_terminal
 from coincide.schema import UserError
 from coincide.store import check_path
+from coincide.terminal.inert import guard_terminal
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,12 +8,12 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from coincide.estimate import Cost
-from coincide.inert import console, inert
+from coincide.checks.estimate import Cost
 from coincide.pipeline import Planned
 from coincide.report.tables import share
 from coincide.schema import Result
 from coincide.store import Store
+from coincide.terminal.inert import console, inert
 
 
 def size_text(size: float) -> str:

@@ -57,6 +57,18 @@ def place(benchmark: str, row: int | None, document: Mapping[str, Any] | None = 
     return f"benchmark {benchmark}{at}{f' ({named[0]})' if named else ''}"
 
 
+def unwrapped(error: BaseException) -> BaseException:
+    """The error inside tenacity's ``RetryError``, which lmms-eval wraps around all others."""
+    from tenacity import RetryError
+
+    while isinstance(error, RetryError):
+        inner = error.last_attempt.exception()
+        if inner is None:
+            return error
+        error = inner
+    return error
+
+
 def naming(call: Callable[..., Any], benchmark: str, what: str) -> Callable[..., Any]:
     """``call``, a function of a document, whose errors say which document it was.
 
@@ -64,8 +76,6 @@ def naming(call: Callable[..., Any], benchmark: str, what: str) -> Callable[...,
     """
 
     def named(document: Any, *others: Any, **more: Any) -> Any:
-        from eval.loading import unwrapped
-
         try:
             return call(document, *others, **more)
         except Exception as error:

@@ -10,10 +10,9 @@ import yaml
 from lmms_eval.api.task import Task
 from lmms_eval.tasks import TaskManager
 from lmms_eval.utils import load_yaml_config
-from tenacity import RetryError
 
 from coincide.schema import UserError
-from eval.documents import Documents, naming
+from eval.documents import Documents, naming, unwrapped
 from eval.model import Decoding
 from eval.pictures import decode_by_one_rule
 from eval.request import Job
@@ -33,16 +32,6 @@ def load_tasks(jobs: Sequence[Job], folder: Path) -> tuple[TaskManager, dict[str
         _write_overlay(job, known[job.task], folder / f"{job.name}.yaml")
     manager = TaskManager(include_path=str(folder), include_defaults=False)
     return manager, {job.name: _load(job, manager) for job in jobs}
-
-
-def unwrapped(error: BaseException) -> BaseException:
-    """The error inside tenacity's ``RetryError``, which lmms-eval wraps around all others."""
-    while isinstance(error, RetryError):
-        inner = error.last_attempt.exception()
-        if inner is None:
-            return error
-        error = inner
-    return error
 
 
 def _index(jobs: Sequence[Job]) -> dict[str, Path]:

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coincide.files import sha256_file, write_atomic, write_json
-from coincide.progress import bar
 from coincide.requirements import Requirement
 from coincide.schema import UserError
+from coincide.terminal.progress import bar
 from eval import card
 from eval.card import Splits
 

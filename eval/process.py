@@ -21,7 +21,7 @@ from typing import Any
 from coincide.disk import NEARLY, free_bytes
 from coincide.errors import PartlyFailed
 from coincide.processes import dying_with_me
-from coincide.progress import bar
+from coincide.terminal.progress import bar
 
 PROJECT = Path(__file__).resolve().parent.parent
 WORKER = "eval.worker"

@@ -309,7 +309,7 @@ def _offline(cache: Path) -> None:
 
 
 def _why(error: BaseException) -> str:
-    from eval.loading import unwrapped
+    from eval.documents import unwrapped
 
     cause = unwrapped(error)
     return str(cause) if isinstance(cause, UserError) else f"{type(cause).__name__}: {cause}"

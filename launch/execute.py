@@ -8,19 +8,19 @@ from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
+from coincide.checks.estimate import costs
+from coincide.checks.flops import device_name
 from coincide.doctor import gather, unmet
 from coincide.doctor import show as show_requirements
 from coincide.errors import PartlyFailed
-from coincide.estimate import costs
 from coincide.experiment import Experiment
 from coincide.features.extract import extract_all
-from coincide.flops import device_name
+from coincide.ledger.files import read_ledger
 from coincide.pipeline import Planned, execute, plan
 from coincide.report.build import build_report
 from coincide.report.committed import with_committed
-from coincide.report.ledger import read_ledger
 from coincide.report.summary import summary_tables
-from coincide.select import check_lost
+from coincide.selection.stage import check_lost
 from coincide.show import show_costs, show_plan, show_report
 from coincide.store import Step
 from launch.jobs import Job, record

@@ -17,8 +17,8 @@ from yaml import YAMLError
 
 from coincide.config import Root
 from coincide.files import ours_alone, write_atomic
-from coincide.redact import redact
 from coincide.schema import UserError
+from coincide.terminal.redact import redact
 from launch.jobs import Job
 from launch.plan import goal_key
 from launch.references import check_variables, kept, variables

@@ -10,8 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from coincide.config import check_stages
 from coincide.experiment import Experiment
-from coincide.report.ledger import write_result
-from coincide.result import remarks
+from coincide.ledger.collect import remarks
+from coincide.ledger.files import write_result
 from coincide.show import show_result
 from launch.words import shell
 

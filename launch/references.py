@@ -18,8 +18,8 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.resolvers import oc
 
-from coincide.redact import is_secret, is_secret_variable, redact
 from coincide.schema import UserError
+from coincide.terminal.redact import is_secret, is_secret_variable, redact
 
 SETTLED = "paths"
 """Config group whose references are resolved when a run is submitted."""

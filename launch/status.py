@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from coincide.inert import console, guard_terminal, inert
 from coincide.schema import UserError
+from coincide.terminal.inert import console, guard_terminal, inert
 from launch.cluster import queue
 from launch.states import STATES, clock, remaining, statuses, tail
 from launch.sweep import Sweep, Task, open_sweep

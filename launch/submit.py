@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from coincide.inert import console
-from coincide.report.ledger import file_name
+from coincide.ledger.files import file_name
+from coincide.terminal.inert import console
 from launch.again import take_up
 from launch.jobs import Job, record
 from launch.plan import Node, Together, goal_key, plan_nodes

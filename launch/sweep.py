@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from coincide.files import as_name, canonical, write_json
-from coincide.redact import redact
 from coincide.schema import UserError
+from coincide.terminal.redact import redact
 from launch.frozen import freeze, resolved
 from launch.jobs import Job
 from launch.plan import KEY_DIGITS, Node, goal_key

@@ -378,13 +378,15 @@ CASES: dict[str, Case] = {
         f"features/{method}": _step("coincide.features.extract", lambda m=method: features(m))
         for method in ("coincide", "el2n", "semdedup", "clip_score")
     },
-    "clusters": _step("coincide.select", clusters, "CLUSTERS_VERSION"),
+    "clusters": _step("coincide.selection.stage", clusters, "CLUSTERS_VERSION"),
     "difficulty": _step("train.self_filter", difficulty),
-    "scores": _step("coincide.scoring", scores),
-    "subset": _step("coincide.select", subset, "SUBSET_VERSION"),
-    "subset/coincide": _step("coincide.select", coincide, "SUBSET_VERSION"),
+    "scores": _step("coincide.selection.scoring", scores),
+    "subset": _step("coincide.selection.stage", subset, "SUBSET_VERSION"),
+    "subset/coincide": _step("coincide.selection.stage", coincide, "SUBSET_VERSION"),
     **{
-        f"subset/{name}": _step("coincide.select", lambda n=name: selected(n), "SUBSET_VERSION")
+        f"subset/{name}": _step(
+            "coincide.selection.stage", lambda n=name: selected(n), "SUBSET_VERSION"
+        )
         for name in _METHODS
     },
     "adapter": _step("train.stage", training),

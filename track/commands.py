@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from coincide.experiment import Experiment
-from coincide.inert import console
-from coincide.report.ledger import read_ledger
+from coincide.ledger.files import read_ledger
 from coincide.schema import UserError
+from coincide.terminal.inert import console
 from track.dashboard import create
 from track.places import Places
 from track.replay import matches, replayed

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from coincide.ledger.files import file_name
 from coincide.report.compare import panels
 from coincide.report.cost import charges
-from coincide.report.ledger import file_name
 from coincide.schema import Result
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from coincide.files import as_name
-from coincide.redact import redact
+from coincide.terminal.redact import redact
 from track.places import manifest, sound
 from track.records import Files, Run, Table
 

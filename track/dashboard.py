@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from coincide.files import write_json
+from coincide.ledger.files import read_ledger
 from coincide.report.compare import panels
-from coincide.report.ledger import read_ledger
 from coincide.schema import Result, UserError
 from track.process import answer, failure, order_and_answers, running, shown, why
 from track.settings import Logger

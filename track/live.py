@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coincide.experiment import Experiment
-from coincide.report.ledger import read_ledger
+from coincide.ledger.files import read_ledger
 from track.partial import so_far
 from track.places import Places
 from track.records import JOB_TYPES, Run, runs_of

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from coincide.experiment import Experiment
-from coincide.identity import aside
+from coincide.ledger.collect import variant_of
+from coincide.ledger.identity import aside
 from coincide.provenance import commit, versions
-from coincide.result import variant_of
 from coincide.schema import Result
 from coincide.store import Step
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from coincide.redact import is_secret_variable, redact
+from coincide.terminal.redact import is_secret_variable, redact
 from track.settings import Logger
 
 ROOT = Path(__file__).resolve().parent.parent

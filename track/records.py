@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from coincide.files import canonical
-from coincide.inert import printable
-from coincide.redact import redact
-from coincide.report.ledger import file_name
+from coincide.ledger.files import file_name
 from coincide.report.settings import identity
 from coincide.schema import Result, Score
+from coincide.terminal.inert import printable
+from coincide.terminal.redact import redact
 from track.compared import NOTHING, Compared
 from track.places import Places
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coincide.redact import redact
-from coincide.report.ledger import file_name
+from coincide.ledger.files import file_name
 from coincide.schema import Result
+from coincide.terminal.redact import redact
 from track.compared import compared
 from track.places import Places
 from track.records import Run, runs_of

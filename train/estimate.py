@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coincide.flops import ASSUMED_MFU, gpu_hours, peak_flops
+from coincide.checks.flops import ASSUMED_MFU, gpu_hours, peak_flops
 from train.recipe import Recipe
 
 GIB = 2**30

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from coincide.requirements import Requirement
 from coincide.schema import UserError
 
 ZERO_STAGES = (0, 2, 3)
@@ -122,16 +119,6 @@ class Recipe:
         if self.quantization is None:  # adapters made before there was a choice keep their key
             del fields["quantization"]
         return fields
-
-    def requirements(
-        self, *, parameters: int | None = None, folder: Path | None = None
-    ) -> Sequence[Requirement]:
-        """What finetuning needs here; memory and disk too once the model's ``parameters`` and the
-        ``folder`` of the checkpoints are known.
-        """
-        from train.requirements import requirements
-
-        return requirements(self, parameters=parameters, folder=folder)
 
     def _check_choices(self) -> None:
         choices: tuple[tuple[str, tuple[Any, ...]], ...] = (

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from coincide.models.headers import shapes
 from coincide.requirements import Requirement
@@ -14,10 +14,9 @@ from coincide.schema import UserError
 from coincide.store import Step, Store
 from train.checkpoint import newest_complete
 from train.devices import Gpu, gpus
+from train.estimate import CHECKPOINTS_AT_ONCE, GIB, checkpoint_bytes, memory_estimate
 from train.lora import PROJECTORS
-
-if TYPE_CHECKING:
-    from train.recipe import Recipe
+from train.recipe import Recipe
 
 
 def requirements(
@@ -102,8 +101,6 @@ def batches(recipe: Recipe, devices: Sequence[Gpu]) -> Requirement:
 
 def memory(recipe: Recipe, parameters: int, devices: Sequence[Gpu]) -> Requirement:
     """Whether the estimate fits the smallest GPU. No stop: a smaller micro-batch is tried then."""
-    from train.estimate import GIB, memory_estimate
-
     estimate = memory_estimate(recipe, parameters=parameters, world_size=ranks(recipe, devices))
     smallest = min(devices, key=lambda gpu: gpu.bytes)
     least = smallest.bytes >= 1.1 * (estimate.weights + estimate.trained)
@@ -119,8 +116,6 @@ def memory(recipe: Recipe, parameters: int, devices: Sequence[Gpu]) -> Requireme
 
 def disk(recipe: Recipe, parameters: int, folder: Path) -> Requirement:
     """Whether the checkpoints and the adapter fit below ``folder``."""
-    from train.estimate import CHECKPOINTS_AT_ONCE, GIB, checkpoint_bytes
-
     copies = CHECKPOINTS_AT_ONCE if recipe.save_every else 1
     needed = copies * checkpoint_bytes(recipe, parameters=parameters)
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())

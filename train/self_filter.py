@@ -25,8 +25,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from coincide.scan import read_scan
 from coincide.schema import DataSource, Difficulty, ModelSource
+from coincide.selection.scan import read_scan
 from coincide.store import Build, Step
 from train.recipe import Recipe
 

@@ -146,7 +146,7 @@ def _all_batches(
     save_every: int | None,
 ) -> None:
     """All batches from where ``learner`` stands, with a checkpoint now and then."""
-    from coincide.progress import bar
+    from coincide.terminal.progress import bar
 
     progress = learner.progress
     with bar("self_filter", total=len(batches), unit="step") as shown:

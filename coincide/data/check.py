@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from coincide.data.images import CorruptImage, MissingImage, decode
 from coincide.data.listing import missing_files
 from coincide.processes import dying_with_me
-from coincide.progress import bar
+from coincide.terminal.progress import bar
 
 CHUNK = 64
 PATHS = (str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", ""))

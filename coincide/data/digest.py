@@ -24,7 +24,7 @@ from coincide.data.media import FIELD, TAG
 from coincide.data.parse import image_paths, parse
 from coincide.data.rows import scan
 from coincide.files import sha256_file, write_json
-from coincide.progress import bar
+from coincide.terminal.progress import bar
 
 Rows = Callable[[Path], Iterable[tuple[int, str, Any]]]
 """A reader of annotations: ``(row, text, value)`` as :func:`coincide.data.rows.scan` gives them."""

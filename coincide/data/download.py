@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from coincide.files import write_json
-from coincide.inert import inert, raw
 from coincide.schema import UserError
+from coincide.terminal.inert import inert, raw
 
 if TYPE_CHECKING:
     from requests import Response, Session

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 from coincide.data.llava_json import LlavaJson, folder_source
 from coincide.data.parse import IMAGE
 from coincide.data.report import DataReport
-from coincide.inert import inert
 from coincide.schema import UserError
+from coincide.terminal.inert import inert
 
 BLOCKS: Mapping[str, int] = {
     "llava_conversation": 57_669,

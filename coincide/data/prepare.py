@@ -21,9 +21,9 @@ from coincide.data.presence import WORK, count_files, gigabytes, look, mark, spa
 from coincide.data.report import by_source
 from coincide.data.unpack import Damaged, unpack
 from coincide.files import write_json
-from coincide.program import hand_over
 from coincide.requirements import Requirement
 from coincide.schema import UserError
+from coincide.terminal.program import hand_over
 
 LOST = "lost_images.json"
 

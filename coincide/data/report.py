@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from coincide.inert import inert
 from coincide.schema import UserError
+from coincide.terminal.inert import inert
 
 FIRST = 10
 """How many rows or ids a report names of each kind."""

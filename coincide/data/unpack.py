@@ -27,9 +27,9 @@ from typing import IO
 
 from coincide.data.images import unsafe_reason
 from coincide.data.presence import WORK
-from coincide.inert import ACTING
-from coincide.progress import bar
 from coincide.schema import UserError
+from coincide.terminal.inert import ACTING
+from coincide.terminal.progress import bar
 
 SWELL = 100
 """An archive may unpack to this many times its size (pictures hardly swell at all)."""

@@ -20,9 +20,9 @@ from coincide.data.llava_json import LlavaJson
 from coincide.data.prepare import refuse_absent
 from coincide.data.report import DataReport
 from coincide.files import write_json
-from coincide.inert import inert
-from coincide.program import hand_over
 from coincide.schema import Dataset
+from coincide.terminal.inert import inert
+from coincide.terminal.program import hand_over
 
 
 def verify(

@@ -47,7 +47,7 @@ def signal_step(
     signal: Signal, over: SignalPass, *, data: Step, base: Step, after: tuple[Step, ...] = ()
 ) -> Step:
     """The artifact of one signal over the dataset ``data``, computed by the model ``base``, once
-    ``after`` was looked up (``coincide.scan``).
+    ``after`` was looked up (``coincide.selection.scan``).
 
     Built alone it takes a pass of its own; :func:`extract` builds several of them in one pass.
     """
@@ -133,7 +133,7 @@ def _facts(build: Build) -> dict[str, Any]:
 
 def _fill(missing: Sequence[tuple[Signal, Build]], over: SignalPass) -> None:
     """Write the shards that the builds lack, each shard for all of them at once."""
-    from coincide.progress import bar
+    from coincide.terminal.progress import bar
 
     missing = sorted(missing, key=lambda pair: pair[1].step.key)
     builds = [build for _, build in missing]
@@ -171,7 +171,7 @@ def _assist(store: Store, steps: Mapping[Signal, Step], over: SignalPass, claims
 
     If the leader dies, this returns too; the caller then builds what is missing itself.
     """
-    from coincide.progress import bar
+    from coincide.terminal.progress import bar
 
     told = False
     while not claims.void(LEADER) and _missing(store, steps):

@@ -18,9 +18,9 @@ from typing import Any
 
 from coincide.files import canonical, sha256_file, write_json
 from coincide.models.headers import broken
-from coincide.progress import bar
 from coincide.requirements import Requirement
 from coincide.schema import UserError
+from coincide.terminal.progress import bar
 
 SMALL = (".json", ".txt", ".model", ".tiktoken", ".jinja")
 """Configuration, vocabulary, chat template. Never ``.py``."""

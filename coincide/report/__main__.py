@@ -12,12 +12,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from coincide.inert import console, guard_terminal
+from coincide.ledger.files import read_ledger
 from coincide.report.build import build_report
-from coincide.report.ledger import read_ledger
 from coincide.report.scoring import STRICT, by_scoring
 from coincide.report.summary import summary_tables
 from coincide.schema import UserError
+from coincide.terminal.inert import console, guard_terminal
 
 
 def main(words: Sequence[str] | None = None) -> int:

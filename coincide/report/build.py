@@ -8,11 +8,11 @@ from pathlib import Path
 
 from coincide import disk
 from coincide.files import sweep, write_atomic
+from coincide.ledger.files import presentable
 from coincide.report import formats
 from coincide.report.compare import panels
 from coincide.report.evidence import Shelf
 from coincide.report.exhibits import exhibit_all
-from coincide.report.ledger import presentable
 from coincide.report.page import page
 from coincide.report.scoring import STRICT
 from coincide.schema import Result

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from coincide.ledger.files import read_ledger
 from coincide.report.contents import filled, panel_key
-from coincide.report.ledger import read_ledger
 from coincide.report.settings import conflicts, setting
 from coincide.schema import CommittedResult, Result
 

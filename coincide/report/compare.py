@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from coincide.files import canonical
-from coincide.identity import digest, same_asked
+from coincide.ledger.identity import digest, same_asked
 from coincide.report.contents import (
     PANEL,
     SHORT,

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coincide.inert import printable
 from coincide.report.evidence import Samples, Shelf
 from coincide.report.pictures import Budget, benchmark_pictures
 from coincide.report.records import Panel
 from coincide.report.tables import percent
+from coincide.terminal.inert import printable
 
 if TYPE_CHECKING:
     from coincide.schema import Result

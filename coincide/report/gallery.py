@@ -12,11 +12,11 @@ import numpy as np
 
 from coincide.data.parse import parse
 from coincide.data.rows import scan
-from coincide.inert import printable
 from coincide.report.evidence import Shelf, array
 from coincide.report.pictures import Budget, training_picture
 from coincide.report.records import Panel, Row
 from coincide.schema import Example, Result, UserError
+from coincide.terminal.inert import printable
 
 EXAMPLES = 3
 """Examples of each cluster, while there are few clusters."""

@@ -1,6 +1,6 @@
 """What the report shows of texts from outside: without credentials, and inert."""
 
-from coincide.inert import printable
-from coincide.redact import is_secret, redact
+from coincide.terminal.inert import printable
+from coincide.terminal.redact import is_secret, redact
 
 __all__ = ["is_secret", "printable", "redact"]

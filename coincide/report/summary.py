@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from coincide.ledger.files import presentable
 from coincide.report.compare import panels
-from coincide.report.ledger import presentable
 from coincide.report.tables import brief, lines
 from coincide.schema import Result
 

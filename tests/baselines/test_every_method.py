@@ -14,7 +14,7 @@ from baselines.self_sup import SelfSup
 from baselines.semdedup import SemDeDup
 from coincide.features.signals.hidden_last import HiddenLast
 from coincide.schema import Method
-from coincide.select import exactly
+from coincide.selection.stage import exactly
 from tests.baselines.pool import make_pool
 
 METHODS: list[Method] = [

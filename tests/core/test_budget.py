@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from coincide.budget import check, count
 from coincide.schema import UserError
+from coincide.selection.budget import check, count
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import run as program
-from coincide.estimate import Cost, chosen_of, costs
+from coincide.checks.estimate import Cost, chosen_of, costs
+from coincide.checks.flops import device_name, gpu_hours, peak_flops
 from coincide.experiment import Experiment
-from coincide.flops import device_name, gpu_hours, peak_flops
 
 STAGES = ("features", "select", "train", "evaluate", "report")
 

@@ -12,8 +12,8 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from coincide.inert import ACTING, InertStream, console, guard_terminal, inert, raw
-from coincide.progress import bar
+from coincide.terminal.inert import ACTING, InertStream, console, guard_terminal, inert, raw
+from coincide.terminal.progress import bar
 from tests.command.conftest import command, environment
 
 ODD = "a\x1b[31mb\x1b]0;t\x07\x9b2Jc\u202ed\u2066e\r\nerror: f\x7f\ud800\u2028\b"

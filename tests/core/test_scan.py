@@ -24,8 +24,8 @@ from coincide.models.probe import (
 )
 from coincide.models.template import TEMPLATES
 from coincide.models.tiny import make_processor
-from coincide.scan import read_scan, scan_rows
 from coincide.schema import Dataset, Turn, UserError
+from coincide.selection.scan import read_scan, scan_rows
 from tests.tiny_chat import FAMILIES, make_tiny_chat
 
 SIZES = {"a.png": (40, 30), "tall.png": (30, 90), "thin.png": (600, 2)}

@@ -11,9 +11,9 @@ from baselines.uniform import Random
 from coincide.config import HealthLimits
 from coincide.data.demo import Demo
 from coincide.features.signals.hidden_last import HiddenLast
-from coincide.pool import NeedSteps
 from coincide.schema import Clustering, Example, HealthError, Selection, UserError
-from coincide.select import exactly, gate, subset_step
+from coincide.selection.pool import NeedSteps
+from coincide.selection.stage import exactly, gate, subset_step
 
 USABLE = np.array([True] * 8 + [False] * 2)
 

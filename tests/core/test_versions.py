@@ -31,7 +31,7 @@ def test_what_changed_alone_is_told_with_what_to_do() -> None:
     one = {"version": "1", "hash": "a"}
     assert verdict("clusters", one, one) == ""
     said = verdict("clusters", one, {"version": "1", "hash": "b"})
-    assert "raise CLUSTERS_VERSION in coincide/select.py" in said
+    assert "raise CLUSTERS_VERSION in coincide/selection/stage.py" in said
     assert "python -m tests.versions --update" in said
     assert "for nothing" in verdict("clusters", one, {"version": "2", "hash": "a"})
     assert "as they should" in verdict("clusters", one, {"version": "2", "hash": "b"})

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from coincide.ledger.files import presentable, read_ledger
 from coincide.report.compare import panels
 from coincide.report.formats import comma_separated, markdown
-from coincide.report.ledger import presentable, read_ledger
 from coincide.report.pairs import Pairs
 from coincide.report.records import Panel
 

@@ -24,9 +24,9 @@ from coincide.features.forward import capture, clip
 from coincide.features.passes.clip import ClipPass
 from coincide.features.passes.reference import ReferencePass
 from coincide.method import Coincide
-from coincide.pool import StorePool
 from coincide.schema import Clustering, Method, signals_of
-from coincide.select import clusters_step
+from coincide.selection.pool import StorePool
+from coincide.selection.stage import clusters_step
 from coincide.store import Store
 from tests.features.conftest import Model, Source
 from tests.features.test_clip import RandomClip

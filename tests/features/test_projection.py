@@ -15,9 +15,9 @@ from coincide.features.extract import signal_step
 from coincide.features.forward.projection import QUANTUM, Projection, project, signs
 from coincide.features.passes.reference import ReferencePass
 from coincide.features.signals.activations import Activations
+from coincide.ledger.collect import variant_of
 from coincide.method import Coincide
 from coincide.report.compare import panels
-from coincide.result import variant_of
 from coincide.schema import UserError
 from tests.features.conftest import Model, Source
 from tests.features.test_extract import run_pass

@@ -14,8 +14,8 @@ import pytest
 from coincide import compare, export
 from coincide.data.llava_json import read
 from coincide.data.subset import resolve_rows, write_subset
+from coincide.ledger.files import write_result
 from coincide.report.__main__ import main as report
-from coincide.report.ledger import write_result
 from coincide.schema import Result
 from tests.report.fixture import ledger, result
 
@@ -236,7 +236,7 @@ def test_a_missing_ledger_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_results_keep_costs_and_hardware_and_old_files_still_read(tmp_path: Path) -> None:
-    from coincide.report.ledger import read_ledger
+    from coincide.ledger.files import read_ledger
     from coincide.schema import Cost
 
     run = replace(

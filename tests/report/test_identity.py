@@ -15,12 +15,12 @@ import run as program
 from baselines.from_file import FromFile
 from baselines.self_filter import SelfFilter
 from baselines.uniform import Random
-from coincide.identity import aside, same_asked
+from coincide.ledger.files import read_ledger, write_result
+from coincide.ledger.identity import aside, same_asked
 from coincide.report.compare import panels
-from coincide.report.ledger import read_ledger, write_result
 from coincide.report.records import Panel
 from coincide.schema import Result
-from coincide.scoring import own_class
+from coincide.selection.scoring import own_class
 from tests.report.fixture import ledger, result
 from track.compared import compared
 from train.recipe import Recipe

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from coincide.report.ledger import file_name, presentable, read_ledger, write_result
-from coincide.report.packed import pack
+from coincide.ledger.files import file_name, presentable, read_ledger, write_result
+from coincide.ledger.packed import pack
 from coincide.report.redact import redact
 from coincide.schema import Score, UserError
 from tests.report.fixture import ledger, result

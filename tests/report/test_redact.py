@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from coincide.redact import is_secret_variable, redact
+from coincide.ledger.files import file_name, read_ledger, write_result
 from coincide.report.build import build_report
-from coincide.report.ledger import file_name, read_ledger, write_result
+from coincide.terminal.redact import is_secret_variable, redact
 from tests.report.fixture import ledger
 
 PIN = "zq7kzq7k"

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from coincide.files import write_json
+from coincide.ledger.collect import _costs, collect
 from coincide.report.cost import charges
 from coincide.report.evidence import Shelf
-from coincide.result import _costs, collect
 from coincide.schema import Result
 from coincide.store import Build, Step, Store
 

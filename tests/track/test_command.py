@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import run as program
-from coincide.report.ledger import read_ledger
+from coincide.ledger.files import read_ledger
 from coincide.schema import UserError
 from tests.command.conftest import ROOT, SMALL, command, environment
 from tests.track.reader import offline_runs

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from coincide.report.ledger import write_result
+from coincide.ledger.files import write_result
 from coincide.schema import UserError
 from tests.report.fixture import ledger
 from tests.track.server import serving

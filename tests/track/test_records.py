@@ -64,8 +64,8 @@ def test_a_full_run_that_comes_later_changes_the_evaluations_alone(world: World)
 def test_rel_of_each_seed_averages_to_the_reports_rel() -> None:
     results = ledger()
     among = compared(results)
+    from coincide.ledger.files import file_name
     from coincide.report.compare import panels
-    from coincide.report.ledger import file_name
 
     for row in panels(results)[0].rows:
         mine = [among[file_name(run)].rel for run in row.runs]

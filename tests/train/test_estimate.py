@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from coincide.requirements import Requirement, requirements_of
+from coincide.requirements import Requirement
 from tests.train.test_recipe import load
 from tests.train.tiny import Bench
 from train import devices, requirements
@@ -170,14 +170,14 @@ def test_too_little_memory_for_the_micro_batch_alone_is_no_stop() -> None:
     assert "micro_batch" in found.remedy
 
 
-def test_recipe_is_a_part_that_says_its_needs() -> None:
-    names = [r.name for r in requirements_of(load("demo"))]
+def test_what_a_recipe_needs() -> None:
+    names = [r.name for r in requirements.requirements(load("demo"))]
     assert names == ["package deepspeed", "1 process(es) a node", "global batch 16"]
     assert "package bitsandbytes" in [
-        r.name for r in requirements_of(replace(RECIPE, quantization="nf4", zero_stage=2))
+        r.name for r in requirements.requirements(replace(RECIPE, quantization="nf4", zero_stage=2))
     ]
     assert "package deepspeed" not in [
-        r.name for r in requirements_of(replace(RECIPE, zero_stage=0))
+        r.name for r in requirements.requirements(replace(RECIPE, zero_stage=0))
     ]
 
 

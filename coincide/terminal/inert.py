@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from coincide.redact import redact
+from coincide.terminal.redact import redact
 
 if TYPE_CHECKING:
     from rich.console import Console

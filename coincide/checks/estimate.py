@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from coincide.budget import count
-from coincide.flops import ASSUMED_MFU, gpu_hours, peak_flops
+from coincide.checks.flops import ASSUMED_MFU, gpu_hours, peak_flops
 from coincide.schema import Clustering, Difficulty, UserError
+from coincide.selection.budget import count
 
 if TYPE_CHECKING:
     from coincide.experiment import Experiment

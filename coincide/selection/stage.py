@@ -12,13 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from coincide.budget import count
 from coincide.config import HealthLimits
 from coincide.data.report import FIRST
 from coincide.files import write_atomic
-from coincide.pool import NeedSteps, StorePool
-from coincide.progress import bar
-from coincide.scan import counted, summary
 from coincide.schema import (
     Clustering,
     Dataset,
@@ -28,8 +24,12 @@ from coincide.schema import (
     Selection,
     UserError,
 )
-from coincide.scoring import LATE, barred_rows, own_class, save
+from coincide.selection.budget import count
+from coincide.selection.pool import NeedSteps, StorePool
+from coincide.selection.scan import counted, summary
+from coincide.selection.scoring import LATE, barred_rows, own_class, save
 from coincide.store import Artifact, Build, Step
+from coincide.terminal.progress import bar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,9 +112,9 @@ def subset_step(
 
     The key holds k, the exact number of examples: 0.2 and 800 of 4,000 rows are one subset.
 
-    ``scored`` is the method's :func:`coincide.scoring.scores_step` where it has one. ``scan`` says
-    which rows nothing can be learnt from, ``barred`` is its digest (``coincide.scan``), in the key
-    where there are any. Health limits are no part of the key: they decide whether to go on, not
+    ``scored`` is the method's ``scores_step`` (``coincide.selection.scoring``) where it has one.
+    ``scan`` says which rows nothing can be learnt from, ``barred`` is its digest, in the key where
+    there are any. Health limits are no part of the key: they decide whether to go on, not
     what is chosen.
     """
     config: dict[str, Any] = {

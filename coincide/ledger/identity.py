@@ -13,7 +13,7 @@ from typing import Any
 
 from coincide.files import canonical
 from coincide.schema import Method
-from coincide.select import method_config
+from coincide.selection.stage import method_config
 from coincide.store import Step
 
 DIGITS = 12

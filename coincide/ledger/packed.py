@@ -1,6 +1,6 @@
 """A ledger in one compressed file, to be committed.
 
-    python -m coincide.report.packed FOLDER FILE.jsonl.gz
+    python -m coincide.ledger.packed FOLDER FILE.jsonl.gz
 
 One result a line, in the order of the file names that they had; gzip without a time, so that the
 same results are the same bytes. The report reads such a file as it reads a folder.
@@ -52,7 +52,7 @@ def unpack(file: Path) -> Iterator[tuple[str, str]]:
 def main(words: Sequence[str]) -> int:
     """Pack a folder from the command line; the exit status."""
     if len(words) != 2:
-        print("usage: python -m coincide.report.packed FOLDER FILE.jsonl.gz", file=sys.stderr)
+        print("usage: python -m coincide.ledger.packed FOLDER FILE.jsonl.gz", file=sys.stderr)
         return 2
     try:
         print(f"{pack(Path(words[0]), Path(words[1]))} results in {words[1]}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from coincide.inert import inert, raw
+from coincide.terminal.inert import inert, raw
 
 
 def bar(stage: str, *, total: int, unit: str) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from coincide.identity import asked
+from coincide.ledger.identity import asked
 from coincide.provenance import commit, hardware, versions
 from coincide.schema import Cost, Method, Result, Score
 from coincide.store import Artifact, Step, Store

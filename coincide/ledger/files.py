@@ -1,7 +1,7 @@
 """The ledger: one JSON per result in a folder that can be committed, copied and merged.
 
 Two ledgers are merged by copying the files of one into the other (a subfolder is fine too). A
-committed ledger can be one compressed file (``coincide.report.packed``), read like a folder.
+committed ledger can be one compressed file (``coincide.ledger.packed``), read like a folder.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any
 
 from coincide import disk
 from coincide.files import canonical, sweep, write_json
-from coincide.inert import printable
-from coincide.redact import redact
-from coincide.report.packed import ENDING, unpack
+from coincide.ledger.packed import ENDING, unpack
 from coincide.schema import Cost, Result, Score, UserError
+from coincide.terminal.inert import printable
+from coincide.terminal.redact import redact
 
 _TEXT = {"method", "variant", "data", "reference", "target", "suite", "commit", "created"}
 _TABLES = {

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from coincide.files import write_atomic
-from coincide.pool import NeedSteps
-from coincide.scan import read_scan
 from coincide.schema import Dataset, DataSource, Method, UserError
+from coincide.selection.pool import NeedSteps
+from coincide.selection.scan import read_scan
 from coincide.store import Build, Step, Store
 
 if TYPE_CHECKING:

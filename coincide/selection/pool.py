@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from coincide.scan import read_scan
 from coincide.schema import (
     Clustering,
     Clusters,
@@ -19,6 +18,7 @@ from coincide.schema import (
     TargetRows,
     Targets,
 )
+from coincide.selection.scan import read_scan
 from coincide.store import Step, Store
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Results: read off artifacts, by content, written without secrets, read back."""

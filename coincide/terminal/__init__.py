@@ -1,0 +1,1 @@
+"""The terminal: progress, outside text made inert and free of secrets."""
