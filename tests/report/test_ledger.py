@@ -140,7 +140,7 @@ def test_a_damaged_packed_ledger_is_named(tmp_path: Path) -> None:
     file.write_bytes(b"PK")
     with pytest.raises(UserError, match=r"ledger.jsonl.gz is no packed ledger"):
         read_ledger(file)
-    file.write_bytes(gzip.compress(b"{}\n"))
+    file.write_bytes(gzip.compress(b"{}\n", mtime=0))
     with pytest.raises(UserError, match=r"ledger.jsonl.gz:1 is not a result of the ledger"):
         read_ledger(tmp_path)
     with pytest.raises(UserError, match="holds no result"):
