@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
+from coincide.ledger.collect import remarks
 from coincide.ops.resample import parts, ratio_of_sums
-from coincide.result import remarks
 from coincide.schema import Score
 from coincide.store import Store
 from eval.documents import Documents
