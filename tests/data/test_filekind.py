@@ -89,7 +89,10 @@ def test_json_lines_and_one_row_alone_are_read_as_llava_json(tmp_path: Path) -> 
         (b"\n<!DOCTYPE html><html>", "an HTML or XML page"),
         (b"\0" * 257 + b"ustar", "a tar archive"),
         (gzip.compress(b"\0" * 257 + b"ustar", mtime=0), "a tar archive"),
-        (gzip.compress(LIST.encode(), mtime=0)[:-9], "compressed by gzip and cannot be unpacked whole"),
+        (
+            gzip.compress(LIST.encode(), mtime=0)[:-9],
+            "compressed by gzip and cannot be unpacked whole",
+        ),
         (lzma.compress(LIST.encode())[:-9], "compressed by xz and cannot be unpacked whole"),
         (LIST.encode("utf-16")[:-1], "begins as UTF-16 but is none at byte"),
         (LIST.encode("latin-1"), "not UTF-8 at byte"),
