@@ -129,7 +129,8 @@ def _counts(name: str, value: Any, result: Result) -> bool:
     if part in MODELS and part in result.contents:
         return last in BESIDE_CONTENT
     if name in ("method.variant", "method.projection"):  # a column of its own, where it is told
-        return value is not None and str(value) not in result.variant
+        told = f"{value:,}" if isinstance(value, int) else str(value)
+        return value is not None and told not in result.variant
     if part in ("method", "train") and result.contents:
         return name not in result.aside
     return not any(_below(name, field) for field in (*NEUTRAL, *UNDECLARED))

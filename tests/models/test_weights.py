@@ -151,7 +151,7 @@ def test_a_digest_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_what_cannot_be_a_repository_is_a_path(repo: str, cache: Path) -> None:
     requirement = Checkpoint(repo).requirement()
     assert requirement.found == "no such path" and requirement.fetch is None
-    assert "a folder with a model as it was published" in requirement.remedy
+    assert "a folder with a whole model as it was published" in requirement.remedy
 
 
 def test_fetched_from_a_hub(tmp_path: Path) -> None:
