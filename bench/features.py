@@ -201,7 +201,7 @@ def plain(
     """The loop that one would write: batches of 8 in the order of the rows, whole model, hooks."""
     processor = load_processor(folder)
     model = load_model(folder, getattr(torch, over.dtype), device)
-    layers = dict(signal.params)["layers"]
+    layers = signal.layers
     outputs: dict[int, torch.Tensor] = {}
     for layer in layers:
         attention_of(decoder_layers(model), layer).register_forward_hook(

@@ -58,11 +58,15 @@ def test_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
     from coincide.features.engine import devices as places
 
     monkeypatch.setattr(places, "cores", lambda: 64)
+    monkeypatch.setattr(places, "free_memory", lambda: 500e9)
     assert decoders_of(FeaturePass(), "cpu", 1) == 0
     assert decoders_of(FeaturePass(), "cuda:0", 8) == 7
     assert decoders_of(FeaturePass(), "cuda:0", 1) == 16
     assert decoders_of(FeaturePass(), "cuda:0", 64) == 1
     assert decoders_of(FeaturePass(decode_workers=3), "cpu", 1) == 3
+    monkeypatch.setattr(places, "free_memory", lambda: 12e9)
+    assert decoders_of(FeaturePass(), "cuda:0", 1) == 4  # half of it, at 1.5 GB each
+    assert decoders_of(FeaturePass(), "cuda:0", 8) == 1
 
 
 def test_a_claim_is_of_one_holder_at_a_time(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from coincide.config import FeaturePass
 from coincide.schema import UserError
@@ -75,11 +77,13 @@ def decoders_of(options: FeaturePass, device: str, processes: int) -> int:
 
 
 def free_memory() -> float:
-    """Bytes of memory that are free now; infinite where the system does not tell."""
-    try:
-        return float(os.sysconf("SC_AVPHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return float("inf")
+    """Bytes that programs could still take, file caches given back; infinite where the system does
+    not tell."""
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024.0 * int(line.split()[1])
+    return float("inf")
 
 
 def device_of(wanted: str) -> str:
