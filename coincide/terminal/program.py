@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-RUN = Path(__file__).resolve().parent.parent / "run.py"
+RUN = Path(__file__).resolve().parents[2] / "run.py"
 
 
 def hand_over(command: str, words: Sequence[str]) -> int:
