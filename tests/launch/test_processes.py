@@ -120,7 +120,7 @@ def test_the_demo_in_processes(tmp_path: Path) -> None:
     assert found.stdout.count("done: ") == 3 + 1 + 1 + 3
     assert len(list((tmp_path / "store" / "subset").glob("*/manifest.json"))) == 3
     (sweep,) = (tmp_path / "sweeps").glob("*/sweep.json")
-    assert len(Sweep(sweep.parent).tasks()) == 7
+    assert len(Sweep(sweep.parent).tasks()) == 8
     assert "Plan of 3 runs: 0 jobs" in demo(tmp_path, "seed=0,1").stdout
 
 
