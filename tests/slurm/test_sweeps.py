@@ -100,7 +100,7 @@ def test_a_sweep_is_frozen_survives_preemption_and_does_nothing_twice(project: P
     assert "1 jobs submitted" in more and f"job {waiting_for(sweep, 'data')}" in more
 
     # the current folder is the project: nothing of what follows may be imported from there
-    for file in ("run.py", "launch/supervise.py", "train/worker.py", "coincide/store.py"):
+    for file in ("run.py", "launch/supervise.py", "train/worker.py", "coincide/store/store.py"):
         project.edit(file, "\nraise SystemExit('edited')\n")
     (project.path / "conf" / "train" / "demo.yaml").write_text("edited: true")
     nodes("resume")
