@@ -25,7 +25,7 @@ from coincide.features.passes.clip import ClipPass
 from coincide.features.passes.reference import ReferencePass
 from coincide.method import Coincide
 from coincide.schema import Clustering, Method, signals_of
-from coincide.selection.pool import StorePool
+from coincide.selection.pool import NeedSteps, StorePool
 from coincide.selection.stage import clusters_step
 from coincide.store import Store
 from tests.features.conftest import Model, Source
@@ -73,12 +73,13 @@ def pool(root: Path, source: Source, model: Model, **options: int) -> ScoringPoo
         extract(store, mine, over)
         steps |= mine
     clusters = {
-        need: store.ensure(clusters_step(need, steps[need.signal]))
+        need: clusters_step(need, steps[need.signal])
         for need in needs
         if isinstance(need, Clustering)
     }
-    artifacts = {signal: store.artifact(step) for signal, step in steps.items()}
-    return ScoringPool(source.open(Path()), artifacts, clusters, {})
+    for step in clusters.values():
+        store.ensure(step)
+    return ScoringPool(store, NeedSteps(steps, clusters, {}), source.open(Path()))
 
 
 def test_every_row_passes_once_through_each_model(
