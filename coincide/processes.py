@@ -15,7 +15,18 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from filelock import FileLock
+
 PR_SET_PDEATHSIG = 1
+
+
+class ProcessLock(FileLock):
+    """A file lock of its own for every call, whatever else the process has loaded.
+
+    lmms-eval 0.7.3, once it has evaluated, makes ``filelock.FileLock(path)`` return one object per
+    path for the life of the process: of it a forked child can make no use, and it is never freed.
+    A subclass is not among the classes it changes.
+    """
 
 
 def die_with_parent() -> None:

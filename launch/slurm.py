@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import FileLock
-
+from coincide.processes import ProcessLock
 from coincide.schema import UserError
 from launch import cluster
 from launch.execute import Executor
@@ -63,7 +62,7 @@ class Slurm:
             plan_sweep(jobs, self.together, in_flight(live_tasks(sweeps, cluster.queue())))
             return 0
         sweeps.mkdir(parents=True, exist_ok=True)
-        with FileLock(sweeps / ".lock"):
+        with ProcessLock(sweeps / ".lock"):
             live = live_tasks(sweeps, cluster.queue())
             nodes = plan_sweep(jobs, self.together, in_flight(live))
             sweep, tasks = freeze_all(nodes, jobs, self.failures)

@@ -17,9 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from coincide.files import write_json
+from coincide.processes import ProcessLock
 from track.contents import filled
 from track.process import answer, root_of, running, shown, why
 from track.records import VERSION, Run, digest, without_secrets
@@ -119,7 +120,7 @@ def _alone(logger: Logger) -> Iterator[None]:
     folder = marks(logger)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".lock", timeout=logger.timeout):
+        with ProcessLock(folder / ".lock", timeout=logger.timeout):
             yield
     except Timeout as error:
         raise NotWritten("another process is writing there") from error

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from coincide.data.download import Download, disk_error, download, shown
 from coincide.data.listing import missing_files
@@ -21,6 +21,7 @@ from coincide.data.presence import WORK, count_files, gigabytes, look, mark, spa
 from coincide.data.report import by_source
 from coincide.data.unpack import Damaged, unpack
 from coincide.files import write_json
+from coincide.processes import ProcessLock
 from coincide.requirements import Requirement
 from coincide.schema import UserError
 from coincide.terminal.program import hand_over
@@ -205,7 +206,7 @@ def _check_space(root: Path, items: Sequence[Download]) -> None:
 def _alone(root: Path) -> Iterator[None]:
     """Hold the folder's lock; wait where another process prepares it."""
     (root / WORK).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(root / WORK / "lock")
+    lock = ProcessLock(root / WORK / "lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:

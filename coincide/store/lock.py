@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from coincide import disk
 from coincide.errors import UserError
+from coincide.processes import ProcessLock
 from coincide.store.step import Step
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def lock(store: Store, step: Step) -> Iterator[bool]:
     folder = store.root / FOLDER
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = FileLock(folder / f"{step.kind}-{step.digits}.lock")
+        held = ProcessLock(folder / f"{step.kind}-{step.digits}.lock")
         try:
             held.acquire(timeout=0)
         except Timeout:

@@ -421,6 +421,20 @@ def killed_at(root: str, log: str, name: str, number: int) -> None:
     store.verify(wanted) if store.find(wanted) else store.ensure(wanted)
 
 
+def test_a_forked_child_locks_what_its_parent_locked_after_an_evaluation(tmp_path: Path) -> None:
+    from lmms_eval.evaluator import _enable_reentrant_filelocks
+
+    _enable_reentrant_filelocks()  # what every evaluation does to file locks, for good
+    wanted = step(5)
+    flip(Store(tmp_path).ensure(wanted).path / "part-1.json")
+    child = multiprocessing.get_context("fork").Process(
+        target=Store(tmp_path).verify, args=[wanted]
+    )
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 @pytest.mark.parametrize("name", ["rename", "replace", "fsync", "unlink", "utime"])
 def test_killed_at_any_call_it_is_whole_or_goes_on(

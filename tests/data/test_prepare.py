@@ -292,7 +292,7 @@ def test_without_file_locks_it_goes_on(
     def none(*_: object, **__: object) -> None:
         raise NotImplementedError
 
-    monkeypatch.setattr(module.FileLock, "acquire", none)
+    monkeypatch.setattr(module.ProcessLock, "acquire", none)
     prepare(source(server, tmp_path))
     assert (tmp_path / mini.ANNOTATIONS).is_file()
 
