@@ -35,7 +35,7 @@ from coincide.features.engine import work
 from coincide.features.engine.devices import decoders_of, device_of
 from coincide.features.engine.shards import ShardedArray
 from coincide.features.extract import extract, signal_step
-from coincide.features.forward import capture
+from coincide.features.forward import capture, encoder
 from coincide.features.forward import rows as reference
 from coincide.features.forward.capture import attention_of, decoder_layers
 from coincide.features.passes.reference import ReferencePass
@@ -278,7 +278,7 @@ def clock(spent: Counter[str]) -> Iterator[None]:
     """Add up the seconds inside the parts of the pass while the context lasts."""
     places: list[tuple[Any, str, str]] = [
         (encode, "load_image", "decode"),
-        (reference, "encode", "encode"),
+        (encoder, "encode", "encode"),
         (reference.Forward, "_values", "forward"),
         (work, "_write", "write"),
     ]

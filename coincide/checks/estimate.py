@@ -71,7 +71,8 @@ def chosen_of(experiment: Experiment) -> int | None:
 
 
 def _features(experiment: Experiment, device: str) -> Cost | None:
-    """One forward pass a model: 2 FLOP a parameter and token."""
+    """One forward pass a model, 2 FLOP a parameter and token; a variant of the rows that is run
+    besides the whole ones (``ForwardSignal.variant``) adds their text."""
     if not experiment.signals:
         return None
     rows, text = rows_of(experiment), _scale(experiment.source).get("text_tokens")
@@ -84,7 +85,8 @@ def _features(experiment: Experiment, device: str) -> Cost | None:
         scale = _scale(model)
         if rows is None or text is None or "parameters" not in scale:
             return Cost("features", None, None, "sizes of data or model are not known")
-        tokens = rows * (scale["image_tokens"] + (CLIP_TOKENS if of_clip else text))
+        more = len({getattr(s, "variant", "whole") for s in signals} - {"whole"})
+        tokens = rows * (scale["image_tokens"] + (CLIP_TOKENS if of_clip else text * (1 + more)))
         hours += gpu_hours(2 * scale["parameters"] * tokens, device)
         values = sum(s.width(scale["hidden"]) * BYTES[s.dtype] for s in signals)
         disk += rows * values

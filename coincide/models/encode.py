@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 IGNORE = -100
-PER_TOKEN = ("token_type_ids", "mm_token_type_ids")
+PER_TOKEN = ("token_type_ids", "mm_token_type_ids", "position_ids")
 """Inputs of some models that have one value for each token, as ``input_ids`` has."""
 OURS = ("image_mask", "text_mask")
 """What a batch holds beside the inputs of the model."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,14 +19,25 @@ from coincide.features.signals.activations import Activations
 from coincide.features.signals.hidden_last import HiddenLast
 from coincide.features.signals.hidden_mean import HiddenMean
 from coincide.features.signals.token_scores import TokenScores
+from coincide.features.signals.token_scores_blind import TokenScoresBlind
+from coincide.features.signals.token_scores_masked import TokenScoresMasked
+from coincide.features.signals.token_scores_unasked import TokenScoresUnasked
 from coincide.models.encode import encode
 from coincide.models.load import load_model, load_processor
 from coincide.models.template import TEMPLATES
-from coincide.schema import Signal, UserError
+from coincide.schema import Example, Signal, UserError
 from coincide.store import Artifact, Store
 from tests.features.conftest import Model, Source, rows
 
-ALL = (Activations((0, 1)), HiddenLast(), HiddenMean(), TokenScores())
+ALL = (
+    Activations((0, 1)),
+    HiddenLast(),
+    HiddenMean(),
+    TokenScores(),
+    TokenScoresBlind(),
+    TokenScoresUnasked(),
+    TokenScoresMasked(),
+)
 
 
 def run_pass(
@@ -84,7 +96,53 @@ def alone(
             "nll": np.asarray(output.loss.item()),
             "answers": np.asarray(int((e.labels[1:] != -100).sum())),
         }
+        kept = ~e.image_mask
+        found[example.row] |= {
+            "blind": loss_of(network, e.input_ids[kept], e.labels[kept], None),
+            "unasked": loss_of(network, *answers_alone(example, processor), e.pixel_values),
+            "masked": loss_of(network, *one_token_an_image(e)),
+        }
     return found
+
+
+def loss_of(
+    network: Any, ids: torch.Tensor, labels: torch.Tensor, pixels: torch.Tensor | None,
+    mask: torch.Tensor | None = None,
+) -> np.ndarray:  # fmt: skip
+    """The model's own loss of one row."""
+    given = None if pixels is None else pixels.double()
+    mask = torch.ones_like(ids) if mask is None else mask
+    with torch.no_grad():
+        output = network(
+            input_ids=ids[None], labels=labels[None], pixel_values=given, attention_mask=mask[None]
+        )
+    return np.asarray(output.loss.item())
+
+
+def one_token_an_image(e: Any) -> tuple[torch.Tensor, torch.Tensor, None, torch.Tensor]:
+    """Ids, labels and attention mask, one masked pad token where an image had four."""
+    number = torch.cumsum(e.image_mask, dim=0) - 1
+    kept = ~e.image_mask | (number % 4 == 0)
+    image = e.image_mask[kept]
+    return e.input_ids[kept].masked_fill(image, 0), e.labels[kept], None, (~image).long()
+
+
+def answers_alone(example: Example, processor: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and labels of a prompt that is the images alone, written out by hand."""
+    said = " ".join(turn.text for turn in example.turns if turn.role == "gpt")
+    answer = f" {said}</s>" if said else ""
+    opening, images = f"{TEMPLATES['vicuna_v1'].system} USER:", len(example.images)
+    ending = f"ASSISTANT:{answer}"
+    texts = [f"{opening} ", *[""] * (images - 1), f" {ending}"] if images else [opening + ending]
+    ids, labels = [processor.tokenizer.bos_token_id], [-100]
+    for number, text in enumerate(texts):
+        image = [processor.image_token_id] * 4 * bool(number)
+        made = processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        start = len(text) - len(answer) * (number == images)
+        ids += image + made.input_ids
+        pairs = zip(made.input_ids, made.offset_mapping, strict=True)
+        labels += [-100] * len(image) + [i if span[1] > start else -100 for i, span in pairs]
+    return torch.tensor(ids), torch.tensor(labels)
 
 
 def test_activations_are_the_pooled_attention_outputs(
@@ -140,6 +198,34 @@ def test_token_scores_are_the_models_own_loss(
     assert np.isnan(values[9, :3]).all()
 
 
+def test_blind_and_unasked_scores_are_the_models_own_losses(
+    artifacts: list[Artifact], alone: dict[int, dict[str, np.ndarray]]
+) -> None:
+    nll, blind, unasked, masked = (ShardedArray(artifacts[i].path)[:] for i in (3, 4, 5, 6))
+    assert blind.dtype == unasked.dtype == np.float32
+    assert blind.shape == unasked.shape == (24, 1)
+    for row in set(alone) - {3, 9}:
+        assert blind[row, 0] == pytest.approx(float(alone[row]["blind"]), rel=1e-6)
+        assert unasked[row, 0] == pytest.approx(float(alone[row]["unasked"]), rel=1e-6)
+        assert masked[row, 0] == pytest.approx(float(alone[row]["masked"]), rel=1e-6)
+    assert np.isnan(blind[9]) and np.isnan(unasked[9])  # an empty answer
+    text_only = [row for row in range(24) if row % 6 == 0]
+    np.testing.assert_array_equal(blind[text_only, 0], nll[text_only, 2])
+    np.testing.assert_array_equal(masked[text_only, 0], nll[text_only, 2])
+    seeing = np.setdiff1d(range(24), [*text_only, 3, 9])
+    assert (np.abs(blind[seeing, 0] - nll[seeing, 2]) > 1e-6).all()
+
+
+def test_a_variant_alone_gives_what_it_gives_beside_the_whole_rows(
+    tmp_path: Path, artifacts: list[Artifact], source: Source, model: Model
+) -> None:
+    """Alone, nothing that rows share is run ahead of it."""
+    for beside, signal in enumerate(ALL[4:], start=4):
+        (one,) = run_pass(tmp_path, source, model, (signal,))
+        ours, theirs = ShardedArray(one.path)[:], ShardedArray(artifacts[beside].path)[:]
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_dropped_rows_are_marked_not_invented(artifacts: list[Artifact]) -> None:
     for artifact in artifacts:
         valid = read_valid(artifact.path)
@@ -169,7 +255,7 @@ def test_batches_hold_rows_of_like_length_within_the_token_budget() -> None:
     lengths = random.lognormal(4, 0.8, 2000).astype(int).clip(1)
     # as they come: about the longest first, with short ones among them that share an image
     order = np.argsort(-lengths * np.where(random.random(2000) < 0.1, 3, 1), kind="stable")
-    rows = [(int(i), SimpleNamespace(input_ids=range(lengths[i]))) for i in order]
+    rows = [(int(i), {"whole": SimpleNamespace(input_ids=range(lengths[i]))}) for i in order]
     options = FeaturePass(batch_size=50, batch_tokens=2000)
     batches = list(reference._batches(iter(rows), lambda: options))  # type: ignore[arg-type]
     places = [[place for place, _ in batch] for batch in batches]
@@ -200,10 +286,32 @@ def test_forward_passes_are_counted_once_for_all_signals(
     monkeypatch.setattr(
         capture, "run", lambda m, b, *more: (seen.append(len(b["input_ids"])), real(m, b, *more))[1]
     )
-    run_pass(tmp_path, source, model)
+    run_pass(tmp_path, source, model, ALL[:4])
     assert sum(seen) == 23
-    run_pass(tmp_path, source, model)
+    run_pass(tmp_path, source, model, ALL[:4])
     assert sum(seen) == 23
+
+
+def test_each_variant_runs_once_and_no_token_twice(
+    tmp_path: Path, source: Source, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the 23 rows four have no image, and so no blind variant; what unasked rows begin with,
+    system prompt and images, is left to them by the whole rows."""
+    from coincide.features.forward import capture
+
+    seen: list[torch.Tensor] = []
+    real = capture.run
+
+    def run(network: Any, batch: Any, *more: Any) -> Any:
+        seen.append(batch["attention_mask"].sum(dim=1))
+        return real(network, batch, *more)
+
+    monkeypatch.setattr(capture, "run", run)
+    run_pass(tmp_path, source, model, (TokenScores(), TokenScoresBlind(), TokenScoresUnasked()))
+    lengths = torch.cat(seen)
+    assert len(lengths) == 23 + 19 + 23
+    longest = 8 + max(len(" ".join(t.text for t in e.turns if t.role == "gpt")) for e in rows())
+    assert int((lengths <= longest).sum()) >= 23, "the rest of an unasked row is its answers"
 
 
 def test_a_killed_pass_resumes_at_the_last_finished_shard(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,16 +18,24 @@ from coincide.features.passes.reference import ReferencePass
 from coincide.features.signals.activations import Activations
 from coincide.features.signals.hidden_last import HiddenLast
 from coincide.features.signals.token_scores import TokenScores
+from coincide.features.signals.token_scores_blind import TokenScoresBlind
+from coincide.features.signals.token_scores_unasked import TokenScoresUnasked
 from coincide.models.encode import collate, encode, model_inputs
 from coincide.models.load import load_model, load_processor
 from coincide.models.template import TEMPLATES
-from coincide.schema import UserError
+from coincide.schema import Example, Turn, UserError
 from coincide.store import Build, Step, Store
 from tests.features.conftest import Source, rows
 from tests.features.test_workers import files, through
 from tests.tiny_chat import FAMILIES, make_tiny_chat
 
-SIGNALS = (Activations((0, 2)), HiddenLast(), TokenScores())
+SIGNALS = (
+    Activations((0, 2)),
+    HiddenLast(),
+    TokenScores(),
+    TokenScoresBlind(),
+    TokenScoresUnasked(),
+)
 
 
 @dataclass(frozen=True)
@@ -65,21 +74,34 @@ def test_values_are_those_of_transformers_in_any_batch(
         np.testing.assert_array_equal(found["one"][0][row], expected[0].astype(np.float16))
         np.testing.assert_array_equal(found["one"][1][row], expected[1].astype(np.float16))
         if row != 9:  # an empty answer
-            assert found["one"][2][row, 2] == pytest.approx(float(expected[2]), rel=1e-6)
+            for values, loss in zip(found["one"][2:], expected[2:], strict=True):
+                value = values[row, 2 if values.shape[1] > 1 else 0]
+                assert value == pytest.approx(float(loss), rel=1e-6)
 
 
-def alone(folder: Path, source: Source, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Activations, last state and loss of a row from plain transformers."""
+def alone(folder: Path, source: Source, row: int) -> tuple[np.ndarray, ...]:
+    """Activations, last state, and the losses of a row from plain transformers: whole, with its
+    images taken out, and of its answers alone."""
     processor, network = load_processor(folder), load_model(folder, torch.float64, "cpu")
-    encoded = encode(rows()[row], source.open(Path()), processor, TEMPLATES["chat"], 256)
     seen: list[torch.Tensor] = []
     layers = decoder_layers(network)
     for layer in (0, 2):
         layers[layer].self_attn.o_proj.register_forward_hook(lambda m, i, o: seen.append(o[0]))  # type: ignore[union-attr]
-    inputs = model_inputs(collate([encoded], 0))
-    inputs = {k: v.double() if v.is_floating_point() else v for k, v in inputs.items()}
-    with torch.no_grad():
-        output = network(**inputs, output_hidden_states=True)
+
+    def of(example: Example) -> tuple[Any, Any]:
+        encoded = encode(example, source.open(Path()), processor, TEMPLATES["chat"], 256)
+        inputs = model_inputs(collate([encoded], 0))
+        inputs = {k: v.double() if v.is_floating_point() else v for k, v in inputs.items()}
+        seen.clear()
+        with torch.no_grad():
+            return encoded, network(**inputs, output_hidden_states=True)
+
+    example = rows()[row]
+    losses = []
+    for turns, images in (without_images(example), without_questions(example)):
+        output = of(replace(example, turns=turns, images=images))[1]
+        losses.append(np.asarray(float("nan") if output.loss is None else output.loss))
+    encoded, output = of(example)
     parts = []
     for states in seen:
         for mask in (encoded.image_mask, encoded.text_mask):
@@ -87,7 +109,19 @@ def alone(folder: Path, source: Source, row: int) -> tuple[np.ndarray, np.ndarra
             parts.append(mean / mean.norm() if mask.any() else mean)
     joined = torch.cat(parts)
     loss = output.loss if output.loss is not None else torch.tensor(float("nan"))
-    return (joined / joined.norm()).numpy(), output.hidden_states[-1][0, -1].numpy(), loss.numpy()
+    last = output.hidden_states[-1][0, -1].numpy()
+    return (joined / joined.norm()).numpy(), last, loss.numpy(), *losses
+
+
+def without_images(example: Example) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
+    said = [replace(t, text=t.text.replace("<image>\n", "")) for t in example.turns]
+    return tuple(said), ()
+
+
+def without_questions(example: Example) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
+    answer = " ".join(turn.text for turn in example.turns if turn.role == "gpt")
+    asked = Turn("human", "<image>" * len(example.images))
+    return (asked, Turn("gpt", answer)), example.images
 
 
 def test_layers_without_attention_are_named() -> None:

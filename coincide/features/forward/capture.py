@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from coincide.features.forward.contract import Captured, ForwardSignal, Tap
+from coincide.features.forward.prefix import Prefix
 from coincide.models.encode import model_inputs
 from coincide.schema import UserError
 
@@ -90,11 +91,14 @@ def run(
     batch: Mapping[str, torch.Tensor],
     signals: Sequence[ForwardSignal],
     images: Any = None,
+    behind: Prefix | None = None,
+    keep: bool = False,
 ) -> Captured:
     """Forward one collated ``batch`` (``coincide.models.encode.collate``) and capture.
 
     ``images``: what the vision tower gave for the batch (``coincide.features.forward.vision``), if
-    it ran.
+    it ran. ``behind``: what the rows begin with, run already; the batch holds the rest of them.
+    ``keep``: keys and values are to be kept for such runs.
     """
     layers = decoder_layers(model)
     check_layers(signals, len(layers))
@@ -113,15 +117,33 @@ def run(
     if images is not None:
         inputs["mm_encoder_outputs"] = {"image": images}
         inputs = {k: v for k, v in inputs.items() if not k.startswith("pixel_")}
+    if behind is not None:
+        inputs |= _behind(behind, batch["attention_mask"])
     try:
-        output = model.base_model(**inputs, use_cache=False)
+        output = model.base_model(**inputs, use_cache=keep or behind is not None)
     finally:
         for handle in handles:
             handle.remove()
     head = model.get_output_embeddings()
     return Captured(
-        tapped, batch["attention_mask"], batch["labels"], output.last_hidden_state, head
+        tapped,
+        batch["attention_mask"],
+        batch["labels"],
+        output.last_hidden_state,
+        head,
+        getattr(output, "past_key_values", None) if keep else None,
     )
+
+
+def _behind(prefix: Prefix, mask: torch.Tensor) -> dict[str, Any]:
+    """What tells the model that rows with the attention ``mask`` [B, T] stand behind ``prefix``."""
+    rows, tokens = mask.shape
+    places = torch.arange(prefix.length, prefix.length + tokens, device=mask.device)
+    return {
+        "attention_mask": torch.cat([mask.new_ones(rows, prefix.length), mask], dim=1),
+        "position_ids": places.expand(rows, -1),
+        "past_key_values": prefix.cache,
+    }
 
 
 def _tapped(layers: nn.ModuleList, tap: Tap) -> nn.Module:

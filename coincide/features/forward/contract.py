@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -13,6 +13,14 @@ from coincide.schema import Example, Signal
 
 if TYPE_CHECKING:
     import torch
+
+Variant = Literal["whole", "blind", "masked", "unasked"]
+VARIANTS: tuple[Variant, ...] = ("whole", "blind", "masked", "unasked")
+"""What the model reads of a row: all of it; its text with the images taken out; the same with a
+gap of one position for each; its images and answers without the questions
+(``coincide.features.forward.variants``). In the order of the runs."""
+BLIND: tuple[Variant, ...] = ("blind", "masked")
+"""Those without images: of a row that has none they are the whole row."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +53,21 @@ class Captured:
     hidden: torch.Tensor
     """Output of the last layer after its norm, [B, T, H]; meaningless when layers were cut."""
     head: Callable[[torch.Tensor], torch.Tensor]
+    cache: Any = None
+    """Keys and values of the run, where they were asked for; a transformers ``Cache``."""
+    _answers: tuple[torch.Tensor, torch.Tensor] | None = field(default=None, init=False)
 
     def answer_logits(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits [B, A+1, V] and labels [B, A+1] of the answer tokens alone.
 
-        The head runs on the positions that predict an answer token, not on the whole sequence.
-        The causal shift is kept: ``labels[:, j + 1]`` is what ``logits[:, j]`` predicts.
+        The head runs once, on the positions that predict an answer token, not on the whole
+        sequence. The causal shift is kept: ``labels[:, j + 1]`` is what ``logits[:, j]`` predicts.
         """
+        if self._answers is None:
+            self._answers = self._predict()
+        return self._answers
+
+    def _predict(self) -> tuple[torch.Tensor, torch.Tensor]:
         import torch
 
         wanted = self.labels[:, 1:] != -100
@@ -71,8 +87,13 @@ class ForwardSignal(Signal, ABC):
     """A signal that is read off one forward pass of an image-text model."""
 
     last_layer: ClassVar[bool] = False
-    """Whether it reads the output of the last layer. While no signal of a pass does, the blocks
+    """Whether it reads the output of the last layer. While no signal of a variant does, the blocks
     after the last tap are not computed."""
+    variant: ClassVar[Variant] = "whole"
+    """What the model reads for it. Each variant that some signal of a pass asks for is run once."""
+    answers_only: ClassVar[bool] = False
+    """Of a variant: whether nothing but the answer tokens is read. What comes before them may then
+    be keys and values that another variant left behind, and ``hidden`` starts after those."""
 
     def taps(self) -> Sequence[Tap]:
         """Where in the decoder it looks, besides the output of the last layer."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,20 +17,21 @@ from coincide.config import FeaturePass
 from coincide.features.engine.ahead import Ordered, decoding, groups_by_image
 from coincide.features.engine.contract import Computer
 from coincide.features.forward import capture
-from coincide.features.forward.contract import ForwardSignal
+from coincide.features.forward.contract import BLIND, Captured, ForwardSignal, Variant
+from coincide.features.forward.encoder import RowEncoder, as_tensors, variants_of
+from coincide.features.forward.prefix import can_share, prefix_of, rest_of, shared_length
 from coincide.features.forward.vision import TowerOnce
-from coincide.models.chat import Refused
-from coincide.models.encode import Encoded, ImageCache, collate, encode
+from coincide.models.encode import Encoded, collate
 from coincide.models.load import load_model, load_processor
-from coincide.models.template import TEMPLATES
 from coincide.schema import Dataset, Example, ModelSource, UserError
 
 CPU_TOKENS = 2048
 """Most tokens in a batch on a CPU: beyond that its caches overflow, and it gets slower."""
 WINDOW = 256
 """Rows held ready on the CPU, so that a batch finds others of its length: 0.5 GB of TinyLLaVA's."""
-Row = tuple[int, Encoded]
-"""Place in the shard, and the encoded row."""
+Row = tuple[int, Mapping[Variant, Encoded]]
+"""Place in the shard, and the row as each variant reads it; without a
+blind variant where that is the whole row, which runs as well."""
 
 
 @contextmanager
@@ -50,63 +52,13 @@ def reference_computer(
     ``drop_refused``: a row that the processor refuses has no values, and is no error.
     """
     processor = load_processor(folder)
-    encoder = RowEncoder(dataset, processor, model.template, model.max_length, drop_refused)
+    wanted = variants_of(signals)
+    encoder = RowEncoder(dataset, processor, model.template, model.max_length, drop_refused, wanted)
     with decoding(encoder, decoders) as ordered:
         network = load_model(folder, dtype=getattr(torch, dtype), device=device)
         forward = Forward(network, signals, processor.tokenizer.pad_token_id, device, options)
-        with torch.inference_mode(), capture.shortened(network, signals):
+        with torch.inference_mode():
             yield lambda examples, told: _compute(examples, told, ordered, forward)
-
-
-@dataclass(frozen=True)
-class RowEncoder:
-    """Rows of a dataset -> what the model reads, as numpy arrays; a call reads an image once."""
-
-    dataset: Dataset
-    processor: Any
-    template: str
-    max_length: int
-    drop_refused: bool = False
-
-    def __call__(self, rows: Sequence[int]) -> list[dict[str, Any] | None]:
-        cache = ImageCache()
-        shared: dict[int, tuple[torch.Tensor, np.ndarray]] = {}
-        return [self._one(self.dataset.examples[row], cache, shared) for row in rows]
-
-    def _one(
-        self,
-        example: Example,
-        cache: ImageCache,
-        shared: dict[int, tuple[torch.Tensor, np.ndarray]],
-    ) -> dict[str, Any] | None:
-        """None for a row that a policy drops, and for one without text after its image.
-
-        ``shared``: by identity, so that the pixels of several rows travel once.
-        """
-        if example.row in self.dataset.dropped:
-            return None
-        template = TEMPLATES[self.template]
-        try:
-            found = encode(example, self.dataset, self.processor, template, self.max_length, cache)
-        except Refused:
-            if self.drop_refused:
-                return None
-            raise
-        if not found.text_mask.any():
-            return None
-
-        def array(tensor: torch.Tensor) -> np.ndarray:
-            return shared.setdefault(id(tensor), (tensor, tensor.numpy()))[1]
-
-        whole = {name: value for name, value in vars(found).items() if value is not None}
-        extra = {name: array(value) for name, value in whole.pop("extra").items()}
-        return {**{name: array(value) for name, value in whole.items()}, "extra": extra}
-
-
-def _encoded(arrays: dict[str, Any]) -> Encoded:
-    tensors: dict[str, Any] = {k: torch.from_numpy(v) for k, v in arrays.items() if k != "extra"}
-    extra = {k: torch.from_numpy(v) for k, v in arrays["extra"].items()}
-    return Encoded(**{"pixel_values": None, **tensors}, extra=extra)
 
 
 @dataclass
@@ -119,6 +71,7 @@ class Forward:
     device: str
     options: FeaturePass
     tower: TowerOnce = field(init=False)
+    by_variant: Mapping[Variant, Sequence[ForwardSignal]] = field(init=False)
 
     def __post_init__(self) -> None:
         if self.device == "cpu":
@@ -126,6 +79,10 @@ class Forward:
             self.options = replace(self.options, batch_tokens=tokens)
         capture.check_layers(self.signals, len(capture.decoder_layers(self.network)))
         self.tower = TowerOnce(self.network)
+        self.by_variant = {
+            variant: [signal for signal in self.signals if signal.variant == variant]
+            for variant in variants_of(self.signals)
+        }
 
     @property
     def widths(self) -> list[int]:
@@ -141,7 +98,7 @@ class Forward:
             if len(batch) == 1:
                 place, row = batch[0]
                 raise UserError(
-                    f"row {examples[place].row} with {len(row.input_ids)} tokens alone does not "
+                    f"row {examples[place].row} with {_length(row)} tokens alone does not "
                     f"fit into the memory of {self.device}: {error}. Set a lower "
                     "reference.max_length, a smaller reference.dtype, or use a larger GPU."
                 ) from error
@@ -151,7 +108,7 @@ class Forward:
         return [np.concatenate(pair) for pair in zip(first, second, strict=True)]
 
     def _smaller(self, batch: Sequence[Row]) -> None:
-        tokens = len(batch) * max(len(row.input_ids) for _, row in batch)
+        tokens = len(batch) * max(_length(row) for _, row in batch)
         self.options = replace(
             self.options, batch_size=len(batch) // 2, batch_tokens=max(1, tokens // 2)
         )
@@ -164,16 +121,68 @@ class Forward:
             torch.cuda.empty_cache()
 
     def _values(self, batch: Sequence[Row], examples: Sequence[Example]) -> list[np.ndarray]:
-        rows = [row for _, row in batch]
-        shown = [examples[place].images if row.pixel_values is not None else ()
-                 for place, row in batch]  # fmt: skip
-        images = self.tower.features(shown, rows, self._inputs)
-        tensors = self._on_device(rows)
-        captured = capture.run(self.network, tensors, self.signals, images)
-        values = [signal.read(captured).cpu().numpy() for signal in self.signals]
-        self.tower.passed(shown)
+        values = {s: np.full((len(batch), w), np.nan) for s, w in zip(self.signals, self.widths,
+                                                                      strict=True)}  # fmt: skip
+        whole: Captured | None = None
+        for variant, signals in self.by_variant.items():
+            for own, captured in self._runs(variant, batch, examples, whole):
+                for signal in signals:
+                    values[signal][own] = signal.read(captured).cpu().numpy()
+                whole = captured if variant == "whole" else whole
+            others = [i for i, (_, row) in enumerate(batch) if variant not in row]
+            if others and whole is not None:
+                for signal in signals:
+                    values[signal][others] = signal.read(whole)[others].cpu().numpy()
+        for variant in self.by_variant:
+            self.tower.passed(_shown(variant, batch, examples))
         numbers = [examples[place].row for place, _ in batch]
-        return [_checked(v, s, numbers) for v, s in zip(values, self.signals, strict=True)]
+        return [_checked(values[signal], signal, numbers) for signal in self.signals]
+
+    def _runs(
+        self,
+        variant: Variant,
+        batch: Sequence[Row],
+        examples: Sequence[Example],
+        whole: Captured | None,
+    ) -> Iterator[tuple[list[int], Captured]]:
+        """Run the rows that the variant has: their places in ``batch``, and what was captured.
+
+        What they share with the ``whole`` rows, run before and kept, is not run again.
+        """
+        for length, own in self._lengths(variant, batch, whole).items():
+            part = [batch[i] for i in own]
+            rows = [row[variant] for _, row in part]
+            if length and whole is not None:
+                prefix = prefix_of(whole.cache, own, length)
+                yield own, self._run(variant, [rest_of(row, length) for row in rows], None, prefix)
+                continue
+            images = self.tower.features(_shown(variant, part, examples), rows, self._inputs)
+            yield own, self._run(variant, rows, images)
+
+    def _lengths(
+        self, variant: Variant, batch: Sequence[Row], whole: Captured | None
+    ) -> dict[int, list[int]]:
+        """Places of the rows that the variant has, by how many tokens need not run."""
+        shares = (
+            whole is not None
+            and all(signal.answers_only for signal in self.by_variant[variant])
+            and can_share(self.network, whole.cache)
+        )
+        found: dict[int, list[int]] = defaultdict(list)
+        for i, (_, row) in enumerate(batch):
+            if variant in row:
+                length = shared_length(row["whole"], row[variant]) if shares else 0
+                found[length].append(i)
+        return found
+
+    def _run(
+        self, variant: Variant, rows: Sequence[Encoded], images: Any, behind: Any = None
+    ) -> Captured:
+        """One run of the model over ``rows``, no deeper than the variant's signals look."""
+        signals = self.by_variant[variant]
+        keep = variant == "whole" and "unasked" in self.by_variant
+        with capture.shortened(self.network, signals):
+            return capture.run(self.network, self._on_device(rows), signals, images, behind, keep)
 
     def _inputs(self, rows: Sequence[Encoded]) -> dict[str, Any]:
         return capture.forward_inputs(self.network, self._on_device(rows))
@@ -187,7 +196,8 @@ def _compute(
 ) -> tuple[list[np.ndarray], np.ndarray]:
     values = [np.zeros((len(examples), columns)) for columns in forward.widths]
     valid = np.zeros(len(examples), dtype=bool)
-    forward.tower.begin(name for example in examples for name in example.images)
+    seeing = sum(variant not in BLIND for variant in forward.by_variant)
+    forward.tower.begin(name for e in examples for name in e.images for _ in range(seeing))
     for batch in _batches(_rows(examples, ordered, told), lambda: forward.options):
         places = [place for place, _ in batch]
         valid[places] = True
@@ -208,7 +218,22 @@ def _rows(
             if arrays is None:
                 told(1)
             else:
-                yield place, _encoded(arrays)
+                yield place, {variant: as_tensors(each) for variant, each in arrays.items()}
+
+
+def _shown(
+    variant: Variant, batch: Sequence[Row], examples: Sequence[Example]
+) -> list[tuple[str, ...]]:
+    """The images of each row that the variant shows."""
+    return [
+        examples[place].images if variant in row and row[variant].pixel_values is not None else ()
+        for place, row in batch
+    ]
+
+
+def _length(row: Mapping[Variant, Encoded]) -> int:
+    """Tokens of the longest variant."""
+    return max(len(encoded.input_ids) for encoded in row.values())
 
 
 def _batches(rows: Iterator[Row], options: Callable[[], FeaturePass]) -> Iterator[list[Row]]:
@@ -226,12 +251,12 @@ def _batches(rows: Iterator[Row], options: Callable[[], FeaturePass]) -> Iterato
 
 
 def _longest_first(row: Row) -> tuple[int, int]:
-    return -len(row[1].input_ids), row[0]
+    return -_length(row[1]), row[0]
 
 
 def _taken(held: list[Row], options: FeaturePass) -> list[Row]:
     """The first of ``held`` that make up a batch, taken out of it; at least one."""
-    fit = options.batch_tokens // len(held[0][1].input_ids)
+    fit = options.batch_tokens // _length(held[0][1])
     count = max(1, min(fit, options.batch_size))
     batch, held[:count] = held[:count], []
     return batch

@@ -1,0 +1,94 @@
+"""Rows of a dataset encoded for the model, in every variant that a pass asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from coincide.features.forward import variants
+from coincide.features.forward.contract import BLIND, VARIANTS, ForwardSignal, Variant
+from coincide.models.chat import Refused
+from coincide.models.encode import Encoded, ImageCache, encode
+from coincide.models.template import TEMPLATES
+from coincide.schema import Dataset, Example
+
+
+def variants_of(signals: Sequence[ForwardSignal]) -> tuple[Variant, ...]:
+    """What has to be run for ``signals``, in the order of the runs."""
+    asked = {signal.variant for signal in signals}
+    return tuple(variant for variant in VARIANTS if variant in asked)
+
+
+@dataclass(frozen=True)
+class RowEncoder:
+    """Rows of a dataset -> what the model reads, as numpy arrays by variant; a call reads an image
+    once.
+    """
+
+    dataset: Dataset
+    processor: Any
+    template: str
+    max_length: int
+    drop_refused: bool = False
+    variants: tuple[Variant, ...] = ("whole",)
+
+    def __call__(self, rows: Sequence[int]) -> list[dict[Variant, dict[str, Any]] | None]:
+        cache = ImageCache()
+        shared: dict[int, tuple[torch.Tensor, np.ndarray]] = {}
+        return [self._one(self.dataset.examples[row], cache, shared) for row in rows]
+
+    def _one(
+        self,
+        example: Example,
+        cache: ImageCache,
+        shared: dict[int, tuple[torch.Tensor, np.ndarray]],
+    ) -> dict[Variant, dict[str, Any]] | None:
+        """None for a row that a policy drops, and for one without text after its image.
+
+        ``shared``: by identity, so that the pixels of several rows travel once.
+        """
+        if example.row in self.dataset.dropped:
+            return None
+        try:
+            found = self._variants(example, cache)
+        except Refused:
+            if self.drop_refused:
+                return None
+            raise
+        if found is None:
+            return None
+
+        def array(tensor: torch.Tensor) -> np.ndarray:
+            return shared.setdefault(id(tensor), (tensor, tensor.numpy()))[1]
+
+        def arrays(encoded: Encoded) -> dict[str, Any]:
+            parts = {name: value for name, value in vars(encoded).items() if value is not None}
+            extra = {name: array(value) for name, value in parts.pop("extra").items()}
+            return {**{name: array(value) for name, value in parts.items()}, "extra": extra}
+
+        return {variant: arrays(encoded) for variant, encoded in found.items()}
+
+    def _variants(self, example: Example, cache: ImageCache) -> dict[Variant, Encoded] | None:
+        """``example`` as each variant reads it; None where no text follows its image."""
+        given = (example, self.dataset, self.processor, TEMPLATES[self.template], self.max_length)
+        whole = encode(*given, cache)
+        if not whole.text_mask.any():
+            return None
+        found: dict[Variant, Encoded] = {"whole": whole} if "whole" in self.variants else {}
+        for variant in BLIND:
+            if variant in self.variants and (example.images or "whole" not in found):
+                found[variant] = getattr(variants, variant)(whole, *given)
+        if "unasked" in self.variants:
+            found["unasked"] = variants.unasked(whole, *given, cache)
+        return found
+
+
+def as_tensors(arrays: dict[str, Any]) -> Encoded:
+    """One variant of a row, as :class:`RowEncoder` gives it, for the model."""
+    tensors: dict[str, Any] = {k: torch.from_numpy(v) for k, v in arrays.items() if k != "extra"}
+    extra = {k: torch.from_numpy(v) for k, v in arrays["extra"].items()}
+    return Encoded(**{"pixel_values": None, **tensors}, extra=extra)

@@ -1,0 +1,79 @@
+"""Keys and values that one variant of a row leaves to another: what both begin with runs once.
+
+The unasked variant of a row begins like the whole one, opening and image, which is most of its
+tokens. Its rest runs behind the cache of the whole row, cut where the two part. That is right for
+decoders whose layers all keep every key, with one position a token: others (sliding windows,
+linear attention, multimodal positions, attention both ways) run the variant from its beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from coincide.models.encode import IGNORE, PER_TOKEN, Encoded
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The first ``length`` tokens of some rows, as a transformers cache."""
+
+    cache: Any
+    length: int
+
+
+def can_share(model: Any, cache: Any) -> bool:
+    """Whether ``cache``, left behind by a run of ``model``, may be cut and run on from."""
+    from transformers.cache_utils import DynamicLayer
+
+    config = model.config.get_text_config()
+    positions = getattr(config, "rope_parameters", None) or {}
+    layers = getattr(cache, "layers", None)
+    if not layers or "mrope_section" in positions:
+        return False
+    return len(layers) == config.num_hidden_layers and all(
+        type(layer) is DynamicLayer and layer.keys is not None for layer in layers
+    )
+
+
+def shared_length(whole: Encoded, variant: Encoded) -> int:
+    """How many tokens of ``variant`` need not run where those of ``whole`` have; 0: all have to.
+
+    The token that predicts the first answer always runs, and images are shared whole.
+    """
+    if any(name in PER_TOKEN for name in (*whole.extra, *variant.extra)):
+        return 0
+    most = min(len(whole.input_ids), len(variant.input_ids) - 1)
+    answers = torch.nonzero(variant.labels != IGNORE)
+    most = min(most, int(answers[0]) - 1) if len(answers) else most
+    apart = torch.nonzero(whole.input_ids[: max(most, 0)] != variant.input_ids[: max(most, 0)])
+    length = int(apart[0]) if len(apart) else max(most, 0)
+    return 0 if bool(variant.image_mask[length:].any()) else length
+
+
+def prefix_of(cache: Any, rows: Sequence[int], length: int) -> Prefix:
+    """The first ``length`` tokens of ``rows`` of ``cache``, in a cache of their own."""
+    from transformers.cache_utils import DynamicCache
+
+    chosen = None if len(rows) == len(cache.layers[0].keys) else list(rows)
+
+    def cut(states: torch.Tensor) -> torch.Tensor:
+        return (states if chosen is None else states[chosen])[:, :, :length]
+
+    return Prefix(DynamicCache([(cut(x.keys), cut(x.values)) for x in cache.layers]), length)
+
+
+def rest_of(row: Encoded, length: int) -> Encoded:
+    """``row`` after its first ``length`` tokens, whose images are all among those."""
+    return replace(
+        row,
+        input_ids=row.input_ids[length:],
+        labels=row.labels[length:],
+        image_mask=row.image_mask[length:],
+        text_mask=row.text_mask[length:],
+        pixel_values=None,
+        extra={},
+    )
