@@ -31,10 +31,10 @@ from coincide.terminal.inert import guard_terminal
 from eval.stage import eval_steps, evaluate, examine
 from launch.commands import COMMANDS
 from launch.execute import Executor, Launcher
-from launch.frozen import HERE_ONLY, Request, read, request
-from launch.jobs import Job, distinct, only
+from launch.frozen import HERE_ONLY, FrozenCommand, frozen_command, read
+from launch.jobs import Job, with_stages, without_duplicates
 from launch.local import Local
-from launch.references import recorded
+from launch.references import ledger_config
 from launch.status import show
 from launch.sweep import open_sweep
 from launch.targets import check_hydra, check_targets, make
@@ -117,7 +117,7 @@ def make_job(cfg: DictConfig, words: Sequence[str], group: str = "") -> Job:
         features=cast(FeaturePass, OmegaConf.to_object(cfg.features)),
         health=cast(HealthLimits, OmegaConf.to_object(cfg.health)),
         config={
-            **_answering(recorded(cfg)),
+            **_answering(ledger_config(cfg)),
             "overrides": list(words),
             "group": logger.group or group,
         },
@@ -197,10 +197,10 @@ def run(jobs: Sequence[Job]) -> int:
     """Hand the distinct runs to the launcher; what is missing is told before any of them starts."""
     refuse_unmet((job.experiment, job.stages) for job in jobs if not job.cfg.dry_run)
     launcher: Launcher = build(jobs[0].cfg, "launcher")
-    return launcher.launch(distinct(jobs), executor(jobs[0]))
+    return launcher.launch(without_duplicates(jobs), executor(jobs[0]))
 
 
-def run_frozen(request: Request) -> int:
+def run_frozen(request: FrozenCommand) -> int:
     """Run what was frozen when it was submitted: whole runs, or the steps that are asked of it."""
     frozen = [read(path) for path in request.files]
     os.chdir(frozen[0].folder)
@@ -209,8 +209,8 @@ def run_frozen(request: Request) -> int:
     if request.steps is not None:
         mine.steps(jobs, request.steps)
         return 0
-    asked = [only(job, *(request.stages or job.stages)) for job in jobs]
-    code = Local().launch(distinct(asked), mine)
+    asked = [with_stages(job, *(request.stages or job.stages)) for job in jobs]
+    code = Local().launch(without_duplicates(asked), mine)
     if request.stages == ("report",):
         mine.finish(jobs)
     return code
@@ -225,7 +225,7 @@ def show_sweep(job: Job) -> int:
     """How the jobs of ``sweep=<id>`` stand, and the report over what is finished."""
     code = show(open_sweep(job.cfg.sweep, Path(job.cfg.paths.sweeps)))
     if "report" in job.stages:
-        executor(job).run(only(job, "report"))
+        executor(job).run(with_stages(job, "report"))
     return code
 
 
@@ -255,7 +255,7 @@ def main() -> int:
             check_flags(flags, words)
             hydras_own()
             return 0
-        if asked := request(words):
+        if asked := frozen_command(words):
             return run_frozen(asked)
         jobs = compose_all(words)
         other = COMMANDS.get(jobs[0].cfg.command)

@@ -44,7 +44,7 @@ from baselines.ranking import (
 )
 from coincide.features.signals.hidden_mean import HiddenMean
 from coincide.features.signals.token_scores import COLUMNS, TokenScores
-from coincide.ops.clusters import Rows
+from coincide.ops.clusters import LazyRows
 from coincide.ops.knn import knn
 from coincide.schema import Need, Pool, Selection
 
@@ -232,7 +232,7 @@ class D2Pruning:
         margin = self._margin(pool)
         rows = np.flatnonzero(self._shares(pool, margin, 0, seed).candidates)
         neighbors, distances = neighbor_graph(
-            Rows(pool.signal(HiddenMean()), rows), self.neighbors, scale=self.scale
+            LazyRows(pool.signal(HiddenMean()), rows), self.neighbors, scale=self.scale
         )
         g = graph_scores(margin[rows], neighbors, distances, self.gamma_forward)
         score = np.full(len(margin), np.nan, dtype=np.float32)

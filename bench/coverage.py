@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coincide.ops.resample import Units, ratio_of_sums, standard_error
+from coincide.ops.resample import ResamplingUnits, ratio_of_sums, standard_error
 from coincide.report.paired import Sampled, bootstrap, compare, interval
 from coincide.report.statistics import t_quantile
 
@@ -142,7 +142,7 @@ def by_unit(made: Made) -> Sampled:
 
 def holds(of: Sampled, truth: float) -> bool:
     """Whether the t interval of the first model's score, over ``of``'s units, holds ``truth``."""
-    units = Units(tuple(map(str, range(of.units))), of.num[0], of.den[0], of.strata)
+    units = ResamplingUnits(tuple(map(str, range(of.units))), of.num[0], of.den[0], of.strata)
     [score] = ratio_of_sums(units.num, units.den, units.strata)
     error = standard_error(units) or 0.0
     return bool(abs(score - truth) <= t_quantile(of.units - 1) * error)

@@ -132,7 +132,7 @@ def ours(folder: Path, size: Size, processes: int) -> Measured:
 
     arguments = (size.clusters, size.iterations, SEED)
     if processes == 1:
-        centroids, assignment = spherical_kmeans(x, *arguments, told=tell)
+        centroids, assignment = spherical_kmeans(x, *arguments, on_iteration=tell)
     else:
         centroids, assignment = kmeans_on(["cpu"] * processes, x, *arguments)
     found.seconds = time.perf_counter() - started

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from coincide.features.engine.shards import ShardedArray, write_shard
-from coincide.ops.clusters import Rows, members_of
+from coincide.ops.clusters import LazyRows, members_of
 
 PARTS = 4
 """Equal parts of the data that growth is measured on: 1, 2 and all of them."""
@@ -83,4 +83,4 @@ def load(folder: Path, parts: int | None) -> Made:
     if parts is None:
         return Made(x, assignment, centroids)
     rows = np.arange(len(x) * parts // PARTS)
-    return Made(Rows(x, rows), assignment[rows], centroids[: len(centroids) * parts // PARTS])
+    return Made(LazyRows(x, rows), assignment[rows], centroids[: len(centroids) * parts // PARTS])

@@ -30,7 +30,7 @@ from bench.made import PARTS, Made, cluster_sizes, load, make
 from bench.watch import clock, memory
 from coincide.method import VARIANTS, pick_rows, plan_clusters
 from coincide.ops.allocate import allocate
-from coincide.ops.clusters import Rows, each_cluster
+from coincide.ops.clusters import LazyRows, each_cluster
 from coincide.ops.density import cluster_density
 from coincide.ops.kernel import gaussian_kernel
 from coincide.ops.mmd import KERNEL_ROWS, greedy_mmd, greedy_mmd_rows
@@ -107,7 +107,7 @@ def knn_step(made: Made, asked: Any) -> dict[str, Any]:
     seconds = {}
     for rows in (len(some) // 2, len(some)):
         with clock() as spent:
-            neighbors, _ = knn(Rows(made.x, some[:rows]), 5)
+            neighbors, _ = knn(LazyRows(made.x, some[:rows]), 5)
         seconds[rows] = asdict(spent)
     return {"seconds": seconds, **faiss_knn(made.x[some], neighbors)}
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from coincide.ledger.files import presentable, read_result
 from coincide.ledger.identity import DIGITS, same_asked
-from coincide.report.evidence import Shelf
+from coincide.report.evidence import ArtifactShelf
 from coincide.report.notes import primary
 from coincide.report.overlap import Overlap, expected_share, overlap
 from coincide.report.settings import flat
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Side:
+class ComparedSubset:
     """One of the two: what could be had of it."""
 
     name: str
@@ -50,26 +50,26 @@ class Side:
     scores: Mapping[str, Score] = field(default_factory=dict)
 
 
-def open_side(path: Path, store: Path) -> Side:
+def open_compared(path: Path, store: Path) -> ComparedSubset:
     """Read A or B. Raises :class:`UserError` for what is neither of the three."""
     if path.is_dir():
         return _of_artifact(path)
     if path.suffix == ".npy" and path.is_file():
-        return Side(path.name, {}, _index(path))
+        return ComparedSubset(path.name, {}, _index(path))
     if path.suffix == ".json" and path.is_file():
-        return _of_result(presentable(read_result(path)), Shelf(store), path)
+        return _of_result(presentable(read_result(path)), ArtifactShelf(store), path)
     raise UserError(
         f"{path}: expected a subset artifact (a folder of {store}/subset), a result of the ledger "
         "(.json) or row indices (.npy); there is no such file."
     )
 
 
-def _of_artifact(folder: Path) -> Side:
+def _of_artifact(folder: Path) -> ComparedSubset:
     if not (folder / MANIFEST).is_file() or not (folder / "rows.npy").is_file():
         raise UserError(f"{folder}: no subset artifact; expected {MANIFEST} and rows.npy in it.")
     manifest = open_artifact(folder).check("rows.npy").manifest
     facts, needs = manifest.get("facts", {}), manifest.get("needs", {})
-    return Side(
+    return ComparedSubset(
         folder.name,
         printable(redact({**flat(manifest.get("config", {})), **needs})),
         _index(folder / "rows.npy"),
@@ -80,10 +80,10 @@ def _of_artifact(folder: Path) -> Side:
     )
 
 
-def _of_result(result: Result, shelf: Shelf, path: Path) -> Side:
+def _of_result(result: Result, shelf: ArtifactShelf, path: Path) -> ComparedSubset:
     folder = shelf.subset(result)
     found = _of_artifact(folder) if folder else None
-    return Side(
+    return ComparedSubset(
         path.stem,
         flat({k: v for k, v in result.config.items() if k not in _ASIDE}),
         found.rows if found else None,
@@ -111,7 +111,7 @@ def _index(path: Path) -> np.ndarray:
     return np.sort(index_array(path))
 
 
-def compare(a: Side, b: Side) -> dict[str, Any]:
+def compare(a: ComparedSubset, b: ComparedSubset) -> dict[str, Any]:
     """What there is to say of the two, as JSON; without an overlap, ``why`` says why."""
     found, why = _overlap(a, b)
     both = [name for name in a.scores if name in b.scores]
@@ -132,7 +132,7 @@ def compare(a: Side, b: Side) -> dict[str, Any]:
     }
 
 
-def _overlap(a: Side, b: Side) -> tuple[Overlap | None, str]:
+def _overlap(a: ComparedSubset, b: ComparedSubset) -> tuple[Overlap | None, str]:
     if a.data and b.data and a.data[-DIGITS:] != b.data[-DIGITS:]:
         return None, f"they are of different data, {a.data} and {b.data}"
     if a.rows is None or b.rows is None:
@@ -141,7 +141,7 @@ def _overlap(a: Side, b: Side) -> tuple[Overlap | None, str]:
     return overlap(a.rows, b.rows), ""
 
 
-def _spoken(found: Overlap, a: Side, b: Side) -> dict[str, float | int | None]:
+def _spoken(found: Overlap, a: ComparedSubset, b: ComparedSubset) -> dict[str, float | int | None]:
     size = a.size or b.size
     return {
         "shared": found.shared,
@@ -153,7 +153,9 @@ def _spoken(found: Overlap, a: Side, b: Side) -> dict[str, float | int | None]:
     }
 
 
-def _sources(a: Side, b: Side, found: Overlap | None) -> dict[str, list[int | None]]:
+def _sources(
+    a: ComparedSubset, b: ComparedSubset, found: Overlap | None
+) -> dict[str, list[int | None]]:
     """Source -> rows in A, in B and in the whole dataset."""
     whole = a.pool or b.pool
     return {
@@ -228,7 +230,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args(words)
     try:
-        found = compare(open_side(given.a, given.store), open_side(given.b, given.store))
+        found = compare(open_compared(given.a, given.store), open_compared(given.b, given.store))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

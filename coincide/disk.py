@@ -51,7 +51,7 @@ def free_bytes(place: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def told(
+def as_disk_error(
     error: BaseException, place: Path, what: str, remedy: str, *, needed: int | None = None
 ) -> BaseException:
     """``error`` as a :class:`DiskError` where the disk of ``place`` is its cause; else as it is.
@@ -61,7 +61,7 @@ def told(
     if isinstance(error, UserError):
         return error
     if is_full(error):
-        return full(place, what, remedy, needed=needed or _requested(error), why=_brief(error))
+        return disk_full(place, what, remedy, needed=needed or _requested(error), why=_brief(error))
     if is_read_only(error):
         return DiskError(
             f"{place} cannot be written ({_first(error)}) while writing {what}. {remedy}"
@@ -69,7 +69,7 @@ def told(
     return error
 
 
-def full(
+def disk_full(
     place: Path, what: str, remedy: str, *, needed: int | None = None, why: str = ""
 ) -> DiskError:
     """The error for a disk without room for ``what``; ``why``: what the write said."""

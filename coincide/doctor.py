@@ -22,12 +22,12 @@ from coincide.terminal.program import hand_over
 if TYPE_CHECKING:
     from coincide.experiment import Experiment
 
-Asked = Iterable[tuple["Experiment", Sequence[str]]]
-Found = list[tuple[str, Requirement]]
+ExperimentStages = Iterable[tuple["Experiment", Sequence[str]]]
+GroupRequirements = list[tuple[str, Requirement]]
 """``(config group, requirement)``."""
 
 
-def gather(asked: Asked) -> Found:
+def gather(asked: ExperimentStages) -> GroupRequirements:
     """What all the experiments need, each thing once, in the order of the config groups."""
     found: dict[tuple[str, str], tuple[str, Requirement]] = {}
     for experiment, stages in asked:
@@ -36,12 +36,12 @@ def gather(asked: Asked) -> Found:
     return list(found.values())
 
 
-def unmet(asked: Asked) -> Found:
+def unmet(asked: ExperimentStages) -> GroupRequirements:
     """What is missing and cannot be done without."""
     return [(group, r) for group, r in gather(asked) if not r.met and r.fatal]
 
 
-def refuse_unmet(asked: Asked) -> None:
+def refuse_unmet(asked: ExperimentStages) -> None:
     """Raise :class:`UserError` naming everything that is missing, before anything runs."""
     missing = unmet(asked)
     if missing:
@@ -55,7 +55,7 @@ def refuse_unmet(asked: Asked) -> None:
         )
 
 
-def examine(asked: Asked) -> int:
+def examine(asked: ExperimentStages) -> int:
     """Print a line for each thing needed; 0 when a run could start now, else 1."""
     asked = list(asked)
     found = [*(("machine", r) for r in machine_requirements(asked)), *gather(asked)]
@@ -74,7 +74,7 @@ def examine(asked: Asked) -> int:
     return 1
 
 
-def show(found: Found) -> None:
+def show(found: GroupRequirements) -> None:
     """One table of what, state and what was seen; below it what to do, each remedy once."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("for", "what", "state", "found"):
@@ -92,7 +92,7 @@ def show(found: Found) -> None:
         out.print(f"  {', '.join(names)}:\n    {remedy}", highlight=False, markup=False)
 
 
-def _remedies(found: Found) -> dict[str, list[str]]:
+def _remedies(found: GroupRequirements) -> dict[str, list[str]]:
     """Each remedy once, with the names of what it mends."""
     remedies: dict[str, list[str]] = {}
     for _, requirement in found:

@@ -13,7 +13,7 @@ from typing import Any
 from coincide.config import FeaturePass, HealthLimits
 from coincide.features.extract import Extraction, extract_all, extraction
 from coincide.ledger.collect import collect, variant_of
-from coincide.ledger.identity import aside, contents
+from coincide.ledger.identity import content_keys, fields_outside_key
 from coincide.pipeline import Stage
 from coincide.requirements import Requirement, requirements_of
 from coincide.schema import (
@@ -412,7 +412,7 @@ class Experiment:
                 "suite": self.suite.name,
             },
             contents=self.contents(),
-            aside=aside(self.method, self.recipe),
+            aside=fields_outside_key(self.method, self.recipe),
             seed=self.seed,
             config=self.config,
             failures=failures or {},
@@ -422,7 +422,7 @@ class Experiment:
         """Content keys of data and models, those of models that no signal is read from aside."""
         parts: dict[str, Any] = {"reference": self.reference, "clip": self.clip}
         models = {name: part.step() for name, part in parts.items() if self.asks(name)}
-        return contents(self.method, data=self.data, target=self.target.step(), **models)
+        return content_keys(self.method, data=self.data, target=self.target.step(), **models)
 
 
 def _pass_of(each: Extraction) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
-from coincide.data.exports import FORMS, Misread, read_rows, words_for_media, written
+from coincide.data.exports import FORMS, Misread, as_json_line, read_rows, words_for_media
 from coincide.data.images import safe_path
 from coincide.data.listing import missing_files
 from coincide.data.report import FIRST
@@ -38,7 +38,7 @@ from coincide.data.subset import write_list
 from coincide.data.trainers import UNKNOWN_ROOT, Exported, write_beside
 from coincide.files import write_atomic, write_json
 from coincide.ledger.files import read_result
-from coincide.report.evidence import Shelf
+from coincide.report.evidence import ArtifactShelf
 from coincide.report.export_table import export_table, need
 from coincide.schema import UserError
 from coincide.store import check_path
@@ -51,7 +51,7 @@ COPIED = "images"
 
 
 @dataclass(frozen=True)
-class Written:
+class ExportSummary:
     """What was exported: how many rows, the files, what to be told, the lines that start."""
 
     rows: int
@@ -69,7 +69,7 @@ def subset_folder(path: Path, store: Path) -> Path:
             f"{path}: expected a subset artifact (a folder of {store}/subset) or a result of the "
             "ledger (.json); there is no such file."
         )
-    found = Shelf(store).subset(read_result(path))
+    found = ArtifactShelf(store).subset(read_result(path))
     if found is None:
         raise UserError(
             f"The subset of {path} is not in the store {store}. Name its store by --store, or run "
@@ -84,7 +84,7 @@ def image_root(subset: Path, folder: Path, store: Path) -> Path | None:
     In the data artifact where that holds them (``data=demo``), else where a result of the ledger,
     ``subset``, had them.
     """
-    data = need(folder, "data", Shelf(_store(folder, store)))
+    data = need(folder, "data", ArtifactShelf(_store(folder, store)))
     if data is not None and (data / "images").is_dir():
         return (data / "images").absolute()
     if subset.is_file():
@@ -103,7 +103,7 @@ def _store(folder: Path, store: Path) -> Path:
 
 def export_subset(
     folder: Path, form: str, out: Path, *, images: str = "relative", root: Path | None = None
-) -> Written:
+) -> ExportSummary:
     """Write the subset in ``folder`` to ``out`` as one of ``CHOICES`` but ``table``.
 
     ``images``: how pictures are named; ``root``: the folder they lie below, needed for others than
@@ -117,7 +117,7 @@ def export_subset(
     rows = np.load(folder / "rows.npy", allow_pickle=False)
     if form == "npy":
         write_atomic(out, lambda path: _copy(folder / "rows.npy", path))
-        return Written(len(rows), [out])
+        return ExportSummary(len(rows), [out])
     if form == "ids":
         return _write_ids(folder, out)
     if images != "relative" and root is None:
@@ -134,14 +134,14 @@ def export_subset(
             misread.look(row)
             names.update(row.images)
             media = media or words_for_media(row)
-            yield written(row, form, place)
+            yield as_json_line(row, form, place)
 
     write_atomic(out, lambda path: write_list(path, texts()))
     notes = [*misread.lines(), *_pictures(images, root, out, names)]
     files, lines = write_beside(form, Exported(out, base, media))
     if lines and base == UNKNOWN_ROOT and names:
         notes.append(f"{UNKNOWN_ROOT} stands for the image root; --image-root FOLDER fills it in")
-    return Written(len(rows), [out, *files], notes, lines)
+    return ExportSummary(len(rows), [out, *files], notes, lines)
 
 
 def _place(images: str, root: Path | None, out: Path) -> tuple[Callable[[str], str], str]:
@@ -169,7 +169,7 @@ def _pictures(images: str, root: Path | None, out: Path, names: set[str]) -> lis
     return [f"{len(missing):,} pictures are not below {root}, readers stop at them: {shown}"]
 
 
-def _write_ids(folder: Path, out: Path) -> Written:
+def _write_ids(folder: Path, out: Path) -> ExportSummary:
     ids = json.loads((folder / "ids.json").read_text(encoding="utf-8"))
     nameless = [number for number, identity in enumerate(ids) if not identity]
     if nameless:
@@ -181,7 +181,7 @@ def _write_ids(folder: Path, out: Path) -> Written:
     write_json(out, ids)
     twice = len(ids) - len(set(ids))
     notes = [f"{twice:,} ids stand more than once: --as npy names rows without doubt"]
-    return Written(len(ids), [out], notes if twice else [])
+    return ExportSummary(len(ids), [out], notes if twice else [])
 
 
 def _copy(source: Path, path: Path) -> None:
@@ -216,15 +216,15 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _export(given: argparse.Namespace) -> Written:
+def _export(given: argparse.Namespace) -> ExportSummary:
     if given.image_root is not None and not given.image_root.is_dir():
         raise UserError(f"--image-root {given.image_root}: no such folder.")
     folder = subset_folder(given.subset, given.store)
     for name in ("rows.npy", "ids.json", "subset.json", "facts.json"):
         check_path(folder / name)
     if given.form == "table":
-        notes, count = export_table(folder, Shelf(_store(folder, given.store)), given.out)
-        return Written(count, [given.out], notes)
+        notes, count = export_table(folder, ArtifactShelf(_store(folder, given.store)), given.out)
+        return ExportSummary(count, [given.out], notes)
     root = given.image_root or image_root(given.subset, folder, given.store)
     return export_subset(folder, given.form, given.out, images=given.images, root=root)
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from coincide.processes import holder_of, this_process
+from coincide.processes import parse_process, this_process
 
 TEMPORARY = ".tmp-"
 """How the names of files begin that are not whole yet."""
@@ -77,7 +77,7 @@ def sweep(folder: Path) -> list[str]:
 
 
 def _in_use(temporary: Path) -> bool:
-    holder = holder_of("-".join(temporary.name.removeprefix(TEMPORARY).split("-")[:4]))
+    holder = parse_process("-".join(temporary.name.removeprefix(TEMPORARY).split("-")[:4]))
     if holder is None:
         return False
     if holder.alive is None:

@@ -24,7 +24,12 @@ PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 def machine_requirements(asked: Iterable[tuple[Experiment, Sequence[str]]]) -> list[Requirement]:
     """The checks that belong to no config group, for ``(experiment, stages)`` of a command."""
     stores = {experiment.store.root for experiment, _ in asked}
-    return [packages(PYPROJECT), devices(), *compilers(), *(room(root) for root in sorted(stores))]
+    return [
+        packages(PYPROJECT),
+        devices(),
+        *compilers(),
+        *(store_space(root) for root in sorted(stores)),
+    ]
 
 
 def packages(pyproject: Path) -> Requirement:
@@ -71,7 +76,7 @@ def compilers() -> list[Requirement]:
     return found
 
 
-def room(root: Path) -> Requirement:
+def store_space(root: Path) -> Requirement:
     """Whether the store can be written, and how much is free there."""
     place = next(p for p in (root, *root.absolute().parents) if p.exists())
     free = shutil.disk_usage(place).free

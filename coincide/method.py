@@ -29,7 +29,7 @@ import numpy as np
 
 from coincide.features.signals.activations import Activations
 from coincide.ops.allocate import (
-    Rule,
+    AllocationRule,
     allocate,
     allocation_targets,
     fill_shortfall,
@@ -55,7 +55,7 @@ class Formula:
     """Centroids closer than this do not count towards transferability."""
     include_diagonal: bool
     """Whether density counts each member's kernel with itself."""
-    rule: Rule
+    rule: AllocationRule
     """How shares become whole examples."""
     use_transferability: bool = True
     use_density: bool = True

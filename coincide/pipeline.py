@@ -14,7 +14,7 @@ from coincide.disk import DiskError
 from coincide.schema import UserError
 from coincide.store import Artifact, Step, Store
 
-State = Literal["cached", "build", "not needed"]
+StepState = Literal["cached", "build", "not needed"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Stage:
             for step in steps:
                 store.ensure(step)
         except Exception as error:
-            told = store.told(error, steps)
+            told = store.as_disk_error(error, steps)
             if isinstance(told, DiskError):
                 raise DiskError(f"{self.name}: {told}") from error
             raise
@@ -47,7 +47,7 @@ class Planned:
 
     stage: Stage
     step: Step
-    state: State
+    state: StepState
     why: str = ""
 
 
@@ -65,7 +65,7 @@ def plan(
     lines = []
     for stage in stages:
         for step in stage.steps:
-            if not unsettled(store, step) and store.find(step) is not None:
+            if not pending_scans(store, step) and store.find(step) is not None:
                 lines.append(Planned(stage, step, "cached"))
             elif step.key not in needed:
                 lines.append(Planned(stage, step, "not needed"))
@@ -81,16 +81,16 @@ def plan(
     return lines
 
 
-def unsettled(store: Store, step: Step) -> list[Step]:
+def pending_scans(store: Store, step: Step) -> list[Step]:
     """Missing steps on whose findings the key of ``step`` depends: an artifact under today's key
     may not be the one that it will have.
     """
-    below = (other for need in step.needs for other in unsettled(store, need))
+    below = (other for need in step.needs for other in pending_scans(store, need))
     return [*(other for other in step.after if store.find(other) is None), *below]
 
 
 def _why(store: Store, step: Step) -> str:
-    if (waits := unsettled(store, step)) and store.find(step) is not None:
+    if (waits := pending_scans(store, step)) and store.find(step) is not None:
         return f"cached, unless {waits[0].folder} finds otherwise"
     return store.explain(step)
 
@@ -107,7 +107,7 @@ def _needed(stages: Sequence[Stage], store: Store, wanted: set[str]) -> set[str]
         if store.find(step) is None:
             needed.add(step.key)
             frontier.extend((*step.needs, *step.after))
-        elif waits := unsettled(store, step):  # likely to be what is there
+        elif waits := pending_scans(store, step):  # likely to be what is there
             needed.add(step.key)
             frontier.extend(waits)
     return needed

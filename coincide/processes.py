@@ -51,7 +51,7 @@ def dying_with_me() -> Callable[[], None]:
 
 
 @dataclass(frozen=True)
-class Holder:
+class ProcessIdentity:
     """A process as the name of a file can tell it."""
 
     host: str
@@ -79,18 +79,18 @@ class Holder:
         return _runs(self.pid) and (0 in (began, self.started) or began == self.started)
 
 
-def this_process() -> Holder:
+def this_process() -> ProcessIdentity:
     """The calling process."""
     host = re.sub(r"[^A-Za-z0-9._]", "_", socket.gethostname())[:24] or "unnamed"
-    return Holder(host, _place(), os.getpid(), _started(os.getpid()))
+    return ProcessIdentity(host, _place(), os.getpid(), _started(os.getpid()))
 
 
-def holder_of(text: str) -> Holder | None:
+def parse_process(text: str) -> ProcessIdentity | None:
     """The process that ``str(holder)`` names; None for anything else."""
     parts = text.rsplit("-", 3)
     if len(parts) != 4 or not (parts[2].isdigit() and parts[3].isdigit()):
         return None
-    return Holder(parts[0], parts[1], int(parts[2]), int(parts[3]))
+    return ProcessIdentity(parts[0], parts[1], int(parts[2]), int(parts[3]))
 
 
 @cache

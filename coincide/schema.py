@@ -160,7 +160,7 @@ class Signal:
         return hidden
 
     @classmethod
-    def over(cls, model: Any, source: DataSource, options: Any) -> Any:
+    def make_pass(cls, model: Any, source: DataSource, options: Any) -> Any:
         """The pass (``coincide.features.engine.contract.SignalPass``) of ``model`` over ``source``
         that yields signals of this kind; ``options`` is a ``coincide.config.FeaturePass``."""
         raise TypeError(f"{cls.__name__} names no model that its values come from")
@@ -315,8 +315,8 @@ class Score:
     units: int | None = None
     """How many of them the benchmark has; None: not recorded, samples count as independent."""
     asked: str = ""
-    """Hash of the documents, prompts and scoring (``coincide.ledger.identity.asked``); empty: not
-    recorded. Scores of other hashes are never compared, whatever the protocol says."""
+    """Hash of the documents, prompts and scoring (``coincide.ledger.identity.asked_hash``); empty:
+    not recorded. Scores with different hashes are never compared, whatever the protocol says."""
     readable: float | None = None
     """The share of the replies that could be read, 0 to 1; None: not known."""
     lmms_eval: float | None = None

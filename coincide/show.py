@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from coincide.checks.estimate import Cost
+from coincide.checks.estimate import StageEstimate
 from coincide.pipeline import Planned
 from coincide.report.tables import share
 from coincide.schema import Result
@@ -41,7 +41,7 @@ def show_plan(lines: Sequence[Planned], store: Store, size: str) -> None:
     out.print("Everything is cached." if not builds else f"{builds} to build.", highlight=False)
 
 
-def show_costs(costs: Sequence[Cost]) -> None:
+def show_costs(costs: Sequence[StageEstimate]) -> None:
     """Print the estimate by stage, where any figure is known."""
     if not any(cost.hours is not None for cost in costs):
         return

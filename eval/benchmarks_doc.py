@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from eval.request import Job
+from eval.request import BenchmarkJob
 from eval.suite import PROMPTS, Benchmark
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -109,8 +109,8 @@ def _asks(benchmark: Benchmark, choice: str) -> bool:
     return choice == PROMPTS[0] or bool(benchmark.llava_1_5)
 
 
-def _job(benchmark: Benchmark, folder: Path) -> Job:
-    return Job(
+def _job(benchmark: Benchmark, folder: Path) -> BenchmarkJob:
+    return BenchmarkJob(
         benchmark.name, benchmark.task, benchmark.metrics, benchmark.primary, "", str(folder),
         overlay=str(benchmark.overlay_path) if benchmark.overlay_path else None,
         where=benchmark.where, parts=benchmark.parts, **benchmark.stated,
@@ -122,7 +122,7 @@ def _section(name: str, asked: Mapping[Key, Benchmark], tasks: Mapping[Key, Any]
     from eval.rules import RULES
 
     benchmark, task = asked[PROMPTS[0], name], tasks[PROMPTS[0], name]
-    decoding = Decoding.of(task.config.generation_kwargs)
+    decoding = Decoding.from_settings(task.config.generation_kwargs)
     stop = " or ".join(f"`{text}`" for text in decoding.until) or "none"
     lines = [
         f"## {name}", "",

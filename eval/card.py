@@ -13,7 +13,7 @@ from eval import parquet
 
 Splits = Mapping[str, Sequence[str]]
 """Configuration -> splits."""
-Files = dict[tuple[str, str], list[str]]
+CardFiles = dict[tuple[str, str], list[str]]
 """(configuration, split) -> relative paths, or patterns of them."""
 CARD = "README.md"
 DEFAULT = "default"
@@ -22,12 +22,12 @@ _SHARD = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?:-[0-
 """``test-00000-of-00002.parquet``; versions of ``datasets`` before 2.15 put a hash behind it."""
 
 
-def patterns(card: str, wanted: Splits) -> Files | None:
+def patterns(card: str, wanted: Splits) -> CardFiles | None:
     """Path patterns of the wanted splits, as the card declares them.
 
     None where it does not declare one of them, e.g. since the files' names alone say it.
     """
-    found: Files = {}
+    found: CardFiles = {}
     for entry in _entries(_front_matter(card).get("configs")):
         below = PurePosixPath(str(entry.get("data_dir") or ""))
         for split, path in _paths(entry.get("data_files")):
@@ -37,7 +37,7 @@ def patterns(card: str, wanted: Splits) -> Files | None:
     return {key: found[key] for key in keys} if all(key in found for key in keys) else None
 
 
-def files(folder: Path, wanted: Splits) -> Files | None:
+def files(folder: Path, wanted: Splits) -> CardFiles | None:
     """Relative paths of the files of each split; None where one is incomplete.
 
     Where the card declares no such split, every data file counts, under the one key ``("", "")``.
@@ -46,7 +46,7 @@ def files(folder: Path, wanted: Splits) -> Files | None:
     return None if why else found
 
 
-def look(folder: Path, wanted: Splits) -> tuple[Files, str]:
+def look(folder: Path, wanted: Splits) -> tuple[CardFiles, str]:
     """:func:`files`, whole or not, and what is wrong with them: a file, and what to do about it."""
     if not folder.is_dir():
         return {}, "there is no such folder"
@@ -133,7 +133,7 @@ def _relative(folder: Path, pattern: str) -> list[str]:
 
 
 def _wrong(
-    folder: Path, key: tuple[str, str], found: Files, rows: Mapping[tuple[str, str], int]
+    folder: Path, key: tuple[str, str], found: CardFiles, rows: Mapping[tuple[str, str], int]
 ) -> str:
     """What is wrong with the files of a split; empty when they are whole."""
     names, split = found[key], f" of the split {'/'.join(key)}" if any(key) else ""

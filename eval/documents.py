@@ -11,13 +11,13 @@ IDS = ("question_id", "questionId", "id", "index")
 """Columns by which benchmarks name a document."""
 
 
-class Document(dict[str, Any]):
+class TaskDocument(dict[str, Any]):
     """A document that knows its row."""
 
     row: int
 
 
-class Documents(Sequence[Document]):
+class TaskDocuments(Sequence[TaskDocument]):
     """The documents of a split, in the place of the ``datasets`` table itself.
 
     Raises UserError, naming benchmark and row, for one that cannot be read, e.g. since its picture
@@ -40,13 +40,13 @@ class Documents(Sequence[Document]):
             return self.table[at]
         row = self.rows[at]
         try:
-            document = Document(self.table[at])
+            document = TaskDocument(self.table[at])
         except UserError as error:
             raise UserError(f"{place(self.benchmark, row)}: {error}") from error
         document.row = row
         return document
 
-    def __iter__(self) -> Iterator[Document]:
+    def __iter__(self) -> Iterator[TaskDocument]:
         return (self[at] for at in range(len(self)))
 
 
@@ -57,7 +57,7 @@ def place(benchmark: str, row: int | None, document: Mapping[str, Any] | None = 
     return f"benchmark {benchmark}{at}{f' ({named[0]})' if named else ''}"
 
 
-def unwrapped(error: BaseException) -> BaseException:
+def root_error(error: BaseException) -> BaseException:
     """The error inside tenacity's ``RetryError``, which lmms-eval wraps around all others."""
     from tenacity import RetryError
 
@@ -69,7 +69,7 @@ def unwrapped(error: BaseException) -> BaseException:
     return error
 
 
-def naming(call: Callable[..., Any], benchmark: str, what: str) -> Callable[..., Any]:
+def naming_document(call: Callable[..., Any], benchmark: str, what: str) -> Callable[..., Any]:
     """``call``, a function of a document, whose errors say which document it was.
 
     ``what``: what it does, e.g. ``asking``.
@@ -79,7 +79,7 @@ def naming(call: Callable[..., Any], benchmark: str, what: str) -> Callable[...,
         try:
             return call(document, *others, **more)
         except Exception as error:
-            cause = unwrapped(error)
+            cause = root_error(error)
             row = getattr(document, "row", None)
             empty = [name for name, value in document.items() if value is None]
             why = str(cause) if isinstance(cause, UserError) else f"{type(cause).__name__}: {cause}"

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from coincide.schema import UserError
-from eval.documents import Documents, naming
+from eval.documents import TaskDocuments, naming_document
 from eval.messages import turns_and_pictures
-from eval.request import Job
+from eval.request import BenchmarkJob
 
 MOST = 64
 """Documents of a benchmark that are tried."""
 
 
-def examine(task: Any, job: Job) -> None:
+def examine(task: Any, job: BenchmarkJob) -> None:
     """Ask, and score an answer to, the first document of each kind; see :func:`kinds`.
 
     Raises UserError, naming the document, for one that the task cannot use: a column that it wants
@@ -30,11 +30,11 @@ def examine(task: Any, job: Job) -> None:
         target = task.doc_to_target(documents[at])
         if not job.judged:
             answer = [target if isinstance(target, str) else "yes"]
-            scoring = naming(score, job.name, "scoring") if score else task.process_results
+            scoring = naming_document(score, job.name, "scoring") if score else task.process_results
             scoring(documents[at], answer)
 
 
-def _check_target(task: Any, job: Job) -> None:
+def _check_target(task: Any, job: BenchmarkJob) -> None:
     """Raises UserError where the answer would be the name of a column that is not there."""
     named, has = task.config.doc_to_target, task.eval_docs.column_names
     literal = isinstance(named, str) and named.isidentifier() and named not in has
@@ -45,7 +45,7 @@ def _check_target(task: Any, job: Job) -> None:
         )
 
 
-def kinds(documents: Documents) -> list[int]:
+def kinds(documents: TaskDocuments) -> list[int]:
     """The first document of each kind; of one kind are those with values in the same columns.
 
     A column holds a value, an empty text or list, or nothing.

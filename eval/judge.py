@@ -79,7 +79,7 @@ class Judge:
         return Requirement(f"judge ({', '.join(names)})", not why, found, remedy, fatal=False)
 
 
-class Memory(Protocol):
+class ReplyCache(Protocol):
     """Replies of earlier attempts."""
 
     def get(self, prompt: str) -> str | None: ...
@@ -91,13 +91,13 @@ class JudgeError(Exception):
 
 
 @dataclass
-class Client:
+class JudgeClient:
     """Asks the judge, in one process."""
 
     judge: Judge
     key: str = field(default="", repr=False)
     in_a_row: int = 0
-    memory: Memory | None = None
+    memory: ReplyCache | None = None
     """What it replied before is not asked again."""
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
 

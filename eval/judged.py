@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from coincide.schema import UserError
-from eval.judge import FAILED, Client, JudgeError
+from eval.judge import FAILED, JudgeClient, JudgeError
 
 Globals = dict[str, Any]
 
 
-def attach(task: Any, name: str, client: Client) -> None:
+def attach(task: Any, name: str, client: JudgeClient) -> None:
     """Replace the call to the judge in the module of the loaded task ``name``.
 
     Raises UserError for a task that is not known to be judged.
@@ -32,7 +32,7 @@ def failure(sample: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _mmvet(module: Globals, client: Client) -> None:
+def _mmvet(module: Globals, client: JudgeClient) -> None:
     """``get_chat_response`` returns reply and model; an empty reply stands for a failed call."""
 
     def ask(prompt: str, temperature: float = 0.0, **_: Any) -> tuple[str, str]:
@@ -45,7 +45,7 @@ def _mmvet(module: Globals, client: Client) -> None:
     module["get_chat_response"] = ask
 
 
-def _llava_w(module: Globals, client: Client) -> None:
+def _llava_w(module: Globals, client: JudgeClient) -> None:
     """``_get_pipeline()`` is called with the prompt as ``content``; scores -1 are a failed call."""
     from lmms_eval.verifiers import VerifyResult
 
@@ -70,7 +70,7 @@ def _is_share(reply: str) -> bool:
     return bool(re.fullmatch(r"[01](\.\d*)?|\.\d+", first)) and 0.0 <= float(first) <= 1.0
 
 
-CALLS: Mapping[str, Callable[[Globals, Client], None]] = {
+CALLS: Mapping[str, Callable[[Globals, JudgeClient], None]] = {
     "mmvet": _mmvet,
     "llava_in_the_wild": _llava_w,
 }

@@ -16,13 +16,13 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 
 from coincide.files import write_atomic
-from eval.request import Job
+from eval.request import BenchmarkJob
 
 Answers = Mapping[str, Mapping[int, str]]
 """Benchmark -> document -> the model's answer."""
 
 
-class Kept(lmms):
+class ReplayModel(lmms):
     """In the place of the model: answers as it answered before."""
 
     is_simple = False
@@ -46,7 +46,7 @@ class Kept(lmms):
         raise NotImplementedError
 
 
-def answers(jobs: Sequence[Job]) -> Answers | None:
+def recorded_answers(jobs: Sequence[BenchmarkJob]) -> Answers | None:
     """What the model answered before; None where any of the jobs has yet to ask it."""
     files = {job.name: Path(job.output) / "samples.jsonl" for job in jobs if job.judged}
     if len(files) < len(jobs) or not all(file.is_file() for file in files.values()):
@@ -55,7 +55,7 @@ def answers(jobs: Sequence[Job]) -> Answers | None:
     return {name: {row["doc_id"]: row["answer"] for row in of} for name, of in rows.items()}
 
 
-class Replies:
+class JudgeReplies:
     """The judge's usable replies by prompt, on disk: each process adds to a file of its own."""
 
     def __init__(self, folder: Path, rank: int) -> None:

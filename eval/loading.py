@@ -12,14 +12,14 @@ from lmms_eval.tasks import TaskManager
 from lmms_eval.utils import load_yaml_config
 
 from coincide.schema import UserError
-from eval.documents import Documents, naming, unwrapped
+from eval.documents import TaskDocuments, naming_document, root_error
 from eval.model import Decoding
 from eval.pictures import decode_by_one_rule
-from eval.request import Job
-from eval.sample import chosen, columns
+from eval.request import BenchmarkJob
+from eval.sample import chosen_documents, columns
 
 
-def load_tasks(jobs: Sequence[Job], folder: Path) -> tuple[TaskManager, dict[str, Task]]:
+def load_tasks(jobs: Sequence[BenchmarkJob], folder: Path) -> tuple[TaskManager, dict[str, Task]]:
     """The task of every job by the job's name, datasets loaded, and the manager that knows them.
 
     A task that takes its data, or its generation settings, from the job is an overlay: a YAML in
@@ -34,7 +34,7 @@ def load_tasks(jobs: Sequence[Job], folder: Path) -> tuple[TaskManager, dict[str
     return manager, {job.name: _load(job, manager) for job in jobs}
 
 
-def _index(jobs: Sequence[Job]) -> dict[str, Path]:
+def _index(jobs: Sequence[BenchmarkJob]) -> dict[str, Path]:
     """Task name -> YAML. lmms-eval's own tasks (4 s to index) are read only when one is asked."""
     own = sorted({job.tasks_dir for job in jobs if job.tasks_dir})
     stock = any(job.tasks_dir is None for job in jobs)
@@ -50,7 +50,7 @@ def _index(jobs: Sequence[Job]) -> dict[str, Path]:
     return {job.task: Path(index[job.task]["yaml_path"]).absolute() for job in jobs}
 
 
-def _write_overlay(job: Job, source: Path, path: Path) -> None:
+def _write_overlay(job: BenchmarkJob, source: Path, path: Path) -> None:
     include = [*([job.overlay] if job.overlay else []), str(source)]  # the first one wins
     overlay: dict[str, Any] = {"include": include, "task": job.name}
     if job.data_files:
@@ -63,7 +63,7 @@ def _write_overlay(job: Job, source: Path, path: Path) -> None:
     path.write_text(yaml.safe_dump(overlay, sort_keys=False), encoding="utf-8")
 
 
-def _generation(job: Job, include: Sequence[str], folder: Path) -> dict[str, Any]:
+def _generation(job: BenchmarkJob, include: Sequence[str], folder: Path) -> dict[str, Any]:
     """The generation settings that the task's own files, or the job, give.
 
     lmms-eval ends the answers of a task that names no stop text at the first blank line; here
@@ -76,38 +76,38 @@ def _generation(job: Job, include: Sequence[str], folder: Path) -> dict[str, Any
     return {"until": [], **settings}
 
 
-def _load(job: Job, manager: TaskManager) -> Task:
+def _load(job: BenchmarkJob, manager: TaskManager) -> Task:
     missing = [path for path in job.data_files.values() if not Path(path).is_file()]
     if missing:
         raise UserError(f"benchmark {job.name}: no such file: {', '.join(missing)}.")
     try:
         loaded: Mapping[str, Task] = manager.load_task_or_group([job.name], task_type="chat")
     except Exception as error:
-        cause = unwrapped(error)
+        cause = root_error(error)
         raise UserError(
             f"benchmark {job.name} does not load: {type(cause).__name__}: {cause}"
         ) from cause
     task = loaded[job.name]
     _check_decoding(task, job)
     _select(task, job)
-    task.doc_to_messages = naming(task.doc_to_messages, job.name, "asking")
-    task.doc_to_text = naming(task.doc_to_text, job.name, "asking")
-    task.doc_to_target = naming(task.doc_to_target, job.name, "reading the answer")
-    task.process_results = naming(task.process_results, job.name, "scoring")
+    task.doc_to_messages = naming_document(task.doc_to_messages, job.name, "asking")
+    task.doc_to_text = naming_document(task.doc_to_text, job.name, "asking")
+    task.doc_to_target = naming_document(task.doc_to_target, job.name, "reading the answer")
+    task.process_results = naming_document(task.process_results, job.name, "scoring")
     return task
 
 
-def told(task: Task, job: Job) -> str:
+def stated_protocol(task: Task, job: BenchmarkJob) -> str:
     """The protocol, with the stop texts of a task whose benchmark states none."""
-    stop = Decoding.of(task.config.generation_kwargs).until
+    stop = Decoding.from_settings(task.config.generation_kwargs).until
     if job.stop is not None or not stop:
         return job.protocol
     return f"{job.protocol}; stop={' or '.join(map(repr, stop))}".removeprefix("; ")
 
 
-def _check_decoding(task: Task, job: Job) -> None:
+def _check_decoding(task: Task, job: BenchmarkJob) -> None:
     """Raises UserError where the protocol states other stop texts or lengths than the task has."""
-    found = Decoding.of(task.config.generation_kwargs)
+    found = Decoding.from_settings(task.config.generation_kwargs)
     has = {"stop": list(found.until), "tokens": found.max_new_tokens}
     stated = {"stop": None if job.stop is None else list(job.stop), "tokens": job.tokens}
     wrong = {k: v for k, v in stated.items() if v is not None and v != has[k]}
@@ -118,7 +118,7 @@ def _check_decoding(task: Task, job: Job) -> None:
         )
 
 
-def _select(task: Task, job: Job) -> None:
+def _select(task: Task, job: BenchmarkJob) -> None:
     """Keep the documents that the job asks for, each of which knows its row."""
     split = task.config.test_split or task.config.validation_split
     documents = task.dataset_no_image[split]
@@ -127,10 +127,10 @@ def _select(task: Task, job: Job) -> None:
         raise UserError(f"benchmark {job.name}: no document has {dict(job.where)}.")
     for tables in (task.dataset, task.dataset_no_image):
         kept = tables[split] if indices is None else tables[split].select(indices)
-        tables[split] = Documents(kept, job.name, indices)
+        tables[split] = TaskDocuments(kept, job.name, indices)
 
 
-def _indices(documents: Any, job: Job) -> list[int] | None:
+def _indices(documents: Any, job: BenchmarkJob) -> list[int] | None:
     """Which of ``documents`` the job asks for; None: all."""
     wanted = columns(job.where, job.subsample, job.parts, job.limit)
     if not wanted and job.subsample is None and job.limit is None:
@@ -142,4 +142,4 @@ def _indices(documents: Any, job: Job) -> list[int] | None:
             f"benchmark {job.name}: its documents lack one of {', '.join(wanted)}; they have "
             f"{', '.join(documents.column_names)}."
         ) from error
-    return chosen(rows, job.where, job.subsample, job.parts, job.limit)
+    return chosen_documents(rows, job.where, job.subsample, job.parts, job.limit)

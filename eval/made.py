@@ -16,18 +16,18 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Pictures
 
 ORGANISATION = "lmms-lab-encoder"
-Rows = list[dict[str, Any]]
-Document = Mapping[str, Any]
+SplitRows = list[dict[str, Any]]
+MadeDocument = Mapping[str, Any]
 TEXT, WHOLE = Value("string"), Value("int64")
 
 
 @dataclass(frozen=True)
-class Table:
+class DatasetSplit:
     """One split of one configuration."""
 
     split: str
     columns: dict[str, Any]
-    rows: Rows
+    rows: SplitRows
     config: str = "default"
 
 
@@ -37,7 +37,7 @@ def picture(seed: int) -> Pictures.Image:
     return Pictures.fromarray(pixels)
 
 
-def write(root: Path, name: str, tables: list[Table]) -> Path:
+def write(root: Path, name: str, tables: list[DatasetSplit]) -> Path:
     """``root/lmms-lab-encoder/<name>``: parquet files and the card that declares them."""
     folder = root / ORGANISATION / name
     card = ["---", "configs:"]
@@ -71,7 +71,7 @@ def ten(answer: str) -> list[str]:
     return [answer] * 9 + ["something else"]
 
 
-def vqav2() -> list[Table]:
+def vqav2() -> list[DatasetSplit]:
     """Open questions with ten answers each."""
     columns = {
         "question_type": TEXT, "multiple_choice_answer": TEXT,
@@ -87,10 +87,10 @@ def vqav2() -> list[Table]:
          "question": f"What is thing {i}?", "image": picture(i)}
         for i, answer in enumerate(ANSWERS)
     ]  # fmt: skip
-    return [Table("validation", columns, rows)]
+    return [DatasetSplit("validation", columns, rows)]
 
 
-def gqa() -> list[Table]:
+def gqa() -> list[DatasetSplit]:
     """Open questions, and the pictures in a table of their own."""
     columns = {
         "id": TEXT, "imageId": TEXT, "question": TEXT, "isBalanced": Value("bool"),
@@ -110,12 +110,14 @@ def gqa() -> list[Table]:
     ]  # fmt: skip
     pictures = [{"id": f"n{i}", "image": picture(i)} for i in range(3)]
     return [
-        Table("testdev", columns, rows, "testdev_balanced_instructions"),
-        Table("testdev", {"id": TEXT, "image": Image()}, pictures, "testdev_balanced_images"),
+        DatasetSplit("testdev", columns, rows, "testdev_balanced_instructions"),
+        DatasetSplit(
+            "testdev", {"id": TEXT, "image": Image()}, pictures, "testdev_balanced_images"
+        ),
     ]
 
 
-def vizwiz() -> list[Table]:
+def vizwiz() -> list[DatasetSplit]:
     """Open questions with ten answers each."""
     columns = {"question_id": TEXT, "image": Image(), "question": TEXT, "answers": List(TEXT),
                "category": TEXT}  # fmt: skip
@@ -124,10 +126,10 @@ def vizwiz() -> list[Table]:
          "question": f"What is on LABEL {i}?", "answers": ten(answer), "category": "other"}
         for i, answer in enumerate(ANSWERS)
     ]  # fmt: skip
-    return [Table("val", columns, rows), Table("test", columns, rows[:1])]
+    return [DatasetSplit("val", columns, rows), DatasetSplit("test", columns, rows[:1])]
 
 
-def scienceqa() -> list[Table]:
+def scienceqa() -> list[DatasetSplit]:
     """Choices of three, every other one with a hint."""
     columns = {
         "image": Image(), "question": TEXT, "choices": List(TEXT), "answer": Value("int8"),
@@ -141,10 +143,10 @@ def scienceqa() -> list[Table]:
          "skill": "s", "lecture": "", "solution": ""}
         for i in range(10)
     ]  # fmt: skip
-    return [Table("test", columns, rows, "ScienceQA-IMG")]
+    return [DatasetSplit("test", columns, rows, "ScienceQA-IMG")]
 
 
-def textvqa() -> list[Table]:
+def textvqa() -> list[DatasetSplit]:
     """Open questions with ten answers and OCR tokens."""
     columns = {
         "image_id": TEXT, "question_id": Value("int32"), "question": TEXT,
@@ -160,10 +162,10 @@ def textvqa() -> list[Table]:
          "image_classes": ["Sign"], "set_name": "val", "ocr_tokens": ["NOKIA", f"N{i}"]}
         for i, answer in enumerate(ANSWERS)
     ]  # fmt: skip
-    return [Table("validation", columns, rows)]
+    return [DatasetSplit("validation", columns, rows)]
 
 
-def pope() -> list[Table]:
+def pope() -> list[DatasetSplit]:
     """Yes and no in turn, over the three categories."""
     columns = {"id": TEXT, "question_id": TEXT, "question": TEXT, "answer": TEXT,
                "image_source": TEXT, "image": Image(), "category": TEXT}  # fmt: skip
@@ -173,10 +175,10 @@ def pope() -> list[Table]:
          "image": picture(i), "category": ("random", "popular", "adversarial")[i % 3]}
         for i in range(12)
     ]  # fmt: skip
-    return [Table("test", columns, rows)]
+    return [DatasetSplit("test", columns, rows)]
 
 
-def mme() -> list[Table]:
+def mme() -> list[DatasetSplit]:
     """Pairs of a yes and a no about one picture, in three categories."""
     columns = {"question_id": TEXT, "image": Image(), "question": TEXT, "answer": TEXT,
                "category": TEXT}  # fmt: skip
@@ -187,10 +189,10 @@ def mme() -> list[Table]:
          "category": category}
         for i, category in enumerate(pictures) for answer in ("Yes", "No")
     ]  # fmt: skip
-    return [Table("test", columns, rows)]
+    return [DatasetSplit("test", columns, rows)]
 
 
-def mmbench() -> list[Table]:
+def mmbench() -> list[DatasetSplit]:
     """Four questions with their rotations, English and Chinese alike."""
     columns = {
         "index": WHOLE, **dict.fromkeys(("question", "hint", "answer", "A", "B", "C", "D"), TEXT),
@@ -207,10 +209,10 @@ def mmbench() -> list[Table]:
          "comment": "nan", "split": "dev"}
         for q, count in rotations for turn in range(count)
     ]  # fmt: skip
-    return [Table("dev", columns, rows, "en"), Table("dev", columns, rows, "cn")]
+    return [DatasetSplit("dev", columns, rows, "en"), DatasetSplit("dev", columns, rows, "cn")]
 
 
-def seedbench() -> list[Table]:
+def seedbench() -> list[DatasetSplit]:
     """Choices of four, every fourth about a video."""
     columns = {
         **dict.fromkeys(("answer", "choice_a", "choice_b", "choice_c", "choice_d", "data_id",
@@ -224,10 +226,10 @@ def seedbench() -> list[Table]:
          "image": [picture(i)] * (8 if i % 4 == 3 else 1), "segment": None}
         for i in range(8)
     ]  # fmt: skip
-    return [Table("test", columns, rows)]
+    return [DatasetSplit("test", columns, rows)]
 
 
-def ai2d() -> list[Table]:
+def ai2d() -> list[DatasetSplit]:
     """Choices of four."""
     columns = {"question": TEXT, "options": List(TEXT), "answer": TEXT, "image": Image()}
     rows = [
@@ -235,10 +237,10 @@ def ai2d() -> list[Table]:
          "answer": str(i % 4), "image": picture(i)}
         for i in range(10)
     ]  # fmt: skip
-    return [Table("test", columns, rows)]
+    return [DatasetSplit("test", columns, rows)]
 
 
-def chartqa() -> list[Table]:
+def chartqa() -> list[DatasetSplit]:
     """Numbers, years and words."""
     columns = {"type": TEXT, "question": TEXT, "answer": TEXT, "image": Image()}
     answers = ["14", "2018", "Yes", "0.57", "Germany", "100", "8", "blue", "3.5", "No"]
@@ -247,10 +249,10 @@ def chartqa() -> list[Table]:
          "answer": answer, "image": picture(i)}
         for i, answer in enumerate(answers)
     ]  # fmt: skip
-    return [Table("test", columns, rows)]
+    return [DatasetSplit("test", columns, rows)]
 
 
-def docvqa() -> list[Table]:
+def docvqa() -> list[DatasetSplit]:
     """The documents and the infographics."""
     documents = {
         "questionId": TEXT, "question": TEXT, "question_types": List(TEXT), "image": Image(),
@@ -269,11 +271,11 @@ def docvqa() -> list[Table]:
          "image_url": "", "operation/reasoning": [], "ocr": ""}
         for i, answer in enumerate(ANSWERS)
     ]  # fmt: skip
-    return [Table("validation", documents, rows, "DocVQA"),
-            Table("validation", graphics, rows, "InfographicVQA")]  # fmt: skip
+    return [DatasetSplit("validation", documents, rows, "DocVQA"),
+            DatasetSplit("validation", graphics, rows, "InfographicVQA")]  # fmt: skip
 
 
-def realworldqa() -> list[Table]:
+def realworldqa() -> list[DatasetSplit]:
     """Letters and open answers."""
     columns = {"image": Image(), "image_path": TEXT, "question": TEXT, "answer": TEXT}
     answers = ["A", "B", "C", "2", "Downhill"] * 2
@@ -283,10 +285,10 @@ def realworldqa() -> list[Table]:
          "only the letter of the correct option and nothing else."}
         for i, answer in enumerate(answers)
     ]  # fmt: skip
-    return [Table("test", columns, rows)]
+    return [DatasetSplit("test", columns, rows)]
 
 
-def mmmu() -> list[Table]:
+def mmmu() -> list[DatasetSplit]:
     """Choices of four and open numbers, one option a picture."""
     columns = {
         **dict.fromkeys(("id", "question", "options", "explanation"), TEXT),
@@ -307,10 +309,10 @@ def mmmu() -> list[Table]:
             "question_type": "multiple-choice" if choice else "open",
         }  # fmt: skip
 
-    return [Table("validation", columns, [row(i) for i in range(24)])]
+    return [DatasetSplit("validation", columns, [row(i) for i in range(24)])]
 
 
-def llava_w() -> list[Table]:
+def llava_w() -> list[DatasetSplit]:
     """Requests in three categories."""
     columns = {"question_id": WHOLE, "question": TEXT, "image": Image(), "caption": TEXT,
                "gpt_answer": TEXT, "category": TEXT, "image_id": TEXT}  # fmt: skip
@@ -320,10 +322,10 @@ def llava_w() -> list[Table]:
          "image_id": f"{i:03}"}
         for i in range(6)
     ]  # fmt: skip
-    return [Table("train", columns, rows)]
+    return [DatasetSplit("train", columns, rows)]
 
 
-def mmvet() -> list[Table]:
+def mmvet() -> list[DatasetSplit]:
     """Questions for a judge."""
     columns = {"question_id": TEXT, "image": Image(), "question": TEXT, "answer": TEXT,
                "image_source": TEXT, "capability": TEXT}  # fmt: skip
@@ -332,10 +334,10 @@ def mmvet() -> list[Table]:
          "answer": f"-{i}<AND>{i}", "image_source": "s", "capability": ("rec", "ocr,math")[i % 2]}
         for i in range(5)
     ]  # fmt: skip
-    return [Table("test", columns, rows)]
+    return [DatasetSplit("test", columns, rows)]
 
 
-DATASETS: dict[str, Callable[[], list[Table]]] = {
+DATASETS: dict[str, Callable[[], list[DatasetSplit]]] = {
     "VQAv2": vqav2, "GQA": gqa, "VizWiz-VQA": vizwiz, "ScienceQA": scienceqa, "textvqa": textvqa,
     "POPE": pope, "MME": mme, "MMBench": mmbench, "SEED-Bench": seedbench, "ai2d": ai2d,
     "ChartQA": chartqa, "DocVQA": docvqa, "RealWorldQA": realworldqa, "MMMU": mmmu,
@@ -346,7 +348,7 @@ DATASETS: dict[str, Callable[[], list[Table]]] = {
 # --- the truth, as a model would say it ---------------------------------------------------------
 
 
-def right(benchmark: str, doc: Document) -> str:
+def right(benchmark: str, doc: MadeDocument) -> str:
     """An answer that the benchmark counts as fully right."""
     match benchmark:
         case "vqav2":
@@ -360,7 +362,7 @@ def right(benchmark: str, doc: Document) -> str:
     return str(doc["answer"])
 
 
-def wrong(benchmark: str, doc: Document) -> str:
+def wrong(benchmark: str, doc: MadeDocument) -> str:
     """A readable answer that the benchmark counts as wrong."""
     match benchmark:
         case "pope" | "mme":
@@ -370,7 +372,7 @@ def wrong(benchmark: str, doc: Document) -> str:
     return "zebra crossing"
 
 
-def option_text(benchmark: str, doc: Document) -> str:
+def option_text(benchmark: str, doc: MadeDocument) -> str:
     """The text of the right option; empty where the answer is no option's letter."""
     letter = right(benchmark, doc)
     match benchmark:
@@ -390,7 +392,7 @@ def option_text(benchmark: str, doc: Document) -> str:
     return ""
 
 
-def sentence(benchmark: str, doc: Document) -> str:
+def sentence(benchmark: str, doc: MadeDocument) -> str:
     """The right answer as a model writes it that answers in sentences."""
     answer = right(benchmark, doc)
     match benchmark:

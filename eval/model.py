@@ -48,7 +48,7 @@ class Decoding:
     """The answer ends before the first of these."""
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Decoding:
+    def from_settings(cls, settings: Mapping[str, Any]) -> Decoding:
         """Raises UserError for sampling (the same model must give the same answers) and for
         settings that would change answers and are not known here.
         """
@@ -78,7 +78,7 @@ class Decoding:
         return _CONTROL.sub("", answer).strip()
 
 
-class Llava(lmms):
+class LmmsEvalModel(lmms):
     """Base model plus PEFT adapter, merged, answering batches of documents of any kind."""
 
     is_simple = False
@@ -137,7 +137,7 @@ class Llava(lmms):
         """Indices of requests decoded alike, longest first, ``batch_size`` at a time."""
         groups: dict[Decoding, list[int]] = {}
         for i, request in enumerate(requests):
-            groups.setdefault(Decoding.of(request.args[2]), []).append(i)
+            groups.setdefault(Decoding.from_settings(request.args[2]), []).append(i)
         for decoding, indices in groups.items():
             indices.sort(key=lambda i: (-len(requests[i].args[0]), i))
             for start in range(0, len(indices), self.batch_size):

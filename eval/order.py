@@ -17,7 +17,7 @@ KEY = "pictures_moved"
 or no task that deals pictures."""
 
 
-def moved(text: str) -> bool:
+def pictures_reordered(text: str) -> bool:
     """Whether ``text``, question and options, names pictures otherwise than 1, 2, ... once each."""
     named = [int(number) for number in re.findall(r"<image (\d+)>", text)]
     return named != sorted(set(named))
@@ -31,15 +31,15 @@ def attach(filtered: Mapping[str, Sequence[Any]], task: Any) -> None:
 
     for samples in filtered.values():
         for sample in samples:
-            sample[KEY] = moved(construct_prompt(sample["doc"]))
+            sample[KEY] = pictures_reordered(construct_prompt(sample["doc"]))
 
 
-def recorded(sample: Mapping[str, Any]) -> dict[str, bool]:
+def record_field(sample: Mapping[str, Any]) -> dict[str, bool]:
     """The field of a sample's record; empty where none was attached."""
     return {KEY: sample[KEY]} if KEY in sample else {}
 
 
-def counted(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """For ``result.json``, from the records; empty where they do not say."""
     known = [row[KEY] for row in rows if KEY in row]
     return {KEY: sum(known)} if known else {}

@@ -17,8 +17,11 @@ Sample = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Part:
-    """One sample's share of a metric; see ``coincide.ops.resample.parts`` for the fields."""
+class ScorePart:
+    """One sample's share of a metric.
+
+    The fields are those that ``coincide.ops.resample.resampling_units`` reads.
+    """
 
     score: float
     """How right the sample is, in the unit of the metric."""
@@ -32,12 +35,12 @@ class Part:
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
-Parts = list[Part | None]
+ScoreParts = list[ScorePart | None]
 """Per sample; None: it has no value, e.g. since it belongs to another part of the benchmark."""
 
 
 @dataclass(frozen=True)
-class Item:
+class ScoredSample:
     """One sample as a metric sees it."""
 
     mark: Any
@@ -49,21 +52,21 @@ class Item:
     true: str | None = None
 
 
-Items = Sequence[Item | None]
+ScoredSamples = Sequence[ScoredSample | None]
 """None: the sample has no value of the metric."""
 
 
-def mean(items: Items, scale: float) -> Parts:
+def mean(items: ScoredSamples, scale: float) -> ScoreParts:
     """How right the samples are, averaged."""
-    return [None if item is None else Part(scale * item.right) for item in items]
+    return [None if item is None else ScorePart(scale * item.right) for item in items]
 
 
-def judged(items: Items, scale: float) -> Parts:
+def judged(items: ScoredSamples, scale: float) -> ScoreParts:
     """MM-Vet: marks from 0 to 1, averaged, in percent."""
     return mean(items, 100 * scale)
 
 
-def f1(items: Items, scale: float) -> Parts:
+def f1(items: ScoredSamples, scale: float) -> ScoreParts:
     """2 TP / (2 TP + FP + FN), where (FP + TP) + (FN + TP) is said yes plus true yes.
 
     A positive question that was not answered yes is a miss, whatever was answered.
@@ -71,32 +74,32 @@ def f1(items: Items, scale: float) -> Parts:
     return _counted(items, scale, lambda said, true: (2.0 * (said and true), float(said) + true))
 
 
-def precision(items: Items, scale: float) -> Parts:
+def precision(items: ScoredSamples, scale: float) -> ScoreParts:
     """The share of the replies read as yes that are right."""
     return _counted(items, scale, lambda said, true: (float(said and true), float(said)))
 
 
-def recall(items: Items, scale: float) -> Parts:
+def recall(items: ScoredSamples, scale: float) -> ScoreParts:
     """The share of the positive questions that were answered yes."""
     return _counted(items, scale, lambda said, true: (float(said and true), float(true)))
 
 
-def yes_share(items: Items, scale: float) -> Parts:
+def yes_share(items: ScoredSamples, scale: float) -> ScoreParts:
     """The share of all replies that were read as yes."""
     return _counted(items, scale, lambda said, true: (float(said), 1.0))
 
 
 def _counted(
-    items: Items, scale: float, count: Callable[[bool, bool], tuple[float, float]]
-) -> Parts:
-    def part(item: Item) -> Part:
+    items: ScoredSamples, scale: float, count: Callable[[bool, bool], tuple[float, float]]
+) -> ScoreParts:
+    def part(item: ScoredSample) -> ScorePart:
         num, den = count(item.said == "yes", item.true == "yes")
-        return Part(scale * item.right, scale * num, den)
+        return ScorePart(scale * item.right, scale * num, den)
 
     return [None if item is None else part(item) for item in items]
 
 
-def pairs(items: Items, scale: float) -> Parts:
+def pairs(items: ScoredSamples, scale: float) -> ScoreParts:
     """MME: per category, the mean over pictures of 100 (right / 2) + 100 (both right).
 
     A picture that lacks one of its two questions has no value.
@@ -107,10 +110,10 @@ def pairs(items: Items, scale: float) -> Parts:
         name for name, item in zip(names, items, strict=True) if item is not None and not item.right
     }
 
-    def part(item: Item, name: str) -> Part:
+    def part(item: ScoredSample, name: str) -> ScorePart:
         whole = 0.0 if name in wrong else scale * 50.0
         right = scale * 50.0 * item.right
-        return Part(item.right, right + whole, 0.5, name, str(item.mark["category"]))
+        return ScorePart(item.right, right + whole, 0.5, name, str(item.mark["category"]))
 
     return [
         None if item is None or name is None or counts[name] != 2 else part(item, name)
@@ -118,13 +121,13 @@ def pairs(items: Items, scale: float) -> Parts:
     ]
 
 
-def circular(items: Items, scale: float) -> Parts:
+def circular(items: ScoredSamples, scale: float) -> ScoreParts:
     """MMBench: a question counts, once, when all rotations of its choices are answered right.
 
     Rotations without the question as it was first asked have no value.
     """
     names = [None if item is None else UNITS["circular"](item.mark, 0) for item in items]
-    groups: dict[str, list[Item]] = {}
+    groups: dict[str, list[ScoredSample]] = {}
     for name, item in zip(names, items, strict=True):
         if item is not None and name is not None:
             groups.setdefault(name, []).append(item)
@@ -134,26 +137,26 @@ def circular(items: Items, scale: float) -> Parts:
         if any(int(item.mark["index"]) < 1_000_000 for item in rows)
     }
     return [
-        Part(hits[name], hits[name] / len(groups[name]), 1 / len(groups[name]), name)
+        ScorePart(hits[name], hits[name] / len(groups[name]), 1 / len(groups[name]), name)
         if name in hits
         else None
         for name in names
     ]
 
 
-def preference(items: Items, scale: float) -> Parts:
+def preference(items: ScoredSamples, scale: float) -> ScoreParts:
     """LLaVA-W: 100 x the sum of the model's marks over that of the reference answers' marks."""
 
-    def part(item: Item) -> Part | None:
+    def part(item: ScoredSample) -> ScorePart | None:
         theirs, ours = item.mark["scores"]
         if min(theirs, ours) < 0:
             return None
-        return Part(10.0 * scale * ours, 100.0 * scale * ours, theirs)
+        return ScorePart(10.0 * scale * ours, 100.0 * scale * ours, theirs)
 
     return [None if item is None else part(item) for item in items]
 
 
-PARTS: Mapping[str, Callable[[Items, float], Parts]] = {
+PARTS: Mapping[str, Callable[[ScoredSamples, float], ScoreParts]] = {
     "mean": mean,
     "judged": judged,
     "letters": mean,

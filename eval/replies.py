@@ -19,9 +19,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from coincide.schema import Score, UserError
-from eval.request import Job
+from eval.request import BenchmarkJob
 
-Sample = Mapping[str, Any]
+LoggedSample = Mapping[str, Any]
 
 CONF = Path(__file__).resolve().parents[1] / "conf" / "benchmark"
 FORMS: Mapping[str, Callable[[str, str, str], str]] = {
@@ -52,24 +52,24 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-Table = dict[str, dict[str, dict[str, float | None]]]
+ReplyTable = dict[str, dict[str, dict[str, float | None]]]
 """Benchmark -> ``strict``, ``lenient`` or ``read`` -> form -> score, or share of replies read."""
 
 
-def table(names: Sequence[str] = ()) -> Table:
+def table(names: Sequence[str] = ()) -> ReplyTable:
     """Runs the benchmarks ``names`` (all when empty). Raises UserError for an unknown one."""
     known = benchmarks()
     if unknown := [name for name in names if name not in known]:
         raise UserError(f"No benchmark {', '.join(unknown)}; there are {', '.join(known)}.")
     with TemporaryDirectory() as folder, _in_mirror(Path(folder)):
-        from eval.judge import Client, Judge
+        from eval.judge import Judge, JudgeClient
         from eval.loading import load_tasks
         from eval.worker import prepare
 
         jobs = {n: _job(b, Path(folder)) for n, b in known.items() if n in names or not names}
         _, tasks = load_tasks(list(jobs.values()), Path(folder) / "tasks")
         for name, task in tasks.items():
-            prepare(task, jobs[name], Client(Judge(), ""))
+            prepare(task, jobs[name], JudgeClient(Judge(), ""))
         return {name: forms(jobs[name], tasks[name]) for name in jobs}
 
 
@@ -83,7 +83,7 @@ def benchmarks() -> dict[str, Any]:
     return {name: benchmark for name, benchmark in found.items() if not benchmark.judge}
 
 
-def forms(job: Job, task: Any) -> dict[str, dict[str, float | None]]:
+def forms(job: BenchmarkJob, task: Any) -> dict[str, dict[str, float | None]]:
     """The primary score of right replies in each form, and the share of them that were read."""
     from eval.made import option_text, right, sentence
 
@@ -99,7 +99,7 @@ def forms(job: Job, task: Any) -> dict[str, dict[str, float | None]]:
     return found
 
 
-def score(job: Job, task: Any, replies: Sequence[str]) -> tuple[Score, Score]:
+def score(job: BenchmarkJob, task: Any, replies: Sequence[str]) -> tuple[Score, Score]:
     """The primary score of ``replies``, one per document: strict and lenient."""
     from eval.scores import lenient_scores, read, scores
     from eval.worker import asked_again
@@ -113,10 +113,10 @@ def score(job: Job, task: Any, replies: Sequence[str]) -> tuple[Score, Score]:
     return Score(**one), Score(**other)
 
 
-def logged(task: Any, replies: Sequence[str]) -> dict[str, list[Sample]]:
+def logged(task: Any, replies: Sequence[str]) -> dict[str, list[LoggedSample]]:
     """Filter -> what lmms-eval's evaluator would log of the task if these were the replies."""
     documents = list(task.eval_docs_no_media)
-    found: dict[str, list[Sample]] = {}
+    found: dict[str, list[LoggedSample]] = {}
     for each in task._filters:
         asked = [SimpleNamespace(resps=[r], filtered_resps={}, doc=d) for r, d in
                  zip(replies, documents, strict=True)]  # fmt: skip
@@ -132,8 +132,8 @@ def logged(task: Any, replies: Sequence[str]) -> dict[str, list[Sample]]:
     return found
 
 
-def _job(benchmark: Any, folder: Path) -> Job:
-    return Job(
+def _job(benchmark: Any, folder: Path) -> BenchmarkJob:
+    return BenchmarkJob(
         benchmark.name, benchmark.task, benchmark.metrics, benchmark.primary,
         benchmark.protocol_text, str(folder / benchmark.name),
         overlay=str(benchmark.overlay_path) if benchmark.overlay_path else None,
@@ -154,7 +154,7 @@ def _in_mirror(folder: Path) -> Iterator[None]:
         yield
 
 
-def text(found: Table) -> str:
+def text(found: ReplyTable) -> str:
     """The table as lines of text: strict score, then the lenient one in brackets."""
     head = ["benchmark", *FORMS]
     rows = [

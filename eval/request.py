@@ -14,7 +14,7 @@ from eval.sample import Subsample
 
 
 @dataclass(frozen=True)
-class Job:
+class BenchmarkJob:
     """One benchmark for the worker. Paths are absolute."""
 
     name: str
@@ -43,7 +43,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Request:
+class EvaluationRequest:
     """A model and the benchmarks to run it on."""
 
     model: str
@@ -57,7 +57,7 @@ class Request:
     threads: int | None
     cache: str
     """Folder for the caches of the Hugging Face libraries."""
-    jobs: tuple[Job, ...]
+    jobs: tuple[BenchmarkJob, ...]
     judge: Judge = field(default_factory=Judge)
     examine: bool = False
     """Try documents without the model, and answer nothing."""
@@ -67,12 +67,12 @@ class Request:
         write_json(path, asdict(self), mode=0o600)
 
     @classmethod
-    def read(cls, path: Path) -> Request:
+    def read(cls, path: Path) -> EvaluationRequest:
         record = json.loads(path.read_text(encoding="utf-8"))
         jobs = tuple(_job(job) for job in record.pop("jobs"))
         return cls(**{**record, "jobs": jobs, "judge": Judge(**record["judge"])})
 
 
-def _job(record: dict[str, Any]) -> Job:
+def _job(record: dict[str, Any]) -> BenchmarkJob:
     subsample = record["subsample"]
-    return Job(**{**record, "subsample": Subsample(**subsample) if subsample else None})
+    return BenchmarkJob(**{**record, "subsample": Subsample(**subsample) if subsample else None})

@@ -30,12 +30,12 @@ from eval.readers import (
 )
 
 Doc = Mapping[str, Any]
-Again = Callable[[str], float | None]
+ScoreOtherReply = Callable[[str], float | None]
 """The task's own mark, from 0 to 1, of a reply in the place of the one that was given."""
 
 
 @dataclass(frozen=True)
-class Rule:
+class ReplyRule:
     """How the replies to one task are read and scored."""
 
     said: str
@@ -44,7 +44,7 @@ class Rule:
     mark: Callable[[Doc, str, Reading, float | None], float | None]
     """Document, reply, reading, and the task's own mark -> the share of the sample that is right;
     None where the task has no mark for it."""
-    lenient: Callable[[Doc, str, float, Again], tuple[Reading, float]] | None = None
+    lenient: Callable[[Doc, str, float, ScoreOtherReply], tuple[Reading, float]] | None = None
     """Document, reply, strict mark, the task's mark of another reply -> reading and mark."""
     true: Callable[[Doc], str] | None = None
     """``yes`` or ``no``: what a figure like F1 counts positives by."""
@@ -202,17 +202,19 @@ def choice(
     strict: Callable[[str, Options], Reading],
     *,
     own_mark: bool = False,
-) -> Rule:
+) -> ReplyRule:
     """One letter is right. ``own_mark``: the strict mark is the task's own."""
 
-    def lenient(doc: Doc, reply: str, right: float, again: Again) -> tuple[Reading, float]:
+    def lenient(
+        doc: Doc, reply: str, right: float, again: ScoreOtherReply
+    ) -> tuple[Reading, float]:
         found = option(reply, options(doc))
         return found, float(found.said == target(doc))
 
     def mark(doc: Doc, reply: str, found: Reading, own: float | None) -> float | None:
         return own if own_mark else float(found.said == target(doc))
 
-    return Rule(said, lambda doc, reply: strict(reply, options(doc)), mark, lenient)
+    return ReplyRule(said, lambda doc, reply: strict(reply, options(doc)), mark, lenient)
 
 
 def yes_or_no(
@@ -221,23 +223,25 @@ def yes_or_no(
     sums: Mapping[str, str] | None = None,
     *,
     own_mark: bool = False,
-) -> Rule:
+) -> ReplyRule:
     """Yes or no is right."""
 
     def true(doc: Doc) -> str:
         return str(doc["answer"]).strip().strip(".").lower()
 
-    def lenient(doc: Doc, reply: str, right: float, again: Again) -> tuple[Reading, float]:
+    def lenient(
+        doc: Doc, reply: str, right: float, again: ScoreOtherReply
+    ) -> tuple[Reading, float]:
         found = yes_no(reply, str(doc["question"]))
         return found, float(found.said == true(doc))
 
     def mark(doc: Doc, reply: str, found: Reading, own: float | None) -> float | None:
         return own if own_mark else float(found.said == true(doc))
 
-    return Rule(said, lambda doc, reply: strict(reply), mark, lenient, true, sums=sums or {})
+    return ReplyRule(said, lambda doc, reply: strict(reply), mark, lenient, true, sums=sums or {})
 
 
-def short(said: str, score: Callable[[Doc, str], float] | None = None) -> Rule:
+def short(said: str, score: Callable[[Doc, str], float] | None = None) -> ReplyRule:
     """A word, a phrase or a number, compared by the task, or by ``score``."""
 
     def strict(doc: Doc, reply: str) -> Reading:
@@ -252,7 +256,9 @@ def short(said: str, score: Callable[[Doc, str], float] | None = None) -> Rule:
             return 0.0  # an article is a true answer that some compare as nothing
         return score(doc, reply) if score else own
 
-    def lenient(doc: Doc, reply: str, right: float, again: Again) -> tuple[Reading, float]:
+    def lenient(
+        doc: Doc, reply: str, right: float, again: ScoreOtherReply
+    ) -> tuple[Reading, float]:
         if not reply.strip():
             return EMPTY, 0.0
         best = Reading(reply.strip()), right
@@ -264,27 +270,29 @@ def short(said: str, score: Callable[[Doc, str], float] | None = None) -> Rule:
             return Reading(phrases(reply)[-1]), right
         return best
 
-    return Rule(said, strict, mark, lenient)
+    return ReplyRule(said, strict, mark, lenient)
 
 
 def either(
     said: str,
     is_choice: Callable[[Doc], bool],
-    letters: Rule,
-    words: Rule,
+    letters: ReplyRule,
+    words: ReplyRule,
     own: Callable[[Any], float | None] = number,
-) -> Rule:
+) -> ReplyRule:
     """Questions with options and questions without."""
 
-    def of(doc: Doc) -> Rule:
+    def of(doc: Doc) -> ReplyRule:
         return letters if is_choice(doc) else words
 
-    def lenient(doc: Doc, reply: str, right: float, again: Again) -> tuple[Reading, float]:
+    def lenient(
+        doc: Doc, reply: str, right: float, again: ScoreOtherReply
+    ) -> tuple[Reading, float]:
         rule = of(doc)
         assert rule.lenient is not None
         return rule.lenient(doc, reply, right, again)
 
-    return Rule(
+    return ReplyRule(
         said,
         lambda doc, reply: of(doc).strict(doc, reply),
         lambda doc, reply, found, own: of(doc).mark(doc, reply, found, own),
@@ -299,9 +307,9 @@ def _share_of_ten(logged: Any) -> float | None:
     return float(logged["scores"][1]) / 10 if marked else None
 
 
-def judged(said: str, own: Callable[[Any], float | None] = number) -> Rule:
+def judged(said: str, own: Callable[[Any], float | None] = number) -> ReplyRule:
     """A judge reads any text."""
-    return Rule(
+    return ReplyRule(
         said,
         lambda doc, reply: Reading(reply.strip()) if reply.strip() else EMPTY,
         lambda doc, reply, found, own: own,
@@ -329,7 +337,7 @@ def anls(doc: Doc, reply: str) -> float:
 # --- MMMU ---------------------------------------------------------------------------------------
 
 
-def _mmmu() -> Rule:
+def _mmmu() -> ReplyRule:
     def own(logged: Any) -> float | None:
         from lmms_eval.tasks.mmmu.utils import evaluate_mmmu
 
@@ -337,14 +345,16 @@ def _mmmu() -> Rule:
         return float(evaluate_mmmu([logged])[1]["acc"]) if marked else None
 
     letters = choice("", _mmmu_options, lambda doc: str(doc["answer"]), mmmu)
-    guessing = Rule(
+    guessing = ReplyRule(
         "",
         letters.strict,
         lambda doc, reply, found, own: letters.mark(doc, reply, found, own) if found.said else own,
         letters.lenient,
     )
 
-    def lenient(doc: Doc, reply: str, right: float, again: Again) -> tuple[Reading, float]:
+    def lenient(
+        doc: Doc, reply: str, right: float, again: ScoreOtherReply
+    ) -> tuple[Reading, float]:
         target, said = (
             str(doc["answer"]),
             [p for p in phrases(reply) if same(p, str(doc["answer"]))],
@@ -353,7 +363,7 @@ def _mmmu() -> Rule:
             return Reading(said[0] if said else target), 1.0
         return (Reading(phrases(reply)[-1]), 0.0) if reply.strip() else (EMPTY, 0.0)
 
-    words = Rule(
+    words = ReplyRule(
         "",
         lambda doc, reply: Reading(reply.strip()) if re.search(r"\w", reply) else EMPTY,
         lambda doc, reply, found, own: own if found.said else 0.0,
@@ -383,7 +393,7 @@ _STATIC = choice(
     lambda doc: str(doc["answer"]),
     mmbench,
 )
-RULES: Mapping[str, Rule] = {
+RULES: Mapping[str, ReplyRule] = {
     "vqav2_val": _VQA,
     "vizwiz_vqa_val": _VQA,
     "textvqa_val": _VQA,

@@ -15,7 +15,7 @@ UNITS: dict[str, Callable[[Mapping[str, Any], int], str]] = {
 }
 """Documents that are scored together and so drawn together, by the benchmark's ``parts``: the two
 questions about one picture of MME, the rotations of one question of MMBench."""
-Units = dict[str, list[int]]
+UnitDocuments = dict[str, list[int]]
 COLUMNS = {"pairs": ("category", "question_id"), "circular": ("index",)}
 
 
@@ -36,7 +36,7 @@ class Subsample:
 def columns(
     where: Mapping[str, Any], subsample: Subsample | None, parts: str, limit: int | None = None
 ) -> list[str]:
-    """The columns that :func:`chosen` reads, each once."""
+    """The columns that :func:`chosen_documents` reads, each once."""
     wanted = [*where]
     if subsample or limit is not None:
         wanted += COLUMNS.get(parts, ())
@@ -45,7 +45,7 @@ def columns(
     return list(dict.fromkeys(wanted))
 
 
-def chosen(
+def chosen_documents(
     rows: Sequence[Mapping[str, Any]],
     where: Mapping[str, Any],
     subsample: Subsample | None,
@@ -67,16 +67,16 @@ def chosen(
     return kept
 
 
-def _units(rows: Sequence[Mapping[str, Any]], kept: Sequence[int], parts: str) -> Units:
+def _units(rows: Sequence[Mapping[str, Any]], kept: Sequence[int], parts: str) -> UnitDocuments:
     """Name of the unit -> its documents, in the order of the file."""
     name = UNITS.get(parts, lambda row, i: str(i))
-    units: Units = {}
+    units: UnitDocuments = {}
     for i in kept:
         units.setdefault(name(rows[i], i), []).append(i)
     return units
 
 
-def _filled(units: Units, order: Sequence[str], count: int) -> list[int]:
+def _filled(units: UnitDocuments, order: Sequence[str], count: int) -> list[int]:
     """The documents of whole units, taken in ``order`` until there are ``count``; ascending."""
     taken: list[int] = []
     for unit in order:

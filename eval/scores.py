@@ -15,16 +15,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from coincide.ops.resample import parts as units_of
 from coincide.ops.resample import ratio_of_sums, standard_error
+from coincide.ops.resample import resampling_units as units_of
 from coincide.schema import Score, UserError
 from eval import order
 from eval.judged import failure
-from eval.parts import OF_THE_PRIMARY, PARTS, ROUNDED, Item, Part, Parts, Sample, number
+from eval.parts import (
+    OF_THE_PRIMARY,
+    PARTS,
+    ROUNDED,
+    Sample,
+    ScoredSample,
+    ScorePart,
+    ScoreParts,
+    number,
+)
 from eval.readers import SENTENCE, Reading
-from eval.request import Job
-from eval.rules import RULES, Rule
-from eval.units import KEY, recorded
+from eval.request import BenchmarkJob
+from eval.rules import RULES, ReplyRule
+from eval.units import KEY, record_field
 
 KEPT = ("question_id", "category")
 """Columns of the document that go into the sample's record, where it has them."""
@@ -33,12 +42,12 @@ UNDEFINED = {"precision": "no reply was read as yes", "recall": "no question has
 LENIENT = "scoring=lenient"
 
 Aggregate = Callable[..., Any]
-Again = Callable[[int, str], float | None]
+ScoreDocumentReply = Callable[[int, str], float | None]
 """Document and reply -> the task's own mark of the primary metric."""
 
 
 @dataclass(frozen=True)
-class Read:
+class ReadReply:
     """One reply as it was read, and what the lenient reading of it is worth."""
 
     strict: Reading
@@ -47,7 +56,7 @@ class Read:
     """Of the lenient reading, 0 to 1."""
 
 
-Reads = Sequence[Read | None]
+ReadReplies = Sequence[ReadReply | None]
 """By document; None: the task has no rule, or the sample no value."""
 
 
@@ -71,7 +80,9 @@ def by_filter(logged: Sequence[Sample], filters: Sequence[str]) -> dict[str, lis
     return found
 
 
-def read(filtered: Mapping[str, list[Sample]], job: Job, again: Again) -> Reads:
+def read(
+    filtered: Mapping[str, list[Sample]], job: BenchmarkJob, again: ScoreDocumentReply
+) -> ReadReplies:
     """How each reply was read, by the rule of the job's task."""
     metric, filter_name = split_key(job.metrics[job.primary])
     rule = RULES.get(job.task)
@@ -79,7 +90,7 @@ def read(filtered: Mapping[str, list[Sample]], job: Job, again: Again) -> Reads:
     return [None if rule is None else _read(rule, sample, metric, again) for sample in samples]
 
 
-def _read(rule: Rule, sample: Sample, metric: str, again: Again) -> Read:
+def _read(rule: ReplyRule, sample: Sample, metric: str, again: ScoreDocumentReply) -> ReadReply:
     doc, reply = sample["doc"], _first(sample["resps"])
     strict = rule.strict(doc, reply)
     own = rule.own(sample[metric]) if metric in sample else None
@@ -87,14 +98,14 @@ def _read(rule: Rule, sample: Sample, metric: str, again: Again) -> Read:
     if strict == SENTENCE and right is not None and right >= 1.0:
         strict = Reading(reply.strip())  # the very answer is a sentence
     if rule.lenient is None:
-        return Read(strict)
+        return ReadReply(strict)
     lenient, mark = rule.lenient(
         doc, reply, right or 0.0, lambda phrase: again(sample["doc_id"], phrase)
     )
-    return Read(strict, lenient, mark)
+    return ReadReply(strict, lenient, mark)
 
 
-def check_metrics(names: Sequence[str], filters: Sequence[str], job: Job) -> None:
+def check_metrics(names: Sequence[str], filters: Sequence[str], job: BenchmarkJob) -> None:
     """Raises UserError where the job asks for a metric that its task does not give."""
     known = [f"{metric},{each}" for each in filters for metric in names]
     for name, key in job.metrics.items():
@@ -108,9 +119,9 @@ def check_metrics(names: Sequence[str], filters: Sequence[str], job: Job) -> Non
 def scores(
     filtered: Mapping[str, list[Sample]],
     aggregates: Mapping[str, Aggregate],
-    job: Job,
+    job: BenchmarkJob,
     out: str,
-    reads: Reads,
+    reads: ReadReplies,
 ) -> list[dict[str, Any]]:
     """One :class:`Score` per metric of the job, as a dict.
 
@@ -131,7 +142,7 @@ def scores(
 
 
 def lenient_scores(
-    filtered: Mapping[str, list[Sample]], job: Job, reads: Reads
+    filtered: Mapping[str, list[Sample]], job: BenchmarkJob, reads: ReadReplies
 ) -> list[dict[str, Any]]:
     """The scores of the lenient reading of the same replies; empty where there is none."""
     made = []
@@ -159,14 +170,16 @@ def lenient_protocol(protocol: str) -> str:
     return found if count else "; ".join(filter(None, [protocol, LENIENT]))
 
 
-def readable(reads: Reads) -> float | None:
+def readable(reads: ReadReplies) -> float | None:
     """The share of the replies that could be read; None where the task has no rule."""
     return _share([r.strict.said for r in reads if r])
 
 
-def records(filtered: Mapping[str, list[Sample]], job: Job, reads: Reads) -> list[dict[str, Any]]:
+def records(
+    filtered: Mapping[str, list[Sample]], job: BenchmarkJob, reads: ReadReplies
+) -> list[dict[str, Any]]:
     """Per sample: ``doc_id``, ``question``, ``answer``, ``target``, ids, ``score``, and its part
-    in the primary metric where that is no plain mean (``coincide.ops.resample.parts``).
+    in the primary metric where that is no plain mean (``coincide.ops.resample.resampling_units``).
 
     ``score`` is None where a sample has no value. Of a task with a rule also ``read_as`` (None:
     unreadable, and ``unreadable`` is the kind of reason); ``lenient_as``, ``lenient`` (the score),
@@ -184,8 +197,8 @@ def records(filtered: Mapping[str, list[Sample]], job: Job, reads: Reads) -> lis
             "answer": _first(sample["resps"]),
             "target": _target(sample),
             "score": None,
-            **recorded(sample),
-            **order.recorded(sample),
+            **record_field(sample),
+            **order.record_field(sample),
             **(part.record() if part else {}),
             **(_as_read(one, other) if one else {}),
             **{name: sample["doc"][name] for name in KEPT if name in sample["doc"]},
@@ -194,7 +207,7 @@ def records(filtered: Mapping[str, list[Sample]], job: Job, reads: Reads) -> lis
     ]
 
 
-def _as_read(one: Read, part: Part | None) -> dict[str, Any]:
+def _as_read(one: ReadReply, part: ScorePart | None) -> dict[str, Any]:
     strict: dict[str, Any] = {"read_as": one.strict.said}
     if one.strict.said is None:
         strict["unreadable"] = one.strict.why
@@ -218,7 +231,12 @@ def _theirs(aggregate: Aggregate, marks: Sequence[Any], scale: float, out: str) 
 
 
 def _score(
-    name: str, metric: str, theirs: Any, samples: Sequence[Sample], job: Job, reads: Reads
+    name: str,
+    metric: str,
+    theirs: Any,
+    samples: Sequence[Sample],
+    job: BenchmarkJob,
+    reads: ReadReplies,
 ) -> Score:
     rule, mine = RULES.get(job.task), _of(metric, samples, reads)
     share = _share([r.strict.said for r in mine if r])
@@ -258,7 +276,7 @@ INCOMPLETE = {
 """By kind: why there is no figure where samples belong to no whole unit."""
 
 
-def _same(ours: float, theirs: float, kind: str, job: Job) -> bool:
+def _same(ours: float, theirs: float, kind: str, job: BenchmarkJob) -> bool:
     """Whether they differ by what lmms-eval rounds off alone."""
     rounded = max(ROUNDED.get(kind, 0.0), ROUNDED.get(job.task, 0.0))
     return math.isclose(ours, theirs, rel_tol=1e-6, abs_tol=max(1e-9, rounded * job.scale))
@@ -268,25 +286,29 @@ def _shown(theirs: Any) -> str:
     return f"{theirs:.6g}" if isinstance(theirs, float) else repr(theirs)
 
 
-def _kind(name: str, metric: str, job: Job, rule: Rule | None, *, own: bool = True) -> str:
+def _kind(
+    name: str, metric: str, job: BenchmarkJob, rule: ReplyRule | None, *, own: bool = True
+) -> str:
     """How the samples of a metric add up. ``own``: one of a task of ours is left to the task."""
     if rule and metric in rule.sums and not (own and job.tasks_dir):
         return rule.sums[metric]
     return "mean" if name != job.primary and job.parts in OF_THE_PRIMARY else job.parts
 
 
-def _figure(parts: Parts) -> tuple[float | None, float | None]:
+def _figure(parts: ScoreParts) -> tuple[float | None, float | None]:
     """The score that the parts add up to and its standard error over units; None: undefined."""
     units = units_of([{"doc_id": i, **part.record()} for i, part in enumerate(parts) if part])
     [value] = ratio_of_sums(units.num, units.den, units.strata)
     return (float(value), standard_error(units)) if math.isfinite(value) else (None, None)
 
 
-def _parts(samples: Sequence[Sample], metric: str, kind: str, job: Job, reads: Reads) -> Parts:
+def _parts(
+    samples: Sequence[Sample], metric: str, kind: str, job: BenchmarkJob, reads: ReadReplies
+) -> ScoreParts:
     """Each sample's part in a metric by the strict reading."""
     rule = RULES.get(job.task)
 
-    def right(sample: Sample, one: Read | None) -> float | None:
+    def right(sample: Sample, one: ReadReply | None) -> float | None:
         if rule is None or one is None:
             return number(sample[metric])
         own = rule.own(sample[metric])
@@ -296,11 +318,11 @@ def _parts(samples: Sequence[Sample], metric: str, kind: str, job: Job, reads: R
 
 
 def _lenient_parts(
-    samples: Sequence[Sample], metric: str, kind: str, job: Job, reads: Reads
-) -> Parts:
+    samples: Sequence[Sample], metric: str, kind: str, job: BenchmarkJob, reads: ReadReplies
+) -> ScoreParts:
     """Each sample's part in a metric by the lenient reading; None where there is none."""
 
-    def right(sample: Sample, one: Read | None) -> float | None:
+    def right(sample: Sample, one: ReadReply | None) -> float | None:
         return one.right if one and one.lenient else None
 
     return _added(samples, metric, kind, job, reads, right, lambda one: one.lenient)
@@ -310,27 +332,27 @@ def _added(
     samples: Sequence[Sample],
     metric: str,
     kind: str,
-    job: Job,
-    reads: Reads,
-    right: Callable[[Sample, Read | None], float | None],
-    reading: Callable[[Read], Reading | None],
-) -> Parts:
+    job: BenchmarkJob,
+    reads: ReadReplies,
+    right: Callable[[Sample, ReadReply | None], float | None],
+    reading: Callable[[ReadReply], Reading | None],
+) -> ScoreParts:
     """The parts of all samples; None for one without the metric, or that a judge has not marked."""
     rule = RULES.get(job.task)
 
-    def item(sample: Sample, one: Read | None) -> Item | None:
+    def item(sample: Sample, one: ReadReply | None) -> ScoredSample | None:
         share = right(sample, one) if metric in sample and failure(sample) is None else None
         if share is None:
             return None
         said = reading(one) if one else None
         true = rule.true(sample["doc"]) if rule and rule.true else None
-        return Item(sample[metric], share, said.said if said else None, true)
+        return ScoredSample(sample[metric], share, said.said if said else None, true)
 
     items = [item(sample, one) for sample, one in zip(samples, reads, strict=True)]
     return with_units(PARTS[kind](items, job.scale), samples, job)
 
 
-def with_units(parts: Parts, samples: Sequence[Sample], job: Job) -> Parts:
+def with_units(parts: ScoreParts, samples: Sequence[Sample], job: BenchmarkJob) -> ScoreParts:
     """The parts with the unit that each is drawn with in a bootstrap, where ``PARTS`` set none.
 
     All figures, standard errors and records pass here.
@@ -341,7 +363,7 @@ def with_units(parts: Parts, samples: Sequence[Sample], job: Job) -> Parts:
     ]
 
 
-def _of(metric: str, samples: Sequence[Sample], reads: Reads) -> list[Read | None]:
+def _of(metric: str, samples: Sequence[Sample], reads: ReadReplies) -> list[ReadReply | None]:
     """The readings of the samples that have the metric."""
     return [one for sample, one in zip(samples, reads, strict=True) if metric in sample]
 

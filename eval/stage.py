@@ -16,7 +16,7 @@ from coincide.schema import ModelSource, Score, UserError
 from coincide.store import Artifact, Build, Step, Store
 from eval import mirror
 from eval.process import follow
-from eval.request import Job, Request
+from eval.request import BenchmarkJob, EvaluationRequest
 from eval.suite import Benchmark, Suite
 
 VERSION = 1
@@ -49,8 +49,8 @@ def eval_steps(
 
     The artifact holds ``result.json`` (``scores``, each a :class:`coincide.schema.Score`; ``n``,
     ``primary``, ``task_version``, ``lmms_eval``) and ``samples.jsonl`` (question, answer, target
-    and score of every sample; ``coincide.ops.resample.parts`` reads it). A benchmark whose judge
-    is absent gives a missing score with the reason.
+    and score of every sample; read by ``coincide.ops.resample.resampling_units``). A benchmark
+    whose judge is absent gives a missing score with the reason.
     """
     model_needs = (base,) if adapter is None else (base, adapter)
     measured = adapter.name if adapter else model.name
@@ -153,7 +153,7 @@ def _examine(evaluation: Evaluation, run: Path, cache: Path) -> None:
     folder = _folder(evaluation, cache)
     job = _job_of(evaluation, run / "out", {})
     suite = evaluation.suite
-    Request(
+    EvaluationRequest(
         "", None, evaluation.template, suite.dtype, "cpu", 1, suite.threads, str(folder or cache),
         (job,), suite.judge, examine=True,
     ).write(run / "request.json")  # fmt: skip
@@ -222,10 +222,10 @@ def _facts(build: Build) -> dict[str, Any]:
     return {**facts, "judge_failed": failed} if failed else facts
 
 
-def _request(builds: Sequence[Build], cache: Path) -> Request:
+def _request(builds: Sequence[Build], cache: Path) -> EvaluationRequest:
     build, evaluation = builds[0], _evaluation(builds[0])
     suite = evaluation.suite
-    return Request(
+    return EvaluationRequest(
         model=str(build.need(0).path / "model"),
         adapter=str(build.need(1).path / "adapter") if evaluation.adapted else None,
         template=evaluation.template,
@@ -239,16 +239,16 @@ def _request(builds: Sequence[Build], cache: Path) -> Request:
     )
 
 
-def _job(build: Build) -> Job:
+def _job(build: Build) -> BenchmarkJob:
     benchmark = _evaluation(build).benchmark
     data = build.need(len(build.step.needs) - 1).path
     files = {split: _file(data, path, benchmark) for split, path in benchmark.data.items()}
     return _job_of(_evaluation(build), build.dir, files)
 
 
-def _job_of(evaluation: Evaluation, output: Path, files: Mapping[str, str]) -> Job:
+def _job_of(evaluation: Evaluation, output: Path, files: Mapping[str, str]) -> BenchmarkJob:
     benchmark = evaluation.benchmark
-    return Job(
+    return BenchmarkJob(
         name=benchmark.name,
         task=benchmark.task,
         metrics=dict(benchmark.metrics),

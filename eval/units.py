@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.request import Job
+from eval.request import BenchmarkJob
 
 KEY = "_unit"
 """Where :func:`attach` leaves the unit in a logged sample."""
@@ -21,7 +21,7 @@ BY_PARTS = {"pairs": "picture with its two questions", "circular": "question wit
 """Kinds of ``eval.sample.UNITS``, in the words of a report."""
 
 
-def attach(filtered: Mapping[str, Sequence[Any]], task: Any, job: Job) -> None:
+def attach(filtered: Mapping[str, Sequence[Any]], task: Any, job: BenchmarkJob) -> None:
     """Name the unit of every logged sample of lmms-eval's ``task``, under ``KEY``.
 
     By the column ``job.unit`` where the documents have it, else by the content of their pictures;
@@ -31,16 +31,16 @@ def attach(filtered: Mapping[str, Sequence[Any]], task: Any, job: Job) -> None:
     pictures = picture_keys(task.dataset[split], job.unit)
     for samples in filtered.values():
         keys = [pictures[s["doc_id"]] or [_prompt(s)] for s in samples]
-        for sample, unit in zip(samples, joined(keys), strict=True):
+        for sample, unit in zip(samples, unit_names(keys), strict=True):
             sample[KEY] = unit
 
 
-def recorded(sample: Mapping[str, Any]) -> dict[str, str]:
+def record_field(sample: Mapping[str, Any]) -> dict[str, str]:
     """The field ``unit`` of a sample's record; empty where none was attached."""
     return {"unit": sample[KEY]} if KEY in sample else {}
 
 
-def counted(rows: Sequence[Mapping[str, Any]], job: Job) -> dict[str, Any]:
+def summary(rows: Sequence[Mapping[str, Any]], job: BenchmarkJob) -> dict[str, Any]:
     """For ``result.json``: ``unit``, the kind in words, and ``units``, how many have a score."""
     scored = {row["unit"] for row in rows if row["score"] is not None and "unit" in row}
     of_prompts = all(unit.startswith("prompt ") for unit in scored)
@@ -66,7 +66,7 @@ def picture_keys(documents: Any, column: str | None) -> list[list[str]]:
     return [[_digest(picture) for picture in _flat(row.values())] for row in shown]
 
 
-def joined(keys: Sequence[Sequence[str]]) -> list[str]:
+def unit_names(keys: Sequence[Sequence[str]]) -> list[str]:
     """Per document the name of its unit: documents with a key in common, directly or by way of
     others, have one name, the lowest of their keys.
     """

@@ -25,23 +25,23 @@ from coincide.disk import is_full
 from coincide.files import write_atomic, write_json
 from coincide.processes import die_with_parent
 from coincide.schema import UserError
-from eval.judge import Client
-from eval.request import Job, Request
+from eval.judge import JudgeClient
+from eval.request import BenchmarkJob, EvaluationRequest
 
 RANK = int(os.environ.get("RANK", "0"))
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", "1"))
 
 Send = Callable[..., None]
-MakeModel = Callable[[Request, str, Callable[[int], None]], Any]
+MakeModel = Callable[[EvaluationRequest, str, Callable[[int], None]], Any]
 """Request, device, and who is told how many answers were added -> the model for lmms-eval."""
 
 
-def load_llava(request: Request, device: str, answered: Callable[[int], None]) -> Any:
+def load_llava(request: EvaluationRequest, device: str, answered: Callable[[int], None]) -> Any:
     """The model of the request."""
     from coincide.models.template import TEMPLATES
-    from eval.model import Llava
+    from eval.model import LmmsEvalModel
 
-    return Llava(
+    return LmmsEvalModel(
         Path(request.model),
         Path(request.adapter) if request.adapter else None,
         template=TEMPLATES[request.template],
@@ -59,7 +59,7 @@ def main(path: Path, make_model: MakeModel = load_llava) -> int:
         if os.getppid() == 1:
             return 1  # it was killed before that line
     send = _channel()
-    request = Request.read(path)
+    request = EvaluationRequest.read(path)
     _offline(Path(request.cache))
     try:
         return _evaluate_all(request, path.parent, send, make_model)
@@ -69,11 +69,11 @@ def main(path: Path, make_model: MakeModel = load_llava) -> int:
         return 1
 
 
-def _evaluate_all(request: Request, run: Path, send: Send, make_model: MakeModel) -> int:
+def _evaluate_all(request: EvaluationRequest, run: Path, send: Send, make_model: MakeModel) -> int:
     """Load every task before the model, so that missing data costs no GPU time; then run them."""
     import torch
 
-    from eval.kept import Replies
+    from eval.kept import JudgeReplies
 
     if request.threads:
         torch.set_num_threads(request.threads)
@@ -83,7 +83,9 @@ def _evaluate_all(request: Request, run: Path, send: Send, make_model: MakeModel
     jobs, failed = [], 0
     for job in request.jobs:
         try:
-            prepare(tasks[job.name], job, replace(judge, memory=Replies(Path(job.output), RANK)))
+            prepare(
+                tasks[job.name], job, replace(judge, memory=JudgeReplies(Path(job.output), RANK))
+            )
         except UserError as error:  # the same on every rank
             send("failed", benchmark=job.name, why=_why(error))
             failed += 1
@@ -111,7 +113,7 @@ def _evaluate_all(request: Request, run: Path, send: Send, make_model: MakeModel
     return 1 if failed else 0
 
 
-def _examine_all(jobs: Sequence[Job], tasks: Mapping[str, Any], send: Send) -> int:
+def _examine_all(jobs: Sequence[BenchmarkJob], tasks: Mapping[str, Any], send: Send) -> int:
     """Try each task's documents without the model; the exit code."""
     from eval.examine import examine
 
@@ -129,17 +131,17 @@ def _examine_all(jobs: Sequence[Job], tasks: Mapping[str, Any], send: Send) -> i
 
 
 def _model(
-    request: Request, device: str, answered: Callable[[int], None], make_model: MakeModel
+    request: EvaluationRequest, device: str, answered: Callable[[int], None], make_model: MakeModel
 ) -> Any:
     """The model, or its answers where it gave them all to an attempt whose judge failed."""
-    from eval.kept import Kept, answers
+    from eval.kept import ReplayModel, recorded_answers
 
-    if (known := answers(request.jobs)) is None:
+    if (known := recorded_answers(request.jobs)) is None:
         return make_model(request, device, answered)
-    return Kept(known, batch_size=request.batch_size, device=device, answered=answered)
+    return ReplayModel(known, batch_size=request.batch_size, device=device, answered=answered)
 
 
-def prepare(task: Any, job: Job, judge: Client) -> None:
+def prepare(task: Any, job: BenchmarkJob, judge: JudgeClient) -> None:
     """Make a loaded task's scores depend on each sample alone, and put our judge behind it."""
     from eval.judged import attach
     from eval.scores import check_metrics
@@ -166,7 +168,7 @@ def seeded(process: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def evaluate(model: Any, job: Job, task: Any, manager: Any) -> None:
+def evaluate(model: Any, job: BenchmarkJob, task: Any, manager: Any) -> None:
     """Run one benchmark and write ``samples.jsonl`` and then ``result.json``, each atomically.
 
     Of several ranks the first writes, when all have answered.
@@ -176,11 +178,11 @@ def evaluate(model: Any, job: Job, task: Any, manager: Any) -> None:
     from eval import order
     from eval.judged import failure
     from eval.kept import merge_replies
-    from eval.loading import told
+    from eval.loading import stated_protocol
     from eval.scores import by_filter, lenient_scores, read, readable, records, scores
-    from eval.units import attach, counted
+    from eval.units import attach, summary
 
-    job = replace(job, protocol=told(task, job))
+    job = replace(job, protocol=stated_protocol(task, job))
     with TemporaryDirectory() as scratch:
         outcome = simple_evaluate(
             model=model,
@@ -206,8 +208,8 @@ def evaluate(model: Any, job: Job, task: Any, manager: Any) -> None:
             "lenient": lenient_scores(samples, job, reads),
             "readable": readable(reads),
             "n": len(first),
-            **counted(rows, job),
-            **order.counted(rows),
+            **summary(rows, job),
+            **order.summary(rows),
             "judge_failed": sum(failure(sample) is not None for sample in first),
             "primary": job.primary,
             "task": job.task,
@@ -220,7 +222,7 @@ def evaluate(model: Any, job: Job, task: Any, manager: Any) -> None:
     write_json(output / "result.json", result)
 
 
-def asked_again(task: Any, job: Job) -> Callable[[int, str], float | None]:
+def asked_again(task: Any, job: BenchmarkJob) -> Callable[[int, str], float | None]:
     """What the task itself gives document and reply in the primary metric."""
     from eval.rules import RULES
     from eval.scores import split_key
@@ -247,7 +249,7 @@ def _join_ranks(device: str) -> str:
     return f"cuda:{RANK}" if cuda else "cpu"
 
 
-def _load(request: Request, run: Path) -> Any:
+def _load(request: EvaluationRequest, run: Path) -> Any:
     """The tasks; the first rank before the others, which then find everything in the caches."""
     import torch
 
@@ -262,13 +264,13 @@ def _load(request: Request, run: Path) -> Any:
     return loaded
 
 
-def _judge(request: Request) -> Client:
+def _judge(request: EvaluationRequest) -> JudgeClient:
     """The judge's client. Before the tasks are loaded: MM-Vet's wants an address and a key."""
     key = os.environ.get(request.judge.key_env or "", "")
     os.environ["OPENAI_API_URL"] = request.judge.url or "http://nowhere.invalid"
     os.environ["OPENAI_API_KEY"] = "unused"
     os.environ["MODEL_VERSION"] = request.judge.model or "none"
-    return Client(request.judge, key)
+    return JudgeClient(request.judge, key)
 
 
 def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -309,9 +311,9 @@ def _offline(cache: Path) -> None:
 
 
 def _why(error: BaseException) -> str:
-    from eval.documents import unwrapped
+    from eval.documents import root_error
 
-    cause = unwrapped(error)
+    cause = root_error(error)
     return str(cause) if isinstance(cause, UserError) else f"{type(cause).__name__}: {cause}"
 
 

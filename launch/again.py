@@ -27,7 +27,7 @@ def failed_calls(artifact: Artifact) -> int:
     return int(artifact.manifest.get("facts", {}).get("judge_failed", 0))
 
 
-def take_up(job: Job) -> None:
+def reopen_unanswered(job: Job) -> None:
     """Make these evaluations unfinished ones again: answers and replies stay, scores go.
 
     With ``dry_run`` it only says which.

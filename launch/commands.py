@@ -9,25 +9,25 @@ from collections.abc import Callable, Sequence
 
 from coincide.experiment import Experiment
 
-Asked = Sequence[tuple[Experiment, Sequence[str]]]
+RequestedRuns = Sequence[tuple[Experiment, Sequence[str]]]
 """Experiments with the stages that are asked of each."""
 
 
-def doctor(asked: Asked) -> int:
+def doctor(asked: RequestedRuns) -> int:
     """Look at everything that the runs need; status 1 when something is missing."""
     from coincide.doctor import examine
 
     return examine(asked)
 
 
-def prefetch(asked: Asked) -> int:
+def prefetch(asked: RequestedRuns) -> int:
     """Fetch what the runs need and can be fetched; status 1 when something is still missing."""
     from coincide.prefetch import fetch_all
 
     return fetch_all(asked)
 
 
-def prepare(asked: Asked) -> int:
+def prepare(asked: RequestedRuns) -> int:
     """Download and unpack the dataset of the first run."""
     from coincide.data.prepare import prepare
 
@@ -35,7 +35,7 @@ def prepare(asked: Asked) -> int:
     return 0
 
 
-def verify(asked: Asked) -> int:
+def verify(asked: RequestedRuns) -> int:
     """Decode every image of the dataset of the first run, and report by source."""
     from coincide.data.verify import verify
 
@@ -43,7 +43,7 @@ def verify(asked: Asked) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[Asked], int]] = {
+COMMANDS: dict[str, Callable[[RequestedRuns], int]] = {
     "doctor": doctor,
     "prefetch": prefetch,
     "prepare": prepare,

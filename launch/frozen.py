@@ -21,7 +21,7 @@ from coincide.schema import UserError
 from coincide.terminal.redact import redact
 from launch.jobs import Job
 from launch.plan import goal_key
-from launch.references import check_variables, kept, variables
+from launch.references import check_variables, frozen_config, variables
 from launch.targets import check_targets, foreign_code
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -30,7 +30,7 @@ HERE_ONLY = ("launcher", "sweep", "dry_run")
 
 
 @dataclass(frozen=True)
-class Frozen:
+class FrozenRun:
     """What a frozen file holds."""
 
     words: tuple[str, ...]
@@ -42,7 +42,7 @@ class Frozen:
     """Name of the sweep for the logger."""
 
 
-def resolved(job: Job) -> dict[str, Any]:
+def resolved_run(job: Job) -> dict[str, Any]:
     """Words and configuration of ``job``, every interpolation resolved, without the launcher."""
     config: Any = OmegaConf.to_container(job.cfg, resolve=True)
     return {
@@ -53,9 +53,9 @@ def resolved(job: Job) -> dict[str, Any]:
 
 def freeze(job: Job, path: Path, folder: Path) -> None:
     """Write ``job`` to ``path``."""
-    config = kept(job.cfg, goal_key(job)[:8])
+    config = frozen_config(job.cfg, goal_key(job)[:8])
     content = {
-        "words": [redact(word).replace("${", "\\${") for word in resolved(job)["words"]],
+        "words": [redact(word).replace("${", "\\${") for word in resolved_run(job)["words"]],
         "config": {key: value for key, value in config.items() if key not in HERE_ONLY},
         "folder": str(folder),
         "group": job.experiment.config.get("group", ""),
@@ -65,7 +65,7 @@ def freeze(job: Job, path: Path, folder: Path) -> None:
     write_atomic(path, lambda temporary: OmegaConf.save(made, temporary), mode=0o600)
 
 
-def read(path: Path) -> Frozen:
+def read(path: Path) -> FrozenRun:
     """What :func:`freeze` wrote, typed again. Raises UserError for another file.
 
     The file may be anyone's: what it would build is checked here (``launch.targets``), and code
@@ -92,11 +92,11 @@ def read(path: Path) -> Frozen:
             "could have written it. Look at both; a copy of the file that is yours alone "
             "(chmod go-w) is taken."
         )
-    return Frozen(tuple(map(str, words)), Path(str(folder)), cfg, str(group))
+    return FrozenRun(tuple(map(str, words)), Path(str(folder)), cfg, str(group))
 
 
 @dataclass(frozen=True)
-class Request:
+class FrozenCommand:
     """The command line of frozen runs."""
 
     files: tuple[Path, ...]
@@ -105,7 +105,7 @@ class Request:
     stages: tuple[str, ...] | None = None
 
 
-def request(words: Sequence[str]) -> Request | None:
+def frozen_command(words: Sequence[str]) -> FrozenCommand | None:
     """``frozen=<file>``, or ``frozen=[<file>,...]``, with ``steps=[...]`` or ``stages=[...]``.
 
     None when the words are not about frozen runs.
@@ -122,4 +122,4 @@ def request(words: Sequence[str]) -> Request | None:
             )
         given[name] = tuple(item for item in value.strip("[]").split(",") if item)
     files = tuple(Path(item).absolute() for item in given["frozen"])
-    return Request(files, given.get("steps"), given.get("stages"))
+    return FrozenCommand(files, given.get("steps"), given.get("stages"))

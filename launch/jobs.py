@@ -34,7 +34,7 @@ class Job:
         return shell(self.experiment.words) or "(defaults)"
 
 
-def only(job: Job, *stages: str) -> Job:
+def with_stages(job: Job, *stages: str) -> Job:
     """The same run with other stages asked of it."""
     cfg = OmegaConf.merge(job.cfg, {"stages": list(stages)})
     assert isinstance(cfg, DictConfig)
@@ -48,7 +48,7 @@ def goal(job: Job) -> tuple[str, ...]:
     return tuple(step.planned for step in job.experiment.stages(job.stages)[-1].steps)
 
 
-def distinct(jobs: Sequence[Job]) -> list[Job]:
+def without_duplicates(jobs: Sequence[Job]) -> list[Job]:
     """The jobs without those that end in the same artifacts as an earlier one, which are named."""
     first: dict[object, Job] = {}
     common = set.intersection(*(set(job.experiment.words) for job in jobs))

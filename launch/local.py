@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coincide.schema import UserError
-from launch.again import take_up
+from launch.again import reopen_unanswered
 from launch.execute import Executor
 from launch.jobs import Job
 
@@ -24,7 +24,7 @@ class Local:
             if len(jobs) > 1:
                 print(f"\n=== run {number} of {len(jobs)}: {job.words}", flush=True)
             try:
-                take_up(job)
+                reopen_unanswered(job)
                 executor.run(job)
             except UserError as error:
                 print(f"\nerror: {error}", file=sys.stderr)

@@ -13,7 +13,7 @@ from functools import cache
 
 from coincide.schema import UserError
 from launch.execute import Executor
-from launch.jobs import Job, only
+from launch.jobs import Job, with_stages
 from launch.status import failure_text
 from launch.submit import freeze_all, plan_sweep
 from launch.supervise import begin, close, environment, given_up, pass_on
@@ -49,7 +49,7 @@ class Processes:
             task.note("submit", host=socket.gethostname(), pid=os.getpid())
         failed, never = run_all(tasks, self.at_once)
         if REPORT in jobs[0].stages:
-            executor.run(only(jobs[0], REPORT))
+            executor.run(with_stages(jobs[0], REPORT))
         executor.finish(jobs)
         for task in failed:
             print(failure_text(task), file=sys.stderr)

@@ -25,7 +25,7 @@ SETTLED = "paths"
 """Config group whose references are resolved when a run is submitted."""
 
 
-def kept(cfg: DictConfig, tag: str) -> dict[str, Any]:
+def frozen_config(cfg: DictConfig, tag: str) -> dict[str, Any]:
     """``cfg`` in plain containers, resolved but for references to the environment.
 
     ``tag`` ends the names of the variables that are made for credentials: no two runs share one.
@@ -35,7 +35,7 @@ def kept(cfg: DictConfig, tag: str) -> dict[str, Any]:
     return found
 
 
-def recorded(cfg: DictConfig) -> dict[str, Any]:
+def ledger_config(cfg: DictConfig) -> dict[str, Any]:
     """``cfg`` in plain containers, resolved but for references to variables that are named like
     credentials: for the ledger."""
     with _watched() as seen:

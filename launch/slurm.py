@@ -15,7 +15,7 @@ from coincide.processes import ProcessLock
 from coincide.schema import UserError
 from launch import cluster
 from launch.execute import Executor
-from launch.jobs import Job, only
+from launch.jobs import Job, with_stages
 from launch.plan import Node
 from launch.resources import Resources, seconds
 from launch.states import live_tasks
@@ -70,7 +70,7 @@ class Slurm:
             if not nodes and not ours:
                 print("Everything is there; nothing to submit.")
                 if REPORT in jobs[0].stages:
-                    executor.run(only(jobs[0], REPORT))
+                    executor.run(with_stages(jobs[0], REPORT))
                 return 0
             self.submit(sweep, nodes, tasks, ours, with_report=REPORT in jobs[0].stages)
         return 0

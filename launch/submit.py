@@ -9,7 +9,7 @@ from rich.table import Table
 
 from coincide.ledger.files import file_name
 from coincide.terminal.inert import console
-from launch.again import take_up
+from launch.again import reopen_unanswered
 from launch.jobs import Job, record
 from launch.plan import Node, Together, goal_key, plan_nodes
 from launch.sweep import Sweep, Task, freeze_code, freeze_sweep, tasks_of
@@ -19,7 +19,7 @@ def plan_sweep(jobs: Sequence[Job], together: Together, in_flight: Mapping[str, 
     """Plan and show; runs whose artifacts are all there get their line in the ledger now."""
     for job in jobs:
         if goal_key(job) not in in_flight:
-            take_up(job)
+            reopen_unanswered(job)
     nodes = plan_nodes(jobs, together=together, in_flight=in_flight)
     _check_resume(nodes, jobs)
     show_nodes(nodes, len(jobs))

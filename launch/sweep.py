@@ -24,7 +24,7 @@ from typing import Any
 from coincide.files import as_name, canonical, write_json
 from coincide.schema import UserError
 from coincide.terminal.redact import redact
-from launch.frozen import freeze, resolved
+from launch.frozen import freeze, resolved_run
 from launch.jobs import Job
 from launch.plan import KEY_DIGITS, Node, goal_key
 from launch.snapshot import snapshot
@@ -134,7 +134,7 @@ def open_sweep(which: str, sweeps: Path) -> Sweep:
 
 def sweep_id(jobs: Sequence[Job]) -> str:
     """``<data>-<n>-runs-<8 hex>``: the same runs are the same sweep."""
-    configs = [{**resolved(job)["config"], "logger": None} for job in jobs]
+    configs = [{**resolved_run(job)["config"], "logger": None} for job in jobs]
     digest = hashlib.sha256(canonical(sorted(map(canonical, configs))).encode()).hexdigest()
     runs = f"{len(jobs)}-run{'s' if len(jobs) > 1 else ''}"
     return f"{as_name(jobs[0].experiment.source.name, 60)}-{runs}-{digest[:8]}"

@@ -58,7 +58,7 @@ def check_targets(config: Mapping[str, Any], conf: Path) -> None:
     nothing is imported before its name has passed.
     """
     for group, value in config.items():
-        allowed = named(group, conf) if group in ROLES else frozenset()
+        allowed = named_targets(group, conf) if group in ROLES else frozenset()
         whole = value.get("_target_") if isinstance(value, Mapping) else None
         for place, target in _targets(value, str(group)):
             if group not in ROLES:
@@ -131,7 +131,7 @@ def foreign_code(value: Any) -> Iterator[str]:
 
 
 @cache
-def named(group: str, conf: Path) -> frozenset[str]:
+def named_targets(group: str, conf: Path) -> frozenset[str]:
     """What the files of ``group`` in ``conf`` name; they are read as text."""
     folders = (conf / name for name in (group, *PARTS.get(group, ())))
     texts = (path.read_text(encoding="utf-8") for f in folders for path in f.glob("*.yaml"))

@@ -321,13 +321,13 @@ def training() -> Any:
 
 def evaluation() -> Any:
     """How samples add up to a score."""
-    from eval.parts import PARTS, Item
+    from eval.parts import PARTS, ScoredSample
 
     said = ("yes", "no", None)
-    items: dict[str, list[Item | None]] = {
-        "mean": [Item(None, right) for right in (1.0, 0.0, 0.5)] + [None],
-        "judged": [Item(None, right) for right in (1.0, 0.25)],
-        "f1": [Item(None, float(s == t), s, t) for s in said for t in ("yes", "no")],
+    items: dict[str, list[ScoredSample | None]] = {
+        "mean": [ScoredSample(None, right) for right in (1.0, 0.0, 0.5)] + [None],
+        "judged": [ScoredSample(None, right) for right in (1.0, 0.25)],
+        "f1": [ScoredSample(None, float(s == t), s, t) for s in said for t in ("yes", "no")],
     }
     return {
         name: [None if part is None else part.record() for part in PARTS[name](of, 1.0)]

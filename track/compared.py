@@ -12,7 +12,7 @@ from coincide.schema import Result
 
 
 @dataclass(frozen=True)
-class Compared:
+class Comparison:
     """Of one run. It changes as the ledger grows: a full-data run brings Rel. to all the others."""
 
     rel: float | None = None
@@ -32,13 +32,13 @@ class Compared:
         return found | {f"cost/{name}": value for name, value in self.cost.items()}
 
 
-NOTHING = Compared()
+NOTHING = Comparison()
 
 
-def compared(results: Sequence[Result]) -> dict[str, Compared]:
+def compare_with_ledger(results: Sequence[Result]) -> dict[str, Comparison]:
     """File name in the ledger -> how that result compares among ``results``."""
     costs = dict(zip(map(file_name, results), _costs(results), strict=True))
-    found = {name: Compared(cost=cost) for name, cost in costs.items()}
+    found = {name: Comparison(cost=cost) for name, cost in costs.items()}
     for panel in panels(results):
         full = [row for row in panel.rows if row.method == "full"]
         best = {b: e.mean for row in full for b, e in row.scores.items() if e.mean > 0}
@@ -48,7 +48,7 @@ def compared(results: Sequence[Result]) -> dict[str, Compared]:
             for i, run in enumerate(row.runs):
                 scores = {b: row.scores[b].values[i] for b in row.rel.columns if b in best}
                 name = file_name(run)
-                found[name] = Compared(
+                found[name] = Comparison(
                     whole.values[i] if whole else None,
                     {b: 100 * score / best[b] for b, score in scores.items()} if whole else {},
                     metrics,

@@ -11,8 +11,8 @@ from typing import Any
 
 from coincide.files import as_name
 from coincide.terminal.redact import redact
-from track.places import manifest, sound
-from track.records import Files, Run, Table
+from track.places import intact, manifest
+from track.records import WandbArtifact, WandbRun, WandbTable
 
 POINTS = 4000
 """Most points of a training curve."""
@@ -26,10 +26,10 @@ _SUBSET = ("rows.npy", "ids.json", "clusters.parquet", "scores.npy", "subset.jso
 _ADAPTER = ("adapter/*", "log.jsonl")
 
 
-def filled(run: Run, *, artifact_mb: int, thumbnails: int) -> Run:
+def with_store_contents(run: WandbRun, *, artifact_mb: int, thumbnails: int) -> WandbRun:
     """``run`` with all that its ``sources`` hold, bounded in size."""
     named = {kind: Path(path) for kind, path in run.sources.items()}
-    folders = {kind: p for kind, p in named.items() if kind == "pictures" or sound(p)}
+    folders = {kind: p for kind, p in named.items() if kind == "pictures" or intact(p)}
     subset, adapter = (
         [_files(folders[kind], kind, names, artifact_mb)] if kind in folders else []
         for kind, names in (("subset", _SUBSET), ("adapter", _ADAPTER))
@@ -47,7 +47,7 @@ def filled(run: Run, *, artifact_mb: int, thumbnails: int) -> Run:
 # --- artifacts --------------------------------------------------------------------------------
 
 
-def _files(folder: Path, kind: str, patterns: Iterable[str], limit_mb: int) -> Files:
+def _files(folder: Path, kind: str, patterns: Iterable[str], limit_mb: int) -> WandbArtifact:
     """The files that fit, smallest first: the same ones wherever the artifact is the same.
 
     The metadata names all of them with their hashes, and has the facts without secrets.
@@ -67,7 +67,7 @@ def _files(folder: Path, kind: str, patterns: Iterable[str], limit_mb: int) -> F
     facts = redact(dict(record["facts"]))
     metadata = {"key": record["key"], "needs": record["needs"], "facts": facts}
     left = {"left_out": [str(p.relative_to(folder)) for p in paths[len(chosen) :]]}
-    return Files(
+    return WandbArtifact(
         as_name(folder.name, 128),
         kind,
         tuple(chosen),
@@ -135,19 +135,19 @@ def _histogram(values: Any) -> dict[str, list[float]]:
     return {"counts": counts.tolist(), "edges": edges.tolist()}
 
 
-def _clusters(folders: Mapping[str, Path], thumbnails: int) -> dict[str, Table]:
+def _clusters(folders: Mapping[str, Path], thumbnails: int) -> dict[str, WandbTable]:
     """``allocation``: every cluster. ``clusters``: those with the most picks, with pictures."""
     columns = _allocation(folders)
     if not columns:
         return {}
     names, lines = tuple(columns), list(zip(*columns.values(), strict=True))
-    found = {"allocation": Table(names, tuple(lines[:ROWS]))}
+    found = {"allocation": WandbTable(names, tuple(lines[:ROWS]))}
     if "pictures" in folders and "clusters" in folders and thumbnails:
         picks, ids = names.index("chosen"), names.index("cluster")
         shown = sorted(lines, key=lambda line: -line[picks])[:thumbnails]
         strips = _strips(folders, [line[ids] for line in shown])
         rows = tuple((*line, {"strip": strips[line[ids]]}) for line in shown)
-        found["clusters"] = Table((*names, "examples"), rows)
+        found["clusters"] = WandbTable((*names, "examples"), rows)
     return found
 
 

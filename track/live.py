@@ -14,10 +14,10 @@ from pathlib import Path
 
 from coincide.experiment import Experiment
 from coincide.ledger.files import read_ledger
-from track.partial import so_far
-from track.places import Places
-from track.records import JOB_TYPES, Run, runs_of
-from track.replay import replayed
+from track.partial import partial_result
+from track.places import ArtifactPaths
+from track.records import JOB_TYPES, WandbRun, runs_of
+from track.replay import ledger_runs
 from track.settings import Logger
 from track.sync import NotWritten, sync
 
@@ -48,8 +48,8 @@ class Live:
                 ledger = read_ledger(self.ledger)
                 groups = {e.config.get("group") for e in experiments}
                 results = [r for r in ledger if r.config.get("group") in groups]
-                places = Places(experiments[0].store.root)
-                sync(replayed(results, ledger, places, group=self._group), self.logger)
+                places = ArtifactPaths(experiments[0].store.root)
+                sync(ledger_runs(results, ledger, places, group=self._group), self.logger)
             except Exception as error:  # whatever it is, the sweep has succeeded
                 self._warn(error)
 
@@ -57,12 +57,12 @@ class Live:
     def _group(self) -> str:
         return self.logger.group or ""
 
-    def _runs(self, stage: str, experiment: Experiment) -> list[Run]:
-        places = Places(experiment.store.root)
+    def _runs(self, stage: str, experiment: Experiment) -> list[WandbRun]:
+        places = ArtifactPaths(experiment.store.root)
         if stage != "evaluate":
-            return runs_of(so_far(experiment, stage), places, group=self._group)
+            return runs_of(partial_result(experiment, stage), places, group=self._group)
         result = experiment.result()
-        return replayed([result], [*read_ledger(self.ledger), result], places, group=self._group)
+        return ledger_runs([result], [*read_ledger(self.ledger), result], places, group=self._group)
 
     def _warn(self, error: Exception) -> None:
         self.quiet_until = time.monotonic() + PAUSE

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from coincide.experiment import Experiment
 from coincide.ledger.collect import variant_of
-from coincide.ledger.identity import aside
+from coincide.ledger.identity import fields_outside_key
 from coincide.provenance import commit, versions
 from coincide.schema import Result
 from coincide.store import Step
 
 
-def so_far(experiment: Experiment, stage: str) -> Result:
+def partial_result(experiment: Experiment, stage: str) -> Result:
     """A result without scores: the subset, and the adapter unless ``stage`` is ``select``."""
     store = experiment.store
     chosen = store.artifact(experiment.subset)
@@ -43,7 +43,7 @@ def so_far(experiment: Experiment, stage: str) -> Result:
         keys={step.kind: step.folder for step in made},
         composition=chosen.facts["composition"],
         contents=experiment.contents(),
-        aside=tuple(aside(experiment.method, experiment.recipe)),
+        aside=tuple(fields_outside_key(experiment.method, experiment.recipe)),
         config=experiment.config,
         versions=versions(),
         commit=commit(),

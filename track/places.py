@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from coincide.schema import Result
-from coincide.store import Damaged, located, open_artifact
+from coincide.store import DamagedArtifact, located, open_artifact
 
 
 @dataclass(frozen=True)
-class Places:
+class ArtifactPaths:
     """A store. It may lack any artifact, or all of them."""
 
     store: Path
@@ -26,7 +26,7 @@ class Places:
     def path(self, folder: str) -> Path | None:
         """The finished artifact of that content key, whatever readable name it was built under."""
         path = located(self.store.absolute(), folder)
-        with suppress(Damaged):
+        with suppress(DamagedArtifact):
             return open_artifact(path).path if path else None
         return None
 
@@ -58,11 +58,11 @@ def manifest(folder: Path) -> dict[str, Any]:
     return dict(open_artifact(folder).manifest)
 
 
-def sound(folder: Path) -> bool:
+def intact(folder: Path) -> bool:
     """Whether the artifact in ``folder`` is what was written; says so where it is not."""
     try:
         open_artifact(folder).check()
-    except Damaged as error:
+    except DamagedArtifact as error:
         print(f"track: {error} It is left out.", flush=True)
         return False
     return True

@@ -21,8 +21,8 @@ from coincide.report.settings import identity
 from coincide.schema import Result, Score
 from coincide.terminal.inert import printable
 from coincide.terminal.redact import redact
-from track.compared import NOTHING, Compared
-from track.places import Places
+from track.compared import NOTHING, Comparison
+from track.places import ArtifactPaths
 
 VERSION = 1
 """Raise it when the same result starts to be shown differently: everything is written anew."""
@@ -30,7 +30,7 @@ JOB_TYPES = ("select", "train", "evaluate")
 
 
 @dataclass(frozen=True)
-class Table:
+class WandbTable:
     """Rows of cells; a cell may be ``{"strip": [paths]}``, small pictures side by side."""
 
     columns: tuple[str, ...]
@@ -38,7 +38,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Files:
+class WandbArtifact:
     """An artifact at wandb: ``files`` are (name in the artifact, path here)."""
 
     name: str
@@ -48,7 +48,7 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Run:
+class WandbRun:
     """One run at wandb. What is read off the store (``track.contents``) is added when written."""
 
     id: str
@@ -58,20 +58,20 @@ class Run:
     tags: tuple[str, ...]
     config: Mapping[str, Any]
     summary: Mapping[str, Any]
-    tables: Mapping[str, Table] = field(default_factory=dict)
+    tables: Mapping[str, WandbTable] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
     """Kind -> folder of the artifacts behind this run that are in the store."""
     history: tuple[Mapping[str, float], ...] = ()
     """One mapping a training step, ``step`` among its names."""
     histograms: Mapping[str, Mapping[str, list[float]]] = field(default_factory=dict)
     """Name -> ``counts`` [n] and ``edges`` [n + 1]."""
-    makes: tuple[Files, ...] = ()
-    uses: tuple[Files, ...] = ()
+    makes: tuple[WandbArtifact, ...] = ()
+    uses: tuple[WandbArtifact, ...] = ()
 
 
 def runs_of(
-    result: Result, places: Places, *, group: str = "", compared: Compared = NOTHING
-) -> list[Run]:
+    result: Result, places: ArtifactPaths, *, group: str = "", compared: Comparison = NOTHING
+) -> list[WandbRun]:
     """The runs of ``result`` without what lies in the store; nothing but manifests is looked for.
 
     A result may be a part of one: with a subset alone it gives the run ``select`` alone.
@@ -87,7 +87,7 @@ def runs_of(
     return found
 
 
-def digest(run: Run) -> str:
+def digest(run: WandbRun) -> str:
     """Changes when what wandb is to show of ``run`` changes, the store's part aside."""
     told: list[Any] = [
         VERSION,
@@ -99,7 +99,7 @@ def digest(run: Run) -> str:
     return hashlib.sha256(canonical(told).encode()).hexdigest()[:16]
 
 
-def without_secrets(run: Run, environ: Mapping[str, str] | None = None) -> Run:
+def without_secrets(run: WandbRun, environ: Mapping[str, str] | None = None) -> WandbRun:
     """``run`` with no credential in any text: neither by its name or shape, nor one of ``environ``,
     which is the process's own. (Looked up at the call: ``datasets`` puts another in its place.)
 
@@ -110,7 +110,7 @@ def without_secrets(run: Run, environ: Mapping[str, str] | None = None) -> Run:
     def clean(value: Any) -> Any:
         return printable(redact(value, found))
 
-    def files(artifacts: Iterable[Files]) -> tuple[Files, ...]:
+    def files(artifacts: Iterable[WandbArtifact]) -> tuple[WandbArtifact, ...]:
         return tuple(replace(a, name=clean(a.name), metadata=clean(a.metadata)) for a in artifacts)
 
     return replace(
@@ -136,9 +136,9 @@ def _row(row: Iterable[Any], clean: Any) -> tuple[Any, ...]:
 # --- the three runs ---------------------------------------------------------------------------
 
 
-def _select(result: Result, places: Places, group: str) -> Run:
+def _select(result: Result, places: ArtifactPaths, group: str) -> WandbRun:
     subset = result.keys["subset"]
-    return Run(
+    return WandbRun(
         id=f"select-{_key(subset)}",
         name=_readable(subset),
         job_type="select",
@@ -156,10 +156,10 @@ def _select(result: Result, places: Places, group: str) -> Run:
     )
 
 
-def _train(result: Result, places: Places, group: str) -> Run:
+def _train(result: Result, places: ArtifactPaths, group: str) -> WandbRun:
     adapter = result.keys["adapter"]
     groups = ("data", "method", "target", "train")
-    return Run(
+    return WandbRun(
         id=f"train-{_key(adapter)}",
         name=f"{_readable(adapter)} seed {result.seed}",
         job_type="train",
@@ -171,14 +171,14 @@ def _train(result: Result, places: Places, group: str) -> Run:
     )
 
 
-def _evaluate(result: Result, places: Places, group: str, compared: Compared) -> Run:
+def _evaluate(result: Result, places: ArtifactPaths, group: str, compared: Comparison) -> WandbRun:
     name = file_name(result)
     scores = {
         f"score/{score.benchmark}/{score.metric}": score.value
         for score in result.scores
         if score.value is not None
     }
-    return Run(
+    return WandbRun(
         id=f"evaluate-{name.removesuffix('.json').rsplit('-', 1)[-1]}",
         name=f"{result.method} on {result.data}, {_budget(result)}, seed {result.seed}",
         job_type="evaluate",
@@ -226,18 +226,18 @@ def _groups(result: Result) -> list[str]:
     return [name for name in result.config if name not in ("paths", "logger", "launcher")]
 
 
-def _composition(result: Result) -> Table:
+def _composition(result: Result) -> WandbTable:
     total = sum(result.composition.values()) or 1
     rows = ((source, n, n / total) for source, n in sorted(result.composition.items()))
-    return Table(("source", "rows", "share"), tuple(rows))
+    return WandbTable(("source", "rows", "share"), tuple(rows))
 
 
-def _benchmarks(result: Result, compared: Compared) -> Table:
+def _benchmarks(result: Result, compared: Comparison) -> WandbTable:
     columns = "method budget seed benchmark metric score stderr n rel protocol missing".split()
-    return Table(tuple(columns), tuple(_line(result, s, compared) for s in result.scores))
+    return WandbTable(tuple(columns), tuple(_line(result, s, compared) for s in result.scores))
 
 
-def _line(result: Result, score: Score, compared: Compared) -> tuple[Any, ...]:
+def _line(result: Result, score: Score, compared: Comparison) -> tuple[Any, ...]:
     rel = compared.by_benchmark.get(score.benchmark) if score.metric in compared.metrics else None
     return (
         result.method, result.budget, result.seed, score.benchmark, score.metric, score.value,

@@ -8,22 +8,22 @@ from typing import Any
 from coincide.ledger.files import file_name
 from coincide.schema import Result
 from coincide.terminal.redact import redact
-from track.compared import compared
-from track.places import Places
-from track.records import Run, runs_of
+from track.compared import compare_with_ledger
+from track.places import ArtifactPaths
+from track.records import WandbRun, runs_of
 from track.settings import beside
 
 
-def replayed(
-    results: Sequence[Result], ledger: Sequence[Result], places: Places, *, group: str = ""
-) -> list[Run]:
+def ledger_runs(
+    results: Sequence[Result], ledger: Sequence[Result], places: ArtifactPaths, *, group: str = ""
+) -> list[WandbRun]:
     """The runs of ``results``, compared among all of ``ledger``; oldest first.
 
     Of a result that is in the ledger twice the newer counts, as in the report.
     """
     ordered = sorted(results, key=lambda r: (r.created, file_name(r)))
     newest = {file_name(result): result for result in ordered}
-    among = compared(ledger)
+    among = compare_with_ledger(ledger)
     return [
         run
         for name, result in newest.items()

@@ -21,9 +21,9 @@ from filelock import Timeout
 
 from coincide.files import write_json
 from coincide.processes import ProcessLock
-from track.contents import filled
+from track.contents import with_store_contents
 from track.process import answer, root_of, running, shown, why
-from track.records import VERSION, Run, digest, without_secrets
+from track.records import VERSION, WandbRun, digest, without_secrets
 from track.settings import LENT, Logger
 
 BYTES_A_SECOND = 10e6
@@ -38,14 +38,14 @@ class NotWritten(Exception):
 
 
 @dataclass(frozen=True)
-class Done:
+class SyncCounts:
     """How many runs were written, and how many were there already."""
 
     written: int
     known: int
 
 
-def sync(runs: Iterable[Run], logger: Logger) -> Done:
+def sync(runs: Iterable[WandbRun], logger: Logger) -> SyncCounts:
     """Write those of ``runs`` that the destination lacks or has otherwise; each at most once.
 
     Of two runs of one id the first counts. Raises :class:`NotWritten` with the reason when not all
@@ -53,7 +53,7 @@ def sync(runs: Iterable[Run], logger: Logger) -> Done:
     """
     unique = list({run.id: run for run in reversed(list(runs))}.values())[::-1]
     if all(_lacks(run, logger) is None for run in unique):
-        return Done(0, len(unique))
+        return SyncCounts(0, len(unique))
     with _alone(logger):
         orders = [(run, lacks) for run in unique if (lacks := _lacks(run, logger))]
         failures: list[str] = []
@@ -61,7 +61,7 @@ def sync(runs: Iterable[Run], logger: Logger) -> Done:
             failures += _write(orders[i : i + BATCH], logger)
     if failures:
         raise NotWritten(f"{len(failures)} of {len(orders)} runs: {failures[0]}")
-    return Done(len(orders), len(unique) - len(orders))
+    return SyncCounts(len(orders), len(unique) - len(orders))
 
 
 # --- marks ------------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ def marks(logger: Logger) -> Path:
     return root_of(logger) / "wandb" / "marks" / name
 
 
-def _lacks(run: Run, logger: Logger) -> Lack | None:
+def _lacks(run: WandbRun, logger: Logger) -> Lack | None:
     """What the destination lacks of ``run``. Offline files are not amended but written anew."""
     try:
         mark = json.loads((marks(logger) / f"{run.id}.json").read_text(encoding="utf-8"))
@@ -91,7 +91,7 @@ def _lacks(run: Run, logger: Logger) -> Lack | None:
     return "all" if logger.mode == "offline" else "summary"
 
 
-def _mark(run: Run, logger: Logger, folder: str) -> None:
+def _mark(run: WandbRun, logger: Logger, folder: str) -> None:
     """Say what was written. An offline run that was not uploaded gives way to its new version."""
     record = {
         "digest": digest(run),
@@ -129,10 +129,10 @@ def _alone(logger: Logger) -> Iterator[None]:
 # --- the process that writes ------------------------------------------------------------------
 
 
-def _write(orders: Sequence[tuple[Run, Lack]], logger: Logger) -> list[str]:
+def _write(orders: Sequence[tuple[WandbRun, Lack]], logger: Logger) -> list[str]:
     """Write and mark; returns the reasons of those that failed. Two in a row end it at once."""
     size = {"artifact_mb": logger.artifact_mb, "thumbnails": logger.thumbnails}
-    told = [without_secrets(filled(run, **size)) for run, _ in orders]
+    told = [without_secrets(with_store_contents(run, **size)) for run, _ in orders]
     order = {
         "logger": asdict(logger),
         "root": str(root_of(logger)),
@@ -160,6 +160,6 @@ def _write(orders: Sequence[tuple[Run, Lack]], logger: Logger) -> list[str]:
     return failures
 
 
-def _bytes(run: Run) -> int:
+def _bytes(run: WandbRun) -> int:
     artifacts = (*run.makes, *run.uses)
     return sum(Path(path).stat().st_size for files in artifacts for _, path in files.files)

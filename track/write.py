@@ -16,7 +16,7 @@ from typing import Any
 from coincide.data.images import load_image
 from coincide.schema import UserError
 from track.process import failure, order_and_answers
-from track.records import Files, Run, Table
+from track.records import WandbArtifact, WandbRun, WandbTable
 from track.settings import LENT, Logger
 
 SIDE = 64
@@ -35,7 +35,7 @@ def main() -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
 
-def write(run: Run, logger: Logger, root: Path, *, whole: bool) -> str:
+def write(run: WandbRun, logger: Logger, root: Path, *, whole: bool) -> str:
     """One run; ``whole`` without which only its summary and the ledger's tables are written.
 
     A run that the server knows is resumed. Returns the folder that wandb made for it.
@@ -89,7 +89,7 @@ def _settings(logger: Logger, root: Path) -> Any:
     )
 
 
-def _history(live: Any, run: Run) -> None:
+def _history(live: Any, run: WandbRun) -> None:
     """The steps that the server lacks: where an earlier time broke off, this one goes on."""
     for point in run.history:
         if point["step"] < live.starting_step:
@@ -98,7 +98,7 @@ def _history(live: Any, run: Run) -> None:
         live.log(values, step=int(point["step"]))
 
 
-def _artifacts(live: Any, run: Run, lent: Path) -> None:
+def _artifacts(live: Any, run: WandbRun, lent: Path) -> None:
     """What the run made, and what it used: the same contents are the same version everywhere.
 
     wandb's ``use_artifact`` refuses to work offline; the record that it would write does not.
@@ -109,7 +109,7 @@ def _artifacts(live: Any, run: Run, lent: Path) -> None:
         live._log_artifact(_artifact(files, lent), is_user_created=True, use_after_commit=True)
 
 
-def _artifact(files: Files, lent: Path) -> Any:
+def _artifact(files: WandbArtifact, lent: Path) -> Any:
     """An artifact of links to the store's files: `wandb beta sync` removes what it has uploaded.
 
     Links take no room; where the store is on another disk, or will not be linked, they are copies.
@@ -128,7 +128,7 @@ def _artifact(files: Files, lent: Path) -> Any:
     return found
 
 
-def _table(table: Table, pictures: str) -> Any:
+def _table(table: WandbTable, pictures: str) -> Any:
     import wandb
 
     rows = [[_cell(cell, pictures) for cell in row] for row in table.rows]
@@ -171,21 +171,21 @@ def _strip(names: list[str], folder: Path) -> Any:
     return strip
 
 
-def _run(record: dict[str, Any]) -> Run:
+def _run(record: dict[str, Any]) -> WandbRun:
     """The run as ``json`` gave it back."""
     tables = {
-        name: Table(tuple(t["columns"]), tuple(tuple(row) for row in t["rows"]))
+        name: WandbTable(tuple(t["columns"]), tuple(tuple(row) for row in t["rows"]))
         for name, t in record["tables"].items()
     }
     files = {
         kind: tuple(
-            Files(f["name"], f["type"], tuple(map(tuple, f["files"])), f["metadata"])  # type: ignore[arg-type]
+            WandbArtifact(f["name"], f["type"], tuple(map(tuple, f["files"])), f["metadata"])  # type: ignore[arg-type]
             for f in record[kind]
         )
         for kind in ("makes", "uses")
     }
     lists = {"tags": tuple(record["tags"]), "history": tuple(record["history"])}
-    return Run(**{**record, "tables": tables, **files, **lists})
+    return WandbRun(**{**record, "tables": tables, **files, **lists})
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ MARKER = "complete"
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class TrainingCheckpoint:
     """A whole checkpoint and the layout it was written in."""
 
     path: Path
@@ -52,12 +52,12 @@ def mark_complete(
     """Fsync every file of the checkpoint, then write the marker that makes it count."""
     for file in _files(path):
         fsync(path / file)
-    layout = Checkpoint(path, step, world_size, zero_stage, seconds)
+    layout = TrainingCheckpoint(path, step, world_size, zero_stage, seconds)
     marker = {**asdict(layout), "path": path.name, "files": contents(path)}
     write_json(path / MARKER, sealed(marker))
 
 
-def newest_complete(folder: Path, *, check: bool = False) -> Checkpoint | None:
+def newest_complete(folder: Path, *, check: bool = False) -> TrainingCheckpoint | None:
     """The whole checkpoint with the most steps; unmarked and truncated ones do not count.
 
     ``check``: nor do those whose bytes are not what was written.
@@ -67,14 +67,14 @@ def newest_complete(folder: Path, *, check: bool = False) -> Checkpoint | None:
     return next((c for c in found if not check or _is_sound(c.path)), None)
 
 
-def damaged_ones(folder: Path, newer_than: Checkpoint | None) -> list[str]:
+def damaged_ones(folder: Path, newer_than: TrainingCheckpoint | None) -> list[str]:
     """Names of the checkpoints of the right sizes that were passed over for ``newer_than``."""
     least = newer_than.step if newer_than else -1
     found = [c for path in folder.glob("checkpoint-*") if (c := _read(path)) is not None]
     return sorted(c.path.name for c in found if c.step > least)
 
 
-def sweep(folder: Path, keep: Checkpoint | None) -> list[str]:
+def sweep(folder: Path, keep: TrainingCheckpoint | None) -> list[str]:
     """Remove every checkpoint but ``keep``; returns the names of the half-written ones."""
     broken = sorted(p.name for p in folder.glob("checkpoint-*") if _read(p) is None)
     for path in folder.glob("checkpoint-*"):
@@ -101,7 +101,7 @@ def _marker(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _read(path: Path) -> Checkpoint | None:
+def _read(path: Path) -> TrainingCheckpoint | None:
     marker = _marker(path)
     if marker is None:
         return None
@@ -109,7 +109,7 @@ def _read(path: Path) -> Checkpoint | None:
     if sizes != _files(path):
         return None
     try:
-        return Checkpoint(**{**marker, "path": path})
+        return TrainingCheckpoint(**{**marker, "path": path})
     except TypeError:
         return None
 

@@ -16,14 +16,14 @@ from coincide.data.llava_json import read
 from coincide.models.encode import IGNORE, Encoded, collate, encode, length_of, model_inputs
 from coincide.models.template import TEMPLATES
 from coincide.schema import Dataset, Example, Turn
-from train.job import Job
+from train.job import TrainingJob
 from train.sampler import FILLER, micro_batches, plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def open_subset(job: Job) -> Dataset:
+def open_subset(job: TrainingJob) -> Dataset:
     """The subset as a dataset of its own: row i is its i-th example."""
     dataset = read(
         Path(job.annotations),
@@ -85,7 +85,7 @@ def collator(
     return together
 
 
-def loader(job: Job, dataset: Dataset, processor: Any, rank: int) -> DataLoader[Any]:
+def loader(job: TrainingJob, dataset: Dataset, processor: Any, rank: int) -> DataLoader[Any]:
     """Every micro-batch of ``rank`` for the whole run, all epochs in a row."""
     recipe = job.recipe
     lengths = np.array([length_of(example) for example in dataset.examples])

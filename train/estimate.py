@@ -25,7 +25,7 @@ CHECKPOINTS_AT_ONCE = 3
 
 
 @dataclass(frozen=True)
-class Shape:
+class DecoderShape:
     """A decoder of Llama's form."""
 
     layers: int
@@ -44,17 +44,17 @@ class Shape:
         return self.layers * rank * (attention + mlp)
 
 
-def shape_of(parameters: int) -> Shape:
+def shape_of(parameters: int) -> DecoderShape:
     """A likely shape for a model of ``parameters``: Llama's proportions, 128 units a layer, so that
     parameters = 12 * 128^2 layers^3.
     """
     layers = max(1, round((parameters / (12 * 128**2)) ** (1 / 3)))
     hidden = max(1, round((parameters / (12 * layers)) ** 0.5))
-    return Shape(layers, hidden, round(2.69 * hidden))
+    return DecoderShape(layers, hidden, round(2.69 * hidden))
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryEstimate:
     """Bytes on one GPU."""
 
     weights: float
@@ -78,8 +78,8 @@ class Memory:
 
 
 def memory_estimate(
-    recipe: Recipe, *, parameters: int, world_size: int = 1, shape: Shape | None = None
-) -> Memory:
+    recipe: Recipe, *, parameters: int, world_size: int = 1, shape: DecoderShape | None = None
+) -> MemoryEstimate:
     """GPU memory of one rank. ``parameters``: of the whole base model; ``shape``: of its decoder,
     guessed when None.
 
@@ -101,25 +101,27 @@ def memory_estimate(
         kept = decoder.layers + LAYER_VALUES
     activations = tokens * decoder.hidden * width * kept
     logits = tokens * decoder.vocabulary * (2 * width + 2)
-    return Memory(
+    return MemoryEstimate(
         _weights(recipe, parameters, decoder, width, world_size),
         _trained(recipe, decoder, width, world_size),
         activations + logits,
     )
 
 
-def checkpoint_bytes(recipe: Recipe, *, parameters: int, shape: Shape | None = None) -> int:
+def checkpoint_bytes(recipe: Recipe, *, parameters: int, shape: DecoderShape | None = None) -> int:
     """Bytes of one checkpoint over all ranks: trained weights, fp32 masters, two moments."""
     decoder = shape or shape_of(parameters)
     return 16 * trained_parameters(recipe, decoder)
 
 
-def trained_parameters(recipe: Recipe, shape: Shape) -> int:
+def trained_parameters(recipe: Recipe, shape: DecoderShape) -> int:
     """LoRA's and those of a two-layer projector from 1,024 visual units."""
     return shape.lora(recipe.rank) + 1024 * shape.hidden + shape.hidden**2
 
 
-def _weights(recipe: Recipe, parameters: int, shape: Shape, width: int, world_size: int) -> float:
+def _weights(
+    recipe: Recipe, parameters: int, shape: DecoderShape, width: int, world_size: int
+) -> float:
     if recipe.quantization == "nf4":
         linears = min(parameters, shape.linears)
         return NF4_BYTES * linears + width * (parameters - linears)
@@ -128,7 +130,7 @@ def _weights(recipe: Recipe, parameters: int, shape: Shape, width: int, world_si
     return width * parameters
 
 
-def _trained(recipe: Recipe, shape: Shape, width: int, world_size: int) -> float:
+def _trained(recipe: Recipe, shape: DecoderShape, width: int, world_size: int) -> float:
     trained = trained_parameters(recipe, shape)
     if recipe.zero_stage == 0:
         return 16 * trained

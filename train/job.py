@@ -22,7 +22,7 @@ ADAPTER = "adapter"
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """Everything a rank has to know. ``python -m train.worker recipe.json`` needs nothing else."""
 
     model: str
@@ -102,11 +102,13 @@ class Job:
         write_json(path, asdict(self))
 
     @staticmethod
-    def read(path: Path) -> Job:
+    def read(path: Path) -> TrainingJob:
         """The job that :meth:`write` wrote."""
         content = json.loads(path.read_text(encoding="utf-8"))
         recipe = Recipe(**content.pop("recipe"))
-        return Job(**{**content, "blank_rows": tuple(content["blank_rows"]), "recipe": recipe})
+        return TrainingJob(
+            **{**content, "blank_rows": tuple(content["blank_rows"]), "recipe": recipe}
+        )
 
 
 def read_log(path: Path, *, up_to: int | None = None) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from coincide.processes import dying_with_me
-from train.job import Job, read_log
+from train.job import TrainingJob, read_log
 from train.nodes import all_nodes_command
 from train.outcome import failure
 
@@ -26,7 +26,7 @@ SHOW_SECONDS = 15.0
 
 
 def launch(
-    job: Job, job_path: Path, *, steps: int, worker: Sequence[str] = ("-m", "train.worker")
+    job: TrainingJob, job_path: Path, *, steps: int, worker: Sequence[str] = ("-m", "train.worker")
 ) -> None:
     """Run the job's ranks to their end.
 
@@ -56,7 +56,7 @@ def launch(
         raise failure(job, code, launcher_log)
 
 
-def command(job: Job, job_path: Path, worker: Sequence[str]) -> list[str]:
+def command(job: TrainingJob, job_path: Path, worker: Sequence[str]) -> list[str]:
     """The command line: the worker itself, torchrun, or the launchers of several nodes."""
     if job.recipe.nodes > 1:
         return all_nodes_command(job, job_path, uuid.uuid4().hex[:8])
@@ -70,7 +70,7 @@ def command(job: Job, job_path: Path, worker: Sequence[str]) -> list[str]:
 # --- while they run ---------------------------------------------------------------------------
 
 
-def _follow(process: subprocess.Popen[bytes], job: Job, steps: int) -> int:
+def _follow(process: subprocess.Popen[bytes], job: TrainingJob, steps: int) -> int:
     """Wait for the process and show one progress line per rank-0 step; its exit code."""
     show = _progress(steps)
     offset = job.log.stat().st_size if job.log.is_file() else 0
@@ -107,7 +107,7 @@ def _progress(steps: int) -> Callable[..., None]:
 
 
 @contextmanager
-def stop_signals(job: Job) -> Iterator[list[int]]:
+def stop_signals(job: TrainingJob) -> Iterator[list[int]]:
     """While inside, SIGTERM and SIGUSR2 ask the ranks to stop; yields the signals received."""
     received: list[int] = []
 
@@ -135,7 +135,7 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def rank_environment(job: Job) -> dict[str, str]:
+def rank_environment(job: TrainingJob) -> dict[str, str]:
     """Variables of the ranks. Thread pools are sized before torch makes them."""
     path = os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
     threads = job.recipe.threads

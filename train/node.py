@@ -20,9 +20,9 @@ from pathlib import Path
 from coincide.files import write_json
 from coincide.processes import dying_with_me
 from coincide.schema import UserError
-from train.job import EXIT_ERROR, EXIT_OUT_OF_MEMORY, EXIT_STOPPED, Job
+from train.job import EXIT_ERROR, EXIT_OUT_OF_MEMORY, EXIT_STOPPED, TrainingJob
 from train.launch import kill_group, rank_environment, stop_signals
-from train.nodes import GRACE_SECONDS, Rendezvous, Watch, launch_of, meeting, node_command
+from train.nodes import GRACE_SECONDS, NodeWatch, Rendezvous, launch_of, meeting, node_command
 from train.outcome import dead_rank, rank_statuses
 
 POLL_SECONDS = 0.2
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--launch", help="serve this launch alone")
     options = parser.parse_args(arguments)
     if options.launch:
-        job = Job.read(options.recipe)
+        job = TrainingJob.read(options.recipe)
         here = meeting(job.recipe.nodes)
         if here.node == 0:
             write_json(job.launch_file, {"launch": options.launch})
@@ -58,10 +58,10 @@ def follow(recipe: Path) -> int:
     return code
 
 
-def serve(job: Job, recipe: Path, here: Rendezvous, launch: str) -> int:
+def serve(job: TrainingJob, recipe: Path, here: Rendezvous, launch: str) -> int:
     """Run this node's ranks to their end, or until another node has failed; the exit code."""
     log = job.logs / f"launcher{here.node}.log"
-    watch = Watch(job, here.node, launch)
+    watch = NodeWatch(job, here.node, launch)
     with log.open("wb") as output, stop_signals(job):
         process = subprocess.Popen(
             node_command(job, recipe, here),
@@ -84,7 +84,7 @@ def serve(job: Job, recipe: Path, here: Rendezvous, launch: str) -> int:
     return code
 
 
-def _watched(process: subprocess.Popen[bytes], watch: Watch) -> tuple[int, str | None]:
+def _watched(process: subprocess.Popen[bytes], watch: NodeWatch) -> tuple[int, str | None]:
     """Wait for the ranks of this node; what is known of a lost node."""
     failed_at: float | None = None
     while (code := process.poll()) is None:
@@ -99,7 +99,7 @@ def _watched(process: subprocess.Popen[bytes], watch: Watch) -> tuple[int, str |
     return code, None
 
 
-def _meaning(job: Job, code: int) -> int:
+def _meaning(job: TrainingJob, code: int) -> int:
     """The exit code of the node: what its launch ended in, as far as the ranks have said."""
     codes = [status["exit_code"] for status in rank_statuses(job)]
     if EXIT_OUT_OF_MEMORY in codes:
@@ -107,7 +107,7 @@ def _meaning(job: Job, code: int) -> int:
     return EXIT_STOPPED if codes and all(c == EXIT_STOPPED for c in codes) else code
 
 
-def _write_status(job: Job, node: int, code: int, lost: str | None, log: Path) -> None:
+def _write_status(job: TrainingJob, node: int, code: int, lost: str | None, log: Path) -> None:
     dead = dead_rank(log, {status["rank"] for status in rank_statuses(job)}) if code else None
     status = {
         "node": node,
@@ -120,24 +120,24 @@ def _write_status(job: Job, node: int, code: int, lost: str | None, log: Path) -
     write_json(job.node_status(node), status)
 
 
-def _await_others(watch: Watch) -> None:
+def _await_others(watch: NodeWatch) -> None:
     """Until every other node has ended or is lost: the next launch empties the logs."""
     while watch.others() and not watch.lost():
         watch.beat()
         time.sleep(POLL_SECONDS)
 
 
-def _await_launch(recipe: Path, served: str | None) -> tuple[Job, str] | None:
+def _await_launch(recipe: Path, served: str | None) -> tuple[TrainingJob, str] | None:
     """The job and the launch that node 0 asks for next; None when it asks for none in time."""
     began = time.monotonic()
     limit = 600.0
     while time.monotonic() - began < limit:
         if recipe.is_file():
-            job = Job.read(recipe)
+            job = TrainingJob.read(recipe)
             limit = job.recipe.timeout
             launch = launch_of(job)
             if launch is not None and launch != served:
-                return Job.read(recipe), launch  # written before the launch was asked for
+                return TrainingJob.read(recipe), launch  # written before the launch was asked for
         elif served is not None:
             return None
         time.sleep(POLL_SECONDS)

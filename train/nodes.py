@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coincide.schema import UserError
-from train.job import Job
+from train.job import TrainingJob
 
 BEAT_SECONDS = 2.0
 SILENT_SECONDS = 60.0
@@ -65,7 +65,7 @@ def _first_host(environ: Mapping[str, str]) -> str:
     return listed.stdout.split()[0]
 
 
-def all_nodes_command(job: Job, job_path: Path, launch: str) -> list[str]:
+def all_nodes_command(job: TrainingJob, job_path: Path, launch: str) -> list[str]:
     """The command that starts the launcher of every node under SLURM, else of this node, 0; then
     it is said how to start the others.
     """
@@ -93,7 +93,7 @@ def all_nodes_command(job: Job, job_path: Path, launch: str) -> list[str]:
     ]
 
 
-def node_command(job: Job, job_path: Path, here: Rendezvous) -> list[str]:
+def node_command(job: TrainingJob, job_path: Path, here: Rendezvous) -> list[str]:
     """torchrun on one node."""
     return [
         *(sys.executable, "-m", "torch.distributed.run"),
@@ -104,7 +104,7 @@ def node_command(job: Job, job_path: Path, here: Rendezvous) -> list[str]:
     ]
 
 
-def launch_of(job: Job) -> str | None:
+def launch_of(job: TrainingJob) -> str | None:
     """Which launch node 0 asks for at the moment."""
     if not job.launch_file.is_file():
         return None
@@ -112,10 +112,10 @@ def launch_of(job: Job) -> str | None:
 
 
 @dataclass
-class Watch:
+class NodeWatch:
     """One node's eye on the others, by files: no clocks are compared."""
 
-    job: Job
+    job: TrainingJob
     node: int
     launch: str
     _began: float = field(default_factory=lambda: time.monotonic())

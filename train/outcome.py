@@ -14,7 +14,7 @@ from typing import Any
 
 from coincide.disk import NEARLY, free_bytes
 from coincide.schema import UserError
-from train.job import EXIT_DISK, EXIT_OUT_OF_MEMORY, EXIT_STOPPED, Job
+from train.job import EXIT_DISK, EXIT_OUT_OF_MEMORY, EXIT_STOPPED, TrainingJob
 
 LOG_LINES = 15
 _DEAD = re.compile(
@@ -31,7 +31,7 @@ class Stopped(UserError):
 
 
 @dataclass(frozen=True)
-class Dead:
+class DeadRank:
     """A rank that ended without a word."""
 
     rank: int
@@ -39,7 +39,7 @@ class Dead:
     host: str
 
 
-def failure(job: Job, code: int, launcher_log: Path) -> Exception:
+def failure(job: TrainingJob, code: int, launcher_log: Path) -> Exception:
     """The exception that says why the ranks of ``job`` ended with ``code``."""
     statuses = rank_statuses(job)
     codes = [status["exit_code"] for status in statuses]
@@ -68,7 +68,7 @@ def failure(job: Job, code: int, launcher_log: Path) -> Exception:
     return UserError(f"Training could not be started (exit code {code}).\n{tail(launcher_log)}")
 
 
-def _disk_full(job: Job, code: int, statuses: list[dict[str, Any]]) -> OSError | None:
+def _disk_full(job: TrainingJob, code: int, statuses: list[dict[str, Any]]) -> OSError | None:
     """The error when a rank could not write for want of room, or most likely could not.
 
     On a full disk a rank may be unable to say how it ended, and torchrun gives no code of it.
@@ -83,7 +83,7 @@ def _disk_full(job: Job, code: int, statuses: list[dict[str, Any]]) -> OSError |
     return None
 
 
-def rank_statuses(job: Job) -> list[dict[str, Any]]:
+def rank_statuses(job: TrainingJob) -> list[dict[str, Any]]:
     """What the ranks said at their end, the first to end first: others may fail because of it."""
     said = []
     for path in job.logs.glob("rank*.json"):
@@ -92,7 +92,7 @@ def rank_statuses(job: Job) -> list[dict[str, Any]]:
     return sorted(said, key=lambda status: status["at"])
 
 
-def dead_rank(launcher_log: Path, spoke: set[int]) -> Dead | None:
+def dead_rank(launcher_log: Path, spoke: set[int]) -> DeadRank | None:
     """The rank of this node that died first by torchrun's report, if it left no status of its own.
 
     torchrun counts in whole seconds: of the ranks of the first one, those that left a status may
@@ -103,11 +103,13 @@ def dead_rank(launcher_log: Path, spoke: set[int]) -> Dead | None:
     first = min((at for at, _, _ in found), default=None)
     for at, rank, code in found:
         if at == first and rank not in spoke and code != -signal.SIGTERM:  # torchrun's own
-            return Dead(rank, code, socket.gethostname())
+            return DeadRank(rank, code, socket.gethostname())
     return None
 
 
-def _without_a_word(job: Job, code: int, launcher_log: Path) -> tuple[Dead | None, str | None]:
+def _without_a_word(
+    job: TrainingJob, code: int, launcher_log: Path
+) -> tuple[DeadRank | None, str | None]:
     """A rank that died silently, and what is known of a node that did."""
     spoke = {status["rank"] for status in rank_statuses(job)}
     if job.recipe.nodes > 1:
@@ -115,17 +117,17 @@ def _without_a_word(job: Job, code: int, launcher_log: Path) -> tuple[Dead | Non
     if job.world_size > 1:
         return dead_rank(launcher_log, spoke), None
     started = job.rank_log(0).is_file() and 0 not in spoke
-    return (Dead(0, code, socket.gethostname()) if started else None), None
+    return (DeadRank(0, code, socket.gethostname()) if started else None), None
 
 
-def _of_nodes(job: Job) -> tuple[Dead | None, str | None]:
+def _of_nodes(job: TrainingJob) -> tuple[DeadRank | None, str | None]:
     nodes = [json.loads(path.read_text(encoding="utf-8")) for path in job.logs.glob("node*.json")]
     nodes.sort(key=lambda node: node["at"])
-    dead = next((Dead(**node["dead"]) for node in nodes if node["dead"]), None)
+    dead = next((DeadRank(**node["dead"]) for node in nodes if node["dead"]), None)
     return dead, next((node["lost"] for node in nodes if node["lost"]), None)
 
 
-def _rank_failed(job: Job, rank: int, what: str, host: str) -> UserError:
+def _rank_failed(job: TrainingJob, rank: int, what: str, host: str) -> UserError:
     log = job.rank_log(rank)
     return UserError(
         f"Training failed: rank {rank} of {job.world_size} ended with {what}, on node {host}\n"

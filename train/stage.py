@@ -11,8 +11,8 @@ from typing import Any
 
 from coincide.schema import DataSource, ModelSource, UserError
 from coincide.store import Build, Step
-from train.checkpoint import Checkpoint, contents, damaged_ones, newest_complete, sweep
-from train.job import ADAPTER, Job, read_log, write_log
+from train.checkpoint import TrainingCheckpoint, contents, damaged_ones, newest_complete, sweep
+from train.job import ADAPTER, TrainingJob, read_log, write_log
 from train.launch import launch
 from train.outcome import OutOfMemory
 from train.recipe import Recipe, largest_micro_batch
@@ -62,12 +62,14 @@ def world_size(recipe: Recipe) -> int:
     return max(1, torch.cuda.device_count()) * recipe.nodes
 
 
-def _job(build: Build, recipe: Recipe, model: ModelSource, source: DataSource, seed: int) -> Job:
+def _job(
+    build: Build, recipe: Recipe, model: ModelSource, source: DataSource, seed: int
+) -> TrainingJob:
     base, data, subset = (build.need(i) for i in range(3))
     dataset = source.open(data.path)
     processes = world_size(recipe)
     micro_batch = _micro_batch_that_fits(build.dir / "recipe.json", recipe, processes)
-    return Job(
+    return TrainingJob(
         model=str(base.path / "model"),
         base=build.step.needs[0].folder,
         template=model.template,
@@ -90,7 +92,7 @@ def _micro_batch_that_fits(former: Path, recipe: Recipe, processes: int) -> int:
     (``former``: its recipe.json) had come down for lack of memory.
     """
     with suppress(OSError, ValueError, KeyError, TypeError):  # none, or a damaged one
-        job = Job.read(former)
+        job = TrainingJob.read(former)
         if (job.recipe, job.world_size) == (recipe, processes):
             return job.micro_batch
     return recipe.micro_batch
@@ -104,7 +106,7 @@ def _positions(rows_path: Path, wanted: frozenset[int]) -> tuple[int, ...]:
     return tuple(np.flatnonzero(np.isin(rows, sorted(wanted))).tolist()) if wanted else ()
 
 
-def _train(build: Build, job: Job) -> dict[str, Any]:
+def _train(build: Build, job: TrainingJob) -> dict[str, Any]:
     """Run the job, with smaller micro-batches while it does not fit; facts for the manifest."""
     examples = len(json.loads(Path(job.annotations).read_text(encoding="utf-8")))
     recipe = job.recipe
@@ -131,10 +133,10 @@ def _train(build: Build, job: Job) -> dict[str, Any]:
     return facts
 
 
-def _is_finished(job: Job, former: Path, steps: int) -> bool:
+def _is_finished(job: TrainingJob, former: Path, steps: int) -> bool:
     """Whether an attempt of the same job was killed after its last step, with a whole adapter."""
     try:
-        then = replace(Job.read(former), resume_from=None)
+        then = replace(TrainingJob.read(former), resume_from=None)
         result = json.loads(job.result.read_text(encoding="utf-8"))
         logged = read_log(job.log)
         return (
@@ -146,7 +148,7 @@ def _is_finished(job: Job, former: Path, steps: int) -> bool:
         return False
 
 
-def _prepare(job: Job) -> Job:
+def _prepare(job: TrainingJob) -> TrainingJob:
     """The job set to go on from its newest whole checkpoint, the log cut back to it."""
     found = newest_complete(job.checkpoints, check=True)
     if found is not None:
@@ -160,7 +162,7 @@ def _prepare(job: Job) -> Job:
     return replace(job, resume_from=str(found.path) if found else None)
 
 
-def _announce(found: Checkpoint | None, broken: list[str], damaged: list[str]) -> None:
+def _announce(found: TrainingCheckpoint | None, broken: list[str], damaged: list[str]) -> None:
     if broken:
         print(f"train: {', '.join(broken)} was half written and is not used", flush=True)
     if damaged:
@@ -171,7 +173,7 @@ def _announce(found: Checkpoint | None, broken: list[str], damaged: list[str]) -
         print(f"train: resumed at step {found.step:,} ({found.path.name})", flush=True)
 
 
-def smaller(job: Job, error: OutOfMemory) -> Job:
+def smaller(job: TrainingJob, error: OutOfMemory) -> TrainingJob:
     """The same job with a micro-batch of at most half the size and the same global batch."""
     recipe = job.recipe
     fitting = largest_micro_batch(recipe.global_batch, job.world_size, job.micro_batch // 2)
@@ -190,7 +192,7 @@ def smaller(job: Job, error: OutOfMemory) -> Job:
     return replace(job, micro_batch=fitting, accumulation=accumulation)
 
 
-def _facts(job: Job, examples: int, attempts: int) -> dict[str, Any]:
+def _facts(job: TrainingJob, examples: int, attempts: int) -> dict[str, Any]:
     records = read_log(job.log)
     result = json.loads(job.result.read_text(encoding="utf-8"))
     return {

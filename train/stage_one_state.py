@@ -33,7 +33,9 @@ class Progress:
     """One record per step."""
 
 
-def save(path: Path, parts: Parts, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def save(
+    path: Path, parts: ModuleParts, optimizer: torch.optim.Optimizer, progress: Progress
+) -> None:
     """Write weights, AdamW's moments and ``progress`` to ``path``."""
     tensors = {"taught": torch.from_numpy(progress.taught)}
     for name, parameter in _trained(parts):
@@ -45,7 +47,7 @@ def save(path: Path, parts: Parts, optimizer: torch.optim.Optimizer, progress: P
     write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
 
 
-def load(path: Path, parts: Parts, optimizer: torch.optim.Optimizer) -> Progress:
+def load(path: Path, parts: ModuleParts, optimizer: torch.optim.Optimizer) -> Progress:
     """Put weights and moments back where they were."""
     with safe_open(path, framework="pt") as file, torch.no_grad():
         names = set(file.keys())
@@ -59,11 +61,11 @@ def load(path: Path, parts: Parts, optimizer: torch.optim.Optimizer) -> Progress
         return Progress(file.get_tensor("taught").numpy(), **said)
 
 
-Parts = dict[str, torch.nn.Module]
+ModuleParts = dict[str, torch.nn.Module]
 """The trained modules by name."""
 
 
-def _trained(parts: Parts) -> Iterator[tuple[str, Any]]:
+def _trained(parts: ModuleParts) -> Iterator[tuple[str, Any]]:
     for part, module in parts.items():
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:

@@ -18,7 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from coincide.models.encode import IGNORE
 from train.checkpoint import mark_complete
-from train.job import Job
+from train.job import TrainingJob
 from train.lora import parameter_groups, save_adapter, trainable_state
 
 
@@ -41,7 +41,11 @@ class LoraTrainer(Trainer):
     """
 
     def __init__(
-        self, job: Job, model: PeftModel, arguments: TrainingArguments, batches: DataLoader[Any]
+        self,
+        job: TrainingJob,
+        model: PeftModel,
+        arguments: TrainingArguments,
+        batches: DataLoader[Any],
     ) -> None:
         super().__init__(
             model=model,
@@ -93,7 +97,7 @@ class Monitor(TrainerCallback):
     the end of a step; then a checkpoint is written and ``stopped`` is True.
     """
 
-    def __init__(self, job: Job, seconds_before: float) -> None:
+    def __init__(self, job: TrainingJob, seconds_before: float) -> None:
         self.job = job
         self.stopped = False
         self._seconds_before = seconds_before

@@ -25,7 +25,7 @@ from train.job import (
     EXIT_ERROR,
     EXIT_OUT_OF_MEMORY,
     EXIT_STOPPED,
-    Job,
+    TrainingJob,
 )
 from train.oom import is_out_of_memory
 
@@ -35,7 +35,7 @@ MESSAGE_LIMIT = 2000
 
 def main(job_path: Path) -> int:
     """Train; returns the exit code (``train.job``) after writing the rank's status."""
-    job = Job.read(job_path)
+    job = TrainingJob.read(job_path)
     rank = int(os.environ.setdefault("RANK", "0"))
     die_with_parent()
     if job.world_size > 1 and os.getppid() == 1:
@@ -60,7 +60,7 @@ def main(job_path: Path) -> int:
     return code
 
 
-def train(job: Job, rank: int) -> str | None:
+def train(job: TrainingJob, rank: int) -> str | None:
     """Train and save the adapter; who asked, when stopped on request before the end."""
     import torch
     from transformers import set_seed
@@ -100,7 +100,7 @@ def train(job: Job, rank: int) -> str | None:
     return monitor.reason if monitor.stopped else None
 
 
-def _base_model(job: Job, bf16: bool) -> Any:
+def _base_model(job: TrainingJob, bf16: bool) -> Any:
     import torch
 
     from coincide.models.load import load_model
@@ -111,7 +111,7 @@ def _base_model(job: Job, bf16: bool) -> Any:
     return load(Path(job.model), dtype, _device(job))
 
 
-def training_arguments(job: Job, bf16: bool) -> Any:
+def training_arguments(job: TrainingJob, bf16: bool) -> Any:
     """Transformers' arguments for the job; with ZeRO, DeepSpeed is set up first."""
     import torch
     from transformers import TrainingArguments
@@ -194,7 +194,7 @@ def _bf16(precision: str) -> bool:
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 
-def _device(job: Job) -> str:
+def _device(job: TrainingJob) -> str:
     """Where weights are read to: the rank's GPU, unless ZeRO-3 places them itself."""
     import torch
 

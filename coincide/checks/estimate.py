@@ -28,7 +28,7 @@ CLIP_TOKENS = 77
 
 
 @dataclass(frozen=True)
-class Cost:
+class StageEstimate:
     """Of one stage. None: not known."""
 
     stage: str
@@ -39,7 +39,7 @@ class Cost:
     basis: str
 
 
-def costs(experiment: Experiment, stages: Sequence[str], device: str = "") -> list[Cost]:
+def costs(experiment: Experiment, stages: Sequence[str], device: str = "") -> list[StageEstimate]:
     """A line for each of ``stages`` that costs something; ``device`` is a GPU's name."""
     makers = {
         "features": _features,
@@ -91,10 +91,10 @@ def _features(experiment: Experiment, device: str) -> Cost | None:
         values = sum(s.width(scale["hidden"]) * BYTES[s.dtype] for s in signals)
         disk += rows * values
         said.append(f"{model.name}: {tokens / 1e6:,.0f}M tokens x 2 x {_n(scale)}")
-    return Cost("features", hours, disk, f"{'; '.join(said)} {_at(device)}")
+    return StageEstimate("features", hours, disk, f"{'; '.join(said)} {_at(device)}")
 
 
-def _select(experiment: Experiment, device: str) -> Cost | None:
+def _select(experiment: Experiment, device: str) -> StageEstimate | None:
     """The clusterings' products, 2 N K D an iteration; Self-Filter's stage 1 is a finetuning."""
     rows = rows_of(experiment)
     clusterings = [need for need in experiment.needs if isinstance(need, Clustering)]
@@ -102,12 +102,12 @@ def _select(experiment: Experiment, device: str) -> Cost | None:
     if not clusterings and not stage1:
         return None
     if rows is None:
-        return Cost("select", None, None, "rows of the data are not known")
+        return StageEstimate("select", None, None, "rows of the data are not known")
     hours, disk, said = 0.0, 0.0, []
     for need in clusterings:
         scale = _scale(experiment.reference)
         if "hidden" not in scale:
-            return Cost("select", None, None, "size of the reference is not known")
+            return StageEstimate("select", None, None, "size of the reference is not known")
         columns = need.signal.width(scale["hidden"])
         hours += gpu_hours(2.0 * rows * need.clusters * columns * need.iterations, device)
         disk += 4 * need.clusters * columns
@@ -115,18 +115,18 @@ def _select(experiment: Experiment, device: str) -> Cost | None:
     if stage1:
         stage = _tuning(experiment, rows, device)
         if stage is None:
-            return Cost("select", None, None, "size of the target is not known")
+            return StageEstimate("select", None, None, "size of the target is not known")
         hours += stage[0] * stage1[0].epochs
         said.append(f"stage 1 of Self-Filter on all rows: {stage[1]}")
-    return Cost("select", hours, disk, f"{'; '.join(said)} {_at(device)}")
+    return StageEstimate("select", hours, disk, f"{'; '.join(said)} {_at(device)}")
 
 
-def _train(experiment: Experiment, device: str) -> Cost | None:
+def _train(experiment: Experiment, device: str) -> StageEstimate | None:
     chosen = chosen_of(experiment)
     found = None if chosen is None else _tuning(experiment, chosen, device)
     if found is None:
-        return Cost("train", None, None, "sizes of data or target are not known")
-    return Cost("train", found[0], None, found[1])
+        return StageEstimate("train", None, None, "sizes of data or target are not known")
+    return StageEstimate("train", found[0], None, found[1])
 
 
 def _tuning(experiment: Experiment, rows: int, device: str) -> tuple[float, str] | None:
@@ -138,16 +138,16 @@ def _tuning(experiment: Experiment, rows: int, device: str) -> tuple[float, str]
     return found.hours, found.basis
 
 
-def _evaluate(experiment: Experiment, device: str) -> Cost | None:
+def _evaluate(experiment: Experiment, device: str) -> StageEstimate | None:
     scale = _scale(experiment.target)
     counts = [getattr(b, "asked", None) for b in experiment.suite.benchmarks.values()]
     if "parameters" not in scale or any(count is None for count in counts):
-        return Cost("evaluate", None, None, "sizes of target or benchmarks are not known")
+        return StageEstimate("evaluate", None, None, "sizes of target or benchmarks are not known")
     documents = sum(count for count in counts if count is not None)
     tokens = documents * (scale["image_tokens"] + PROMPT_TOKENS + ANSWER_TOKENS)
     hours = gpu_hours(2 * scale["parameters"] * tokens, device, GENERATION_MFU)
     basis = f"{documents:,} questions, {tokens / 1e6:,.0f}M tokens x 2 x {_n(scale)}"
-    return Cost("evaluate", hours, None, f"{basis} {_at(device, GENERATION_MFU)}")
+    return StageEstimate("evaluate", hours, None, f"{basis} {_at(device, GENERATION_MFU)}")
 
 
 def _scale(part: Any) -> Mapping[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from coincide.data.fault import BadRow, short
 from coincide.data.forms import SYSTEM, conversation_of
-from coincide.data.inline import Keep
-from coincide.data.marks import LOSS, MARK, TOOL, UNREAD, learnt
+from coincide.data.inline import PictureWriter
+from coincide.data.marks import LOSS, MARK, TOOL, UNREAD, is_learnt
 from coincide.data.media import FIELD, refuse_fields
 from coincide.data.parse import IMAGE
 from coincide.data.pictures import IMAGES, TAG, Pictures, path_of
@@ -37,7 +37,7 @@ TOOLS = frozenset({"tool_use", "tool_result", "tool_call", "function_call", "too
 def to_llava(
     value: Any,
     image_root: Path,
-    keep: Keep = lambda name, content: None,
+    keep: PictureWriter = lambda name, content: None,
     *,
     tags_as_text: bool = False,
 ) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _turn(number: int, message: Any, pictures: Pictures) -> dict[str, Any]:
         raise BadRow("unknown role", f"turn {number} is from {short(role)}")
     learn = True
     if not message.keys() <= TURN:
-        learn = learnt(f"turn {number}", message, ROLES[role] == "gpt")
+        learn = is_learnt(f"turn {number}", message, ROLES[role] == "gpt")
         refuse_fields(f"turn {number}", message, TURN, ())
     content = message.get("content", message.get("value"))
     before = len(pictures.slots)
@@ -89,7 +89,7 @@ def _turn(number: int, message: Any, pictures: Pictures) -> dict[str, Any]:
     if isinstance(content, list):
         content = "\n".join(_part(number, part, pictures) for part in content)
     elif isinstance(content, str):
-        content = pictures.told(content)
+        content = pictures.with_placeholders(content)
     else:
         raise BadRow("malformed turn", f"turn {number}: expected text or a list of parts")
     own: Any = next((message[name] for name in PICTURES if message.get(name)), [])
@@ -123,13 +123,13 @@ def _part(number: int, part: Any, pictures: Pictures) -> str:
     kind = part.get("type", next((k for k in ("text", "image", "image_url") if k in part), None))
     if not isinstance(kind, str):
         raise BadRow("malformed turn", f"{where} is of type {short(kind)}: {short(part)}")
-    if not learnt(where, part, answer=True):
+    if not is_learnt(where, part, answer=True):
         raise BadRow(MARK, f"{where} is not to be learnt: only whole turns can be marked")
     if kind in TEXTS:
         text = next((part[k] for k in ("text", "value", "content") if k in part), None)
         if isinstance(text, str):
             refuse_fields(where, part, ("type", "text", "value", "content"), ())
-            return pictures.told(text)
+            return pictures.with_placeholders(text)
     elif kind in PICTURED:
         refuse_fields(where, part, ("type", *SHOWN), ("it",))
         shown = next((part[k] for k in SHOWN if k in part), None)

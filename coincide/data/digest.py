@@ -26,7 +26,7 @@ from coincide.data.rows import scan
 from coincide.files import sha256_file, write_json
 from coincide.terminal.progress import bar
 
-Rows = Callable[[Path], Iterable[tuple[int, str, Any]]]
+RowReader = Callable[[Path], Iterable[tuple[int, str, Any]]]
 """A reader of annotations: ``(row, text, value)`` as :func:`coincide.data.rows.scan` gives them."""
 KEPT = ("sha256", "rows", "marks", "tags")
 """What the cache remembers of the annotations."""
@@ -46,7 +46,7 @@ class Content:
 
 
 def content_of(
-    annotations: Path, image_root: Path, rows: Rows = scan, form: str = "llava"
+    annotations: Path, image_root: Path, rows: RowReader = scan, form: str = "llava"
 ) -> Content:
     """Hash a dataset whose annotations ``rows`` reads; ``form`` names the reader in the cache.
 

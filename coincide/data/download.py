@@ -71,7 +71,7 @@ class Download:
         return self.bytes or self.about
 
 
-class Refused(UserError):
+class DownloadRefused(UserError):
     """This address will not give the file, however often it is asked."""
 
 
@@ -99,7 +99,7 @@ def download(item: Download, target: Path, *, pause: Callable[[float], None] = t
         for url in (item.url, *item.mirrors):
             try:
                 return _Transfer(item, url, target, session).run(pause)
-            except Refused as error:
+            except DownloadRefused as error:
                 reasons.append(f"  {shown(url)}: {error}")
     raise UserError(
         f"{item.name} cannot be downloaded:\n" + "\n".join(reasons) + "\nRun the command again "
@@ -162,7 +162,7 @@ class _Transfer:
             except _Broken as error:
                 failures = failures + 1 if self.have <= before else 1
                 if failures > (PATIENCE if self.answered else NO_ANSWER):
-                    raise Refused(f"{error}; given up after {failures} attempts") from None
+                    raise DownloadRefused(f"{error}; given up after {failures} attempts") from None
                 wait = error.wait if error.wait is not None else min(60.0, 2.0 ** (failures - 1))
                 print(f"{self.item.name}: {error}; trying again in {wait:.0f} s", flush=True)
                 pause(wait)
@@ -195,7 +195,7 @@ class _Transfer:
         except requests.exceptions.ChunkedEncodingError:
             raise _Broken(f"the connection broke off at byte {self.have:,}") from None
         except requests.RequestException as error:
-            raise Refused(f"the request failed ({type(error).__name__})") from None
+            raise DownloadRefused(f"the request failed ({type(error).__name__})") from None
 
     def _begin(self, response: Response, have: int) -> int:
         """Where the body belongs in the file; refuses answers that are not the file."""
@@ -206,18 +206,20 @@ class _Transfer:
         if status in (408, 425, 429) or status >= 500:
             raise _Broken(f"the server answered {status}", _retry_after(response))
         if status in (401, 403):
-            raise Refused(
+            raise DownloadRefused(
                 f"the server answered {status}. Where the file needs a login, accept its terms "
                 "on its page and set HF_TOKEN"
             )
         if status not in (200, 206):
-            raise Refused(f"the server answered {status}")
+            raise DownloadRefused(f"the server answered {status}")
         if "text/html" in response.headers.get("Content-Type", ""):
-            raise Refused("an HTML page came instead of the file: a login or an error page")
+            raise DownloadRefused("an HTML page came instead of the file: a login or an error page")
         begin, total = _span(response)
         size = self.item.bytes or self._hub_size(response)
         if size and total is not None and total != size:
-            raise Refused(f"the server has {total:,} bytes, expected {size:,}: another file")
+            raise DownloadRefused(
+                f"the server has {total:,} bytes, expected {size:,}: another file"
+            )
         if status == 200:
             self._forget()
             self.known = {
@@ -275,7 +277,9 @@ class _Transfer:
                 self._forget()
                 why = f"{kind} {got}, expected {expected}"
                 if self.restarted:
-                    raise Refused(f"{why}, twice: another file, or a cache on the way damages it")
+                    raise DownloadRefused(
+                        f"{why}, twice: another file, or a cache on the way damages it"
+                    )
                 self.restarted = True
                 raise _Broken(f"{why}; starting anew")
         os.replace(self.part, self.target)
@@ -310,7 +314,7 @@ def _span(response: Response) -> tuple[int, int | None]:
     if response.status_code == 206:
         found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
         if found is None:
-            raise Refused("a partial answer without Content-Range")
+            raise DownloadRefused("a partial answer without Content-Range")
         return int(found[1]), None if found[2] == "*" else int(found[2])
     length = response.headers.get("Content-Length", "")
     return 0, int(length) if length.isdecimal() else None

@@ -25,7 +25,7 @@ CHAT = {"human": "user", "gpt": "assistant", "system": "system"}
 
 
 @dataclass(frozen=True)
-class Row:
+class ExportRow:
     """A row of a subset as exports say it."""
 
     number: int
@@ -39,7 +39,7 @@ class Row:
     record: Mapping[str, Any]
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path) -> Iterator[ExportRow]:
     """The rows of a ``subset.json``. Raises :class:`UserError` for one that is no LLaVA row."""
     for number, text, record in scan(path):
         example, _, fault = parse(number, record, lambda _: "", tags_as_text=True)
@@ -47,18 +47,18 @@ def read_rows(path: Path) -> Iterator[Row]:
             raise UserError(f"{path}: row {number} cannot be read: {fault}.")
         opening = record["conversations"][0]
         system = opening["value"] if opening.get("from") == "system" else None
-        yield Row(number, example.id, system, example.turns, example.images, text, record)
+        yield ExportRow(number, example.id, system, example.turns, example.images, text, record)
 
 
 # --- forms --------------------------------------------------------------------------------------
 
 
-def _identity(row: Row) -> dict[str, Any]:
+def _identity(row: ExportRow) -> dict[str, Any]:
     """The id as a string; without one, no key."""
     return {"id": row.id} if row.id else {}
 
 
-def as_llava(row: Row) -> dict[str, Any]:
+def as_llava(row: ExportRow) -> dict[str, Any]:
     """LLaVA json with all fields of the row; ``image`` a path, a list of several, or no key."""
     said = list(row.record["conversations"])
     kept = [*said[: int(row.system is not None)], *said[len(said) - len(row.turns) :]]
@@ -73,7 +73,7 @@ def as_llava(row: Row) -> dict[str, Any]:
 _OWN = ("id", "image", "conversations")
 
 
-def as_sharegpt(row: Row) -> dict[str, Any]:
+def as_sharegpt(row: ExportRow) -> dict[str, Any]:
     """``conversations`` of ``from`` and ``value``, and ``images``: what LLaMA-Factory reads."""
     said = [{"from": turn.role, "value": turn.text} for turn in row.turns]
     if row.system is not None:
@@ -81,7 +81,7 @@ def as_sharegpt(row: Row) -> dict[str, Any]:
     return {**_identity(row), "conversations": said, "images": list(row.images)}
 
 
-def as_messages(row: Row) -> dict[str, Any]:
+def as_messages(row: ExportRow) -> dict[str, Any]:
     """OpenAI roles, ``<image>`` in the text, and ``images``: what ms-swift reads."""
     said = [_message(CHAT[turn.role], turn.text, turn) for turn in row.turns]
     if row.system is not None:
@@ -89,17 +89,17 @@ def as_messages(row: Row) -> dict[str, Any]:
     return {**_identity(row), "messages": said, "images": list(row.images)}
 
 
-def as_trl(row: Row) -> dict[str, Any]:
+def as_trl(row: ExportRow) -> dict[str, Any]:
     """Contents as parts, pictures as ``{"type": "image"}`` in their places, and ``images``."""
     return {**_parts(row, lambda _: {}, marks=False), "images": list(row.images)}
 
 
-def as_axolotl(row: Row) -> dict[str, Any]:
+def as_axolotl(row: ExportRow) -> dict[str, Any]:
     """Contents as parts, pictures as ``{"type": "image", "path": ...}``; no column of images."""
     return _parts(row, lambda path: {"path": path}, marks=False)
 
 
-def as_parts(row: Row) -> dict[str, Any]:
+def as_parts(row: ExportRow) -> dict[str, Any]:
     """Contents as parts, pictures as ``{"type": "image", "image": ...}``: what all read alike.
 
     The column ``images`` is null: by its name TRL knows rows with pictures, and axolotl leaves
@@ -114,7 +114,7 @@ def _message(role: str, content: Any, turn: Turn | None = None) -> dict[str, Any
 
 
 def _parts(
-    row: Row, picture: Callable[[str], Mapping[str, str]], *, marks: bool = True
+    row: ExportRow, picture: Callable[[str], Mapping[str, str]], *, marks: bool = True
 ) -> dict[str, Any]:
     left = iter(row.images)
     said = []
@@ -123,7 +123,7 @@ def _parts(
     for turn in row.turns:
         parts = [
             {"type": "image", **picture(next(left))} if part is None else _text(part)
-            for part in split(turn.text)
+            for part in text_parts(turn.text)
         ]
         said.append(_message(CHAT[turn.role], parts, turn if marks else None))
     return {**_identity(row), "messages": said}
@@ -133,7 +133,7 @@ def _text(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def split(text: str) -> Iterator[str | None]:
+def text_parts(text: str) -> Iterator[str | None]:
     """The texts of a turn and None for each picture, without the line break between the two."""
     texts = text.split(IMAGE)
     for number, part in enumerate(texts):
@@ -145,7 +145,7 @@ def split(text: str) -> Iterator[str | None]:
             yield own
 
 
-FORMS: Mapping[str, Callable[[Row], dict[str, Any]]] = {
+FORMS: Mapping[str, Callable[[ExportRow], dict[str, Any]]] = {
     "llava": as_llava,
     "llamafactory": as_sharegpt,
     "sharegpt": as_sharegpt,
@@ -157,7 +157,7 @@ FORMS: Mapping[str, Callable[[Row], dict[str, Any]]] = {
 }
 
 
-def written(row: Row, form: str, place: Callable[[str], str]) -> str:
+def as_json_line(row: ExportRow, form: str, place: Callable[[str], str]) -> str:
     """``row`` as JSON in ``form``, its pictures' paths through ``place``.
 
     A LLaVA row that needs no change comes out byte for byte.
@@ -175,25 +175,25 @@ _MEDIA = re.compile("<(?:video|audio)>")
 _MODEL = re.compile(r"<\|[a-z_]+\|>|</?s>")
 
 
-def _texts(row: Row) -> list[str]:
+def _texts(row: ExportRow) -> list[str]:
     return [row.system or "", *(turn.text for turn in row.turns)]
 
 
-def words_for_media(row: Row) -> bool:
+def words_for_media(row: ExportRow) -> bool:
     """Whether a text holds ``<video>`` or ``<audio>``, which here are words."""
     return any(map(_MEDIA.search, _texts(row)))
 
 
-def _inside_a_line(row: Row) -> bool:
+def _inside_a_line(row: ExportRow) -> bool:
     def joined(text: str) -> str:
-        return "\n".join(IMAGE if part is None else part for part in split(text))
+        return "\n".join(IMAGE if part is None else part for part in text_parts(text))
 
     return any(IMAGE in turn.text and joined(turn.text) != turn.text for turn in row.turns)
 
 
 _TAGGED = ("llava", "sharegpt", "llamafactory", "messages", "swift")
 _PARTED = ("trl", "axolotl", "parts")
-MISREAD: tuple[tuple[tuple[str, ...], str, Callable[[Row], bool]], ...] = (
+MISREAD: tuple[tuple[tuple[str, ...], str, Callable[[ExportRow], bool]], ...] = (
     (
         ("sharegpt", "llamafactory", "messages"),
         "<video> or <audio> as plain text: LLaMA-Factory stops with ValueError, unless its "
@@ -254,7 +254,7 @@ class Misread:
     counts: Counter[str] = field(default_factory=Counter)
     rows: dict[str, list[int]] = field(default_factory=dict)
 
-    def look(self, row: Row) -> None:
+    def look(self, row: ExportRow) -> None:
         """Count ``row`` under each reason that applies."""
         for forms, why, applies in MISREAD:
             if self.form in forms and applies(row):

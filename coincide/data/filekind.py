@@ -64,7 +64,7 @@ def is_parquet(path: Path) -> bool:
     return _head(path).startswith(PARQUET)
 
 
-def foreign(path: Path, head: bytes) -> UserError | None:
+def foreign_format(path: Path, head: bytes) -> UserError | None:
     """The error for a file that begins with ``head`` where its kind is known and not read."""
     for at, magic, what in FOREIGN:
         if head[at:].startswith(magic):
@@ -76,7 +76,7 @@ def foreign(path: Path, head: bytes) -> UserError | None:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[IO[bytes], str]]:
+def open_utf8(path: Path) -> Iterator[tuple[IO[bytes], str]]:
     """``path`` as UTF-8 bytes without a byte-order mark, and what was undone, in words.
 
     Raises :class:`UserError` for kinds that are named and not read, and for a compressed file
@@ -95,7 +95,7 @@ def opened(path: Path) -> Iterator[tuple[IO[bytes], str]]:
 def _utf8(path: Path, stream: IO[bytes], undone: str) -> tuple[IO[bytes], str]:
     head = stream.read(512)
     stream.seek(0)
-    unread = foreign(path, head)
+    unread = foreign_format(path, head)
     for mark, coding in MARKS:
         if head.startswith(mark):
             if coding == "utf-8-sig":

@@ -22,7 +22,7 @@ from coincide.schema import UserError
 
 FOLDER = "inline"
 KIND = "wrong inline picture"
-Keep = Callable[[str, bytes], None]
+PictureWriter = Callable[[str, bytes], None]
 """Takes the path of a picture, relative to the image root, and its bytes."""
 _SUFFIXES = (
     (b"\x89PNG\r\n\x1a\n", ".png"), (b"\xff\xd8\xff", ".jpg"), (b"GIF8", ".gif"),
@@ -54,7 +54,7 @@ def is_base64(text: str) -> bool:
     return suffix_of(head) not in ("", ".bmp")
 
 
-def decoded(text: str) -> bytes:
+def decode_inline(text: str) -> bytes:
     """The bytes of a data: URI or of base64 alone. Raises :class:`BadRow` for anything else."""
     found = _URI.match(text)
     if text[:5].lower() == "data:":
@@ -75,7 +75,7 @@ def as_bytes(value: Any) -> bytes:
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value)
     if isinstance(value, str):
-        return decoded(value)
+        return decode_inline(value)
     try:
         return bytes(value)
     except (TypeError, ValueError):
@@ -90,7 +90,7 @@ def name_of(content: bytes) -> str:
     return f"{FOLDER}/{digest[:2]}/{digest}{suffix_of(content)}"
 
 
-def keeper(root: Path) -> Keep:
+def picture_writer(root: Path) -> PictureWriter:
     """What writes pictures below ``root``, each once. Raises :class:`UserError` if it cannot."""
 
     def keep(name: str, content: bytes) -> None:

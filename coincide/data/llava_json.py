@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from coincide.data.check import corrupt_images
-from coincide.data.digest import Content, Rows, content_of
+from coincide.data.digest import Content, RowReader, content_of
 from coincide.data.download import Download
 from coincide.data.fault import BadRow
 from coincide.data.listing import missing_files
@@ -86,7 +86,7 @@ def inspect(
     source_of: SourceOf = folder_source,
     policies: Policies | None = None,
     corrupt: Mapping[str, str] | None = None,
-    rows: Rows = scan,
+    rows: RowReader = scan,
     tags_as_text: bool = False,
 ) -> tuple[Dataset, DataReport]:
     """Like :func:`read`, with the report, and faulty rows dropped where the policy is ``error``.
@@ -129,7 +129,7 @@ def _image_faults(
         lost = [name for name in example.images if name in missing]
         broken = [name for name in example.images if name in corrupt and name not in missing]
         if lost:
-            told = told or near.told(lost[0], missing)  # the report shows the first alone
+            told = told or near.describe(lost[0], missing)  # the report shows the first alone
             yield example.row, "missing image", "on_missing_image", told
         if broken:
             detail = f"{broken[0]}: {corrupt[broken[0]]}"

@@ -43,7 +43,7 @@ FAULTS = (MARK, TOOL, UNREAD, SECOND)
 """Kinds of faults that are found here."""
 
 
-def learnt(turn: str, fields: Mapping[str, Any], answer: bool) -> bool:
+def is_learnt(turn: str, fields: Mapping[str, Any], answer: bool) -> bool:
     """Whether a turn with ``fields`` is learnt, so far as its marks go; ``turn`` names it.
 
     Raises :class:`BadRow` for marks that are not done, that contradict each other, or that ask to

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 from coincide.data.convert import to_llava
 from coincide.data.fault import BadRow
-from coincide.data.inline import keeper
+from coincide.data.inline import picture_writer
 from coincide.data.llava_json import LlavaJson
 from coincide.data.rows import inert, scan
 from coincide.files import write_atomic
@@ -77,7 +77,7 @@ def read_messages(
     json comes as the :class:`BadRow`, its text as it stands. Inline pictures are written.
     ``tags_as_text``: ``<img>path</img>`` in a text is text.
     """
-    keep = keeper(image_root)
+    keep = picture_writer(image_root)
     for row, text, value in scan(path):
         try:
             record = to_llava(value, image_root, keep, tags_as_text=tags_as_text)

@@ -59,7 +59,7 @@ class Neighbours:
         below = [root / folder for folder in self._listing("").folders[:FOLDERS]]
         return next((f for f in (*above, *below) if os.path.isfile(f / name)), None)  # noqa: PTH113
 
-    def told(self, name: str, missing: Collection[str] = ()) -> str:
+    def describe(self, name: str, missing: Collection[str] = ()) -> str:
         """``name``, where it was looked for, and what is there instead, in words; and how many of
         all that are ``missing`` have a neighbour.
         """

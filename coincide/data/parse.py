@@ -9,7 +9,7 @@ from typing import Any
 
 from coincide.data.fault import BadRow, short
 from coincide.data.inline import is_base64
-from coincide.data.marks import learnt, refuse_row
+from coincide.data.marks import is_learnt, refuse_row
 from coincide.data.media import refuse_fields, refuse_tags
 from coincide.schema import Example, Role, Turn
 
@@ -92,7 +92,7 @@ def _turns(value: Any, row: Mapping[str, Any]) -> tuple[tuple[Turn, ...], int]:
         raise BadRow("no conversation", f'"conversations" is {short(value)}{hint}')
     begin = int(isinstance(value[0], dict) and value[0].get("from") == "system")
     if begin and len(value[0]) != _PLAIN:
-        learnt("turn 0", value[0], False)
+        is_learnt("turn 0", value[0], False)
     turns = [_turn(number, item) for number, item in enumerate(value[begin:], begin)]
     if turns and turns[0].role == "gpt":
         turns.pop(0)
@@ -122,7 +122,7 @@ def _turn(number: int, item: Any) -> Turn:
     if len(item) == _PLAIN:
         return Turn(ROLES[role], text)
     refuse_fields(f"turn {number}", item, ("from", "value"), ())
-    return Turn(ROLES[role], text, learnt(f"turn {number}", item, role == "gpt"))
+    return Turn(ROLES[role], text, is_learnt(f"turn {number}", item, role == "gpt"))
 
 
 def _match_placeholders(turns: tuple[Turn, ...], images: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from coincide.data.fault import BadRow, short
-from coincide.data.inline import Keep, as_bytes, decoded, is_base64, name_of
+from coincide.data.inline import PictureWriter, as_bytes, decode_inline, is_base64, name_of
 from coincide.data.parse import IMAGE
 
 PATHS = ("path", "url", "image", "image_url", "file")
@@ -23,7 +23,7 @@ class Pictures:
     """The pictures of a row while its turns are read."""
 
     root: Path
-    keep: Keep
+    keep: PictureWriter
     named: Mapping[str, Any] = field(default_factory=dict)
     """MiniCPM-V: pictures by the tags that stand for them."""
     tag: re.Pattern[str] = field(default_factory=lambda: TAG)
@@ -37,7 +37,7 @@ class Pictures:
         self.slots.append(path_of(image, self.root, self.keep))
         return IMAGE
 
-    def told(self, text: str) -> str:
+    def with_placeholders(self, text: str) -> str:
         """``text`` with ``<image>`` in the place of every picture, whatever stood there."""
         if self.named:
             tags = "|".join(map(re.escape, self.named))
@@ -51,7 +51,7 @@ class Pictures:
         return self.add(self.named[found[0]] if self.named else found[1])
 
 
-def path_of(image: Any, root: Path, keep: Keep) -> str:
+def path_of(image: Any, root: Path, keep: PictureWriter) -> str:
     """The path of a picture relative to ``root``; one that is no file yet goes to ``keep``."""
     found = image
     if isinstance(found, Mapping):
@@ -65,7 +65,7 @@ def path_of(image: Any, root: Path, keep: Keep) -> str:
     if not isinstance(found, str) or not found:
         raise BadRow("wrong image field", f"expected a path, got {short(image)}")
     if found[:5].lower() == "data:" or is_base64(found):
-        return _kept(decoded(found), keep)
+        return _kept(decode_inline(found), keep)
     text = found.removeprefix("file://")
     if re.match(r"[a-z][a-z0-9+.-]+://|https?:", text, re.IGNORECASE):
         raise BadRow("image that is no file", f"{short(text)}; save it below data.images")
@@ -75,7 +75,7 @@ def path_of(image: Any, root: Path, keep: Keep) -> str:
     return text
 
 
-def _kept(content: bytes, keep: Keep) -> str:
+def _kept(content: bytes, keep: PictureWriter) -> str:
     name = name_of(content)
     keep(name, content)
     return name

@@ -17,9 +17,9 @@ from filelock import Timeout
 
 from coincide.data.download import Download, disk_error, download, shown
 from coincide.data.listing import missing_files
-from coincide.data.presence import WORK, count_files, gigabytes, look, mark, space
+from coincide.data.presence import WORK, count_files, gigabytes, look_at_download, mark, space
 from coincide.data.report import by_source
-from coincide.data.unpack import Damaged, unpack
+from coincide.data.unpack import DamagedArchive, unpack
 from coincide.files import write_json
 from coincide.processes import ProcessLock
 from coincide.requirements import Requirement
@@ -61,7 +61,7 @@ def prepare(source: Any) -> None:
     root = Path(source.root)
     print(f"{source.name} in {root.absolute()}")
     for item in source.downloads:
-        seen = look(root, item)
+        seen = look_at_download(root, item)
         where = "" if seen.whole else f"; from {shown(item.url)}"
         print(f"  {item.name:<12} {'there' if seen.whole else 'fetch':<6} {seen.found}{where}")
     _check_space(root, source.downloads)
@@ -74,7 +74,7 @@ def fetch(root: Path, item: Download) -> None:
     """Fetch ``item`` and unpack it below ``root``, unless it is there."""
     try:
         with _alone(root):
-            if look(root, item).whole:
+            if look_at_download(root, item).whole:
                 return
             if item.holds:
                 _fetch_archive(root, item)
@@ -92,7 +92,7 @@ def _fetch_archive(root: Path, item: Download) -> None:
         try:
             unpack(archive, root / item.to)
             break
-        except Damaged as error:
+        except DamagedArchive as error:
             archive.unlink()
             if last:
                 raise
@@ -118,7 +118,7 @@ def requirements(source: Prepared) -> list[Requirement]:
     annotations = Path(source.annotations)
     wanted = [i for i in source.downloads if i.holds or root / i.to == annotations]
     for item in wanted:
-        seen = look(root, item)
+        seen = look_at_download(root, item)
         what = f"images {item.holds}" if item.holds else "annotations"
         get = partial(fetch, root, item)
         left = 0 if seen.whole else item.size
@@ -191,7 +191,7 @@ def report_lost(source: Prepared) -> None:
 
 
 def _check_space(root: Path, items: Sequence[Download]) -> None:
-    left = gigabytes(sum(item.size for item in items if not look(root, item).whole))
+    left = gigabytes(sum(item.size for item in items if not look_at_download(root, item).whole))
     needed, free = space(root, items)
     print(f"  {left} to download; {gigabytes(needed)} needed at most, {gigabytes(free)} free")
     if needed > free:

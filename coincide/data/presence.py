@@ -17,7 +17,7 @@ LEAST = 0.98
 
 
 @dataclass(frozen=True)
-class Seen:
+class DownloadState:
     """What there is of a download: in words, whether that is all, or at least some of it."""
 
     found: str
@@ -25,22 +25,22 @@ class Seen:
     some: bool = False
 
 
-def look(root: Path, item: Download) -> Seen:
+def look_at_download(root: Path, item: Download) -> DownloadState:
     """What is there of ``item``. Looks only; opens no file."""
     if not item.holds:
         return _look_file(root / item.to, item.bytes)
     folder = root / item.holds
     if not folder.is_dir():
-        return Seen(f"no folder {folder}")
+        return DownloadState(f"no folder {folder}")
     count = count_files(folder)
     seen = f"{folder}, {count:,} files"
     if mark(root, item, "unfinished").is_file():
-        return Seen(f"{seen}, unpacking broke off")
+        return DownloadState(f"{seen}, unpacking broke off")
     done = mark(root, item, "done")
     least = int(done.read_text()) if done.is_file() else max(1, LEAST * item.files)
     if count < least:
-        return Seen(f"{seen} of {item.files:,}", some=count > 0)
-    return Seen(seen, whole=True)
+        return DownloadState(f"{seen} of {item.files:,}", some=count > 0)
+    return DownloadState(seen, whole=True)
 
 
 def count_files(folder: Path) -> int:
@@ -49,13 +49,13 @@ def count_files(folder: Path) -> int:
         return sum(not entry.name.startswith(".") for entry in entries)
 
 
-def _look_file(path: Path, size: int) -> Seen:
+def _look_file(path: Path, size: int) -> DownloadState:
     if not path.is_file():
-        return Seen(f"no file {path}")
+        return DownloadState(f"no file {path}")
     got = path.stat().st_size
     if size and got != size:
-        return Seen(f"{path}, {got:,} bytes of {size:,}")
-    return Seen(f"{path}, {got:,} bytes", whole=True)
+        return DownloadState(f"{path}, {got:,} bytes of {size:,}")
+    return DownloadState(f"{path}, {got:,} bytes", whole=True)
 
 
 def space(root: Path, items: Sequence[Download]) -> tuple[int, int]:
@@ -63,7 +63,7 @@ def space(root: Path, items: Sequence[Download]) -> tuple[int, int]:
 
     Pictures unpack to about the size of their archive; one archive at a time is kept.
     """
-    missing = [item for item in items if not look(root, item).whole]
+    missing = [item for item in items if not look_at_download(root, item).whole]
     archives = [item.size for item in missing if item.holds]
     needed = sum(item.size for item in missing) + max(archives, default=0)
     there = root.absolute()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from coincide.data.filekind import READ, is_parquet, opened, table_rows
+from coincide.data.filekind import READ, is_parquet, open_utf8, table_rows
 from coincide.schema import UserError
 
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -33,7 +33,7 @@ def scan(path: Path) -> Iterator[tuple[int, str, Any]]:
         if empty:
             raise UserError(f"{path}: a Parquet file without a row.")
         return
-    with opened(path) as (stream, undone):
+    with open_utf8(path) as (stream, undone):
         where = f"{path}{undone}"
         begin = stream.tell()
         while (byte := stream.read(1)).isspace():

@@ -39,12 +39,12 @@ LONGEST = 240
 """Bytes of one name; disks take 255, and a file that is being written has a longer one."""
 
 
-class Damaged(UserError):
+class DamagedArchive(UserError):
     """The archive's bytes are not those that were packed: fetch it again."""
 
 
 @dataclass(frozen=True)
-class Member:
+class ArchiveMember:
     """A plain file of an archive, or a folder: its name alone."""
 
     name: str
@@ -56,8 +56,8 @@ class Member:
 def unpack(archive: Path, into: Path) -> int:
     """Unpack a zip or tar ``archive`` below ``into``; return the number of files.
 
-    Raises :class:`UserError` naming the first members that are refused, :class:`Damaged` for an
-    archive that cannot be read to its end.
+    Raises :class:`UserError` naming the first members that are refused, :class:`DamagedArchive` for
+    an archive that cannot be read to its end.
     """
     with ExitStack() as stack:
         try:
@@ -68,48 +68,50 @@ def unpack(archive: Path, into: Path) -> int:
                     _write(member, into / member.name)
                     progress.update(1)
         except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
-            raise Damaged(f"{archive} is damaged: {error}.") from error
+            raise DamagedArchive(f"{archive} is damaged: {error}.") from error
     return len(members)
 
 
-def _members(archive: Path, stack: ExitStack) -> Iterator[Member | str]:
+def _members(archive: Path, stack: ExitStack) -> Iterator[ArchiveMember | str]:
     """The plain files and folders, and for every other member why it is refused."""
     if zipfile.is_zipfile(archive):
         yield from _zip_members(stack.enter_context(zipfile.ZipFile(archive)))
     elif tarfile.is_tarfile(archive):
         yield from _tar_members(stack.enter_context(tarfile.TarFile.open(archive)))
     else:
-        raise Damaged(f"{archive} is neither a zip nor a tar archive, or was cut short.")
+        raise DamagedArchive(f"{archive} is neither a zip nor a tar archive, or was cut short.")
 
 
-def _zip_members(packed: zipfile.ZipFile) -> Iterator[Member | str]:
+def _zip_members(packed: zipfile.ZipFile) -> Iterator[ArchiveMember | str]:
     for info in packed.infolist():
         kind = stat.S_IFMT(info.external_attr >> 16)
         if "\0" in info.orig_filename:  # zipfile cuts the name there
             yield f"{info.orig_filename!a}: control characters in the name"
         elif info.is_dir():
-            yield Member(info.filename)
+            yield ArchiveMember(info.filename)
         elif kind not in (0, stat.S_IFREG):
             yield f"{info.filename!a}: a link or a device"
         elif info.flag_bits & 1:
             yield f"{info.filename!a}: encrypted"
         else:
-            yield Member(info.filename, info.file_size, partial(packed.open, info))
+            yield ArchiveMember(info.filename, info.file_size, partial(packed.open, info))
 
 
-def _tar_members(packed: tarfile.TarFile) -> Iterator[Member | str]:
+def _tar_members(packed: tarfile.TarFile) -> Iterator[ArchiveMember | str]:
     for info in packed:
         if info.isdir():
-            yield Member(info.name)
+            yield ArchiveMember(info.name)
         elif info.isreg() and not info.issparse():
-            yield Member(info.name, info.size, partial(_open_tar, packed, info))
+            yield ArchiveMember(info.name, info.size, partial(_open_tar, packed, info))
         else:
             yield f"{info.name!a}: a link or a device"
     plain = packed.fileobj
     if isinstance(plain, io.BufferedReader):  # compressed ones notice their own end
         plain.seek(packed.offset)
         if plain.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise Damaged("A tar archive ends without the mark of its end: it was cut short.")
+            raise DamagedArchive(
+                "A tar archive ends without the mark of its end: it was cut short."
+            )
 
 
 def _open_tar(packed: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
@@ -118,11 +120,13 @@ def _open_tar(packed: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
     return found
 
 
-def _checked(archive: Path, members: Iterator[Member | str], into: Path) -> list[Member]:
+def _checked(
+    archive: Path, members: Iterator[ArchiveMember | str], into: Path
+) -> list[ArchiveMember]:
     """All files, or a refusal that names the first ten bad members."""
     limit = archive.stat().st_size * SWELL + SLACK
     total = 0
-    sound: list[Member] = []
+    sound: list[ArchiveMember] = []
     refused: list[str] = []
     names = _Names(into)
     for member in members:
@@ -160,7 +164,7 @@ class _Names:
         self.sound: set[str] = set()
         """Folders of the target that no link leads away from."""
 
-    def refusal(self, member: Member) -> str:
+    def refusal(self, member: ArchiveMember) -> str:
         """Why ``member`` cannot be unpacked beside those before it; empty when it can."""
         if why := _bad_name(member):
             return why
@@ -202,7 +206,7 @@ class _Names:
         return ""
 
 
-def _bad_name(member: Member) -> str:
+def _bad_name(member: ArchiveMember) -> str:
     """Why the name alone is refused."""
     folder = member.open is None
     name = member.name.rstrip("/") if folder else member.name
@@ -237,7 +241,7 @@ def _partial(target: Path) -> Path:
     return target.with_name(f".{target.name}.part")
 
 
-def _check_space(members: list[Member], into: Path) -> None:
+def _check_space(members: list[ArchiveMember], into: Path) -> None:
     into.mkdir(parents=True, exist_ok=True)
     needed = sum(member.size for member in members if not _is_there(member, into / member.name))
     free = shutil.disk_usage(into).free
@@ -248,11 +252,11 @@ def _check_space(members: list[Member], into: Path) -> None:
         )
 
 
-def _is_there(member: Member, target: Path) -> bool:
+def _is_there(member: ArchiveMember, target: Path) -> bool:
     return target.is_file() and target.stat().st_size == member.size
 
 
-def _write(member: Member, target: Path) -> None:
+def _write(member: ArchiveMember, target: Path) -> None:
     """Write one member, under another name until it is whole."""
     if _is_there(member, target):
         return
@@ -262,5 +266,5 @@ def _write(member: Member, target: Path) -> None:
     with member.open() as source, partial.open("wb") as out:
         shutil.copyfileobj(source, out, 1 << 20)
     if partial.stat().st_size != member.size:
-        raise Damaged(f"{member.name!a} is shorter in the archive than its header says.")
+        raise DamagedArchive(f"{member.name!a} is shorter in the archive than its header says.")
     os.replace(partial, target)

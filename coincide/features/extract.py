@@ -28,8 +28,8 @@ from coincide.features.engine.shards import read_valid
 from coincide.features.engine.work import (
     LEADER,
     POLL,
-    Tally,
-    Work,
+    PassProgress,
+    PassWork,
     do_shards,
     layout_of,
 )
@@ -44,20 +44,20 @@ CLAIMS = "claims"
 
 
 def signal_step(
-    signal: Signal, over: SignalPass, *, data: Step, base: Step, after: tuple[Step, ...] = ()
+    signal: Signal, signal_pass: SignalPass, *, data: Step, base: Step, after: tuple[Step, ...] = ()
 ) -> Step:
     """The artifact of one signal over the dataset ``data``, computed by the model ``base``, once
     ``after`` was looked up (``coincide.selection.scan``).
 
     Built alone it takes a pass of its own; :func:`extract` builds several of them in one pass.
     """
-    config = {"signal": signal.name, "params": signal.params(), **over.config()}
+    config = {"signal": signal.name, "params": signal.params(), **signal_pass.config()}
 
     def alone(build: Build) -> dict[str, Any]:
-        _fill([(signal, build)], over)
+        _fill([(signal, build)], signal_pass)
         return _facts(build)
 
-    name = f"{signal.label}-{over.model.name}-{over.source.name}"
+    name = f"{signal.label}-{signal_pass.model.name}-{signal_pass.source.name}"
     return Step(
         "features", name, VERSION, config, alone, needs=(data, base), after=after, links=True
     )
@@ -69,7 +69,7 @@ class Extraction:
 
     signal: Signal
     step: Step
-    over: SignalPass
+    signal_pass: SignalPass
 
 
 def extraction(
@@ -80,9 +80,9 @@ def extraction(
     after: tuple[Step, ...] = (),
 ) -> Extraction:
     """How ``signal`` is computed by ``model`` over ``source``, once ``after`` was looked up."""
-    over = type(signal).over(model, source, options)
-    step = signal_step(signal, over, data=source.step(), base=model.step(), after=after)
-    return Extraction(signal, step, over)
+    signal_pass = type(signal).make_pass(model, source, options)
+    step = signal_step(signal, signal_pass, data=source.step(), base=model.step(), after=after)
+    return Extraction(signal, step, signal_pass)
 
 
 def extract_all(store: Store, wanted: Sequence[Extraction]) -> None:
@@ -92,10 +92,10 @@ def extract_all(store: Store, wanted: Sequence[Extraction]) -> None:
         if store.find(each.step) is None:
             together.setdefault(tuple(n.key for n in each.step.needs), []).append(each)
     for group in together.values():
-        extract(store, {each.signal: each.step for each in group}, group[0].over)
+        extract(store, {each.signal: each.step for each in group}, group[0].signal_pass)
 
 
-def extract(store: Store, steps: Mapping[Signal, Step], over: SignalPass) -> list[Artifact]:
+def extract(store: Store, steps: Mapping[Signal, Step], signal_pass: SignalPass) -> list[Artifact]:
     """The artifacts of ``steps``; the missing ones come out of one pass over the data.
 
     Of several processes that ask for the same ones, the first leads and the others help it.
@@ -103,7 +103,7 @@ def extract(store: Store, steps: Mapping[Signal, Step], over: SignalPass) -> lis
     signals = {step.key: signal for signal, step in steps.items()}
 
     def build(builds: list[Build]) -> None:
-        _fill([(signals[b.step.key], b) for b in builds], over)
+        _fill([(signals[b.step.key], b) for b in builds], signal_pass)
         for each in builds:
             each.commit(_facts(each))
 
@@ -113,10 +113,12 @@ def extract(store: Store, steps: Mapping[Signal, Step], over: SignalPass) -> lis
         try:
             with Claims(folder) as claims:
                 while not claims.take(LEADER) and _missing(store, steps):
-                    _assist(store, {signals[step.key]: step for step in missing}, over, claims)
+                    _assist(
+                        store, {signals[step.key]: step for step in missing}, signal_pass, claims
+                    )
                 store.ensure_together(list(steps.values()), build)
         except OSError as error:
-            raise store.told(error, missing) from error
+            raise store.as_disk_error(error, missing) from error
         shutil.rmtree(folder, ignore_errors=True)
     return [store.artifact(step) for step in steps.values()]
 
@@ -131,34 +133,38 @@ def _facts(build: Build) -> dict[str, Any]:
     return {"invalid": len(invalid), "invalid_rows": invalid[:100]}
 
 
-def _fill(missing: Sequence[tuple[Signal, Build]], over: SignalPass) -> None:
+def _fill(missing: Sequence[tuple[Signal, Build]], signal_pass: SignalPass) -> None:
     """Write the shards that the builds lack, each shard for all of them at once."""
     from coincide.terminal.progress import bar
 
     missing = sorted(missing, key=lambda pair: pair[1].step.key)
     builds = [build for _, build in missing]
     data = builds[0].need(0)
-    layout = _layout(builds, len(over.source.open(data.path)), over.options.shard_rows)
+    layout = _layout(
+        builds, len(signal_pass.source.open(data.path)), signal_pass.options.shard_rows
+    )
     model = builds[0].need(1).path / "model"
     folders = tuple(build.dir for build in builds)
     claims = builds[0].store.beside(builds[0].step, CLAIMS)
-    work = Work(over, tuple(s for s, _ in missing), folders, claims, data.path, model, **layout)
-    left = work.left()
+    work = PassWork(
+        signal_pass, tuple(s for s, _ in missing), folders, claims, data.path, model, **layout
+    )
+    left = work.missing_shards()
     if len(left) < len(work.shards):
         first = left[0] if left else len(work.shards)
         print(f"features: resumed at shard {first} of {len(work.shards)}")
     if left:
         with bar("features", total=sum(len(work.shards[i]) for i in left), unit="row") as shown:
-            _run(work, Tally(work, shown))
+            _run(work, PassProgress(work, shown))
     shutil.rmtree(work.claims, ignore_errors=True)
 
 
-def _run(work: Work, tally: Tally) -> None:
+def _run(work: PassWork, tally: PassProgress) -> None:
     """Do the work here, or in one process for each device."""
     rank = rank_of()
-    devices = devices_of(work.over.options, rank)
+    devices = devices_of(work.signal_pass.options, rank)
     together = len(devices) * rank.local_ranks
-    decoders = decoders_of(work.over.options, devices[0], together)
+    decoders = decoders_of(work.signal_pass.options, devices[0], together)
     if len(devices) == 1:
         do_shards(work, devices[0], decoders, tally)
     else:
@@ -166,7 +172,9 @@ def _run(work: Work, tally: Tally) -> None:
     tally.show(look=True)
 
 
-def _assist(store: Store, steps: Mapping[Signal, Step], over: SignalPass, claims: Claims) -> None:
+def _assist(
+    store: Store, steps: Mapping[Signal, Step], signal_pass: SignalPass, claims: Claims
+) -> None:
     """Help with these signals while another process leads their pass; returns when it is over.
 
     If the leader dies, this returns too; the caller then builds what is missing itself.
@@ -175,7 +183,7 @@ def _assist(store: Store, steps: Mapping[Signal, Step], over: SignalPass, claims
 
     told = False
     while not claims.void(LEADER) and _missing(store, steps):
-        work = _begun(store, steps, over)
+        work = _begun(store, steps, signal_pass)
         if work is None:
             if not told:
                 print(f"features: waiting for {claims.whose(LEADER)}, which leads", flush=True)
@@ -184,11 +192,11 @@ def _assist(store: Store, steps: Mapping[Signal, Step], over: SignalPass, claims
             continue
         print("features: another process leads this pass; helping it shard by shard", flush=True)
         with bar("features (helping)", total=work.rows, unit="row") as shown:
-            _run(work, Tally(work, shown))
+            _run(work, PassProgress(work, shown))
         return
 
 
-def _begun(store: Store, steps: Mapping[Signal, Step], over: SignalPass) -> Work | None:
+def _begun(store: Store, steps: Mapping[Signal, Step], signal_pass: SignalPass) -> PassWork | None:
     """The pass over just these signals, once its leader has laid out the shards."""
     folders = tuple(store.partial(step) for step in steps.values())
     layouts = [layout_of(folder) for folder in folders]
@@ -197,7 +205,7 @@ def _begun(store: Store, steps: Mapping[Signal, Step], over: SignalPass) -> Work
     first = next(iter(steps.values()))
     data, model = (store.verify(need).path for need in first.needs)
     claims = store.beside(first, CLAIMS)
-    return Work(over, tuple(steps), folders, claims, data, model / "model", **layouts[0])
+    return PassWork(signal_pass, tuple(steps), folders, claims, data, model / "model", **layouts[0])
 
 
 def _layout(builds: Sequence[Build], rows: int, shard_rows: int) -> dict[str, int]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from coincide.ledger.identity import asked
+from coincide.ledger.identity import asked_hash
 from coincide.provenance import commit, hardware, versions
 from coincide.schema import Cost, Method, Result, Score
 from coincide.store import Artifact, Step, Store
@@ -39,7 +39,7 @@ def collect(
     chosen = store.verify(subset)
     failed = failures or {}
     measured = {
-        step.key: (store.verify(step), asked(step))
+        step.key: (store.verify(step), asked_hash(step))
         for step in scores
         if step.config["benchmark"] not in failed
     }
@@ -104,7 +104,7 @@ def variant_of(method: Method) -> str:
 def _missing(step: Step, why: str) -> list[Score]:
     """The scores of a benchmark that failed, each missing for the reason ``why``."""
     protocol = step.note.partition(": ")[2]
-    said, what = f"the evaluation failed: {why}", asked(step)
+    said, what = f"the evaluation failed: {why}", asked_hash(step)
     return [
         Score(step.config["benchmark"], name, None, 0, protocol=protocol, why=said, asked=what)
         for name in step.config["metrics"]

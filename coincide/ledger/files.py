@@ -62,7 +62,7 @@ def write_result(folder: Path, result: Result) -> Path:
     except OSError as error:
         remedy = "Set paths.ledger to another folder: everything is in the store already."
         needed = len(canonical(record))
-        raise disk.told(
+        raise disk.as_disk_error(
             error, folder, f"the ledger's {path.name}", remedy, needed=needed
         ) from error
     return path

@@ -28,13 +28,13 @@ def method_content(method: Method) -> dict[str, str]:
     return {"method": digest(more)} if more else {}
 
 
-def contents(method: Method, **steps: Step | None) -> dict[str, str]:
+def content_keys(method: Method, **steps: Step | None) -> dict[str, str]:
     """For :attr:`coincide.schema.Result.contents`: the keys of ``steps`` (data, target, ...)."""
     keys = {part: step.key[:DIGITS] for part, step in steps.items() if step is not None}
     return {**keys, **method_content(method)}
 
 
-def aside(method: Method, recipe: Any) -> list[str]:
+def fields_outside_key(method: Method, recipe: Any) -> list[str]:
     """Dotted fields of the configuration that change no answer, as method and recipe say: those
     that their part of a key leaves out.
     """
@@ -44,7 +44,7 @@ def aside(method: Method, recipe: Any) -> list[str]:
     return sorted(f"{p}.{name}" for p in parts for name in parts[p] if name not in kept[p])
 
 
-def asked(step: Step) -> str:
+def asked_hash(step: Step) -> str:
     """What a benchmark asked and how it scored: a hash of the key of its evaluation without the
     model; behind ``@`` the content of its dataset, as ``commit-`` of the hub or hash of ``bytes-``.
     """
@@ -59,8 +59,10 @@ def asked(step: Step) -> str:
 
 
 def same_asked(first: str, second: str) -> bool:
-    """Whether two of :func:`asked` may be compared. Empty: not recorded, so nothing speaks against
-    it; a commit and a hash of bytes may be the same dataset.
+    """Whether scores with these two values of :func:`asked_hash` may be compared.
+
+    Yes when they are equal, when either is empty (not recorded), and when they differ only in the
+    kind of dataset identity: a commit and a hash of bytes may name the same dataset.
     """
     (one, _, ours), (other, _, theirs) = first.partition("@"), second.partition("@")
     if not one or not other:

@@ -39,11 +39,11 @@ def language(state: Tensors, known: int, rows: int) -> dict[str, torch.Tensor]:
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         if name not in kept:
             raise UserError(f"the language model's weights lack {name}: it holds another model.")
-        kept[name] = widened(kept[name], known, rows)
+        kept[name] = resize_vocabulary(kept[name], known, rows)
     return {LANGUAGE_PREFIX + name: tensor for name, tensor in kept.items()}
 
 
-def widened(weight: torch.Tensor, known: int, rows: int) -> torch.Tensor:
+def resize_vocabulary(weight: torch.Tensor, known: int, rows: int) -> torch.Tensor:
     """[V, H] to [``rows``, H]: the first ``known`` rows, then their mean."""
     import torch
 

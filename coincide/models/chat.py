@@ -28,7 +28,7 @@ Span = tuple[int, int]
 """First character, and the one after the last."""
 
 
-class Refused(UserError):
+class ConversationRefused(UserError):
     """A row that the model's processor or template does not take."""
 
 
@@ -58,7 +58,8 @@ def encode_turns(
 ) -> Chat:
     """``turns`` with their ``pictures``; ``asking`` ends them where the model is to answer.
 
-    Raises :class:`Refused`, beginning with ``where``, for what template or processor refuse.
+    Raises :class:`ConversationRefused`, its text beginning with ``where``, for a conversation that
+    the chat template or the processor does not accept.
     """
     written = sum(turn.text.count(IMAGE) for turn in turns)
     if written != len(pictures):
@@ -70,7 +71,9 @@ def encode_turns(
         opening = 0 if pictures else _opening(processor, rendered)
         return _tokenize(processor, rendered, pictures, spans, opening)
     except (ValueError, TypeError, UserError, _template_error()) as error:
-        raise Refused(f"{where}, template chat: {error}" if where else str(error)) from error
+        raise ConversationRefused(
+            f"{where}, template chat: {error}" if where else str(error)
+        ) from error
 
 
 def cut_before(chat: Chat, image: int, pictures: Sequence[Image], processor: Any) -> Chat:

@@ -16,7 +16,7 @@ from coincide.data.demo.world import CELL, SIDE
 from coincide.files import sha256_file
 from coincide.models.hub import copy_model
 from coincide.models.tiny import ASSETS, WORDS
-from coincide.models.weights import Checkpoint
+from coincide.models.weights import PretrainedCheckpoint
 from coincide.requirements import Requirement
 from coincide.schema import HealthError, UserError
 from coincide.store import Build, Step
@@ -125,9 +125,9 @@ class HubClip:
     """``parameters``, ``hidden`` (of the embedding), ``image_tokens``, for estimates alone."""
 
     @property
-    def checkpoint(self) -> Checkpoint:
+    def checkpoint(self) -> PretrainedCheckpoint:
         """Where it comes from."""
-        return Checkpoint(self.repo, "" if self.revision == "main" else self.revision)
+        return PretrainedCheckpoint(self.repo, "" if self.revision == "main" else self.revision)
 
     @property
     def name(self) -> str:

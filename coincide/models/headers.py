@@ -24,7 +24,7 @@ TOKENS = re.compile(r"<\|[A-Za-z_]+\|>")
 Shapes = dict[str, tuple[int, ...]]
 
 
-def broken(files: Iterable[Path]) -> list[str]:
+def broken_files(files: Iterable[Path]) -> list[str]:
     """Which of the files of a model are not whole, each with the reason."""
     found = ((file, _fault(file)) for file in files)
     return [f"{file.name} {fault}" for file, fault in found if fault]
@@ -84,7 +84,7 @@ def shapes(files: Iterable[Path]) -> Shapes:
     }
 
 
-def unfit(folder: Path, files: Sequence[Path], template: str) -> list[str]:
+def unusable_reason(folder: Path, files: Sequence[Path], template: str) -> list[str]:
     """Why the model in ``folder`` cannot be used under ``template``: vocabulary and embedding that
     do not fit, tokens that are missing, no chat template. Empty where nothing is found, or where
     there is no ``tokenizer.json`` to look at.

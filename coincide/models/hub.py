@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from coincide.files import write_atomic
-from coincide.models.headers import unfit
-from coincide.models.weights import Checkpoint
+from coincide.models.headers import unusable_reason
+from coincide.models.weights import PretrainedCheckpoint
 from coincide.requirements import Requirement
 from coincide.store import Build, Step
 
@@ -44,9 +44,9 @@ class Hub:
     """``parameters``, ``hidden`` and ``image_tokens``, for estimates of cost alone."""
 
     @property
-    def checkpoint(self) -> Checkpoint:
+    def checkpoint(self) -> PretrainedCheckpoint:
         """Where it comes from."""
-        return Checkpoint(self.repo, "" if self.revision == "main" else self.revision)
+        return PretrainedCheckpoint(self.repo, "" if self.revision == "main" else self.revision)
 
     @property
     def name(self) -> str:
@@ -58,7 +58,7 @@ class Hub:
         folder = self.checkpoint.folder()
         if folder is None or not files.met or not folder.is_dir():
             return [files]
-        faults = unfit(folder, self.checkpoint.paths(), self.template)
+        faults = unusable_reason(folder, self.checkpoint.paths(), self.template)
         found = "; ".join(faults) or "tokenizer, template and embedding fit"
         remedy = "Mend the folder's files, or choose another model or template." if faults else ""
         return [files, Requirement(f"model {self.repo}", not faults, found, remedy)]
@@ -73,7 +73,7 @@ class Hub:
         return {"source": self.checkpoint.identity()}
 
 
-def copy_model(checkpoint: Checkpoint, folder: Path) -> None:
+def copy_model(checkpoint: PretrainedCheckpoint, folder: Path) -> None:
     """The files of ``checkpoint`` in ``folder``, weights as safetensors.
 
     Files of the cache, which never change, are hard links where the file system has them.
@@ -93,7 +93,7 @@ def copy_model(checkpoint: Checkpoint, folder: Path) -> None:
         write_tensors(folder, read_tensors(pickled))
 
 
-def _place(checkpoint: Checkpoint, source: Path, target: Path) -> None:
+def _place(checkpoint: PretrainedCheckpoint, source: Path, target: Path) -> None:
     if not checkpoint.local:
         with suppress(OSError):  # another file system
             os.link(source, target)

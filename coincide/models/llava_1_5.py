@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coincide.models import assemble
-from coincide.models.weights import Checkpoint
+from coincide.models.weights import PretrainedCheckpoint
 from coincide.requirements import Requirement
 from coincide.store import Build, Step
 
@@ -40,12 +40,12 @@ class Llava15:
     """``parameters``, ``hidden`` and ``image_tokens``, for estimates of cost alone."""
 
     @property
-    def parts(self) -> dict[str, Checkpoint]:
+    def parts(self) -> dict[str, PretrainedCheckpoint]:
         """Where each part comes from."""
         return {
-            "language": Checkpoint(self.language),
-            "vision": Checkpoint(self.vision),
-            "projector": Checkpoint(self.projector, files=("mm_projector.bin",)),
+            "language": PretrainedCheckpoint(self.language),
+            "vision": PretrainedCheckpoint(self.vision),
+            "projector": PretrainedCheckpoint(self.projector, files=("mm_projector.bin",)),
         }
 
     def requirements(self) -> Sequence[Requirement]:

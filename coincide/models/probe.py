@@ -19,7 +19,7 @@ from coincide.schema import Turn, UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Size = tuple[int, int]
+ImageSize = tuple[int, int]
 """Width and height."""
 REFUSED_PICTURE = "picture that the model's processor refuses"
 REFUSED_TEXT = "text that the model's template or processor refuses"
@@ -27,11 +27,11 @@ EMPTY = "every answer is empty"
 NOT_LEARNT = "no turn is to be learnt"
 CUT = "every answer is cut off by max_length"
 CUT_AT_IMAGE = "pictures do not fit into max_length"
-NOMINAL: Size = (64, 64)
+NOMINAL: ImageSize = (64, 64)
 """Stands for every size where the processor brings all pictures to one."""
 
 
-class Verdict(NamedTuple):
+class ProbeVerdict(NamedTuple):
     """``refused``: the model cannot read the row; else there is nothing in it to learn."""
 
     refused: bool
@@ -46,32 +46,32 @@ class Prober:
     processor: Any
     template: str
     max_length: int
-    _costs: dict[tuple[Size, ...], int | Verdict] = field(default_factory=dict)
+    _costs: dict[tuple[ImageSize, ...], int | ProbeVerdict] = field(default_factory=dict)
     """Tokens that pictures of these sizes take together, or why they are refused."""
     _reserved: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self._reserved = reserved(self.processor)
 
-    def __call__(self, turns: Sequence[Turn], sizes: Sequence[Size]) -> Verdict | None:
+    def __call__(self, turns: Sequence[Turn], sizes: Sequence[ImageSize]) -> ProbeVerdict | None:
         """None for a row that is fit to be learnt from; ``sizes`` are those of its pictures."""
-        if fault := unlearnt(turns):
+        if fault := nothing_to_learn(turns):
             return fault
         seen = tuple(NOMINAL for _ in sizes) if one_size(self.processor) else tuple(sizes)
         cost = self._cost(seen)
-        if isinstance(cost, Verdict):
+        if isinstance(cost, ProbeVerdict):
             return cost
         return self._judge(turns, seen, cost)
 
-    def _cost(self, sizes: tuple[Size, ...]) -> int | Verdict:
+    def _cost(self, sizes: tuple[ImageSize, ...]) -> int | ProbeVerdict:
         if sizes not in self._costs:
             try:
                 self._costs[sizes] = self._tokens(sizes)
             except (ValueError, UserError) as error:
-                self._costs[sizes] = Verdict(True, REFUSED_PICTURE, _said(error))
+                self._costs[sizes] = ProbeVerdict(True, REFUSED_PICTURE, _said(error))
         return self._costs[sizes]
 
-    def _tokens(self, sizes: tuple[Size, ...]) -> int:
+    def _tokens(self, sizes: tuple[ImageSize, ...]) -> int:
         if not TEMPLATES[self.template].of_processor:
             pixels = (pixels_of([blank(size)], self.processor) for size in sizes)
             return sum(image_tokens(self.processor, *found.shape[-2:]) for found in pixels)
@@ -80,17 +80,19 @@ class Prober:
         found = chat.encode_turns(plain, pictures, self.processor, "", asking=False)
         return int((found.region >= 0).sum())
 
-    def _judge(self, turns: Sequence[Turn], sizes: tuple[Size, ...], cost: int) -> Verdict | None:
+    def _judge(
+        self, turns: Sequence[Turn], sizes: tuple[ImageSize, ...], cost: int
+    ) -> ProbeVerdict | None:
         try:
             if self._surely_fits(turns, cost):
                 return None
             found = self._encoded(turns, sizes)
         except (ValueError, UserError) as error:
-            return Verdict(True, REFUSED_TEXT, _said(error))
+            return ProbeVerdict(True, REFUSED_TEXT, _said(error))
         if bool((found.labels[1:] != IGNORE).any()):
             return None
         kind = CUT_AT_IMAGE if sizes and not bool(found.text_mask.any()) else CUT
-        return Verdict(False, kind, f"max_length {self.max_length:,}")
+        return ProbeVerdict(False, kind, f"max_length {self.max_length:,}")
 
     def _surely_fits(self, turns: Sequence[Turn], cost: int) -> bool:
         """Whether the whole row stays below ``max_length``, by its text alone."""
@@ -111,19 +113,19 @@ class Prober:
         pieces = 2 * text.count(IMAGE) + 2
         return len(tokenizer(text).input_ids) + cost + pieces <= self.max_length
 
-    def _encoded(self, turns: Sequence[Turn], sizes: tuple[Size, ...]) -> Encoded:
+    def _encoded(self, turns: Sequence[Turn], sizes: tuple[ImageSize, ...]) -> Encoded:
         template = TEMPLATES[self.template]
         pictures = [blank(size) for size in sizes]
         return encode_blank(turns, pictures, self.processor, template, self.max_length)
 
 
-def unlearnt(turns: Sequence[Turn]) -> Verdict | None:
+def nothing_to_learn(turns: Sequence[Turn]) -> ProbeVerdict | None:
     """Why there is nothing to learn in ``turns`` whatever the model; None where there is."""
     answers = [turn for turn in turns if turn.role == "gpt"]
     if not any(turn.text for turn in answers):
-        return Verdict(False, EMPTY)
+        return ProbeVerdict(False, EMPTY)
     if not any(segment.answer for segment in render(TEMPLATES["tiny"], turns)):
-        return Verdict(False, NOT_LEARNT)
+        return ProbeVerdict(False, NOT_LEARNT)
     return None
 
 
@@ -152,7 +154,7 @@ def _has(size: Any, name: str) -> bool:
     return found is not None
 
 
-def blank(size: Size) -> Image:
+def blank(size: ImageSize) -> Image:
     """A black picture of ``size``."""
     from PIL import Image
 

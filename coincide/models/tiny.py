@@ -34,7 +34,7 @@ GATE = 0.9
 
 
 @dataclass(frozen=True)
-class Size:
+class TinyArchitecture:
     """Widths and depths of one model."""
 
     hidden: int
@@ -45,8 +45,8 @@ class Size:
 
 
 SIZES_OF = {
-    "tiny": Size(hidden=128, layers=6, heads=4, mlp=256, vision_layers=2),
-    "tiny_ref": Size(hidden=96, layers=6, heads=4, mlp=192, vision_layers=2),
+    "tiny": TinyArchitecture(hidden=128, layers=6, heads=4, mlp=256, vision_layers=2),
+    "tiny_ref": TinyArchitecture(hidden=96, layers=6, heads=4, mlp=192, vision_layers=2),
 }
 
 PROMPT_WORDS = """
@@ -82,7 +82,7 @@ def make_processor() -> Any:
     )
 
 
-def make_model(size: Size, tokenizer: Any) -> Any:
+def make_model(size: TinyArchitecture, tokenizer: Any) -> Any:
     """The architecture with random weights from torch's global generator."""
     from transformers import (
         AutoModelForImageTextToText,

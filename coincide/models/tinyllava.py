@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from coincide.models import assemble
-from coincide.models.weights import Checkpoint
+from coincide.models.weights import PretrainedCheckpoint
 from coincide.requirements import Requirement
 from coincide.schema import UserError
 from coincide.store import Build, Step
@@ -45,9 +45,9 @@ class TinyLlava:
     """``parameters``, ``hidden`` and ``image_tokens``, for estimates of cost alone."""
 
     @property
-    def parts(self) -> dict[str, Checkpoint]:
+    def parts(self) -> dict[str, PretrainedCheckpoint]:
         """Where each part comes from."""
-        return {"model": Checkpoint(self.repo), "tower": Checkpoint(self.tower)}
+        return {"model": PretrainedCheckpoint(self.repo), "tower": PretrainedCheckpoint(self.tower)}
 
     def requirements(self) -> Sequence[Requirement]:
         """The weights of the parts."""

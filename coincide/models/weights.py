@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from coincide.files import canonical, sha256_file, write_json
-from coincide.models.headers import broken
+from coincide.models.headers import broken_files
 from coincide.requirements import Requirement
 from coincide.schema import UserError
 from coincide.terminal.progress import bar
@@ -44,7 +44,7 @@ SIZES = {
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class PretrainedCheckpoint:
     """``owner/name`` on the Hugging Face Hub (``@revision`` may follow), or a path that exists."""
 
     repo: str
@@ -109,9 +109,9 @@ class Checkpoint:
         folder = self.folder()
         repo, revision = self._where
         absent = "no such path" if self.local else "not on this machine"
-        lacking = absent if folder is None else lacks(folder, self.files)
+        lacking = absent if folder is None else missing_files(folder, self.files)
         if folder is not None and not lacking:
-            lacking = "; ".join(broken(_files(folder, self.files)))
+            lacking = "; ".join(broken_files(_files(folder, self.files)))
         met = not lacking
         found = f"{folder}: {lacking}" if folder and lacking else lacking or str(folder)
         if self.local:
@@ -129,7 +129,7 @@ class Checkpoint:
         )
 
 
-def chosen(names: Iterable[str]) -> list[str]:
+def needed_files(names: Iterable[str]) -> list[str]:
     """Of all the files of a model folder those that are needed: safetensors rather than pickles."""
     top = sorted(name for name in names if "/" not in name)
     small = [name for name in top if name.endswith(SMALL) and ".index." not in name]
@@ -140,7 +140,7 @@ def chosen(names: Iterable[str]) -> list[str]:
     return small
 
 
-def lacks(folder: Path, files: Sequence[str] = ()) -> str:
+def missing_files(folder: Path, files: Sequence[str] = ()) -> str:
     """What a folder lacks to be a whole model (or to hold ``files``); empty: nothing."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
     if files:
@@ -148,7 +148,7 @@ def lacks(folder: Path, files: Sequence[str] = ()) -> str:
     elif "config.json" not in names:
         missing = ["config.json"]
     else:
-        indices = [name for name in chosen(names) if name.endswith(".index.json")]
+        indices = [name for name in needed_files(names) if name.endswith(".index.json")]
         if indices:
             index = json.loads((folder / indices[0]).read_text(encoding="utf-8"))
             missing = sorted(set(index["weight_map"].values()) - names)
@@ -163,7 +163,7 @@ def fetch(repo: str, revision: str, files: Sequence[str]) -> None:
     from huggingface_hub import HfApi, snapshot_download
 
     try:
-        needed = files or chosen(HfApi().list_repo_files(repo, revision=revision))
+        needed = files or needed_files(HfApi().list_repo_files(repo, revision=revision))
         snapshot_download(repo, revision=revision, allow_patterns=list(needed))
     except Exception as error:  # no network, no such repository, a licence to accept ...
         raise UserError(f"{repo} could not be fetched: {error}") from error
@@ -196,7 +196,7 @@ def content(files: Sequence[Path]) -> str:
 def _files(folder: Path, only: Sequence[str]) -> list[Path]:
     if folder.is_file():
         return [folder]
-    names = only or chosen(path.name for path in folder.iterdir())
+    names = only or needed_files(path.name for path in folder.iterdir())
     return [folder / name for name in names if (folder / name).is_file()]
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-Rule = Literal["sequential", "softmax"]
+AllocationRule = Literal["sequential", "softmax"]
 
 
 def allocate(
@@ -19,7 +19,7 @@ def allocate(
     k: int,
     temperature: float,
     *,
-    rule: Rule = "sequential",
+    rule: AllocationRule = "sequential",
 ) -> np.ndarray:
     """Examples to take from each cluster, int64 [K], never above ``sizes`` [K].
 
@@ -48,7 +48,7 @@ def allocation_targets(
     k: int,
     temperature: float,
     *,
-    rule: Rule = "sequential",
+    rule: AllocationRule = "sequential",
 ) -> np.ndarray:
     """What the rule asks of each cluster before its size caps it, int64 [K]; see ``allocate``.
 

@@ -1,7 +1,7 @@
-"""All clusters of an array in turn, read in blocks: their rows lie scattered over a memory map.
+"""Loop over the clusters of an array in blocks; a cluster's rows lie scattered over a memory map.
 
-Clusters are gathered many at a time, in the order of the rows, so that the features are read about
-once, whatever the number of clusters. What fits no block is read in parts.
+Many clusters are gathered at a time, in row order, so that the features are read about once,
+whatever the number of clusters. A cluster too large for one block is read in parts.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from coincide.ops.threads import map_threads
 
 BLOCK_BYTES = 128 * 2**20
 """Features that a thread holds at once."""
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 
 
-class Rows:
-    """Rows ``rows`` (int64 [n]) of ``x`` [N, D], in that order, read when they are asked for."""
+class LazyRows:
+    """``x[rows]`` without reading it: ``x`` [N, D], ``rows`` int64 [n]. Indexing reads the rows it
+    names.
+    """
 
     def __init__(self, x: Any, rows: np.ndarray) -> None:
         self.x, self.rows = x, rows
@@ -31,7 +33,7 @@ class Rows:
         return len(self.rows)
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        """``rows[i:j]`` or ``rows[[i, j]]`` in memory; read in ascending order."""
+        """``self[i:j]`` or ``self[[i, j]]`` as an array; files are read in ascending row order."""
         wanted = self.rows[index]
         order = np.argsort(wanted, kind="stable")
         found = np.empty((len(wanted), *self.shape[1:]), self.dtype)
@@ -40,10 +42,12 @@ class Rows:
 
 
 def members_of(assignment: np.ndarray, clusters: int) -> list[np.ndarray]:
-    """Rows of each cluster, int64, ascending; rows assigned -1 are in none.
+    """Row indices of each of ``clusters`` clusters, int64 ascending.
+
+    ``assignment`` int [N] names each row's cluster; rows with -1 belong to none.
 
     Raises:
-        ValueError: a row is assigned to a cluster that is not there.
+        ValueError: a row is assigned to a cluster number that does not exist.
     """
     if assignment.max(initial=-1) >= clusters:
         raise ValueError(
@@ -55,19 +59,20 @@ def members_of(assignment: np.ndarray, clusters: int) -> list[np.ndarray]:
 
 
 def each_cluster(
-    work: Callable[[int, Any], Result],
+    work: Callable[[int, Any], _Result],
     x: Any,
     members: Sequence[np.ndarray],
     *,
     threads: int | None = None,
     block_bytes: int = BLOCK_BYTES,
-) -> dict[int, Result]:
-    """``work(i, rows)`` of each cluster i that is not empty, ``rows`` = ``x[members[i]]``.
+) -> dict[int, _Result]:
+    """Apply ``work(i, x[members[i]])`` to every non-empty cluster i; returns i -> result.
 
-    ``x`` [N, D] may be a memory map. Rows above ``block_bytes`` come as :class:`Rows`. Neither
-    ``threads`` nor ``block_bytes`` shows in the answer where ``work`` reads in parts of one size.
+    ``x`` [N, D] may be a memory map. Clusters above ``block_bytes`` are passed as
+    :class:`LazyRows`. The results do not depend on ``threads`` or ``block_bytes``, provided that
+    ``work`` itself reads its rows in parts of a fixed size.
     """
-    results: dict[int, Result] = {}
+    results: dict[int, _Result] = {}
 
     def run(batch: Sequence[int]) -> None:
         for i, rows in _gather(x, members, batch, block_bytes):
@@ -103,10 +108,10 @@ def _gather(
 ) -> Iterator[tuple[int, Any]]:
     """The rows of each cluster of the batch, read together."""
     if len(batch) == 1 and len(members[batch[0]]) > _row_limit(x, block_bytes):
-        yield batch[0], Rows(x, members[batch[0]])
+        yield batch[0], LazyRows(x, members[batch[0]])
         return
     together = np.concatenate([members[i] for i in batch])
-    block = Rows(x, together)[:]
+    block = LazyRows(x, together)[:]
     edges = np.cumsum([0, *(len(members[i]) for i in batch)]).tolist()
     for i, (start, stop) in zip(batch, pairwise(edges), strict=True):
         yield i, block[start:stop]

@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Units:
+class ResamplingUnits:
     """What is drawn in a bootstrap: U units, in the order of their first sample."""
 
     ids: tuple[str, ...]
@@ -33,7 +33,7 @@ class Units:
     """Number of the stratum of each unit, from 0 in order of appearance."""
 
 
-def parts(rows: Sequence[Mapping[str, Any]]) -> Units:
+def resampling_units(rows: Sequence[Mapping[str, Any]]) -> ResamplingUnits:
     """The units of ``samples.jsonl``. Rows without a score are left out.
 
     Row fields: ``doc_id``, ``score``; ``num`` (absent: the score), ``den`` (absent: 1), ``unit``
@@ -51,10 +51,10 @@ def parts(rows: Sequence[Mapping[str, Any]]) -> Units:
     numbers = {s: i for i, s in enumerate(dict.fromkeys(s for _, s in sums))}
     num, den = np.array(list(sums.values()), np.float64).reshape(-1, 2).T
     of = np.array([numbers[s] for _, s in sums], np.int64)
-    return Units(tuple(unit for unit, _ in sums), num, den, of)
+    return ResamplingUnits(tuple(unit for unit, _ in sums), num, den, of)
 
 
-def drawn_together(
+def group_units(
     ids: Sequence[Any] | NDArray[Any], strata: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """``unit`` [U], the number of each entry's unit, and ``group`` per unit: units are drawn within
@@ -101,7 +101,7 @@ def draws(strata: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]
     return weights
 
 
-def standard_error(units: Units) -> float | None:
+def standard_error(units: ResamplingUnits) -> float | None:
     """Standard error of S; None for fewer than two units, or where S has no value.
 
     s / sqrt(n) for a mean over n units; else of the linearised S, whose deviation in unit u is
@@ -120,7 +120,7 @@ def standard_error(units: Units) -> float | None:
     num, den = (np.bincount(strata, part) for part in (units.num, units.den))
     if not (den > 0).all():
         return None
-    unit, group = drawn_together(units.ids, strata)
+    unit, group = group_units(units.ids, strata)
     z = np.bincount(unit, (units.num - (num / den)[strata] * units.den) / den[strata])
     sizes = np.bincount(group)
     if sizes.max() < 2:

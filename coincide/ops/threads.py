@@ -1,7 +1,7 @@
-"""Pieces of work on several threads, whose number never shows in the answer.
+"""Independent tasks on several threads; the number of threads does not change any result.
 
-Matrix products may round differently on one thread than on two. Here every piece runs on one thread
-from beginning to end, and it is pieces that run side by side.
+Matrix products may round differently with two threads than with one. Here each task runs on a
+single thread from beginning to end, and several tasks run in parallel.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 def map_threads(
-    work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None
-) -> list[Result]:
-    """``work`` of every item, in their order, on ``threads`` threads (as many as torch uses)."""
+    work: Callable[[_Item], _Result], items: Iterable[_Item], threads: int | None = None
+) -> list[_Result]:
+    """``work(item)`` for every item, in their order, on ``threads`` threads (default: torch's
+    number).
+    """
     import torch
 
     before = torch.get_num_threads()

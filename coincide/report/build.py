@@ -11,7 +11,7 @@ from coincide.files import sweep, write_atomic
 from coincide.ledger.files import presentable
 from coincide.report import formats
 from coincide.report.compare import panels
-from coincide.report.evidence import Shelf
+from coincide.report.evidence import ArtifactShelf
 from coincide.report.exhibits import exhibit_all
 from coincide.report.page import page
 from coincide.report.scoring import STRICT
@@ -34,7 +34,7 @@ def build_report(
     ``report-<scoring>``.
     """
     found = panels([presentable(result) for result in results])
-    shelf = Shelf(store.root if isinstance(store, Store) else store, scoring)
+    shelf = ArtifactShelf(store.root if isinstance(store, Store) else store, scoring)
     exhibits = exhibit_all(found, shelf)
     pairs = [exhibit.pairs for exhibit in exhibits]
     behind = formats.as_json(found, pairs)
@@ -55,7 +55,7 @@ def build_report(
     except OSError as error:
         remedy = "Set paths.reports (--out) to another folder: ledger and store are not touched."
         needed = sum(len(text.encode()) for text in texts.values())
-        raise disk.told(error, folder, "the report", remedy, needed=needed) from error
+        raise disk.as_disk_error(error, folder, "the report", remedy, needed=needed) from error
     return paths
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coincide.ledger.files import read_ledger
-from coincide.report.contents import filled, panel_key
+from coincide.report.contents import panel_key, with_inferred_contents
 from coincide.report.settings import conflicts, setting
 from coincide.schema import CommittedResult, Result
 
@@ -22,7 +22,7 @@ def with_committed(results: Sequence[Result], file: Path = DEMO_TABLE) -> list[R
     there.
     """
     committed = read_ledger(file) if file.is_file() else []
-    both = filled([*results, *committed])
+    both = with_inferred_contents([*results, *committed])
     own, theirs = both[: len(results)], both[len(results) :]
     panels = {panel_key(result) for result in own}
     beside = [r for r in theirs if panel_key(r) in panels and not any(same_row(r, o) for o in own)]

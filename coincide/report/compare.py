@@ -13,18 +13,18 @@ from coincide.ledger.identity import digest, same_asked
 from coincide.report.contents import (
     PANEL,
     SHORT,
-    filled,
     panel_key,
+    panel_suffixes,
     row_content,
     sharing_notes,
-    told_apart,
+    with_inferred_contents,
 )
-from coincide.report.cost import Charge, charges
+from coincide.report.cost import RunCost, charges
 from coincide.report.noise import noise_notes
 from coincide.report.notes import panel_notes, primary
-from coincide.report.published import Table, is_part, published_beside
+from coincide.report.published import PublishedTable, is_part, published_beside
 from coincide.report.ranks import rank_notes
-from coincide.report.records import FULL, Column, Note, Panel, Row
+from coincide.report.records import FULL, Column, Note, Panel, PanelRow
 from coincide.report.rel import with_rel
 from coincide.report.settings import identity, naming, setting, short_names
 from coincide.report.statistics import Estimate, estimate
@@ -40,11 +40,11 @@ def panels(results: Sequence[Result]) -> list[Panel]:
     Data and target are what they hold (``Result.contents``): several of one name have a panel each,
     told apart by the first digits of the content.
     """
-    results = filled(results)
+    results = with_inferred_contents(results)
     groups: dict[tuple[str, ...], list[Result]] = defaultdict(list)
     for result in results:
         groups[panel_key(result)].append(result)
-    apart = told_apart(groups)
+    apart = panel_suffixes(groups)
     return [_panel(groups[key], results, apart[key]) for key in sorted(groups)]
 
 
@@ -73,7 +73,7 @@ def _panel(results: list[Result], everything: Sequence[Result], apart: str) -> P
     return Panel(*names, columns, tuple(rows), notes, zoo, held, apart)
 
 
-def _any_printed(zoo: Table | None, columns: Sequence[Column]) -> bool:
+def _any_printed(zoo: PublishedTable | None, columns: Sequence[Column]) -> bool:
     return zoo is not None and any(zoo.prints(c.name, c.metric, c.protocol) for c in columns)
 
 
@@ -166,7 +166,7 @@ def benchmark_config(run: Result, name: str) -> Mapping[str, Any]:
     return found[0] if found else {}
 
 
-def _row(runs: Sequence[Result], columns: Sequence[Column], charge: Charge) -> Row:
+def _row(runs: Sequence[Result], columns: Sequence[Column], charge: RunCost) -> PanelRow:
     scores: dict[str, Estimate] = {}
     missing: dict[str, str] = {}
     stderr: dict[str, float] = {}
@@ -182,7 +182,7 @@ def _row(runs: Sequence[Result], columns: Sequence[Column], charge: Charge) -> R
         else:
             missing[column.name] = _by_seed(runs, reasons)
     first = runs[0]
-    return Row(
+    return PanelRow(
         first.method, first.variant, first.reference, first.method, setting(first), tuple(runs),
         scores, missing, stderr, charge,
     )  # fmt: skip
@@ -213,9 +213,9 @@ def _by_seed(runs: Sequence[Result], reasons: Sequence[str]) -> str:
     return "; ".join(f"seed {', '.join(which)}: {why}" for why, which in seeds.items())
 
 
-def _labelled(rows: Sequence[Row]) -> tuple[list[Row], list[Note]]:
+def _labelled(rows: Sequence[PanelRow]) -> tuple[list[PanelRow], list[Note]]:
     """Rows under labels that tell them apart, and what most rows of a method share unnamed."""
-    methods: dict[str, list[Row]] = defaultdict(list)
+    methods: dict[str, list[PanelRow]] = defaultdict(list)
     for row in rows:
         methods[row.method].append(row)
     found, notes = [], []
@@ -239,7 +239,7 @@ def _labelled(rows: Sequence[Row]) -> tuple[list[Row], list[Note]]:
     return found, notes
 
 
-def _committed(rows: Sequence[Row]) -> list[Note]:
+def _committed(rows: Sequence[PanelRow]) -> list[Note]:
     """What the committed rows are, and how one's own take their place."""
     if not any(row.committed for row in rows):
         return []
@@ -250,7 +250,7 @@ def _committed(rows: Sequence[Row]) -> list[Note]:
     return [Note(text, "python run.py experiment=demo_table launcher=processes")]
 
 
-def _unlike(rows: Sequence[Row]) -> list[Row]:
+def _unlike(rows: Sequence[PanelRow]) -> list[PanelRow]:
     """Rows of one label that are not budgets of one experiment get digits of what differs."""
     alike: dict[str, dict[str, str]] = defaultdict(dict)
     own = [row_content(row.runs[0]) for row in rows]

@@ -21,7 +21,7 @@ _LOOSE = ("downloads", "scale", "clusters")
 """Fields of a part that say nothing of its content."""
 
 
-def filled(results: Sequence[Result]) -> list[Result]:
+def with_inferred_contents(results: Sequence[Result]) -> list[Result]:
     """The results, those without a recorded content given that of the others of the same name and
     configuration, paths included, where these have exactly one.
     """
@@ -50,7 +50,7 @@ def row_content(result: Result) -> dict[str, str]:
     return {part: key for part, key in result.contents.items() if part not in PANEL}
 
 
-def told_apart(keys: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
+def panel_suffixes(keys: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
     """Panel key -> what its title needs beside the names: ``data 1a2b3c``, empty mostly."""
     keys = list(keys)
     found = {}

@@ -19,7 +19,7 @@ _TICK = 3.0
 
 
 @dataclass(frozen=True)
-class Charge:
+class RunCost:
     """Seconds by stage, mean over the runs of a row."""
 
     whole: Mapping[str, float]
@@ -51,7 +51,7 @@ class _Build:
     gpus: int
 
 
-def charges(rows: Sequence[Sequence[Result]], all_runs: Iterable[Result]) -> list[Charge]:
+def charges(rows: Sequence[Sequence[Result]], all_runs: Iterable[Result]) -> list[RunCost]:
     """The charge of each row. ``all_runs``: those among which what is shared is divided."""
     clocks = _clocks(all_runs := list(all_runs))
     users: Counter[tuple[object, ...]] = Counter()
@@ -64,7 +64,7 @@ def _of_row(
     runs: Sequence[Result],
     clocks: Mapping[tuple[str, float], float],
     users: Counter[tuple[object, ...]],
-) -> Charge:
+) -> RunCost:
     found = _mean([_charge(_builds(run, clocks), users) for run in runs])
     known = all(run.costs for run in runs)
     return found if known else replace(found, shared={}, gpu_shared={})
@@ -100,7 +100,7 @@ def _builds(run: Result, clocks: Mapping[tuple[str, float], float]) -> list[_Bui
     ]
 
 
-def _charge(builds: Sequence[_Build], users: Counter[tuple[object, ...]]) -> Charge:
+def _charge(builds: Sequence[_Build], users: Counter[tuple[object, ...]]) -> RunCost:
     tables: list[dict[str, float]] = [defaultdict(float) for _ in range(4)]
     for build in builds:
         share = build.seconds / users[build.identity]
@@ -109,16 +109,16 @@ def _charge(builds: Sequence[_Build], users: Counter[tuple[object, ...]]) -> Cha
         if build.gpus:
             for table, seconds in zip(tables[2:], (build.seconds, share), strict=True):
                 table[build.stage] += build.gpus * seconds
-    return Charge(*map(dict, tables))
+    return RunCost(*map(dict, tables))
 
 
-def _mean(charged: Sequence[Charge]) -> Charge:
+def _mean(charged: Sequence[RunCost]) -> RunCost:
     def mean(tables: Sequence[Mapping[str, float]]) -> dict[str, float]:
         names = [s for s in STAGES if any(s in table for table in tables)]
         return {s: math.fsum(t.get(s, 0.0) for t in tables) / len(tables) for s in names}
 
     parts = ("whole", "shared", "gpu_whole", "gpu_shared")
-    return Charge(*(mean([getattr(c, part) for c in charged]) for part in parts))
+    return RunCost(*(mean([getattr(c, part) for c in charged]) for part in parts))
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coincide.report.evidence import Samples, Shelf
+from coincide.report.evidence import ArtifactShelf, Samples
 from coincide.report.pictures import Budget, benchmark_pictures
 from coincide.report.records import Panel
 from coincide.report.tables import percent
@@ -27,7 +27,7 @@ LETTERS = 500
 SIDE = 240
 
 
-def drill(panel: Panel, shelf: Shelf, budget: Budget) -> dict[str, Any]:
+def drill(panel: Panel, shelf: ArtifactShelf, budget: Budget) -> dict[str, Any]:
     """What the page needs to set two runs side by side; JSON.
 
     ``runs``: labels; ``rows``: the row of the table of each. ``benchmarks``: name, samples in all,
@@ -49,7 +49,7 @@ def drill(panel: Panel, shelf: Shelf, budget: Budget) -> dict[str, Any]:
     return printable({"runs": labels, "rows": rows, "benchmarks": shown}, keep="\n")
 
 
-def _benchmark(name: str, runs: Sequence[Result], shelf: Shelf) -> dict[str, Any]:
+def _benchmark(name: str, runs: Sequence[Result], shelf: ArtifactShelf) -> dict[str, Any]:
     have, absent = {}, {}
     for i, run in enumerate(runs):
         file = shelf.samples(run, name)
@@ -108,7 +108,7 @@ def _sample(
 
 
 def _add_pictures(
-    one: dict[str, Any], runs: Sequence[Result], shelf: Shelf, budget: Budget
+    one: dict[str, Any], runs: Sequence[Result], shelf: ArtifactShelf, budget: Budget
 ) -> None:
     documents = {sample["doc"]: sample for sample in one["samples"]}
     for run in runs:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coincide.report.scoring import LENIENT, STRICT
-from coincide.store import Damaged, located, open_artifact
+from coincide.store import DamagedArtifact, located, open_artifact
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,7 @@ _NAME = re.compile(r"[\w.,+=@-]+")
 
 
 @dataclass(frozen=True)
-class Shelf:
+class ArtifactShelf:
     """The store of a report; ``root`` None where there is none."""
 
     root: Path | None
@@ -45,7 +45,7 @@ class Shelf:
         """What is written of the artifact in ``folder``; nothing where that is damaged."""
         try:
             return open_artifact(folder).manifest
-        except Damaged as error:
+        except DamagedArtifact as error:
             self._say(error)
             return {}
 
@@ -56,12 +56,12 @@ class Shelf:
         """
         try:
             path = open_artifact(folder).file(name)
-        except Damaged as error:
+        except DamagedArtifact as error:
             self._say(error)
             return None
         return path if path.is_file() else None
 
-    def _say(self, error: Damaged) -> None:
+    def _say(self, error: DamagedArtifact) -> None:
         if str(error) not in self._told:
             self._told.add(str(error))
             print(f"report: {error} It is left out.", flush=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coincide.report.drill import drill
-from coincide.report.evidence import Shelf
+from coincide.report.evidence import ArtifactShelf
 from coincide.report.gallery import gallery
 from coincide.report.overlap import Overlaps, overlaps
 from coincide.report.pairs import Pairs, compare_all
@@ -30,12 +30,12 @@ class Exhibit:
     clusters: dict[str, Any] | None
 
 
-def exhibit_all(panels: Sequence[Panel], shelf: Shelf) -> list[Exhibit]:
+def exhibit_all(panels: Sequence[Panel], shelf: ArtifactShelf) -> list[Exhibit]:
     """One per panel; pictures are divided evenly among them."""
     return [_exhibit(panel, shelf, len(panels)) for panel in panels]
 
 
-def _exhibit(panel: Panel, shelf: Shelf, panels: int) -> Exhibit:
+def _exhibit(panel: Panel, shelf: ArtifactShelf, panels: int) -> Exhibit:
     pairs = compare_all(panel, shelf)
     samples = clusters = None
     if shelf.root is not None:

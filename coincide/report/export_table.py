@@ -17,7 +17,7 @@ import numpy as np
 
 from coincide.data.rows import scan
 from coincide.files import write_atomic
-from coincide.report.evidence import Shelf
+from coincide.report.evidence import ArtifactShelf
 from coincide.schema import UserError
 from coincide.store import MANIFEST, check_path
 
@@ -28,7 +28,7 @@ ORDER = "order.npy"
 """In a subset artifact: rows int64 in the order in which the method takes them."""
 
 
-def export_table(folder: Path, shelf: Shelf, out: Path) -> tuple[list[str], int]:
+def export_table(folder: Path, shelf: ArtifactShelf, out: Path) -> tuple[list[str], int]:
     """Write the table of the subset in ``folder`` to ``out``; what it lacks, and its rows."""
     from pyarrow import parquet
 
@@ -38,7 +38,7 @@ def export_table(folder: Path, shelf: Shelf, out: Path) -> tuple[list[str], int]
     return notes, table.num_rows
 
 
-def pool_table(folder: Path, shelf: Shelf) -> tuple[pa.Table, list[str]]:
+def pool_table(folder: Path, shelf: ArtifactShelf) -> tuple[pa.Table, list[str]]:
     """The table, and in words which columns are null since an artifact is not in the store."""
     import pyarrow as pa
 
@@ -67,7 +67,7 @@ def pool_table(folder: Path, shelf: Shelf) -> tuple[pa.Table, list[str]]:
     return pa.table(columns), notes
 
 
-def need(folder: Path, kind: str, shelf: Shelf) -> Path | None:
+def need(folder: Path, kind: str, shelf: ArtifactShelf) -> Path | None:
     """The artifact of ``kind`` that the subset in ``folder`` was made from, where it is there.
 
     A subset that was copied without its manifest names none.
@@ -92,14 +92,14 @@ def _known(values: np.ndarray | None, size: int, kind: Any, unknown: np.ndarray 
     return pa.array(values, kind, mask=unknown)
 
 
-def _score(folder: Path, shelf: Shelf) -> np.ndarray | None:
+def _score(folder: Path, shelf: ArtifactShelf) -> np.ndarray | None:
     """What the method ranked by, float32 [N], NaN: not judged."""
     own = _array(folder / "scores.npy")
     scores = need(folder, "scores", shelf)
     return own if own is not None or scores is None else _array(scores / "score.npy")
 
 
-def _of_data(folder: Path, shelf: Shelf, size: int) -> tuple[Mapping[str, Any], list[str]]:
+def _of_data(folder: Path, shelf: ArtifactShelf, size: int) -> tuple[Mapping[str, Any], list[str]]:
     """Columns that the data artifact knows: its index, or the rows that it holds."""
     import pyarrow as pa
     from pyarrow import parquet

@@ -13,7 +13,7 @@ from coincide.report.notes import primary, read_share
 from coincide.report.paired import Difference
 from coincide.report.pairs import LEFT_OUT, Pairs
 from coincide.report.published import protocol_of, protocols
-from coincide.report.records import FULL, Note, Panel, Row
+from coincide.report.records import FULL, Note, Panel, PanelRow
 from coincide.report.tables import (
     Line,
     any_read,
@@ -198,7 +198,7 @@ def as_json(panels: Sequence[Panel], pairs: Sequence[Pairs]) -> list[dict[str, A
     ]
 
 
-def _row_json(row: Row, drawn: tuple[float, float] | None) -> dict[str, Any]:
+def _row_json(row: PanelRow, drawn: tuple[float, float] | None) -> dict[str, Any]:
     return {
         "method": row.method,
         "variant": row.variant,
@@ -227,7 +227,7 @@ def _row_json(row: Row, drawn: tuple[float, float] | None) -> dict[str, Any]:
     }
 
 
-def _replies_json(row: Row) -> dict[str, Any]:
+def _replies_json(row: PanelRow) -> dict[str, Any]:
     """``readable`` by benchmark; ``lmms_eval``, by benchmark and seed, where it is another."""
     shares = {name: read_share(row, name) for name in row.scores}
     theirs: dict[str, dict[str, float]] = {}

@@ -12,9 +12,9 @@ import numpy as np
 
 from coincide.data.parse import parse
 from coincide.data.rows import scan
-from coincide.report.evidence import Shelf, array
+from coincide.report.evidence import ArtifactShelf, array
 from coincide.report.pictures import Budget, training_picture
-from coincide.report.records import Panel, Row
+from coincide.report.records import Panel, PanelRow
 from coincide.schema import Example, Result, UserError
 from coincide.terminal.inert import printable
 
@@ -29,7 +29,7 @@ SMALL = 64 << 20
 COLUMNS = ("size", "transferability", "density", "score", "chosen")
 
 
-def gallery(panel: Panel, shelf: Shelf, budget: Budget) -> dict[str, Any] | None:
+def gallery(panel: Panel, shelf: ArtifactShelf, budget: Budget) -> dict[str, Any] | None:
     """The clusters of the best placed run that has them in the store; None where none has. JSON.
 
     ``columns``: one list per figure. ``examples``: per cluster, ``[question, answer, picture,
@@ -45,7 +45,7 @@ def gallery(panel: Panel, shelf: Shelf, budget: Budget) -> dict[str, Any] | None
 
 
 def _gallery(
-    row: Row, run: Result, folder: Path, table: Path, shelf: Shelf, budget: Budget
+    row: PanelRow, run: Result, folder: Path, table: Path, shelf: ArtifactShelf, budget: Budget
 ) -> dict[str, Any] | None:
     columns = _columns(table)
     if columns is None:
@@ -106,7 +106,7 @@ def _members(
 
 
 def _examples(
-    shelf: Shelf, run: Result, folder: Path, wanted: set[int]
+    shelf: ArtifactShelf, run: Result, folder: Path, wanted: set[int]
 ) -> tuple[dict[int, Example], Path | None]:
     """Row -> example, of those that can be had; and the folder of their pictures."""
     data = shelf.need(folder, "data")

@@ -20,7 +20,7 @@ from coincide.report.figure import (
     shown,
     svg,
 )
-from coincide.report.records import FULL, Panel, Row
+from coincide.report.records import FULL, Panel, PanelRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +48,7 @@ def small_multiples(panel: Panel, places: Series, name: str) -> str:
 
 
 def _grid(
-    figure: Figure, panel: Panel, rows: Sequence[Row], columns: Sequence[str], places: Series,
+    figure: Figure, panel: Panel, rows: Sequence[PanelRow], columns: Sequence[str], places: Series,
     across: int, single: bool,
 ) -> None:  # fmt: skip
     down = -(-len(columns) // across)
@@ -72,7 +72,7 @@ def _grid(
         legend(figure, grid.flat[0], 3)
 
 
-def _error(rows: Sequence[Row], name: str) -> float:
+def _error(rows: Sequence[PanelRow], name: str) -> float:
     """Twice the largest standard error over samples: what is closer than that is no difference."""
     return 2 * max((row.stderr.get(name, 0.0) for row in rows), default=0.0)
 
@@ -86,7 +86,7 @@ def _whole(axes: Axes, panel: Panel, name: str, *, upright: bool) -> None:
             return
 
 
-def _by_row(axes: Axes, rows: Sequence[Row], name: str, places: Series) -> None:
+def _by_row(axes: Axes, rows: Sequence[PanelRow], name: str, places: Series) -> None:
     for y, row in enumerate(rows[::-1]):
         value, place = row.scores.get(name), places[row.label]
         if value is None:
@@ -104,7 +104,7 @@ def _by_row(axes: Axes, rows: Sequence[Row], name: str, places: Series) -> None:
     axes.set_ylim(-0.7, len(rows) - 0.3)
 
 
-def _by_budget(axes: Axes, rows: Sequence[Row], name: str, places: Series) -> None:
+def _by_budget(axes: Axes, rows: Sequence[PanelRow], name: str, places: Series) -> None:
     budgets = sorted({100 * row.budget for row in rows})
     for label in sorted({row.label for row in rows}, key=places.__getitem__):
         mine = sorted(
@@ -135,7 +135,7 @@ def cost_plot(panel: Panel, places: Series, name: str) -> str:
     return svg(name, 1.6 * WIDTH, height, lambda f: _scatters(f, rows, places, gpu))
 
 
-def _scatters(figure: Figure, rows: Sequence[Row], places: Series, gpu: bool) -> None:
+def _scatters(figure: Figure, rows: Sequence[PanelRow], places: Series, gpu: bool) -> None:
     ways = [s for s in (False, True) if all(r.charge.total(shared=s, gpu=gpu) for r in rows)]
     side_by_side = figure.subplots(1, len(ways), sharey=True, squeeze=False)[0]
     for axes, shared in zip(side_by_side, ways, strict=True):
@@ -164,7 +164,7 @@ def _scatters(figure: Figure, rows: Sequence[Row], places: Series, gpu: bool) ->
     legend(figure, side_by_side[0], 3)
 
 
-def _point(axes: Axes, x: float, row: Row, places: Series, *, on_front: bool) -> None:
+def _point(axes: Axes, x: float, row: PanelRow, places: Series, *, on_front: bool) -> None:
     value, place = row.rel.estimate, places[row.label]
     if value is None:
         return

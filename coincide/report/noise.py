@@ -7,14 +7,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import chain
 
-from coincide.report.records import FULL, Note, Row
+from coincide.report.records import FULL, Note, PanelRow
 from coincide.report.statistics import spread, t_quantile
 
 LEAST = 3
 """Rows without which the pooled deviation says little."""
 
 
-def noise_notes(rows: Sequence[Row]) -> list[Note]:
+def noise_notes(rows: Sequence[PanelRow]) -> list[Note]:
     """One note per budget that has at least three rows with several seeds each.
 
     The deviation s of a run's Rel. over seeds is pooled over the rows. Two means of n seeds differ

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from statistics import median
 
 from coincide.report.commands import full_run
-from coincide.report.records import FULL, Note, Row
+from coincide.report.records import FULL, Note, PanelRow
 from coincide.schema import Result, Score
 
 
-def panel_notes(rows: Sequence[Row], replaced: Sequence[Note]) -> tuple[Note, ...]:
+def panel_notes(rows: Sequence[PanelRow], replaced: Sequence[Note]) -> tuple[Note, ...]:
     """Notes on Rel., on single seeds and replaced runs, and on numbers of samples."""
     return (
         *_on_rel(rows),
@@ -30,31 +30,31 @@ def primary(result: Result) -> dict[str, Score]:
     return found
 
 
-def read_share(row: Row, benchmark: str) -> float | None:
+def read_share(row: PanelRow, benchmark: str) -> float | None:
     """The share of the replies that could be read, mean over seeds; None where one lacks it."""
     scores = [primary(run).get(benchmark) for run in row.runs]
     shares = [s.readable for s in scores if s is not None and s.readable is not None]
     return math.fsum(shares) / len(shares) if shares and len(shares) == len(scores) else None
 
 
-def _on_rel(rows: Sequence[Row]) -> list[Note]:
+def _on_rel(rows: Sequence[PanelRow]) -> list[Note]:
     if rows and not any(row.method == FULL for row in rows):
         text = "Rel. (%) is missing: there is no full-data run to be the 100 %. Make it with"
         return [Note(text, full_run(rows[0].runs[0]))]
     return [_without_rel(row) for row in rows if row.rel.estimate is None] + _left_out(rows)
 
 
-def _without_rel(row: Row) -> Note:
+def _without_rel(row: PanelRow) -> Note:
     text = f"{row.label}, {row.examples:,} examples: no Rel. (%): {row.rel.why}."
     return Note(text, "" if row.rel.columns else full_run(row.runs[0]))
 
 
-def _left_out(rows: Sequence[Row]) -> list[Note]:
+def _left_out(rows: Sequence[PanelRow]) -> list[Note]:
     reasons = {name: why for row in rows for name, why in row.rel.left_out.items()}
     return [Note(f"Rel. (%) is without {name} for all: {why}.") for name, why in reasons.items()]
 
 
-def _on_seeds(rows: Sequence[Row], replaced: Sequence[Note]) -> list[Note]:
+def _on_seeds(rows: Sequence[PanelRow], replaced: Sequence[Note]) -> list[Note]:
     single = list(dict.fromkeys(row.label for row in rows if len(row.runs) == 1))
     notes = list(replaced)
     if single:
@@ -66,7 +66,7 @@ def _on_seeds(rows: Sequence[Row], replaced: Sequence[Note]) -> list[Note]:
     return notes
 
 
-def _on_samples(rows: Sequence[Row]) -> list[Note]:
+def _on_samples(rows: Sequence[PanelRow]) -> list[Note]:
     """Benchmarks whose scores rest on different numbers of samples."""
     sizes: dict[str, set[int]] = defaultdict(set)
     for row in rows:
@@ -85,7 +85,7 @@ OFF = 0.01
 """Shares of replies read that are further apart are noted: one point."""
 
 
-def _on_replies(rows: Sequence[Row]) -> list[Note]:
+def _on_replies(rows: Sequence[PanelRow]) -> list[Note]:
     """Rows that answer in a form that is read more or less often than the panel's median."""
     found = []
     for name in dict.fromkeys(name for row in rows for name in row.scores):

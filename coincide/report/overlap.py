@@ -8,7 +8,7 @@ from itertools import combinations, product
 
 import numpy as np
 
-from coincide.report.evidence import Shelf
+from coincide.report.evidence import ArtifactShelf
 from coincide.report.records import FULL, Panel
 
 
@@ -55,7 +55,7 @@ class Overlaps:
     """Labels of rows whose subsets are not in the store."""
 
 
-def overlaps(panel: Panel, shelf: Shelf) -> Overlaps:
+def overlaps(panel: Panel, shelf: ArtifactShelf) -> Overlaps:
     """Of all rows but the full ones."""
     subsets: dict[int, list[np.ndarray]] = {}
     absent = []

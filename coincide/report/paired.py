@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from coincide.ops.resample import drawn_together
+from coincide.ops.resample import group_units
 from coincide.report.statistics import Spread, freedom, half_width, spread, t_quantile
 
 TIMES = 2000
@@ -97,7 +97,7 @@ def resampled_scores(of: Sampled, times: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     unit = np.arange(of.units) if of.unit is None else of.unit
     _, strata = np.unique(of.strata, return_inverse=True)
-    place, group = drawn_together(unit, strata)
+    place, group = group_units(unit, strata)
     members = [np.flatnonzero(group == one) for one in np.unique(group)]
     step = max(1, _BLOCK // len(unit))
     found = []

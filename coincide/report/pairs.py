@@ -9,7 +9,7 @@ from itertools import combinations
 
 import numpy as np
 
-from coincide.report.evidence import Shelf
+from coincide.report.evidence import ArtifactShelf
 from coincide.report.notes import primary
 from coincide.report.paired import (
     OVERALL,
@@ -21,9 +21,9 @@ from coincide.report.paired import (
     interval,
     welch,
 )
-from coincide.report.records import FULL, Panel, Row
+from coincide.report.records import FULL, Panel, PanelRow
 
-Pair = tuple[int, int]
+RunPair = tuple[int, int]
 Numbers = Mapping[str, np.ndarray]
 LEFT_OUT = "is left out of differences"
 
@@ -36,8 +36,8 @@ class Pairs:
     """What is compared over all benchmarks: ``Rel. (%)`` or ``mean score``."""
     columns: tuple[str, ...] = ()
     """The benchmarks it is over."""
-    overall: Mapping[Pair, Difference] = field(default_factory=dict)
-    by_benchmark: Mapping[Pair, Mapping[str, Difference]] = field(default_factory=dict)
+    overall: Mapping[RunPair, Difference] = field(default_factory=dict)
+    by_benchmark: Mapping[RunPair, Mapping[str, Difference]] = field(default_factory=dict)
     intervals: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     """Row -> 95 % interval of its figure over samples and seeds, the full run's included."""
     why: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class Pairs:
         return found.turned() if found and first > second else found
 
 
-def compare_all(panel: Panel, shelf: Shelf, *, seed: int = 0) -> Pairs:
+def compare_all(panel: Panel, shelf: ArtifactShelf, *, seed: int = 0) -> Pairs:
     """Compare by the samples where the store has them, and by the values of the seeds elsewhere."""
     rows = list(range(len(panel.rows)))
     columns = _stated(panel)
@@ -96,8 +96,8 @@ def _pairs(
     left_out: tuple[str, ...],
 ) -> Pairs:
     at = {row: place for place, row in enumerate(have)}
-    overall: dict[Pair, Difference] = {}
-    by_benchmark: dict[Pair, dict[str, Difference]] = {}
+    overall: dict[RunPair, Difference] = {}
+    by_benchmark: dict[RunPair, dict[str, Difference]] = {}
     relative = full is not None or all(row.rel.columns for row in panel.rows)
     for i, j in combinations(range(len(panel.rows)), 2):
         if i in at and j in at:
@@ -118,12 +118,12 @@ def _pairs(
     return Pairs(name, columns, overall, by_benchmark, intervals, why)
 
 
-def _is_its_rel(row: Row, point: float) -> bool:
+def _is_its_rel(row: PanelRow, point: float) -> bool:
     """Not so where fewer samples are shared, or its Rel. is against another full-data run."""
     return row.rel.estimate is not None and math.isclose(row.rel.estimate.mean, point, rel_tol=1e-3)
 
 
-def _by_seeds(first: Row, second: Row, left_out: tuple[str, ...]) -> Difference | None:
+def _by_seeds(first: PanelRow, second: PanelRow, left_out: tuple[str, ...]) -> Difference | None:
     """From the Rel. of each seed, where both have two at least and it is over no ``left_out``."""
     if first.rel.estimate is None or second.rel.estimate is None:
         return None
@@ -141,7 +141,9 @@ def _stated(panel: Panel) -> tuple[str, ...]:
     return tuple(b for b in names if all(b in row.scores for row in panel.rows))
 
 
-def _files(row: Row, columns: Sequence[str], shelf: Shelf) -> dict[str, list[Numbers]] | str:
+def _files(
+    row: PanelRow, columns: Sequence[str], shelf: ArtifactShelf
+) -> dict[str, list[Numbers]] | str:
     """Benchmark -> the samples of each run; or why there are none."""
     found: dict[str, list[Numbers]] = {}
     for name in columns:

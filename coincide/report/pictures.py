@@ -15,7 +15,7 @@ from coincide.data.images import BadImage, UnsafePath, load_image, to_rgb
 if TYPE_CHECKING:
     from PIL import Image
 
-    from coincide.report.evidence import Shelf
+    from coincide.report.evidence import ArtifactShelf
     from coincide.schema import Result
 
 MAX_PIXELS = 40_000_000
@@ -57,7 +57,7 @@ def training_picture(root: Path, relative: str) -> Image.Image | None:
 
 
 def benchmark_pictures(
-    shelf: Shelf, run: Result, benchmark: str, documents: Mapping[int, Mapping[str, Any]]
+    shelf: ArtifactShelf, run: Result, benchmark: str, documents: Mapping[int, Mapping[str, Any]]
 ) -> tuple[dict[int, Image.Image], str]:
     """Document -> its first picture, of those asked for; and why there are none.
 
@@ -83,14 +83,14 @@ def benchmark_pictures(
     return found, "" if found else "none has the question's id, or none decodes"
 
 
-def _in_data(shelf: Shelf, data: Path | None, files: Any) -> list[Path]:
+def _in_data(shelf: ArtifactShelf, data: Path | None, files: Any) -> list[Path]:
     if data is None or not isinstance(files, Mapping):
         return []
     inside = [n for n in map(str, files.values()) if (data / n).resolve().is_relative_to(data)]
     return [path for name in inside if (path := shelf.file(data, name)) is not None]
 
 
-def _mirrored(shelf: Shelf, dataset: str, content: str) -> list[Path]:
+def _mirrored(shelf: ArtifactShelf, dataset: str, content: str) -> list[Path]:
     """The dataset's parquet files, where its evaluation linked them."""
     if shelf.root is None or ".." in dataset.split("/") or not content.isalnum():
         return []

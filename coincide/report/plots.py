@@ -20,7 +20,7 @@ from coincide.report.figure import (
     shown,
     svg,
 )
-from coincide.report.records import FULL, Panel, Row
+from coincide.report.records import FULL, Panel, PanelRow
 from coincide.report.tables import percent
 
 if TYPE_CHECKING:
@@ -44,11 +44,11 @@ def rel_plot(panel: Panel, places: Series, name: str = "rel") -> str:
     return svg(name, WIDTH, 1.0 + 0.34 * len(rows), lambda f: _by_method(f, rows, places))
 
 
-def _limits(rows: Sequence[Row]) -> tuple[float, float]:
+def _limits(rows: Sequence[PanelRow]) -> tuple[float, float]:
     return limits([row.rel.estimate for row in rows], [100.0], least=6.0)
 
 
-def _over_budget(figure: Figure, rows: Sequence[Row], places: Series) -> None:
+def _over_budget(figure: Figure, rows: Sequence[PanelRow], places: Series) -> None:
     axes = figure.subplots()
     budgets = sorted({100 * row.budget for row in rows})
     logarithmic = budgets[-1] > 5 * budgets[0]
@@ -75,7 +75,7 @@ def _dodged(budget: float, shift: float, budgets: Sequence[float], logarithmic: 
     return budget + 0.04 * shift * (budgets[-1] - budgets[0])
 
 
-def _points(axes: Axes, x: Sequence[float], rows: Sequence[Row], place: int) -> None:
+def _points(axes: Axes, x: Sequence[float], rows: Sequence[PanelRow], place: int) -> None:
     found = [row.rel.estimate for row in rows if row.rel.estimate]
     color = CODES[place % len(CODES)]
     for at, value in zip(x, found, strict=True):
@@ -88,7 +88,7 @@ def _points(axes: Axes, x: Sequence[float], rows: Sequence[Row], place: int) -> 
     )  # fmt: skip
 
 
-def _by_method(figure: Figure, rows: Sequence[Row], places: Series) -> None:
+def _by_method(figure: Figure, rows: Sequence[PanelRow], places: Series) -> None:
     axes = figure.subplots()
     for y, row in enumerate(rows[::-1]):
         value, color = row.rel.estimate, CODES[places[row.label] % len(CODES)]

@@ -39,7 +39,7 @@ class Columnar(Protocol):
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedRow:
     """One row of a published table, at 20 % of the data (``full``: at 100 %)."""
 
     method: str
@@ -51,14 +51,14 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Table:
+class PublishedTable:
     """A published table: the full row first."""
 
     name: str
-    rows: tuple[Published, ...]
+    rows: tuple[PublishedRow, ...]
     source: str = SOURCE
 
-    def row(self, method: str) -> Published | None:
+    def row(self, method: str) -> PublishedRow | None:
         return next((row for row in self.rows if row.method == method), None)
 
     def prints(self, benchmark: str, metric: str, protocol: str) -> bool:
@@ -92,7 +92,7 @@ class Table:
         )
 
 
-def published(name: str) -> list[Published]:
+def published(name: str) -> list[PublishedRow]:
     """The rows of a published table, e.g. ``llava665k_20pct_llava15_7b``, the full run first.
 
     Raises :class:`UserError` with the choices for an unknown name.
@@ -146,13 +146,13 @@ def is_part(protocol: str) -> bool:
     return any(said.partition("=")[0] in ("subsample", "limit") for said in protocol.split("; "))
 
 
-def published_beside(data: str, target: str) -> Table | None:
+def published_beside(data: str, target: str) -> PublishedTable | None:
     """The published table for a dataset and a target; None where there is none."""
     name = _TABLES.get((data, target))
-    return Table(name, tuple(published(name))) if name else None
+    return PublishedTable(name, tuple(published(name))) if name else None
 
 
-def _row(method: str, row: Mapping[str, float], full: Mapping[str, float]) -> Published:
+def _row(method: str, row: Mapping[str, float], full: Mapping[str, float]) -> PublishedRow:
     scores = {k: v for k, v in row.items() if k != "rel"}
     recomputed = relative([scores], [full], tuple(full)).estimate
-    return Published(method, scores, row["rel"], recomputed.mean if recomputed else float("nan"))
+    return PublishedRow(method, scores, row["rel"], recomputed.mean if recomputed else float("nan"))

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from coincide.report.published import BUDGET, SHORT, published
-from coincide.report.records import FULL, Note, Row
+from coincide.report.records import FULL, Note, PanelRow
 
 TABLE = "llava665k_20pct_llava15_7b"
 LEAST = 4
@@ -19,7 +19,7 @@ LEAST = 4
 DRAWS = 10_000
 
 
-def rank_notes(rows: Sequence[Row]) -> list[Note]:
+def rank_notes(rows: Sequence[PanelRow]) -> list[Note]:
     """How the order by Rel. (%) at 20 % agrees with the order of the published table."""
     printed = {row.method: row.rel for row in published(TABLE) if row.method != FULL}
     ours = {m: values for m, values in _measured(rows).items() if m in printed}
@@ -43,7 +43,7 @@ def correlations(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float,
     return float(spearmanr(ours, theirs).statistic), float(kendalltau(ours, theirs).statistic)
 
 
-def _measured(rows: Sequence[Row]) -> Mapping[str, tuple[float, ...]]:
+def _measured(rows: Sequence[PanelRow]) -> Mapping[str, tuple[float, ...]]:
     """Method -> Rel. of each seed at 20 %; of several rows of a method that with the most seeds."""
     found: dict[str, tuple[float, ...]] = {}
     for row in rows:

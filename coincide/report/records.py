@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from coincide.report.cost import Charge
-from coincide.report.published import Table
+from coincide.report.cost import RunCost
+from coincide.report.published import PublishedTable
 from coincide.report.settings import Setting
 from coincide.report.statistics import NO_REL, Estimate, Relative
 from coincide.schema import CommittedResult, Result
@@ -37,7 +37,7 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Row:
+class PanelRow:
     """One method in one setting at one budget: its runs over seeds and what they come to."""
 
     method: str
@@ -54,7 +54,7 @@ class Row:
     """Benchmark -> why there is no score."""
     stderr: Mapping[str, float]
     """Benchmark -> standard error over samples of one run (root mean square over seeds)."""
-    charge: Charge
+    charge: RunCost
     rel: Relative = NO_REL
     """Against our own full-data runs (``rel_own``)."""
     rel_chance: Relative = NO_REL
@@ -114,9 +114,9 @@ class Panel:
     target: str
     suite: str
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[PanelRow, ...]
     notes: tuple[Note, ...]
-    zoo: Table | None = None
+    zoo: PublishedTable | None = None
     """What papers print for this data and target."""
     contents: Mapping[str, str] = field(default_factory=dict)
     """Content keys of ``data`` and ``target``, where they were recorded."""
@@ -132,6 +132,6 @@ class Panel:
         return next(column for column in self.columns if column.name == name)
 
 
-def own_columns(rows: Sequence[Row], kind: str = "rel") -> list[tuple[str, ...]]:
+def own_columns(rows: Sequence[PanelRow], kind: str = "rel") -> list[tuple[str, ...]]:
     """The sets of columns that Rel. is over in these rows; one set where there is one full run."""
     return list(dict.fromkeys(r.columns for row in rows if (r := getattr(row, kind)).columns))

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from coincide.report.published import Table
-from coincide.report.records import FULL, Column, Row
+from coincide.report.published import PublishedTable
+from coincide.report.records import FULL, Column, PanelRow
 from coincide.report.settings import conflicts, whole_part
 from coincide.report.statistics import Estimate, Relative, relative, stated_columns
 from coincide.schema import Result
@@ -21,7 +21,9 @@ TARGET_AWARE = frozenset({"icons", "less", "rds"})
 """Methods that select by samples of the target tasks, which the others never see."""
 
 
-def with_rel(rows: Sequence[Row], columns: Sequence[Column], zoo: Table | None) -> list[Row]:
+def with_rel(
+    rows: Sequence[PanelRow], columns: Sequence[Column], zoo: PublishedTable | None
+) -> list[PanelRow]:
     """Rows with their Rel. and place: larger budgets first, best first, target-aware ones last."""
     full = [row for row in rows if row.method == FULL]
     chance = {column.name: column.chance for column in columns}
@@ -38,7 +40,7 @@ def with_rel(rows: Sequence[Row], columns: Sequence[Column], zoo: Table | None) 
     return _ranked(found)
 
 
-def _own(row: Row, full: Sequence[Row], chance: Mapping[str, float]) -> Relative:
+def _own(row: PanelRow, full: Sequence[PanelRow], chance: Mapping[str, float]) -> Relative:
     """Against our own full runs of the same data, target, recipe and protocols.
 
     A full run that was cut short (all data, as many steps as a subset takes) is another arm: it is
@@ -63,12 +65,12 @@ def _own(row: Row, full: Sequence[Row], chance: Mapping[str, float]) -> Relative
     return replace(found, left_out=left_out, why=_lacking(found, row))
 
 
-def is_cut_short(row: Row) -> bool:
+def is_cut_short(row: PanelRow) -> bool:
     """Whether its training ended at a number of steps and not with its epochs."""
     return row.setting.get(CUT_SHORT) is not None
 
 
-def _zoo(row: Row, columns: Sequence[Column], zoo: Table | None) -> Relative:
+def _zoo(row: PanelRow, columns: Sequence[Column], zoo: PublishedTable | None) -> Relative:
     """Against the published full-data row, over the benchmarks whose protocols agree."""
     if zoo is None:
         return Relative(None, why="nothing published for this data and target")
@@ -80,7 +82,7 @@ def _zoo(row: Row, columns: Sequence[Column], zoo: Table | None) -> Relative:
     return replace(found, left_out=left_out, why="" if found.estimate else why)
 
 
-def _lacking(found: Relative, row: Row) -> str:
+def _lacking(found: Relative, row: PanelRow) -> str:
     reasons = [f"no {b} ({row.missing[b]})" for b in found.columns if b in row.missing]
     return "; ".join(reasons) or found.why
 
@@ -91,8 +93,8 @@ def _is_target_aware(run: Result) -> bool:
     return run.method in TARGET_AWARE if stated is None else bool(stated)
 
 
-def _ranked(rows: Sequence[Row]) -> list[Row]:
-    def place(row: Row) -> tuple[int, int, bool, bool, float, str]:
+def _ranked(rows: Sequence[PanelRow]) -> list[PanelRow]:
+    def place(row: PanelRow) -> tuple[int, int, bool, bool, float, str]:
         mean = row.rel.estimate.mean if row.rel.estimate else 0.0
         missing = row.rel.estimate is None
         group = is_cut_short(row) if row.method == FULL else 2

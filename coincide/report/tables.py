@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from coincide.report.cost import STAGES
 from coincide.report.notes import primary, read_share
-from coincide.report.published import BUDGET, Published, Table
-from coincide.report.records import FULL, Column, Panel, Row
+from coincide.report.published import BUDGET, PublishedRow, PublishedTable
+from coincide.report.records import FULL, Column, Panel, PanelRow
 from coincide.report.statistics import Estimate, Relative, relative
 from coincide.schema import Result
 
@@ -25,8 +25,8 @@ class Line:
     """One line of a table: a row that was measured, or what a paper prints for that method."""
 
     label: str
-    row: Row | None
-    printed: Published | None
+    row: PanelRow | None
+    printed: PublishedRow | None
     scores: Mapping[str, Estimate]
     rel: Mapping[str, Relative]
 
@@ -50,7 +50,7 @@ def lines(panel: Panel) -> list[Line]:
     return found
 
 
-def _printed(panel: Panel, method: str, printed: Published) -> Line:
+def _printed(panel: Panel, method: str, printed: PublishedRow) -> Line:
     zoo = panel.zoo
     columns = [c.name for c in panel.columns if zoo and zoo.prints(c.name, c.metric, c.protocol)]
     scores = {b: printed.scores[b] for b in columns if b in printed.scores}
@@ -190,7 +190,7 @@ def is_other(panel: Panel, line: Line, column: str) -> bool:
     )  # fmt: skip
 
 
-def _other_protocols(panel: Panel, zoo: Table) -> list[str]:
+def _other_protocols(panel: Panel, zoo: PublishedTable) -> list[str]:
     """What is left out of ``against published``, and what the mark at published figures means."""
     reasons = {c.name: zoo.differs(c.name, c.metric, c.protocol) for c in panel.columns}
     shown = {n: why for n, why in reasons.items() if why and why != "not published"}

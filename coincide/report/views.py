@@ -13,7 +13,7 @@ from coincide.report.overlap import Overlaps, expected_share
 from coincide.report.paired import Difference
 from coincide.report.pairs import Pairs
 from coincide.report.published import SHORT, protocol_of
-from coincide.report.records import FULL, Panel, Row
+from coincide.report.records import FULL, Panel, PanelRow
 from coincide.report.statistics import Estimate, Relative
 from coincide.report.tables import (
     OTHER,
@@ -105,7 +105,7 @@ def _rel(value: Relative | None, kind: str, drawn: tuple[float, float] | None) -
     )
 
 
-def _size(row: Row) -> list[Cell]:
+def _size(row: PanelRow) -> list[Cell]:
     seeds = ", ".join(map(str, row.seeds))
     return [
         Cell(percent(row.budget), row.budget),
@@ -132,7 +132,7 @@ def _number(value: Estimate | None, decimals: int, about: str, kind: str = "") -
     return Cell(f"{value.mean:.{decimals}f}", value.mean, half, about, kind)
 
 
-def _about_score(row: Row, column: str) -> str:
+def _about_score(row: PanelRow, column: str) -> str:
     if column in row.missing:
         return row.missing[column]
     values = ", ".join(
@@ -145,7 +145,7 @@ def _about_score(row: Row, column: str) -> str:
     return values + (f"; standard error over {over} {error:.2g}" if error is not None else "")
 
 
-def _time(row: Row) -> Cell:
+def _time(row: PanelRow) -> Cell:
     whole, shared = (row.charge.total(shared=shared, gpu=False) for shared in (False, True))
     if whole is None:
         return Cell(None)
@@ -298,7 +298,7 @@ def published(panel: Panel) -> dict[str, Any] | None:
     }
 
 
-def run_view(row: Row, run: Result) -> dict[str, Any]:
+def run_view(row: PanelRow, run: Result) -> dict[str, Any]:
     """A run: its command, its artifacts, its configuration."""
     facts: Sequence[tuple[str, str]] = [
         ("commit", run.commit or "not recorded"), *sorted(run.keys.items())

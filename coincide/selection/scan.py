@@ -24,7 +24,7 @@ from coincide.store import Build, Step
 from coincide.terminal.progress import bar
 
 if TYPE_CHECKING:
-    from coincide.models.probe import Prober, Size, Verdict
+    from coincide.models.probe import ImageSize, Prober, ProbeVerdict
 
 KIND, VERSION, FILE = "scan", 1, "rows.json"
 CHUNK = 256
@@ -107,7 +107,7 @@ def summary(dataset: Dataset, reasons: Mapping[int, str]) -> str:
     return "\n".join(line.rpartition("; the first:")[0] for line in report.faults().splitlines())
 
 
-def counted(reasons: Mapping[int, str]) -> dict[str, int]:
+def count_by_reason(reasons: Mapping[int, str]) -> dict[str, int]:
     """How many rows each reason bars."""
     return dict(sorted(Counter(reasons.values()).items()))
 
@@ -131,7 +131,7 @@ def _refuse(found: Scan, dataset: Dataset, policies: Policies, model: str) -> No
     report.refuse(policies)
 
 
-def _verdicts(dataset: Dataset, prober: Prober | None) -> Iterator[tuple[int, Verdict]]:
+def _verdicts(dataset: Dataset, prober: Prober | None) -> Iterator[tuple[int, ProbeVerdict]]:
     """``(row, verdict)`` for the rows that are barred, in order."""
     from coincide.features.engine.ahead import decoding
     from coincide.features.engine.devices import MOST_DECODERS, cores
@@ -154,24 +154,24 @@ class _Look:
 
     dataset: Dataset
     prober: Prober | None
-    sizes: dict[str, Size] = field(default_factory=dict)
+    sizes: dict[str, ImageSize] = field(default_factory=dict)
 
-    def __call__(self, rows: Sequence[int]) -> list[tuple[int, Verdict]]:
+    def __call__(self, rows: Sequence[int]) -> list[tuple[int, ProbeVerdict]]:
         found = ((row, self._one(row)) for row in rows)
         return [(row, verdict) for row, verdict in found if verdict is not None]
 
-    def _one(self, row: int) -> Verdict | None:
-        from coincide.models.probe import NOMINAL, one_size, unlearnt
+    def _one(self, row: int) -> ProbeVerdict | None:
+        from coincide.models.probe import NOMINAL, nothing_to_learn, one_size
 
         example = self.dataset.examples[row]
         if self.prober is None:
-            return unlearnt(example.turns)
+            return nothing_to_learn(example.turns)
         if one_size(self.prober.processor):
             return self.prober(example.turns, [NOMINAL] * len(example.images))
         blank = row in self.dataset.blank_images
         return self.prober(example.turns, [self._size(name, blank) for name in example.images])
 
-    def _size(self, name: str, blank: bool) -> Size:
+    def _size(self, name: str, blank: bool) -> ImageSize:
         from coincide.data.images import BadImage, size_of
         from coincide.models.probe import NOMINAL
 

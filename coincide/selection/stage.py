@@ -26,7 +26,7 @@ from coincide.schema import (
 )
 from coincide.selection.budget import count
 from coincide.selection.pool import NeedSteps, StorePool
-from coincide.selection.scan import counted, summary
+from coincide.selection.scan import count_by_reason, summary
 from coincide.selection.scoring import LATE, barred_rows, own_class, save
 from coincide.store import Artifact, Build, Step
 from coincide.terminal.progress import bar
@@ -73,7 +73,7 @@ def _cluster(build: Build) -> Mapping[str, Any]:
                 config["iterations"],
                 config["seed"],
                 keep=state,
-                told=lambda _: shown.update(1),
+                on_iteration=lambda _: shown.update(1),
             )
     except ValueError as error:
         raise UserError(f"clustering {build.step.needs[0].folder}: {error}") from error
@@ -135,7 +135,7 @@ def subset_step(
         check_lost(build.need(0), health)
         _tell(pool, dataset)
         clusterings = {n: store.artifact(s) for n, s in needs.clusterings.items()}
-        gate(pool, clusterings, health, len(pool.reasons) - len(pool.without_features))
+        check_health(pool, clusterings, health, len(pool.reasons) - len(pool.without_features))
         return _select(build, method, pool, dataset, budget, seed)
 
     suffix = f"-s{seed}" if method.uses_seed else ""
@@ -173,12 +173,12 @@ def _select(
     selection = method.select(pool, k, seed)
     if method.fixed_size:
         k = len(selection.rows)
-    rows, added = exactly(selection, k, pool.usable, method.name, pool.reasons)
+    rows, added = fill_to_budget(selection, k, pool.usable, method.name, pool.reasons)
     seconds = time.monotonic() - started
     composition = Counter(dataset.examples[row].source for row in rows)
     whole = Counter(example.source for example in dataset.examples)
     _write_tables(build, selection)
-    save(build, "order.npy", order(selection, rows, pool.usable))
+    save(build, "order.npy", selection_order(selection, rows, pool.usable))
     facts = {
         "method": method.name,
         "params": method_config(method),
@@ -187,7 +187,7 @@ def _select(
         "rows": len(dataset),
         "topped_up": added,
         "unusable": int((~pool.usable).sum()),
-        "unusable_by": counted(pool.reasons),
+        "unusable_by": count_by_reason(pool.reasons),
         "composition": dict(sorted(composition.items())),
         "pool_composition": dict(sorted(whole.items())),
         "select_seconds": round(seconds, 3),
@@ -207,7 +207,7 @@ def _write_tables(build: Build, selection: Selection) -> None:
         write_atomic(build.dir / f"{name}.parquet", frame.to_parquet)
 
 
-def order(selection: Selection, rows: np.ndarray, usable: np.ndarray) -> np.ndarray:
+def selection_order(selection: Selection, rows: np.ndarray, usable: np.ndarray) -> np.ndarray:
     """Row indices int64 in the order in which the method takes them.
 
     First those that it chose, then what it would go on with, as far as it says so; ``rows`` are
@@ -222,7 +222,7 @@ def order(selection: Selection, rows: np.ndarray, usable: np.ndarray) -> np.ndar
     return taken[np.sort(first)]
 
 
-def exactly(
+def fill_to_budget(
     selection: Selection,
     k: int,
     usable: np.ndarray,
@@ -269,7 +269,9 @@ def exactly(
 
 def _because(reasons: Mapping[int, str]) -> str:
     """`` (2 x missing image, ...)``."""
-    listed = ", ".join(f"{count:,} x {reason}" for reason, count in counted(reasons).items())
+    listed = ", ".join(
+        f"{count:,} x {reason}" for reason, count in count_by_reason(reasons).items()
+    )
     return f" ({listed})" if listed else ""
 
 
@@ -296,7 +298,7 @@ def _unusable(rows: Sequence[int], name: str, reasons: Mapping[int, str]) -> str
 # --- the health gate --------------------------------------------------------------------------
 
 
-def gate(
+def check_health(
     pool: StorePool,
     clusterings: Mapping[Clustering, Artifact],
     limits: HealthLimits,

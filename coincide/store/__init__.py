@@ -9,7 +9,7 @@ place. Who reads checks what it reads against the manifest.
 from coincide.store.artifact import (
     MANIFEST,
     Artifact,
-    Damaged,
+    DamagedArtifact,
     check_path,
     is_sealed,
     located,
@@ -24,7 +24,7 @@ __all__ = [
     "MANIFEST",
     "Artifact",
     "Build",
-    "Damaged",
+    "DamagedArtifact",
     "Step",
     "Store",
     "check_path",

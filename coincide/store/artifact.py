@@ -26,7 +26,7 @@ _KEY = re.compile(r"-([0-9a-z]+)$")
 _IN_STORE = re.compile(r"-[0-9a-f]{12}$")
 
 
-class Damaged(UserError):
+class DamagedArtifact(UserError):
     """A file of an artifact, or its manifest, is not what was written."""
 
 
@@ -83,10 +83,10 @@ class Artifact:
     def check(self, *patterns: str) -> Artifact:
         """This artifact, its files that match ``patterns`` (none: all) being what was written.
 
-        Raises :class:`Damaged` with the artifact, the files and what to do.
+        Raises :class:`DamagedArtifact` with the artifact, the files and what to do.
         """
         if wrong := self.damaged(*patterns):
-            raise Damaged(
+            raise DamagedArtifact(
                 f"{self.damage(wrong)} Run the command that made it and it is repaired, or "
                 "`python -m coincide.store verify --repair`."
             )
@@ -129,19 +129,22 @@ def is_sealed(manifest: Mapping[str, Any]) -> bool:
 
 
 def open_artifact(folder: Path) -> Artifact:
-    """The artifact in ``folder``. Raises :class:`Damaged` where its manifest cannot be used."""
+    """The artifact in ``folder``.
+
+    Raises :class:`DamagedArtifact` where its manifest is missing, unreadable or was changed.
+    """
     path = folder / MANIFEST
     named = f"{folder.parent.name}/{folder.name}"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise Damaged(f"{named} is not whole: {folder} has no {MANIFEST}") from None
+        raise DamagedArtifact(f"{named} is not whole: {folder} has no {MANIFEST}") from None
     except (OSError, ValueError) as error:
-        raise Damaged(f"{named} is damaged: {path} cannot be read ({error})") from None
+        raise DamagedArtifact(f"{named} is damaged: {path} cannot be read ({error})") from None
     if not isinstance(manifest, dict) or not _sane(manifest):
-        raise Damaged(f"{named} is damaged: {path} is no manifest of an artifact")
+        raise DamagedArtifact(f"{named} is damaged: {path} is no manifest of an artifact")
     if not is_sealed(manifest):
-        raise Damaged(f"{named} is damaged: {path} is not what was written")
+        raise DamagedArtifact(f"{named} is damaged: {path} is not what was written")
     return Artifact(folder, manifest)
 
 
@@ -164,7 +167,7 @@ def check_path(path: Path) -> None:
             continue
         try:
             artifact = open_artifact(folder)
-        except Damaged:
+        except DamagedArtifact:
             if _IN_STORE.search(folder.name):
                 raise
             continue  # another program's manifest.json

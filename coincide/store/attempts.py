@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from coincide.processes import Holder, holder_of, this_process
+from coincide.processes import ProcessIdentity, parse_process, this_process
 
 SUMS = ".sums"
 """Folder of an attempt with the hashes of files that are done, for who goes on with it."""
@@ -33,7 +33,7 @@ class Busy:
     """Another process is, or may be, at it."""
 
     folder: Path
-    holder: Holder
+    holder: ProcessIdentity
     silent: float
     """Seconds since it showed that it lives."""
 
@@ -119,7 +119,7 @@ def _hidden(kind: Path, digits: str) -> Path:
 def _put_back(kind: Path, digits: str) -> None:
     """Show again what processes that died in the middle of claiming it had hidden."""
     for path in kind.glob(f"{_HIDDEN}{digits}-*"):
-        holder = holder_of(path.name.removeprefix(f"{_HIDDEN}{digits}-").rsplit("-", 1)[0])
+        holder = parse_process(path.name.removeprefix(f"{_HIDDEN}{digits}-").rsplit("-", 1)[0])
         if holder is not None and holder.alive is False:
             with suppress(OSError):  # another was quicker
                 os.rename(path, _beside(kind, digits))
@@ -145,7 +145,7 @@ def _take_over(folder: Path, digits: str) -> Path | Busy | None:
     try:
         owners = sorted(folder.glob(f"{_OWNER}*"))
         for path in owners:
-            holder = holder_of(path.name.removeprefix(_OWNER))
+            holder = parse_process(path.name.removeprefix(_OWNER))
             silent = _now(folder) - path.stat().st_mtime
             if holder is not None and holder.alive is not False:
                 if holder.alive or silent <= LEASE:

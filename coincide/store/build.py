@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from coincide.files import TEMPORARY, canonical, fsync, sha256_file, write_atomic, write_json
 from coincide.store import attempts, hashes
-from coincide.store.artifact import MANIFEST, Artifact, Damaged, open_artifact, sealed
+from coincide.store.artifact import MANIFEST, Artifact, DamagedArtifact, open_artifact, sealed
 from coincide.store.step import Step, need_fields
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def is_whole(folder: Path, step: Step) -> bool:
     try:
         artifact = open_artifact(folder)
         return artifact.manifest.get("key") == step.key and not artifact.damaged()
-    except Damaged:
+    except DamagedArtifact:
         return False
     finally:
         hashes.forget(folder)

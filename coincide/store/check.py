@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coincide.errors import UserError
-from coincide.store.artifact import MANIFEST, Artifact, Damaged, folders, open_artifact
+from coincide.store.artifact import MANIFEST, Artifact, DamagedArtifact, folders, open_artifact
 
 QUARANTINE = ".quarantine"
 TRAINED = ("adapter", "difficulty")
@@ -18,7 +18,7 @@ TRAINED = ("adapter", "difficulty")
 
 
 @dataclass(frozen=True)
-class Found:
+class CheckedArtifact:
     """One artifact, or what stands in the place of one."""
 
     folder: Path
@@ -30,7 +30,7 @@ class Found:
     trained: bool = False
 
 
-def examine(store: Path) -> Iterator[Found]:
+def examine(store: Path) -> Iterator[CheckedArtifact]:
     """Every artifact of the store, all of its bytes compared. Raises UserError for no store."""
     if not store.is_dir():
         raise UserError(f"{store}: no such store; expected a folder like store/.")
@@ -40,16 +40,16 @@ def examine(store: Path) -> Iterator[Found]:
                 yield _examine(folder)
 
 
-def _examine(folder: Path) -> Found:
+def _examine(folder: Path) -> CheckedArtifact:
     try:
         artifact = open_artifact(folder)
-    except Damaged as error:
-        return Found(folder, (MANIFEST,), f"{error}.")
+    except DamagedArtifact as error:
+        return CheckedArtifact(folder, (MANIFEST,), f"{error}.")
     size = sum(int(file["size"]) for file in artifact.files.values())
     trained = bool(artifact.manifest.get("trained", folder.parent.name in TRAINED))
     wrong = tuple(artifact.damaged())
     why = f"{artifact.damage(wrong)} {_what_to_do(folder) if trained else ''}" if wrong else ""
-    return Found(folder, wrong, why.strip(), size, trained)
+    return CheckedArtifact(folder, wrong, why.strip(), size, trained)
 
 
 def _what_to_do(folder: Path) -> str:
@@ -59,12 +59,12 @@ def _what_to_do(folder: Path) -> str:
     )
 
 
-def not_repeated(artifact: Artifact, wrong: list[str]) -> Damaged:
+def not_repeated(artifact: Artifact, wrong: list[str]) -> DamagedArtifact:
     """The error for an artifact that took training."""
-    return Damaged(f"{artifact.damage(wrong)} {_what_to_do(artifact.path)}")
+    return DamagedArtifact(f"{artifact.damage(wrong)} {_what_to_do(artifact.path)}")
 
 
-def repair(found: Found) -> bool:
+def repair(found: CheckedArtifact) -> bool:
     """Make a damaged artifact fit to be built again by the next run that needs it.
 
     Its damaged files go to the quarantine; the sound ones stay, for that run to take. False for
@@ -72,7 +72,7 @@ def repair(found: Found) -> bool:
     """
     try:
         artifact = open_artifact(found.folder)
-    except Damaged as error:
+    except DamagedArtifact as error:
         quarantine(found.folder, str(error))
         return True
     if found.trained:

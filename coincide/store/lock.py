@@ -46,7 +46,7 @@ def lock(store: Store, step: Step) -> Iterator[bool]:
         ) from error
     except (OSError, NotImplementedError) as error:
         if disk.is_full(error) or disk.is_read_only(error):
-            raise store.told(error, [step]) from error
+            raise store.as_disk_error(error, [step]) from error
         yield False
         return
     try:

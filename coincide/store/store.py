@@ -21,7 +21,7 @@ from coincide import disk
 from coincide.errors import UserError
 from coincide.files import fsync
 from coincide.store import attempts, hashes
-from coincide.store.artifact import MANIFEST, Artifact, Damaged, folders, open_artifact
+from coincide.store.artifact import MANIFEST, Artifact, DamagedArtifact, folders, open_artifact
 from coincide.store.build import (
     Build,
     begin,
@@ -69,7 +69,7 @@ class Store:
         with files that are missing or of another size. Bytes are not read here.
         """
         for folder in self._named(step):
-            with suppress(Damaged):
+            with suppress(DamagedArtifact):
                 artifact = open_artifact(folder)
                 if artifact.manifest.get("key") == step.key and not artifact.lacking():
                     return artifact
@@ -91,7 +91,7 @@ class Store:
         for folder in self._named(step):
             try:
                 artifact = open_artifact(folder)
-            except Damaged as error:
+            except DamagedArtifact as error:
                 return str(error)
             if artifact.manifest.get("key") != step.key:
                 return f"{folder / MANIFEST} is that of another artifact"
@@ -111,7 +111,7 @@ class Store:
         for folder in folders(self.root / kind):
             try:
                 yield open_artifact(folder)
-            except Damaged as error:
+            except DamagedArtifact as error:
                 self._say(f"store: {error}; left out")
 
     def explain(self, step: Step) -> str:
@@ -166,7 +166,7 @@ class Store:
         """The artifact of ``step``, its files (those that match ``patterns``) as they were written.
 
         Damaged files are built again, from the sound ones where the builder can; the artifact stays
-        in its place meanwhile. Raises :class:`Damaged` for one that took training.
+        in its place meanwhile. Raises :class:`DamagedArtifact` for one that took training.
         """
         if self.find(step) is None and self.fault(step):
             self.ensure(step)
@@ -243,7 +243,7 @@ class Store:
             yield builds
         except Exception as error:
             needed = next((b.needed for b in builds if b.needed), None)
-            raise self.told(error, missing, needed=needed) from error
+            raise self.as_disk_error(error, missing, needed=needed) from error
         finally:
             for build in builds:
                 attempts.release(build.dir)
@@ -288,7 +288,7 @@ class Store:
         """
         fault = self.fault(step)
         for folder in self._named(step):
-            with suppress(Damaged):
+            with suppress(DamagedArtifact):
                 artifact = open_artifact(folder)
                 if attempt is not None and artifact.manifest.get("key") == step.key:
                     take_sound(artifact, attempt, links=step.links)
@@ -349,13 +349,13 @@ class Store:
         """Hold the lock of ``step``. False where the file system has none; then go on without."""
         return lock(self, step)
 
-    def told(
+    def as_disk_error(
         self, error: BaseException, steps: Iterable[Step], *, needed: int | None = None
     ) -> BaseException:
         """``error`` as a UserError that names ``steps`` where the store's disk is its cause."""
         names = ", ".join(step.folder for step in steps)
         remedy = "Set paths.store to a larger disk that you may write to."
-        return disk.told(error, self.root, f"{names} in the store", remedy, needed=needed)
+        return disk.as_disk_error(error, self.root, f"{names} in the store", remedy, needed=needed)
 
     def _say(self, text: str) -> None:
         """Print ``text``, once."""

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from coincide import export  # noqa: E402
-from coincide.data.exports import FORMS, Row, read_rows  # noqa: E402
+from coincide.data.exports import FORMS, ExportRow, read_rows  # noqa: E402
 from tests.mini import llava665k, odd  # noqa: E402
 from tests.tiny_llava import make_tiny_llava  # noqa: E402
 
@@ -70,7 +70,7 @@ def _select(folder: Path, name: str, words: list[str]) -> None:
     (folder / "forms" / name / "root").write_text(str(root))
 
 
-def _expected(row: Row, root: Path) -> dict[str, Any]:
+def _expected(row: ExportRow, root: Path) -> dict[str, Any]:
     return {
         "id": row.id,
         "system": row.system,

@@ -14,7 +14,7 @@ from baselines.self_sup import SelfSup
 from baselines.semdedup import SemDeDup
 from coincide.features.signals.hidden_last import HiddenLast
 from coincide.schema import Method
-from coincide.selection.stage import exactly
+from coincide.selection.stage import fill_to_budget
 from tests.baselines.pool import make_pool
 
 METHODS: list[Method] = [
@@ -47,7 +47,7 @@ def test_exactly_k_distinct_usable_rows_with_an_answer(method: Method, k: int) -
     pool = make_pool()
     found = method.select(pool, k, 0)
     assert len(found.rows) == k
-    rows, added = exactly(found, k, pool.usable, method.name)
+    rows, added = fill_to_budget(found, k, pool.usable, method.name)
     assert (len(rows), added) == (k, 0)
     assert all(pool.examples[row].turns[1].text for row in rows)
     if found.scores is not None:

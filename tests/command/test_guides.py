@@ -16,7 +16,7 @@ from PIL import Image as Pictures
 
 import run as program
 from eval.loading import load_tasks
-from eval.request import Job
+from eval.request import BenchmarkJob
 from eval.suite import Benchmark
 from eval.worker import evaluate
 from tests.eval.scripted import Answerer
@@ -81,7 +81,7 @@ def test_the_guides_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     }
     table = Dataset.from_dict(documents).cast_column("image", Image())
     table.to_parquet(tmp_path / "test.parquet")
-    job = Job(
+    job = BenchmarkJob(
         measured.name, measured.task, measured.metrics, measured.primary, measured.protocol_text,
         str(tmp_path), tasks_dir=str(measured.tasks_path),
         data_files={"test": str(tmp_path / "test.parquet")},

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from coincide.doctor import examine, gather, refuse_unmet
-from coincide.machine import packages, room
+from coincide.machine import packages, store_space
 from coincide.prefetch import fetch_all
 from coincide.requirements import Requirement
 from coincide.schema import UserError
@@ -102,6 +102,6 @@ def test_packages_out_of_range_are_named(tmp_path: Path) -> None:
 
 
 def test_room_is_told_of_a_store_that_is_not_there_yet(tmp_path: Path) -> None:
-    found = room(tmp_path / "a" / "b")
+    found = store_space(tmp_path / "a" / "b")
     assert found.met
     assert "free" in found.found

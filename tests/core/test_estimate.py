@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import run as program
-from coincide.checks.estimate import Cost, chosen_of, costs
+from coincide.checks.estimate import StageEstimate, chosen_of, costs
 from coincide.checks.flops import device_name, gpu_hours, peak_flops
 from coincide.experiment import Experiment
 
@@ -42,7 +42,7 @@ def experiment(*words: str, **parts: Any) -> Experiment:
     return made
 
 
-def by_stage(found: list[Cost]) -> dict[str, Cost]:
+def by_stage(found: list[StageEstimate]) -> dict[str, StageEstimate]:
     return {cost.stage: cost for cost in found}
 
 

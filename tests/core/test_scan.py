@@ -247,10 +247,10 @@ def test_a_list_of_rows_with_lost_ones_says_which_and_why(tmp_path: Path) -> Non
 
 
 def test_blanks_are_an_answer_and_nothing_is_not() -> None:
-    from coincide.models.probe import unlearnt
+    from coincide.models.probe import nothing_to_learn
 
-    assert unlearnt((Turn("human", "a"), Turn("gpt", " "))) is None, "blanks are learnt"
-    found = unlearnt((Turn("human", "a"), Turn("gpt", "")))
+    assert nothing_to_learn((Turn("human", "a"), Turn("gpt", " "))) is None, "blanks are learnt"
+    found = nothing_to_learn((Turn("human", "a"), Turn("gpt", "")))
     assert found is not None
     assert found.kind == EMPTY
 

@@ -13,14 +13,14 @@ from coincide.data.demo import Demo
 from coincide.features.signals.hidden_last import HiddenLast
 from coincide.schema import Clustering, Example, HealthError, Selection, UserError
 from coincide.selection.pool import NeedSteps
-from coincide.selection.stage import exactly, gate, subset_step
+from coincide.selection.stage import check_health, fill_to_budget, subset_step
 
 USABLE = np.array([True] * 8 + [False] * 2)
 
 
 def test_a_shortfall_is_filled_in_the_methods_own_order() -> None:
     selection = Selection(np.array([5, 1]), ranking=np.array([5, 9, 7, 1, 0, 2]))
-    rows, added = exactly(selection, 4, USABLE, "m")
+    rows, added = fill_to_budget(selection, 4, USABLE, "m")
     assert rows.tolist() == [0, 1, 5, 7]
     assert added == 2
 
@@ -38,7 +38,7 @@ def test_a_shortfall_is_filled_in_the_methods_own_order() -> None:
 )
 def test_anything_else_is_refused(rows: list[int], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        exactly(Selection(np.array(rows)), 4, USABLE, "m")
+        fill_to_budget(Selection(np.array(rows)), 4, USABLE, "m")
 
 
 def pool(usable: np.ndarray) -> SimpleNamespace:
@@ -60,14 +60,14 @@ def clusters(**facts: object) -> dict[Clustering, SimpleNamespace]:
     ],
 )
 def test_the_gate_closes_on_broken_clusters(facts: dict[str, object], message: str) -> None:
-    gate(pool(USABLE[:8]), clusters(), HealthLimits())  # type: ignore[arg-type]
+    check_health(pool(USABLE[:8]), clusters(), HealthLimits())  # type: ignore[arg-type]
     with pytest.raises(HealthError, match=message):
-        gate(pool(USABLE[:8]), clusters(**facts), HealthLimits())  # type: ignore[arg-type]
+        check_health(pool(USABLE[:8]), clusters(**facts), HealthLimits())  # type: ignore[arg-type]
 
 
 def test_the_gate_closes_on_unusable_rows() -> None:
     with pytest.raises(HealthError, match=r"20\.0% of the rows are unusable"):
-        gate(pool(USABLE), {}, HealthLimits())  # type: ignore[arg-type]
+        check_health(pool(USABLE), {}, HealthLimits())  # type: ignore[arg-type]
 
 
 def test_random_is_nested_over_budgets_and_uniform_over_seeds() -> None:

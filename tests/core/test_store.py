@@ -20,7 +20,7 @@ from coincide.files import canonical, sweep, write_atomic, write_json
 from coincide.pipeline import Stage
 from coincide.processes import this_process
 from coincide.schema import UserError
-from coincide.store import Build, Damaged, Step, Store, attempts, hashes, note_done, sealed
+from coincide.store import Build, DamagedArtifact, Step, Store, attempts, hashes, note_done, sealed
 from coincide.store.__main__ import main as check
 
 
@@ -335,7 +335,9 @@ def test_what_took_training_is_refused_with_what_to_do(tmp_path: Path) -> None:
     trained = replace(step(1), trained=True)
     folder = store.ensure(trained).path
     flip(folder / "part-2.json")
-    with pytest.raises(Damaged, match=r"part-2\.json .*remove .*things/numbers-.* train it anew"):
+    with pytest.raises(
+        DamagedArtifact, match=r"part-2\.json .*remove .*things/numbers-.* train it anew"
+    ):
         Store(tmp_path / "s").verify(trained)
     assert folder.is_dir()
 
@@ -597,7 +599,9 @@ def test_a_full_disk_is_told_as_that_whoever_noticed(
 
 
 def test_numpy_says_how_much_it_needed(tmp_path: Path) -> None:
-    told = disk.told(OSError("96000 requested and 53184 written"), tmp_path, "it", "Set it.")
+    told = disk.as_disk_error(
+        OSError("96000 requested and 53184 written"), tmp_path, "it", "Set it."
+    )
     assert "at least 96,000 needed" in str(told)
 
 

@@ -52,24 +52,24 @@ def root(tmp_path: Path) -> Path:
     ],
 )  # fmt: skip
 def test_the_nearest_name_and_how_it_differs(root: Path, asked: str, there: str, how: str) -> None:
-    said = Neighbours(root).told(asked)
+    said = Neighbours(root).describe(asked)
     assert said == (f"{asked!r}, looked for at {str(root / asked)!r}; there is {there!r} ({how})")
 
 
 def test_a_root_too_deep_or_too_high(root: Path) -> None:
     for deep in ("pics", "deep/er"):
-        said = Neighbours(root / deep).told("pics/a.jpg")
+        said = Neighbours(root / deep).describe("pics/a.jpg")
         assert f"it lies at '{root}/pics/a.jpg': set data.images='{root}'" in said
-    said = Neighbours(root.parent).told("pics/a.jpg")
+    said = Neighbours(root.parent).describe("pics/a.jpg")
     assert f"set data.images='{root}'" in said
-    said = Neighbours(root).told("pics/nothing/of.png")
+    said = Neighbours(root).describe("pics/nothing/of.png")
     assert said.endswith(f"there is no folder '{root}/pics/nothing'")
-    assert Neighbours(root).told("pics/z.gif").endswith(f"looked for at '{root}/pics/z.gif'")
+    assert Neighbours(root).describe("pics/z.gif").endswith(f"looked for at '{root}/pics/z.gif'")
 
 
 def test_a_name_too_long_for_any_file_is_missing_as_others_are(root: Path) -> None:
     name = f"{'x' * 300}/{'y' * 300}.png"
-    assert f"there is no folder '{root}/xxx" in Neighbours(root).told(name)
+    assert f"there is no folder '{root}/xxx" in Neighbours(root).describe(name)
 
 
 def test_the_report_of_the_reader_names_it_and_counts(root: Path) -> None:
@@ -101,6 +101,6 @@ def test_a_folder_is_listed_once_for_all_its_pictures(
 
     monkeypatch.setattr("coincide.data.nearby.os.scandir", counting)
     names = {f"pics/{n}.png" for n in range(5000)} | {f"gone/{n}.png" for n in range(5000)}
-    Neighbours(root).told("pics/0.png", names)
+    Neighbours(root).describe("pics/0.png", names)
     assert max(listed.values()) == 1
     assert set(listed) == {str(root), str(root / "pics")}

@@ -20,7 +20,7 @@ from coincide.data.download import Download, download
 from coincide.data.llava import Llava
 from coincide.data.prepare import LOST, prepare
 from coincide.data.presence import WORK
-from coincide.data.unpack import Damaged
+from coincide.data.unpack import DamagedArchive
 from coincide.schema import UserError
 from coincide.store import Store
 from tests.data.bad_server import BadServer, bad_server, break_at, status
@@ -220,7 +220,7 @@ def test_a_damaged_archive_is_fetched_again(server: BadServer, tmp_path: Path) -
 def test_an_archive_damaged_at_its_source(server: BadServer, tmp_path: Path) -> None:
     content = server.files["/gqa.zip"]
     server.files["/gqa.zip"] = content[: len(content) // 2]
-    with pytest.raises(Damaged, match="neither a zip nor a tar"):
+    with pytest.raises(DamagedArchive, match="neither a zip nor a tar"):
         prepare(source(server, tmp_path))
     assert [path for path, _ in server.seen].count("/gqa.zip") == 2
     server.files["/gqa.zip"] = content

@@ -14,7 +14,7 @@ from random import Random
 import pytest
 
 from coincide.data import unpack as module
-from coincide.data.unpack import Damaged, unpack
+from coincide.data.unpack import DamagedArchive, unpack
 from coincide.schema import UserError
 
 FILES = {f"images/{i}.jpg": Random(i).randbytes(100) * 20 for i in range(20)}
@@ -193,14 +193,14 @@ def test_cut_short(tmp_path: Path, kind: str, at: int) -> None:
     archive = packed_as(kind, tmp_path, FILES)
     at = min(at, archive.stat().st_size // 2)
     archive.write_bytes(archive.read_bytes()[:at])
-    with pytest.raises(Damaged):
+    with pytest.raises(DamagedArchive):
         unpack(archive, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_no_archive(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_text("<html>404</html>")
-    with pytest.raises(Damaged, match="neither a zip nor a tar"):
+    with pytest.raises(DamagedArchive, match="neither a zip nor a tar"):
         unpack(tmp_path / "a.zip", tmp_path / "out")
 
 
@@ -209,7 +209,7 @@ def test_a_flipped_byte_keeps_what_is_sound(tmp_path: Path) -> None:
     content = bytearray(archive.read_bytes())
     content[len(content) // 2] ^= 1
     archive.write_bytes(content)
-    with pytest.raises(Damaged, match="is damaged"):
+    with pytest.raises(DamagedArchive, match="is damaged"):
         unpack(archive, tmp_path / "out")
     there = {n: c for n, c in tree(tmp_path / "out").items() if not n.endswith(".part")}
     assert 0 < len(there) < 20

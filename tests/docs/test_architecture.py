@@ -1,8 +1,11 @@
-"""The rooms: no circle of imports, and each module of the core in a layer."""
+"""The rooms: no circle of imports, each module of the core in a layer, no name for two things."""
 
 from __future__ import annotations
 
+import ast
 import tomllib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import grimp
@@ -53,3 +56,33 @@ def test_every_module_of_the_core_has_a_layer(graph: grimp.ImportGraph) -> None:
         if not any(module == name or module.startswith(f"{name}.") for name in named)
     }
     assert loose == set()
+
+
+def types(tree: ast.Module) -> Iterator[str]:
+    """Names of the public classes and type aliases of a module."""
+    for node in tree.body:
+        names = [node.name] if isinstance(node, ast.ClassDef) else []
+        if isinstance(node, ast.Assign):
+            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+        yield from (n for n in names if n[0].isalpha() and n[0].isupper() and not n.isupper())
+
+
+def doubled(trees: Iterable[tuple[str, ast.Module]]) -> dict[str, list[str]]:
+    """Type name -> the modules that define it, where there are several."""
+    found = defaultdict(list)
+    for module, tree in trees:
+        for name in types(tree):
+            found[name].append(module)
+    return {name: modules for name, modules in found.items() if len(modules) > 1}
+
+
+def test_no_two_public_types_share_a_name() -> None:
+    files = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    trees = [(str(path), ast.parse(path.read_text(encoding="utf-8"))) for path in files]
+    assert sum(len(list(types(tree))) for _, tree in trees) > 200
+    assert doubled(trees) == {}
+
+
+def test_a_doubled_name_would_be_found() -> None:
+    one, two = ast.parse("class Job: ..."), ast.parse("Job = dict[str, int]\nLIMIT = 1")
+    assert doubled([("a", one), ("b", two)]) == {"Job": ["a", "b"]}

@@ -13,8 +13,8 @@ import pytest
 from eval.made import (
     DATASETS,
     ORGANISATION,
-    Document,
-    Table,
+    DatasetSplit,
+    MadeDocument,
     docvqa,
     gqa,
     mirror,
@@ -25,8 +25,8 @@ from eval.made import (
 )
 
 __all__ = [
-    "DATASETS", "ORGANISATION", "Document", "Table", "docvqa", "gqa", "mirror", "offline",
-    "picture", "right", "task_index", "write", "wrong",
+    "DATASETS", "ORGANISATION", "DatasetSplit", "MadeDocument", "docvqa", "gqa", "mirror",
+    "offline", "picture", "right", "task_index", "write", "wrong",
 ]  # fmt: skip
 
 

@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 
 from coincide.schema import Score
 from coincide.store import Step, Store
-from eval.judge import Client, Judge
+from eval.judge import Judge, JudgeClient
 from eval.loading import load_tasks
-from eval.request import Job
+from eval.request import BenchmarkJob
 from eval.stage import eval_steps
 from eval.suite import Benchmark, Suite
 from eval.worker import evaluate, prepare
@@ -60,7 +60,7 @@ class Bench:
     """Benchmarks loaded once in this process, by the functions that the worker calls."""
 
     def __init__(self, folder: Path, names: list[str], judge: Judge, key: str = "") -> None:
-        self.client = Client(judge, key, sleep=lambda seconds: None)
+        self.client = JudgeClient(judge, key, sleep=lambda seconds: None)
         self.jobs = {name: job(benchmark(name), folder / name) for name in names}
         self.manager, self.tasks = load_tasks(list(self.jobs.values()), folder / "tasks")
         for name, task in self.tasks.items():
@@ -80,9 +80,9 @@ class Bench:
         return [json.loads(line) for line in lines]
 
 
-def job(measured: Benchmark, output: Path) -> Job:
+def job(measured: Benchmark, output: Path) -> BenchmarkJob:
     output.mkdir(parents=True, exist_ok=True)
-    return Job(
+    return BenchmarkJob(
         measured.name, measured.task, measured.metrics, measured.primary, measured.protocol_text,
         str(output), overlay=str(measured.overlay_path) if measured.overlay_path else None,
         where=measured.where, scale=measured.scale, parts=measured.parts,

@@ -16,7 +16,7 @@ from typing import Any
 from lmms_eval.api.model import lmms
 
 from eval import worker
-from eval.request import Request
+from eval.request import EvaluationRequest
 from tests.eval.hub import right, wrong
 
 
@@ -72,7 +72,9 @@ def by_script(script: str) -> Callable[[str, dict[str, Any], int], str]:
     return reply
 
 
-def make_model(request: Request, device: str, answered: Callable[[int], None]) -> Answerer:
+def make_model(
+    request: EvaluationRequest, device: str, answered: Callable[[int], None]
+) -> Answerer:
     return Answerer(by_script(os.environ["SCRIPT"]), device, answered)
 
 

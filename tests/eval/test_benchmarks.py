@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from coincide.ledger.collect import remarks
-from coincide.ops.resample import parts, ratio_of_sums
+from coincide.ops.resample import ratio_of_sums, resampling_units
 from coincide.schema import Score
 from coincide.store import Store
-from eval.documents import Documents
+from eval.documents import TaskDocuments
 from eval.judge import Judge
 from eval.replies import FORMS, forms, logged, score
 from eval.rules import RULES
@@ -105,7 +105,7 @@ def test_samples_add_up_to_the_primary_metric(name: str, bench: Bench) -> None:
     primary = bench.run(name, by_script("5"))[benchmark(name).primary]
     rows = bench.samples(name)
     assert [row["doc_id"] for row in rows] == sorted(row["doc_id"] for row in rows)
-    units = parts(rows)
+    units = resampling_units(rows)
     [again] = ratio_of_sums(units.num, units.den, units.strata)
     assert again == pytest.approx(primary.value, rel=1e-4)
     assert primary.stderr is not None and primary.stderr > 0
@@ -300,7 +300,7 @@ def test_pictures_that_mmmu_asks_in_another_order_are_counted(
     given = table.remove_columns(["question", "options"]).add_column("question", [*questions])
     given = given.add_column("options", ["['a', 'b']"] * len(questions))
     for split in (task.dataset, task.dataset_no_image):
-        monkeypatch.setitem(split, "validation", Documents(given, "mmmu"))
+        monkeypatch.setitem(split, "validation", TaskDocuments(given, "mmmu"))
 
     def shown(i: int) -> list[Any]:
         [message] = task.doc_to_messages(task.eval_docs[i])

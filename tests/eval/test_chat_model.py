@@ -12,7 +12,7 @@ from PIL import Image
 
 from coincide.models.load import load_model, load_processor
 from coincide.models.template import TEMPLATES
-from eval.model import Decoding, Llava
+from eval.model import Decoding, LmmsEvalModel
 from tests.eval.test_model import ask
 from tests.tiny_chat import FAMILIES, make_tiny_chat
 
@@ -40,8 +40,8 @@ def test_answers_are_those_of_transformers_in_any_batch(tmp_path: Path, family: 
     folder = make_tiny_chat(family, tmp_path)
     settings = {"max_new_tokens": 6}
 
-    def model(batch_size: int) -> Llava:
-        return Llava(
+    def model(batch_size: int) -> LmmsEvalModel:
+        return LmmsEvalModel(
             folder, None, template=TEMPLATES["chat"], batch_size=batch_size, dtype="float64",
             device="cpu",
         )  # fmt: skip

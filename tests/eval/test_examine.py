@@ -16,13 +16,13 @@ from coincide.schema import UserError
 from coincide.store import Store
 from eval import made as small
 from eval import process, stage
-from eval.documents import Documents
+from eval.documents import TaskDocuments
 from eval.examine import examine, kinds
 from eval.loading import load_tasks
-from eval.request import Job
+from eval.request import BenchmarkJob
 from eval.stage import evaluate
 from tests.eval import hub
-from tests.eval.hub import Table, write
+from tests.eval.hub import DatasetSplit, write
 from tests.eval.real import benchmark, job, steps, suite
 from tests.eval.scripted import Answerer
 
@@ -60,14 +60,14 @@ def rows(**change: Any) -> list[dict[str, Any]]:
     return made
 
 
-def own(folder: Path, documents: list[dict[str, Any]], **columns: Any) -> tuple[Any, Job]:
+def own(folder: Path, documents: list[dict[str, Any]], **columns: Any) -> tuple[Any, BenchmarkJob]:
     """A task of one's own over these documents, loaded."""
     (folder / "tasks").mkdir()
     (folder / "tasks" / "own.yaml").write_text(OWN)
     (folder / "tasks" / "utils.py").write_text(UTILS)
     kept = {k: v for k, v in {**COLUMNS, "question_id": small.TEXT, **columns}.items() if v}
-    data = write(folder / "mirror", "own", [Table("test", kept, documents)])
-    made = Job(
+    data = write(folder / "mirror", "own", [DatasetSplit("test", kept, documents)])
+    made = BenchmarkJob(
         "own", "own", {"accuracy": "exact_match"}, "accuracy", "", str(folder),
         str(folder / "tasks"), {"test": str(next(data.glob("default/*.parquet")))},
     )  # fmt: skip
@@ -120,7 +120,7 @@ def test_a_broken_picture_names_its_row_wherever_it_is_met(tmp_path: Path) -> No
     broken = {"bytes": png(40), "path": "a.png"}
     task, _ = own(tmp_path, rows(image=broken))
     documents = task.eval_docs
-    assert isinstance(documents, Documents) and documents[2]["image"].mode == "RGB"
+    assert isinstance(documents, TaskDocuments) and documents[2]["image"].mode == "RGB"
     with pytest.raises(UserError, match=r"benchmark own, row 3: the picture .*does not decode"):
         documents[3]
     first = [{**row, "image": broken} for row in rows()[:1]]

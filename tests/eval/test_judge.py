@@ -15,11 +15,11 @@ from coincide.requirements import Requirement
 from coincide.schema import UserError
 from coincide.store import Step, Store
 from eval import process
-from eval.judge import Client, Judge, JudgeError
+from eval.judge import Judge, JudgeClient, JudgeError
 from eval.judged import attach
-from eval.kept import Replies, merge_replies
+from eval.kept import JudgeReplies, merge_replies
 from eval.stage import evaluate
-from launch.again import take_up
+from launch.again import reopen_unanswered
 from tests.eval import hub
 from tests.eval.bench import samples, scores
 from tests.eval.fake_judge import Answer, FakeJudge, serving
@@ -40,7 +40,7 @@ def judge() -> Iterator[FakeJudge]:
 def ask(judge: FakeJudge, *, timeout: float = 5.0, tries: int = 4) -> tuple[str, list[float]]:
     """The reply to one prompt, and how long each wait before a further try would have been."""
     waits: list[float] = []
-    client = Client(
+    client = JudgeClient(
         Judge(judge.url, "fake", None, timeout=timeout, tries=tries), "secret", sleep=waits.append
     )
     return client.ask("p", str.isdigit, max_tokens=8), waits
@@ -97,7 +97,7 @@ def test_an_unreadable_reply_is_asked_for_at_a_higher_temperature(judge: FakeJud
 
 def test_a_judge_that_is_down_is_not_asked_for_ever(judge: FakeJudge) -> None:
     judge.answer = script(500)
-    client = Client(Judge(judge.url, "fake", tries=2), sleep=lambda seconds: None)
+    client = JudgeClient(Judge(judge.url, "fake", tries=2), sleep=lambda seconds: None)
     for expected in [*["HTTP 500, 2 tries"] * 3, *["not asked: 3 calls in a row failed"] * 2]:
         with pytest.raises(JudgeError, match=expected):
             client.ask("p", str.isdigit, max_tokens=8)
@@ -109,17 +109,17 @@ def test_replies_outlive_a_kill_and_the_number_of_processes(
 ) -> None:
     judge.answer = script("7")
     for rank, prompt in enumerate("ab"):
-        Client(Judge(judge.url, "fake"), memory=Replies(tmp_path, rank)).ask(
+        JudgeClient(Judge(judge.url, "fake"), memory=JudgeReplies(tmp_path, rank)).ask(
             prompt, str.isdigit, max_tokens=8
         )
     with (tmp_path / "judge-1.jsonl").open("a") as file:
         file.write('{"prompt": "cut o')
-    again = Client(Judge(judge.url, "fake"), memory=Replies(tmp_path, 0))
+    again = JudgeClient(Judge(judge.url, "fake"), memory=JudgeReplies(tmp_path, 0))
     assert [again.ask(p, str.isdigit, max_tokens=8) for p in "ab"] == ["7", "7"]
     assert len(judge.asked) == 2
     merge_replies(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["judge.jsonl"]
-    assert Replies(tmp_path, 5).get("b") == "7" and Replies(tmp_path, 5).get("c") is None
+    assert JudgeReplies(tmp_path, 5).get("b") == "7" and JudgeReplies(tmp_path, 5).get("c") is None
 
 
 # --- the benchmarks that ask it -----------------------------------------------------------------
@@ -273,7 +273,7 @@ def take_up_again(store: Store, made: list[Step]) -> None:
     job: Any = SimpleNamespace(
         stages=("evaluate",), experiment=experiment, cfg=SimpleNamespace(dry_run=False)
     )
-    take_up(job)
+    reopen_unanswered(job)
 
 
 # --- without one --------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ from coincide.models.template import TEMPLATES, Template
 from coincide.schema import Dataset, Example, Turn, UserError
 from eval.loading import load_tasks
 from eval.messages import turns_and_pictures
-from eval.model import Decoding, Llava
-from eval.request import Job
+from eval.model import Decoding, LmmsEvalModel
+from eval.request import BenchmarkJob
 from eval.worker import evaluate
 from tests.eval.bench import make_adapter, make_parquet
 from tests.tiny_llava import IMAGE_TOKENS, make_tiny_llava
@@ -82,16 +82,20 @@ def adapters(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
 
 
 @pytest.fixture(scope="module")
-def llava(model_dir: Path) -> Callable[..., Llava]:
-    def make(adapter: Path | None = None, *, batch_size: int = 8, template: str = "tiny") -> Llava:
-        return Llava(
+def llava(model_dir: Path) -> Callable[..., LmmsEvalModel]:
+    def make(
+        adapter: Path | None = None, *, batch_size: int = 8, template: str = "tiny"
+    ) -> LmmsEvalModel:
+        return LmmsEvalModel(
             model_dir, adapter, template=TEMPLATES[template], batch_size=batch_size, device="cpu"
         )
 
     return make
 
 
-def ask(model: Llava, documents: list[Any], generation: dict[str, Any] | None = None) -> list[str]:
+def ask(
+    model: LmmsEvalModel, documents: list[Any], generation: dict[str, Any] | None = None
+) -> list[str]:
     """The answers through the interface that lmms-eval uses."""
     settings = generation or GENERATION
     model.task_dict = {"task": {"test": documents}}
@@ -109,7 +113,7 @@ def ask(model: Llava, documents: list[Any], generation: dict[str, Any] | None = 
 
 @pytest.mark.parametrize("template", ["tiny", "vicuna_v1"])
 def test_answers_do_not_depend_on_the_batch_size(
-    llava: Callable[..., Llava], adapters: list[Path], template: str
+    llava: Callable[..., LmmsEvalModel], adapters: list[Path], template: str
 ) -> None:
     alone = ask(llava(adapters[0], batch_size=1, template=template), DOCUMENTS)
     assert len(set(alone)) > len(alone) // 2, "the answers should differ between documents"
@@ -117,12 +121,12 @@ def test_answers_do_not_depend_on_the_batch_size(
         assert ask(llava(adapters[0], batch_size=batch_size, template=template), DOCUMENTS) == alone
 
 
-def test_the_order_of_the_requests_is_kept(llava: Callable[..., Llava]) -> None:
+def test_the_order_of_the_requests_is_kept(llava: Callable[..., LmmsEvalModel]) -> None:
     answers = ask(llava(), DOCUMENTS)
     assert ask(llava(), DOCUMENTS[::-1]) == answers[::-1]
 
 
-def test_every_batch_is_reported(llava: Callable[..., Llava]) -> None:
+def test_every_batch_is_reported(llava: Callable[..., LmmsEvalModel]) -> None:
     model, counts = llava(batch_size=8), []
     model.answered = counts.append
     ask(model, DOCUMENTS)
@@ -130,7 +134,7 @@ def test_every_batch_is_reported(llava: Callable[..., Llava]) -> None:
 
 
 def test_the_picture_and_the_adapter_matter(
-    llava: Callable[..., Llava], adapters: list[Path]
+    llava: Callable[..., LmmsEvalModel], adapters: list[Path]
 ) -> None:
     same_text = [message("what is it", picture(i)) for i in range(6)]
     assert len(set(ask(llava(), same_text))) > 1
@@ -138,12 +142,14 @@ def test_the_picture_and_the_adapter_matter(
     assert answers[0] != answers[1] != answers[2] != answers[0]
 
 
-def test_a_task_that_writes_its_own_messages(llava: Callable[..., Llava], tmp_path: Path) -> None:
+def test_a_task_that_writes_its_own_messages(
+    llava: Callable[..., LmmsEvalModel], tmp_path: Path
+) -> None:
     """Two pictures and text between them, in a task of a folder of its own."""
     (tmp_path / "twins.yaml").write_text(TWINS)
     (tmp_path / "utils.py").write_text(TWINS_UTILS)
     make_parquet(tmp_path / "test.parquet", "attributes")
-    job = Job(
+    job = BenchmarkJob(
         "twins", "twins", {"accuracy": "exact_match"}, "accuracy", "", str(tmp_path),
         str(tmp_path), {"test": str(tmp_path / "test.parquet")}, {"max_new_tokens": 3}, limit=7,
     )  # fmt: skip
@@ -156,7 +162,9 @@ def test_a_task_that_writes_its_own_messages(llava: Callable[..., Llava], tmp_pa
     assert (result["n"], result["task_version"], result["lmms_eval"]) == (7, 2.5, "0.7.3")
 
 
-def test_text_alone_and_every_kind_of_picture(llava: Callable[..., Llava], tmp_path: Path) -> None:
+def test_text_alone_and_every_kind_of_picture(
+    llava: Callable[..., LmmsEvalModel], tmp_path: Path
+) -> None:
     rgb = picture(3)
     rgb.save(tmp_path / "p.png")
     encoded = (tmp_path / "p.png").read_bytes()
@@ -168,7 +176,7 @@ def test_text_alone_and_every_kind_of_picture(llava: Callable[..., Llava], tmp_p
 
 
 def test_new_weights_at_an_old_path_give_new_answers(
-    llava: Callable[..., Llava], adapters: list[Path], tmp_path: Path
+    llava: Callable[..., LmmsEvalModel], adapters: list[Path], tmp_path: Path
 ) -> None:
     path = tmp_path / "adapter"
     shutil.copytree(adapters[0], path)
@@ -181,7 +189,7 @@ def test_new_weights_at_an_old_path_give_new_answers(
     assert ask(new, DOCUMENTS) == ask(llava(adapters[1]), DOCUMENTS) != first
 
 
-def test_stop_texts_and_length(llava: Callable[..., Llava]) -> None:
+def test_stop_texts_and_length(llava: Callable[..., LmmsEvalModel]) -> None:
     whole = ask(llava(), DOCUMENTS[:6])
     stop = whole[0][2:4]
     cut = ask(llava(), DOCUMENTS[:6], {**GENERATION, "until": [stop]})
@@ -191,12 +199,14 @@ def test_stop_texts_and_length(llava: Callable[..., Llava]) -> None:
 
 
 def test_generation_settings() -> None:
-    assert Decoding.of({"until": "ASSISTANT:"}) == Decoding(128, 1, ("ASSISTANT:",))
-    assert Decoding.of({"until": None, "temperature": 0, "max_new_tokens": 16}).until == ()
+    assert Decoding.from_settings({"until": "ASSISTANT:"}) == Decoding(128, 1, ("ASSISTANT:",))
+    assert (
+        Decoding.from_settings({"until": None, "temperature": 0, "max_new_tokens": 16}).until == ()
+    )
     assert Decoding(1, 1, ("\n\n", "USER")).cut(" red USER: a\n\nb") == "red"
     assert Decoding(1, 1, ()).cut("\x00a\x0bb\tc\nd\x1f") == "ab\tc\nd", "MMBench writes sheets"
     with pytest.raises(UserError, match="greedily"):
-        Decoding.of({"do_sample": True, "temperature": 0.7})
+        Decoding.from_settings({"do_sample": True, "temperature": 0.7})
 
 
 def test_the_prompt_is_how_training_began_its_examples(model_dir: Path, tmp_path: Path) -> None:
@@ -257,7 +267,7 @@ def test_what_the_model_does_not_take_is_refused(messages: list[Any], says: str)
         turns_and_pictures(messages)
 
 
-def test_a_pickled_adapter_is_refused(llava: Callable[..., Llava], tmp_path: Path) -> None:
+def test_a_pickled_adapter_is_refused(llava: Callable[..., LmmsEvalModel], tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     (tmp_path / "adapter_model.bin").write_bytes(b"x")
     with pytest.raises(UserError, match="safetensors"):
@@ -267,4 +277,4 @@ def test_a_pickled_adapter_is_refused(llava: Callable[..., Llava], tmp_path: Pat
 def test_a_foreign_template_is_refused(model_dir: Path) -> None:
     foreign = Template("chatml", "", end="<|im_end|>")
     with pytest.raises(UserError, match="no token of this model's tokenizer"):
-        Llava(model_dir, None, template=foreign, batch_size=1, device="cpu")
+        LmmsEvalModel(model_dir, None, template=foreign, batch_size=1, device="cpu")

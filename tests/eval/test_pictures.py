@@ -21,7 +21,7 @@ from eval import made as small
 from eval.loading import load_tasks
 from eval.messages import turns_and_pictures
 from tests.eval import hub
-from tests.eval.hub import Table
+from tests.eval.hub import DatasetSplit
 from tests.eval.real import benchmark, job
 from tests.tiny_llava import make_tiny_llava
 
@@ -78,7 +78,7 @@ def _mirror(root: Path) -> Path:
         "MMMU": [(mmmu, [{**mmmu.rows[0], "image_1": p, "image_2": p} for p in shown])],
     }
     for name, tables in several.items():
-        made = [Table(t.split, t.columns, rows, t.config) for t, rows in tables]
+        made = [DatasetSplit(t.split, t.columns, rows, t.config) for t, rows in tables]
         hub.write(root, name, made)
     return root
 

@@ -14,9 +14,9 @@ from lmms_eval.utils import load_yaml_config
 from coincide.schema import UserError
 from coincide.store import Store
 from eval.benchmarks_doc import PAGE, render
-from eval.loading import load_tasks, told
+from eval.loading import load_tasks, stated_protocol
 from eval.model import Decoding
-from eval.request import Job
+from eval.request import BenchmarkJob
 from eval.suite import PROMPTS, Benchmark
 from tests.eval import hub
 from tests.eval.bench import make_parquet
@@ -60,12 +60,12 @@ def test_an_answer_ends_where_the_tasks_own_file_says(tasks: dict[tuple[str, str
         until = (written.get("generation_kwargs") or {}).get("until")
         silent += until is None
         used = tasks["lmms_eval", name].config.generation_kwargs
-        assert list(Decoding.of(used).until) == (until or []), name
-        assert Decoding.of(used).until == tuple(benchmark(name).stop), name
-        assert Decoding.of(used).max_new_tokens == benchmark(name).tokens, name
+        assert list(Decoding.from_settings(used).until) == (until or []), name
+        assert Decoding.from_settings(used).until == tuple(benchmark(name).stop), name
+        assert Decoding.from_settings(used).max_new_tokens == benchmark(name).tokens, name
     assert silent == 13
     steps = "First, I look.\n\nTherefore the answer is 7."
-    mmvet = Decoding.of(tasks["lmms_eval", "mmvet"].config.generation_kwargs)
+    mmvet = Decoding.from_settings(tasks["lmms_eval", "mmvet"].config.generation_kwargs)
     assert mmvet.cut(steps) == steps and mmvet.cut("\n\n7") == "7"
 
 
@@ -146,25 +146,27 @@ def test_an_own_task_ends_answers_where_it_says(
 ) -> None:
     made = own(tmp_path, written)
     task, _ = load(made, tmp_path)
-    assert Decoding.of(task.config.generation_kwargs).until == until
+    assert Decoding.from_settings(task.config.generation_kwargs).until == until
     included = tmp_path / "tasks" / "child.yaml"
     included.write_text("include: own.yaml\ntask: child\n")
     task, _ = load(replace(made, task="child"), tmp_path)
-    assert Decoding.of(task.config.generation_kwargs).until == until
+    assert Decoding.from_settings(task.config.generation_kwargs).until == until
     task, _ = load(replace(made, generation={"max_new_tokens": 3}), tmp_path)
-    assert Decoding.of(task.config.generation_kwargs) == Decoding(3, 1, ())
+    assert Decoding.from_settings(task.config.generation_kwargs) == Decoding(3, 1, ())
     assert ("stop" in key_of(made).answer_config()) == ("until" not in written)
 
 
 def test_settings_that_would_change_answers_are_refused() -> None:
     for settings in ({"temperature": 0.7}, {"do_sample": True}):
         with pytest.raises(UserError, match="ask for sampling"):
-            Decoding.of(settings)
+            Decoding.from_settings(settings)
     for settings in ({"max_gen_toks": 64}, {"repetition_penalty": 1.2}, {"stop": ["x"]}):
         with pytest.raises(UserError, match="change answers and are not supported"):
-            Decoding.of(settings)
+            Decoding.from_settings(settings)
     neutral = {"repetition_penalty": 1.0, "top_p": 1.0, "image_aspect_ratio": "original"}
-    assert Decoding.of({"temperature": 0.2, "do_sample": False, **neutral}) == Decoding(128, 1, ())
+    assert Decoding.from_settings({"temperature": 0.2, "do_sample": False, **neutral}) == Decoding(
+        128, 1, ()
+    )
 
 
 def test_the_demo_is_asked_as_before() -> None:
@@ -188,26 +190,26 @@ generation_kwargs:
 """
 
 
-def own(folder: Path, generation: str) -> Job:
+def own(folder: Path, generation: str) -> BenchmarkJob:
     """A task of one's own with these ``generation_kwargs``."""
     (folder / "tasks").mkdir(exist_ok=True)
     (folder / "tasks" / "own.yaml").write_text(OWN.format(generation))
     make_parquet(folder / "own.parquet", "counting")
-    return Job(
+    return BenchmarkJob(
         "own", "own", {"accuracy": "exact_match"}, "accuracy", "split=test", str(folder),
         str(folder / "tasks"), {"test": str(folder / "own.parquet")},
     )  # fmt: skip
 
 
-def key_of(made: Job) -> Benchmark:
+def key_of(made: BenchmarkJob) -> Benchmark:
     return Benchmark(
         made.name, made.task, made.metrics, made.primary, {}, tasks_dir=made.tasks_dir,
         data=made.data_files,
     )  # fmt: skip
 
 
-def load(made: Job, folder: Path, **stated: Any) -> tuple[Any, str]:
+def load(made: BenchmarkJob, folder: Path, **stated: Any) -> tuple[Any, str]:
     wanted = replace(made, **stated)
     with hub.offline(folder / "cache"):
         _, loaded = load_tasks([wanted], folder / "overlays")
-    return loaded["own"], told(loaded["own"], wanted)
+    return loaded["own"], stated_protocol(loaded["own"], wanted)

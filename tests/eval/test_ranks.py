@@ -11,7 +11,7 @@ from coincide.schema import UserError
 from coincide.store import Artifact, Step, Store
 from eval import process
 from eval.process import command, follow
-from eval.request import Request
+from eval.request import EvaluationRequest
 from eval.stage import evaluate
 from tests.eval import hub
 from tests.eval.bench import steps as demo_steps
@@ -43,7 +43,7 @@ def answered_by(ranks: int, mirror: Path, folder: Path) -> dict[str, tuple[bytes
     """The files of all of NAMES, from one start of so many processes."""
     jobs = {name: job(benchmark(name), folder / name) for name in NAMES.split()}
     cache = str(folder / "cache")
-    Request(
+    EvaluationRequest(
         "", None, "tiny", "float32", "cpu", 1, 1, cache, tuple(jobs.values())
     ).write(folder / "request.json")  # fmt: skip
     done = dict(follow(folder, list(jobs), ranks=ranks, folder=mirror))

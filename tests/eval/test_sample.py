@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from coincide.schema import UserError
-from eval.sample import Subsample, chosen, columns
+from eval.sample import Subsample, chosen_documents, columns
 
 POPE = [{"category": ("random", "popular", "adversarial")[i // 300]} for i in range(900)]
 MME = [
@@ -19,7 +19,7 @@ ROTATIONS = [{"index": turn * 1_000_000 + q} for turn in range(4) for q in range
 
 
 def take(rows: list[dict[str, Any]], parts: str = "mean", **how: Any) -> list[int]:
-    return chosen(rows, {}, Subsample(**how), parts)
+    return chosen_documents(rows, {}, Subsample(**how), parts)
 
 
 def test_it_is_the_same_for_ever() -> None:
@@ -61,8 +61,10 @@ def test_a_unit_is_taken_whole() -> None:
 
 def test_what_does_not_match_is_left_out() -> None:
     rows = [{"data_type": ("image", "video")[i % 3 == 0]} for i in range(30)]
-    assert chosen(rows, {"data_type": "image"}, None, "mean") == [i for i in range(30) if i % 3]
-    assert len(chosen(rows, {"data_type": "video"}, Subsample(4), "mean")) == 4
+    assert chosen_documents(rows, {"data_type": "image"}, None, "mean") == [
+        i for i in range(30) if i % 3
+    ]
+    assert len(chosen_documents(rows, {"data_type": "video"}, Subsample(4), "mean")) == 4
     assert columns({"data_type": "image"}, None, "mean") == ["data_type"]
     assert columns({}, Subsample(4, by="category"), "pairs") == ["category", "question_id"]
 
@@ -78,10 +80,19 @@ def test_a_wrong_count_is_refused(count: Any) -> None:
 
 
 def test_a_limit_takes_whole_units_in_the_order_of_the_file() -> None:
-    assert chosen([{}] * 9, {}, None, "mean", 4) == [0, 1, 2, 3]
-    assert chosen(MME, {}, None, "pairs", 3) == [0, 1, 2, 3]
-    assert chosen(ROTATIONS, {}, None, "circular", 2) == [0, 50, 100, 150]
-    assert chosen(ROTATIONS, {}, None, "circular", 5) == [0, 1, 50, 51, 100, 101, 150, 151]
-    drawn = chosen(MME, {}, Subsample(20), "pairs")
-    assert chosen(MME, {}, Subsample(20), "pairs", 3) == drawn[:4]
+    assert chosen_documents([{}] * 9, {}, None, "mean", 4) == [0, 1, 2, 3]
+    assert chosen_documents(MME, {}, None, "pairs", 3) == [0, 1, 2, 3]
+    assert chosen_documents(ROTATIONS, {}, None, "circular", 2) == [0, 50, 100, 150]
+    assert chosen_documents(ROTATIONS, {}, None, "circular", 5) == [
+        0,
+        1,
+        50,
+        51,
+        100,
+        101,
+        150,
+        151,
+    ]
+    drawn = chosen_documents(MME, {}, Subsample(20), "pairs")
+    assert chosen_documents(MME, {}, Subsample(20), "pairs", 3) == drawn[:4]
     assert columns({}, None, "circular", 2) == ["index"] and columns({}, None, "mean", 2) == []

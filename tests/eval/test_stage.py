@@ -16,7 +16,7 @@ from coincide.schema import UserError
 from coincide.store import Store
 from eval import worker
 from eval.process import _message, follow
-from eval.request import Job, Request
+from eval.request import BenchmarkJob, EvaluationRequest
 from eval.stage import evaluate
 from eval.suite import TASKS
 from tests.eval.bench import ROWS, samples, scores, steps
@@ -118,11 +118,13 @@ def test_a_failing_benchmark_is_named_and_the_others_are_kept(store: Store) -> N
 def test_a_worker_that_cannot_prepare_says_so_and_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    job = Job(
+    job = BenchmarkJob(
         "counting", "demo_counting", {"accuracy": "exact_match"}, "accuracy", "", str(tmp_path),
         str(TASKS / "demo"), {"test": str(tmp_path / "gone.parquet")},
     )  # fmt: skip
-    request = Request("m", None, "tiny", "float32", "cpu", 1, 1, str(tmp_path / "cache"), (job,))
+    request = EvaluationRequest(
+        "m", None, "tiny", "float32", "cpu", 1, 1, str(tmp_path / "cache"), (job,)
+    )
     request.write(tmp_path / "request.json")
     sent: list[dict[str, str]] = []
     send = lambda event, **content: sent.append({"event": event, **content})  # noqa: E731

@@ -14,7 +14,7 @@ from lmms_eval.api.model import lmms
 
 from coincide.schema import Score, UserError
 from eval.loading import load_tasks
-from eval.request import Job
+from eval.request import BenchmarkJob
 from eval.suite import TASKS
 from eval.worker import evaluate
 from tests.eval.bench import ANSWERS, ROWS, answer, make_parquet, suite
@@ -51,7 +51,7 @@ class Bench:
         make_parquet(data, name)
         self.output = folder
         metrics = metrics or FIGURES[name]
-        self.job = Job(
+        self.job = BenchmarkJob(
             name=name, task=f"demo_{name}", metrics=metrics, primary=next(iter(metrics)),
             protocol="split=test", output=str(folder), tasks_dir=str(TASKS / "demo"),
             data_files={"test": str(data)},
@@ -166,12 +166,14 @@ def test_a_value_that_is_no_number_is_missing(bench: Make, tmp_path: Path) -> No
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    job = Job("counting", "demo_counting", {}, "", "", "", str(TASKS / "demo"), {"test": "gone.pq"})
+    job = BenchmarkJob(
+        "counting", "demo_counting", {}, "", "", "", str(TASKS / "demo"), {"test": "gone.pq"}
+    )
     with pytest.raises(UserError, match=r"counting.*gone\.pq"):
         load_tasks([job], tmp_path / "tasks")
 
 
 def test_a_task_that_is_nowhere_is_named(tmp_path: Path) -> None:
-    job = Job("smell", "demo_smell", {}, "", "", "", str(TASKS / "demo"))
+    job = BenchmarkJob("smell", "demo_smell", {}, "", "", "", str(TASKS / "demo"))
     with pytest.raises(UserError, match=r"smell.*no task of"):
         load_tasks([job], tmp_path / "tasks")

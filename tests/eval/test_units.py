@@ -7,9 +7,9 @@ from typing import Any
 
 from datasets import Dataset, Features, Image, List, Value
 
-from coincide.ops.resample import parts, standard_error
-from eval.request import Job
-from eval.units import KEY, attach, counted, joined, picture_keys
+from coincide.ops.resample import resampling_units, standard_error
+from eval.request import BenchmarkJob
+from eval.units import KEY, attach, picture_keys, summary, unit_names
 from tests.eval.hub import picture
 
 TEXT = Value("string")
@@ -24,7 +24,7 @@ def units(data: Dataset, prompts: list[str], unit: str | None = None) -> list[st
         config=SimpleNamespace(test_split="test", validation_split=None), dataset={"test": data}
     )
     samples = [{"doc_id": i, "arguments": (text,)} for i, text in enumerate(prompts)]
-    attach({"none": samples}, task, Job("b", "t", {}, "m", "", "", unit=unit))
+    attach({"none": samples}, task, BenchmarkJob("b", "t", {}, "m", "", "", unit=unit))
     return [sample[KEY] for sample in samples]
 
 
@@ -55,18 +55,20 @@ def test_without_a_picture_the_prompt_is_the_unit() -> None:
     found = units(documents({"image": Image()}, rows), ["same", "x", "same", "other"])
     assert found[0] == found[2] and len(set(found)) == 3
     of_texts = units(documents({"question": TEXT}, [{"question": "q"}] * 2), ["one", "two"])
-    job = Job("b", "t", {}, "m", "", "")
-    assert counted([{"unit": u, "score": 1.0} for u in of_texts], job) == {
+    job = BenchmarkJob("b", "t", {}, "m", "", "")
+    assert summary([{"unit": u, "score": 1.0} for u in of_texts], job) == {
         "unit": "question", "units": 2,
     }  # fmt: skip
 
 
 def test_names_do_not_depend_on_the_order_of_the_keys() -> None:
-    assert joined([["a"], ["b", "a"], ["c", "b"]]) == joined([["a"], ["a", "b"], ["b", "c"]])
+    assert unit_names([["a"], ["b", "a"], ["c", "b"]]) == unit_names(
+        [["a"], ["a", "b"], ["b", "c"]]
+    )
 
 
 def test_samples_of_before_units_were_recorded_stay_readable() -> None:
     rows = [{"doc_id": i, "score": float(i % 2)} for i in range(8)]
-    assert parts(rows).ids == tuple("01234567")
+    assert resampling_units(rows).ids == tuple("01234567")
     together = [{**row, "unit": f"picture {row['doc_id'] // 4}"} for row in rows]
-    assert standard_error(parts(together)) == 0.0
+    assert standard_error(resampling_units(together)) == 0.0

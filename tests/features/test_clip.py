@@ -130,7 +130,7 @@ def test_an_embedding_is_let_go_after_the_last_row_that_shows_it(source: Source)
     once = clip.ImagesOnce(encoder, dataset, lambda tasks: map(reader, tasks))
     kept = [e for e in dataset.examples if e.row not in dataset.dropped]
     for at in range(0, len(kept), 6):
-        once.of(kept[at : at + 6])
+        once.embed(kept[at : at + 6])
     assert once.seen == {}
 
 

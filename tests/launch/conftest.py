@@ -10,7 +10,7 @@ import pytest
 
 import run as program
 from coincide.store import Step
-from launch.jobs import Job, distinct
+from launch.jobs import Job, without_duplicates
 from tests.command.conftest import SMALL
 
 Compose = Callable[..., list[Job]]
@@ -19,7 +19,7 @@ Compose = Callable[..., list[Job]]
 @pytest.fixture
 def compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compose:
     monkeypatch.chdir(tmp_path)
-    return lambda *words: distinct(program.compose_all([*SMALL, *words]))
+    return lambda *words: without_duplicates(program.compose_all([*SMALL, *words]))
 
 
 def pretend(job: Job, *steps: Step) -> None:

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 import run as program
 from coincide.schema import UserError
-from launch.frozen import freeze, read, request
+from launch.frozen import freeze, frozen_command, read
 from launch.jobs import goal
 from launch.snapshot import snapshot
 from launch.sweep import freeze_sweep, sweep_id
@@ -68,15 +68,15 @@ def test_another_file_is_refused(text: str, tmp_path: Path) -> None:
 
 
 def test_the_words_of_a_frozen_run() -> None:
-    assert request(["method=random"]) is None
-    found = request(["frozen=[/a/0.yaml,/a/1.yaml]", "steps=[0123456789ab]"])
+    assert frozen_command(["method=random"]) is None
+    found = frozen_command(["frozen=[/a/0.yaml,/a/1.yaml]", "steps=[0123456789ab]"])
     assert found is not None
     assert found.files == (Path("/a/0.yaml"), Path("/a/1.yaml"))
     assert found.steps == ("0123456789ab",) and found.stages is None
-    recording = request(["frozen=/a/0.yaml", "steps=[]"])
+    recording = frozen_command(["frozen=/a/0.yaml", "steps=[]"])
     assert recording is not None and recording.steps == ()
     with pytest.raises(UserError, match="'seed=1' beside frozen="):
-        request(["frozen=/a/0.yaml", "seed=1"])
+        frozen_command(["frozen=/a/0.yaml", "seed=1"])
 
 
 def project(folder: Path) -> Path:

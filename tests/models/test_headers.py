@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from coincide.models.headers import broken, chat_template
+from coincide.models.headers import broken_files, chat_template
 from coincide.models.hub import Hub
 from coincide.models.load import load_model
 from coincide.schema import UserError
@@ -132,7 +132,7 @@ def test_the_template_that_is_named_works_and_is_named_only_there(
 
 
 def test_whole_files_are_not_called_broken(sound: Path) -> None:
-    assert broken(sorted(sound.iterdir())) == []
+    assert broken_files(sorted(sound.iterdir())) == []
 
 
 def test_a_weight_that_is_not_finite_names_the_checkpoint(sound: Path, tmp_path: Path) -> None:

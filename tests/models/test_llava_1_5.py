@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from coincide.data.llava_json import read
 from coincide.files import sha256_file
-from coincide.models.assemble import make_processor, widened
+from coincide.models.assemble import make_processor, resize_vocabulary
 from coincide.models.encode import encode
 from coincide.models.llava_1_5 import Llava15
 from coincide.models.load import load_model, load_processor
@@ -270,4 +270,4 @@ def test_two_builds_are_the_same_bytes(source: Llava15, folder: Path, tmp_path: 
 
 def test_a_tokenizer_larger_than_the_model() -> None:
     with pytest.raises(UserError, match="not a pair"):
-        widened(torch.zeros(3, 2), known=4, rows=64)
+        resize_vocabulary(torch.zeros(3, 2), known=4, rows=64)

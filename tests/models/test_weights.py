@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from coincide.models.weights import Checkpoint, chosen, fetch
+from coincide.models.weights import PretrainedCheckpoint, fetch, needed_files
 from coincide.schema import UserError
 from tests.mini.checkpoints import make_clip_tower, make_projector, make_siglip_tower, make_vicuna
 from tests.mini.hub import COMMIT, cache_repository, served
@@ -39,11 +39,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_only_what_is_needed_is_fetched() -> None:
     small = ["chat_template.jinja", "config.json", "generation_config.json", "tokenizer.json"]
     safe = [name for name in PUBLISHED if "safetensors" in name and "fp16" not in name]
-    assert chosen(PUBLISHED) == sorted([*small, "tokenizer.model", *safe])
+    assert needed_files(PUBLISHED) == sorted([*small, "tokenizer.model", *safe])
 
 
 def test_pickles_where_there_is_nothing_else() -> None:
-    names = chosen(name for name in PUBLISHED if "safetensors" not in name)
+    names = needed_files(name for name in PUBLISHED if "safetensors" not in name)
     assert "pytorch_model-00002-of-00002.bin" in names
     assert "pytorch_model.bin.index.json" in names
     assert "training_args.bin" not in names and "evil.py" not in names
@@ -51,7 +51,7 @@ def test_pickles_where_there_is_nothing_else() -> None:
 
 def test_a_path_that_exists_is_used(tmp_path: Path) -> None:
     folder = make_siglip_tower(tmp_path / "tower")
-    checkpoint = Checkpoint(str(folder))
+    checkpoint = PretrainedCheckpoint(str(folder))
     assert checkpoint.folder() == folder and checkpoint.name == "tower"
     assert checkpoint.requirement().met
     assert [path.name for path in checkpoint.paths()] == ["config.json", "model.safetensors"]
@@ -60,43 +60,43 @@ def test_a_path_that_exists_is_used(tmp_path: Path) -> None:
 def test_a_path_relative_to_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_siglip_tower(tmp_path / "owner" / "tower")
     monkeypatch.chdir(tmp_path)
-    assert Checkpoint("owner/tower").requirement().met
-    assert "content" in Checkpoint("owner/tower").identity()
+    assert PretrainedCheckpoint("owner/tower").requirement().met
+    assert "content" in PretrainedCheckpoint("owner/tower").identity()
 
 
 def test_the_cache_is_used(cache: Path, tmp_path: Path) -> None:
     folder = make_vicuna(tmp_path / "vicuna", layers=1)
     snapshot = cache_repository(cache, "lmsys/vicuna-7b-v1.5", folder)
     for name in ("lmsys/vicuna-7b-v1.5", f"lmsys/vicuna-7b-v1.5@{COMMIT}"):
-        checkpoint = Checkpoint(name)
+        checkpoint = PretrainedCheckpoint(name)
         assert checkpoint.folder() == snapshot and checkpoint.requirement().met
         assert checkpoint.name == "vicuna-7b-v1.5"
         assert checkpoint.identity() == {"repo": "lmsys/vicuna-7b-v1.5", "commit": COMMIT}
-    other = Checkpoint("lmsys/vicuna-7b-v1.5", revision="v2")
+    other = PretrainedCheckpoint("lmsys/vicuna-7b-v1.5", revision="v2")
     assert other.identity() == {"repo": "lmsys/vicuna-7b-v1.5", "revision": "v2"}
     assert not other.requirement().met
 
 
 def test_a_commit_is_known_before_it_is_fetched(cache: Path) -> None:
-    assert Checkpoint(f"a/b@{COMMIT}").identity() == {"repo": "a/b", "commit": COMMIT}
+    assert PretrainedCheckpoint(f"a/b@{COMMIT}").identity() == {"repo": "a/b", "commit": COMMIT}
 
 
 def test_a_half_fetched_repository_is_not_met(cache: Path, tmp_path: Path) -> None:
     folder = make_vicuna(tmp_path / "vicuna", layers=1)
     snapshot = cache_repository(cache, "lmsys/vicuna-7b-v1.5", folder)
     (snapshot / "pytorch_model-00001-of-00002.bin").unlink()
-    requirement = Checkpoint("lmsys/vicuna-7b-v1.5").requirement()
+    requirement = PretrainedCheckpoint("lmsys/vicuna-7b-v1.5").requirement()
     assert not requirement.met and "lacks pytorch_model-00001-of-00002.bin" in requirement.found
     assert requirement.fetch is not None
 
 
 def test_a_missing_repository_says_how_to_get_it(cache: Path) -> None:
-    requirement = Checkpoint("lmsys/vicuna-7b-v1.5").requirement()
+    requirement = PretrainedCheckpoint("lmsys/vicuna-7b-v1.5").requirement()
     assert not requirement.met and requirement.bytes == 13_500_000_000
     assert "python -m coincide.prefetch" in requirement.remedy
     assert "hf download lmsys/vicuna-7b-v1.5)" in requirement.remedy
     with pytest.raises(UserError, match=r"not on this machine\. python -m coincide\.prefetch"):
-        Checkpoint("lmsys/vicuna-7b-v1.5").paths()
+        PretrainedCheckpoint("lmsys/vicuna-7b-v1.5").paths()
 
 
 def test_the_environment_of_a_compute_node(tmp_path: Path) -> None:
@@ -104,9 +104,9 @@ def test_the_environment_of_a_compute_node(tmp_path: Path) -> None:
     folder = make_projector(tmp_path / "projector" / "mm_projector.bin").parent
     cache_repository(tmp_path / "home" / "hub", "liuhaotian/projector", folder)
     code = (
-        "from coincide.models.weights import Checkpoint\n"
+        "from coincide.models.weights import PretrainedCheckpoint\n"
         "import sys\n"
-        "found = Checkpoint('liuhaotian/projector', files=('mm_projector.bin',))\n"
+        "found = PretrainedCheckpoint('liuhaotian/projector', files=('mm_projector.bin',))\n"
         "print(found.requirement().met, found.identity()['commit'], 'torch' in sys.modules)"
     )
     done = subprocess.run(
@@ -120,21 +120,21 @@ def test_the_environment_of_a_compute_node(tmp_path: Path) -> None:
 
 
 def test_content_decides_not_place_or_time(tmp_path: Path) -> None:
-    first = Checkpoint(str(make_siglip_tower(tmp_path / "a")))
+    first = PretrainedCheckpoint(str(make_siglip_tower(tmp_path / "a")))
     identity = first.identity()
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     (tmp_path / "b" / "README.md").write_text("not read")
-    assert Checkpoint(str(tmp_path / "b")).identity() == identity
+    assert PretrainedCheckpoint(str(tmp_path / "b")).identity() == identity
     config = json.loads((tmp_path / "b" / "config.json").read_text())
     (tmp_path / "b" / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-5}))
-    assert Checkpoint(str(tmp_path / "b")).identity() != identity
+    assert PretrainedCheckpoint(str(tmp_path / "b")).identity() != identity
 
 
 def test_a_digest_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from coincide.models import weights
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    checkpoint = Checkpoint(str(make_siglip_tower(tmp_path / "a")))
+    checkpoint = PretrainedCheckpoint(str(make_siglip_tower(tmp_path / "a")))
     identity = checkpoint.identity()
 
     def refuse(path: Path) -> str:
@@ -149,7 +149,7 @@ def test_a_digest_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("repo", ["a/b/c", "what is this", "/no/such/folder", "./gone", "~/gone"])
 def test_what_cannot_be_a_repository_is_a_path(repo: str, cache: Path) -> None:
-    requirement = Checkpoint(repo).requirement()
+    requirement = PretrainedCheckpoint(repo).requirement()
     assert requirement.found == "no such path" and requirement.fetch is None
     assert "a folder with a whole model as it was published" in requirement.remedy
 
@@ -160,8 +160,8 @@ def test_fetched_from_a_hub(tmp_path: Path) -> None:
     (folder / "evil.py").write_text("raise SystemExit")
     (folder / "README.md").write_text("# A tower")
     code = (
-        "from coincide.models.weights import Checkpoint\n"
-        "tower = Checkpoint('bczhou/tower')\n"
+        "from coincide.models.weights import PretrainedCheckpoint\n"
+        "tower = PretrainedCheckpoint('bczhou/tower')\n"
         "before = tower.requirement()\n"
         "before.fetch()\n"
         "after = tower.requirement()\n"
@@ -197,7 +197,7 @@ def test_fetching_asks_for_the_files_chosen(monkeypatch: pytest.MonkeyPatch) -> 
     fetch("a/b", "main", ())
     fetch("a/b", "v2", ("mm_projector.bin",))
     assert asked == [
-        ("a/b", {"revision": "main", "allow_patterns": chosen(PUBLISHED)}),
+        ("a/b", {"revision": "main", "allow_patterns": needed_files(PUBLISHED)}),
         ("a/b", {"revision": "v2", "allow_patterns": ["mm_projector.bin"]}),
     ]
 
@@ -214,7 +214,7 @@ def test_a_failed_fetch_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_folder_of_pickles_is_whole(tmp_path: Path) -> None:
-    assert Checkpoint(str(make_clip_tower(tmp_path / "clip"))).requirement().met
+    assert PretrainedCheckpoint(str(make_clip_tower(tmp_path / "clip"))).requirement().met
     (tmp_path / "clip" / "pytorch_model.bin").unlink()
-    requirement = Checkpoint(str(tmp_path / "clip")).requirement()
+    requirement = PretrainedCheckpoint(str(tmp_path / "clip")).requirement()
     assert "lacks model.safetensors or pytorch_model.bin" in requirement.found

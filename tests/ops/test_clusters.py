@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from coincide.features.engine.shards import ShardedArray, write_shard
-from coincide.ops.clusters import Rows, each_cluster, members_of
+from coincide.ops.clusters import LazyRows, each_cluster, members_of
 from coincide.ops.threads import map_threads
 
 SIZES = (0, 1, 40, 3, 0, 17, 90, 1, 8)
@@ -66,11 +66,11 @@ def test_rows_are_a_view_in_the_order_given(tmp_path):
     write_shard(tmp_path, 1, x[100:], np.ones(len(x) - 100, bool))
     wanted = np.random.default_rng(0).permutation(len(x))[:70]
     for source in (x, ShardedArray(tmp_path)):
-        view = Rows(source, wanted)
+        view = LazyRows(source, wanted)
         assert len(view) == 70 and view.shape == (70, 5) and view.dtype == np.float16
         np.testing.assert_array_equal(view[10:30], x[wanted[10:30]])
         np.testing.assert_array_equal(view[[3, 1]], x[wanted[[3, 1]]])
-        np.testing.assert_array_equal(Rows(view, np.array([5, 2]))[:], x[wanted[[5, 2]]])
+        np.testing.assert_array_equal(LazyRows(view, np.array([5, 2]))[:], x[wanted[[5, 2]]])
 
 
 def test_each_piece_has_one_thread_and_the_setting_comes_back():

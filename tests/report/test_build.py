@@ -16,7 +16,7 @@ import pytest
 
 from coincide.report.build import build_report
 from coincide.report.compare import panels
-from coincide.report.evidence import Shelf
+from coincide.report.evidence import ArtifactShelf
 from coincide.report.figure import series
 from coincide.report.formats import comma_separated, latex, markdown
 from coincide.report.page import script_hash
@@ -73,7 +73,7 @@ def hostile() -> list[Result]:
 
 
 def _markdown(found: list[Panel]) -> str:
-    return markdown(found, [compare_all(panel, Shelf(None)) for panel in found])
+    return markdown(found, [compare_all(panel, ArtifactShelf(None)) for panel in found])
 
 
 def test_markdown_tells_the_difference_to_random() -> None:

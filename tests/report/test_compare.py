@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from coincide.report.compare import Panel, Row, panels
+from coincide.report.compare import Panel, PanelRow, panels
 from coincide.report.published import published_beside
 from coincide.report.tables import caption, cells, header, lines
 from coincide.schema import Result
@@ -22,7 +22,7 @@ def only(results: list[Result]) -> Panel:
     return panel
 
 
-def row_of(panel: Panel, method: str, budget: float = 0.2) -> Row:
+def row_of(panel: Panel, method: str, budget: float = 0.2) -> PanelRow:
     (row,) = [r for r in panel.rows if r.method == method and r.budget == budget]
     return row
 

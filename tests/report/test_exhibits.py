@@ -14,7 +14,7 @@ import pytest
 from coincide.report.build import build_report
 from coincide.report.compare import panels
 from coincide.report.drill import SHOWN, drill
-from coincide.report.evidence import Samples, Shelf
+from coincide.report.evidence import ArtifactShelf, Samples
 from coincide.report.exhibits import exhibit_all
 from coincide.report.gallery import gallery
 from coincide.report.overlap import expected_share, overlap, overlaps
@@ -40,15 +40,15 @@ def panel(filled: tuple[Path, list[Result]]) -> Panel:
 
 
 @pytest.fixture
-def shelf(filled: tuple[Path, list[Result]]) -> Shelf:
-    return Shelf(filled[0])
+def shelf(filled: tuple[Path, list[Result]]) -> ArtifactShelf:
+    return ArtifactShelf(filled[0])
 
 
 # --- look-ups -----------------------------------------------------------------------------------
 
 
 def test_an_artifact_is_found_under_another_name_and_another_root(
-    filled: tuple[Path, list[Result]], shelf: Shelf
+    filled: tuple[Path, list[Result]], shelf: ArtifactShelf
 ) -> None:
     recorded = filled[1][0].keys["subset"]
     key = recorded.rsplit("-", 1)[-1]
@@ -69,10 +69,10 @@ def test_an_artifact_is_found_under_another_name_and_another_root(
         "/etc/passwd",
     ],
 )
-def test_a_ledger_cannot_lead_out_of_the_store(shelf: Shelf, recorded: str) -> None:
+def test_a_ledger_cannot_lead_out_of_the_store(shelf: ArtifactShelf, recorded: str) -> None:
     found = shelf.folder(recorded)
     assert found is None or found.parent == shelf.root / "subset"  # type: ignore[operator]
-    assert Shelf(None).folder(recorded) is None
+    assert ArtifactShelf(None).folder(recorded) is None
 
 
 def test_samples_are_columns_with_units_and_missing_scores_left_out(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_samples_are_columns_with_units_and_missing_scores_left_out(tmp_path: Pa
 # --- differences --------------------------------------------------------------------------------
 
 
-def test_pairs_rest_on_samples_where_the_store_has_them(panel: Panel, shelf: Shelf) -> None:
+def test_pairs_rest_on_samples_where_the_store_has_them(panel: Panel, shelf: ArtifactShelf) -> None:
     found = compare_all(panel, shelf)
     assert found.of == "Rel. (%)"
     assert found.why == ()
@@ -110,7 +110,7 @@ def test_pairs_rest_on_samples_where_the_store_has_them(panel: Panel, shelf: She
 
 
 def test_without_samples_the_seeds_are_compared_and_it_is_said(panel: Panel) -> None:
-    found = compare_all(panel, Shelf(None))
+    found = compare_all(panel, ArtifactShelf(None))
     assert {d.samples for d in found.overall.values()} == {0}
     assert found.by_benchmark == {}
     assert any("samples of attributes are not in this store" in text for text in found.why)
@@ -119,7 +119,7 @@ def test_without_samples_the_seeds_are_compared_and_it_is_said(panel: Panel) -> 
 def test_samples_that_do_not_give_the_score_are_not_used(filled: tuple[Path, list[Result]]) -> None:
     root, runs = filled
     wrong = [replace(r, scores=(replace(r.scores[0], value=0.123), *r.scores[1:])) for r in runs]
-    found = compare_all(panels(wrong)[0], Shelf(root))
+    found = compare_all(panels(wrong)[0], ArtifactShelf(root))
     [why] = found.why
     assert "attributes is left out" in why and "its score is 0.123" in why and "full" in why
     assert found.columns == ("counting", "presence") and "without attributes" in found.of
@@ -136,18 +136,24 @@ def test_overlap_counts() -> None:
     assert expected_share(800, 400, 4000) == pytest.approx(0.2)
 
 
-def test_overlaps_of_rows_are_means_over_seeds(panel: Panel, shelf: Shelf) -> None:
+def test_overlaps_of_rows_are_means_over_seeds(panel: Panel, shelf: ArtifactShelf) -> None:
     found = overlaps(panel, shelf)
     assert found.rows == (1, 2, 3)
     assert found.share[1, 2] == pytest.approx(0.2, abs=0.04)  # random subsets of a fifth
     assert found.share[1, 1] == pytest.approx(0.2, abs=0.06)
-    assert overlaps(panel, Shelf(None)).absent == ("coincide (released)", "random", "random")
+    assert overlaps(panel, ArtifactShelf(None)).absent == (
+        "coincide (released)",
+        "random",
+        "random",
+    )
 
 
 # --- samples ------------------------------------------------------------------------------------
 
 
-def test_samples_that_differ_most_come_first_with_pictures(panel: Panel, shelf: Shelf) -> None:
+def test_samples_that_differ_most_come_first_with_pictures(
+    panel: Panel, shelf: ArtifactShelf
+) -> None:
     found = drill(panel, shelf, Budget(LARGE))
     assert len(found["runs"]) == 8
     assert found["rows"] == [0, 0, 1, 1, 2, 2, 3, 3]
@@ -161,7 +167,7 @@ def test_samples_that_differ_most_come_first_with_pictures(panel: Panel, shelf: 
     assert "\n" in first["question"]
 
 
-def test_pictures_stop_when_the_bytes_are_spent(panel: Panel, shelf: Shelf) -> None:
+def test_pictures_stop_when_the_bytes_are_spent(panel: Panel, shelf: ArtifactShelf) -> None:
     found = drill(panel, shelf, Budget(2000))
     pictures = [s["picture"] for one in found["benchmarks"] for s in one["samples"]]
     assert 0 < sum(map(len, pictures)) < 4000
@@ -169,7 +175,7 @@ def test_pictures_stop_when_the_bytes_are_spent(panel: Panel, shelf: Shelf) -> N
 
 
 def test_a_picture_of_another_question_is_not_shown(
-    filled: tuple[Path, list[Result]], shelf: Shelf
+    filled: tuple[Path, list[Result]], shelf: ArtifactShelf
 ) -> None:
     run = filled[1][0]
     asked = {0: {"question_id": "no such", "question": "which?"}}
@@ -197,7 +203,7 @@ def test_pictures_of_a_mirrored_benchmark_are_those_of_the_same_id_and_question(
         8: {"question_id": "1", "question": "Is there a cat?\nAnswer yes or no."},
     }
     run = result("random", 0, (), keys={"eval.pope": "eval/pope-00000000000a"})
-    shelf = Shelf(tmp_path / "store")
+    shelf = ArtifactShelf(tmp_path / "store")
     run = replace(run, scores=(Score("pope", "f1", 1.0, 1, samples="eval/pope-00000000000a"),))
     assert benchmark_pictures(shelf, run, "pope", asked) == (
         {}, "the dataset lab/POPE is not on this machine",
@@ -217,7 +223,7 @@ def test_pictures_of_a_mirrored_benchmark_are_those_of_the_same_id_and_question(
 # --- clusters -----------------------------------------------------------------------------------
 
 
-def test_the_gallery_shows_each_cluster(panel: Panel, shelf: Shelf) -> None:
+def test_the_gallery_shows_each_cluster(panel: Panel, shelf: ArtifactShelf) -> None:
     found = gallery(panel, shelf, Budget(LARGE))
     assert found is not None
     assert found["label"] == "coincide (released), seed 0"
@@ -234,7 +240,7 @@ def test_the_gallery_shows_each_cluster(panel: Panel, shelf: Shelf) -> None:
 
 
 def test_no_gallery_without_clusters(panel: Panel) -> None:
-    assert gallery(panel, Shelf(None), Budget(LARGE)) is None
+    assert gallery(panel, ArtifactShelf(None), Budget(LARGE)) is None
 
 
 # --- two machines -------------------------------------------------------------------------------
@@ -247,7 +253,7 @@ def test_a_report_over_two_machines_says_what_is_not_here(
     root, here = filled
     other = fill(tmp_path / "there", [result("el2n", s, (64.0, 50.0, 80.0)) for s in (0, 1)])
     (panel,) = panels([*here, *other])
-    (shown,) = exhibit_all([panel], Shelf(root))
+    (shown,) = exhibit_all([panel], ArtifactShelf(root))
     assert "the samples of attributes are not in this store (el2n)" in shown.pairs.why
     assert shown.overlaps.absent == ("el2n",)
     assert shown.samples is not None
@@ -280,7 +286,7 @@ def test_damaged_artifacts_are_no_end_of_the_report(
         for path in (tmp_path / "store").glob(pattern):
             path.write_bytes(b"damaged")
     build_report(runs, tmp_path / "report", tmp_path / "store")
-    found = drill(panels(runs)[0], Shelf(tmp_path / "store"), Budget(LARGE))
+    found = drill(panels(runs)[0], ArtifactShelf(tmp_path / "store"), Budget(LARGE))
     assert list(found["benchmarks"][0]["absent"].values()) == ["it has no samples with a score"] * 3
     assert len(found["benchmarks"][0]["samples"]) == SHOWN
     assert found["benchmarks"][1]["absent"]["0"] == "its samples are not in this store"

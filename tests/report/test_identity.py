@@ -16,13 +16,13 @@ from baselines.from_file import FromFile
 from baselines.self_filter import SelfFilter
 from baselines.uniform import Random
 from coincide.ledger.files import read_ledger, write_result
-from coincide.ledger.identity import aside, same_asked
+from coincide.ledger.identity import fields_outside_key, same_asked
 from coincide.report.compare import panels
 from coincide.report.records import Panel
 from coincide.schema import Result
 from coincide.selection.scoring import own_class
 from tests.report.fixture import ledger, result
-from track.compared import compared
+from track.compared import compare_with_ledger
 from train.recipe import Recipe
 
 ONE, TWO = {"data": "a" * 12, "target": "c" * 12}, {"data": "b" * 12, "target": "c" * 12}
@@ -155,12 +155,12 @@ def test_fields_of_methods_count_by_what_the_method_declares() -> None:
 
 
 def test_what_changes_no_answer_is_declared_once(tmp_path: Path) -> None:
-    assert "method.depth" in aside(SelfFilter(), Recipe())
-    assert {"train.micro_batch", "train.workers"} <= set(aside(Random(), Recipe()))
-    assert not {"train.lr", "train.rank"} & set(aside(Random(), Recipe()))
+    assert "method.depth" in fields_outside_key(SelfFilter(), Recipe())
+    assert {"train.micro_batch", "train.workers"} <= set(fields_outside_key(Random(), Recipe()))
+    assert not {"train.lr", "train.rank"} & set(fields_outside_key(Random(), Recipe()))
     file = tmp_path / "a.npy"
     np.save(file, np.arange(3))
-    assert "method.path" in aside(FromFile(str(file)), Recipe())
+    assert "method.path" in fields_outside_key(FromFile(str(file)), Recipe())
 
 
 @dataclass(frozen=True)
@@ -221,5 +221,5 @@ def test_a_run_is_compared_with_its_own_datas_full_run_at_wandb_too() -> None:
     half = replace(full, scores=result("full", 0, (40.0,) * 3).scores)
     runs = [*holding([full, run], ONE), *holding([half, run], TWO)]
     named = [replace(r, keys={"subset": f"subset/x-{i:012x}"}) for i, r in enumerate(runs)]
-    found = [each.rel for each in compared(named).values()]
+    found = [each.rel for each in compare_with_ledger(named).values()]
     assert sorted(value for value in found if value is not None) == [50, 100, 100, 100]

@@ -12,7 +12,7 @@ import pytest
 from coincide.files import write_json
 from coincide.ledger.collect import _costs, collect
 from coincide.report.cost import charges
-from coincide.report.evidence import Shelf
+from coincide.report.evidence import ArtifactShelf
 from coincide.schema import Result
 from coincide.store import Build, Step, Store
 
@@ -95,6 +95,6 @@ def test_a_reference_trained_here_is_charged_with_its_training(store: Store) -> 
 def test_scores_name_their_samples(store: Store) -> None:
     found = run(store, 0)
     assert [s.samples.rsplit("-", 1)[0] for s in found.scores] == ["eval/gqa", "eval/pope"]
-    samples = Shelf(store.root).samples(found, "pope")
+    samples = ArtifactShelf(store.root).samples(found, "pope")
     assert samples is not None
     assert samples.numbers["score"].tolist() == [0.0, 1.0]

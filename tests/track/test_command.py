@@ -15,7 +15,7 @@ from coincide.ledger.files import read_ledger
 from coincide.schema import UserError
 from tests.command.conftest import ROOT, SMALL, command, environment
 from tests.track.reader import offline_runs
-from track.compared import compared
+from track.compared import compare_with_ledger
 
 SELECT = "stages=[features,select]"
 
@@ -43,7 +43,7 @@ def test_a_sweep_offline_then_replayed_writes_nothing_anew(tmp_path: Path) -> No
     )
     assert len({run.group for run in runs.values()}) == 1
     evaluated = {run.config["ledger"]: run for run in runs.values() if run.job_type == "evaluate"}
-    among = compared(read_ledger(tmp_path / "ledger"))  # the full run came last
+    among = compare_with_ledger(read_ledger(tmp_path / "ledger"))  # the full run came last
     assert {name: run.summary.get("rel") for name, run in evaluated.items()} == {
         name: found.rel for name, found in among.items()
     }

@@ -16,10 +16,10 @@ from tests.report.fixture import ledger
 from tests.track.server import serving
 from tests.track.world import World
 from track import dashboard
-from track.contents import CURVES, filled
+from track.contents import CURVES, with_store_contents
 from track.dashboard import create, report, specification
-from track.places import Places
-from track.replay import replayed
+from track.places import ArtifactPaths
+from track.replay import ledger_runs
 from track.settings import Logger
 
 OFFLINE = Logger(mode="offline", project="lab")
@@ -107,8 +107,8 @@ def test_charts_do_not_overlap(spec: dict[str, Any]) -> None:
 def test_the_charts_ask_for_names_that_the_runs_have(world: World) -> None:
     pytest.importorskip("wandb_workspaces")
     runs = [
-        filled(run, artifact_mb=1, thumbnails=4)
-        for run in replayed(world.ledger, world.ledger, Places(world.store))
+        with_store_contents(run, artifact_mb=1, thumbnails=4)
+        for run in ledger_runs(world.ledger, world.ledger, ArtifactPaths(world.store))
     ]
     have = {f"summary:{name}" for run in runs for name in run.summary}
     have |= {f"{name}.value" for run in runs for name in run.config}

@@ -17,10 +17,10 @@ import pytest
 from tests.track.reader import offline_runs
 from tests.track.world import World
 from track.live import PAUSE, Live
-from track.places import Places
+from track.places import ArtifactPaths
 from track.process import Child, answer
-from track.records import Run
-from track.replay import replayed
+from track.records import WandbRun
+from track.replay import ledger_runs
 from track.settings import Logger
 from track.sync import NotWritten, marks, sync
 
@@ -28,8 +28,8 @@ pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture
-def records(world: World) -> list[Run]:
-    return replayed(world.ledger, world.ledger, Places(world.store))
+def records(world: World) -> list[WandbRun]:
+    return ledger_runs(world.ledger, world.ledger, ArtifactPaths(world.store))
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def online(folder: Path) -> Logger:
 
 @pytest.mark.parametrize("server", ["deaf", "refusing"])
 def test_the_wait_is_bounded_and_leaves_no_process(
-    server: str, request: pytest.FixtureRequest, records: list[Run], tmp_path: Path,
+    server: str, request: pytest.FixtureRequest, records: list[WandbRun], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     request.getfixturevalue(server)
@@ -89,7 +89,7 @@ def ours(mark: str) -> list[int]:
 
 
 def test_without_an_account_the_reason_is_told(
-    records: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    records: list[WandbRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     with pytest.raises(NotWritten, match=r"(?i)api.key|login"):
@@ -97,13 +97,13 @@ def test_without_an_account_the_reason_is_told(
 
 
 def test_a_stage_goes_on_with_one_warning_and_a_later_sync_is_complete(
-    deaf: None, records: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    deaf: None, records: list[WandbRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     live = Live(online(tmp_path), tmp_path / "ledger")
     tried = []
 
-    def runs(stage: str, experiment: Any) -> list[Run]:
+    def runs(stage: str, experiment: Any) -> list[WandbRun]:
         tried.append(stage)
         return records
 

@@ -12,19 +12,19 @@ import pytest
 from tests.track.reader import Offline, offline_runs
 from tests.track.world import SECRET, STEPS, World, with_secrets
 from track import process
-from track.places import Places
-from track.records import Run
-from track.replay import replayed
+from track.places import ArtifactPaths
+from track.records import WandbRun
+from track.replay import ledger_runs
 from track.settings import Logger
-from track.sync import Done, NotWritten, marks, sync
+from track.sync import NotWritten, SyncCounts, marks, sync
 
 
 def logger(folder: Path) -> Logger:
     return Logger(mode="offline", dir=str(folder), timeout=60)
 
 
-def records(world: World) -> list[Run]:
-    return replayed(world.ledger, world.ledger, Places(world.store))
+def records(world: World) -> list[WandbRun]:
+    return ledger_runs(world.ledger, world.ledger, ArtifactPaths(world.store))
 
 
 def files(folder: Path) -> dict[Path, int]:
@@ -34,7 +34,7 @@ def files(folder: Path) -> dict[Path, int]:
 @pytest.fixture(scope="module")
 def written(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("written")
-    assert sync(records(world), logger(folder)) == Done(9, 0)
+    assert sync(records(world), logger(folder)) == SyncCounts(9, 0)
     return folder
 
 
@@ -101,18 +101,18 @@ def test_tables_with_thumbnails_and_the_histogram(written: Path) -> None:
 
 def test_a_second_time_writes_nothing(world: World, copy: Path) -> None:
     before = files(copy)
-    assert sync(records(world), logger(copy)) == Done(0, 9)
+    assert sync(records(world), logger(copy)) == SyncCounts(0, 9)
     assert files(copy) == before
 
 
 def test_a_ledger_that_grew_replaces_what_it_changed(world: World, tmp_path: Path) -> None:
-    places = Places(world.store)
-    first = replayed([world.random], [world.random], places)
-    assert sync(first, logger(tmp_path / "out")) == Done(3, 0)
+    places = ArtifactPaths(world.store)
+    first = ledger_runs([world.random], [world.random], places)
+    assert sync(first, logger(tmp_path / "out")) == SyncCounts(3, 0)
     before = offline_runs(tmp_path / "out")
-    assert sync(replayed([world.random], world.ledger, places), logger(tmp_path / "out")) == Done(
-        1, 2
-    )
+    assert sync(
+        ledger_runs([world.random], world.ledger, places), logger(tmp_path / "out")
+    ) == SyncCounts(1, 2)
     after = offline_runs(tmp_path / "out")  # fails when one is there twice
     assert before.keys() == after.keys()
     assert "rel" in next(run for run in after.values() if run.job_type == "evaluate").summary
@@ -123,7 +123,7 @@ def test_what_a_killed_writer_left_gives_way(world: World, copy: Path) -> None:
     half = folder.with_name(f"offline-run-20250101_000000-{records(world)[0].id}")
     shutil.copytree(folder, half)
     (marks(logger(copy)) / f"{records(world)[0].id}.json").unlink()
-    assert sync(records(world), logger(copy)) == Done(1, 8)
+    assert sync(records(world), logger(copy)) == SyncCounts(1, 8)
     assert len(offline_runs(copy)) == 9
     assert not half.exists()
 
@@ -131,28 +131,30 @@ def test_what_a_killed_writer_left_gives_way(world: World, copy: Path) -> None:
 def test_two_projects_in_one_folder_keep_their_runs(world: World, tmp_path: Path) -> None:
     for project in ("one", "two"):
         out = replace(logger(tmp_path), project=project)
-        assert sync(records(world)[:1], out) == Done(1, 0)
+        assert sync(records(world)[:1], out) == SyncCounts(1, 0)
     assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2
 
 
 def test_a_run_that_was_uploaded_is_not_removed(world: World, tmp_path: Path) -> None:
-    places = Places(world.store)
-    sync(replayed([world.random], [world.random], places), logger(tmp_path / "out"))
+    places = ArtifactPaths(world.store)
+    sync(ledger_runs([world.random], [world.random], places), logger(tmp_path / "out"))
     (old,) = (tmp_path / "out" / "wandb").glob("offline-run-*-evaluate-*")
     (old / f"run-{old.name.split('-', 3)[-1]}.wandb.synced").touch()
-    sync(replayed([world.random], world.ledger, places), logger(tmp_path / "out"))
+    sync(ledger_runs([world.random], world.ledger, places), logger(tmp_path / "out"))
     assert old.is_dir()
     assert len(list((tmp_path / "out" / "wandb").glob("offline-run-*-evaluate-*"))) == 2
 
 
 def test_a_store_that_comes_back_completes_the_run(world: World, tmp_path: Path) -> None:
-    bare = replayed([world.random], world.ledger, Places(tmp_path / "nowhere"))
+    bare = ledger_runs([world.random], world.ledger, ArtifactPaths(tmp_path / "nowhere"))
     out = logger(tmp_path / "out")
-    assert sync(bare, out) == Done(3, 0)
+    assert sync(bare, out) == SyncCounts(3, 0)
     assert not one(tmp_path / "out", "train", "random").made
-    assert sync(replayed([world.random], world.ledger, Places(world.store)), out) == Done(3, 0)
+    assert sync(
+        ledger_runs([world.random], world.ledger, ArtifactPaths(world.store)), out
+    ) == SyncCounts(3, 0)
     assert one(tmp_path / "out", "train", "random").made
-    assert sync(bare, out) == Done(0, 3)  # a store that is gone again takes nothing away
+    assert sync(bare, out) == SyncCounts(0, 3)  # a store that is gone again takes nothing away
 
 
 def test_no_byte_holds_a_secret(
@@ -163,7 +165,7 @@ def test_no_byte_holds_a_secret(
     monkeypatch.setenv("WANDB_BASE_URL", f"https://me:{SECRET}@wandb.example.org")
     monkeypatch.setenv("HTTPS_PROXY", f"http://me:{SECRET}@127.0.0.1:9")
     result = with_secrets(world.coincide)
-    sync(replayed([result], world.ledger, Places(world.store)), logger(tmp_path / "out"))
+    sync(ledger_runs([result], world.ledger, ArtifactPaths(world.store)), logger(tmp_path / "out"))
     kept = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert {p.suffix for p in kept} >= {".wandb", ".log", ".json"}
     assert [p for p in kept if SECRET.encode() in p.read_bytes()] == []

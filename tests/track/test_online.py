@@ -15,11 +15,11 @@ import pytest
 
 from tests.track.server import Kept, Server, serving
 from tests.track.world import SECRET, STEPS, World, with_secrets
-from track.places import Places
-from track.records import Run
-from track.replay import replayed
+from track.places import ArtifactPaths
+from track.records import WandbRun
+from track.replay import ledger_runs
 from track.settings import Logger
-from track.sync import Done, NotWritten, marks, sync
+from track.sync import NotWritten, SyncCounts, marks, sync
 
 pytestmark = pytest.mark.timeout(300)
 KEY = "0123456789" * 4
@@ -38,8 +38,8 @@ def logger(folder: Path) -> Logger:
     return Logger(mode="online", entity="someone", dir=str(folder), timeout=60)
 
 
-def records(world: World) -> list[Run]:
-    return replayed(world.ledger, world.ledger, Places(world.store))
+def records(world: World) -> list[WandbRun]:
+    return ledger_runs(world.ledger, world.ledger, ArtifactPaths(world.store))
 
 
 def one(server: Server, job_type: str, method: str) -> Kept:
@@ -59,19 +59,19 @@ def curve(kept: Kept) -> list[int]:
 def test_all_arrives_once_and_again_nothing_is_said(
     server: Server, world: World, tmp_path: Path
 ) -> None:
-    assert sync(records(world), logger(tmp_path)) == Done(9, 0)
+    assert sync(records(world), logger(tmp_path)) == SyncCounts(9, 0)
     assert len(server.runs) == 9
     assert {kept.fields["groupName"] for kept in server.runs.values()} == {"sweep-toy"}
     assert curve(one(server, "train", "random")) == list(range(1, STEPS + 1))
     assert one(server, "evaluate", "random").summary["rel"] == pytest.approx(77.5)
     assert not any("host" in kept.fields or "repo" in kept.fields for kept in server.runs.values())
     said = len(server.bytes)
-    assert sync(records(world), logger(tmp_path)) == Done(0, 9)
+    assert sync(records(world), logger(tmp_path)) == SyncCounts(0, 9)
     assert len(server.bytes) == said
 
 
 def test_lineage_and_uploads(server: Server, world: World, tmp_path: Path) -> None:
-    sync(replayed([world.coincide], world.ledger, Places(world.store)), logger(tmp_path))
+    sync(ledger_runs([world.coincide], world.ledger, ArtifactPaths(world.store)), logger(tmp_path))
     (subset,) = (name for name in server.made if name.startswith("subset:coincide-toy"))
     (adapter,) = (name for name in server.made if name.startswith("adapter:"))
     select, train, evaluate = (run.id for run in records(world) if "coincide" in repr(run.config))
@@ -97,7 +97,7 @@ def test_marks_that_were_lost_cost_no_line_twice(
     train = [run for run in records(world) if run.job_type == "train"][:1]
     sync(train, logger(tmp_path))
     shutil.rmtree(marks(logger(tmp_path)))
-    assert sync(train, logger(tmp_path)) == Done(1, 0)
+    assert sync(train, logger(tmp_path)) == SyncCounts(1, 0)
     assert len(server.runs) == 1
     assert curve(next(iter(server.runs.values()))) == list(range(1, STEPS + 1))
 
@@ -105,13 +105,13 @@ def test_marks_that_were_lost_cost_no_line_twice(
 def test_a_full_run_that_comes_later_amends_the_evaluation_alone(
     server: Server, world: World, tmp_path: Path
 ) -> None:
-    places = Places(world.store)
-    sync(replayed([world.random], [world.random], places), logger(tmp_path))
+    places = ArtifactPaths(world.store)
+    sync(ledger_runs([world.random], [world.random], places), logger(tmp_path))
     before = one(server, "evaluate", "random")
     assert "rel" not in before.summary
     server.made.clear()
-    later = replayed([world.random], world.ledger, places)
-    assert sync(later, logger(tmp_path)) == Done(1, 2)
+    later = ledger_runs([world.random], world.ledger, places)
+    assert sync(later, logger(tmp_path)) == SyncCounts(1, 2)
     assert one(server, "evaluate", "random").summary["rel"] == pytest.approx(77.5)
     assert not any(name.startswith(("subset:", "adapter:")) for name in server.made)
 
@@ -125,7 +125,7 @@ def test_what_a_server_that_was_down_missed_comes_later(
     with pytest.raises(NotWritten):
         sync(few, logger(tmp_path))
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    assert sync(few, logger(tmp_path)) == Done(2, 1)
+    assert sync(few, logger(tmp_path)) == SyncCounts(2, 1)
     assert len(server.runs) == 3
 
 
@@ -134,7 +134,7 @@ def test_offline_files_upload_with_lineage_and_the_store_stays_whole(
     command: str, server: Server, world: World, tmp_path: Path
 ) -> None:
     offline = Logger(mode="offline", entity="someone", dir=str(tmp_path))
-    sync(replayed([world.coincide], world.ledger, Places(world.store)), offline)
+    sync(ledger_runs([world.coincide], world.ledger, ArtifactPaths(world.store)), offline)
     before = {p: p.read_bytes() for p in world.store.rglob("*") if p.is_file()}
     folders = map(str, sorted((tmp_path / "wandb").glob("offline-run-*")))
     subprocess.run(
@@ -152,7 +152,7 @@ def test_no_secret_on_the_wire(
     for name in ("HF_TOKEN", "OPENAI_API_KEY", "JUDGE_SECRET"):
         monkeypatch.setenv(name, SECRET)
     result = with_secrets(world.coincide)
-    sync(replayed([result], world.ledger, Places(world.store)), logger(tmp_path))
+    sync(ledger_runs([result], world.ledger, ArtifactPaths(world.store)), logger(tmp_path))
     told = [*server.bytes, *server.uploads.values()]
     assert not [body for body in told if SECRET.encode() in body or KEY.encode() in body]
     kept = [p for p in tmp_path.rglob("*") if p.is_file()]
@@ -173,7 +173,7 @@ def test_a_password_in_the_proxys_address_is_in_no_file(
     train = [run for run in records(world) if run.job_type == "train"][:1]
     told = ""
     if reached:
-        assert sync(train, logger(tmp_path)) == Done(1, 0)
+        assert sync(train, logger(tmp_path)) == SyncCounts(1, 0)
     else:
         with pytest.raises(NotWritten) as error:
             sync(train, replace(logger(tmp_path), timeout=4))

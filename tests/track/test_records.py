@@ -10,27 +10,27 @@ import pytest
 
 from tests.report.fixture import ledger
 from tests.track.world import SECRET, World, with_secrets
-from track.compared import compared
-from track.contents import POINTS, filled
-from track.places import Places
-from track.records import Run, digest, runs_of, without_secrets
-from track.replay import matches, replayed
+from track.compared import compare_with_ledger
+from track.contents import POINTS, with_store_contents
+from track.places import ArtifactPaths
+from track.records import WandbRun, digest, runs_of, without_secrets
+from track.replay import ledger_runs, matches
 from track.settings import group_of
 
-NOWHERE = Places(Path("/nowhere"))
+NOWHERE = ArtifactPaths(Path("/nowhere"))
 
 
-def runs(world: World) -> dict[str, Run]:
-    found = replayed(world.ledger, world.ledger, Places(world.store))
+def runs(world: World) -> dict[str, WandbRun]:
+    found = ledger_runs(world.ledger, world.ledger, ArtifactPaths(world.store))
     return {f"{run.job_type} {run.config['method_name']}": run for run in found}
 
 
-def whole(run: Run, **size: int) -> Run:
-    return filled(run, **{"artifact_mb": 10, "thumbnails": 8, **size})
+def whole(run: WandbRun, **size: int) -> WandbRun:
+    return with_store_contents(run, **{"artifact_mb": 10, "thumbnails": 8, **size})
 
 
 def test_three_runs_for_a_result_and_each_id_tells_what_it_made(world: World) -> None:
-    found = replayed([world.random], world.ledger, Places(world.store))
+    found = ledger_runs([world.random], world.ledger, ArtifactPaths(world.store))
     assert [run.job_type for run in found] == ["select", "train", "evaluate"]
     assert found[0].id == f"select-{world.random.keys['subset'][-12:]}"
     assert found[1].id == f"train-{world.random.keys['adapter'][-12:]}"
@@ -39,21 +39,21 @@ def test_three_runs_for_a_result_and_each_id_tells_what_it_made(world: World) ->
 
 
 def test_another_place_for_the_store_changes_neither_id_nor_digest(world: World) -> None:
-    here = replayed(world.ledger, world.ledger, Places(world.store))
-    there = replayed(world.ledger, world.ledger, NOWHERE)
+    here = ledger_runs(world.ledger, world.ledger, ArtifactPaths(world.store))
+    there = ledger_runs(world.ledger, world.ledger, NOWHERE)
     assert [(run.id, digest(run)) for run in here] == [(run.id, digest(run)) for run in there]
     assert not any(run.sources for run in there)
 
 
 def test_a_store_that_renamed_the_artifact_still_has_it(world: World) -> None:
     folder = world.random.keys["subset"].replace("random-toy", "another-name")
-    assert Places(world.store).path(folder) == world.store / world.random.keys["subset"]
-    assert Places(world.store).path("subset/../../etc-passwd") is None
+    assert ArtifactPaths(world.store).path(folder) == world.store / world.random.keys["subset"]
+    assert ArtifactPaths(world.store).path("subset/../../etc-passwd") is None
 
 
 def test_a_full_run_that_comes_later_changes_the_evaluations_alone(world: World) -> None:
-    before = replayed([world.random], [world.random], Places(world.store))
-    after = replayed([world.random], world.ledger, Places(world.store))
+    before = ledger_runs([world.random], [world.random], ArtifactPaths(world.store))
+    after = ledger_runs([world.random], world.ledger, ArtifactPaths(world.store))
     changed = [a.job_type for a, b in zip(after, before, strict=True) if digest(a) != digest(b)]
     assert changed == ["evaluate"]
     assert "rel" not in before[2].summary
@@ -63,7 +63,7 @@ def test_a_full_run_that_comes_later_changes_the_evaluations_alone(world: World)
 
 def test_rel_of_each_seed_averages_to_the_reports_rel() -> None:
     results = ledger()
-    among = compared(results)
+    among = compare_with_ledger(results)
     from coincide.ledger.files import file_name
     from coincide.report.compare import panels
 
@@ -86,15 +86,15 @@ def test_experiments_that_share_a_subset_share_its_run(world: World) -> None:
     other = replace(
         world.full, seed=1, keys={**world.full.keys, "adapter": "adapter/b-0123456789ab"}
     )
-    ids = [run.id for run in replayed([world.full, other], world.ledger + [other], NOWHERE)]
+    ids = [run.id for run in ledger_runs([world.full, other], world.ledger + [other], NOWHERE)]
     assert ids[0] == ids[3]
     assert len(set(ids)) == 5
 
 
 def test_a_result_without_scores_gives_what_it_has(world: World) -> None:
     part = replace(world.random, scores=(), keys={"subset": world.random.keys["subset"]})
-    (run,) = runs_of(part, Places(world.store))
-    full = replayed([world.random], world.ledger, Places(world.store))[0]
+    (run,) = runs_of(part, ArtifactPaths(world.store))
+    full = ledger_runs([world.random], world.ledger, ArtifactPaths(world.store))[0]
     assert (run.id, digest(run)) == (full.id, digest(full))
 
 
@@ -153,7 +153,7 @@ def test_an_artifact_keeps_to_its_limit_and_names_what_it_leaves_out(world: Worl
 
 
 def test_a_ledger_without_its_store_still_has_scores_and_composition() -> None:
-    found = [whole(run) for run in replayed(ledger(), ledger(), NOWHERE)]
+    found = [whole(run) for run in ledger_runs(ledger(), ledger(), NOWHERE)]
     assert {run.job_type for run in found} == {"select", "evaluate"}
     assert all(run.tables["composition"].rows for run in found)
     assert not any(run.makes or run.uses or run.history for run in found)
@@ -163,7 +163,9 @@ def test_a_ledger_without_its_store_still_has_scores_and_composition() -> None:
 
 
 def test_no_secret_is_in_any_record(world: World) -> None:
-    for run in replayed([with_secrets(world.coincide)], world.ledger, Places(world.store)):
+    for run in ledger_runs(
+        [with_secrets(world.coincide)], world.ledger, ArtifactPaths(world.store)
+    ):
         assert SECRET in repr(whole(run))
         clean = without_secrets(whole(run), {"JUDGE_TOKEN": SECRET, "PATH": "toy"})
         assert SECRET not in repr(clean)
@@ -175,7 +177,9 @@ def test_secrets_are_looked_up_when_they_are_cut(
 ) -> None:
     # `datasets` with several processes puts a copy in the place of os.environ
     monkeypatch.setattr(os, "environ", {**os.environ, "JUDGE_TOKEN": SECRET})
-    (run, *_) = replayed([with_secrets(world.coincide)], world.ledger, Places(world.store))
+    (run, *_) = ledger_runs(
+        [with_secrets(world.coincide)], world.ledger, ArtifactPaths(world.store)
+    )
     assert SECRET not in repr(whole(without_secrets(run)))
 
 

@@ -7,7 +7,7 @@ import torch
 
 from bench import train_step
 from bench.train_step import SHAPES, Figures, main, random_llava
-from train.estimate import Shape
+from train.estimate import DecoderShape
 
 
 def test_the_tiny_shape_on_a_cpu(
@@ -20,7 +20,7 @@ def test_the_tiny_shape_on_a_cpu(
     assert figures.examples_per_second == 3 * 2 / 2.0
     assert figures.tokens_per_second == 3 * 2 * (16 + 174) / 2.0
     text = SHAPES["tiny"]["text"]
-    lora = Shape(2, text["hidden_size"], text["intermediate_size"]).lora(128)
+    lora = DecoderShape(2, text["hidden_size"], text["intermediate_size"]).lora(128)
     assert figures.trained == lora + 2 * (64 * 64 + 64)
     said = capsys.readouterr().out
     assert "no peak known for this device" in said

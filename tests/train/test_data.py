@@ -15,13 +15,13 @@ from tests.tiny_llava import make_tiny_llava
 from tests.train.test_launch import job as stand_in
 from tests.train.tiny import ROWS, TINY, make_rows
 from train.data import EncodedExamples, collator, loader, open_subset
-from train.job import Job
+from train.job import TrainingJob
 from train.recipe import Recipe
 from train.sampler import FILLER
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+def job(tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
     root = tmp_path_factory.mktemp("rows")
     (root / "subset.json").write_text(json.dumps(make_rows(root)))
     return stand_in(
@@ -37,7 +37,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 
 @pytest.fixture(scope="module")
-def examples(job: Job) -> EncodedExamples:
+def examples(job: TrainingJob) -> EncodedExamples:
     return EncodedExamples(open_subset(job), load_processor(Path(job.model)), "tiny", 128)
 
 
@@ -76,7 +76,7 @@ def test_a_text_only_batch_still_has_an_image(examples: EncodedExamples) -> None
 
 
 def test_filler_changes_no_loss_and_reaches_the_projector(
-    examples: EncodedExamples, job: Job
+    examples: EncodedExamples, job: TrainingJob
 ) -> None:
     from train.trainer import answer_loss
 
@@ -95,7 +95,7 @@ def test_filler_changes_no_loss_and_reaches_the_projector(
     assert gradient.abs().sum() == 0
 
 
-def test_ranks_together_see_every_example_once_an_epoch(job: Job) -> None:
+def test_ranks_together_see_every_example_once_an_epoch(job: TrainingJob) -> None:
     processor = load_processor(Path(job.model))
     two = replace(job, world_size=2, accumulation=1)
     shares = [list(loader(two, open_subset(two), processor, r).batch_sampler) for r in (0, 1)]
@@ -104,7 +104,7 @@ def test_ranks_together_see_every_example_once_an_epoch(job: Job) -> None:
     assert sorted(seen) == sorted([*range(ROWS)] * 2)
 
 
-def test_blank_rows_have_a_blank_image(job: Job, tmp_path: Path) -> None:
+def test_blank_rows_have_a_blank_image(job: TrainingJob, tmp_path: Path) -> None:
     rows = json.loads(Path(job.annotations).read_text())
     rows[1]["image"] = "images/lost.png"
     (tmp_path / "subset.json").write_text(json.dumps(rows))

@@ -17,7 +17,7 @@ from train.checkpoint import mark_complete
 from train.devices import Gpu, gpus
 from train.estimate import (
     GIB,
-    Shape,
+    DecoderShape,
     checkpoint_bytes,
     estimate_gpu_hours,
     memory_estimate,
@@ -27,7 +27,7 @@ from train.estimate import (
 from train.lora import add_lora
 from train.recipe import Recipe
 
-VICUNA = Shape(layers=32, hidden=4096, intermediate=11008)
+VICUNA = DecoderShape(layers=32, hidden=4096, intermediate=11008)
 LLAVA_7B = 7_063_427_072
 A100 = Gpu("NVIDIA A100-SXM4-80GB", 80 * GIB)
 RECIPE = Recipe()
@@ -45,7 +45,7 @@ def test_trained_parameters_are_those_of_the_adapter(llava: nn.Module) -> None:
     recipe = Recipe(rank=4, alpha=8)
     model = add_lora(llava, recipe, base="x", keep_dtype=False)
     lora = sum(p.numel() for n, p in model.named_parameters() if "lora_" in n)
-    assert Shape(2, 16, 24, 40).lora(4) == lora
+    assert DecoderShape(2, 16, 24, 40).lora(4) == lora
     assert trained_parameters(RECIPE, VICUNA) == 319_815_680 + 1024 * 4096 + 4096**2
 
 

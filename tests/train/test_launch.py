@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from coincide.schema import UserError
-from train.job import EXIT_OUT_OF_MEMORY, Job
+from train.job import EXIT_OUT_OF_MEMORY, TrainingJob
 from train.launch import command, launch
-from train.outcome import Dead, OutOfMemory, dead_rank
+from train.outcome import DeadRank, OutOfMemory, dead_rank
 from train.recipe import Recipe
 from train.stage import smaller
 
 
-def job(folder: Path, **changes: object) -> Job:
+def job(folder: Path, **changes: object) -> TrainingJob:
     recipe = Recipe(global_batch=32, micro_batch=16)
-    made = Job(
+    made = TrainingJob(
         model="model",
         base="target/model-0",
         template="tiny",
@@ -48,9 +48,9 @@ def run(folder: Path, script: str, **changes: object) -> None:
 FITS_FOUR = f"""
 import sys, json
 from pathlib import Path
-from train.job import Job
+from train.job import TrainingJob
 from coincide.files import write_json
-job = Job.read(Path(sys.argv[1]))
+job = TrainingJob.read(Path(sys.argv[1]))
 code = 0 if job.micro_batch <= 4 else {EXIT_OUT_OF_MEMORY}
 said = dict(rank=0, exit_code=code, message="CUDA out of memory", host="here", at=0)
 write_json(job.rank_status(0), said)
@@ -83,8 +83,8 @@ def test_out_of_memory_at_one_says_what_else_helps(tmp_path: Path) -> None:
 
 def test_a_rank_that_says_nothing(tmp_path: Path) -> None:
     script = (
-        "import os, sys; from pathlib import Path; from train.job import Job\n"
-        "log = Job.read(Path(sys.argv[1])).rank_log(0)\n"
+        "import os, sys; from pathlib import Path; from train.job import TrainingJob\n"
+        "log = TrainingJob.read(Path(sys.argv[1])).rank_log(0)\n"
         "log.write_text('one line\\nthe last words')\n"
         "os.kill(os.getpid(), 9)"
     )
@@ -128,4 +128,4 @@ def test_the_silent_rank_of_the_first_second_is_the_cause(
         listed[rank].timestamp = at
     log = tmp_path / "launcher.log"
     log.write_text(f"before\n{ChildFailedError('train.worker', listed)}", encoding="utf-8")
-    assert dead_rank(log, spoke) == (found and Dead(*found, socket.gethostname()))
+    assert dead_rank(log, spoke) == (found and DeadRank(*found, socket.gethostname()))

@@ -30,9 +30,9 @@ from tests.train.test_training import (
 )
 from tests.train.tiny import Bench
 from train import node, nodes
-from train.job import EXIT_OUT_OF_MEMORY, Job
+from train.job import EXIT_OUT_OF_MEMORY, TrainingJob
 from train.launch import command
-from train.nodes import Watch, meeting, node_command
+from train.nodes import NodeWatch, meeting, node_command
 from train.outcome import OutOfMemory, failure
 
 TWO = {"nodes": 2, "processes": 1, "timeout": 120}
@@ -125,7 +125,7 @@ def test_a_lost_node_is_named(bench: Bench, meet: dict[str, str]) -> None:
 # --- piece by piece ---------------------------------------------------------------------------
 
 
-def two_nodes(folder: Path, **changes: Any) -> Job:
+def two_nodes(folder: Path, **changes: Any) -> TrainingJob:
     recipe = replace(job(folder).recipe, nodes=2, **changes)
     made = job(folder, world_size=16, recipe=recipe)
     made.logs.mkdir(parents=True)
@@ -180,7 +180,7 @@ def test_silence_and_absence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     made = two_nodes(tmp_path, timeout=4)
     clock = [1000.0]
     monkeypatch.setattr(nodes.time, "monotonic", lambda: clock[0])
-    watch = Watch(made, 0, "a")
+    watch = NodeWatch(made, 0, "a")
     assert watch.lost() is None
     clock[0] += 6
     assert watch.lost() == "node 1 of 2 did not come within 4 s"
@@ -199,10 +199,10 @@ def test_silence_and_absence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_new_launch_replaces_the_old_one(tmp_path: Path) -> None:
     made = two_nodes(tmp_path)
     write_json(made.launch_file, {"launch": "a"})
-    assert not Watch(made, 1, "a").replaced()
+    assert not NodeWatch(made, 1, "a").replaced()
     write_json(made.launch_file, {"launch": "b"})
-    assert Watch(made, 1, "a").replaced()
-    assert not Watch(made, 0, "a").replaced()
+    assert NodeWatch(made, 1, "a").replaced()
+    assert not NodeWatch(made, 0, "a").replaced()
 
 
 def test_the_other_node_serves_again_after_lack_of_memory(
@@ -214,7 +214,7 @@ def test_the_other_node_serves_again_after_lack_of_memory(
     write_json(made.launch_file, {"launch": "a"})
     served = []
 
-    def serve(job: Job, recipe: Path, here: nodes.Rendezvous, launch: str) -> int:
+    def serve(job: TrainingJob, recipe: Path, here: nodes.Rendezvous, launch: str) -> int:
         served.append((job.micro_batch, launch))
         if launch == "b":
             return 0

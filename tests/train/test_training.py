@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from coincide.schema import UserError
 from coincide.store import Artifact, Step
 from tests.train.tiny import ROWS, Bench, losses, weights
-from train.job import Job
+from train.job import TrainingJob
 from train.outcome import Stopped
 
 ROOT = Path(__file__).parents[2]
@@ -292,7 +292,7 @@ def test_another_layout_cannot_resume(bench: Bench) -> None:
 
 def test_job_round_trip(plain: Artifact) -> None:
     path = plain.path / "recipe.json"
-    job = Job.read(path)
+    job = TrainingJob.read(path)
     job.write(path.with_name("again.json"))
     assert path.with_name("again.json").read_bytes() == path.read_bytes()
     path.with_name("again.json").unlink()

@@ -18,7 +18,7 @@ from coincide.schema import UserError
 
 
 @dataclass(frozen=True)
-class Source:
+class MixtureSource:
     """A part of the mixture: ``share`` of the rows, at most ``turns`` questions in a row."""
 
     name: str
@@ -31,18 +31,18 @@ class Source:
 
 
 SOURCES = (
-    Source("vqa", 0.225, tasks.attributes, turns=4, repeats=0.35),
-    Source("objects", 0.15, tasks.presence, turns=2, repeats=0.25),
-    Source("digits", 0.12, tasks.reading_digits, repeats=0.25),
-    Source("places", 0.115, tasks.locating, turns=3, repeats=0.1),
-    Source("compare", 0.09, tasks.comparing, turns=2),
-    Source("describe", 0.07, tasks.describing),
-    Source("text", 0.06, None, turns=2),
-    Source("choice", 0.055, tasks.choice, turns=2),
-    Source("charts", 0.04, tasks.charts, turns=2),
-    Source("counting", 0.035, tasks.counting),
-    Source("letters", 0.025, tasks.reading_letters),
-    Source("textures", 0.015, tasks.textures, turns=2),
+    MixtureSource("vqa", 0.225, tasks.attributes, turns=4, repeats=0.35),
+    MixtureSource("objects", 0.15, tasks.presence, turns=2, repeats=0.25),
+    MixtureSource("digits", 0.12, tasks.reading_digits, repeats=0.25),
+    MixtureSource("places", 0.115, tasks.locating, turns=3, repeats=0.1),
+    MixtureSource("compare", 0.09, tasks.comparing, turns=2),
+    MixtureSource("describe", 0.07, tasks.describing),
+    MixtureSource("text", 0.06, None, turns=2),
+    MixtureSource("choice", 0.055, tasks.choice, turns=2),
+    MixtureSource("charts", 0.04, tasks.charts, turns=2),
+    MixtureSource("counting", 0.035, tasks.counting),
+    MixtureSource("letters", 0.025, tasks.reading_letters),
+    MixtureSource("textures", 0.015, tasks.textures, turns=2),
 )
 WRONG = 0.03
 """Share of rows whose answers belong to another picture of their source."""
@@ -51,7 +51,7 @@ SHARED_IDS = 0.01
 
 
 @dataclass(frozen=True)
-class Row:
+class MixtureRow:
     """One training row before it is written."""
 
     source: str
@@ -61,13 +61,13 @@ class Row:
     questions: tuple[Question, ...]
 
 
-def rows(n: int, seed: int) -> list[Row]:
+def rows(n: int, seed: int) -> list[MixtureRow]:
     """``n`` rows of the mixture in source order, as LLaVA's file has its blocks."""
     if n < 200:
         raise UserError(f"data.n={n}: expected at least 200, so that each source has rows.")
     counts = [round(source.share * n) for source in SOURCES]
     counts[0] += n - sum(counts)
-    found: list[Row] = []
+    found: list[MixtureRow] = []
     pictures = 0
     for number, (source, count) in enumerate(zip(SOURCES, counts, strict=True)):
         rng = np.random.Generator(np.random.PCG64([seed, 1, number]))
@@ -77,13 +77,15 @@ def rows(n: int, seed: int) -> list[Row]:
     return found
 
 
-def _block(source: Source, count: int, rng: np.random.Generator, picture: int) -> list[Row]:
-    block: list[Row] = []
+def _block(
+    source: MixtureSource, count: int, rng: np.random.Generator, picture: int
+) -> list[MixtureRow]:
+    block: list[MixtureRow] = []
     unused: list[tuple[int, Scene, list[Question]]] = []
     for _ in range(count):
         turns = int(rng.integers(1, source.turns + 1))
         if source.make is None:
-            block.append(Row(source.name, None, -1, tuple(tasks.talking(rng)[:turns])))
+            block.append(MixtureRow(source.name, None, -1, tuple(tasks.talking(rng)[:turns])))
             continue
         if unused and rng.random() < source.repeats:
             number, scene, questions = unused[int(rng.integers(len(unused)))]
@@ -93,21 +95,23 @@ def _block(source: Source, count: int, rng: np.random.Generator, picture: int) -
             number = picture
             picture += 1
             unused.append((number, scene, questions))
-        block.append(Row(source.name, scene, number, tuple(questions[:turns])))
+        block.append(MixtureRow(source.name, scene, number, tuple(questions[:turns])))
     return block
 
 
-def _some_wrong(block: list[Row], rng: np.random.Generator) -> list[Row]:
+def _some_wrong(block: list[MixtureRow], rng: np.random.Generator) -> list[MixtureRow]:
     """A few rows take over the questions and answers of another picture of the block."""
     spoiled = list(block)
     if block[0].scene is not None:
         for i in rng.permutation(len(block))[: round(WRONG * len(block))]:
             other = block[int(rng.integers(len(block)))]
-            spoiled[i] = Row(block[i].source, block[i].scene, block[i].picture, other.questions)
+            spoiled[i] = MixtureRow(
+                block[i].source, block[i].scene, block[i].picture, other.questions
+            )
     return spoiled
 
 
-def llava_record(row: Row, number: int, ids: list[str]) -> dict[str, Any]:
+def llava_record(row: MixtureRow, number: int, ids: list[str]) -> dict[str, Any]:
     """The row as LLaVA json has it; ``source`` is the field that LLaVA-665K lacks."""
     conversations = []
     for turn, question in enumerate(row.questions):
@@ -121,12 +125,12 @@ def llava_record(row: Row, number: int, ids: list[str]) -> dict[str, Any]:
     return record
 
 
-def image_name(row: Row) -> str:
+def image_name(row: MixtureRow) -> str:
     """Where the picture of ``row`` lies under the image root."""
     return f"{row.source}/{row.picture:06d}.png"
 
 
-def make_ids(rows_: list[Row], seed: int) -> list[str]:
+def make_ids(rows_: list[MixtureRow], seed: int) -> list[str]:
     """Ids, a few of them twice."""
     rng = np.random.Generator(np.random.PCG64([seed, 2]))
     ids = [f"{row.source}_{i:06d}" for i, row in enumerate(rows_)]

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from coincide.data.demo import tasks
-from coincide.data.demo.mixture import Row, image_name, llava_record, make_ids, rows
+from coincide.data.demo.mixture import MixtureRow, image_name, llava_record, make_ids, rows
 from coincide.data.demo.tasks import Maker, Question
 from coincide.data.demo.world import Scene, draw
 from coincide.data.llava_json import read
@@ -79,7 +79,7 @@ class Demo:
         }
 
 
-def _write_pictures(folder: Path, found: list[Row], seed: int) -> int:
+def _write_pictures(folder: Path, found: list[MixtureRow], seed: int) -> int:
     """Each distinct picture once; picture i is drawn from its own generator."""
     scenes = {image_name(row): row for row in found if row.scene is not None}
     for name, row in scenes.items():

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from coincide.processes import holder_of, this_process
+from coincide.processes import parse_process, this_process
 
 LEASE = 60.0
 """Seconds without a touch after which a claim is void."""
@@ -77,7 +77,7 @@ class Claims:
             return True
         except ValueError:
             record = {}  # cut short, or being written
-        holder = holder_of(str(record.get("holder")))
+        holder = parse_process(str(record.get("holder")))
         dead = holder is not None and holder.alive is False
         return dead or self._now() - touched > self.lease
 
@@ -86,7 +86,7 @@ class Claims:
         holder = None
         with suppress(OSError, ValueError):
             record = json.loads((self.folder / name).read_text(encoding="utf-8"))
-            holder = holder_of(str(record.get("holder")))
+            holder = parse_process(str(record.get("holder")))
         if holder is None:
             return f"another process (for {self.lease:.0f} s, should it stay silent)"
         if holder.here:

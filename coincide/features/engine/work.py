@@ -26,7 +26,7 @@ POLL = 0.5
 """Seconds between two looks at shards that others are at."""
 
 
-class Teller(Protocol):
+class ProgressListener(Protocol):
     """Who hears of progress: the bar, or the parent of a worker."""
 
     def begun(self, shard: int) -> None: ...
@@ -34,10 +34,10 @@ class Teller(Protocol):
 
 
 @dataclass(frozen=True)
-class Work:
+class PassWork:
     """Picklable description of one feature pass, sent to every worker."""
 
-    over: SignalPass
+    signal_pass: SignalPass
     signals: tuple[Signal, ...]
     folders: tuple[Path, ...]
     """Where the shards of each signal go."""
@@ -56,7 +56,7 @@ class Work:
         step = self.shard_rows
         return [range(i, min(i + step, self.rows)) for i in range(0, self.rows, step)]
 
-    def left(self) -> list[int]:
+    def missing_shards(self) -> list[int]:
         """Shards that some signal lacks; none once the artifacts are made."""
         try:
             names = [{path.name for path in folder.iterdir()} for folder in self.folders]
@@ -77,13 +77,13 @@ def layout_of(folder: Path) -> Mapping[str, int] | None:
     return None
 
 
-def do_shards(work: Work, device: str, decoders: int, tell: Teller) -> None:
+def do_shards(work: PassWork, device: str, decoders: int, tell: ProgressListener) -> None:
     """Compute one free shard after the other until all are there, done here or elsewhere."""
-    dataset = work.over.source.open(work.data)
-    made = work.over.computer(work.signals, work.model, dataset, device, decoders)
+    dataset = work.signal_pass.source.open(work.data)
+    made = work.signal_pass.computer(work.signals, work.model, dataset, device, decoders)
     waited = 0.0
     with made as compute, Claims(work.claims) as claims:
-        while left := work.left():
+        while left := work.missing_shards():
             shard = next((i for i in left if claims.take(f"{i:05d}")), None)
             if shard is None:
                 waited += POLL
@@ -99,7 +99,7 @@ def do_shards(work: Work, device: str, decoders: int, tell: Teller) -> None:
             claims.release(f"{shard:05d}")
 
 
-def _write(work: Work, shard: int, values: Sequence[np.ndarray], valid: np.ndarray) -> None:
+def _write(work: PassWork, shard: int, values: Sequence[np.ndarray], valid: np.ndarray) -> None:
     """Write what is still missing: another worker may have taken over a claim grown old."""
     for signal, folder, value in zip(work.signals, work.folders, values, strict=True):
         stored = value.astype(signal.dtype)
@@ -108,13 +108,13 @@ def _write(work: Work, shard: int, values: Sequence[np.ndarray], valid: np.ndarr
                 write_shard(folder, shard, stored, valid)
 
 
-class Tally:
+class PassProgress:
     """How many rows of the pass are done, by whom ever, on a progress bar."""
 
-    def __init__(self, work: Work, bar: Any) -> None:
+    def __init__(self, work: PassWork, bar: Any) -> None:
         self.work = work
         self.bar = bar
-        self.sizes = {i: len(work.shards[i]) for i in work.left()}
+        self.sizes = {i: len(work.shards[i]) for i in work.missing_shards()}
         self.under_way: dict[int, tuple[int, int]] = {}
         """worker -> shard, rows of it."""
         self._looked = 0.0
@@ -139,7 +139,7 @@ class Tally:
     def show(self, *, look: bool = False) -> None:
         """Move the bar; ``look`` at the folders for shards done elsewhere, now and then."""
         if look or time.monotonic() - self._looked > 5:
-            self._left = set(self.work.left())
+            self._left = set(self.work.missing_shards())
             self._looked = time.monotonic()
         done = sum(size for shard, size in self.sizes.items() if shard not in self._left)
         done += sum(rows for shard, rows in self.under_way.values() if shard in self._left)

@@ -23,7 +23,7 @@ from typing import Any
 
 from coincide.disk import is_full
 from coincide.features.engine.devices import cores
-from coincide.features.engine.work import POLL, Tally, Work, do_shards
+from coincide.features.engine.work import POLL, PassProgress, PassWork, do_shards
 from coincide.processes import dying_with_me
 from coincide.schema import UserError
 
@@ -58,7 +58,7 @@ class _Sender:
         self.messages.send(("rows", count))
 
 
-def run_workers(work: Work, devices: Sequence[str], decoders: int, tally: Tally) -> None:
+def run_workers(work: PassWork, devices: Sequence[str], decoders: int, tally: PassProgress) -> None:
     """Run one worker per device until every shard is there.
 
     Raises UserError for what a worker found wrong with the input, :class:`WorkerFailed` for any
@@ -79,7 +79,7 @@ def run_workers(work: Work, devices: Sequence[str], decoders: int, tally: Tally)
             worker.messages.close()
 
 
-def _attend(work: Work, workers: list[_Worker], tally: Tally) -> None:
+def _attend(work: PassWork, workers: list[_Worker], tally: PassProgress) -> None:
     """Receive the workers' messages until every worker process has exited."""
     while workers:
         wait([worker.messages for worker in workers], POLL)
@@ -96,18 +96,18 @@ def _attend(work: Work, workers: list[_Worker], tally: Tally) -> None:
         tally.show()
 
 
-def _hear(worker: _Worker, message: tuple[str, Any], tally: Tally) -> None:
-    told, what = message
-    if told == "begun":
+def _hear(worker: _Worker, message: tuple[str, Any], tally: PassProgress) -> None:
+    kind, what = message
+    if kind == "begun":
         tally.begun(what, worker.number)
-    elif told == "rows":
+    elif kind == "rows":
         tally.rows(what, worker.number)
     else:
         shard = tally.lost(worker.number)
         where = "before its first shard" if shard is None else f"at shard {shard}"
-        if told == "full":
+        if kind == "full":
             raise OSError(errno.ENOSPC, f"{what} (worker {worker.number}, {where})")
-        if told == "user error":
+        if kind == "user error":
             raise UserError(f"{what} (worker {worker.number} on {worker.device}, {where})")
         raise WorkerFailed(
             f"worker {worker.number} on {worker.device} failed {where}:\n{what}"
@@ -115,7 +115,7 @@ def _hear(worker: _Worker, message: tuple[str, Any], tally: Tally) -> None:
         )
 
 
-def _ended(work: Work, worker: _Worker, others: Sequence[_Worker], tally: Tally) -> None:
+def _ended(work: PassWork, worker: _Worker, others: Sequence[_Worker], tally: PassProgress) -> None:
     code = worker.process.wait()
     shard = tally.lost(worker.number)
     if code == 0:
@@ -123,14 +123,14 @@ def _ended(work: Work, worker: _Worker, others: Sequence[_Worker], tally: Tally)
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     where = "" if shard is None else f" at shard {shard}, which another takes"
     print(f"features: worker {worker.number} on {worker.device} was {how}{where}", flush=True)
-    if not others and work.left():
+    if not others and work.missing_shards():
         raise UserError(
             f"every worker of the feature pass is gone, the last {how} (for want of memory?). "
             "Set a lower features.batch_tokens, decode_workers or processes; run again to resume."
         )
 
 
-def _start(work: Work, number: int, device: str, decoders: int, together: int) -> _Worker:
+def _start(work: PassWork, number: int, device: str, decoders: int, together: int) -> _Worker:
     """Start a worker. Not through ``multiprocessing``: its children outlive a parent that is killed
     while they import.
     """
@@ -159,7 +159,7 @@ def child() -> None:
     _main(work, device, decoders, together, messages)
 
 
-def _main(work: Work, device: str, decoders: int, together: int, messages: Connection) -> None:
+def _main(work: PassWork, device: str, decoders: int, together: int, messages: Connection) -> None:
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and ends us

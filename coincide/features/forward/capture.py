@@ -73,7 +73,7 @@ def check_layers(signals: Sequence[ForwardSignal], depth: int) -> tuple[int, ...
 
 
 @contextmanager
-def shortened(model: Any, signals: Sequence[ForwardSignal]) -> Iterator[None]:
+def without_unread_layers(model: Any, signals: Sequence[ForwardSignal]) -> Iterator[None]:
     """Leave out the layers after the last tap while no signal reads the output of the last one."""
     owner = decoder_of(model)
     layers = owner.layers

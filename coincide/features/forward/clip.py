@@ -46,7 +46,7 @@ def clip_computer(
         encoder.shown = ImagesOnce(encoder, dataset, ordered)
 
         def compute(
-            examples: Sequence[Example], told: Callable[[int], None]
+            examples: Sequence[Example], progress: Callable[[int], None]
         ) -> tuple[list[np.ndarray], np.ndarray]:
             valid = np.array([example.row not in dataset.dropped for example in examples])
             kept = [example for example in examples if example.row not in dataset.dropped]
@@ -55,7 +55,7 @@ def clip_computer(
                 whole = np.zeros((len(examples), signal.width(encoder.width)), dtype=np.float32)
                 whole[valid] = signal.embed(encoder, kept)
                 values.append(whole)
-            told(len(examples))
+            progress(len(examples))
             return values, valid
 
         yield compute
@@ -117,7 +117,7 @@ class ClipEncoder:
     def images_of(self, examples: Sequence[Example]) -> np.ndarray:
         """Of each example's image (of several, their mean's direction) [n, D]; NaN without one."""
         assert self.shown is not None, "no pass is running"
-        return self.shown.of(examples)
+        return self.shown.embed(examples)
 
     def _texts(self, texts: Sequence[str]) -> np.ndarray:
         batch = self.processor.tokenizer(
@@ -188,7 +188,7 @@ class ImagesOnce:
             for name in example.images
         }
 
-    def of(self, examples: Sequence[Example]) -> np.ndarray:
+    def embed(self, examples: Sequence[Example]) -> np.ndarray:
         """float32 [n, D]; NaN for an example without an image."""
         shown = {name: example for example in examples for name in example.images}
         new = [name for name in shown if name not in self.seen]

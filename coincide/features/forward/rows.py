@@ -90,7 +90,9 @@ class Forward:
         hidden = self.network.config.get_text_config().hidden_size
         return [signal.width(hidden) for signal in self.signals]
 
-    def __call__(self, batch: Sequence[Row], examples: Sequence[Example]) -> list[np.ndarray]:
+    def __call__(
+        self, batch: Sequence[EncodedRow], examples: Sequence[Example]
+    ) -> list[np.ndarray]:
         """The values [B, D] of each signal for the rows of ``batch``, in halves if need be."""
         try:
             return self._values(batch, examples)
@@ -192,7 +194,7 @@ class Forward:
 
 
 def _compute(
-    examples: Sequence[Example], told: Callable[[int], None], ordered: Ordered, forward: Forward
+    examples: Sequence[Example], progress: Callable[[int], None], ordered: Ordered, forward: Forward
 ) -> tuple[list[np.ndarray], np.ndarray]:
     values = [np.zeros((len(examples), columns)) for columns in forward.widths]
     valid = np.zeros(len(examples), dtype=bool)
@@ -203,20 +205,20 @@ def _compute(
         valid[places] = True
         for whole, part in zip(values, forward(batch, examples), strict=True):
             whole[places] = part
-        told(len(batch))
+        progress(len(batch))
     return values, valid
 
 
 def _rows(
-    examples: Sequence[Example], ordered: Ordered, told: Callable[[int], None]
-) -> Iterator[Row]:
+    examples: Sequence[Example], ordered: Ordered, progress: Callable[[int], None]
+) -> Iterator[EncodedRow]:
     """The usable rows, encoded, as they come: rows of one image together, the longest first."""
     groups = groups_by_image(examples)
     tasks = [[examples[place].row for place in group] for group in groups]
     for group, rows in zip(groups, ordered(tasks), strict=True):
         for place, arrays in zip(group, rows, strict=True):
             if arrays is None:
-                told(1)
+                progress(1)
             else:
                 yield place, {variant: as_tensors(each) for variant, each in arrays.items()}
 
@@ -236,12 +238,14 @@ def _length(row: Mapping[Variant, Encoded]) -> int:
     return max(len(encoded.input_ids) for encoded in row.values())
 
 
-def _batches(rows: Iterator[Row], options: Callable[[], FeaturePass]) -> Iterator[list[Row]]:
+def _batches(
+    rows: Iterator[EncodedRow], options: Callable[[], FeaturePass]
+) -> Iterator[list[EncodedRow]]:
     """``rows`` in batches of like length, at most ``batch_size`` and ``batch_tokens`` with padding.
 
     The longest of those that are held go first; what goes is made up for before the next batch.
     """
-    held: list[Row] = []
+    held: list[EncodedRow] = []
     for row in rows:
         insort(held, row, key=_longest_first)
         if len(held) >= max(WINDOW, options().batch_size):
@@ -254,7 +258,7 @@ def _longest_first(row: Row) -> tuple[int, int]:
     return -_length(row[1]), row[0]
 
 
-def _taken(held: list[Row], options: FeaturePass) -> list[Row]:
+def _taken(held: list[EncodedRow], options: FeaturePass) -> list[EncodedRow]:
     """The first of ``held`` that make up a batch, taken out of it; at least one."""
     fit = options.batch_tokens // _length(held[0][1])
     count = max(1, min(fit, options.batch_size))

@@ -22,7 +22,7 @@ class ClipSignal(EmbeddingSignal):
     nan_allowed: ClassVar[bool] = True
 
     @classmethod
-    def over(cls, model: Any, source: DataSource, options: FeaturePass) -> SignalPass:
+    def make_pass(cls, model: Any, source: DataSource, options: FeaturePass) -> SignalPass:
         return ClipPass(model, source, options)
 
 

@@ -26,7 +26,7 @@ class ReferenceSignal(ForwardSignal):
     model: ClassVar[str] = "reference"
 
     @classmethod
-    def over(cls, model: Any, source: DataSource, options: FeaturePass) -> SignalPass:
+    def make_pass(cls, model: Any, source: DataSource, options: FeaturePass) -> SignalPass:
         return ReferencePass(model, source, model.dtype, options)
 
 

@@ -19,13 +19,13 @@ from torch.nn.functional import normalize
 from coincide.ops.arrays import TILE, refuse_faults, release, row_digests, row_faults
 from coincide.ops.kmeans.nearest import UNIT, assign, rounding
 from coincide.ops.kmeans.ranks import all_rows, ranks, share_of_rows, total
-from coincide.ops.kmeans.rows import Rows
-from coincide.ops.kmeans.state import EVERY, State, read_state, write_state
+from coincide.ops.kmeans.rows import RowBounds
+from coincide.ops.kmeans.state import EVERY, KMeansState, read_state, write_state
 from coincide.ops.kmeans.units import (
-    Room,
+    BufferPool,
+    angles_between,
     plain_nearest,
     row_cosines,
-    turned,
     unit_means,
     unit_rows,
 )
@@ -52,7 +52,7 @@ def spherical_kmeans(
     *,
     chunk_rows: int | None = None,
     device: str = "cpu",
-    told: Callable[[Iteration], None] | None = None,
+    on_iteration: Callable[[Iteration], None] | None = None,
     keep: Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cluster the rows of ``x`` [N, D] by direction.
@@ -61,8 +61,8 @@ def spherical_kmeans(
     from ``k`` distinct rows drawn with ``seed``; stops early once nothing moves. A cluster that
     runs empty restarts at the row farthest from its centroid. Under torch.distributed every rank
     calls this with the same arguments, works on its share of the rows and gets the whole answer.
-    ``told`` hears of every iteration. ``keep`` is a file in which the state is kept every few
-    iterations: who finds it there goes on from it, to the same answer.
+    ``on_iteration`` is called after every iteration. ``keep`` is a file to which the state is
+    written every few iterations; a later call that finds it resumes from it, to the same answer.
 
     Returns:
         ``centroids`` float32 [K, D] of unit norm and ``assignment`` int32 [N], the nearest
@@ -83,7 +83,9 @@ def spherical_kmeans(
         if state
         else start_centroids(x, digests, k, seed, device)
     )
-    lloyd = _Lloyd(x, digests, Rows.unknown(first, last, start.mean(0)), start, chunk_rows, told)
+    lloyd = _Lloyd(
+        x, digests, RowBounds.unknown(first, last, start.mean(0)), start, chunk_rows, on_iteration
+    )
     if state:
         lloyd.number, lloyd.previous = state.done, state.nearest[first:last]
     while lloyd.number < iterations and lloyd.assign():
@@ -107,17 +109,17 @@ class _Lloyd:
         self,
         x: np.ndarray,
         digests: np.ndarray,
-        rows: Rows,
+        rows: RowBounds,
         centroids: torch.Tensor,
         chunk_rows: int | None,
-        told: Callable[[Iteration], None] | None,
+        on_iteration: Callable[[Iteration], None] | None,
     ) -> None:
         self.x, self.digests, self.rows, self.centroids = x, digests, rows, centroids
         self.chunk_rows = chunk_rows
-        self.told = told
+        self.on_iteration = on_iteration
         self.sums = torch.zeros(centroids.shape, dtype=torch.int64, device=centroids.device)
         """Of this rank's rows, fixed-point."""
-        self.room = Room(centroids.device)
+        self.buffers = BufferPool(centroids.device)
         self.moved = np.full(len(centroids), np.pi)
         self.number = 0
         self.previous = rows.nearest.copy()
@@ -143,7 +145,7 @@ class _Lloyd:
         """Keep the state in a file."""
         nearest = all_rows(self.rows.nearest, len(self.x), self._device)
         if ranks()[0] == 0:
-            write_state(keep, State(self.number, self.centroids.cpu().numpy(), nearest))
+            write_state(keep, KMeansState(self.number, self.centroids.cpu().numpy(), nearest))
 
     def settle(self) -> tuple[np.ndarray, np.ndarray]:
         """Final centroids and assignment; empty clusters restart at strays until none is empty.
@@ -180,14 +182,14 @@ class _Lloyd:
             self.centroids,
             self.moved,
             self.sums,
-            self.room,
+            self.buffers,
             self.chunk_rows,
         )
         self.moved = np.zeros(len(self.centroids))
         self.number += 1
-        if self.told:
+        if self.on_iteration:
             changed = int((self.previous != self.rows.nearest).sum())
-            self.told(Iteration(self.number, cosines, changed))
+            self.on_iteration(Iteration(self.number, cosines, changed))
 
     def _empty(self) -> np.ndarray:
         """The clusters without a row, ascending."""
@@ -231,7 +233,7 @@ class _Lloyd:
         own = np.empty(len(rows.nearest), np.float32)
         for start in range(0, len(own), TILE):
             stop = min(start + TILE, len(own))
-            unit = unit_rows(self.x, rows.first + start, rows.first + stop, self.room)
+            unit = unit_rows(self.x, rows.first + start, rows.first + stop, self.buffers)
             nearest = torch.from_numpy(rows.nearest[start:stop]).to(self.centroids.device)
             every = torch.arange(stop - start, device=self.centroids.device)
             own[start:stop] = row_cosines(unit, every, self.centroids, nearest).cpu().numpy()
@@ -239,7 +241,7 @@ class _Lloyd:
 
     def _move_to(self, centroids: torch.Tensor) -> None:
         """Take the new centroids and note by how much each moved."""
-        self.moved = np.maximum(self.moved, turned(self.centroids, centroids))
+        self.moved = np.maximum(self.moved, angles_between(self.centroids, centroids))
         self.centroids = centroids
 
 

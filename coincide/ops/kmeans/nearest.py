@@ -30,12 +30,12 @@ import numpy as np
 import torch
 
 from coincide.ops.arrays import TILE, block_rows
-from coincide.ops.kmeans.rows import Rows
+from coincide.ops.kmeans.rows import RowBounds
 from coincide.ops.kmeans.units import (
-    Room,
+    BufferPool,
     gathered_nearest,
-    pieces,
     plain_nearest,
+    row_blocks,
     row_cosines,
     unit_rows,
 )
@@ -64,25 +64,25 @@ def rounding(width: int) -> float:
 
 def assign(
     x: np.ndarray,
-    rows: Rows,
+    rows: RowBounds,
     centroids: torch.Tensor,
     moved: np.ndarray,
     sums: torch.Tensor,
-    room: Room,
+    buffers: BufferPool,
     chunk_rows: int | None = None,
 ) -> int:
     """Bring ``rows`` to the centroids float32 [K, D] and ``sums`` int64 [K, D] to the rows.
 
     ``moved`` float64 [K]: the angle between each centroid and its predecessor, to which ``rows``
     refers. ``sums`` are the fixed-point sums of each cluster's unit rows and change with the rows
-    that change cluster; ``room`` keeps buffers from one call to the next. Returns the number of
+    that change cluster; ``buffers`` keeps buffers from one call to the next. Returns the number of
     cosines computed.
     """
     pending = _Pending(rows, centroids, sums)
     step = block_rows(x, chunk_rows)
     if centroids.numel() < _SMALL:
-        return _assign_plainly(x, rows, pending, room, step)
-    search = _Search(centroids, moved, rows.centre, room)
+        return _assign_plainly(x, rows, pending, buffers, step)
+    search = _Search(centroids, moved, rows.centre, buffers)
     own_moved = moved[rows.nearest]
     rows.near += own_moved
     rows.cosine[own_moved > 0] = np.nan
@@ -91,31 +91,35 @@ def assign(
     for start in range(0, len(prefix), step):
         active = np.flatnonzero(prefix[start : start + step])
         if len(active):
-            unit = _block(x, rows, room, start, step)
+            unit = _block(x, rows, buffers, start, step)
             _assign_block(search, rows, pending, unit, start, active)
     pending.decide(all_of_them=True)
     return search.cosines
 
 
-def _assign_plainly(x: np.ndarray, rows: Rows, pending: _Pending, room: Room, step: int) -> int:
+def _assign_plainly(
+    x: np.ndarray, rows: RowBounds, pending: _Pending, buffers: BufferPool, step: int
+) -> int:
     """Every row by the plain product."""
     for start in range(0, len(rows.nearest), step):
-        unit = _block(x, rows, room, start, step)
+        unit = _block(x, rows, buffers, start, step)
         places = np.arange(len(unit))
         _, nearest = plain_nearest(unit, pending.centroids)
         pending.change(start + places, unit, nearest, places)
     return len(rows.nearest) * len(pending.centroids)
 
 
-def _block(x: np.ndarray, rows: Rows, room: Room, start: int, step: int) -> torch.Tensor:
+def _block(
+    x: np.ndarray, rows: RowBounds, buffers: BufferPool, start: int, step: int
+) -> torch.Tensor:
     """Unit vectors of up to ``step`` rows from ``start`` on."""
     stop = min(start + step, len(rows.nearest))
-    return unit_rows(x, rows.first + start, rows.first + stop, room)
+    return unit_rows(x, rows.first + start, rows.first + stop, buffers)
 
 
 def _assign_block(
     search: _Search,
-    rows: Rows,
+    rows: RowBounds,
     pending: _Pending,
     unit: torch.Tensor,
     start: int,
@@ -129,16 +133,18 @@ def _assign_block(
     order = np.argsort(-prefix, kind="stable")
     for part, length in _alike(prefix[order]):
         mine = order[part]
-        chosen = search.room.of("chosen", (len(mine), unit.shape[1]), unit.dtype)
+        chosen = search.buffers.get("chosen", (len(mine), unit.shape[1]), unit.dtype)
         torch.index_select(unit, 0, _index(active[mine], unit), out=chosen)
         found = search.among(chosen, rows, at[mine], length)
         _record(search, rows, pending, at[mine], chosen, found, length)
 
 
-def _know(search: _Search, rows: Rows, unit: torch.Tensor, start: int, active: np.ndarray) -> None:
+def _know(
+    search: _Search, rows: RowBounds, unit: torch.Tensor, start: int, active: np.ndarray
+) -> None:
     """Fill in what is missing of the ``active`` rows: own cosine, product with the centre, loss."""
     missing = active[np.isnan(rows.base[start + active])]
-    for piece in pieces(len(missing), unit.device):
+    for piece in row_blocks(len(missing), unit.device):
         some = missing[piece]
         base, lost = search.of_rows(unit.index_select(0, _index(some, unit)))
         rows.base[start + some], rows.lost[start + some] = base.cpu().numpy(), lost.cpu().numpy()
@@ -173,7 +179,7 @@ class _Found:
 
 def _record(
     search: _Search,
-    rows: Rows,
+    rows: RowBounds,
     pending: _Pending,
     at: np.ndarray,
     unit: torch.Tensor,
@@ -198,9 +204,9 @@ class _Search:
     """Centroids ready to be searched: in the order of their movement, centred, in half."""
 
     def __init__(
-        self, centroids: torch.Tensor, moved: np.ndarray, centre: torch.Tensor, room: Room
+        self, centroids: torch.Tensor, moved: np.ndarray, centre: torch.Tensor, buffers: BufferPool
     ) -> None:
-        self.room = room
+        self.buffers = buffers
         order = np.argsort(-moved, kind="stable")
         self.moves = moved[order]
         self.margin = rounding(centroids.shape[1])
@@ -209,7 +215,7 @@ class _Search:
         self._order = torch.from_numpy(order).to(centroids.device)
         self._half = torch.empty(centroids.shape, dtype=_half(centroids), device=centroids.device)
         self._reach = self._lost = 0.0
-        for piece in pieces(len(order), centroids.device):
+        for piece in row_blocks(len(order), centroids.device):
             part = centroids[self._order[piece]] - centre
             half = self._half[piece].copy_(part)
             self._reach = max(self._reach, float(part.norm(dim=1).max()))
@@ -228,7 +234,7 @@ class _Search:
         """Products with the centre and the lengths lost in half precision, float32 [m]."""
         return unit @ self._centre, (unit - unit.to(self._half.dtype)).norm(dim=1)
 
-    def among(self, unit: torch.Tensor, rows: Rows, at: np.ndarray, length: int) -> _Found:
+    def among(self, unit: torch.Tensor, rows: RowBounds, at: np.ndarray, length: int) -> _Found:
         """The nearest of the first ``length`` centroids and the present one of rows ``at``."""
         self.cosines += len(unit) * length
         own = torch.from_numpy(rows.cosine[at]).to(unit.device).nan_to_num(-torch.inf)
@@ -236,8 +242,8 @@ class _Search:
             torch.from_numpy(known[at]).to(unit.device) for known in (rows.base, rows.lost)
         )
         nearest = _index(rows.nearest[at], unit)
-        half = self.room.of("half", tuple(unit.shape), self._half.dtype).copy_(unit)
-        product = self.room.of("product", (len(unit), length), self._half.dtype)
+        half = self.buffers.get("half", tuple(unit.shape), self._half.dtype).copy_(unit)
+        product = self.buffers.get("product", (len(unit), length), self._half.dtype)
         _multiply(half, self._half[:length], product)
         top, index = product.topk(min(2, length), dim=1)
         top = torch.nn.functional.pad(top.float(), (0, 2 - top.shape[1]), value=-torch.inf)
@@ -292,7 +298,7 @@ class _Search:
 class _Pending:
     """Rows that wait until a tile of them is full, and the sums that follow every change."""
 
-    rows: Rows
+    rows: RowBounds
     centroids: torch.Tensor
     sums: torch.Tensor
     _at: list[np.ndarray] = field(default_factory=list)
@@ -322,7 +328,7 @@ class _Pending:
         after, before = nearest.cpu().numpy()[places], self.rows.nearest[at]
         self.rows.nearest[at] = after
         changed = np.flatnonzero(after != before)
-        for piece in pieces(len(changed), unit.device):
+        for piece in row_blocks(len(changed), unit.device):
             some = changed[piece]
             fixed = unit.index_select(0, _index(places[some], unit)).mul_(UNIT).long()
             self.sums.index_add_(0, _index(after[some], unit), fixed)

@@ -24,15 +24,17 @@ def kmeans_on(
     seed: int,
     *,
     keep: Path | None = None,
-    told: Callable[[Iteration], None] | None = None,
+    on_iteration: Callable[[Iteration], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """:func:`~coincide.ops.kmeans.spherical_kmeans` on ``devices``, in a process for each.
 
     ``x`` is pickled: give an array that maps its files where it is opened. CPU processes share
-    the threads of this one. ``told`` hears of the iterations of a single device.
+    the threads of this one. ``on_iteration`` hears of the iterations of a single device.
     """
     if len(devices) == 1:
-        return spherical_kmeans(x, k, iterations, seed, device=devices[0], keep=keep, told=told)
+        return spherical_kmeans(
+            x, k, iterations, seed, device=devices[0], keep=keep, on_iteration=on_iteration
+        )
     with tempfile.TemporaryDirectory(prefix="kmeans-") as name:
         folder = Path(name)
         threads = max(1, torch.get_num_threads() // len(devices))

@@ -9,7 +9,7 @@ import torch
 
 
 @dataclass
-class Rows:
+class RowBounds:
     """What is known of the rows ``first, first + 1, ...`` from one iteration to the next."""
 
     first: int
@@ -29,12 +29,12 @@ class Rows:
     """float32 [n], the length of what the row loses in half precision."""
 
     @staticmethod
-    def unknown(first: int, last: int, centre: torch.Tensor) -> Rows:
+    def unknown(first: int, last: int, centre: torch.Tensor) -> RowBounds:
         """Rows of which nothing is known yet."""
         n = last - first
         blank = [np.full(n, np.nan, np.float32) for _ in range(3)]
         nearest, far = np.full(n, -1, np.int64), np.full(n, -np.pi)
-        return Rows(first, centre, nearest, blank[0], np.full(n, np.pi), far, *blank[1:])
+        return RowBounds(first, centre, nearest, blank[0], np.full(n, np.pi), far, *blank[1:])
 
     def put(self, row: int, cluster: int) -> None:
         """Move a row to a cluster by force; it is searched for in full next time."""

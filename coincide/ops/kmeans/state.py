@@ -13,7 +13,7 @@ EVERY = 5
 
 
 @dataclass(frozen=True)
-class State:
+class KMeansState:
     """After ``done`` iterations."""
 
     done: int
@@ -23,15 +23,15 @@ class State:
     """int64 [N], the assignment that they are the means of."""
 
 
-def read_state(path: Path | None) -> State | None:
+def read_state(path: Path | None) -> KMeansState | None:
     """What an earlier attempt left at ``path``, if anything."""
     if path is None or not path.is_file():
         return None
     with np.load(path, allow_pickle=False) as kept:
-        return State(int(kept["done"]), kept["centroids"], kept["nearest"])
+        return KMeansState(int(kept["done"]), kept["centroids"], kept["nearest"])
 
 
-def write_state(path: Path, state: State) -> None:
+def write_state(path: Path, state: KMeansState) -> None:
     """Write whole or not at all."""
     temporary = path.with_name(f".tmp-{path.name}")
     with temporary.open("wb") as file:

@@ -20,14 +20,14 @@ _PIECE = 128
 """Rows of an intermediate result on the CPU."""
 
 
-class Room:
+class BufferPool:
     """Named buffers on one device, grown where needed."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._kept: dict[str, torch.Tensor] = {}
 
-    def of(self, name: str, shape: tuple[int, ...], kind: torch.dtype) -> torch.Tensor:
+    def get(self, name: str, shape: tuple[int, ...], kind: torch.dtype) -> torch.Tensor:
         """The buffer ``name`` in this shape; holds what was last written to it, or anything."""
         size = prod(shape)
         kept = self._kept.get(name)
@@ -36,26 +36,26 @@ class Room:
         return kept[:size].view(shape)
 
 
-def pieces(rows: int, device: Any) -> Iterator[slice]:
+def row_blocks(rows: int, device: Any) -> Iterator[slice]:
     """Cut ``rows`` into as many as are worked on at once."""
     step = _PIECE if torch.device(device).type == "cpu" else TILE
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
 
 
-def unit_rows(x: np.ndarray, start: int, stop: int, room: Room) -> torch.Tensor:
-    """Rows ``start`` to ``stop`` as unit vectors float32 [n, D], in ``room``'s buffer of that name.
+def unit_rows(x: np.ndarray, start: int, stop: int, buffers: BufferPool) -> torch.Tensor:
+    """Rows ``start`` to ``stop`` of ``x`` as unit vectors float32 [n, D], in the buffer ``unit``.
 
     ``start`` is a multiple of a tile; a tile is read at a time.
     """
     whole = -(-(stop - start) // TILE) * TILE
-    unit = room.of("unit", (whole, x.shape[1]), torch.float32)
+    unit = buffers.get("unit", (whole, x.shape[1]), torch.float32)
     for first in range(0, whole, TILE):
         rows = read_rows(x, start + first, min(start + first + TILE, stop))
-        tile = torch.from_numpy(rows).to(room.device)
+        tile = torch.from_numpy(rows).to(buffers.device)
         if len(tile) < TILE:
             tile = torch.cat([tile, tile.new_zeros(TILE - len(tile), tile.shape[1])])
-        for piece in pieces(TILE, room.device):
+        for piece in row_blocks(TILE, buffers.device):
             normalize(tile[piece].float(), out=unit[first : first + TILE][piece])
     return unit[: stop - start]
 
@@ -108,16 +108,16 @@ def row_cosines(
 ) -> torch.Tensor:
     """Cosine float32 [p] of each pair of a row of ``unit`` and a centroid."""
     cosine = torch.empty(len(row), device=unit.device)
-    for piece in pieces(len(row), unit.device):
+    for piece in row_blocks(len(row), unit.device):
         product = unit.index_select(0, row[piece])
         cosine[piece] = product.mul_(centroids.index_select(0, centroid[piece])).sum(1)
     return cosine
 
 
-def turned(before: torch.Tensor, after: torch.Tensor) -> np.ndarray:
+def angles_between(before: torch.Tensor, after: torch.Tensor) -> np.ndarray:
     """Angle float64 [K] between unit rows of two matrices, rounded up; 0 where they are equal."""
     chord = torch.empty(len(before), dtype=torch.float64, device=before.device)
-    for piece in pieces(len(before), before.device):
+    for piece in row_blocks(len(before), before.device):
         chord[piece] = (after[piece].double() - before[piece]).norm(dim=1)
     angle = 2 * torch.arcsin((chord / 2).clamp(max=1)) + 1e-6
     return torch.where(chord > 0, angle, 0.0).cpu().numpy()
@@ -126,7 +126,7 @@ def turned(before: torch.Tensor, after: torch.Tensor) -> np.ndarray:
 def unit_means(sums: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
     """Unit means float32 [K, D]; where the members cancel out, the previous centroid stays."""
     means = torch.empty_like(previous)
-    for piece in pieces(len(sums), sums.device):
+    for piece in row_blocks(len(sums), sums.device):
         some = (sums[piece] != 0).any(1, keepdim=True)
         mean = normalize(sums[piece].double())
         means[piece] = torch.where(some, mean, previous[piece].double()).float()

@@ -9,8 +9,8 @@ from typing import Any
 from datasets import Dataset, Image
 from lmms_eval.tasks._task_utils.vqa_eval_metric import EvalAIAnswerProcessor
 
-Document = Mapping[str, Any]
-Pair = tuple[str, str]
+DemoDocument = Mapping[str, Any]
+AnswerPair = tuple[str, str]
 """What was answered and what is true, ``yes``, ``no`` or, of an answer, something else."""
 
 vqa_words = EvalAIAnswerProcessor()
@@ -21,7 +21,7 @@ def decode_images(documents: Dataset) -> Dataset:
     return documents.cast_column("image", Image())
 
 
-def doc_to_visual(doc: Document) -> list[Any]:
+def doc_to_visual(doc: DemoDocument) -> list[Any]:
     """The picture of the document; none for a text-only one."""
     return [] if doc["image"] is None else [doc["image"]]
 
@@ -34,17 +34,17 @@ def normalise(text: str) -> str:
     return vqa_words(text) or text.strip().lower()
 
 
-def vqa_match(doc: Document, results: Sequence[str]) -> dict[str, float]:
+def vqa_match(doc: DemoDocument, results: Sequence[str]) -> dict[str, float]:
     """1 when answer and target are equal as VQA normalises them."""
     return {"exact_match": float(normalise(results[0]) == normalise(doc["answer"]))}
 
 
-def text_match(doc: Document, results: Sequence[str]) -> dict[str, float]:
+def text_match(doc: DemoDocument, results: Sequence[str]) -> dict[str, float]:
     """1 when the answer is the target, case and a final full stop aside."""
     return {"exact_match": float(_plain(results[0]) == _plain(doc["answer"]))}
 
 
-def choice_match(doc: Document, results: Sequence[str]) -> dict[str, float]:
+def choice_match(doc: DemoDocument, results: Sequence[str]) -> dict[str, float]:
     """``exact_match`` of the letter, and ``flexible_match`` of letter or choice in a sentence."""
     answer, letter = results[0], doc["answer"].strip().upper()
     return {
@@ -66,7 +66,7 @@ def chosen_letter(answer: str, question: str) -> str | None:
     return letters[0] if len(letters) == 1 else None
 
 
-def yes_or_no(doc: Document, results: Sequence[str]) -> dict[str, Any]:
+def yes_or_no(doc: DemoDocument, results: Sequence[str]) -> dict[str, Any]:
     """POPE's five figures: whether it is right, and the pair that the other four count."""
     words = re.findall(r"[a-z]+", results[0].lower())
     pair = (words[0] if words else "", doc["answer"].strip().lower())
@@ -76,23 +76,23 @@ def yes_or_no(doc: Document, results: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def precision(pairs: Sequence[Pair]) -> float:
+def precision(pairs: Sequence[AnswerPair]) -> float:
     """Share of the yes answers that are right; 0 when there is none."""
     return _share(pairs.count(("yes", "yes")), sum(said == "yes" for said, _ in pairs))
 
 
-def recall(pairs: Sequence[Pair]) -> float:
+def recall(pairs: Sequence[AnswerPair]) -> float:
     """Share of the true yes that were answered yes."""
     return _share(pairs.count(("yes", "yes")), sum(true == "yes" for _, true in pairs))
 
 
-def f1(pairs: Sequence[Pair]) -> float:
+def f1(pairs: Sequence[AnswerPair]) -> float:
     """Harmonic mean of precision and recall, 2 TP / (2 TP + FP + FN)."""
     positives = sum((said == "yes") + (true == "yes") for said, true in pairs)
     return _share(2 * pairs.count(("yes", "yes")), positives)
 
 
-def yes_ratio(pairs: Sequence[Pair]) -> float:
+def yes_ratio(pairs: Sequence[AnswerPair]) -> float:
     """Share of yes among the answers; the data's own share is the ideal."""
     return _share(sum(said == "yes" for said, _ in pairs), len(pairs))
 

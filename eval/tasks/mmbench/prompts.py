@@ -10,22 +10,22 @@ from typing import Any
 
 from lmms_eval.tasks.mmbench import cn_utils, en_utils
 
-Document = Mapping[str, Any]
+MMBenchDocument = Mapping[str, Any]
 MISSING = ("", "nan", "none")
 """How a table that was read and written again spells an empty cell, case aside."""
 
 
-def lmms_eval_en(doc: Document, lmms_eval_specific_kwargs: Mapping[str, str]) -> str:
+def lmms_eval_en(doc: MMBenchDocument, lmms_eval_specific_kwargs: Mapping[str, str]) -> str:
     """lmms-eval's English prompt, without a hint where there is none."""
     return str(en_utils.mmbench_doc_to_text(_without_nan(doc), lmms_eval_specific_kwargs))
 
 
-def lmms_eval_cn(doc: Document, lmms_eval_specific_kwargs: Mapping[str, str]) -> str:
+def lmms_eval_cn(doc: MMBenchDocument, lmms_eval_specific_kwargs: Mapping[str, str]) -> str:
     """lmms-eval's Chinese prompt, without a hint where there is none."""
     return str(cn_utils.mmbench_doc_to_text(_without_nan(doc), lmms_eval_specific_kwargs))
 
 
-def llava_1_5(doc: Document, lmms_eval_specific_kwargs: Mapping[str, str]) -> str:
+def llava_1_5(doc: MMBenchDocument, lmms_eval_specific_kwargs: Mapping[str, str]) -> str:
     """The hint, the question and each option on a line of its own, and ``post_prompt``.
 
     Options end at the first that is missing, as there.
@@ -44,5 +44,5 @@ def missing(value: Any) -> bool:
     return value is None or value != value or str(value).strip().lower() in MISSING
 
 
-def _without_nan(doc: Document) -> dict[str, Any]:
+def _without_nan(doc: MMBenchDocument) -> dict[str, Any]:
     return {**doc, "hint": None if missing(doc["hint"]) else doc["hint"]}

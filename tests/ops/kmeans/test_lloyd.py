@@ -95,11 +95,11 @@ def test_clusters_that_run_empty_are_refilled(seed):
 
 def test_refilling_takes_the_farthest_rows_and_keeps_the_sums_exact():
     from coincide.ops.kmeans.lloyd import _Lloyd
-    from coincide.ops.kmeans.rows import Rows
+    from coincide.ops.kmeans.rows import RowBounds
 
     x = np.array([[1, 0], [1, 0.1], [1, 0.9], [0, 1]], np.float32)
     start = torch.tensor([[1.0, 0], [0, 1], [-1, 0]])
-    rows = Rows.unknown(0, 4, start.mean(0))
+    rows = RowBounds.unknown(0, 4, start.mean(0))
     lloyd = _Lloyd(x, np.arange(4, dtype=np.uint64), rows, start, None, None)
     assert lloyd.assign()
     assert rows.nearest.tolist() == [0, 0, 2, 1]  # row 2 was the farthest from centroid 0

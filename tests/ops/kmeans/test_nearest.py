@@ -208,7 +208,7 @@ def test_a_row_of_the_plain_product_does_not_depend_on_its_place(monkeypatch):
 
 def test_fewer_and_fewer_distances_are_computed():
     x, told = features(6000, 64), []
-    spherical_kmeans(x, 300, 12, 1, told=told.append)
+    spherical_kmeans(x, 300, 12, 1, on_iteration=told.append)
     share = [one.cosines / (len(x) * 300) for one in told]
     assert [one.number for one in told] == list(range(1, len(told) + 1))
     assert told[0].changed == len(x) and told[-1].changed < told[1].changed
@@ -227,8 +227,8 @@ def test_killed_and_resumed_it_gives_the_same_bytes(tmp_path, x):
 
     keep = tmp_path / "state.npz"
     with pytest.raises(KeyboardInterrupt):
-        spherical_kmeans(x, 400, 12, 1, told=die, keep=keep)
-    assert same(spherical_kmeans(x, 400, 12, 1, told=told.append, keep=keep), expected)
+        spherical_kmeans(x, 400, 12, 1, on_iteration=die, keep=keep)
+    assert same(spherical_kmeans(x, 400, 12, 1, on_iteration=told.append, keep=keep), expected)
     assert told[0].number == 6  # five were kept
 
 
