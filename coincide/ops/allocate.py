@@ -1,7 +1,6 @@
-"""How many examples each cluster gives: P_i ∝ exp(score_i / temperature) (COINCIDE, eq. 4).
+"""How many examples each cluster contributes: P_i ∝ exp(score_i / temperature) (COINCIDE, eq. 4).
 
-Shares are taken in log space: nothing overflows however low the temperature. Empty clusters take
-no part.
+Shares are computed in log space, so that no score overflows. Empty clusters contribute nothing.
 """
 
 from __future__ import annotations
@@ -21,16 +20,19 @@ def allocate(
     *,
     rule: AllocationRule = "sequential",
 ) -> np.ndarray:
-    """Examples to take from each cluster, int64 [K], never above ``sizes`` [K].
+    """Examples to take from each cluster, int64 [K], never more than ``sizes`` [K].
 
-    ``sequential`` is the released code's loop: clusters are visited by descending share, and each
-    is asked for ``round(R P_i)`` (half to even), R what is left of ``k`` and P its share among the
-    clusters not yet visited. What a full cluster cannot give passes on to later ones, so a full
-    tail leaves the sum below ``k``.
+    ``score`` float [K] (S_i / D_i in COINCIDE); ``sizes`` int [K], usable rows of each cluster;
+    ``k`` is the total asked for; ``temperature`` is τ.
 
-    ``softmax`` is the paper's formula in one shot: ``k P_i``, what exceeds a cluster's size
-    spilling over to the others in proportion, fractions rounded by largest remainder (ties to the
-    lowest cluster). It sums to ``min(k, sizes.sum())``.
+    ``sequential`` is the loop of the released code: clusters are visited by descending share, and
+    each is asked for ``round(R P_i)`` (half to even), where R is what is left of ``k`` and P its
+    share among the clusters not yet visited. What a full cluster cannot give is asked of later
+    ones; if the last clusters are full as well, the counts sum to less than ``k``.
+
+    ``softmax`` is the paper's formula in one step: ``k P_i``. What exceeds a cluster's size is
+    distributed over the others in proportion; fractions are rounded by largest remainder (ties to
+    the lowest cluster). It sums to ``min(k, sizes.sum())``.
 
     Raises:
         ValueError: shapes differ, a score of a non-empty cluster is not finite, ``temperature`` is
@@ -50,9 +52,10 @@ def allocation_targets(
     *,
     rule: AllocationRule = "sequential",
 ) -> np.ndarray:
-    """What the rule asks of each cluster before its size caps it, int64 [K]; see ``allocate``.
+    """What the rule asks of each cluster before the cluster's size limits it, int64 [K].
 
-    For ``softmax`` these are the shares ``k P_i`` before the spill-over, rounded.
+    Arguments and errors as for :func:`allocate`. For ``softmax`` these are the rounded shares ``k
+    P_i`` before the excess is distributed.
     """
     _check(score, sizes, k, temperature)
     score, sizes = np.asarray(score, np.float64), np.asarray(sizes, np.int64)
@@ -66,17 +69,19 @@ def allocation_targets(
 
 
 def processing_order(score: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Non-empty clusters by descending score, int64.
+    """Indices of the non-empty clusters by descending ``score`` [K], int64.
 
-    Ties (in practice centroids without a language part, all at 0) are ordered as the released
-    code orders them, by reversing ``np.argsort``; the published counts follow from it.
+    Ties (in practice centroids without a language part, all with score 0) are ordered as in the
+    released code, by reversing ``np.argsort``; the published counts follow from that order.
     """
     filled = np.flatnonzero(np.asarray(sizes) > 0)
     return filled[np.argsort(np.asarray(score)[filled])[::-1]]
 
 
 def fill_shortfall(counts: np.ndarray, sizes: np.ndarray, k: int, order: np.ndarray) -> np.ndarray:
-    """Raise ``counts`` to sum to ``k``: clusters with room, in ``order``, give all they can."""
+    """``counts`` [K] raised to sum to ``k``: clusters with rows left give all of them, in
+    ``order``.
+    """
     filled, left = np.array(counts, np.int64), k - int(np.sum(counts))
     for cluster in order:
         extra = min(int(sizes[cluster] - filled[cluster]), left)

@@ -1,8 +1,8 @@
-"""Reading rows in tiles of one fixed shape, so that no answer depends on how much is read at once.
+"""Reading rows in tiles of one fixed shape, so that results do not depend on the block size.
 
 A matrix product may round differently when its shape changes. Tiles start at multiples of ``TILE``
-rows and the last one is padded with zeros: every product then has the same shape and the same
-rows, whatever ``chunk_rows`` says.
+rows and the last one is padded with zeros: every product then has the same shape and the same rows,
+whatever ``chunk_rows`` is.
 """
 
 from __future__ import annotations
@@ -20,20 +20,23 @@ if TYPE_CHECKING:
 TILE = 1024
 """Rows per tile. Part of the arithmetic: another value may round differently."""
 BLOCK_BYTES = 2**26
-"""Float32 bytes that are read at once where nobody says how many rows."""
+"""Bytes (as float32) that are read at once where no number of rows is given."""
 
 
 def block_rows(x: np.ndarray, chunk_rows: int | None, tile: int = TILE) -> int:
-    """``chunk_rows`` rounded up to whole tiles; else what ``BLOCK_BYTES`` hold, one tile at least.
+    """Rows to read at once: ``chunk_rows`` rounded up to whole tiles.
 
-    A block is what is in memory at once as float32.
+    Without ``chunk_rows`` as many as fit into ``BLOCK_BYTES`` as float32, but at least one tile.
     """
     asked = chunk_rows or BLOCK_BYTES // (4 * x.shape[1] or 1)
     return max(asked + (tile - 1 if chunk_rows else 0), tile) // tile * tile
 
 
 def read_rows(x: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """A copy of the rows; the pages of a memory map are given back, so none stays resident."""
+    """A copy of rows ``start`` to ``stop`` of ``x``, in its dtype.
+
+    The pages of a memory map are released afterwards, so that the process does not grow.
+    """
     rows = x[start:stop]
     if isinstance(x, np.ndarray):  # of others a slice is a copy
         rows = np.array(rows)
@@ -42,7 +45,7 @@ def read_rows(x: np.ndarray, start: int, stop: int) -> np.ndarray:
 
 
 def release(x: np.ndarray) -> None:
-    """Give the pages of a memory-mapped ``x`` back to the file cache."""
+    """Give the resident pages of a memory-mapped ``x`` back to the operating system."""
     own = getattr(x, "release", None)
     if own is not None:
         own()
@@ -60,10 +63,10 @@ def tiles(
     first: int = 0,
     last: int | None = None,
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield ``(row, float32 [tile, D])`` over ``x`` [N, D], the last tile zero-padded.
+    """Yield ``(first row, float32 [tile, D])`` over ``x`` [N, D], the last tile padded with zeros.
 
     ``chunk_rows`` rows (rounded up to whole tiles) are read at once; ``x`` may be a memmap.
-    ``first``, a multiple of ``tile``, and ``last`` bound the rows.
+    ``first`` (a multiple of ``tile``) and ``last`` limit the rows.
     """
     import torch
 
@@ -81,7 +84,8 @@ def tiles(
 def require_finite_rows(
     x: np.ndarray, *, zero_allowed: bool = True, chunk_rows: int | None = None
 ) -> None:
-    """Refuse rows that hold NaN or Inf and, unless allowed, rows of zeros.
+    """Raise unless every row of ``x`` [N, D] is finite and, with ``zero_allowed=False``, not all
+    zeros.
 
     Raises:
         ValueError: naming the number of such rows and the first ten.
@@ -92,10 +96,10 @@ def require_finite_rows(
 def row_faults(
     x: np.ndarray, chunk_rows: int | None = None, first: int = 0, last: int | None = None
 ) -> np.ndarray:
-    """int8 [N]: 1 where a row holds NaN or Inf, 2 where it is all zeros, 0 where it is sound.
+    """What is wrong with each row, int8 [N]: 1 NaN or Inf, 2 all zeros, 0 nothing.
 
     Raises:
-        ValueError: not a matrix.
+        ValueError: ``x`` is not a matrix.
     """
     if x.ndim != 2:
         raise ValueError(f"got an array of shape {x.shape}; expected [rows, features]")
@@ -123,7 +127,7 @@ def refuse_faults(faults: np.ndarray, *, zero_allowed: bool = True) -> None:
 def row_digests(
     x: np.ndarray, chunk_rows: int | None = None, first: int = 0, last: int | None = None
 ) -> np.ndarray:
-    """A 64-bit digest of the bytes of every row: uint64 [N], equal where rows are equal."""
+    """A 64-bit hash of the bytes of every row: uint64 [N], equal where rows are equal."""
     end = len(x) if last is None else last
     digests = np.empty(end - first, np.uint64)
     step = chunk_rows or block_rows(x, None)

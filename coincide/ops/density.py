@@ -1,4 +1,4 @@
-"""Density of a cluster: how alike its members are (COINCIDE, section 3.2)."""
+"""Density of a cluster: how similar its members are to each other (COINCIDE, section 3.2)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def cluster_density(
 
 
 def mean_kernel(sums: np.ndarray, *, include_diagonal: bool) -> float:
-    """The density from the kernel's row sums without the diagonal, float64 [n], n > 0."""
+    """Density from ``sums`` float64 [n], n > 0: row sums of the kernel without its diagonal."""
     n = len(sums)
     if n == 1:
         return 1.0

@@ -1,7 +1,7 @@
 """Gaussian kernel K(p, q) = exp(-|p - q|² / 2γ²) between rows, in float64, block by block.
 
-float64 because fp16 arithmetic changes half of the greedy order (measured); the stored features
-stay fp16 and are up-cast.
+float64, because with fp16 arithmetic half of the greedy order changes (measured). Features are
+stored in fp16 and converted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,11 @@ def squared_lengths(x: np.ndarray) -> np.ndarray:
 def kernel_of(
     products: np.ndarray, lengths_a: np.ndarray, lengths_b: np.ndarray, gamma: float
 ) -> np.ndarray:
-    """The kernel from products of rows [m, n], which are overwritten, and squared lengths."""
+    """Gaussian kernel [m, n] from inner products and squared lengths; ``products`` is overwritten.
+
+    ``products`` [m, n] of the rows of a and b; ``lengths_a`` [m] and ``lengths_b`` [n] are |a|² and
+    |b|².
+    """
     products *= -2
     products += lengths_a[:, None] + lengths_b
     np.maximum(products, 0, out=products)
@@ -41,7 +45,7 @@ def kernel_of(
 
 
 def gaussian_kernel(x: np.ndarray, gamma: float) -> np.ndarray:
-    """The kernel of the rows of ``x`` [n, D]: float64 [n, n], diagonal 1."""
+    """Gaussian kernel between the rows of ``x`` [n, D]: float64 [n, n], diagonal 1."""
     kernel = np.empty((len(x), len(x)))
     kernel_row_sums(x, gamma, out=kernel)
     np.fill_diagonal(kernel, 1.0)
@@ -56,10 +60,10 @@ def kernel_row_sums(
     block_rows: int = BLOCK_ROWS,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Row sums of ``gaussian_kernel(x, gamma)``, float64 [n], holding one block at a time.
+    """Row sums of ``gaussian_kernel(x, gamma)``, float64 [n], with one block in memory at a time.
 
-    ``out`` float64 [n, n] receives the kernel, its diagonal 0. It is symmetric: each pair of rows
-    is computed once.
+    ``out`` float64 [n, n], if given, receives the kernel with diagonal 0. The kernel is symmetric,
+    so each pair of rows is computed once.
     """
     sums = np.full(len(x), float(include_diagonal))
     for i in range(0, len(x), block_rows):

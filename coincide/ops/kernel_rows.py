@@ -1,9 +1,9 @@
-"""Rows of a kernel that is too large to be held, computed as the greedy order asks for them.
+"""Rows of a kernel that is too large for memory, computed as the greedy order asks for them.
 
-One row against all others waits for memory, some tens of rows at once hardly longer. So the next
-picks are guessed: the greedy choice is played on with kernel rows from a sketch, the rows' first
-principal components. The rows guessed are then computed exactly, together. A wrong guess costs time
-only: what is handed out is always the exact row.
+Computing one kernel row is limited by reading ``x``; computing some tens of rows together takes
+hardly longer. So the next picks are predicted by continuing the greedy choice on approximate kernel
+rows (from the first principal components of ``x``), and the predicted rows are computed exactly,
+together. A wrong prediction only costs time: every row that is returned is exact.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from coincide.ops.kernel import BLOCK_ROWS, kernel_of, squared_lengths
 from coincide.ops.products import products, wide
 
 AHEAD = 16
-"""Rows that are computed at once."""
+"""Kernel rows that are computed together."""
 COMPONENTS = 256
-"""Of the sketch."""
+"""Principal components of the approximation."""
 SAMPLE = 2 * COMPONENTS
-"""Rows that the components are taken from."""
+"""Rows that the principal components are fitted to."""
 
 
 class KernelRows:
-    """Calling it with a row number gives that kernel row, float64 [n], and takes the row.
+    """``kernel_rows(i)`` is row i of the kernel of ``x``, float64 [n]; also marks i as taken.
 
-    ``x`` [n, D]; ``mean`` [n] is the kernel's mean over each row. ``held`` rows are kept.
+    ``x`` [n, D]; ``mean`` [n] is the mean of each kernel row; up to ``held`` rows are cached.
     """
 
     def __init__(self, x: Any, gamma: float, mean: np.ndarray, held: int) -> None:
@@ -92,7 +92,7 @@ class KernelRows:
 
 
 class Sketch:
-    """The rows of ``x`` [n, D] by their first principal components, in float32."""
+    """``x`` [n, D] projected onto its first principal components, float32."""
 
     def __init__(self, x: Any, gamma: float) -> None:
         import torch
@@ -113,7 +113,9 @@ class Sketch:
         self.scale = np.float32(-0.5 / gamma**2)
 
     def row(self, row: int) -> np.ndarray:
-        """About the kernel row: what the components miss is taken as orthogonal. float32 [n]."""
+        """Approximate kernel row, float32 [n]: what the components miss of two rows counts as
+        orthogonal.
+        """
         near = (self.components @ self.components[row]).numpy()
         squared = self.norms + self.norms[row] - 2 * near
         np.maximum(squared, 0, out=squared)

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours, blocked so that no N x N matrix is held; each pair is compared once."""
+"""Exact nearest neighbours in blocks: no N x N matrix is held, and each pair is compared once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Metric = Literal["sqeuclidean", "cosine"]
 _RESOLUTION = 1e-12
-"""Squared distances below this share of |a|² + |b|² are rounding: the rows are equal."""
+"""Squared distances below this share of |a|² + |b|² are rounding errors: the rows are equal."""
 _NONE = np.iinfo(np.int64).max
 
 
@@ -33,10 +33,11 @@ def knn(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ``k`` nearest other rows of every row of ``x`` [N, D], nearest first.
 
-    Distances are ``|a - b|²`` or ``1 - cos(a, b)``, taken in float64. A row is not its own
-    neighbour, an equal row is (at distance 0); ties go to the lowest row. ``x`` may be a memmap;
-    each thread compares ``chunk_rows`` rows at once with those behind them. Neither has an effect
-    on the answer. On a GPU one thread works, with more rows at once: ``x`` is read less often.
+    Distances are ``|a - b|²`` or ``1 - cos(a, b)``, computed in float64. A row is not its own
+    neighbour, but an equal row is (at distance 0); ties go to the lowest row. ``x`` may be a
+    memmap; each thread compares ``chunk_rows`` rows at once with those after them. ``chunk_rows``,
+    ``threads`` and ``device`` do not change the result. On a GPU one thread works, with more rows
+    at once, so that ``x`` is read less often.
 
     Returns:
         ``neighbors`` int64 [N, k] and ``distances`` float32 [N, k].
@@ -99,7 +100,7 @@ def _prepared(x: Any, first: int, metric: Metric, device: str) -> Tile:
 
 
 class _Space:
-    """Memory for what is computed between two tiles, used again: fresh memory costs more."""
+    """Reused memory for intermediate results between two tiles; allocating anew is slower."""
 
     def __init__(self, rows: int, device: str) -> None:
         import torch

@@ -31,18 +31,19 @@ TIE = 1e-12
 
 @dataclass(frozen=True)
 class ClusterKernel:
-    """What is kept of the kernel of a cluster of n rows."""
+    """What is kept of the kernel of a cluster with n rows."""
 
     sums: np.ndarray
-    """Sum of each row without its diagonal: float64 [n]."""
+    """float64 [n]: sum of each row of the kernel without its diagonal."""
     order: np.ndarray | None
-    """All rows in the order in which ``greedy_mmd`` takes them; None: not held, or not wanted."""
+    """All rows in the order in which :func:`greedy_mmd` takes them; None if the kernel was too
+    large to hold, or the order was not asked for."""
 
 
 def cluster_kernel(
     x: Any, gamma: float, *, order: bool = True, kernel_rows: int = KERNEL_ROWS
 ) -> ClusterKernel:
-    """Row sums of the kernel of ``x`` [n, D] and, of at most ``kernel_rows`` rows, the order."""
+    """Kernel row sums of ``x`` [n, D] and, for at most ``kernel_rows`` rows, the greedy order."""
     if not order or len(x) > kernel_rows:
         return ClusterKernel(kernel_row_sums(x, gamma, include_diagonal=False), None)
     kernel = np.empty((len(x), len(x)))
@@ -52,9 +53,9 @@ def cluster_kernel(
 
 
 def greedy_mmd(kernel: np.ndarray, m: int) -> np.ndarray:
-    """The ``m`` rows that greedily minimise MMD² to all ``n``, int64 [m] in the order chosen.
+    """The ``m`` rows that greedily minimise MMD² to all n rows: int64 [m] in the order chosen.
 
-    Exact, O(m n), ties to the lowest index. ``kernel``: float64 [n, n], symmetric.
+    ``kernel`` float64 [n, n], symmetric. Exact, O(m n); ties to the lowest index.
 
     Raises:
         ValueError: ``m`` is not in ``0..n``.
@@ -70,10 +71,11 @@ def greedy_mmd_rows(
     kernel_rows: int = KERNEL_ROWS,
     sums: np.ndarray | None = None,
 ) -> np.ndarray:
-    """``greedy_mmd(gaussian_kernel(x, gamma), m)`` for the rows of ``x`` [n, D] of any number.
+    """``greedy_mmd(gaussian_kernel(x, gamma), m)`` for any number of rows ``x`` [n, D].
 
-    Above ``kernel_rows`` rows the kernel is never held: the rows of the examples chosen are
-    computed (:class:`KernelRows`). The order is the same. ``sums``: those of ``cluster_kernel``.
+    Above ``kernel_rows`` rows the kernel is never held whole: the kernel rows of the chosen
+    examples are computed one after the other (:class:`KernelRows`), to the same order. ``sums``
+    float64 [n]: those of :func:`cluster_kernel`, if already known.
     """
     if len(x) <= kernel_rows:
         return greedy_mmd(gaussian_kernel(x, gamma), m)

@@ -1,8 +1,8 @@
-"""Matrix products in float64 of features that are stored in less.
+"""Matrix products in float64 of features stored in a smaller type.
 
-torch converts fp16 fifty times faster than numpy and its products keep to torch's number of
-threads; numpy's memory comes in huge pages, where torch's costs a page fault every 4 KiB, which for
-blocks of some MiB is more than the conversion.
+torch converts fp16 fifty times faster than numpy, and its products respect torch's number of
+threads. The memory comes from numpy, which uses huge pages: torch's allocator causes a page fault
+every 4 KiB, which costs more than the conversion for blocks of some MiB.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def wide(x: np.ndarray) -> np.ndarray:
-    """``x`` in float64; itself where it is."""
+    """``x`` as float64; no copy if it is already."""
     if x.dtype == np.float64:
         return np.asarray(x)
     import torch

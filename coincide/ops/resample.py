@@ -1,10 +1,10 @@
-"""Errors of scores that are sums of ratios: means, F1, MME's sum over categories.
+"""Standard errors and bootstrap draws of scores that are sums of ratios: means, F1, MME.
 
 A score is S = sum over strata s of (sum of num) / (sum of den), over the units of s. A mean has one
 stratum and den = 1; F1 has num = 2 TP, den = 2 TP + FP + FN; MME has a stratum per category. A unit
-is what is drawn together, e.g. the questions about one picture. A bootstrap draws units with
-replacement; a standard error is the linearised one of cluster samples (Cochran 1977, 6.5 and 9A),
-which is exact for means and needs no draws.
+is the set of samples that are drawn together, e.g. the questions about one picture. A bootstrap
+draws units with replacement. The standard error is the linearised one of cluster sampling (Cochran
+1977, 6.5 and 9A), which is exact for means and needs no draws.
 """
 
 from __future__ import annotations
@@ -22,23 +22,25 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ResamplingUnits:
-    """What is drawn in a bootstrap: U units, in the order of their first sample."""
+    """The U units of a bootstrap, in the order of their first sample."""
 
     ids: tuple[str, ...]
-    """Names: two runs of one benchmark are paired by them. A unit that has samples in several
-    strata stands here once for each."""
+    """Names of the units; two runs of one benchmark are paired by them. A unit with samples in
+    several strata is listed once for each."""
     num: Array
+    """[U], sum of the numerators of the unit's samples."""
     den: Array
+    """[U], sum of their denominators."""
     strata: NDArray[np.int64]
-    """Number of the stratum of each unit, from 0 in order of appearance."""
+    """[U], number of each unit's stratum, from 0 in order of appearance."""
 
 
 def resampling_units(rows: Sequence[Mapping[str, Any]]) -> ResamplingUnits:
-    """The units of ``samples.jsonl``. Rows without a score are left out.
+    """The units of the records of ``samples.jsonl``. Records whose score is None are left out.
 
-    Row fields: ``doc_id``, ``score``; ``num`` (absent: the score), ``den`` (absent: 1), ``unit``
-    (absent, as before units were recorded: the row is one) and ``stratum`` (absent: all rows are
-    of one).
+    Fields of a record: ``doc_id``, ``score``; ``num`` (absent: the score), ``den`` (absent: 1),
+    ``unit`` (absent: each record is a unit, as before units were recorded) and ``stratum`` (absent:
+    all records are in one).
     """
     sums: dict[tuple[str, str], list[float]] = {}
     for row in rows:
@@ -57,8 +59,11 @@ def resampling_units(rows: Sequence[Mapping[str, Any]]) -> ResamplingUnits:
 def group_units(
     ids: Sequence[Any] | NDArray[Any], strata: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """``unit`` [U], the number of each entry's unit, and ``group`` per unit: units are drawn within
-    their group, which is a stratum, or the strata that units with samples in several of them join.
+    """``unit`` [U], the number of each entry's unit, and ``group``, the number of each unit's
+    group.
+
+    ``ids`` and ``strata`` [U] as in :class:`ResamplingUnits`. Units are drawn within their group: a
+    stratum, or several strata where units have samples in more than one of them.
     """
     _, unit = np.unique(np.asarray(ids), return_inverse=True)
     of_stratum = np.arange(int(strata.max(initial=-1)) + 1)
@@ -75,10 +80,10 @@ def group_units(
 def ratio_of_sums(
     num: Array, den: Array, strata: NDArray[np.int64], weights: NDArray[np.int64] | None = None
 ) -> Array:
-    """S of each of B draws, float64 [B]: NaN where the den of a stratum sums to 0.
+    """S of each of B draws, float64 [B]: NaN where the denominators of a stratum sum to 0.
 
-    ``num``, ``den``, ``strata``: [U]; ``weights`` [B, U]: how often each unit was drawn; None is
-    one draw of each unit once.
+    ``num``, ``den``, ``strata``: [U]; ``weights`` [B, U]: how often each unit was drawn; None: a
+    single "draw" with every unit once, i.e. the score itself.
     """
     drawn = np.ones((1, len(num)), np.int64) if weights is None else weights
     total = np.zeros(len(drawn))
@@ -90,7 +95,10 @@ def ratio_of_sums(
 
 
 def draws(strata: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
-    """``count`` bootstrap draws, [count, U]: in each stratum as many units as it has."""
+    """``count`` bootstrap draws as weights [count, U]: each stratum draws as many units as it has.
+
+    Entry (b, u) is how often draw b contains unit u; ``seed`` is for numpy's default generator.
+    """
     generator = np.random.default_rng(seed)
     weights = np.zeros((count, len(strata)), np.int64)
     for stratum in range(int(strata.max(initial=-1)) + 1):
@@ -104,9 +112,10 @@ def draws(strata: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]
 def standard_error(units: ResamplingUnits) -> float | None:
     """Standard error of S; None for fewer than two units, or where S has no value.
 
-    s / sqrt(n) for a mean over n units; else of the linearised S, whose deviation in unit u is
-    z_u = sum over strata of (num - R den) / (sum of den) with R the stratum's ratio: the root of
-    the sum over groups of n / (n - 1) sum (z - mean z)^2. A group of one unit adds nothing.
+    For a mean over n units it is s / sqrt(n). In general S is linearised: the deviation of unit u
+    is z_u = sum over strata of (num - R den) / (sum of den), with R the stratum's ratio, and the
+    error is the root of the sum over groups of n / (n - 1) sum (z - mean z)^2. A group of one unit
+    adds nothing.
     """
     n = len(units.ids)
     if n < 2:

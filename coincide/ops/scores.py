@@ -1,8 +1,9 @@
-"""Scores of an example read off the logits of its answer tokens.
+"""Scores of an example computed from the logits of its answer tokens.
 
-All take ``logits`` [B, T, V] and ``labels`` [B, T] (not shifted; ``ignore_index`` off answers),
-shift causally inside (position t is predicted at t - 1), average over the answer tokens of each
-row, and return float32 [B]. A row without answer tokens gives NaN.
+All functions take ``logits`` [B, T, V] and ``labels`` [B, T] (not shifted; ``ignore_index`` on all
+tokens that are not part of an answer), apply the causal shift themselves (token t is predicted at
+position t - 1), average over the answer tokens of each row, and return float32 [B]. A row without
+answer tokens gives NaN.
 """
 
 from __future__ import annotations

@@ -23,11 +23,12 @@ def transferability(
 ) -> np.ndarray:
     """Mean cosine of each centroid to the others, ``S_i = mean_j cos(c_i, c_j)``: float64 [K].
 
-    ``centroids`` [K, D] hold, per layer, ``[visual H | language H]``; ``layers`` names the layers
-    or gives their number. The released code compares the ``language`` halves and leaves out pairs
-    with a cosine above ``exclude_above`` = 0.9 (itself among them); the paper compares whole
-    centroids (``all``) with every other one (``None``). A half of zeros has cosine 0 to
-    everything; a centroid with no pair left gets 0. Two blocks of centroids are held at a time.
+    ``centroids`` [K, D] hold, per layer, the columns ``[visual H | language H]``; ``layers`` is the
+    number of layers or their list. The released code compares the ``language`` columns and ignores
+    pairs with a cosine above ``exclude_above`` = 0.9 (each centroid with itself among them). The
+    paper compares whole centroids (``all``) with every other one (``None``). A language half of
+    zeros has cosine 0 to everything; a centroid without any pair left gets 0. Only two blocks of
+    centroids are in memory at a time.
 
     Raises:
         ValueError: the columns do not divide into layers and modalities, or the choice is unknown.

@@ -1,4 +1,4 @@
-"""Figures that tell a broken clustering from a sound one."""
+"""Figures that show whether a clustering is broken."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from torch.nn.functional import normalize
 from coincide.ops.arrays import row_digests
 
 COINCIDING = 1 - 1e-6
-"""Centroids with a cosine above this are one point to float32."""
+"""Centroids with a larger cosine than this are the same point in float32."""
 
 
 def clustering_health(
     x: np.ndarray, centroids: np.ndarray, assignment: np.ndarray
 ) -> dict[str, Any]:
-    """Figures that tell a broken clustering; rows with assignment -1 are left out.
+    """Figures that show whether a clustering is broken; rows with assignment -1 do not count.
 
-    ``clusters``, ``empty_clusters``, ``coinciding_centroids`` (that repeat an earlier one),
-    ``size_min``, ``size_median``, ``size_max``, ``largest_share`` (of the rows) and
-    ``duplicate_share`` (of the rows, byte for byte equal to an earlier one).
+    ``x`` [N, D], ``centroids`` [K, D], ``assignment`` int [N]. Returns ``clusters``,
+    ``empty_clusters``, ``coinciding_centroids`` (that repeat an earlier one), ``size_min``,
+    ``size_median``, ``size_max``, ``largest_share`` (rows of the largest cluster / rows) and
+    ``duplicate_share`` (share of the rows that equal an earlier one byte for byte).
     """
     used = np.flatnonzero(assignment >= 0)
     sizes = np.bincount(assignment[used], minlength=len(centroids))

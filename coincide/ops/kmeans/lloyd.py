@@ -1,9 +1,9 @@
-"""Lloyd's iterations (1982) on the unit sphere, to the same bytes however the rows are read.
+"""Spherical k-means by Lloyd's algorithm (1982), with the same bytes however the rows are read.
 
-The nearest centroid is what a float32 product over tiles of one shape says
-(``coincide.ops.kmeans.nearest``, which gets there with few distances), and centroid sums are
-integers (fixed point, 2⁻⁴⁰), which add up to the same bits in any order. Rows are read in blocks
-and shared by the ranks of torch.distributed where it is on; either way the bytes are the same.
+The nearest centroid is defined by a float32 product over tiles of one shape
+(``coincide.ops.kmeans.nearest`` finds it with fewer products). Sums of centroids are integers
+(fixed point, 2⁻⁴⁰), so the order of addition does not matter. Rows are read in blocks and divided
+among the ranks of torch.distributed where it is initialised; neither changes the result.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _REPAIRS = 20
 
 @dataclass(frozen=True)
 class Iteration:
-    """What is told of an iteration; the last assignment counts as one."""
+    """Figures of one iteration, for ``on_iteration``; the last assignment counts as one."""
 
     number: int
     cosines: int
-    """Computed by this rank; plain Lloyd takes N * K over all ranks."""
+    """Row-centroid cosines computed by this rank; plain Lloyd computes N * K over all ranks."""
     changed: int
-    """Rows of this rank whose cluster is another."""
+    """Rows of this rank that changed cluster."""
 
 
 def spherical_kmeans(
@@ -57,12 +57,12 @@ def spherical_kmeans(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cluster the rows of ``x`` [N, D] by direction.
 
-    ``x`` may be an fp16 memmap; ``chunk_rows`` only says how many rows are read at once. Starts
-    from ``k`` distinct rows drawn with ``seed``; stops early once nothing moves. A cluster that
-    runs empty restarts at the row farthest from its centroid. Under torch.distributed every rank
-    calls this with the same arguments, works on its share of the rows and gets the whole answer.
+    ``x`` may be an fp16 memmap; ``chunk_rows`` is how many rows are read at once. Starts from ``k``
+    distinct rows drawn with ``seed``; stops early once no assignment changes. An empty cluster is
+    restarted at the row farthest from its centroid. Under torch.distributed every rank calls this
+    with the same arguments, works on its share of the rows and returns the whole result.
     ``on_iteration`` is called after every iteration. ``keep`` is a file to which the state is
-    written every few iterations; a later call that finds it resumes from it, to the same answer.
+    written every few iterations; a later call that finds it resumes from it, to the same result.
 
     Returns:
         ``centroids`` float32 [K, D] of unit norm and ``assignment`` int32 [N], the nearest
@@ -98,7 +98,10 @@ def spherical_kmeans(
 def start_centroids(
     x: np.ndarray, digests: np.ndarray, k: int, seed: int, device: str = "cpu"
 ) -> torch.Tensor:
-    """``k`` rows of distinct content (:func:`row_digests`) as unit vectors float32 [K, D]."""
+    """``k`` rows of distinct content, drawn with ``seed``, as unit vectors float32 [K, D].
+
+    ``digests`` uint64 [N] is :func:`row_digests` of ``x``.
+    """
     return _unit_rows(x, _initial_rows(digests, k, seed), device)
 
 

@@ -1,22 +1,22 @@
-"""The nearest centroid of every row, as the plain product names it, from few of its distances.
+"""The nearest centroid of every row, bit for bit as a plain float32 product gives it, but faster.
 
-Plain Lloyd takes the product of a tile of rows and all centroids in float32 and the first largest
-value of each row. This module names the same centroid, bit for bit, with less work:
+Plain Lloyd multiplies a tile of rows with all centroids in float32 and takes the first largest
+value of each row. This module finds the same centroid with fewer operations:
 
 * **Bounds** (Hamerly 2010; the triangle inequality of angles on the sphere as in Schubert, Lang and
-  Feher 2021, "Accelerating Spherical k-Means"). Of every row is known an angle ``near`` that its
-  own centroid does not exceed and an angle ``far`` that no other one falls below. Centroids move;
-  only those that moved at least ``far - near`` can have become nearer. Sorted by movement they are
-  a prefix of the centroids: rows whose prefixes are about equal are multiplied together, so what
-  is left is dense. In a late iteration most clusters have kept their members and do not move.
-* **Half precision.** The products are taken in bfloat16 where the CPU has it, in float16 on a GPU,
-  of the centroids less their mean: features have a common direction, and without it the rounding
-  is relative to what tells centroids apart. Every row has a bound on the error that is measured,
-  not estimated (what the row and the centroids lose in rounding, by Cauchy-Schwarz); centroids
-  within it are candidates, and candidates are evaluated again in float32.
-* **Near-ties.** Where the first two differ by less than a float32 product rounds, the plain product
-  itself decides: such rows are collected into tiles of its shape. This relies on a row of a product
-  not depending on the rows beside it (on a CPU, not on its place either), which
+  Feher 2021, "Accelerating Spherical k-Means"). For every row two angles are kept: an upper bound
+  ``near`` to its own centroid and a lower bound ``far`` to all others. After the centroids moved,
+  only those that moved by at least ``far - near`` can have become nearer. Sorted by movement these
+  are a prefix of the centroids. Rows with prefixes of similar length are multiplied together, so
+  the remaining work is dense. In a late iteration most clusters keep their members and do not move.
+* **Half precision.** Products are computed in bfloat16 where the CPU supports it, in float16 on a
+  GPU, with the mean of the centroids subtracted: features share a common direction, and without it
+  the rounding error is relative to the differences between centroids. The error bound of every row
+  is computed from what row and centroids lose in rounding (Cauchy-Schwarz), not estimated.
+  Centroids within the bound are candidates, and candidates are evaluated again in float32.
+* **Near-ties.** Where the best two differ by less than the rounding error of a float32 product, the
+  plain product decides: such rows are collected into tiles of its shape. This relies on a row of a
+  product not depending on the rows beside it (on a CPU, not on its position either), which
   ``tests/ops/kmeans/test_nearest.py`` checks.
 """
 
@@ -43,11 +43,11 @@ from coincide.ops.kmeans.units import (
 UNIT = 2.0**40
 """Fixed-point scale of centroid sums: int64 holds 8 million unit rows."""
 _SPARE = 0.5
-"""Centroids that moved this share of ``far - near`` are looked at too, so that some is left."""
+"""Centroids that moved by this share of ``far - near`` are compared as well, to keep some slack."""
 _ALIKE = 0.75
-"""Rows multiplied together have prefixes of at least this share of the longest."""
+"""Rows are multiplied together if their prefixes are at least this share of the longest one."""
 _SMALL = 2**18
-"""With fewer numbers in the centroids, all plain products take less time than the choice."""
+"""With fewer numbers in the centroids than this, plain products are faster than the bounds."""
 _ROUNDING = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 0.0}
 """Largest relative error of rounding a product to the type in which it is given back."""
 
@@ -71,12 +71,13 @@ def assign(
     buffers: BufferPool,
     chunk_rows: int | None = None,
 ) -> int:
-    """Bring ``rows`` to the centroids float32 [K, D] and ``sums`` int64 [K, D] to the rows.
+    """Assign every row to its nearest centroid: updates ``rows`` and ``sums`` in place.
 
-    ``moved`` float64 [K]: the angle between each centroid and its predecessor, to which ``rows``
-    refers. ``sums`` are the fixed-point sums of each cluster's unit rows and change with the rows
-    that change cluster; ``buffers`` keeps buffers from one call to the next. Returns the number of
-    cosines computed.
+    ``x`` [N, D]; ``centroids`` float32 [K, D]; ``moved`` float64 [K], the angle in radians between
+    each centroid and the one of the previous iteration, to which the bounds in ``rows`` refer.
+    ``sums`` int64 [K, D] are the fixed-point sums of each cluster's unit rows and change with the
+    rows that change cluster. ``buffers`` are reused from one call to the next. Returns the number
+    of cosines computed.
     """
     pending = _Pending(rows, centroids, sums)
     step = block_rows(x, chunk_rows)

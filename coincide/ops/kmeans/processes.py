@@ -1,4 +1,4 @@
-"""One clustering by several processes of this machine, one per device: the same bytes as by one."""
+"""One clustering by several processes of this machine, one per device; same bytes as with one."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ def kmeans_on(
     keep: Path | None = None,
     on_iteration: Callable[[Iteration], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`~coincide.ops.kmeans.spherical_kmeans` on ``devices``, in a process for each.
+    """:func:`~coincide.ops.kmeans.spherical_kmeans` on ``devices`` (torch names), one process each.
 
-    ``x`` is pickled: give an array that maps its files where it is opened. CPU processes share
-    the threads of this one. ``on_iteration`` hears of the iterations of a single device.
+    Arguments, results and errors as there. ``x`` is pickled into the processes, so it should be an
+    array that opens its files by itself. CPU processes share this process's number of threads.
+    ``on_iteration`` is only called when there is a single device.
     """
     if len(devices) == 1:
         return spherical_kmeans(

@@ -1,7 +1,7 @@
-"""Ranks that share the rows of one clustering through torch.distributed, if there are any.
+"""Ranks of torch.distributed that share the rows of one clustering, if it is initialised.
 
 Every rank holds a range of whole tiles and calls the same functions. What they exchange is summed
-in integers, or has one non-zero term, so the result is the same for every number of ranks.
+as integers, or has a single non-zero term, so the result is the same for every number of ranks.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from coincide.ops.arrays import TILE
 
 
 def ranks() -> tuple[int, int]:
-    """This process' rank and how many there are; (0, 1) outside torch.distributed."""
+    """``(rank, number of ranks)`` of this process; (0, 1) without torch.distributed."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 def share_of_rows(rows: int) -> tuple[int, int]:
-    """The range ``[first, last)`` of this rank: whole tiles, about as many for each rank."""
+    """The range ``[first, last)`` of rows of this rank: whole tiles, about equally many for each
+    rank.
+    """
     rank, count = ranks()
     tiles = -(-rows // TILE)
     edges = [min(tiles * r // count * TILE, rows) for r in (rank, rank + 1)]
@@ -29,7 +31,7 @@ def share_of_rows(rows: int) -> tuple[int, int]:
 
 
 def total(mine: torch.Tensor) -> torch.Tensor:
-    """The sum over ranks: ``mine`` itself where there is one."""
+    """``mine`` summed over all ranks; with one rank ``mine`` itself."""
     if ranks()[1] == 1:
         return mine
     summed = mine.clone()
@@ -38,7 +40,7 @@ def total(mine: torch.Tensor) -> torch.Tensor:
 
 
 def all_rows(mine: np.ndarray, rows: int, device: str) -> np.ndarray:
-    """The array [rows] of which every rank holds its share."""
+    """The whole array [rows], put together from the share ``mine`` of every rank."""
     if ranks()[1] == 1:
         return mine
     first, last = share_of_rows(rows)

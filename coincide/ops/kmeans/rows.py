@@ -1,4 +1,4 @@
-"""What spherical k-means keeps of every row from one iteration to the next: 44 bytes."""
+"""What spherical k-means remembers of every row between iterations: 44 bytes a row."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ import torch
 
 @dataclass
 class RowBounds:
-    """What is known of the rows ``first, first + 1, ...`` from one iteration to the next."""
+    """Assignment and bounds of n rows, the first of which has index ``first``."""
 
     first: int
     centre: torch.Tensor
-    """float32 [D], taken off the centroids before they lose precision; any point will do."""
+    """float32 [D], subtracted from the centroids before they are rounded; any point is valid."""
     nearest: np.ndarray
-    """int64 [n], the cluster; -1 before the first search."""
+    """int64 [n], cluster of each row; -1 before the first search."""
     cosine: np.ndarray
-    """float32 [n] to the own centroid; NaN where it moved since, or is not known."""
+    """float32 [n], cosine to the own centroid; NaN if that moved since, or if it is not known."""
     near: np.ndarray
-    """float64 [n], radians: the own centroid is no farther."""
+    """float64 [n], radians: upper bound on the angle to the own centroid."""
     far: np.ndarray
-    """float64 [n], radians: no other centroid is nearer; negative where nothing is known."""
+    """float64 [n], radians: lower bound on the angle to all others; negative if unknown."""
     base: np.ndarray
-    """float32 [n], the row's product with the centre; NaN where it is not known."""
+    """float32 [n], the row's product with ``centre``; NaN if not known."""
     lost: np.ndarray
-    """float32 [n], the length of what the row loses in half precision."""
+    """float32 [n], length of the rounding error of the row in half precision."""
 
     @staticmethod
     def unknown(first: int, last: int, centre: torch.Tensor) -> RowBounds:
-        """Rows of which nothing is known yet."""
+        """Rows ``first`` to ``last`` before the first search."""
         n = last - first
         blank = [np.full(n, np.nan, np.float32) for _ in range(3)]
         nearest, far = np.full(n, -1, np.int64), np.full(n, -np.pi)
         return RowBounds(first, centre, nearest, blank[0], np.full(n, np.pi), far, *blank[1:])
 
     def put(self, row: int, cluster: int) -> None:
-        """Move a row to a cluster by force; it is searched for in full next time."""
+        """Force ``row`` into ``cluster``; its bounds are reset, so the next search is complete."""
         self.nearest[row], self.cosine[row] = cluster, np.nan
         self.near[row], self.far[row] = np.pi, -np.pi
 
     def recentre(self, centre: torch.Tensor) -> None:
-        """Take another centre."""
+        """Replace ``centre``; products with the old one are forgotten."""
         self.centre = centre
         self.base[:] = np.nan

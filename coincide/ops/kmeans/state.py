@@ -1,4 +1,4 @@
-"""Where a clustering stands, in one file: a killed one goes on from it, to the same bytes."""
+"""The state of a clustering in one file: a killed clustering resumes from it, to the same bytes."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 import numpy as np
 
 EVERY = 5
-"""Iterations between two writings."""
+"""Iterations between two writes."""
 
 
 @dataclass(frozen=True)
 class KMeansState:
-    """After ``done`` iterations."""
+    """The clustering after ``done`` iterations."""
 
     done: int
     centroids: np.ndarray
-    """float32 [K, D], the next to assign to."""
+    """float32 [K, D], the centroids for the next assignment."""
     nearest: np.ndarray
-    """int64 [N], the assignment that they are the means of."""
+    """int64 [N], the assignment whose means they are."""
 
 
 def read_state(path: Path | None) -> KMeansState | None:
-    """What an earlier attempt left at ``path``, if anything."""
+    """The state in the file ``path``; None without a path or a file."""
     if path is None or not path.is_file():
         return None
     with np.load(path, allow_pickle=False) as kept:
@@ -32,7 +32,7 @@ def read_state(path: Path | None) -> KMeansState | None:
 
 
 def write_state(path: Path, state: KMeansState) -> None:
-    """Write whole or not at all."""
+    """Write ``state`` to ``path`` atomically."""
     temporary = path.with_name(f".tmp-{path.name}")
     with temporary.open("wb") as file:
         np.savez(file, done=state.done, centroids=state.centroids, nearest=state.nearest)

@@ -1,7 +1,7 @@
-"""Unit rows and the plain product of spherical k-means, in memory that is used again.
+"""Unit rows and the plain product of spherical k-means, in reused buffers.
 
-Fresh pages from the system cost more than what is written to them, ten times for a tile's
-normalisation: results go into kept buffers, and intermediate ones are small enough for the cache.
+A freshly allocated page costs more than the computation that fills it (ten times for normalising a
+tile). So results go into buffers that are kept, and intermediate ones fit the cache.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ from torch.nn.functional import normalize
 from coincide.ops.arrays import TILE, read_rows
 
 _PIECE = 128
-"""Rows of an intermediate result on the CPU."""
+"""Rows of an intermediate result on a CPU."""
 
 
 class BufferPool:
-    """Named buffers on one device, grown where needed."""
+    """Named buffers on one device, enlarged when needed."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._kept: dict[str, torch.Tensor] = {}
 
     def get(self, name: str, shape: tuple[int, ...], kind: torch.dtype) -> torch.Tensor:
-        """The buffer ``name`` in this shape; holds what was last written to it, or anything."""
+        """The buffer ``name`` in this shape and dtype; its content is whatever was written to it
+        last.
+        """
         size = prod(shape)
         kept = self._kept.get(name)
         if kept is None or len(kept) < size or kept.dtype != kind:
@@ -37,7 +39,7 @@ class BufferPool:
 
 
 def row_blocks(rows: int, device: Any) -> Iterator[slice]:
-    """Cut ``rows`` into as many as are worked on at once."""
+    """Slices that cut ``rows`` rows into the blocks in which intermediate results are computed."""
     step = _PIECE if torch.device(device).type == "cpu" else TILE
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
@@ -46,7 +48,7 @@ def row_blocks(rows: int, device: Any) -> Iterator[slice]:
 def unit_rows(x: np.ndarray, start: int, stop: int, buffers: BufferPool) -> torch.Tensor:
     """Rows ``start`` to ``stop`` of ``x`` as unit vectors float32 [n, D], in the buffer ``unit``.
 
-    ``start`` is a multiple of a tile; a tile is read at a time.
+    ``start`` is a multiple of a tile; one tile is read at a time.
     """
     whole = -(-(stop - start) // TILE) * TILE
     unit = buffers.get("unit", (whole, x.shape[1]), torch.float32)
@@ -61,9 +63,10 @@ def unit_rows(x: np.ndarray, start: int, stop: int, buffers: BufferPool) -> torc
 
 
 def plain_nearest(unit: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosine float32 [n] and index int64 [n] of the nearest centroid; defines the assignment.
+    """Cosine float32 [n] and index int64 [n] of the nearest centroid. This defines the assignment.
 
-    Rows are multiplied in tiles of one shape, the last one zero-padded; ties go to the lowest.
+    ``unit`` float32 [n, D] and ``centroids`` float32 [K, D] of unit norm. Rows are multiplied in
+    tiles of one shape, the last one padded with zeros; ties go to the lowest index.
     """
     cosine, nearest = [], []
     for start in range(0, len(unit), TILE):
@@ -77,7 +80,10 @@ def plain_nearest(unit: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Te
 
 
 def gathered_nearest(unit: torch.Tensor, at: np.ndarray, centroids: torch.Tensor) -> torch.Tensor:
-    """:func:`plain_nearest` of scattered rows, whose numbers in the data are ``at``; int64 [n]."""
+    """Index int64 [n] of the nearest centroid, as :func:`plain_nearest`, for scattered rows.
+
+    ``at`` are the rows' indices in the dataset.
+    """
     nearest = torch.empty(len(at), dtype=torch.int64, device=unit.device)
     tile = unit.new_zeros(TILE, unit.shape[1])
     for some, places in _into_tiles(at, keep_places=unit.device.type == "cuda"):
@@ -106,7 +112,7 @@ def _into_tiles(at: np.ndarray, *, keep_places: bool) -> Iterator[tuple[np.ndarr
 def row_cosines(
     unit: torch.Tensor, row: torch.Tensor, centroids: torch.Tensor, centroid: torch.Tensor
 ) -> torch.Tensor:
-    """Cosine float32 [p] of each pair of a row of ``unit`` and a centroid."""
+    """Cosine float32 [p] between ``unit[row]`` and ``centroids[centroid]`` for p pairs."""
     cosine = torch.empty(len(row), device=unit.device)
     for piece in row_blocks(len(row), unit.device):
         product = unit.index_select(0, row[piece])
@@ -115,7 +121,10 @@ def row_cosines(
 
 
 def angles_between(before: torch.Tensor, after: torch.Tensor) -> np.ndarray:
-    """Angle float64 [K] between unit rows of two matrices, rounded up; 0 where they are equal."""
+    """Angle float64 [K] in radians between row i of two matrices of unit rows, rounded up.
+
+    0 where the rows are equal.
+    """
     chord = torch.empty(len(before), dtype=torch.float64, device=before.device)
     for piece in row_blocks(len(before), before.device):
         chord[piece] = (after[piece].double() - before[piece]).norm(dim=1)
@@ -124,7 +133,7 @@ def angles_between(before: torch.Tensor, after: torch.Tensor) -> np.ndarray:
 
 
 def unit_means(sums: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
-    """Unit means float32 [K, D]; where the members cancel out, the previous centroid stays."""
+    """Centroids float32 [K, D]: the normalised sums; the previous centroid where a sum is zero."""
     means = torch.empty_like(previous)
     for piece in row_blocks(len(sums), sums.device):
         some = (sums[piece] != 0).any(1, keepdim=True)
