@@ -1,4 +1,4 @@
-"""What EL2N and perplexity share: rank by one score of the answer tokens, keep a window."""
+"""Common part of EL2N and perplexity: rank by a score of the answer tokens, keep a window."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from coincide.schema import Need, Pool, Selection
 
 @dataclass(frozen=True)
 class AnswerScore:
-    """A method that differs from its siblings in ``column`` of ``token_scores`` alone."""
+    """Ranks by one ``column`` of the signal ``token_scores``; subclasses name the column."""
 
     direction: Direction = "middle"
     text_only: TextOnly = "keep"
@@ -36,22 +36,22 @@ class AnswerScore:
 
     @property
     def uses_seed(self) -> bool:
-        """Only the quota of text-only rows is drawn."""
+        """Whether the run's seed matters: only for the random quota of text-only rows."""
         return self.text_only == "quota"
 
     def needs(self) -> Sequence[Need]:
-        """The scores of the answer tokens."""
+        """The signal ``token_scores`` of the reference model."""
         return (TokenScores(),)
 
     def score_config(self, seed: int) -> dict[str, Any]:
-        """The score is a column of the signal."""
+        """What the score depends on besides the signal: the column."""
         return {"column": self.column}
 
     def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
-        """The column, float32 [N]."""
+        """``{"score": float32 [N]}``: the column; NaN for rows without answer tokens."""
         return {"score": pool.signal(TokenScores())[:][:, COLUMNS.index(self.column)]}
 
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
-        """The ``k`` rows of the window."""
+        """The ``k`` rows in the window of the ranking that ``direction`` names."""
         score = pool.scored(self, seed)["score"]
         return select_by_score(pool, score, k, self.direction, self.text_only, seed)

@@ -1,22 +1,22 @@
-"""CLIP-score: how well image and text agree.
+"""CLIP-score: the similarity of image and text according to CLIP.
 
 Score, with φ CLIP's unit embeddings:
 
     s_i = cos(φ_I(image_i), φ_T(text_i))
 
 CLIPScore proper (Hessel et al. 2021) is 2.5 max(s, 0) with "A photo depicts" before the text: the
-same ranking except among negatives. DataComp (Gadre et al. 2023) filters by it.
+same ranking except among negative values. DataComp (Gadre et al. 2023) filters by it.
 
-Which text is not settled: DICS takes the question, Self-Filter the dialogue cut at 77 tokens,
-COINCIDE releases no code. ``text`` says which, the dialogue by default; of many turns the cut
-leaves the first (``coincide.features.signals.clip_text``). Published CLIP: ViT-L/14 at 224 pixels.
+Uncertain: which text. DICS takes the question, Self-Filter the dialogue cut at 77 tokens, COINCIDE
+releases no code. ``text`` chooses, by default the dialogue; the cut leaves only the first of many
+turns (``coincide.features.signals.clip_text``). Published CLIP: ViT-L/14 at 224 pixels.
 
-Direction: ``high``, as DICS and DataComp have it; taken by rank, since a threshold (DataComp's
-rule) keeps one row too many and all ties.
+Direction: ``high``, as in DICS and DataComp; by rank, since a threshold (DataComp's rule) keeps one
+row too many and all ties.
 
 Rows: there is no score without an image. Text-only examples get their proportional share at random
-(``quota``) or are left out (``drop``); DICS gives them 1.0 by hand, others do not say. Rows without
-an answer, or whose chosen text is empty, are never selected.
+(``quota``) or are left out (``drop``); DICS sets their score to 1.0, others do not say. Rows
+without an answer, or whose chosen text is empty, are never selected.
 
 Cost: one CLIP pass, each image once, then a sort; no reference model.
 
@@ -38,14 +38,17 @@ from coincide.schema import Need, Pool, Selection
 
 
 def cosine(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """Row by row, float32 [N], of unit rows [N, D]; NaN where either is."""
+    """Cosine of row i of ``images`` and row i of ``texts``, unit rows [N, D]: float32 [N].
+
+    NaN where either row is NaN.
+    """
     products = np.asarray(images, np.float64) * np.asarray(texts, np.float64)
     return products.sum(axis=1).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class ClipScore:
-    """Rank by the cosine of image and text and keep an end of the ranking."""
+    """Ranks by the cosine of image and text and keeps one end of the ranking."""
 
     text: Literal["dialogue", "question", "answer"] = "dialogue"
     direction: Direction = "high"
@@ -60,7 +63,7 @@ class ClipScore:
 
     @property
     def uses_seed(self) -> bool:
-        """Only the quota of text-only rows is drawn."""
+        """Whether the run's seed matters: only for the random quota of text-only rows."""
         return self.text_only == "quota"
 
     def needs(self) -> Sequence[Need]:
@@ -68,14 +71,16 @@ class ClipScore:
         return ClipImage(), ClipText(self.text)
 
     def score_config(self, seed: int) -> dict[str, Any]:
-        """The embeddings say it all."""
+        """Nothing besides the signals."""
         return {}
 
     def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
-        """The cosine of image and text, float32 [N]."""
+        """``{"score": float32 [N]}``: the cosine of image and text; NaN without an image or
+        text.
+        """
         return {"score": cosine(pool.signal(ClipImage())[:], pool.signal(ClipText(self.text))[:])}
 
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
-        """The ``k`` rows of the window, and the text-only share."""
+        """The ``k`` rows with the highest (or lowest) score, and the share of text-only rows."""
         score = pool.scored(self, seed)["score"]
         return select_by_score(pool, score, k, self.direction, self.text_only, seed)

@@ -1,4 +1,5 @@
-"""D2 pruning: difficulty spread over a neighbour graph, and taken back around what is chosen.
+"""D2 pruning: difficulty propagated over a neighbour graph, so that difficult and diverse rows
+remain.
 
 1. a_i: mean margin p(y) - max p(not y) over the answer tokens (COINCIDE calls it AUM, for one
    model). A graph joins each row to its ``neighbors`` nearest in the mean last hidden state;
@@ -10,13 +11,13 @@
 From: Maharana et al. 2023; constants and direction (a high margin, an easy example, first) from
 COINCIDE's released baseline (``d2_prune.py``): 5 neighbours, γ_r = 0.4.
 
-Ours differs: the graph is exact, where the released one comes from a coarse index that misses
-neighbours and wraps an absent one to the last row. Hidden states are not normalised and squared
-distances in the thousands make every exp(-d) zero, so that D2 becomes plain top-margin; distances
-are therefore divided by their median (``scale: none`` is the released form). Means are over real
-tokens, not padding. ``mode: exact`` takes the argmax that the paper asks for; ``reference`` follows
-the released lazy order (a cursor over the initial ranking and a standby list), which is not always
-the argmax.
+Ours differs: the graph is exact; the released one comes from an approximate index that misses
+neighbours and replaces a missing one by the last row. Hidden states are not normalised, and squared
+distances in the thousands make every exp(-d) zero, so that D2 becomes ranking by margin alone;
+distances are therefore divided by their median (``scale: none`` is the released form). Means are
+over real tokens, not padding. ``mode: exact`` takes the argmax that the paper asks for;
+``reference`` follows the released code (a cursor over the initial ranking and a standby list),
+which is not always the argmax.
 
 Rows: text-only examples are scored like all others; rows without answer tokens never selected.
 
@@ -55,11 +56,11 @@ EPSILON = 1e-7
 def graph_scores(
     scores: np.ndarray, neighbors: np.ndarray, distances: np.ndarray, gamma_forward: float = 1.0
 ) -> np.ndarray:
-    """The forward message: g, float64 [N].
+    """Scores after the forward message: g, float64 [N].
 
-    ``scores`` [N] are a; ``neighbors`` int [N, k] and ``distances`` [N, k] (squared) the graph.
-    Weights are taken in the precision of the distances, a row's own ε in that of the scores, as
-    released.
+    ``scores`` [N] are a; ``neighbors`` int [N, k] and ``distances`` [N, k] (squared) are the graph.
+    As in the released code, weights are computed in the precision of the distances, a row's own ε
+    in that of the scores.
     """
     scores, distances = np.asarray(scores), np.asarray(distances)
     own = np.maximum(scores, scores.dtype.type(EPSILON))
@@ -75,11 +76,11 @@ def select(
     gamma_reverse: float,
     mode: Mode = "reference",
 ) -> np.ndarray:
-    """``k`` rows, int64, in the order chosen, the reverse message sent after each.
+    """``k`` rows, int64, in the order chosen; the reverse message is sent after each.
 
-    ``mode``: ``reference`` is the released code's order, ties in the initial ranking left to
-    numpy's default sort as there; ``exact`` always the largest g, ties to the lowest row. Raises
-    ValueError unless 0 <= k <= N.
+    ``mode``: ``reference`` is the order of the released code, with ties in the initial ranking
+    broken by numpy's default sort as there; ``exact`` always takes the largest g, ties to the
+    lowest row. Raises ValueError unless 0 <= k <= N.
     """
     if not 0 <= k <= len(graph_scores):
         raise ValueError(f"got k = {k} for {len(graph_scores)} rows; expected 0 to that many")
@@ -90,7 +91,7 @@ def select(
 
 
 def _exactly(g: np.ndarray, neighbors: np.ndarray, weights: np.ndarray, k: int) -> list[int]:
-    """Largest g first."""
+    """The rows in exact order: always the largest g."""
     waiting = _Waiting(g, range(len(g)))
     chosen: list[int] = []
     while len(chosen) < k:
@@ -102,7 +103,9 @@ def _exactly(g: np.ndarray, neighbors: np.ndarray, weights: np.ndarray, k: int) 
 
 
 def _lazily(g: np.ndarray, neighbors: np.ndarray, weights: np.ndarray, k: int) -> list[int]:
-    """A cursor over the initial ranking; a row that fell below its successor goes on standby."""
+    """The released order: a cursor over the initial ranking; a row below its successor is put on
+    standby.
+    """
     order = np.argsort(g)[::-1].tolist()  # ties as the released call leaves them
     standby = _Waiting(g, ())
     chosen: list[int] = []
@@ -129,7 +132,8 @@ def _send(g: np.ndarray, neighbors: np.ndarray, weights: np.ndarray, row: int) -
 
 
 class _Waiting:
-    """Rows by descending ``g``, which may change: a heap whose stale entries are skipped.
+    """Priority queue of rows by descending ``g``, which may change: a heap with stale entries
+    skipped.
 
     Ties go to the row that was added first.
     """
@@ -147,13 +151,13 @@ class _Waiting:
         self.changed([row])
 
     def changed(self, rows: Sequence[int] | np.ndarray) -> None:
-        """Look at g of ``rows`` again."""
+        """Update the queue after g of ``rows`` changed."""
         for row in map(int, rows):
             if row in self.turn:
                 heapq.heappush(self.heap, (-self.g[row], self.turn[row], row))
 
     def largest(self) -> float | None:
-        """The largest g of a waiting row; None when none waits."""
+        """The largest g in the queue; None when it is empty."""
         while self.heap:
             value, _, row = self.heap[0]
             if row in self.turn and self.g[row] == -value:
@@ -162,7 +166,7 @@ class _Waiting:
         return None
 
     def pop(self) -> int:
-        """Take the row with the largest g."""
+        """Remove and return the row with the largest g."""
         self.largest()
         row = heapq.heappop(self.heap)[2]
         del self.turn[row]
@@ -172,9 +176,10 @@ class _Waiting:
 def neighbor_graph(
     x: Any, neighbors: int, *, scale: Literal["median", "none"]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The exact graph of the rows of ``x`` [n, D]: neighbours int64 and distances [n, k].
+    """The exact graph of the rows of ``x`` [n, D]: neighbours int64 [n, k] and distances [n, k].
 
-    ``scale: median`` divides the squared distances by the median of those above zero.
+    k is ``neighbors``; distances are squared. ``scale: median`` divides them by the median of those
+    above zero.
     """
     import torch
 
@@ -191,7 +196,9 @@ def neighbor_graph(
 
 @dataclass(frozen=True)
 class D2Pruning:
-    """Take confident rows whose neighbourhood is not yet taken."""
+    """Takes the row with the highest propagated margin, and lowers its neighbours, until k are
+    taken.
+    """
 
     neighbors: int = 5
     gamma_forward: float = 1.0
@@ -215,20 +222,22 @@ class D2Pruning:
 
     @property
     def uses_seed(self) -> bool:
-        """Only the quota of text-only rows is drawn."""
+        """Whether the run's seed matters: only for the random quota of text-only rows."""
         return self.text_only == "quota"
 
     def needs(self) -> Sequence[Need]:
-        """The margin of the answer tokens and the mean hidden state."""
+        """The margin of the answer tokens (``token_scores``) and the mean hidden state."""
         return TokenScores(), HiddenMean()
 
     def score_config(self, seed: int) -> dict[str, Any]:
-        """What shapes the graph and the forward message."""
+        """What determines the graph and the forward message."""
         names = ("neighbors", "gamma_forward", "scale", "text_only")
         return {name: getattr(self, name) for name in names}
 
     def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
-        """g float32 [N]; of the n candidates g in full, neighbours and distances [n, k]."""
+        """``score``: g, float32 [N]; for the n candidates also g in float64, neighbours and
+        distances [n, k].
+        """
         margin = self._margin(pool)
         rows = np.flatnonzero(self._shares(pool, margin, 0, seed).candidates)
         neighbors, distances = neighbor_graph(
@@ -240,7 +249,7 @@ class D2Pruning:
         return {"score": score, "graph": g, "neighbors": neighbors, "distances": distances}
 
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
-        """``k`` rows by the graph over all candidates, and the text-only share."""
+        """``k`` rows by the graph over all candidates, and the share of text-only rows."""
         share = self._shares(pool, self._margin(pool), k, seed)
         rows = np.flatnonzero(share.candidates)
         score, g, neighbors, distances = map(

@@ -30,7 +30,7 @@ from baselines.answer_score import AnswerScore
 
 @dataclass(frozen=True)
 class El2n(AnswerScore):
-    """Rank by EL2N and keep a window of the ranking."""
+    """Ranks by EL2N and keeps a window of the ranking."""
 
     name: str = "el2n"
     column: ClassVar[str] = "el2n"

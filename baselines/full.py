@@ -16,14 +16,14 @@ from coincide.schema import Need, Pool, Selection
 
 @dataclass(frozen=True)
 class Full:
-    """Every usable row, whatever the budget: the plan runs it at ``budget=1.0``."""
+    """Every usable row, whatever the budget; the report counts it as ``budget=1.0``."""
 
     name: str = "full"
     uses_seed: ClassVar[bool] = False
     fixed_size: ClassVar[bool] = True
 
     def needs(self) -> Sequence[Need]:
-        """Nothing."""
+        """No signals."""
         return ()
 
     def select(self, pool: Pool, k: int, seed: int) -> Selection:

@@ -30,7 +30,9 @@ from baselines.answer_score import AnswerScore
 
 @dataclass(frozen=True)
 class Perplexity(AnswerScore):
-    """Rank by the answers' mean negative log-likelihood and keep a window of the ranking."""
+    """Ranks by the mean negative log-likelihood of the answers and keeps a window of the
+    ranking.
+    """
 
     name: str = "perplexity"
     column: ClassVar[str] = "nll"

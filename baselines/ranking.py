@@ -1,10 +1,10 @@
-"""What the baselines share: which rows compete, and how a score becomes a subset.
+"""Common part of the baselines: which rows compete, and how a score becomes a subset.
 
 Two rules hold for every baseline. A row without an answer, or whose score is NaN, is never
-selected: there is nothing to learn from it. Text-only rows follow the declared policy:
+selected: there is nothing to learn from it. Text-only rows are treated as ``text_only`` says:
 
 - ``keep``: they compete with all others (methods that score them like any row);
-- ``quota``: they get their proportional share of the budget, filled at random with the run's
+- ``quota``: they get their proportional share of the budget, chosen at random with the run's
   seed (methods that look at the image), so that budgets stay comparable;
 - ``drop``: they are left out.
 """
@@ -28,10 +28,11 @@ TEXT_ONLY = ("keep", "quota", "drop")
 def preference(score: np.ndarray, direction: Direction) -> np.ndarray:
     """All rows with a score, int64, in the order in which they are taken.
 
-    ``score`` float [N], NaN: never taken. With ``order`` the ascending stable order of the n
-    scored rows (ties by row index), the first M are as a set ``low``: ``order[:M]``; ``high``:
-    ``order[n-M:]``; ``middle``: ``order[s:s+M]``, s = n // 2 - M // 2, the rule of COINCIDE's
-    training code. So budgets are nested, whatever the direction.
+    ``score`` float [N]; rows with NaN are left out. Let ``order`` be the n scored rows by ascending
+    score (ties by row index). For every M, the first M rows of the result are, as a set, ``low``:
+    ``order[:M]``; ``high``: ``order[n-M:]``; ``middle``: ``order[s:s+M]`` with s = n // 2 - M // 2,
+    the rule of COINCIDE's training code. So a smaller budget's rows are always contained in a
+    larger one's.
     """
     score = np.asarray(score, dtype=np.float32)
     rows = np.flatnonzero(~np.isnan(score))
@@ -47,25 +48,26 @@ def preference(score: np.ndarray, direction: Direction) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Shares:
-    """How a budget is divided."""
+    """How a budget is divided between rows that compete by score and random text-only rows."""
 
     candidates: np.ndarray
-    """bool [N]: rows that compete by the method's own rule."""
+    """bool [N]: rows that compete by the method's rule."""
     k: int
-    """How many of them are taken."""
+    """Number of them to take."""
     text: np.ndarray
-    """int64: text-only rows taken at random."""
+    """int64: the text-only rows that were drawn at random."""
 
     def facts(self) -> dict[str, int]:
-        """For the manifest."""
+        """These numbers for the manifest."""
         return {"candidates": int(self.candidates.sum()), "text_only_at_random": len(self.text)}
 
 
 def shares(pool: Pool, defined: np.ndarray, k: int, policy: TextOnly, seed: int) -> Shares:
-    """Who competes for ``k`` places. ``defined`` bool [N]: the method can judge the row.
+    """Divide ``k`` places; ``defined`` bool [N]: rows that the method has a score for.
 
-    Under ``quota`` every usable text-only row with an answer may be drawn, judged or not. One
-    permutation of the pool per seed decides, so shares are nested over budgets.
+    With ``quota`` every usable text-only row with an answer may be drawn, scored or not. The draw
+    takes the first rows of one permutation per seed, so larger budgets contain the draws of smaller
+    ones.
     """
     able = pool.usable & np.fromiter(map(has_answer, pool.examples), bool, len(pool.examples))
     text = np.fromiter((not e.images for e in pool.examples), bool, len(pool.examples))
@@ -81,14 +83,16 @@ def shares(pool: Pool, defined: np.ndarray, k: int, policy: TextOnly, seed: int)
 
 
 def has_answer(example: Example) -> bool:
-    """Whether any answer of the conversation holds text to learn."""
+    """Whether any answer of the conversation has text to learn."""
     return any(t.role == "gpt" and t.learn and t.text.strip() for t in example.turns)
 
 
 def select_by_score(
     pool: Pool, score: np.ndarray, k: int, direction: Direction, policy: TextOnly, seed: int
 ) -> Selection:
-    """The ``k`` rows that ``direction`` prefers by ``score`` float [N], and the text-only share."""
+    """The ``k`` rows that ``direction`` prefers by ``score`` float [N], and the share of text-only
+    rows.
+    """
     score = np.asarray(score, dtype=np.float32)
     share = shares(pool, ~np.isnan(score), k, policy, seed)
     judged = np.where(share.candidates, score, np.float32(np.nan))
@@ -102,7 +106,7 @@ def select_by_score(
 
 
 def check_choice(method: str, field: str, value: Any, choices: Sequence[Any]) -> None:
-    """Refuse a value that is none of the ``choices``."""
+    """Raise UserError, naming method and field, unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise UserError(
             f"method.{field}: got {value!r} for {method}; choices: {', '.join(map(str, choices))}"
@@ -110,7 +114,7 @@ def check_choice(method: str, field: str, value: Any, choices: Sequence[Any]) ->
 
 
 def check_positive(method: str, **fields: float) -> None:
-    """Refuse numbers that are not above 0."""
+    """Raise UserError, naming method and field, unless all numbers are above 0."""
     for field, value in fields.items():
         if isinstance(value, bool) or not value > 0:
             raise UserError(f"method.{field}: got {value!r} for {method}; expected more than 0")

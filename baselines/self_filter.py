@@ -1,28 +1,28 @@
-"""Self-Filter: what the model finds hard to fit, without picking likes of what was picked.
+"""Self-Filter: examples that the model finds hard to fit, lowering the rank of similar ones.
 
 Stage 1 (``train.self_filter``): a linear score net S on f, CLIP's image and text embedding side by
 side, is trained together with the target model by a loss that it weights; d_i = -S(f_i).
 
-Stage 2, until k are chosen: take i = argmax d; for the ``neighbors`` rows j nearest to it by
-cosine among those that remain:
+Stage 2, until k are chosen: take i = argmax d; for the ``neighbors`` rows j nearest to it by cosine
+among those that remain:
 
     d_j -= γ d_i cos(f_i, f_j)²
 
 From: Chen et al. 2024 and its code, setting *clip*, with 25K of LLaVA-158K: 10 neighbours, γ = 1.
 How COINCIDE ran it on 665K is not known.
 
-Ours differs: the released code sorts all rows for every pick; here a heap and precomputed
-neighbour lists give the same picks, and where a list runs out the nearest remaining rows are looked
-up exactly. The penalty supposes d_i > 0: with d_i < 0 it would raise the neighbours of a pick
-instead of lowering them. S has no natural zero, so that happens in the released code; here a pick
-with d_i <= 0 changes nothing, and ``negative: released`` brings the published formula back.
+Ours differs: the released code sorts all rows for every pick; a heap and precomputed neighbour
+lists give the same picks here, and when a list runs out the nearest remaining rows are searched
+exactly. The penalty supposes d_i > 0: with d_i < 0 it would raise the neighbours of a pick instead
+of lowering them. S has no natural zero, so that happens in the released code; here a pick with d_i
+<= 0 changes nothing, and ``negative: released`` restores the published formula.
 
 Rows: text-only examples have no CLIP image and get their proportional share at random (``quota``)
 or are left out (``drop``). Rows without answer tokens take no part in stage 1 and are never
 selected.
 
-Cost: stage 1 is a full finetuning of the target, by far the dearest of the baselines (MAGIC: 71
-GPU hours), and one CLIP pass; stage 2 an exact graph N² D and k heap operations.
+Cost: stage 1 is a full finetuning of the target, by far the most expensive of the baselines (MAGIC:
+71 GPU hours), and one CLIP pass; stage 2 an exact graph N² D and k heap operations.
 
 Published, LLaVA-665K 20 % on LLaVA-1.5-7B: Rel. 90.9 over ten benchmarks (90.5 with MM-Vet).
 """
@@ -45,16 +45,16 @@ from coincide.schema import Difficulty, Need, Pool, Selection
 
 @dataclass
 class Neighborhood:
-    """The nearest remaining rows of any row of ``x`` [N, D], by cosine, nearest first."""
+    """Finds the nearest remaining rows of any row of ``x`` [N, D], by cosine, nearest first."""
 
     x: np.ndarray
-    """Unit rows."""
+    """[N, D], rows of unit norm."""
     lists: np.ndarray
-    """int64 [N, L]: the L nearest of each row among all."""
+    """int64 [N, L]: the L nearest of each row among all rows."""
     remaining: np.ndarray
-    """bool [N]."""
+    """bool [N]: rows that are not chosen yet."""
     searches: int = field(default=0, init=False)
-    """How often a list ran out."""
+    """How many times a list ran out and all rows were searched."""
 
     def nearest(self, row: int, count: int) -> np.ndarray:
         """The ``count`` nearest remaining rows; fewer only when fewer remain."""
@@ -70,7 +70,7 @@ class Neighborhood:
 
 
 def neighborhood(x: np.ndarray, depth: int) -> Neighborhood:
-    """Lists of the ``depth`` nearest rows of each row of ``x`` [N, D], of any norm."""
+    """Neighbour lists of length ``depth`` for the rows of ``x`` [N, D], which need no unit norm."""
     import torch
 
     rows = unit(x)
@@ -97,9 +97,10 @@ def select(
     gamma: float = 1.0,
     negative: Literal["none", "released"] = "none",
 ) -> np.ndarray:
-    """``k`` rows, int64, in the order picked; ties to the lowest row.
+    """``k`` rows, int64, in the order chosen; ties to the lowest row.
 
-    ``difficulty`` [N]; ``near`` is used up. With ``neighbors=0`` the rows of largest difficulty.
+    ``difficulty`` [N] is d; ``near`` is modified (its remaining rows). ``neighbors=0``: the k rows
+    of largest difficulty. ``negative`` as in the module's description.
     """
     d = np.array(difficulty, dtype=np.float64)
     heap = [(-value, row) for row, value in enumerate(d)]
@@ -123,7 +124,7 @@ def select(
 
 @dataclass(frozen=True)
 class SelfFilter:
-    """Hard rows first, their likes after others."""
+    """Takes the most difficult row and lowers its nearest neighbours, until k are taken."""
 
     text: Literal["dialogue", "question", "answer"] = "dialogue"
     epochs: int = 1
@@ -148,23 +149,27 @@ class SelfFilter:
 
     @property
     def uses_seed(self) -> bool:
-        """Only the quota of text-only rows is drawn; stage 1 has a seed of its own."""
+        """Whether the run's seed matters: only for the quota of text-only rows; stage 1 has its own
+        seed.
+        """
         return self.text_only == "quota"
 
     def key_config(self) -> dict[str, Any]:
-        """All fields but ``depth``, which changes the time alone."""
+        """All fields but ``depth``, which only changes the time."""
         return {name: value for name, value in asdict(self).items() if name != "depth"}
 
     def needs(self) -> Sequence[Need]:
-        """CLIP's embeddings, and the difficulty that stage 1 learns on them."""
+        """CLIP's embeddings, and the difficulty that stage 1 learns from them."""
         return ClipImage(), ClipText(self.text), self._difficulty()
 
     def score_config(self, seed: int) -> dict[str, Any]:
-        """Who takes part."""
+        """Which rows take part."""
         return {"text_only": self.text_only}
 
     def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
-        """The difficulty of the candidates, float32 [N], and their nearest rows [n, depth]."""
+        """``score``: difficulty of the candidates, float32 [N]; also their nearest rows [n,
+        depth].
+        """
         difficulty, share = self._candidates(pool, 0, seed)
         lists = neighborhood(self._embedding(pool, share.candidates), self.depth).lists
         return {
@@ -173,7 +178,7 @@ class SelfFilter:
         }
 
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
-        """``k`` rows by stage 2 over all candidates, and the text-only share."""
+        """``k`` rows by stage 2 over all candidates, and the share of text-only rows."""
         difficulty, share = self._candidates(pool, k, seed)
         rows = np.flatnonzero(share.candidates)
         scored = pool.scored(self, seed)
@@ -204,7 +209,7 @@ class SelfFilter:
         return difficulty, shares(pool, ~np.isnan(difficulty), k, self.text_only, seed)
 
     def _embedding(self, pool: Pool, rows: np.ndarray) -> np.ndarray:
-        """f of the rows that the mask names: image and text embedding side by side."""
+        """f of the rows in the mask ``rows``: image and text embedding side by side."""
         chosen = np.flatnonzero(rows)
         signals = (ClipImage(), ClipText(self.text))
         return np.concatenate([pool.signal(signal)[chosen] for signal in signals], axis=1)

@@ -41,13 +41,13 @@ from coincide.ops.threads import map_threads
 from coincide.schema import Clustering, Clusters, Need, Pool, Selection
 
 BLOCK_BYTES = 16 * 2**20
-"""Of the float64 features that a thread reads at once."""
+"""Bytes of float64 features that a thread reads at once."""
 
 
 def prototype_distance(x: np.ndarray, clusters: Clusters) -> np.ndarray:
     """1 - cosine of every row of ``x`` [N, D] with its own centroid: float32 [N].
 
-    Taken in float64; NaN for rows in no cluster.
+    Computed in float64; NaN for rows in no cluster.
     """
     distance = np.full(len(x), np.nan, dtype=np.float32)
     block = max(1, BLOCK_BYTES // (8 * x.shape[1]))
@@ -64,14 +64,14 @@ def prototype_distance(x: np.ndarray, clusters: Clusters) -> np.ndarray:
 
 
 def unit_rows(x: np.ndarray) -> np.ndarray:
-    """The rows of ``x`` as float64 of unit norm."""
+    """The rows of ``x`` [n, D] as float64 of unit norm."""
     rows = wide(x)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 @dataclass(frozen=True)
 class SelfSup:
-    """Rank by the distance to the nearest prototype."""
+    """Ranks by the distance to the nearest prototype (cluster centroid)."""
 
     clusters: int
     iterations: int = 50
@@ -88,24 +88,24 @@ class SelfSup:
 
     @property
     def variant(self) -> str:
-        """Which end of the ranking was kept."""
+        """Which end of the ranking is kept, for tables."""
         return self.keep
 
     @property
     def uses_seed(self) -> bool:
-        """Only the quota of text-only rows is drawn."""
+        """Whether the run's seed matters: only for the random quota of text-only rows."""
         return self.text_only == "quota"
 
     def needs(self) -> Sequence[Need]:
-        """The last token's state and its spherical k-means."""
+        """The last token's hidden state and its spherical k-means clustering."""
         return HiddenLast(), self._clustering()
 
     def score_config(self, seed: int) -> dict[str, Any]:
-        """State and clusters say it all."""
+        """Nothing besides the signal and the clustering."""
         return {}
 
     def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
-        """The distance to the prototype, float32 [N]."""
+        """``{"score": float32 [N]}``: the distance to the prototype; NaN for rows in no cluster."""
         x, clusters = pool.signal(HiddenLast()), pool.clusters(self._clustering())
         return {"score": prototype_distance(x, clusters)}
 

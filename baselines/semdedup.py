@@ -1,4 +1,4 @@
-"""SemDeDup: inside clusters, drop what resembles something kept before it.
+"""SemDeDup: inside clusters, drop what is similar to a row that comes before it.
 
 1. Spherical k-means of the last token's last hidden state (rows of unit length).
 2. In each cluster order the rows by distance to the centroid, the farthest first (``hard``), the
@@ -10,12 +10,12 @@ From: Abbas et al. 2023 and its code. The paper keeps one row of each group of d
 which gave the published numbers and which we follow, drops a row that resembles any earlier one,
 dropped or not. They differ on chains of duplicates.
 
-Ours differs from COINCIDE's use of it: there ε is tuned by hand for every budget and the tail of
-the list, the clusters with the highest ids, is cut off. Since m does not depend on ε the kept sets
-are nested, so keeping the k smallest m (ties by row index) is the same rule without the search; the
-ε that it amounts to is in the manifest. The state is that of the last real token, where the
-released code reads padding. With fewer places than clusters, only first rows are kept and their
-tie goes by row index: choose fewer clusters than k.
+Ours differs from COINCIDE's use of it: there ε is tuned by hand for every budget and the end of the
+list (the clusters with the highest ids) is cut off. Since m does not depend on ε, the kept sets are
+nested, so keeping the k smallest m (ties by row index) is the same rule without the search; the
+corresponding ε is in the manifest. The state is that of the last real token, where the released
+code reads padding. If k is less than the number of clusters, only first rows are kept, and ties
+between them are broken by row index: choose fewer clusters than k.
 
 Rows: text-only examples are treated like all others; rows without an answer never selected.
 
@@ -43,7 +43,7 @@ from coincide.schema import Clustering, Need, Pool, Selection
 
 Lengths = Literal["half", "exact"]
 BLOCK = 1024
-"""Rows of a cluster compared at once with as many before them."""
+"""Rows of a cluster that are compared at once with as many earlier ones."""
 
 
 def max_similarity(
@@ -51,11 +51,11 @@ def max_similarity(
 ) -> np.ndarray:
     """m: float32 [N], the largest cosine of each row to an earlier row of its cluster, at least 0.
 
-    ``x`` [N, D], any norm; ``assignment`` int [N], -1: in no cluster; ``order`` int64, rows in the
-    order in which they are considered, of which only the order within each cluster matters. Rows
-    in no cluster or not in ``order`` get NaN. Products are taken in float64. ``lengths``: ``half``
-    divides rows by their length rounded to half precision, as the released code does, which moves
-    cosines by up to 1e-3; ``exact`` does not round. Only rows equal to an earlier one have 1.
+    ``x`` [N, D], any norm; ``assignment`` int [N], -1: in no cluster; ``order`` int64, the rows in
+    the order in which they are considered (only the order within each cluster matters). Rows in no
+    cluster or not in ``order`` get NaN. Computed in float64. ``lengths``: ``half`` divides rows by
+    their length rounded to half precision, as the released code does, which changes cosines by up
+    to 1e-3; ``exact`` does not round. Only rows equal to an earlier one have m = 1.
     """
     order = np.asarray(order, dtype=np.int64)
     order = order[assignment[order] >= 0]
@@ -74,7 +74,7 @@ def max_similarity(
 
 
 def _lengths(x: Any, lengths: Lengths) -> np.ndarray:
-    """float64 [n]: by what the rows are divided; see :func:`max_similarity`."""
+    """float64 [n]: the lengths by which the rows are divided; see :func:`max_similarity`."""
     blocks = (wide(x[start : start + BLOCK]) for start in range(0, len(x), BLOCK))
     length = np.concatenate([np.linalg.norm(block, axis=1) for block in blocks])
     if lengths == "half" and length.max() < np.finfo(np.float16).max:
@@ -83,7 +83,7 @@ def _lengths(x: Any, lengths: Lengths) -> np.ndarray:
 
 
 def _repeated(x: Any) -> np.ndarray:
-    """bool [n]: rows byte for byte equal to an earlier one."""
+    """bool [n]: rows that equal an earlier one byte for byte."""
     _, first = np.unique(row_digests(x), return_index=True)
     repeated = np.ones(len(x), dtype=bool)
     repeated[first] = False
@@ -91,7 +91,7 @@ def _repeated(x: Any) -> np.ndarray:
 
 
 def _largest_before(x: Any, lengths: np.ndarray) -> np.ndarray:
-    """For each row of ``x`` [n, D], in order, its largest cosine to a row above it, in [0, 1)."""
+    """For each row of ``x`` [n, D], in order, its largest cosine to an earlier row, in [0, 1)."""
 
     def unit(start: int) -> np.ndarray:
         return wide(x[start : start + BLOCK]) / lengths[start : start + BLOCK, None]
@@ -117,7 +117,7 @@ def _ranking(similarity: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class SemDeDup:
-    """Keep the ``k`` rows that resemble earlier rows of their cluster least."""
+    """Keeps the ``k`` rows that are least similar to earlier rows of their cluster."""
 
     clusters: int
     iterations: int = 50
@@ -134,20 +134,22 @@ class SemDeDup:
 
     @property
     def uses_seed(self) -> bool:
-        """A random order inside clusters, or the quota of text-only rows, is drawn."""
+        """Whether the run's seed matters: for a random order in clusters and the quota of text-only
+        rows.
+        """
         return self.keep == "random" or self.text_only == "quota"
 
     def needs(self) -> Sequence[Need]:
-        """The last token's state and its spherical k-means."""
+        """The last token's hidden state and its spherical k-means clustering."""
         return HiddenLast(), self._clustering()
 
     def score_config(self, seed: int) -> dict[str, Any]:
-        """Who goes first, and who takes part."""
+        """The order inside clusters, and which rows take part."""
         drawn = {"seed": seed} if self.keep == "random" else {}
         return {"keep": self.keep, "text_only": self.text_only, **drawn}
 
     def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
-        """m of the candidates, float32 [N]."""
+        """``{"score": float32 [N]}``: m of the candidates; NaN for other rows."""
         x, clusters = pool.signal(HiddenLast()), pool.clusters(self._clustering())
         share = shares(pool, clusters.assignment >= 0, 0, self.text_only, seed)
         order = self._order(prototype_distance(x, clusters), seed)
@@ -155,7 +157,7 @@ class SemDeDup:
         return {"score": max_similarity(x, clusters.assignment, order, lengths="exact")}
 
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
-        """The ``k`` rows with the smallest m, and the text-only share."""
+        """The ``k`` rows with the smallest m, and the share of text-only rows."""
         similarity = pool.scored(self, seed)["score"]
         assigned = pool.clusters(self._clustering()).assignment >= 0
         share = shares(pool, assigned, k, self.text_only, seed)
@@ -174,7 +176,7 @@ class SemDeDup:
         )
 
     def _order(self, distance: np.ndarray, seed: int) -> np.ndarray:
-        """All rows, int64, in the order in which they may be kept."""
+        """All rows, int64, in the order in which they are considered."""
         if self.keep == "random":
             return np.random.default_rng(seed).permutation(len(distance))
         return np.argsort(distance if self.keep == "easy" else -distance, kind="stable")

@@ -1,7 +1,8 @@
-"""Random selection: uniform without replacement, nested over budgets for a seed.
+"""Random selection: uniform without replacement; with one seed, small budgets are part of larger
+ones.
 
-``sources`` restricts it to parts of the mixture. One source alone is a subset that is bad on
-purpose: the control that an experiment has to tell from random before it can tell methods apart.
+``sources`` restricts it to parts of the mixture. One source alone is a deliberately bad subset: a
+control that an experiment must be able to tell from random before it can tell methods apart.
 
 Published, LLaVA-665K 20 % on LLaVA-1.5-7B: Rel. 95.8. A strong baseline: report it with seeds.
 """
@@ -19,13 +20,14 @@ from coincide.schema import Need, Pool, Selection, UserError
 
 @dataclass(frozen=True)
 class Random:
-    """One permutation of the pool per seed; a budget takes its first k usable rows.
+    """The first k usable rows of one permutation of the pool per seed.
 
-    The permutation is of all N rows, so a row that turns unusable does not move the others.
+    The permutation is of all N rows, so a row that becomes unusable does not change the others'
+    order.
     """
 
     sources: Sequence[str] = ()
-    """Draw from these parts of the mixture alone; empty: from all."""
+    """Draw only from these parts of the mixture; empty: from all."""
     name: str = "random"
     uses_seed: ClassVar[bool] = True
     fixed_size: ClassVar[bool] = False
@@ -34,11 +36,11 @@ class Random:
         object.__setattr__(self, "sources", tuple(self.sources))
 
     def needs(self) -> Sequence[Need]:
-        """Nothing."""
+        """No signals."""
         return ()
 
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
-        """The first k usable rows of the permutation that ``seed`` gives.
+        """The first ``k`` usable rows of the permutation that ``seed`` gives.
 
         Raises:
             UserError: a source is unknown, or the sources have fewer than ``k`` usable rows.
@@ -53,7 +55,7 @@ class Random:
         return Selection(order[:k], ranking=order)
 
     def _wanted(self, pool: Pool) -> np.ndarray:
-        """bool [N]."""
+        """bool [N]: rows of the wanted sources."""
         found = np.array([example.source for example in pool.examples])
         if unknown := sorted(set(self.sources) - set(found)):
             raise UserError(

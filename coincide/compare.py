@@ -1,8 +1,8 @@
-"""``python -m coincide.compare A B``: what two subsets share, and what made them differ.
+"""``python -m coincide.compare A B``: what two subsets have in common, and how their runs differ.
 
-A and B are subset artifacts (folders of the store), lines of the ledger (JSON) or index files
-(.npy). Prints overlap, rows by source, scores where both have them, and the configuration that
-differs.
+A and B are subset artifacts (folders of the store), results of the ledger (JSON) or index files
+(.npy). Prints the overlap, rows by source, scores where both have them, and the fields of the
+configuration that differ.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ComparedSubset:
-    """One of the two: what could be had of it."""
+    """One of the two subsets, with as much as is recorded of it."""
 
     name: str
     config: Mapping[str, Any]
-    """Dotted field -> value."""
+    """Configuration of its run: dotted field -> value; empty for an index file."""
     rows: np.ndarray | None
-    """Sorted int64; None when the subset is not in the store."""
+    """Row indices, int64 ascending; None when the subset is not in the store."""
     composition: Mapping[str, int] = field(default_factory=dict)
+    """Rows of the subset by source."""
     pool: Mapping[str, int] = field(default_factory=dict)
     """Rows of the whole dataset by source."""
     size: int | None = None
@@ -51,7 +52,10 @@ class ComparedSubset:
 
 
 def open_compared(path: Path, store: Path) -> ComparedSubset:
-    """Read A or B. Raises :class:`UserError` for what is neither of the three."""
+    """Read A or B; ``store`` is where the artifacts of a result are looked for.
+
+    Raises :class:`UserError` unless ``path`` is an artifact, a result or an index file.
+    """
     if path.is_dir():
         return _of_artifact(path)
     if path.suffix == ".npy" and path.is_file():
@@ -112,7 +116,10 @@ def _index(path: Path) -> np.ndarray:
 
 
 def compare(a: ComparedSubset, b: ComparedSubset) -> dict[str, Any]:
-    """What there is to say of the two, as JSON; without an overlap, ``why`` says why."""
+    """The comparison as JSON: overlap, sources, scores, differing fields.
+
+    Where there is no overlap to compute, ``why`` gives the reason.
+    """
     found, why = _overlap(a, b)
     both = [name for name in a.scores if name in b.scores]
     unlike = {n: w for n in both if (w := _unlike(a.scores[n], b.scores[n]))}
@@ -165,7 +172,7 @@ def _sources(
 
 
 def _unlike(a: Score, b: Score) -> str:
-    """Why two scores of one benchmark cannot be set side by side; empty where they can."""
+    """Why two scores of one benchmark cannot be compared; empty where they can."""
     for what in ("metric", "protocol"):
         if getattr(a, what) != getattr(b, what):
             return f"another {what}: {getattr(a, what) or 'none'} and {getattr(b, what) or 'none'}"
@@ -174,7 +181,7 @@ def _unlike(a: Score, b: Score) -> str:
 
 
 def tables(found: Mapping[str, Any]) -> list[Table | str]:
-    """The comparison as rich tables; text is never markup."""
+    """The comparison as rich tables and lines of text."""
     shown: list[Table | str] = [f"A  {found['a']}\nB  {found['b']}\n"]
     over = found["overlap"]
     if over is None:
@@ -222,7 +229,7 @@ def _text(value: Any, number: bool) -> str:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The command; its status is 2 when a side cannot be read."""
+    """Run the command; exit status 2 when A or B cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m coincide.compare", description=__doc__)
     parser.add_argument("a", type=Path, metavar="A")
     parser.add_argument("b", type=Path, metavar="B")

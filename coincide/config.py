@@ -18,60 +18,62 @@ COMMAND_NAMES = (
 
 @dataclass
 class Paths:
-    """Where things are kept; relative ones are relative to the folder the command runs in."""
+    """Folders; relative paths are relative to the folder in which the command runs."""
 
     store: str = "store"
     """Artifacts: everything that can be computed again."""
     ledger: str = "ledger"
     """One JSON per result: small, to be committed or copied between machines."""
     reports: str = "reports"
+    """Report pages and tables."""
     data: str = "data"
     """Training sets: annotations and images, a folder each."""
     sweeps: str = "sweeps"
-    """Sweeps of several jobs: what was frozen, logs, how each job stands."""
+    """Sweeps of several jobs: frozen code and configuration, logs, state of each job."""
     benchmarks: str = "benchmarks"
     """Local mirror of the evaluation sets, for machines without a network."""
 
 
 @dataclass
 class FeaturePass:
-    """How fast the feature pass runs; none of it changes a value, so none of it is in a key."""
+    """Speed settings of the feature pass. None changes a value, so none is part of a key."""
 
     batch_size: int = 64
     """Most rows in a batch."""
     batch_tokens: int = 32768
-    """Most tokens in a batch, padding included; on a CPU never more than its caches hold."""
+    """Most tokens in a batch, padding included; on a CPU at most 2,048 (its caches)."""
     shard_rows: int = 1024
-    """Rows per shard: what a killed run loses at most."""
+    """Rows per shard. A killed run loses at most the shard it was computing."""
     device: str = "auto"
     """``auto``: the GPUs, else the CPU; or a torch name."""
     processes: Any = "auto"
     """Workers on this machine, each at a shard of its own; ``auto``: one per GPU, one on a CPU."""
     decode_workers: Any = "auto"
-    """Processes that read images ahead of each worker; ``auto``: by the cores, none on a CPU."""
+    """Processes that read images ahead of each worker; ``auto``: by the number of cores, 0 on a
+    CPU."""
     decode_mb: int = 1500
-    """Memory that one of these may need, in MB: the largest picture that is read (89 million
-    pixels) takes so much. ``auto`` starts as many as half of the free memory holds."""
+    """Memory that one of these processes may need, in MB: enough for the largest picture that is
+    read (89 million pixels). ``auto`` starts at most as many as fit half of the free memory."""
 
 
 @dataclass
 class HealthLimits:
-    """The gate before training: beyond any of these the run stops with the figures."""
+    """Limits checked before training: the run stops with the figures when one is exceeded."""
 
     largest_cluster: float = 0.05
     """Largest share of the pool in one cluster."""
     empty_clusters: float = 0.01
     """Largest share of clusters without a row."""
     invalid_rows: float = 0.02
-    """Largest share of the rows that the data has for which no usable signal was found."""
+    """Largest share of the rows without a usable signal."""
     lost_rows: float = 0.2
-    """Largest share of rows that the data's own policies (``on_missing_image``,
-    ``on_corrupt_image``, ``on_bad_row``) may leave out; looked at before the feature pass."""
+    """Largest share of rows that the data's policies (``on_missing_image``, ``on_corrupt_image``,
+    ``on_bad_row``) may drop; checked before the feature pass."""
 
 
 @dataclass
 class Root:
-    """Everything that ``python run.py`` understands."""
+    """The configuration of ``python run.py``."""
 
     data: Any = None
     method: Any = None
@@ -103,13 +105,15 @@ class Root:
 
 
 def check_command(command: str) -> None:
-    """Refuse what is no command."""
+    """Raise UserError unless ``command`` is a known command."""
     if command not in COMMAND_NAMES:
         raise UserError(f"command={command!r}; the choices are {', '.join(COMMAND_NAMES)}.")
 
 
 def check_name(group: str, name: object) -> None:
-    """Refuse what is no name of a part: blank, no text, or with characters that do not print."""
+    """Raise UserError unless ``name``, the ``name`` of config group ``group``, is printable
+    text.
+    """
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
         raise UserError(
             f"the name of {group} is {name!a}: expected text that prints, e.g. "
@@ -118,7 +122,7 @@ def check_name(group: str, name: object) -> None:
 
 
 def check_stages(stages: list[str]) -> tuple[str, ...]:
-    """Return the stages in pipeline order, or refuse an unknown or empty list."""
+    """The stages in pipeline order; UserError for an unknown stage or an empty list."""
     unknown = [stage for stage in stages if stage not in STAGES]
     if unknown or not stages:
         got = ", ".join(unknown) or "no stage"

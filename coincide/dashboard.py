@@ -1,8 +1,8 @@
-"""``python -m coincide.dashboard sync [method=...]``: replay the ledger into wandb, at any time.
+"""``python -m coincide.dashboard sync [method=...]``: write results of the ledger to wandb.
 
-``sync`` takes the words of a run or sweep and writes the results that have what they say, all
-results without words; ``create`` makes the dashboard that compares them. ``logger=wandb_offline``
-writes files instead. What wandb has already is not written again.
+``sync`` takes the same words as a run or sweep and writes the results with these settings; without
+words, all results. ``create`` makes a dashboard that compares them. ``logger=wandb_offline`` writes
+files instead. Results that wandb has already are not written again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ ACTIONS = ("sync", "create")
 
 
 def main() -> int:
-    """Hand the action and its words to ``run.py``."""
+    """Pass the action and the words on to ``run.py``."""
     action, words = "".join(sys.argv[1:2]), sys.argv[2:]
     if action not in ACTIONS:
         print(f"usage: python -m coincide.dashboard {' | '.join(ACTIONS)} [words of a run]\n")

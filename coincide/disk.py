@@ -1,7 +1,7 @@
-"""A disk that is full or cannot be written, told as that: what, where, how much, what to do.
+"""Errors of a disk that is full or cannot be written, with place, size and remedy.
 
-Libraries hide it: numpy raises an OSError without a number, torch a RuntimeError, ``datasets``
-an error of its own around the real one.
+Libraries hide these errors: numpy raises an OSError without a number, torch a RuntimeError,
+``datasets`` an error of its own around the real one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _SAYS_FULL = re.compile(
 )
 _NUMPY = re.compile(r"(\d+) requested and (\d+) written")
 NEARLY = 2**20
-"""Free bytes below which a disk is taken for the cause of an end that nobody explained."""
+"""If fewer bytes than this are free, a process that ended without a message counts as out of
+disk."""
 
 
 class DiskError(UserError):
@@ -31,7 +32,7 @@ class DiskError(UserError):
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether ``error``, or one behind it, comes from a disk or quota without room."""
+    """Whether ``error``, or an error that caused it, means that the disk or quota is full."""
     return any(
         getattr(each, "errno", None) in FULL or _SAYS_FULL.search(str(each))
         for each in _chain(error)
@@ -40,12 +41,12 @@ def is_full(error: BaseException) -> bool:
 
 
 def is_read_only(error: BaseException) -> bool:
-    """Whether ``error``, or one behind it, is a refusal to write."""
+    """Whether ``error``, or an error that caused it, means that writing is not permitted."""
     return any(isinstance(each, OSError) and each.errno in READ_ONLY for each in _chain(error))
 
 
 def free_bytes(place: Path) -> int:
-    """Free bytes of the disk that ``place``, or its nearest parent that exists, lies on."""
+    """Free bytes on the disk of ``place``, or of its nearest parent that exists."""
     place = place.absolute()
     there = next(path for path in (place, *place.parents) if path.exists())
     return shutil.disk_usage(there).free
@@ -54,9 +55,11 @@ def free_bytes(place: Path) -> int:
 def as_disk_error(
     error: BaseException, place: Path, what: str, remedy: str, *, needed: int | None = None
 ) -> BaseException:
-    """``error`` as a :class:`DiskError` where the disk of ``place`` is its cause; else as it is.
+    """``error`` as a :class:`DiskError` if the disk of ``place`` is its cause; else ``error``
+    itself.
 
-    ``what`` was being written; ``remedy``: where else it could go. ``needed``: bytes of it.
+    ``what`` names what was being written, ``remedy`` says where else it could go, ``needed`` is its
+    size in bytes.
     """
     if isinstance(error, UserError):
         return error
@@ -72,7 +75,11 @@ def as_disk_error(
 def disk_full(
     place: Path, what: str, remedy: str, *, needed: int | None = None, why: str = ""
 ) -> DiskError:
-    """The error for a disk without room for ``what``; ``why``: what the write said."""
+    """The error for a disk that has no room for ``what``; ``why`` is the message of the failed
+    write.
+
+    Other arguments as for :func:`as_disk_error`.
+    """
     wanted = f", at least {needed:,} needed" if needed else ""
     said = f" ({why})" if why else ""
     return DiskError(
@@ -83,7 +90,7 @@ def disk_full(
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """``error`` and what it was raised from or during."""
+    """``error`` and the errors that it was raised from or while handling."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -105,6 +112,6 @@ def _first(error: BaseException) -> BaseException:
 
 
 def _requested(error: BaseException) -> int | None:
-    """Bytes that numpy says it could not write; its counts are of items where they are not."""
+    """Bytes that numpy failed to write. Its messages count items, which need not be bytes."""
     found = (_NUMPY.search(str(each)) for each in _chain(error))
     return next((int(m[1]) for m in found if m), None)

@@ -1,6 +1,6 @@
-"""``python -m coincide.doctor data=llava ...``: what is there and what is missing, before hours.
+"""``python -m coincide.doctor data=llava ...``: what a run needs, what is there, what is missing.
 
-The words are those of the run. Nothing is downloaded, hashed or built.
+Takes the same words as the run. Nothing is downloaded, hashed or built.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GroupRequirements = list[tuple[str, Requirement]]
 
 
 def gather(asked: ExperimentStages) -> GroupRequirements:
-    """What all the experiments need, each thing once, in the order of the config groups."""
+    """What all the experiments need, each requirement once, in the order of the config groups."""
     found: dict[tuple[str, str], tuple[str, Requirement]] = {}
     for experiment, stages in asked:
         for group, requirement in experiment.requirements(stages):
@@ -37,7 +37,7 @@ def gather(asked: ExperimentStages) -> GroupRequirements:
 
 
 def unmet(asked: ExperimentStages) -> GroupRequirements:
-    """What is missing and cannot be done without."""
+    """The requirements that are not met and without which the runs cannot start."""
     return [(group, r) for group, r in gather(asked) if not r.met and r.fatal]
 
 
@@ -56,7 +56,7 @@ def refuse_unmet(asked: ExperimentStages) -> None:
 
 
 def examine(asked: ExperimentStages) -> int:
-    """Print a line for each thing needed; 0 when a run could start now, else 1."""
+    """Print a line for each requirement; 0 when the runs could start now, else 1."""
     asked = list(asked)
     found = [*(("machine", r) for r in machine_requirements(asked)), *gather(asked)]
     show(found)
@@ -75,7 +75,7 @@ def examine(asked: ExperimentStages) -> int:
 
 
 def show(found: GroupRequirements) -> None:
-    """One table of what, state and what was seen; below it what to do, each remedy once."""
+    """Print a table of the requirements (name, state, what was found) and each remedy once."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("for", "what", "state", "found"):
         table.add_column(column, overflow="fold")
@@ -93,7 +93,7 @@ def show(found: GroupRequirements) -> None:
 
 
 def _remedies(found: GroupRequirements) -> dict[str, list[str]]:
-    """Each remedy once, with the names of what it mends."""
+    """Remedy -> names of the requirements that it meets."""
     remedies: dict[str, list[str]] = {}
     for _, requirement in found:
         if not requirement.met and requirement.remedy:

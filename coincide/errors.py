@@ -1,4 +1,4 @@
-"""The errors that a user can mend."""
+"""Errors that a user can correct."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import Mapping
 
 
 class UserError(Exception):
-    """A mistake the user can mend: the message says what was got, expected, and the remedy.
+    """A mistake that the user can correct; the message says what was found, expected, and the
+    remedy.
 
     ``run.py`` and the module command lines print it without a traceback and exit with status 2.
     """
 
 
 class PartlyFailed(UserError):
-    """Some of several things failed, and what the others gave is kept."""
+    """Some of several items failed; the results of the others are kept."""
 
     def __init__(self, message: str, failures: Mapping[str, str]) -> None:
         super().__init__(message)
@@ -22,4 +23,4 @@ class PartlyFailed(UserError):
 
 
 class HealthError(UserError):
-    """A health gate closed: going on would spend hours on a broken selection."""
+    """A health limit was exceeded: going on would spend hours on a broken selection."""

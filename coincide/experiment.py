@@ -1,6 +1,6 @@
 """One experiment: the parts that a configuration names, and the steps that they make together.
 
-data, reference -> features -> subset -> adapter -> scores -> a line of the ledger
+data, reference -> features -> subset -> adapter -> scores -> a result in the ledger
 """
 
 from __future__ import annotations
@@ -40,27 +40,33 @@ from coincide.store import Step, Store
 
 @dataclass(frozen=True)
 class Makers:
-    """What ``train`` and ``eval`` do for an experiment; the core does not import them."""
+    """Functions of ``train`` and ``eval`` that an experiment calls; the core does not import
+    them.
+    """
 
     train: Callable[..., Step]
+    """The step that finetunes the target on a subset."""
     difficulty: Callable[..., Step]
+    """The step of a :class:`~coincide.schema.Difficulty`."""
     scores: Callable[..., list[Step]]
+    """The evaluation steps of a suite, one for each benchmark."""
     evaluate: Callable[[Store, Sequence[Step]], object]
+    """Builds these evaluation steps together."""
     examine: Callable[[Store, Sequence[Step]], None]
-    """Tries documents of the benchmarks without the model, before training."""
+    """Tries some documents of each benchmark without the model, before training."""
     hours: Callable[..., Any]
-    """GPU hours of a finetuning and what they rest on, for estimates."""
+    """GPU hours of a finetuning and the assumptions behind them, for estimates."""
     needs: Callable[..., Sequence[Requirement]]
-    """What a finetuning needs of this machine before it is queued."""
+    """Requirements of a finetuning on this machine, checked before it is queued."""
     resumable: Callable[[Store, Step, Any], Requirement | None]
-    """Whether this layout can go on from a checkpoint that a stopped finetuning left."""
+    """Whether this layout can resume from the checkpoint of a stopped finetuning."""
     trainable: Callable[[Any], Sequence[Requirement]] = lambda model: ()
-    """What finetuning needs of a model's parts."""
+    """Requirements of finetuning on the parts of a model."""
 
 
 @dataclass
 class Experiment:
-    """Parts of ``conf``, made; steps are made when they are asked for."""
+    """The parts of a composed configuration as objects; steps are made when they are first used."""
 
     store: Store
     source: DataSource
@@ -74,18 +80,18 @@ class Experiment:
     seed: int
     makers: Makers
     targets: DataSource | None = None
-    """The target rows, for methods that look at some."""
+    """The dataset of the target rows, for methods that use them."""
     features: FeaturePass = field(default_factory=FeaturePass)
     health: HealthLimits = field(default_factory=HealthLimits)
     config: Mapping[str, Any] = field(default_factory=dict)
-    """The resolved configuration with the words of the command line, for the ledger."""
+    """The resolved configuration and the words of the command line, for the ledger."""
     words: tuple[str, ...] = ()
-    """The overrides that it was composed from."""
+    """The overrides of the command line."""
     trains: bool = True
-    """Whether training or evaluation is asked for, so that the target model decides which rows
-    can be learnt from."""
+    """Whether training or evaluation is asked for; then the target model decides which rows can be
+    learnt from."""
     siblings: Sequence[Experiment] = ()
-    """All experiments of this command, this one among them: one pass serves them all."""
+    """All experiments of this command, this one included: they share feature passes."""
 
     @cached_property
     def data(self) -> Step:
@@ -97,7 +103,9 @@ class Experiment:
 
     @cached_property
     def signals(self) -> list[Signal]:
-        """The signals of the method, those under its other needs included, each once."""
+        """The pool's signals that the method needs, directly or for a clustering etc., each
+        once.
+        """
         return list(dict.fromkeys(s for need in self.needs for s in signals_of(need)))
 
     @property
@@ -107,7 +115,7 @@ class Experiment:
 
     @cached_property
     def extractions(self) -> dict[Signal, Extraction]:
-        """How each signal of the pool's rows is computed."""
+        """Step and pass of each signal of the pool's rows."""
         return {
             signal: extraction(
                 signal,
@@ -121,7 +129,9 @@ class Experiment:
 
     @cached_property
     def target_extractions(self) -> dict[Targets, Extraction]:
-        """How each signal of the target rows is computed."""
+        """Step and pass of each signal of the target rows. UserError where ``targets`` is needed
+        and not set.
+        """
         needs = [need for need in self.needs if isinstance(need, Targets)]
         if needs and self.targets is None:
             raise UserError(
@@ -142,17 +152,19 @@ class Experiment:
         }
 
     def asks(self, model: str) -> bool:
-        """Whether the method needs a signal of the model of config group ``model``."""
+        """Whether the method needs a signal of the model in config group ``model``."""
         wanted = [*self.signals, *(n.signal for n in self.needs if isinstance(n, Targets))]
         return any(signal.model == model for signal in wanted)
 
     def signal(self, signal: Signal) -> Step:
-        """The artifact of ``signal`` over the pool's rows."""
+        """The step of ``signal`` over the pool's rows."""
         return self.extractions[signal].step
 
     def _read_by(self, model: str, source: DataSource) -> tuple[Step, ...]:
-        """The rows of ``source`` that the processor of the ``model`` of a pass refuses, looked at
-        before it begins, where it can refuse any.
+        """The scan that must precede a pass of ``model`` over ``source``: rows its processor
+        refuses.
+
+        Empty for models whose processor cannot refuse a row.
         """
         if model != "reference" or self.reference.template != "chat":
             return ()
@@ -160,8 +172,10 @@ class Experiment:
 
     @cached_property
     def scan(self) -> Step:
-        """Rows that the target cannot read or has nothing to learn from; where nothing is trained
-        and the target's weights would be needed for it, those that hold for every model.
+        """The step that finds rows that the target cannot read or cannot learn anything from.
+
+        If nothing is trained and the target's weights are not there, only rows that no model could
+        learn from.
         """
         if self.trains or not requirements_of(self.target):
             longest = getattr(self.recipe, "max_length", self.target.max_length)
@@ -174,12 +188,12 @@ class Experiment:
 
     @cached_property
     def barred(self) -> str:
-        """The digest of the rows that the scan found unfit; empty: none, or not known yet."""
+        """Digest of the rows that the scan excludes; empty: none, or the scan is not built yet."""
         found = self.store.find(self.scan)
         return read_scan(found.path).digest if found else ""
 
     def settle(self) -> bool:
-        """Look at the scan again, once it is built; whether keys changed by what it found."""
+        """Read the scan again after it was built; returns whether its result changes keys."""
         before = self.barred
         for name in ("barred", "scored", "subset", "adapter", "scores"):
             self.__dict__.pop(name, None)
@@ -246,7 +260,7 @@ class Experiment:
         )
 
     def _selecting(self) -> tuple[Step, ...]:
-        """The steps of the select stage before the subset."""
+        """The steps of the select stage that precede the subset."""
         scored = (self.scored,) if self.scored else ()
         return (*self.clusterings.values(), *self.difficulties.values(), *scored)
 
@@ -273,9 +287,10 @@ class Experiment:
         )
 
     def stages(self, wanted: Iterable[str]) -> list[Stage]:
-        """Data and models first, then the stages up to the last of ``wanted``, in order.
+        """``prepare`` (data, models, scans), then the stages up to the last of ``wanted``, in
+        order.
 
-        What comes after is not made, so that it need not be there either.
+        Later stages are not made, so their parts need not be available.
         """
         goals = set(wanted)
         stages = []
@@ -299,9 +314,7 @@ class Experiment:
         return Stage("evaluate", tuple(self.scores), self.makers.evaluate)
 
     def _prepare(self, stages: Sequence[Stage]) -> Stage:
-        """The data and the models that the steps of ``stages`` stand on, and how the models read
-        the data.
-        """
+        """The data, models and scans that the steps of ``stages`` depend on."""
         steps = [step for stage in stages for step in stage.steps]
         scans = [scan for step in steps for scan in step.after]
         needs = [need for step in (*steps, *scans) for need in step.needs]
@@ -311,11 +324,11 @@ class Experiment:
 
     @property
     def wanted(self) -> list[Extraction]:
-        """The signals of this run, of pool and of targets."""
+        """The signals that this run computes, of the pool's and of the target rows."""
         return [*self.extractions.values(), *self.target_extractions.values()]
 
     def _extract(self, store: Store, steps: Sequence[Step]) -> None:
-        """Compute this run's signals and, in the same passes, those of the rest of the sweep."""
+        """Compute this run's signals and, in the same passes, those of its siblings."""
         check_lost(store.artifact(self.data), self.health)
         mine = {_pass_of(each) for each in self.wanted}
         others = [other for other in self.siblings if other is not self and self._shares(other)]
@@ -327,7 +340,7 @@ class Experiment:
         return mine == (other.source, other.reference, other.clip, other.targets)
 
     def parts(self, stages: Iterable[str]) -> dict[str, Any]:
-        """The parts that ``stages`` need, by config group."""
+        """The parts that ``stages`` use, by config group."""
         goals = set(stages)
         tuned = goals & {"train", "evaluate"}
         parts: dict[str, Any] = {"data": self.source} if goals - {"report"} else {}
@@ -342,9 +355,9 @@ class Experiment:
         return parts
 
     def requirements(self, stages: Iterable[str]) -> list[tuple[str, Requirement]]:
-        """What ``stages`` need and cannot make: ``(config group, requirement)``.
+        """What ``stages`` need and cannot make themselves: pairs of config group and requirement.
 
-        Models whose artifact is in the store need nothing any more.
+        A model whose artifact is in the store needs nothing.
         """
         return [
             (group, requirement)
@@ -364,7 +377,9 @@ class Experiment:
         return requirements_of(part)
 
     def check_resume(self) -> None:
-        """Refuse to go on from a finetuning's checkpoint with a layout that cannot read it."""
+        """Raise UserError if the layout cannot resume from the checkpoint of a stopped
+        finetuning.
+        """
         found = self.makers.resumable(self.store, self.adapter, self.recipe)
         if found is not None and not found.met:
             raise UserError(f"{found.name}: {found.found}. {found.remedy}")
@@ -383,7 +398,7 @@ class Experiment:
         return f"{self.method.name}, budget {self.budget} of {self.source.name}"
 
     def size(self) -> str:
-        """How many examples the budget is, for the plan; exact once the data is there."""
+        """The number of examples to select, for the plan; exact once the data is in the store."""
         data = self.store.find(self.data)
         if self.method.fixed_size or data is None:
             return self.title
@@ -392,9 +407,9 @@ class Experiment:
         return f"{self.method.name}, {k:,} of {rows:,} examples of {self.source.name}"
 
     def result(self, failures: Mapping[str, str] | None = None) -> Result:
-        """The line of the ledger, read off the artifacts.
+        """The result of the run, read from its artifacts.
 
-        ``failures``: benchmarks that have no artifact -> why.
+        ``failures``: benchmark -> reason, for benchmarks without an artifact.
         """
         return collect(
             self.store,
@@ -419,12 +434,12 @@ class Experiment:
         )
 
     def contents(self) -> dict[str, str]:
-        """Content keys of data and models, those of models that no signal is read from aside."""
+        """Keys of data, target and the models that signals come from (``Result.contents``)."""
         parts: dict[str, Any] = {"reference": self.reference, "clip": self.clip}
         models = {name: part.step() for name, part in parts.items() if self.asks(name)}
         return content_keys(self.method, data=self.data, target=self.target.step(), **models)
 
 
 def _pass_of(each: Extraction) -> tuple[str, ...]:
-    """Data and model of the pass that computes ``each``, by key."""
+    """Keys of the data and model of the pass that computes ``each``."""
     return tuple(need.key for need in each.step.needs)

@@ -47,12 +47,12 @@ from coincide.terminal.inert import guard_terminal
 CHOICES = (*FORMS, "ids", "npy", "table")
 IMAGES = ("relative", "absolute", "copy")
 COPIED = "images"
-"""Folder next to the file, for ``--images copy``."""
+"""Folder beside the file, for ``--images copy``."""
 
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What was exported: how many rows, the files, what to be told, the lines that start."""
+    """What was exported: number of rows, files, notes for the user, lines that start a training."""
 
     rows: int
     files: Sequence[Path]
@@ -61,7 +61,9 @@ class ExportSummary:
 
 
 def subset_folder(path: Path, store: Path) -> Path:
-    """The subset artifact that ``path`` is, or that a result of the ledger names."""
+    """The folder of the subset artifact: ``path`` itself, or the one that the result ``path``
+    names.
+    """
     if path.is_dir():
         return path
     if path.suffix != ".json" or not path.is_file():
@@ -79,10 +81,10 @@ def subset_folder(path: Path, store: Path) -> Path:
 
 
 def image_root(subset: Path, folder: Path, store: Path) -> Path | None:
-    """Where the pictures of the subset in ``folder`` lie, as far as that is recorded.
+    """The folder of the subset's images, as far as it is recorded; else None.
 
-    In the data artifact where that holds them (``data=demo``), else where a result of the ledger,
-    ``subset``, had them.
+    The data artifact if it holds the images (``data=demo``), else the path in the result
+    ``subset``.
     """
     data = need(folder, "data", ArtifactShelf(_store(folder, store)))
     if data is not None and (data / "images").is_dir():
@@ -96,7 +98,7 @@ def image_root(subset: Path, folder: Path, store: Path) -> Path | None:
 
 
 def _store(folder: Path, store: Path) -> Path:
-    """The store that ``folder`` stands in, ``store`` where it stands alone."""
+    """The store in which ``folder`` lies; ``store`` if it lies in none."""
     own = folder.absolute().parent
     return own.parent if own.name == "subset" else store
 
@@ -104,11 +106,12 @@ def _store(folder: Path, store: Path) -> Path:
 def export_subset(
     folder: Path, form: str, out: Path, *, images: str = "relative", root: Path | None = None
 ) -> ExportSummary:
-    """Write the subset in ``folder`` to ``out`` as one of ``CHOICES`` but ``table``.
+    """Write the subset artifact in ``folder`` to ``out`` in ``form``, one of ``CHOICES`` but
+    ``table``.
 
-    ``images``: how pictures are named; ``root``: the folder they lie below, needed for others than
-    ``relative``. Raises :class:`UserError` for a folder that holds no subset, for a root that is
-    missing, and for ids where a row has none.
+    ``images``: how paths are written (``relative``, ``absolute``, ``copy``); ``root``: the image
+    folder, needed unless ``relative``. Raises :class:`UserError` if ``folder`` holds no subset, if
+    the root is missing, and for ``ids`` if a row has none.
     """
     for name in ("rows.npy", "subset.json"):
         if not (folder / name).is_file():
@@ -145,7 +148,9 @@ def export_subset(
 
 
 def _place(images: str, root: Path | None, out: Path) -> tuple[Callable[[str], str], str]:
-    """How a picture is named in the file, and the folder that names start from."""
+    """A function that gives an image's path in the file, and the folder the paths are relative
+    to.
+    """
     if images == "copy":
         return (lambda name: f"{COPIED}/{name}"), str(out.absolute().parent)
     if images == "absolute" and root is not None:
@@ -154,7 +159,7 @@ def _place(images: str, root: Path | None, out: Path) -> tuple[Callable[[str], s
 
 
 def _pictures(images: str, root: Path | None, out: Path, names: set[str]) -> list[str]:
-    """Copy the pictures where that is asked for; which of them are not there."""
+    """Copy the images if asked for; returns the names of those that do not exist."""
     if root is None:
         return []
     missing = missing_files(root, names)
@@ -189,7 +194,7 @@ def _copy(source: Path, path: Path) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The command; its status is 2 when there is nothing to export."""
+    """Run the command; exit status 2 when there is nothing to export."""
     parser = argparse.ArgumentParser(
         prog="python -m coincide.export", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what tells their content."""
+"""Atomic writing of files, and hashes of their content."""
 
 from __future__ import annotations
 
@@ -16,20 +16,23 @@ from typing import Any
 from coincide.processes import parse_process, this_process
 
 TEMPORARY = ".tmp-"
-"""How the names of files begin that are not whole yet."""
+"""Prefix of the names of unfinished files."""
 _HOUR = 3600.0
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces; refuses NaN and what JSON cannot say."""
+    """``value`` as JSON with sorted keys and no spaces; ValueError or TypeError for NaN and
+    non-JSON.
+    """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def as_name(text: str, longest: int = 100) -> str:
-    """``text`` as part of a file's name that every file system, SLURM and wandb take: letters and
-    digits of ASCII, ``.``, ``_`` and ``-``, at most ``longest``.
+    """``text`` as a part of a file name that every file system, SLURM and wandb accept.
 
-    What is such a name already stays as it is; from others a hash keeps apart what was lost.
+    ASCII letters and digits, ``.``, ``_`` and ``-``, at most ``longest`` characters. A text that is
+    such a name already is returned as it is; otherwise a hash is added, so that different texts
+    give different names.
     """
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip(".-")
     if plain == text and text and len(text) <= longest:
@@ -39,15 +42,15 @@ def as_name(text: str, longest: int = 100) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """Hex digest of the bytes of ``path``."""
+    """SHA-256 of the bytes of ``path``, hexadecimal."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def write_atomic(path: Path, write: Callable[[Path], None], *, mode: int = 0o666) -> None:
-    """``write`` a temporary sibling of ``path``, fsync it, rename it: never a half file.
+    """Call ``write`` with a temporary file beside ``path``, fsync it and rename it to ``path``.
 
-    ``mode``: who may read and write it, less the process's umask; 0o600: this user alone.
+    ``mode``: permissions, less the process's umask; 0o600 is this user alone.
     """
     owner = f"{this_process()}-{uuid.uuid4().hex[:8]}"
     temporary = path.with_name(f"{TEMPORARY}{owner}-{path.name[-60:]}")
@@ -63,9 +66,9 @@ def write_atomic(path: Path, write: Callable[[Path], None], *, mode: int = 0o666
 
 
 def sweep(folder: Path) -> list[str]:
-    """Remove the temporary files that killed processes left in ``folder``; their names.
+    """Remove temporary files that killed processes left in ``folder``; returns their names.
 
-    Those of living processes stay, and for an hour those of other machines.
+    Those of running processes are kept, and those of other machines for an hour.
     """
     swept = []
     for path in folder.glob(f"{TEMPORARY}*"):
@@ -86,13 +89,15 @@ def _in_use(temporary: Path) -> bool:
 
 
 def write_json(path: Path, value: Any, *, mode: int = 0o666) -> None:
-    """Write ``value`` atomically as readable JSON with sorted keys; ``mode`` as write_atomic's."""
+    """Write ``value`` atomically as indented JSON with sorted keys; ``mode`` as in
+    ``write_atomic``.
+    """
     text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
     write_text(path, text, mode=mode)
 
 
 def write_text(path: Path, text: str, *, mode: int = 0o666) -> None:
-    """Write ``text`` atomically, in UTF-8; ``mode`` as write_atomic's."""
+    """Write ``text`` atomically as UTF-8; ``mode`` as in ``write_atomic``."""
 
     def write(temporary: Path) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
@@ -101,7 +106,7 @@ def write_text(path: Path, text: str, *, mode: int = 0o666) -> None:
 
 
 def fsync(path: Path) -> None:
-    """Make the content of a file, or the names in a folder, last over a loss of power."""
+    """Flush a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -110,6 +115,6 @@ def fsync(path: Path) -> None:
 
 
 def ours_alone(path: Path) -> bool:
-    """Whether this user, or root, owns the file ``path`` and no one else may write to it."""
+    """Whether ``path`` is owned by this user or root and nobody else may write to it."""
     found = path.stat()
     return found.st_uid in (os.geteuid(), 0) and not found.st_mode & 0o022

@@ -1,4 +1,4 @@
-"""What the machine has: packages in the locked ranges, devices, compilers, room for the store."""
+"""Requirements on the machine: package versions, devices, compilers, space for the store."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 
 
 def machine_requirements(asked: Iterable[tuple[Experiment, Sequence[str]]]) -> list[Requirement]:
-    """The checks that belong to no config group, for ``(experiment, stages)`` of a command."""
+    """Requirements that belong to no config group; ``asked``: experiments with their stages."""
     stores = {experiment.store.root for experiment, _ in asked}
     return [
         packages(PYPROJECT),
@@ -33,7 +33,7 @@ def machine_requirements(asked: Iterable[tuple[Experiment, Sequence[str]]]) -> l
 
 
 def packages(pyproject: Path) -> Requirement:
-    """Whether what is installed lies in the ranges of ``pyproject``."""
+    """Whether the installed packages are in the version ranges of ``pyproject``."""
     listed = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
     wrong = list(_wrong(Package(line) for line in listed))
     found = ", ".join(wrong) or f"{len(listed)} packages in the ranges of {pyproject.name}"
@@ -53,7 +53,7 @@ def _wrong(wanted: Iterable[Package]) -> Iterator[str]:
 
 
 def devices() -> Requirement:
-    """The GPUs that torch sees. None is no fault by itself: the demo runs on the CPU."""
+    """The GPUs that torch sees. Not fatal without any: the demo runs on the CPU."""
     import torch
 
     count = torch.cuda.device_count()
@@ -67,7 +67,7 @@ def devices() -> Requirement:
 
 
 def compilers() -> list[Requirement]:
-    """DeepSpeed compiles its communication op on first use, with a compiler and ninja."""
+    """g++ and ninja, with which DeepSpeed compiles its communication op on first use."""
     found = []
     for program in ("g++", "ninja"):
         path = shutil.which(program)
@@ -77,7 +77,7 @@ def compilers() -> list[Requirement]:
 
 
 def store_space(root: Path) -> Requirement:
-    """Whether the store can be written, and how much is free there."""
+    """Whether the store in ``root`` can be written, and how much space is free."""
     place = next(p for p in (root, *root.absolute().parents) if p.exists())
     free = shutil.disk_usage(place).free
     writable = os.access(place, os.W_OK)

@@ -47,16 +47,16 @@ Within = Literal["mmd", "random"]
 
 @dataclass(frozen=True)
 class Formula:
-    """Where the paper's formulas and the code that gave its numbers differ, and what ablates."""
+    """Where the paper's formulas and the released code differ, and what can be ablated."""
 
     modality: Modality
-    """Part of the centroids whose cosine is transferability."""
+    """Part of the centroids from which transferability is computed."""
     exclude_above: float | None
-    """Centroids closer than this do not count towards transferability."""
+    """Pairs of centroids with a larger cosine do not count for transferability."""
     include_diagonal: bool
-    """Whether density counts each member's kernel with itself."""
+    """Whether a cluster's density includes the kernel of each member with itself."""
     rule: AllocationRule
-    """How shares become whole examples."""
+    """How shares are rounded to whole examples; see ``coincide.ops.allocate``."""
     use_transferability: bool = True
     use_density: bool = True
     within: Within = "mmd"
@@ -70,23 +70,23 @@ VARIANTS: dict[str, Formula] = {
 
 @dataclass(frozen=True)
 class Allocation:
-    """What each cluster is worth and gives. Arrays [K]; an empty cluster has NaN and 0."""
+    """Scores and allocation of each cluster. Arrays [K]; NaN and 0 for an empty cluster."""
 
     members: Sequence[np.ndarray]
-    """Rows of each cluster, ascending."""
+    """Row indices of each cluster, ascending."""
     kernels: Mapping[int, ClusterKernel]
-    """Of the clusters that are not empty: row sums and, unless it is large, the greedy order."""
+    """Non-empty cluster -> kernel row sums and, unless the cluster is large, the greedy order."""
     transferability: np.ndarray
     density: np.ndarray
     score: np.ndarray
     order: np.ndarray
-    """Non-empty clusters by descending score."""
+    """Indices of the non-empty clusters by descending score."""
     target: np.ndarray
-    """What the rule asks of each cluster before its size caps it."""
+    """What the rule asks of each cluster before its size limits it."""
     counts: np.ndarray
-    """What the rule takes; the released one may sum to less than k."""
+    """What the rule takes of each; with the released rule the sum may be less than k."""
     filled: np.ndarray
-    """``counts`` raised to sum to k, over clusters with room in ``order``."""
+    """``counts`` raised to sum to k, from clusters with rows left, in ``order``."""
 
 
 def select_coincide(
@@ -101,15 +101,15 @@ def select_coincide(
     variant: Variant = "released",
     exact: bool = True,
 ) -> np.ndarray:
-    """Select ``k`` rows of ``x`` [N, D], int64, in the order chosen.
+    """Select ``k`` rows of the features ``x`` [N, D]; int64 [k] in the order chosen.
 
-    ``assignment`` [N] names each row's cluster (-1: never chosen), ``centroids`` [K, D] have per
-    layer the columns ``[visual H | language H]``. ``temperature`` is τ, ``gamma`` the kernel width.
-    With ``exact=False`` the released rule may return fewer than ``k``; ``exact=True`` appends the
-    greedy picks that follow, from clusters with room in processing order.
+    ``assignment`` [N] is each row's cluster (-1: never chosen); ``centroids`` [K, D] have per layer
+    the columns ``[visual H | language H]``. ``temperature`` is τ, ``gamma`` the kernel width γ.
+    With ``exact=False`` the released rule may return fewer than ``k`` rows; ``exact=True`` fills up
+    with the next greedy picks of clusters with rows left, in processing order.
 
     Raises:
-        ValueError: more rows asked for than are assigned, or bad parameters.
+        ValueError: fewer than ``k`` rows are assigned, or a parameter is out of range.
     """
     formula = _formula(variant)
     plan = plan_clusters(x, assignment, centroids, k, layers, temperature, gamma, formula)
@@ -127,7 +127,10 @@ def plan_clusters(
     gamma: float,
     formula: Formula,
 ) -> Allocation:
-    """Transferability, density, score and the examples each cluster gives."""
+    """Transferability, density, score and number of examples of each cluster.
+
+    Arguments as for :func:`select_coincide`; ``formula`` decides between paper and released code.
+    """
     if len(assignment) != len(x):
         raise ValueError(f"got {len(assignment)} assignments for {len(x)} rows; expected one each")
     members = members_of(assignment, len(centroids))
@@ -156,9 +159,10 @@ def plan_clusters(
 def pick_rows(
     x: np.ndarray, plan: Allocation, gamma: float, within: Within = "mmd", seed: int = 0
 ) -> np.ndarray:
-    """Rows cluster by cluster in processing order, those that fill the shortfall last.
+    """The rows to select, int64, cluster by cluster in processing order; fill-ups come last.
 
-    A cluster asked for more than it has is taken whole, in row order, as in the released code.
+    Inside a cluster by greedy MMD², or at random with ``seed`` (``within``). A cluster that is
+    asked for all its rows or more gives them in row order, as in the released code.
     """
     orders = _greedy_orders(x, plan, gamma) if within == "mmd" else {}
     first: list[np.ndarray] = []
@@ -175,7 +179,7 @@ def pick_rows(
 
 
 def _greedy_orders(x: np.ndarray, plan: Allocation, gamma: float) -> dict[int, np.ndarray]:
-    """The greedy order of every cluster that gives some of its rows, as far as it is taken."""
+    """Greedy order of each cluster that gives some but not all rows, as far as it is needed."""
     sizes = [len(rows) for rows in plan.members]
     asked = np.flatnonzero((plan.filled > 0) & (plan.target <= sizes)).tolist()
     known = {i: order for i in asked if (order := plan.kernels[i].order) is not None}
@@ -234,26 +238,28 @@ class Coincide:
 
     @property
     def label(self) -> str:
-        """What tables write for the variant: of projected features, the dimensions too."""
+        """The variant as tables show it, with the dimensions of the projection if there is one."""
         projected = f", projected to {self.projection:,}" if self.projection else ""
         return f"{self.variant}{projected}"
 
     def key_config(self) -> dict[str, Any]:
-        """The fields; without ``projection`` where there is none, as before there was one."""
+        """All fields; ``projection`` only where it is set, so that keys from before it existed stay
+        valid.
+        """
         fields = asdict(self)
         return fields if self.projection else {k: fields[k] for k in fields if k != "projection"}
 
     @property
     def uses_seed(self) -> bool:
-        """Only random picks inside clusters depend on the run's seed."""
+        """Whether the run's seed matters: only for random picks inside clusters."""
         return self.within == "random"
 
     def needs(self) -> Sequence[Need]:
-        """The pooled attention outputs of ``layers`` and their spherical k-means."""
+        """The pooled attention outputs of ``layers`` and their spherical k-means clustering."""
         return self._signal(), self._clustering()
 
     def formula(self) -> Formula:
-        """The variant's formulas with this run's ablations."""
+        """The variant's formulas with this run's ablations applied."""
         base = VARIANTS[self.variant]
         return replace(
             base,
@@ -319,7 +325,7 @@ def _formula(variant: str) -> Formula:
 
 
 def _summary(plan: Allocation, k: int) -> dict[str, Any]:
-    """Figures for the manifest: look at these before judging a selection."""
+    """Figures for the artifact's manifest, to be looked at before judging a selection."""
     sizes = np.array([len(rows) for rows in plan.members])
     return {
         "shortfall_filled": k - int(plan.counts.sum()),
@@ -339,7 +345,7 @@ def _spread(values: np.ndarray) -> dict[str, float]:
 
 
 def _table(plan: Allocation, chosen: np.ndarray) -> dict[str, list[Any]]:
-    """One row per cluster."""
+    """Columns with one value per cluster."""
     return {
         "cluster": list(range(len(plan.members))),
         "size": [len(rows) for rows in plan.members],

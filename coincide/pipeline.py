@@ -1,7 +1,8 @@
-"""Plan and run: stages are lists of steps, a plan says which exist, and only gaps are built.
+"""Plan and execution: which steps of the stages exist, which are needed, and build the missing
+ones.
 
-Demand runs backwards: a step is built when a requested stage ends in it, or when a missing step
-needs it. Deleting 27 GB of features therefore costs nothing while the subset is there.
+A step is built only if a requested stage ends in it or a missing step needs it. So deleting 27 GB
+of features costs nothing as long as the subset is there.
 """
 
 from __future__ import annotations
@@ -19,15 +20,20 @@ StepState = Literal["cached", "build", "not needed"]
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps that are asked for together. ``run`` builds the given ones, whose needs exist."""
+    """A named group of steps that are asked for together.
+
+    ``run``, if given, builds a list of steps whose needs exist; else they are built one by one.
+    """
 
     name: str
     steps: tuple[Step, ...]
     run: Callable[[Store, Sequence[Step]], object] | None = None
-    """None: each step on its own."""
+    """None: each step by itself."""
 
     def build(self, store: Store, steps: Sequence[Step]) -> None:
-        """Build ``steps``. A disk that is full or read-only is told with stage and artifact."""
+        """Build ``steps``. Raises DiskError, naming stage and artifact, if the disk is full or
+        read-only.
+        """
         try:
             if self.run is not None:
                 self.run(store, steps)
@@ -43,7 +49,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Planned:
-    """One line of the plan."""
+    """One line of the plan: a step, what will be done with it, and why."""
 
     stage: Stage
     step: Step
@@ -54,11 +60,11 @@ class Planned:
 def plan(
     stages: Sequence[Stage], store: Store, goals: Iterable[str], *, explain: bool = True
 ) -> list[Planned]:
-    """What each step of ``stages`` (in order) would do, for the stages named in ``goals``.
+    """What will be done with each step of ``stages`` (in order), for the stages named in ``goals``.
 
-    ``explain=False`` leaves out why a step is missing, which reads every manifest of its kind.
-    Raises :class:`UserError` when a missing step is needed whose stage is not among the goals;
-    ``prepare`` stages (data and models) come along by themselves.
+    ``explain=False`` omits why a step is missing, which needs every manifest of its kind. Raises
+    :class:`UserError` when a missing step is needed whose stage is not among the goals; ``prepare``
+    (data and models) is always included.
     """
     wanted = set(goals)
     needed = _needed(stages, store, wanted)
@@ -82,8 +88,9 @@ def plan(
 
 
 def pending_scans(store: Store, step: Step) -> list[Step]:
-    """Missing steps on whose findings the key of ``step`` depends: an artifact under today's key
-    may not be the one that it will have.
+    """Unbuilt scans whose result can change the key of ``step``.
+
+    Until they are built, an artifact with the present key need not be the one that is needed.
     """
     below = (other for need in step.needs for other in pending_scans(store, need))
     return [*(other for other in step.after if store.find(other) is None), *below]
@@ -96,7 +103,7 @@ def _why(store: Store, step: Step) -> str:
 
 
 def _needed(stages: Sequence[Stage], store: Store, wanted: set[str]) -> set[str]:
-    """Keys of the missing steps that the last requested stage, or a missing step, needs."""
+    """Keys of the missing steps that the last requested stage or another missing step needs."""
     last = next((s for s in reversed(stages) if s.name in wanted and s.steps), None)
     frontier = list(last.steps) if last else []
     needed: set[str] = set()
@@ -114,7 +121,7 @@ def _needed(stages: Sequence[Stage], store: Store, wanted: set[str]) -> set[str]
 
 
 def execute(lines: Sequence[Planned], store: Store) -> list[Artifact]:
-    """Build what the plan says, stage by stage; return the artifacts that now exist, in order."""
+    """Build what the plan says, stage by stage; return the artifacts that exist then, in order."""
     done: set[int] = set()
     for line in lines:
         if id(line.stage) in done:

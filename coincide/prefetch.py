@@ -1,7 +1,7 @@
-"""``python -m coincide.prefetch data=llava ...``: on a machine with a network, fetch everything.
+"""``python -m coincide.prefetch data=llava ...``: fetch all downloads, on a machine with a network.
 
 Weights, training data and evaluation data of the runs that the words describe, so that compute
-nodes need no network. What was fetched is not fetched again; a broken download is resumed.
+nodes need no network. What is there is not fetched again; an interrupted download is resumed.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def fetch_all(asked: Iterable[tuple[Experiment, Sequence[str]]]) -> int:
-    """Fetch what is missing, one thing after the other; 0 when nothing is missing afterwards.
+    """Fetch what is missing, one requirement after the other; 0 if nothing is missing afterwards.
 
-    One that fails does not stop the others; it is named at the end with its reason.
+    A failure does not stop the others; it is named at the end with its reason.
     """
     asked = list(asked)
     wanted = [(group, r) for group, r in gather(asked) if not r.met and r.fetch is not None]
@@ -48,7 +48,7 @@ def fetch_all(asked: Iterable[tuple[Experiment, Sequence[str]]]) -> int:
 
 
 def _fetch(requirement: Requirement) -> str:
-    """The reason why it could not be fetched, or nothing."""
+    """Why the requirement could not be fetched; empty on success."""
     assert requirement.fetch is not None
     try:
         requirement.fetch()

@@ -1,4 +1,4 @@
-"""Processes that do not outlive their parent, and how others can tell whether one still lives."""
+"""Child processes that end with their parent, and whether another process is still running."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ PR_SET_PDEATHSIG = 1
 
 
 class ProcessLock(FileLock):
-    """A file lock of its own for every call, whatever else the process has loaded.
+    """A file lock with an object of its own for every call.
 
-    lmms-eval 0.7.3, once it has evaluated, makes ``filelock.FileLock(path)`` return one object per
-    path for the life of the process: of it a forked child can make no use, and it is never freed.
-    A subclass is not among the classes it changes.
+    Once lmms-eval 0.7.3 has evaluated, ``filelock.FileLock(path)`` returns one shared object per
+    path, which forked children cannot use and which is never freed. Subclasses are not affected.
     """
 
 
 def die_with_parent() -> None:
-    """On Linux, be killed when the parent is: no orphan goes on writing into its folder."""
+    """On Linux: let the kernel kill this process when its parent ends, so that no orphan goes on
+    writing.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def dying_with_me() -> Callable[[], None]:
-    """For ``preexec_fn``: the child dies with this process from its first instruction on.
+    """A function for ``preexec_fn``: the child is killed when this process ends.
 
-    Also when this process is gone before the child has said so to the kernel.
+    Also if this process ends before the child could tell the kernel.
     """
     parent = os.getpid()
 
@@ -52,27 +53,29 @@ def dying_with_me() -> Callable[[], None]:
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """A process as the name of a file can tell it."""
+    """A process, identified across machines and restarts; ``str()`` of it can be part of a file
+    name.
+    """
 
     host: str
-    """Without dashes."""
+    """Host name without dashes."""
     place: str
-    """8 hex: the boot and the process namespace in which ``pid`` counts."""
+    """8 hexadecimal digits for the boot and the process namespace in which ``pid`` is valid."""
     pid: int
     started: int
-    """Clock ticks after boot; tells a process from a later one of the same number."""
+    """Start time in clock ticks after boot; tells it from a later process with the same number."""
 
     def __str__(self) -> str:
         return f"{self.host}-{self.place}-{self.pid}-{self.started}"
 
     @property
     def here(self) -> bool:
-        """Whether this process can see if it lives."""
+        """Whether it runs where this process can see it: same boot, same process namespace."""
         return self.place == _place()
 
     @property
     def alive(self) -> bool | None:
-        """Whether it still runs; None for a process of another machine or container."""
+        """Whether it is running; None for a process of another machine or container."""
         if not self.here:
             return None
         began = _started(self.pid)
@@ -80,13 +83,13 @@ class ProcessIdentity:
 
 
 def this_process() -> ProcessIdentity:
-    """The calling process."""
+    """The identity of the calling process."""
     host = re.sub(r"[^A-Za-z0-9._]", "_", socket.gethostname())[:24] or "unnamed"
     return ProcessIdentity(host, _place(), os.getpid(), _started(os.getpid()))
 
 
 def parse_process(text: str) -> ProcessIdentity | None:
-    """The process that ``str(holder)`` names; None for anything else."""
+    """The process whose ``str()`` is ``text``; None for any other text."""
     parts = text.rsplit("-", 3)
     if len(parts) != 4 or not (parts[2].isdigit() and parts[3].isdigit()):
         return None
@@ -104,7 +107,9 @@ def _place() -> str:
 
 
 def _status(pid: int) -> list[str]:
-    """Fields 3 and on of ``/proc/<pid>/stat``; none where there is no such process, or no /proc."""
+    """Fields from the third on of ``/proc/<pid>/stat``; empty without such a process or without
+    /proc.
+    """
     with suppress(OSError):
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         return text.rpartition(")")[2].split()
@@ -117,7 +122,7 @@ def _started(pid: int) -> int:
 
 
 def _runs(pid: int) -> bool:
-    """Whether the process is there, a zombie aside."""
+    """Whether the process exists and is no zombie."""
     if fields := _status(pid):
         return fields[0] not in ("Z", "X")
     try:

@@ -1,4 +1,4 @@
-"""What a number was made with: library versions, commit, hardware. Recorded, never hashed."""
+"""What a result was computed with: library versions, commit, hardware. Recorded, never in a key."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ PACKAGES = (
     "scikit-learn", "hydra-core", "omegaconf", "wandb", "pillow", "tokenizers",
 )  # fmt: skip
 FROZEN_COMMIT = ".commit"
-"""In a copy of the code (``launch.snapshot``): what :func:`commit` said where it was made."""
+"""File in a copy of the code (``launch.snapshot``) with the result of :func:`commit` at its
+origin."""
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Installed versions of the packages that can move a number."""
+    """Installed versions of the packages that can change a result."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -32,7 +33,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def commit() -> str:
-    """Commit of this project, with ``+dirty`` when files differ from it; empty outside git."""
+    """Commit of this project, with ``+dirty`` if files differ from it; empty outside git."""
     root = Path(__file__).resolve().parent.parent
     if (root / FROZEN_COMMIT).is_file():
         return (root / FROZEN_COMMIT).read_text(encoding="utf-8").strip()
@@ -48,7 +49,7 @@ def commit() -> str:
 
 @cache
 def hardware() -> dict[str, Any]:
-    """Processor and, when torch is already loaded, the GPUs; this never imports torch itself."""
+    """Processor and, if torch is loaded already, the GPUs; never imports torch itself."""
     import sys
 
     facts: dict[str, Any] = {"machine": platform.machine(), "cores": os.cpu_count()}

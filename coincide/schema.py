@@ -32,7 +32,7 @@ class Turn:
     role: Role
     text: str
     learn: bool = True
-    """False: an answer that is read as context and not learnt; the data marked it so."""
+    """False: an answer that is context only and not learnt, because the data marks it so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +71,23 @@ class DataSource(Protocol):
     @property
     def name(self) -> str: ...
     def step(self) -> Step:
-        """The data artifact. Cheap to make: no example is built or decoded here."""
+        """The step of the data artifact. Cheap: no example is read here."""
         ...
 
     def size(self) -> int:
-        """Rows of the dataset, dropped ones included, as cheap as ``step``: a fraction of them is
-        what a budget asks for."""
+        """Number of rows, dropped ones included, as cheap as ``step``; a fractional budget refers
+        to it.
+        """
         ...
 
     def open(self, artifact: Path) -> Dataset: ...
 
 
 class ModelSource(Protocol):
-    """A base model of ``conf/reference`` or ``conf/target``: an artifact with a loadable folder.
+    """A base model of ``conf/reference`` or ``conf/target``.
 
-    The artifact holds ``model/``: ``config.json``, ``model.safetensors``, tokenizer and
-    processor, loadable by ``from_pretrained``.
+    Its artifact holds ``model/``: ``config.json``, ``model.safetensors``, tokenizer and processor,
+    loadable with ``from_pretrained``.
     """
 
     @property
@@ -98,7 +99,9 @@ class ModelSource(Protocol):
 
     @property
     def max_length(self) -> int:
-        """Longest sequence in tokens, image tokens included; longer ones are cut on the right."""
+        """Maximum sequence length in tokens, image tokens included; longer ones are truncated on
+        the right.
+        """
         ...
 
     def step(self) -> Step: ...
@@ -121,7 +124,9 @@ class ClipSource(Protocol):
 
 
 class SignalModel(Protocol):
-    """A model that signals come from: a part of the configuration, an artifact with ``model/``."""
+    """A model that signals come from: a part of the configuration whose artifact holds
+    ``model/``.
+    """
 
     @property
     def name(self) -> str: ...
@@ -130,45 +135,49 @@ class SignalModel(Protocol):
 
 @dataclass(frozen=True)
 class Signal:
-    """A quantity per example, read off a model's pass over the data; an array [N, D] by row.
+    """A quantity per example computed from a model's pass over the data: an array [N, D], one row
+    each.
 
     Each kind of signal is a subclass in a file of its own (``coincide.features.signals``): a frozen
     dataclass whose fields are its parameters. Its base class says which model it comes from and how
-    its values are read (``coincide.features.passes``).
+    its values are computed (``coincide.features.passes``).
     """
 
     name: ClassVar[str]
-    """In the key and in the artifact's folder."""
+    """Part of the key and of the artifact's folder name."""
     dtype: ClassVar[str]
-    """Of the stored values: float16 or float32."""
+    """dtype of the stored values: float16 or float32."""
     model: ClassVar[str]
-    """Group of the configuration that holds the model: ``reference``, ``clip``, ..."""
+    """Config group of the model: ``reference``, ``clip``, ..."""
     nan_allowed: ClassVar[bool] = False
-    """Whether NaN stands for "has no value"; else a NaN stops the pass and names the row."""
+    """True: NaN means that the example has no value. False: a NaN stops the pass with an error."""
 
     @property
     def label(self) -> str:
-        """For the name of the artifact."""
+        """Text for the artifact's name."""
         return self.name
 
     def params(self) -> dict[str, Any]:
-        """What tells it from others of its kind, as JSON; goes into the key."""
+        """The parameters that distinguish it from others of its kind, as JSON; part of the key."""
         return dict(vars(self))
 
     def width(self, hidden: int) -> int:
-        """Columns D, for a model whose states or embeddings have ``hidden`` columns."""
+        """Number of columns D, for a model with hidden (or embedding) size ``hidden``."""
         return hidden
 
     @classmethod
     def make_pass(cls, model: Any, source: DataSource, options: Any) -> Any:
-        """The pass (``coincide.features.engine.contract.SignalPass``) of ``model`` over ``source``
-        that yields signals of this kind; ``options`` is a ``coincide.config.FeaturePass``."""
+        """The pass that computes signals of this kind with ``model`` over ``source``.
+
+        ``options`` is a ``coincide.config.FeaturePass``; returns a
+        ``coincide.features.engine.contract.SignalPass``.
+        """
         raise TypeError(f"{cls.__name__} names no model that its values come from")
 
 
 @dataclass(frozen=True)
 class Clustering:
-    """Spherical k-means of a signal, shared by every method that asks for the same one."""
+    """Spherical k-means of a signal; methods that ask for an equal one share its artifact."""
 
     signal: Signal
     clusters: int
@@ -178,9 +187,10 @@ class Clustering:
 
 @dataclass(frozen=True)
 class Difficulty:
-    """Self-Filter's stage 1: difficulty -S(f), S a linear net on f, the joined ``signals``.
+    """Self-Filter's stage 1: difficulty -S(f), with S a linear net on the concatenated ``signals``
+    f.
 
-    S is trained together with the target model, by ``train.self_filter``.
+    S is trained together with the target model (``train.self_filter``).
     """
 
     signals: tuple[Signal, ...]
@@ -192,9 +202,10 @@ class Difficulty:
 
 @dataclass(frozen=True)
 class Targets:
-    """``signal`` of the target rows: of another dataset, ``targets=...``, that the method looks at.
+    """``signal`` of the target rows: rows of another dataset (``targets=...``) that the method
+    looks at.
 
-    They go through the same model as the pool's rows.
+    It comes from the same model as that of the pool's rows.
     """
 
     signal: Signal
@@ -204,7 +215,7 @@ Need = Signal | Clustering | Difficulty | Targets
 
 
 def signals_of(need: Need) -> tuple[Signal, ...]:
-    """The signals of the pool's rows that have to be there before ``need`` can be met."""
+    """The pool's signals that have to be computed before ``need`` can be."""
     if isinstance(need, Signal):
         return (need,)
     if isinstance(need, Clustering):
@@ -214,13 +225,13 @@ def signals_of(need: Need) -> tuple[Signal, ...]:
 
 @dataclass(frozen=True)
 class TargetRows:
-    """Target rows and their signal. ``example.source`` names the task that a row belongs to."""
+    """Target rows with their signal. ``example.source`` is the task that a row belongs to."""
 
     examples: Sequence[Example]
     values: np.ndarray
-    """[M, D], by target row."""
+    """[M, D], one row for each of the M target rows."""
     usable: np.ndarray
-    """bool [M]: False for dropped rows and those whose signal is invalid."""
+    """bool [M]: False for dropped rows and rows without a valid signal."""
 
 
 @dataclass(frozen=True)
@@ -232,13 +243,13 @@ class Clusters:
 
 
 class Pool(Protocol):
-    """What a method sees: examples and the needs it declared, as arrays by row index."""
+    """What a method sees: the N examples, and the needs that it declared as arrays by row index."""
 
     @property
     def examples(self) -> Sequence[Example]: ...
     @property
     def usable(self) -> np.ndarray:
-        """bool [N]: False for dropped rows and rows whose needed signals are invalid."""
+        """bool [N]: False for dropped rows and rows without a valid value of a needed signal."""
         ...
 
     def signal(self, signal: Signal) -> np.ndarray: ...
@@ -249,18 +260,19 @@ class Pool(Protocol):
 
     def targets(self, targets: Targets) -> TargetRows: ...
     def scored(self, method: Any, seed: int) -> Mapping[str, np.ndarray]:
-        """What ``method.score`` gave, from its artifact."""
+        """The arrays that ``method.score`` returned, read from the scores artifact."""
         ...
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What a method returns: ``rows`` int64 [<= k] in the order chosen, best first.
+    """What a method returns.
 
-    ``scores`` float32 [N] when the method has one score per example (NaN where undefined);
-    ``ranking`` int64, all candidate rows in the order in which they would be taken next: the
-    pipeline tops up from it when ``rows`` falls short of k. ``facts`` goes into the manifest
-    (JSON), ``tables`` (name -> column -> values of equal length) beside it as parquet.
+    ``rows``: int64 [<= k], in the order chosen, best first. ``scores``: float32 [N], if the method
+    has one score per example (NaN where undefined). ``ranking``: int64, all candidate rows in the
+    order in which they would be taken; the pipeline fills up from it when ``rows`` has fewer than
+    k. ``facts`` go into the manifest (JSON), ``tables`` (name -> column -> values of equal length)
+    become parquet files.
     """
 
     rows: np.ndarray
@@ -273,13 +285,13 @@ class Selection:
 class Method(Protocol):
     """A selection method: a frozen dataclass whose fields are its YAML in ``conf/method``.
 
-    ``uses_seed``: the run's seed changes the rows. ``fixed_size``: the method brings its own
-    size (``full``, ``from_file``), so the budget does not apply. A method whose fields do not
-    settle its answer adds ``key_config() -> dict``, which goes into the key in their place.
+    ``uses_seed``: whether the run's seed changes the rows. ``fixed_size``: the method has a size of
+    its own (``full``, ``from_file``), so the budget does not apply. If the fields do not determine
+    the result, the method adds ``key_config() -> dict``, which goes into the key instead of them.
 
     A method that ranks examples adds ``score(pool, seed) -> {"score": float32 [N], ...}`` and
-    ``score_config(seed) -> dict`` (what the scores depend on besides its needs); ``select`` then
-    finds them under ``pool.scored(self, seed)``, computed once for all budgets.
+    ``score_config(seed) -> dict`` (what the scores depend on besides the needs). They are computed
+    once for all budgets; ``select`` gets them from ``pool.scored(self, seed)``.
     """
 
     @property
@@ -297,51 +309,51 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class Score:
-    """One number of one benchmark. ``value`` None: missing, and ``why`` says why."""
+    """One figure of one benchmark. ``value`` None: missing, with the reason in ``why``."""
 
     benchmark: str
     metric: str
     value: float | None
     n: int
-    """Samples behind the value."""
+    """Number of samples behind the value."""
     stderr: float | None = None
     protocol: str = ""
-    """Split, prompt, OCR tokens, batch: what must agree before two values are compared."""
+    """Split, prompt, OCR tokens, batch, ...: must agree before two values are compared."""
     why: str = ""
     samples: str = ""
-    """Folder in the store whose ``samples.jsonl`` has the score of each sample."""
+    """Folder in the store whose ``samples.jsonl`` holds the score of each sample."""
     unit: str = ""
-    """What ``stderr`` and intervals draw anew, e.g. ``picture``; empty: not recorded."""
+    """What ``stderr`` and intervals resample, e.g. ``picture``; empty: not recorded."""
     units: int | None = None
-    """How many of them the benchmark has; None: not recorded, samples count as independent."""
+    """Number of such units; None: not recorded, samples count as independent."""
     asked: str = ""
     """Hash of the documents, prompts and scoring (``coincide.ledger.identity.asked_hash``); empty:
     not recorded. Scores with different hashes are never compared, whatever the protocol says."""
     readable: float | None = None
-    """The share of the replies that could be read, 0 to 1; None: not known."""
+    """Share of the replies that could be read, 0 to 1; None: not known."""
     lmms_eval: float | None = None
-    """What lmms-eval itself computes, where that is another number."""
+    """lmms-eval's own figure, if it differs."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one artifact that a result stands on took when it was built."""
+    """Time and GPUs that it took to build one artifact behind a result."""
 
     stage: str
-    """``reference`` (making the model that features are read from), ``features``, ``select``,
-    ``train`` or ``evaluate``."""
+    """``reference`` (making the model that features come from), ``features``, ``select``, ``train``
+    or ``evaluate``."""
     folder: str
     seconds: float
-    """Wall-clock. Signals of one pass, and benchmarks of one process, have the same clock."""
+    """Wall-clock seconds. Signals of one pass, and benchmarks of one process, share a clock."""
     started: float
-    """Unix time: what was built together began together, and is charged once."""
+    """Unix time of the start: artifacts built together start together and are charged once."""
     gpus: int = 0
-    """GPUs it occupied."""
+    """Number of GPUs used."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One line of the ledger: one (method, data, budget, target, seed) evaluated on a suite."""
+    """One result of the ledger: one (method, data, budget, target, seed), evaluated on a suite."""
 
     method: str
     variant: str
@@ -355,7 +367,7 @@ class Result:
     seed: int
     scores: tuple[Score, ...]
     seconds: Mapping[str, float]
-    """Wall-clock seconds by stage, as first computed (not of the cache hit)."""
+    """Wall-clock seconds by stage, of the build itself, not of a later cache hit."""
     keys: Mapping[str, str]
     """Artifact folder by kind, e.g. ``subset: store/subset/...``."""
     composition: Mapping[str, int]
@@ -365,18 +377,19 @@ class Result:
     commit: str = ""
     created: str = ""
     costs: tuple[Cost, ...] = ()
-    """What each artifact took: what several results name, they share."""
+    """Cost of each artifact; results that name the same artifact share its cost."""
     hardware: Mapping[str, Any] = field(default_factory=dict)
     contents: Mapping[str, str] = field(default_factory=dict)
-    """Content keys of what it stands on, by config group (``data``, ``target``, ``reference``,
-    ``clip``, ``method``): names may be shared, these are not. Empty: not recorded."""
+    """Keys of the parts by config group (``data``, ``target``, ``reference``, ``clip``,
+    ``method``). Two parts may share a name, but not a key. Empty: not recorded."""
     aside: tuple[str, ...] = ()
-    """Fields of ``config.method`` and ``config.train`` that change no answer, as they declare."""
+    """Fields of ``config.method`` and ``config.train`` that do not change the answer, as declared
+    by them."""
     lenient: tuple[Score, ...] = ()
-    """Scores of a lenient reading of the same replies, under protocols of their own
-    (``scoring=lenient``); empty where that is not known."""
+    """Scores of a lenient reading of the same replies, with protocols of their own
+    (``scoring=lenient``); empty if not known."""
 
 
 @dataclass(frozen=True)
 class CommittedResult(Result):
-    """A result that ships with the project: never written to the user's ledger."""
+    """A result that ships with the project; never written to the user's ledger."""

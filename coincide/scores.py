@@ -1,7 +1,7 @@
 """``python -m coincide.scores store/scores/el2n-demo-...``: a plot and a table of scores.
 
-Writes ``<folder name>.svg``, how the scores are spread over each source, and ``<folder name>.csv``
-(row, id, source, score) into the folder ``--out``.
+Writes ``<folder name>.svg`` (histogram of the scores by source) and ``<folder name>.csv`` (row, id,
+source, score) into the folder ``--out``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 BINS = 40
 MOST = 12
-"""Sources drawn apart; the smaller ones share a panel."""
+"""Sources with a histogram of their own; the smaller ones share one."""
 
 
 def read(folder: Path) -> pd.DataFrame:
-    """The table of a scores artifact: row, id, source, score (NaN: not judged)."""
+    """The table of a scores artifact: row, id, source, score (NaN: no score)."""
     import pandas as pd
 
     path = folder / "scores.parquet"
@@ -39,7 +39,7 @@ def read(folder: Path) -> pd.DataFrame:
 
 
 def plot(table: pd.DataFrame, path: Path) -> None:
-    """A histogram of the scores for each source, on one scale, as SVG."""
+    """Write a histogram of the scores for each source, with a common axis, as SVG to ``path``."""
     import numpy as np
     from matplotlib.figure import Figure
 
@@ -64,7 +64,7 @@ def plot(table: pd.DataFrame, path: Path) -> None:
 
 
 def main() -> int:
-    """Read the artifact, write both files, say where."""
+    """Run the command: read the artifact, write both files, print their paths."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="a scores artifact: store/scores/<name>")
     parser.add_argument("--out", type=Path, default=Path(), help="where the files go")

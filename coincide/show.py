@@ -1,4 +1,4 @@
-"""What the terminal shows of a run: the plan before any work, one table after it."""
+"""What the terminal shows of a run: the plan before it, tables after it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from coincide.terminal.inert import console, inert
 
 
 def size_text(size: float) -> str:
-    """``size`` bytes in words: ``27.3 GB``."""
+    """``size`` bytes as text: ``27.3 GB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -26,7 +26,7 @@ def size_text(size: float) -> str:
 
 
 def show_plan(lines: Sequence[Planned], store: Store, size: str) -> None:
-    """Print stage, artifact, what happens to it, and why a miss is a miss."""
+    """Print each step's stage and artifact, what will be done with it, and why it is not cached."""
     builds = sum(line.state == "build" for line in lines)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("stage", "artifact", "state", "why"):
@@ -42,7 +42,7 @@ def show_plan(lines: Sequence[Planned], store: Store, size: str) -> None:
 
 
 def show_costs(costs: Sequence[StageEstimate]) -> None:
-    """Print the estimate by stage, where any figure is known."""
+    """Print the estimates by stage, if any figure is known."""
     if not any(cost.hours is not None for cost in costs):
         return
     table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
@@ -58,7 +58,7 @@ def show_costs(costs: Sequence[StageEstimate]) -> None:
 
 
 def show_result(result: Result, path: Path, remarks: Sequence[str] = ()) -> None:
-    """Print the scores of one run, ``remarks`` on them, its time by stage and its ledger line."""
+    """Print one run's scores, ``remarks`` on them, its time by stage and the path of its result."""
     size = f"{result.k:,} examples ({result.budget:.1%})"
     title = f"{result.method} on {result.data}, {size}, seed {result.seed}"
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -85,7 +85,7 @@ def show_result(result: Result, path: Path, remarks: Sequence[str] = ()) -> None
 
 
 def show_report(tables: Sequence[Table], paths: Mapping[str, Path]) -> None:
-    """Print the comparison of everything in the ledger, and where the page is."""
+    """Print the tables that compare all results of the ledger, and the paths of the report."""
     out = console()
     for table in tables:
         out.print(table)

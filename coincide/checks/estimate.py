@@ -1,9 +1,9 @@
-"""What a run will cost, before it starts: GPU hours and disk by stage, and what that rests on.
+"""Estimates before a run: GPU hours and disk space by stage, and the assumptions behind them.
 
-Parts may say how large they are in ``scale``, a mapping of plain numbers in their YAML: a dataset
-``rows`` and ``text_tokens`` (mean of a row), a model ``parameters``, ``hidden`` (of its language
-model) and ``image_tokens``; a benchmark how many documents are ``asked``. Where a number is not
-known there is no estimate, which is not an estimate of zero.
+Parts may state their size in ``scale``, plain numbers in their YAML: a dataset ``rows`` and
+``text_tokens`` (mean per row), a model ``parameters``, ``hidden`` (of the language model) and
+``image_tokens``; a benchmark the number of documents ``asked``. If a number is not known, there is
+no estimate, rather than an estimate of zero.
 """
 
 from __future__ import annotations
@@ -29,18 +29,19 @@ CLIP_TOKENS = 77
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """Of one stage. None: not known."""
+    """Estimate for one stage. None: not known."""
 
     stage: str
     hours: float | None
     """GPU hours, over all GPUs together."""
     disk: float | None
-    """Bytes that it adds to the store."""
+    """Bytes added to the store."""
     basis: str
+    """The numbers that it is computed from, in words."""
 
 
 def costs(experiment: Experiment, stages: Sequence[str], device: str = "") -> list[StageEstimate]:
-    """A line for each of ``stages`` that costs something; ``device`` is a GPU's name."""
+    """An estimate for each of ``stages`` that costs something; ``device`` is the GPU's name."""
     makers = {
         "features": _features,
         "select": _select,
@@ -52,7 +53,7 @@ def costs(experiment: Experiment, stages: Sequence[str], device: str = "") -> li
 
 
 def rows_of(experiment: Experiment) -> int | None:
-    """Rows of the pool: counted where the data is in the store, else as published."""
+    """Rows of the dataset: the actual number if it is in the store, else the published one."""
     try:
         data = experiment.store.find(experiment.data)
     except UserError:  # its files are not here
@@ -61,7 +62,7 @@ def rows_of(experiment: Experiment) -> int | None:
 
 
 def chosen_of(experiment: Experiment) -> int | None:
-    """Rows that will be trained on."""
+    """Number of rows that will be trained on; None if not known."""
     if experiment.method.name != "full" and experiment.method.fixed_size:
         return None
     if isinstance(experiment.budget, int) and not experiment.method.fixed_size:
@@ -95,7 +96,7 @@ def _features(experiment: Experiment, device: str) -> Cost | None:
 
 
 def _select(experiment: Experiment, device: str) -> StageEstimate | None:
-    """The clusterings' products, 2 N K D an iteration; Self-Filter's stage 1 is a finetuning."""
+    """2 N K D FLOP per iteration of k-means; Self-Filter's stage 1 counts as a finetuning."""
     rows = rows_of(experiment)
     clusterings = [need for need in experiment.needs if isinstance(need, Clustering)]
     stage1 = [need for need in experiment.needs if isinstance(need, Difficulty)]

@@ -1,4 +1,4 @@
-"""Peak rates of accelerators, and the share of them that estimates assume."""
+"""Peak FLOP rates of accelerators, and the share of them that estimates assume."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ PEAKS = {
 """Dense 16-bit tensor-core FLOP/s by a part of the device's name (data sheets)."""
 ASSUMED_DEVICE = "A100"
 ASSUMED_MFU = 0.3
-"""Share of the peak that is reached."""
+"""Assumed share of the peak (model FLOP utilisation)."""
 
 
 def device_name(drivers: Path = Path("/proc/driver/nvidia/gpus")) -> str:
-    """The first GPU's name as its driver says it, without torch; empty where there is none."""
+    """Name of the first GPU according to its driver, without torch; empty if there is none."""
     for file in sorted(drivers.glob("*/information")):
         for line in file.read_text(encoding="utf-8").splitlines():
             if line.startswith("Model:"):
@@ -31,11 +31,13 @@ def device_name(drivers: Path = Path("/proc/driver/nvidia/gpus")) -> str:
 
 
 def peak_flops(device: str) -> tuple[str, float]:
-    """The entry of ``PEAKS`` for the device named so; an unknown one counts as an A100."""
+    """Entry of ``PEAKS`` for this device name and its FLOP/s; an unknown device counts as an
+    A100.
+    """
     known = next((name for name in PEAKS if name in device), ASSUMED_DEVICE)
     return known, PEAKS[known]
 
 
 def gpu_hours(flops: float, device: str = "", mfu: float = ASSUMED_MFU) -> float:
-    """Hours of one ``device`` for ``flops`` operations at ``mfu`` of its peak."""
+    """Hours that one ``device`` takes for ``flops`` operations at the share ``mfu`` of its peak."""
     return flops / (peak_flops(device)[1] * mfu) / 3600

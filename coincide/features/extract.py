@@ -1,13 +1,13 @@
-"""One pass of the reference model over a dataset: every signal that any method asked for.
+"""Compute signals: one pass of a model over a dataset for all signals that any method asked for.
 
-Rows are cut into shards by row index; inside a shard, batches hold rows of like length, and each
-value lands at its row again. Shards are taken one by one by workers: on the GPUs of this machine,
-and in other processes and on other nodes that are asked for the same signals (``torchrun``,
-``srun``, tasks of an array), which join in instead of waiting.
+Rows are divided into shards by row index. Inside a shard, batches hold rows of similar length; each
+value is written at its row's place. Workers take shards one by one: on the GPUs of this machine,
+and in other processes and on other nodes that ask for the same signals (``torchrun``, ``srun``,
+tasks of a job array), which help instead of waiting.
 
-Batch size, token budget, shard size, processes and device are outside the key, so the reference
-model computes in a precision (``reference.dtype``) that makes the stored float16 the same for all
-of them; ``tests/features`` holds us to it.
+Batch size, token budget, shard size, number of processes and device are not part of the key.
+Therefore the reference model computes in a precision (``reference.dtype``) in which the stored
+float16 values do not depend on them; ``tests/features`` checks this.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from coincide.store import Artifact, Build, Step, Store
 
 VERSION = 1
 CLAIMS = "claims"
-"""Folder of the claims of a pass, beside its first signal by key."""
+"""Folder of a pass's claims, beside the folder of its first signal (by key)."""
 
 
 def signal_step(
     signal: Signal, signal_pass: SignalPass, *, data: Step, base: Step, after: tuple[Step, ...] = ()
 ) -> Step:
-    """The artifact of one signal over the dataset ``data``, computed by the model ``base``, once
-    ``after`` was looked up (``coincide.selection.scan``).
+    """The step that computes one signal over the dataset ``data`` with the model ``base``.
 
-    Built alone it takes a pass of its own; :func:`extract` builds several of them in one pass.
+    ``after``: scans (``coincide.selection.scan``) that must be done first. Built by itself, the
+    step runs a pass of its own; :func:`extract` builds several steps in one pass.
     """
     config = {"signal": signal.name, "params": signal.params(), **signal_pass.config()}
 
@@ -65,7 +65,7 @@ def signal_step(
 
 @dataclass(frozen=True)
 class Extraction:
-    """A signal over a dataset: its artifact, and the pass that computes it."""
+    """A signal over a dataset: the step of its artifact, and the pass that computes it."""
 
     signal: Signal
     step: Step
@@ -79,14 +79,17 @@ def extraction(
     options: FeaturePass,
     after: tuple[Step, ...] = (),
 ) -> Extraction:
-    """How ``signal`` is computed by ``model`` over ``source``, once ``after`` was looked up."""
+    """The step and pass that compute ``signal`` with ``model`` over ``source``.
+
+    ``options`` say how fast, ``after`` are scans that must be done first.
+    """
     signal_pass = type(signal).make_pass(model, source, options)
     step = signal_step(signal, signal_pass, data=source.step(), base=model.step(), after=after)
     return Extraction(signal, step, signal_pass)
 
 
 def extract_all(store: Store, wanted: Sequence[Extraction]) -> None:
-    """Build the missing artifacts of ``wanted``: one pass for each model and dataset."""
+    """Build the missing artifacts of ``wanted``, in one pass for each pair of model and dataset."""
     together: dict[tuple[str, ...], list[Extraction]] = {}
     for each in wanted:
         if store.find(each.step) is None:
@@ -96,9 +99,10 @@ def extract_all(store: Store, wanted: Sequence[Extraction]) -> None:
 
 
 def extract(store: Store, steps: Mapping[Signal, Step], signal_pass: SignalPass) -> list[Artifact]:
-    """The artifacts of ``steps``; the missing ones come out of one pass over the data.
+    """The artifacts of ``steps``; missing ones are computed in one pass over the data.
 
-    Of several processes that ask for the same ones, the first leads and the others help it.
+    Of several processes that ask for the same signals, the first one leads the pass and the others
+    help it. Raises UserError where the input is wrong or the disk is full.
     """
     signals = {step.key: signal for signal, step in steps.items()}
 
@@ -134,7 +138,7 @@ def _facts(build: Build) -> dict[str, Any]:
 
 
 def _fill(missing: Sequence[tuple[Signal, Build]], signal_pass: SignalPass) -> None:
-    """Write the shards that the builds lack, each shard for all of them at once."""
+    """Compute the shards that the builds lack; a shard is computed for all of them at once."""
     from coincide.terminal.progress import bar
 
     missing = sorted(missing, key=lambda pair: pair[1].step.key)
@@ -160,7 +164,7 @@ def _fill(missing: Sequence[tuple[Signal, Build]], signal_pass: SignalPass) -> N
 
 
 def _run(work: PassWork, tally: PassProgress) -> None:
-    """Do the work here, or in one process for each device."""
+    """Compute the shards in this process, or in one process for each device."""
     rank = rank_of()
     devices = devices_of(work.signal_pass.options, rank)
     together = len(devices) * rank.local_ranks
@@ -175,9 +179,9 @@ def _run(work: PassWork, tally: PassProgress) -> None:
 def _assist(
     store: Store, steps: Mapping[Signal, Step], signal_pass: SignalPass, claims: Claims
 ) -> None:
-    """Help with these signals while another process leads their pass; returns when it is over.
+    """Help another process that leads the pass over these signals; returns when the pass ends.
 
-    If the leader dies, this returns too; the caller then builds what is missing itself.
+    If the leader dies, this returns as well, and the caller builds what is missing itself.
     """
     from coincide.terminal.progress import bar
 
@@ -197,7 +201,7 @@ def _assist(
 
 
 def _begun(store: Store, steps: Mapping[Signal, Step], signal_pass: SignalPass) -> PassWork | None:
-    """The pass over just these signals, once its leader has laid out the shards."""
+    """The pass over these signals, once its leader has written the shards' layout."""
     folders = tuple(store.partial(step) for step in steps.values())
     layouts = [layout_of(folder) for folder in folders]
     if layouts[0] is None or any(layout != layouts[0] for layout in layouts):
@@ -209,7 +213,7 @@ def _begun(store: Store, steps: Mapping[Signal, Step], signal_pass: SignalPass) 
 
 
 def _layout(builds: Sequence[Build], rows: int, shard_rows: int) -> dict[str, int]:
-    """Rows, and rows to a shard. A resumed build keeps the size that it was begun with."""
+    """``rows`` and ``shard_rows``; a resumed build keeps the shard size it was started with."""
     begun = next((found for build in builds if (found := layout_of(build.dir))), None)
     layout = {"rows": rows, "shard_rows": begun["shard_rows"] if begun else shard_rows}
     for build in builds:

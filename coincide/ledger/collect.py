@@ -1,4 +1,4 @@
-"""The artifacts of a run -> its line in the ledger."""
+"""Make a run's result from its artifacts."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ def collect(
     aside: Sequence[str] = (),
     failures: Mapping[str, str] | None = None,
 ) -> Result:
-    """The :class:`Result` of finished artifacts. ``before``: clusters and the like that selection
-    stands on. Seconds are those of the builds, not of hits. ``failures``: benchmarks without an
-    artifact -> why; their scores are missing.
+    """The :class:`Result` of finished artifacts.
 
-    Signals of one pass, and benchmarks of one process, were timed together: the longest counts.
+    ``before``: steps that selection depends on, e.g. clusters. ``failures``: benchmark -> reason,
+    for benchmarks without an artifact; their scores are missing. Seconds are those of the builds,
+    not of cache hits; signals of one pass, and benchmarks of one process, share a clock, so the
+    longest counts.
     """
     chosen = store.verify(subset)
     failed = failures or {}
@@ -82,7 +83,7 @@ def collect(
 
 
 def remarks(store: Store, scores: Sequence[Score]) -> list[str]:
-    """What the reader of the scores must know of how the benchmarks asked, one line each."""
+    """Lines that a reader of the scores should know about how the benchmarks were run."""
     found = []
     for place in dict.fromkeys(score.samples for score in scores if score.samples):
         record = json.loads((store.root / place / "result.json").read_text(encoding="utf-8"))
@@ -97,12 +98,14 @@ def remarks(store: Store, scores: Sequence[Score]) -> list[str]:
 
 
 def variant_of(method: Method) -> str:
-    """What tables write behind the method's name: its ``label`` or ``variant``, if it has one."""
+    """What tables show after the method's name: its ``label`` or ``variant``; empty without
+    either.
+    """
     return str(getattr(method, "label", getattr(method, "variant", "")))
 
 
 def _missing(step: Step, why: str) -> list[Score]:
-    """The scores of a benchmark that failed, each missing for the reason ``why``."""
+    """Scores of a benchmark that failed, all missing for the reason ``why``."""
     protocol = step.note.partition(": ")[2]
     said, what = f"the evaluation failed: {why}", asked_hash(step)
     return [
@@ -112,7 +115,7 @@ def _missing(step: Step, why: str) -> list[Score]:
 
 
 def _scores(artifact: Artifact, what: str, reading: str = "scores") -> list[Score]:
-    """Those of the strict reading, or with ``lenient`` of that one; none where it has no such."""
+    """The scores of the strict (or ``lenient``) reading; empty if there is none."""
     record = json.loads((artifact.path / "result.json").read_text(encoding="utf-8"))
     samples = f"{artifact.path.parent.name}/{artifact.path.name}"
     drawn = {name: record[name] for name in ("unit", "units") if name in record}
@@ -129,7 +132,7 @@ def _costs(
     adapter: Step,
     scores: Sequence[Step],
 ) -> tuple[Cost, ...]:
-    """One per artifact that is still there, those of the models behind the features included."""
+    """Cost of each artifact that still exists, including the models that features come from."""
     models = [need for step in features for need in step.needs if need.kind == "model"]
     stages = {
         "reference": models,
@@ -149,7 +152,9 @@ def _costs(
 
 
 def _merged(store: Store, model: Artifact) -> list[Artifact]:
-    """The adapter that was trained here and merged into ``model``: by the hash of its weights."""
+    """The adapter of this store that was merged into ``model``, found by the hash of its
+    weights.
+    """
     digest = model.manifest["config"].get("adapter")
     found = [
         artifact
@@ -174,7 +179,7 @@ def _cost(stage: str, artifact: Artifact) -> Cost:
 
 
 def _seconds(store: Store, step: Step) -> float:
-    """Zero when the artifact was deleted after what it served was built."""
+    """Seconds that the step's build took; 0 if the artifact was deleted."""
     found = store.find(step)
     return found.seconds if found else 0.0
 

@@ -1,7 +1,7 @@
-"""The ledger: one JSON per result in a folder that can be committed, copied and merged.
+"""The ledger: one JSON file per result, in a folder that can be committed, copied and merged.
 
-Two ledgers are merged by copying the files of one into the other (a subfolder is fine too). A
-committed ledger can be one compressed file (``coincide.ledger.packed``), read like a folder.
+To merge two ledgers, copy the files of one into the other (or into a subfolder). A committed ledger
+can be one compressed file (``coincide.ledger.packed``), which is read like a folder.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _OPTIONAL = {"commit", "created", "costs", "hardware", "contents", "aside", "len
 def file_name(result: Result) -> str:
     """``<method>-<data>-<target>-b<budget>-s<seed>-<8 hex>.json``, the same on every machine.
 
-    The hex is a hash of the result's identity and of the content keys of its artifacts, which end
-    the folder names in ``result.keys``; where the store lies does not enter.
+    The hexadecimal digits are a hash of the result's identity and of its artifacts' keys (the ends
+    of the folder names in ``result.keys``), independent of where the store lies.
     """
     names = (result.method, result.variant, result.data, result.reference, result.target)
     identity = redact([*names, result.suite])  # as it is written
@@ -46,7 +46,10 @@ def file_name(result: Result) -> str:
 
 
 def write_result(folder: Path, result: Result) -> Path:
-    """Write ``result`` without secrets; writing it again replaces the file by the same name."""
+    """Write ``result`` to ``folder`` without secrets; a file of the same name is replaced.
+
+    Returns the path. Raises :class:`DiskError` if the disk is full or read-only.
+    """
     for score in (*result.scores, *result.lenient):
         if score.value is not None and not math.isfinite(score.value):
             raise UserError(
@@ -69,11 +72,11 @@ def write_result(folder: Path, result: Result) -> Path:
 
 
 def read_ledger(folder: Path | Sequence[Path]) -> list[Result]:
-    """All results below ``folder``, or below several of them, ordered by file name.
+    """All results below ``folder``, or below several folders, ordered by file name.
 
-    The same result in two places is one. Results of one name that differ are all returned:
-    the report counts the newest and says so. Raises :class:`UserError` naming the file and the
-    field when one is malformed; nothing is skipped in silence. A missing folder is an empty ledger.
+    The same result in two places counts once. Different results with the same file name are all
+    returned; the report uses the newest and says so. A missing folder is an empty ledger. Raises
+    :class:`UserError`, naming file and field, for a malformed result; none is skipped silently.
     """
     found: dict[str, Result] = {}
     for _, result in sorted(_all(folder), key=lambda pair: pair[0]):
@@ -82,7 +85,7 @@ def read_ledger(folder: Path | Sequence[Path]) -> list[Result]:
 
 
 def _all(folder: Path | Sequence[Path]) -> Iterator[tuple[tuple[str, str], Result]]:
-    """Each result with file name and place, by which they are ordered."""
+    """Each result with its file name and place, by which they are sorted."""
     folders = [folder] if isinstance(folder, Path) else folder
     paths = {
         path.resolve(): path
@@ -99,7 +102,7 @@ def _all(folder: Path | Sequence[Path]) -> Iterator[tuple[tuple[str, str], Resul
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Results and packed ledgers below ``folder``, those in hidden folders left out."""
+    """Results and packed ledgers below ``folder``, except in hidden folders."""
     for pattern in ("*.json", f"*{ENDING}"):
         yield from (p for p in folder.rglob(pattern) if not _hidden(p.relative_to(folder)))
 
@@ -109,7 +112,7 @@ def _hidden(path: Path) -> bool:
 
 
 def read_result(path: Path) -> Result:
-    """One result of the ledger, each field checked."""
+    """One result of the ledger. Raises :class:`UserError`, naming the field, if it is malformed."""
     return _checked(str(path), path.read_bytes())
 
 
@@ -125,7 +128,9 @@ def _checked(place: str, text: str | bytes) -> Result:
 
 
 def presentable(result: Result) -> Result:
-    """``result`` as it may be shown: without secrets, and no control characters in any text."""
+    """``result`` as it may be shown: without secrets, and without control characters in its
+    texts.
+    """
     record = printable(_redacted(asdict(result)))
     scores = {name: tuple(Score(**s) for s in record[name]) for name in ("scores", "lenient")}
     costs = tuple(Cost(**cost) for cost in record["costs"])
@@ -134,8 +139,10 @@ def presentable(result: Result) -> Result:
 
 
 def _redacted(result: dict[str, Any]) -> dict[str, Any]:
-    """Without credentials: fields by their name in the configuration, in all other texts what
-    reads like one. Names of files and folders stay."""
+    """Without credentials: fields of the configuration by name, other texts by their form.
+
+    Names of files and folders are kept.
+    """
     free = {k: v for k, v in result.items() if k not in ("keys", "composition", "seconds")}
     named = {k: redact(free.pop(k)) for k in ("config", "versions")}
     return {**result, **named, **{k: _texts(v) for k, v in free.items()}}

@@ -1,7 +1,7 @@
-"""What a result is a result of, by content: a name that tables show decides nothing.
+"""The identity of a result: hashes of the contents that it depends on, not their names.
 
-Two datasets, checkpoints or index files may share a name, a folder or a path; what their keys in
-the store hold tells them apart, on any machine.
+Two datasets, checkpoints or index files may share a name or path; their keys in the store tell them
+apart, on any machine.
 """
 
 from __future__ import annotations
@@ -17,26 +17,27 @@ from coincide.selection.stage import method_config
 from coincide.store import Step
 
 DIGITS = 12
-"""Of a key, as in the names of artifacts."""
+"""Digits of a key that are kept, as in the folder names of artifacts."""
 
 
 def method_content(method: Method) -> dict[str, str]:
-    """``method``: a hash of what settles the answer beside the fields, e.g. the file that
-    ``from_file`` reads; nothing where the fields are all.
+    """``{"method": hash}`` of what determines the method's result besides its fields, e.g. the file
+    that ``from_file`` reads; empty if the fields are all.
     """
     more = {k: v for k, v in method_config(method).items() if k not in _fields(method)}
     return {"method": digest(more)} if more else {}
 
 
 def content_keys(method: Method, **steps: Step | None) -> dict[str, str]:
-    """For :attr:`coincide.schema.Result.contents`: the keys of ``steps`` (data, target, ...)."""
+    """Keys of ``steps`` (data, target, ...) and :func:`method_content`, for ``Result.contents``."""
     keys = {part: step.key[:DIGITS] for part, step in steps.items() if step is not None}
     return {**keys, **method_content(method)}
 
 
 def fields_outside_key(method: Method, recipe: Any) -> list[str]:
-    """Dotted fields of the configuration that change no answer, as method and recipe say: those
-    that their part of a key leaves out.
+    """Dotted fields of method and training that do not change the result.
+
+    These are the fields that method and recipe leave out of their part of the key.
     """
     own = getattr(recipe, "answer_config", None)
     kept = {"method": method_config(method), "train": own() if own else _fields(recipe)}
@@ -45,8 +46,10 @@ def fields_outside_key(method: Method, recipe: Any) -> list[str]:
 
 
 def asked_hash(step: Step) -> str:
-    """What a benchmark asked and how it scored: a hash of the key of its evaluation without the
-    model; behind ``@`` the content of its dataset, as ``commit-`` of the hub or hash of ``bytes-``.
+    """A hash of what a benchmark asked and how it was scored, without the model: ``hash@dataset``.
+
+    ``dataset`` identifies the benchmark's documents: ``commit-...`` of the hub or ``bytes-...``, a
+    hash of the files; absent if not known.
     """
     config = dict(step.config)
     documents = config.pop("content", None)
@@ -72,7 +75,7 @@ def same_asked(first: str, second: str) -> bool:
 
 
 def digest(value: Any) -> str:
-    """Twelve hexadecimal digits of the SHA-256 of ``value`` (JSON)."""
+    """First 12 hexadecimal digits of the SHA-256 of ``value`` (JSON)."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:DIGITS]
 
 

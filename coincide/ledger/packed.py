@@ -1,9 +1,9 @@
-"""A ledger in one compressed file, to be committed.
+"""A ledger as one compressed file that can be committed.
 
     python -m coincide.ledger.packed FOLDER FILE.jsonl.gz
 
-One result a line, in the order of the file names that they had; gzip without a time, so that the
-same results are the same bytes. The report reads such a file as it reads a folder.
+One result per line, ordered by file name; gzip without a time stamp, so that the same results give
+the same bytes. The report reads such a file like a folder.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ENDING = ".jsonl.gz"
 
 
 def pack(folder: Path, file: Path) -> int:
-    """Write the results below ``folder`` to ``file`` (``*.jsonl.gz``); how many there are."""
+    """Write the results below ``folder`` to ``file`` (``*.jsonl.gz``); returns their number."""
     if not file.name.endswith(ENDING):
         raise UserError(f"{file}: expected a name that ends in {ENDING}.")
     paths = sorted(folder.rglob("*.json"), key=lambda path: (path.name, str(path)))
@@ -38,7 +38,7 @@ def pack(folder: Path, file: Path) -> int:
 
 
 def unpack(file: Path) -> Iterator[tuple[str, str]]:
-    """``(place, JSON text)`` of each result of a packed ledger; the place is for errors."""
+    """``(place, JSON text)`` of each result of a packed ledger; ``place`` is for error messages."""
     try:
         text = gzip.decompress(file.read_bytes()).decode("utf-8")
     except (OSError, EOFError, UnicodeDecodeError) as error:
@@ -50,7 +50,7 @@ def unpack(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def main(words: Sequence[str]) -> int:
-    """Pack a folder from the command line; the exit status."""
+    """Pack a folder from the command line; returns the exit status."""
     if len(words) != 2:
         print("usage: python -m coincide.ledger.packed FOLDER FILE.jsonl.gz", file=sys.stderr)
         return 2

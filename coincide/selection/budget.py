@@ -1,4 +1,4 @@
-"""A budget is a fraction in (0, 1] as a float, or a count of examples as an int >= 1."""
+"""A budget: a fraction in (0, 1] given as a float, or a number of examples given as an int >= 1."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ CHOICES = "a float in (0, 1] (a fraction: 0.2, 1.0) or an int >= 1 (a count: 800
 
 
 def check(budget: Any) -> float | int:
-    """Return ``budget`` unchanged, or refuse it. ``1`` is one example, ``1.0`` is all of them."""
+    """``budget`` unchanged; UserError unless it is valid. ``1`` is one example, ``1.0`` is all of
+    them.
+    """
     fraction = isinstance(budget, float) and math.isfinite(budget) and 0 < budget <= 1
     count = isinstance(budget, int) and not isinstance(budget, bool) and budget >= 1
     if not (fraction or count):
@@ -23,9 +25,10 @@ def check(budget: Any) -> float | int:
 
 
 def count(budget: float | int, rows: int) -> int:
-    """Exact number of examples: floor(budget * N) for a fraction, at least 1.
+    """Number of examples of a budget: for a fraction floor(budget * rows), at least 1.
 
-    A hair is added before the floor, so that 0.29 of 100 is 29 although 0.29 * 100 < 29.
+    A tiny amount is added before the floor, so that 0.29 of 100 is 29 although 0.29 * 100 < 29 in
+    floating point.
     """
     check(budget)
     if isinstance(budget, int):

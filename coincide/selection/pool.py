@@ -1,4 +1,4 @@
-"""What a method sees of the data: examples, signals, clusters and scores, out of the store."""
+"""What a method sees of the data: examples, signals, clusters and scores, read from the store."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NeedSteps:
-    """The steps that meet what a method declared in ``needs()``."""
+    """The steps whose artifacts meet the needs that a method declares."""
 
     signals: Mapping[Signal, Step]
     clusterings: Mapping[Clustering, Step]
     difficulties: Mapping[Difficulty, Step]
     targets: Mapping[Targets, Step] = field(default_factory=dict)
-    """The signal of the target rows, whose first need is their data."""
+    """Steps of the target rows' signals; the first need of each step is the target rows' data."""
     target_source: DataSource | None = None
-    """What opens the target rows' data."""
+    """The dataset of the target rows."""
 
     def steps(self) -> tuple[Step, ...]:
-        """All of them."""
+        """All of these steps."""
         return (
             *self.signals.values(),
             *self.clusterings.values(),
@@ -53,13 +53,15 @@ class NeedSteps:
         scored: Step | None = None,
         barred: Mapping[int, str] | None = None,
     ) -> StorePool:
-        """The pool over their artifacts; ``barred``: rows that the model cannot read or learns
-        nothing from, with the reason.
+        """The pool that reads their artifacts.
+
+        ``scored``: step of the method's scores. ``barred``: row -> reason, for rows that the target
+        model cannot read or cannot learn anything from.
         """
         return StorePool(store, self, dataset, scored, barred)
 
     def target_rows(self, store: Store, step: Step) -> TargetRows:
-        """The benchmark's examples and their signal, read from the artifact of ``step``."""
+        """The target rows' examples and their signal, read from the artifact of ``step``."""
         import numpy as np
 
         from coincide.features.engine.shards import ShardedArray, usable_rows
@@ -72,16 +74,16 @@ class NeedSteps:
         return TargetRows(dataset.examples, np.asarray(ShardedArray(folder)), usable)
 
     def refused(self, store: Store) -> dict[int, str]:
-        """Rows that the model of a signal could not read."""
+        """Row -> reason, for rows that the model of a signal could not read."""
         scans = {scan.key: scan for step in self.signals.values() for scan in step.after}
         found = [read_scan(store.artifact(scan).path) for scan in scans.values()]
         return {row: kind for scan in found for row, (kind, _) in scan.refused.items()}
 
 
 class StorePool:
-    """:class:`coincide.schema.Pool` over the artifacts that the method's needs name.
+    """:class:`coincide.schema.Pool`, reading the artifacts that the method's needs name.
 
-    What is read of them is checked against its hashes first, and nothing else.
+    Each file is compared with its hash before it is read; files that are not read are not hashed.
     """
 
     def __init__(
@@ -113,7 +115,7 @@ class StorePool:
 
     @cached_property
     def without_features(self) -> list[int]:
-        """Rows of the pool that a signal was not found for."""
+        """Rows of the pool without a valid value of a needed signal."""
         if not self._needs.signals:
             return []
         import numpy as np
@@ -127,7 +129,7 @@ class StorePool:
 
     @cached_property
     def reasons(self) -> dict[int, str]:
-        """Every row that is not usable, with the reason."""
+        """Row -> reason, for every row that is not usable."""
         lacking = dict.fromkeys(self.without_features, "no signal of the reference or CLIP model")
         return {**lacking, **self._barred, **self._dataset.dropped}
 

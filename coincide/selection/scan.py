@@ -1,10 +1,11 @@
-"""What a model makes of every row of a dataset, found before hours are spent: an artifact.
+"""The scan artifact: which rows of a dataset a model cannot read, or can learn nothing from.
 
-``rows.json`` holds, by row, ``refused`` (what the model's processor or template cannot take: a
-fault of the row, under ``data.on_bad_row``) and ``unlearnt`` (rows with no answer token: nothing is
-learnt from them, so no method may choose them), each as ``[kind, detail]``.
+``rows.json`` maps rows to ``[kind, detail]`` in two groups: ``refused`` (rows that the model's
+processor or template does not accept; treated like other faults by ``data.on_bad_row``) and
+``unlearnt`` (rows without an answer token: nothing is learnt from them, so no method may choose
+them). Both kinds are *barred*: never selected.
 
-Pictures are not decoded: their sizes come from the files' headers. See ``coincide.models.probe``.
+Pictures are not decoded; their sizes come from the files' headers. See ``coincide.models.probe``.
 """
 
 from __future__ import annotations
@@ -28,26 +29,26 @@ if TYPE_CHECKING:
 
 KIND, VERSION, FILE = "scan", 1, "rows.json"
 CHUNK = 256
-"""Rows that a process looks at in one go."""
+"""Rows per task of a scanning process."""
 FEW = 8192
-"""So many rows are done here, before processes would have started."""
+"""Up to so many rows are scanned in this process; starting others would take longer."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What was found: row -> (kind, detail)."""
+    """What the scan found: row -> (kind, detail)."""
 
     refused: Mapping[int, tuple[str, str]] = field(default_factory=dict)
     unlearnt: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def barred(self) -> dict[int, str]:
-        """Rows that no method may choose, with the reason."""
+        """Row -> kind of reason, for all rows that no method may choose."""
         return {row: kind for row, (kind, _) in sorted({**self.refused, **self.unlearnt}.items())}
 
     @property
     def digest(self) -> str:
-        """Tells sets of barred rows apart; empty where there are none."""
+        """Hash of the set of barred rows; empty if there are none."""
         rows = sorted({*self.refused, *self.unlearnt})
         return hashlib.sha256(canonical(rows).encode()).hexdigest() if rows else ""
 
@@ -55,11 +56,11 @@ class Scan:
 def scan_step(
     source: DataSource, data: Step, *, model: ModelSource | None, base: Step | None, max_length: int
 ) -> Step:
-    """The rows of ``source`` as ``model`` (its artifact: ``base``) sees them, cut at
-    ``max_length`` tokens; without a model what holds under any of them.
+    """The step that scans ``source`` for ``model`` (artifact ``base``) at ``max_length`` tokens.
 
-    The build raises :class:`UserError`, naming the first ten rows of each kind, where rows are
-    refused and the data's ``on_bad_row`` is ``error``, and where the model can read none at all.
+    Without a model: only what holds for every model. The build raises :class:`UserError`, naming
+    the first ten rows of each kind, if rows are refused and the data's ``on_bad_row`` is ``error``,
+    and if the model can read no row at all.
     """
     config: dict[str, Any] = {}
     if model is not None:
@@ -85,13 +86,13 @@ def scan_step(
 
 
 def read_scan(folder: Path) -> Scan:
-    """The scan that an artifact holds."""
+    """The scan in the artifact ``folder``."""
     found = json.loads((folder / FILE).read_text(encoding="utf-8"))
     return Scan(*({int(r): tuple(v) for r, v in found[k].items()} for k in ("refused", "unlearnt")))
 
 
 def scan_rows(dataset: Dataset, prober: Prober | None) -> Scan:
-    """Look at every row that the data's policies left in the pool."""
+    """Scan every row that the data's policies left in the pool."""
     refused: dict[int, tuple[str, str]] = {}
     unlearnt: dict[int, tuple[str, str]] = {}
     for row, verdict in _verdicts(dataset, prober):
@@ -100,7 +101,7 @@ def scan_rows(dataset: Dataset, prober: Prober | None) -> Scan:
 
 
 def summary(dataset: Dataset, reasons: Mapping[int, str]) -> str:
-    """A line for each reason: how many rows, the first ten, by source."""
+    """A line for each reason: number of rows, the first ten, number by source."""
     report = DataReport(dataset.name)
     for row, reason in sorted(reasons.items()):
         report.add(reason, "on_bad_row", row, dataset.examples[row].source, reason)
@@ -108,7 +109,7 @@ def summary(dataset: Dataset, reasons: Mapping[int, str]) -> str:
 
 
 def count_by_reason(reasons: Mapping[int, str]) -> dict[str, int]:
-    """How many rows each reason bars."""
+    """Reason -> number of rows."""
     return dict(sorted(Counter(reasons.values()).items()))
 
 
@@ -132,7 +133,7 @@ def _refuse(found: Scan, dataset: Dataset, policies: Policies, model: str) -> No
 
 
 def _verdicts(dataset: Dataset, prober: Prober | None) -> Iterator[tuple[int, ProbeVerdict]]:
-    """``(row, verdict)`` for the rows that are barred, in order."""
+    """``(row, verdict)`` for the rows that are barred, in row order."""
     from coincide.features.engine.ahead import decoding
     from coincide.features.engine.devices import MOST_DECODERS, cores
 
@@ -150,7 +151,9 @@ def _verdicts(dataset: Dataset, prober: Prober | None) -> Iterator[tuple[int, Pr
 
 @dataclass
 class _Look:
-    """Rows -> the verdicts on those that are barred; each picture's header is read once."""
+    """``look(rows)``: the verdicts on those of ``rows`` that are barred; each picture's header is
+    read once.
+    """
 
     dataset: Dataset
     prober: Prober | None

@@ -1,8 +1,8 @@
-"""Scores of a method as an artifact: made once, whatever the budget, and to be looked at.
+"""The scores artifact of a method: computed once for all budgets, and meant to be looked at.
 
-A method that ranks examples has ``score(pool, seed)``. Its arrays are kept as ``<name>.npy``;
-``score.npy`` float32 [N] is what it ranks by (NaN: not judged), and ``scores.parquet`` is the same
-as a table, with id and source. ``python -m coincide.scores`` plots and exports it.
+A method that ranks examples has ``score(pool, seed)``. Each array that it returns is stored as
+``<name>.npy``; ``score.npy`` float32 [N] is the ranking score (NaN: no score). ``scores.parquet``
+holds it as a table with id and source. ``python -m coincide.scores`` plots and exports it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 LATE = ("barred",)
-"""Fields of a key that are known once the rows have been scanned."""
+"""Fields of the key that are only known once the rows have been scanned."""
 
 
 def scores_step(
@@ -34,10 +34,10 @@ def scores_step(
     scan: Step | None = None,
     barred: str = "",
 ) -> Step | None:
-    """The scores of ``method``; None for a method that does not score examples one by one.
+    """The step that computes the scores of ``method``; None for a method without ``score``.
 
-    ``method.score_config(seed)`` goes into the key: what, besides the signals, they depend on; and
-    ``barred``, the digest of the rows that ``scan`` found unfit, where there are any.
+    The key contains ``method.score_config(seed)``, what the scores depend on besides the signals,
+    and ``barred``, the digest of the rows that ``scan`` excludes, if there are any.
     """
     if not hasattr(method, "score"):
         return None
@@ -62,8 +62,9 @@ def scores_step(
 
 
 def barred_rows(store: Store, scan: Step | None, digest: str) -> dict[int, str]:
-    """The rows that ``scan`` found unfit, with the reason. Raises :class:`UserError` when they are
-    not those of ``digest``, which the key was made with.
+    """Row -> reason, for the rows that ``scan`` excludes.
+
+    Raises :class:`UserError` if they do not have the ``digest`` that is part of the key.
     """
     if scan is None:
         return {}
@@ -74,13 +75,15 @@ def barred_rows(store: Store, scan: Step | None, digest: str) -> dict[int, str]:
 
 
 def own_class(method: Method) -> dict[str, str]:
-    """For a key: the class of a method that is not of this project, which may share a name."""
+    """For the key: module and class of a method from outside this project, whose name may not be
+    unique.
+    """
     name = f"{type(method).__module__}.{type(method).__qualname__}"
     return {} if name.split(".")[0] in ("coincide", "baselines") else {"class": name}
 
 
 def save(build: Build, name: str, array: np.ndarray) -> None:
-    """``array`` as the file ``name`` of the artifact."""
+    """Write ``array`` as the file ``name`` of the artifact."""
     import numpy as np
 
     def write(path: Any) -> None:

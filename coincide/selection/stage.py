@@ -1,6 +1,6 @@
-"""The select stage: budget -> k, method -> rows, guarantees, health gate, the subset artifact.
+"""The select stage: number of examples, selection by the method, checks, and the subset artifact.
 
-The method ranks; the guarantees are here: unique rows, in range, usable, exactly k.
+The method ranks. This module guarantees that the rows are unique, in range, usable, and exactly k.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ SUBSET_VERSION = 3
 
 
 def clusters_step(clustering: Clustering, features: Step) -> Step:
-    """Spherical k-means of one signal's usable rows: an artifact shared between methods."""
+    """Step of the spherical k-means clustering of one signal's usable rows; shared between
+    methods.
+    """
     config = {
         "clusters": clustering.clusters,
         "iterations": clustering.iterations,
@@ -86,7 +88,7 @@ def _cluster(build: Build) -> Mapping[str, Any]:
 
 
 def _devices() -> list[str]:
-    """Every GPU, each in a process of its own; else the CPU, in this one."""
+    """All GPUs (k-means runs one process for each); without any, the CPU."""
     import torch
 
     return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
@@ -108,14 +110,15 @@ def subset_step(
     barred: str = "",
     health: HealthLimits,
 ) -> Step:
-    """The subset of one method at one budget. A method without randomness has no seed in its key.
+    """The step that selects one method's subset at one budget.
 
-    The key holds k, the exact number of examples: 0.2 and 800 of 4,000 rows are one subset.
+    The key contains k, the exact number of examples: 0.2 and 800 of 4,000 rows are the same subset.
+    The seed is in the key only if the method uses it.
 
-    ``scored`` is the method's ``scores_step`` (``coincide.selection.scoring``) where it has one.
-    ``scan`` says which rows nothing can be learnt from, ``barred`` is its digest, in the key where
-    there are any. Health limits are no part of the key: they decide whether to go on, not
-    what is chosen.
+    ``scored`` is the method's scores step, if it has one (``coincide.selection.scoring``). ``scan``
+    finds the rows that cannot be chosen; ``barred`` is its digest, part of the key if there are
+    any. ``health`` limits are not part of the key: they decide whether to go on, not what is
+    chosen.
     """
     config: dict[str, Any] = {
         "method": method.name,
@@ -147,7 +150,7 @@ def subset_step(
 
 
 def _tell(pool: StorePool, dataset: Dataset) -> None:
-    """Say how many rows no method may choose, and why."""
+    """Print how many rows no method may choose, and why."""
     if pool.reasons:
         print(
             f"select: {len(pool.reasons):,} of {len(dataset):,} rows of {dataset.name} cannot be "
@@ -158,7 +161,7 @@ def _tell(pool: StorePool, dataset: Dataset) -> None:
 
 
 def method_config(method: Method) -> dict[str, Any]:
-    """The method's fields, or what it says itself when they do not settle the answer."""
+    """What determines the method's result: its ``key_config()`` if it has one, else its fields."""
     own = getattr(method, "key_config", None)
     return dict(own()) if own else asdict(method)  # type: ignore[call-overload]
 
@@ -210,8 +213,8 @@ def _write_tables(build: Build, selection: Selection) -> None:
 def selection_order(selection: Selection, rows: np.ndarray, usable: np.ndarray) -> np.ndarray:
     """Row indices int64 in the order in which the method takes them.
 
-    First those that it chose, then what it would go on with, as far as it says so; ``rows`` are
-    all among them. A budget can be cut again from it.
+    First the rows that it chose, then its ``ranking`` as far as given. All of ``rows`` are among
+    them; the first k' of them are the selection for a smaller budget k'.
     """
     import numpy as np
 
@@ -229,11 +232,11 @@ def fill_to_budget(
     name: str,
     reasons: Mapping[int, str] | None = None,
 ) -> tuple[np.ndarray, int]:
-    """``k`` rows, sorted, and how many of them were topped up.
+    """Exactly ``k`` rows, sorted, and how many of them were added from the ranking.
 
-    A selection that falls short is topped up from its ``ranking``, in order, skipping what it
-    has. Anything else that is not k distinct usable rows is the method's fault and is refused;
-    ``reasons`` says why rows are not usable.
+    A selection with fewer than k rows is filled up from its ``ranking``, in order, without
+    repetitions. Raises UserError if the result is not k distinct usable rows, which is a fault of
+    the method ``name``; ``reasons`` says why rows are not usable.
     """
     import numpy as np
 
@@ -268,7 +271,7 @@ def fill_to_budget(
 
 
 def _because(reasons: Mapping[int, str]) -> str:
-    """`` (2 x missing image, ...)``."""
+    """The reasons with their counts, as text: `` (2 x missing image, ...)``."""
     listed = ", ".join(
         f"{count:,} x {reason}" for reason, count in count_by_reason(reasons).items()
     )
@@ -276,7 +279,7 @@ def _because(reasons: Mapping[int, str]) -> str:
 
 
 def _unusable(rows: Sequence[int], name: str, reasons: Mapping[int, str]) -> str:
-    """Which rows of a selection cannot be used, why, and what to do."""
+    """The message for a selection with unusable rows: which, why, and what to do."""
     by: dict[str, list[int]] = {}
     for row in sorted(rows):
         by.setdefault(reasons.get(row, "not usable"), []).append(row)
@@ -304,10 +307,10 @@ def check_health(
     limits: HealthLimits,
     left_out: int = 0,
 ) -> None:
-    """Stop before training when the features or clusters are broken; say which figure and limit.
+    """Raise HealthError, naming figure and limit, if features or clusters are broken.
 
-    The ``left_out`` rows that no model was to see are not the features' fault: those that the data
-    lost have a limit of their own, :func:`check_lost`.
+    The ``left_out`` rows that no model was meant to see do not count as rows without features; rows
+    that the data lost have a limit of their own (:func:`check_lost`).
     """
     problems = []
     asked = len(pool.usable) - left_out
@@ -341,7 +344,7 @@ def check_health(
 
 
 def check_lost(data: Artifact, limits: HealthLimits) -> None:
-    """Stop before the feature pass when the data's own policies left out too many of its rows."""
+    """Raise HealthError before the feature pass if the data's policies dropped too many rows."""
     lost, rows = data.facts.get("dropped", 0), data.facts["rows"]
     if lost <= limits.lost_rows * rows:
         return

@@ -1,8 +1,8 @@
-"""Text from outside, fit for a terminal and a page: no character of it acts on what shows it.
+"""Make text from outside harmless for a terminal or page: control characters are escaped.
 
-File names, ids, answers and the logs of other programs may hold escape sequences (they recolour a
-terminal, retitle its window, write to its clipboard), bidirectional overrides (they show a name
-backwards) and line ends (they forge a line of their own).
+File names, ids, answers and logs of other programs may hold escape sequences (which change colours,
+the window title or the clipboard of a terminal), bidirectional overrides (which show a name
+backwards) and line ends (which forge a line).
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ ACTING = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
     "\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
-"""C0 and C1 controls, DEL, line and paragraph separators, bidirectional marks, overrides and
-isolates, unpaired surrogates (undecodable bytes of a file name), annotations and tags."""
+"""Characters that are escaped: C0 and C1 controls, DEL, line and paragraph separators,
+bidirectional marks, overrides and isolates, unpaired surrogates (undecodable bytes of a file name),
+annotations and tags."""
 
 
 def inert(text: object, keep: str = "") -> str:
-    """``str(text)`` with each acting character but those in ``keep`` as its escape: ``\\x1b``."""
+    """``str(text)`` with these characters, except those in ``keep``, as escapes like ``\\x1b``."""
     return ACTING.sub(lambda m: m[0] if m[0] in keep else _escape(m[0]), str(text))
 
 
@@ -35,8 +36,7 @@ def _escape(character: str) -> str:
 
 
 def printable(value: Any, keep: str = "") -> Any:
-    """``value`` (JSON) with control, bidirectional and unpaired characters of its text replaced,
-    those in ``keep`` excepted."""
+    """``value`` (JSON) with the texts in it :func:`inert`; characters in ``keep`` stay."""
     if isinstance(value, Mapping):
         return {printable(str(k)): printable(v, keep) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -47,10 +47,10 @@ def printable(value: Any, keep: str = "") -> Any:
 
 
 class InertStream:
-    """A text stream on which outside text is inert, and without credentials; our own control
-    sequences go to ``raw``.
+    """A text stream that escapes control characters and removes credentials from what is written.
 
-    Line ends and tabs pass, and the carriage return with which a progress line begins.
+    Our own control sequences are written to ``raw`` instead. Line ends, tabs, and the carriage
+    return that starts a progress line are kept.
     """
 
     def __init__(self, raw: TextIO) -> None:
@@ -70,12 +70,14 @@ class InertStream:
 
 
 def raw(stream: TextIO) -> TextIO:
-    """The stream under ``stream``, for what renders and escapes by itself."""
+    """The stream below ``stream``, for code that escapes by itself."""
     return stream.raw if isinstance(stream, InertStream) else stream
 
 
 def guard_terminal() -> None:
-    """Make everything that is printed from here on inert. Done once, where a program begins."""
+    """Make standard output and error :class:`InertStream` from here on; called where a program
+    begins.
+    """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, InertStream):
@@ -83,9 +85,9 @@ def guard_terminal() -> None:
 
 
 def console() -> Console:
-    """What prints tables: inert, as wide as the terminal, and wide enough for a log file.
+    """A rich console for tables: inert, as wide as the terminal, and wide in a log file.
 
-    Brackets are text: a name cannot colour or link itself with rich's markup.
+    Brackets are plain text, so a name cannot use rich's markup.
     """
     from rich.console import Console
 

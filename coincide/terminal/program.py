@@ -1,4 +1,4 @@
-"""``python -m coincide.doctor`` and its like take the words of ``run.py``, which composes them."""
+"""How ``python -m coincide.doctor`` and similar commands call ``run.py`` with their words."""
 
 from __future__ import annotations
 
@@ -11,5 +11,7 @@ RUN = Path(__file__).resolve().parents[2] / "run.py"
 
 
 def hand_over(command: str, words: Sequence[str]) -> int:
-    """Start ``run.py``, the one file that knows Hydra, with ``words`` and ``command``."""
+    """Run ``run.py``, the only file that knows Hydra, with ``command`` and ``words``; its exit
+    status.
+    """
     return subprocess.run([sys.executable, str(RUN), *words, f"command={command}"]).returncode

@@ -1,4 +1,4 @@
-"""One progress bar with ETA per stage, on the error stream, silent where nobody watches."""
+"""A progress bar with ETA for a stage, on standard error; silent without a terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from coincide.terminal.inert import inert, raw
 
 
 def bar(stage: str, *, total: int, unit: str) -> Any:
-    """A context manager whose ``update(n)`` advances by n units."""
+    """A context manager whose ``update(n)`` advances the bar by ``n`` of ``total`` units."""
     from tqdm import tqdm
 
     return tqdm(

@@ -1,7 +1,7 @@
-"""Credentials out of what is kept or shown: by the name of a field, in addresses, by their shape.
+"""Remove credentials from what is kept or shown: by field name, in addresses, by their form.
 
-The shapes of published tokens are those of ``detect-secrets`` (Yelp, Apache-2.0), with a few that
-it lacks. Its entropy rules are not used: hashes, commits and artifact keys are what we keep.
+The forms of published tokens are those of ``detect-secrets`` (Yelp, Apache-2.0), with a few that it
+lacks. Its entropy rules are not used, since hashes, commits and artifact keys are kept.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ _ALWAYS = set(
     "password passwords passwd passphrase pwd pw secret secrets apikey apikeys authorization "
     "cookie cookies credential credentials bearer jwt privatekey accesskey secretkey".split()
 )
-"""The last word of a field that is a credential whatever its value is."""
+"""A field whose last word is one of these is a credential, whatever its value."""
 _TEXTS = {"token", "auth", "sig", "signature"}
-"""The last word of a field that is a credential where its value is a text: numbers are counts."""
+"""A field whose last word is one of these is a credential if its value is text; a number is a
+count."""
 _OF = set(
     "api access secret private priv auth account service client db database storage subscription "
     "license signing encryption master admin root user openai anthropic google hf wandb judge aws "
@@ -70,12 +71,12 @@ _MORE_TOKENS = (
 
 
 def is_secret(name: str, value: Any = "") -> bool:
-    """Whether a field of this name, with this value, reads like a credential.
+    """Whether a field with this name and value looks like a credential.
 
-    The last word of the last part of ``name`` tells: ``judge.api_key``, ``hfToken``,
-    ``X-Amz-Signature``; not ``token_scores`` or ``key_env``. A reference ``${...}``, true, false
-    and nothing are no credential, nor is a number in ``token: 5``, ``<pad>`` in ``pad_token``, or
-    a hash in ``key``.
+    Decided by the last word of the last part of ``name``: ``judge.api_key``, ``hfToken``,
+    ``X-Amz-Signature``; but not ``token_scores`` or ``key_env``. Not a credential: a reference
+    ``${...}``, true, false, null, a number as in ``token: 5``, ``<pad>`` in ``pad_token``, a hash
+    in ``key``.
     """
     words = [word.lower() for word in _WORD.findall(name.rsplit(".", 1)[-1])]
     if not words or value is None or isinstance(value, bool) or _is_reference(value):
@@ -95,19 +96,21 @@ def is_secret(name: str, value: Any = "") -> bool:
 
 
 def is_secret_variable(name: str) -> bool:
-    """Whether an environment variable may hold a credential: one word of its name suffices."""
+    """Whether the environment variable ``name`` may hold a credential; one word of its name is
+    enough.
+    """
     words = {word.lower() for word in _WORD.findall(name)}
     telling = _ALWAYS | _TEXTS | {"key", "pass"}
     return name not in ("PWD", "OLDPWD") and not words.isdisjoint(telling)
 
 
 def redact(value: Any, environ: Mapping[str, str] | None = None) -> Any:
-    """``value`` (JSON) without credentials: for what is kept, shown or sent.
+    """``value`` (JSON) without credentials, for what is kept, shown or sent.
 
-    Fields whose name says so are dropped whole, as is an override ``judge.api_key=...`` of a
-    list. Of texts the credential alone is cut out: user and password of an address, the value of
-    ``sig=`` and the like, of ``{api_key: ...}``, tokens of a published shape, and what stands in
-    a variable of ``environ`` (default: the process's own) that is named like a credential.
+    Fields that :func:`is_secret` are dropped, as are overrides like ``judge.api_key=...`` in a
+    list. In other texts only the credential is removed: user and password of an address, the value
+    of ``sig=`` and the like, of ``{api_key: ...}``, tokens of a published form, and the values of
+    variables in ``environ`` (default: the process's own) that are named like a credential.
     """
     found = os.environ if environ is None else environ
     hidden = [v for name, v in found.items() if is_secret_variable(name) and len(v) >= 8]
@@ -132,7 +135,7 @@ def _redact(value: Any, hidden: tuple[str, ...]) -> Any:
 
 @lru_cache(maxsize=1 << 15)
 def _text(text: str) -> str:
-    """``text`` without credentials; kept, since a ledger says the same things again and again."""
+    """``text`` without credentials; cached, since a ledger repeats the same texts."""
     text = _PRIVATE_KEY.sub(REMOVED, text)
     text = _URL.sub(lambda found: _address(found[0]), text)
     text = _HEADER.sub(rf"\1\2{REMOVED}", text)
@@ -161,7 +164,7 @@ def _field(found: re.Match[str]) -> str:
 
 
 def _named(names: re.Pattern[str], text: str, *, prose: bool) -> str:
-    """``text`` without the values behind ``name=`` or ``name:``; in ``prose`` a token is a word."""
+    """``text`` without the values after ``name=`` or ``name:``; in ``prose`` a token is a word."""
     parts, at = [], 0
     for name in names.finditer(text):
         value = _VALUE.match(text, name.end())
@@ -184,7 +187,7 @@ def _is_reference(value: Any) -> bool:
 
 @cache
 def _shapes() -> re.Pattern[str]:
-    """The shapes of published tokens as one pattern."""
+    """The forms of published tokens as one regular expression."""
     from detect_secrets.plugins.aws import AWSKeyDetector
     from detect_secrets.plugins.azure_storage_key import AzureStorageKeyDetector
     from detect_secrets.plugins.github_token import GitHubTokenDetector

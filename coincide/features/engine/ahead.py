@@ -1,4 +1,4 @@
-"""Rows read, decoded and encoded ahead of the model, in processes of their own."""
+"""Read, decode and encode rows ahead of the model, in separate processes."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from coincide.processes import die_with_parent
 from coincide.schema import Example, UserError
 
 AHEAD = 64
-"""Tasks that may be under way or waiting to be taken: what bounds the memory."""
+"""Most tasks in progress or finished but not yet taken; this bounds the memory."""
 
 Ordered = Callable[[Iterable[Any]], Iterator[Any]]
-"""Tasks -> their results, in order."""
+"""Maps tasks to their results, in the order of the tasks."""
 
 _work: Callable[[Any], Any] | None = None
-"""In a decoding process: what it does to a task. Inherited by fork, never sent."""
+"""In a decoding process: the function applied to each task. Inherited by fork, never pickled."""
 
 
 @contextmanager
 def decoding(work: Callable[[Any], Any], workers: int) -> Iterator[Ordered]:
-    """Map ``work`` over tasks in order, in ``workers`` processes; 0: here, when asked.
+    """A function that maps ``work`` over tasks in order, in ``workers`` processes.
 
-    The processes are forked before the model is loaded, so ``work`` and the dataset in it are
-    shared with them. Results travel through pipes and should hold numpy arrays, not tensors.
+    0 workers: in this process, one task at a time, when its result is asked for. The processes are
+    forked before the model is loaded, so ``work`` and the dataset in it are shared with them.
+    Results travel through pipes and should hold numpy arrays, not tensors.
     """
     if not workers:
         yield lambda tasks: map(work, tasks)
@@ -76,7 +77,7 @@ def _begin(work: Callable[[Any], Any], parent: int) -> None:
 
 
 def _begun() -> None:
-    """A task that does nothing: once it has returned, a process of the pool has started."""
+    """A task that does nothing: its return shows that a process of the pool has started."""
 
 
 def _do(task: Any) -> Any:
@@ -85,9 +86,10 @@ def _do(task: Any) -> Any:
 
 
 def groups_by_image(examples: Sequence[Example]) -> list[list[int]]:
-    """Indices of ``examples`` in groups that share no image with another group.
+    """Indices of ``examples`` in groups; rows that share an image are in the same group.
 
-    Longest first, by images and then by characters, so that batches hold rows of like length.
+    The longest groups come first (by number of images, then of characters), so that batches hold
+    rows of similar length.
     """
     owner: dict[str, int] = {}
     groups: dict[int, list[int]] = {}

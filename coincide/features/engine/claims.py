@@ -1,8 +1,9 @@
-"""Who works at which shard: claims that a process on any node can take, void once it is gone.
+"""Claims on shards: which process, on any node, computes which shard.
 
-A claim is a file, created only where there is none. Its holder touches it every few seconds; a
-claim that nobody has touched for a while, or whose process on this machine is gone, is void and
-may be taken over. Claims only save work: two workers at one shard write the same bytes.
+A claim is a file, created only where there is none. Its holder touches it every few seconds. A
+claim is void, and may be taken by another process, once nobody has touched it for a while or its
+process on this machine has ended. Claims only save work: two workers that compute the same shard
+write the same bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ LEASE = 60.0
 
 
 class Claims:
-    """The claims of this process in ``folder``, kept alive while the context lasts."""
+    """The claims of this process, files in ``folder``; kept alive while the context is open."""
 
     def __init__(self, folder: Path, *, lease: float = LEASE) -> None:
         self.folder = folder
@@ -62,13 +63,13 @@ class Claims:
         return self._create(path)
 
     def release(self, name: str) -> None:
-        """Give ``name`` back."""
+        """Give up the claim ``name``."""
         self._held.discard(self.folder / name)
         with suppress(FileNotFoundError):
             (self.folder / name).unlink()
 
     def void(self, name: str) -> bool:
-        """Whether nobody living holds ``name``."""
+        """Whether no living process holds ``name``."""
         path = self.folder / name
         try:
             touched = path.stat().st_mtime
@@ -82,7 +83,7 @@ class Claims:
         return dead or self._now() - touched > self.lease
 
     def whose(self, name: str) -> str:
-        """Who holds ``name``, in words, and until when it is waited for."""
+        """In words: which process holds ``name``, and how long it is waited for."""
         holder = None
         with suppress(OSError, ValueError):
             record = json.loads((self.folder / name).read_text(encoding="utf-8"))
@@ -112,7 +113,7 @@ class Claims:
                     os.utime(path)
 
     def _now(self) -> float:
-        """The time of the file system's clock, which all nodes see alike."""
+        """The time of the file system's clock, the same for all nodes."""
         probe = self.folder / f".clock-{uuid.uuid4().hex[:8]}"
         try:
             probe.touch()

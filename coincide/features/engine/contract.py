@@ -1,4 +1,6 @@
-"""What the engine asks of a pass: the interface to the models that signals come from."""
+"""The interface between the engine and a pass: what a model must offer so that signals come from
+it.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,13 @@ DTYPES = ("bfloat16", "float16", "float32", "float64")
 """Precisions of a pass. All run with PyTorch's fused attention (SDPA)."""
 
 Computer = Callable[[Sequence[Example], Callable[[int], None]], tuple[list[np.ndarray], np.ndarray]]
-"""Computes one shard. Takes its examples and a callback that is told how many rows were added;
-returns the values [n, D] of each signal, in the order of the signals, and valid bool [n]."""
+"""Computes one shard. Arguments: the shard's examples, and a callback to which the number of newly
+finished rows is passed. Returns the values [n, D] of each signal, in the order of the signals, and
+``valid`` bool [n]: False for a row without usable values."""
 
 
 class SignalPass(Protocol):
-    """A pass of one model over one dataset that yields several signals together."""
+    """A pass of one model over one dataset that computes several signals together."""
 
     @property
     def model(self) -> SignalModel: ...
@@ -30,7 +33,9 @@ class SignalPass(Protocol):
     @property
     def options(self) -> FeaturePass: ...
     def config(self) -> dict[str, Any]:
-        """What of the pass, besides model and data, changes the values. Goes into the key."""
+        """What changes the values, besides model and data, as JSON. Goes into the artifact's
+        key.
+        """
         ...
 
     def computer(
@@ -41,12 +46,17 @@ class SignalPass(Protocol):
         device: str,
         decoders: int,
     ) -> AbstractContextManager[Computer]:
-        """Load the model in ``folder`` once on ``device``, with ``decoders`` processes that read
-        rows ahead of it."""
+        """A context in which shards can be computed: loads the model in ``folder`` on ``device``.
+
+        ``dataset`` is the one the shards' examples belong to; ``decoders`` processes read and
+        encode rows ahead of the model.
+        """
         ...
 
 
 def check_dtype(value: object, field: str) -> None:
-    """Raise UserError, naming ``field``, if ``value`` is no precision of a pass."""
+    """Raise UserError, naming the configuration's ``field``, unless ``value`` is one of
+    ``DTYPES``.
+    """
     if value not in DTYPES:
         raise UserError(f"{field}={value!r}: the choices are {', '.join(DTYPES)}.")

@@ -1,8 +1,8 @@
-"""Where the workers of a pass run: how many processes here, on which devices, among which ranks.
+"""How many worker processes a pass has on this machine, on which devices, and as which rank.
 
 Ranks are those of torchrun (``RANK``, ``LOCAL_RANK``) or of an ``srun`` step (``SLURM_PROCID``,
-``SLURM_LOCALID``). Every rank works at the same pass, shard by shard, through the claims in the
-shared store.
+``SLURM_LOCALID``). All ranks work on the same pass, shard by shard, through claims in the shared
+store.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MOST_DECODERS = 16
 
 @dataclass(frozen=True)
 class Rank:
-    """This process among those that were started together."""
+    """The position of this process among those that torchrun or srun started together."""
 
     rank: int = 0
     local_rank: int = 0
@@ -30,7 +30,7 @@ class Rank:
 
 
 def rank_of(environment: Mapping[str, str] | None = None) -> Rank:
-    """The rank that torchrun or srun gave this process; the only one, where neither did."""
+    """The rank that torchrun or srun gave this process; rank 0 of 1 where neither did."""
     env = os.environ if environment is None else environment
     if "WORLD_SIZE" in env and "RANK" in env:
         local = int(env.get("LOCAL_RANK", "0"))
@@ -45,10 +45,10 @@ def rank_of(environment: Mapping[str, str] | None = None) -> Rank:
 
 
 def devices_of(options: FeaturePass, rank: Rank) -> list[str]:
-    """The device of each process to run here, torch names.
+    """The device (torch name) of each worker process to start here.
 
-    ``processes=auto``: one per GPU that is seen, or the one of this rank where a node has several
-    ranks; one on a CPU. Raises UserError for another count than ``auto`` or an int >= 1.
+    ``processes=auto``: one per visible GPU, or only this rank's GPU where a node has several ranks;
+    one without GPUs. Raises UserError unless ``processes`` is ``auto`` or an int >= 1.
     """
     wanted = _count(options.processes, "processes", 1)
     device = device_of(options.device)
@@ -64,8 +64,12 @@ def devices_of(options: FeaturePass, rank: Rank) -> list[str]:
 
 
 def decoders_of(options: FeaturePass, device: str, processes: int) -> int:
-    """Decoding processes beside each worker; ``auto``: none on a CPU, else the cores there are, and
-    no more than half of the free memory holds at ``decode_mb`` each.
+    """Number of decoding processes beside each worker.
+
+    ``decode_workers=auto``: none on a CPU; on a GPU one less than the cores of each worker, at most
+    ``MOST_DECODERS``, and no more than half of the free memory holds at ``decode_mb`` each.
+    ``processes`` is the number of workers. Raises UserError unless the setting is ``auto`` or an
+    int >= 0.
     """
     wanted = _count(options.decode_workers, "decode_workers", 0)
     if wanted is not None:
@@ -77,8 +81,7 @@ def decoders_of(options: FeaturePass, device: str, processes: int) -> int:
 
 
 def free_memory() -> float:
-    """Bytes that programs could still take, file caches given back; infinite where the system does
-    not tell."""
+    """Bytes of memory available to programs, file caches included; infinite if unknown."""
     with suppress(OSError, ValueError):
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
@@ -87,7 +90,9 @@ def free_memory() -> float:
 
 
 def device_of(wanted: str) -> str:
-    """``wanted``, or for ``auto`` the first GPU where there is one, else ``cpu``."""
+    """The torch device for the setting ``wanted``; ``auto``: the first GPU if there is one, else
+    ``cpu``.
+    """
     import torch
 
     if wanted != "auto":
@@ -96,12 +101,12 @@ def device_of(wanted: str) -> str:
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _count(value: object, name: str, least: int) -> int | None:
-    """None for ``auto``."""
+    """The setting as an int; None for ``auto``."""
     if value == "auto":
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < least:

@@ -1,7 +1,7 @@
-"""Sharded arrays on disk: ``values-00000.npy``, ... with ``valid-00000.npy`` beside each.
+"""Arrays in shards on disk: ``values-00000.npy``, ..., each with a ``valid-00000.npy``.
 
-Shard i holds the rows ``[i * shard_rows, (i + 1) * shard_rows)`` of the dataset, so rows are found
-by arithmetic, never by the order or the name of files. Shards are memory-mapped when read.
+Shard i holds the rows ``[i * shard_rows, (i + 1) * shard_rows)`` of the dataset, so a row is found
+by its index alone. Shards are memory-mapped when read.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from coincide.store import note_done
 
 
 def write_shard(folder: Path, index: int, values: np.ndarray, valid: np.ndarray) -> None:
-    """Write shard ``index``: values [n, D], valid bool [n]. The values' file completes it."""
+    """Write shard ``index``: ``values`` [n, D], ``valid`` bool [n]. The values' file is written
+    last.
+    """
     _save(folder / f"valid-{index:05d}.npy", valid)
     _save(folder / f"values-{index:05d}.npy", values)
 
 
 def has_shard(folder: Path, index: int, listed: Set[str] | None = None) -> bool:
-    """Whether shard ``index`` was finished by this or an earlier, killed attempt.
+    """Whether shard ``index`` is complete, from this attempt or an earlier, killed one.
 
-    ``listed``: the names in ``folder``, for who asks about many shards.
+    ``listed``: the names in ``folder``, to avoid listing it again for every shard.
     """
     names = (f"values-{index:05d}.npy", f"valid-{index:05d}.npy")
     if listed is not None:
@@ -45,9 +47,9 @@ def _save(path: Path, array: np.ndarray) -> None:
 
 
 class ShardedArray:
-    """An [N, D] array over shards: slices and row lists read from memory maps.
+    """An array [N, D] in shards; indexing reads slices and lists of rows from memory maps.
 
-    ``rows`` makes it a view of those rows only, in that order.
+    With ``rows`` (int64 [n]) it is a view of these rows, in that order: [n, D].
     """
 
     def __init__(self, folder: Path, rows: np.ndarray | None = None) -> None:
@@ -70,11 +72,11 @@ class ShardedArray:
         return np.load(self._files[index], mmap_mode="r", allow_pickle=False)
 
     def release(self) -> None:
-        """Give the pages of the memory maps back to the file cache."""
+        """Give the resident pages of the memory maps back to the operating system."""
         self._map.cache_clear()
 
     def take(self, rows: np.ndarray) -> ShardedArray:
-        """A view of ``rows`` (int64 [n])."""
+        """A view of the rows ``rows`` (int64 [n]), in that order."""
         return ShardedArray(self.folder, rows if self._rows is None else self._rows[rows])
 
     def __getitem__(self, index: Any) -> np.ndarray:
@@ -118,11 +120,11 @@ class ShardedArray:
 
 
 def read_valid(folder: Path) -> np.ndarray:
-    """bool [N]: which rows of a sharded artifact hold a usable value."""
+    """bool [N]: which rows of the sharded artifact in ``folder`` hold a usable value."""
     files: Sequence[Path] = sorted(folder.glob("valid-*.npy"))
     return np.concatenate([np.load(file, allow_pickle=False) for file in files])
 
 
 def usable_rows(folders: Sequence[Path]) -> np.ndarray:
-    """bool [N]: rows that are valid in every one of the sharded artifacts in ``folders``."""
+    """bool [N]: rows that hold a usable value in all sharded artifacts in ``folders``."""
     return np.logical_and.reduce([read_valid(folder) for folder in folders])

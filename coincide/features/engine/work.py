@@ -1,4 +1,6 @@
-"""A pass as its workers see it: shards, who does them, and how far all of them are."""
+"""A feature pass as its workers see it: its shards, which are done, and progress over all
+workers.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +21,15 @@ from coincide.features.engine.shards import has_shard, write_shard
 from coincide.schema import Signal
 
 LEADER = "pass"
-"""The claim of the process that merges the shards into artifacts."""
+"""Name of the claim of the process that makes the shards into artifacts."""
 PATIENCE = 10.0
-"""Seconds after which it is said whom a worker without a free shard waits for."""
+"""Seconds after which a worker without a free shard prints which process it waits for."""
 POLL = 0.5
-"""Seconds between two looks at shards that others are at."""
+"""Seconds between two checks for shards that other processes compute."""
 
 
 class ProgressListener(Protocol):
-    """Who hears of progress: the bar, or the parent of a worker."""
+    """Receives the progress of a worker: a progress bar, or the worker's parent process."""
 
     def begun(self, shard: int) -> None: ...
     def rows(self, count: int) -> None: ...
@@ -40,24 +42,26 @@ class PassWork:
     signal_pass: SignalPass
     signals: tuple[Signal, ...]
     folders: tuple[Path, ...]
-    """Where the shards of each signal go."""
+    """Folder for the shards of each signal."""
     claims: Path
-    """The folder of the claims."""
+    """Folder of the claims."""
     data: Path
-    """The data artifact."""
+    """Folder of the data artifact."""
     model: Path
-    """The model's folder."""
+    """Folder of the model."""
     rows: int
     shard_rows: int
 
     @cached_property
     def shards(self) -> list[range]:
-        """The rows of each shard."""
+        """The row indices of each shard."""
         step = self.shard_rows
         return [range(i, min(i + step, self.rows)) for i in range(0, self.rows, step)]
 
     def missing_shards(self) -> list[int]:
-        """Shards that some signal lacks; none once the artifacts are made."""
+        """Numbers of the shards that are not there for every signal; empty once the artifacts are
+        made.
+        """
         try:
             names = [{path.name for path in folder.iterdir()} for folder in self.folders]
         except FileNotFoundError:
@@ -70,7 +74,9 @@ class PassWork:
 
 
 def layout_of(folder: Path) -> Mapping[str, int] | None:
-    """``shard_rows`` and ``rows`` of a build that was begun in ``folder``."""
+    """``shard_rows`` and ``rows`` of a build that was started in ``folder``; None if there is
+    none.
+    """
     with suppress(FileNotFoundError):
         found: Mapping[str, int] = json.loads((folder / "layout.json").read_text(encoding="utf-8"))
         return found
@@ -78,7 +84,11 @@ def layout_of(folder: Path) -> Mapping[str, int] | None:
 
 
 def do_shards(work: PassWork, device: str, decoders: int, tell: ProgressListener) -> None:
-    """Compute one free shard after the other until all are there, done here or elsewhere."""
+    """Claim and compute free shards on ``device`` until no shard is missing anywhere.
+
+    Shards that other processes hold are waited for. ``decoders`` processes read rows ahead;
+    ``tell`` receives the progress.
+    """
     dataset = work.signal_pass.source.open(work.data)
     made = work.signal_pass.computer(work.signals, work.model, dataset, device, decoders)
     waited = 0.0
@@ -100,7 +110,9 @@ def do_shards(work: PassWork, device: str, decoders: int, tell: ProgressListener
 
 
 def _write(work: PassWork, shard: int, values: Sequence[np.ndarray], valid: np.ndarray) -> None:
-    """Write what is still missing: another worker may have taken over a claim grown old."""
+    """Write what is still missing: another worker may have taken the shard when this claim was
+    void.
+    """
     for signal, folder, value in zip(work.signals, work.folders, values, strict=True):
         stored = value.astype(signal.dtype)
         while folder.is_dir() and not has_shard(folder, shard):  # else the artifact is made
@@ -109,7 +121,7 @@ def _write(work: PassWork, shard: int, values: Sequence[np.ndarray], valid: np.n
 
 
 class PassProgress:
-    """How many rows of the pass are done, by whom ever, on a progress bar."""
+    """Progress bar over the rows of the pass, whichever process computes them."""
 
     def __init__(self, work: PassWork, bar: Any) -> None:
         self.work = work
@@ -121,23 +133,25 @@ class PassProgress:
         self._left = set(self.sizes)
 
     def begun(self, shard: int, worker: int = 0) -> None:
-        """``worker`` starts with ``shard``."""
+        """``worker`` starts shard ``shard``."""
         self.under_way[worker] = (shard, 0)
         self.show(look=True)
 
     def rows(self, count: int, worker: int = 0) -> None:
-        """``worker`` did ``count`` more rows of its shard."""
+        """``worker`` finished ``count`` more rows of its shard."""
         shard, before = self.under_way[worker]
         self.under_way[worker] = (shard, before + count)
         self.show()
 
     def lost(self, worker: int) -> int | None:
-        """``worker`` is no more; the shard that it was at."""
+        """``worker`` has ended; returns the shard that it was computing, or None."""
         shard, _ = self.under_way.pop(worker, (None, 0))
         return shard
 
     def show(self, *, look: bool = False) -> None:
-        """Move the bar; ``look`` at the folders for shards done elsewhere, now and then."""
+        """Update the bar; every 5 seconds, or with ``look``, also count shards that others
+        finished.
+        """
         if look or time.monotonic() - self._looked > 5:
             self._left = set(self.work.missing_shards())
             self._looked = time.monotonic()

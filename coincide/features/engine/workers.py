@@ -1,7 +1,7 @@
-"""The processes of a pass on this machine: one per device, each taking free shards.
+"""The worker processes of a pass on this machine: one per device, each taking free shards.
 
-A worker that is lost costs the shard it was at, which another takes; a worker that fails stops the
-pass with its traceback and the shard.
+If a worker is killed, another one computes its shard again. If a worker raises, the pass stops with
+the worker's traceback and the shard's number.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from coincide.schema import UserError
 PROJECT = Path(__file__).resolve().parents[3]
 CHILD = "from coincide.features.engine.workers import child; child()"
 ENDING = 10.0
-"""Seconds that a worker has to end when asked."""
+"""Seconds that a worker has to exit when asked to."""
 
 
 class WorkerFailed(RuntimeError):
@@ -47,7 +47,7 @@ class _Worker:
 
 @dataclass
 class _Sender:
-    """A worker's progress, sent to its parent."""
+    """Sends a worker's progress to its parent process."""
 
     messages: Connection
 
@@ -59,10 +59,10 @@ class _Sender:
 
 
 def run_workers(work: PassWork, devices: Sequence[str], decoders: int, tally: PassProgress) -> None:
-    """Run one worker per device until every shard is there.
+    """Run one worker process per device until every shard is there.
 
     Raises UserError for what a worker found wrong with the input, :class:`WorkerFailed` for any
-    other error of a worker, and UserError when all of them are gone.
+    other exception of a worker, and UserError when no worker is left.
     """
     workers = [_start(work, i, device, decoders, len(devices)) for i, device in enumerate(devices)]
     try:
@@ -131,7 +131,7 @@ def _ended(work: PassWork, worker: _Worker, others: Sequence[_Worker], tally: Pa
 
 
 def _start(work: PassWork, number: int, device: str, decoders: int, together: int) -> _Worker:
-    """Start a worker. Not through ``multiprocessing``: its children outlive a parent that is killed
+    """Start a worker. Not through ``multiprocessing``: its children survive a parent that is killed
     while they import.
     """
     mine, theirs = multiprocessing.Pipe()
@@ -152,7 +152,9 @@ def _start(work: PassWork, number: int, device: str, decoders: int, together: in
 
 
 def child() -> None:
-    """A worker: what it is to do comes through the pipe that its command line names."""
+    """Entry point of a worker process: receives its work through the pipe given on its command
+    line.
+    """
     messages: Connection = Connection(int(sys.argv[1]))
     spawn.prepare(messages.recv())  # modules as the parent has them, its main module among them
     work, device, decoders, together = messages.recv()

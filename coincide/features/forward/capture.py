@@ -1,8 +1,8 @@
-"""One forward pass of the reference model, and what signals need of it, captured by hooks.
+"""One forward pass of the reference model; hooks capture what the signals need of it.
 
-No forked model: states are read where any transformers decoder produces them, at the blocks of its
-``layers`` or at their attention modules, and reduced inside the hook, so a batch never holds
-[L, B, T, H].
+The model's code is not changed: states are read with forward hooks at the decoder blocks of any
+transformers model, or at their attention modules, and reduced inside the hook, so that a batch
+never holds [L, B, T, H].
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from coincide.models.encode import model_inputs
 from coincide.schema import UserError
 
 ATTENTION = ("self_attn", "self_attention", "attention", "attn")
-"""Names under which transformers' decoder blocks hold their attention."""
+"""Attribute names under which transformers' decoder blocks hold their attention module."""
 
 
 def decoder_of(model: Any) -> Any:
-    """The decoder inside a transformers image-text model: the module whose ``layers`` are blocks.
+    """The decoder of a transformers image-text model: the module whose ``layers`` are its blocks.
 
     Raises UserError, naming the modules there are, where none is found.
     """
@@ -47,7 +47,10 @@ def decoder_layers(model: Any) -> nn.ModuleList:
 
 
 def attention_of(layers: nn.ModuleList, layer: int) -> nn.Module:
-    """The attention module of block ``layer``; UserError, naming what it holds, where none is."""
+    """The attention module of block ``layer``.
+
+    Raises UserError, naming the block's children, where none is found.
+    """
     children = dict(layers[layer].named_children())
     for name in ATTENTION:
         if name in children:
@@ -61,7 +64,10 @@ def attention_of(layers: nn.ModuleList, layer: int) -> nn.Module:
 
 
 def check_layers(signals: Sequence[ForwardSignal], depth: int) -> tuple[int, ...]:
-    """The sorted layers that are tapped; UserError for one that a model of ``depth`` lacks."""
+    """The sorted block numbers that the signals' taps name.
+
+    Raises UserError for one that a model of ``depth`` blocks does not have.
+    """
     layers = sorted({tap.layer for signal in signals for tap in signal.taps()})
     beyond = [layer for layer in layers if not 0 <= layer < depth]
     if beyond:
@@ -74,7 +80,9 @@ def check_layers(signals: Sequence[ForwardSignal], depth: int) -> tuple[int, ...
 
 @contextmanager
 def without_unread_layers(model: Any, signals: Sequence[ForwardSignal]) -> Iterator[None]:
-    """Leave out the layers after the last tap while no signal reads the output of the last one."""
+    """In this context the blocks after the last tap are removed, if no signal reads the last
+    output.
+    """
     owner = decoder_of(model)
     layers = owner.layers
     wanted = check_layers(signals, len(layers))
@@ -94,7 +102,8 @@ def run(
     behind: Prefix | None = None,
     keep: bool = False,
 ) -> Captured:
-    """Forward one collated ``batch`` (``coincide.models.encode.collate``) and capture.
+    """Forward one collated ``batch`` (``coincide.models.encode.collate``) and capture what signals
+    read.
 
     ``images``: what the vision tower gave for the batch (``coincide.features.forward.vision``), if
     it ran. ``behind``: what the rows begin with, run already; the batch holds the rest of them.
@@ -152,7 +161,7 @@ def _tapped(layers: nn.ModuleList, tap: Tap) -> nn.Module:
 
 
 def forward_inputs(model: Any, batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """What of ``batch`` the model takes, pixels in its own precision."""
+    """The entries of ``batch`` that the model's forward takes; pixels in the model's dtype."""
     return {
         name: value.to(model.dtype) if value.is_floating_point() else value
         for name, value in model_inputs(batch).items()

@@ -1,7 +1,7 @@
 """CLIP over the examples of a shard: unit embeddings of images and texts, each image encoded once.
 
-A row without an image, or whose text is empty, has a NaN row: valid, for there is nothing wrong
-with it, and without a value.
+An example without an image, or with an empty text, gets a row of NaN. The row is valid: nothing is
+wrong with the example, it just has no such embedding.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ def clip_computer(
     device: str,
     decoders: int,
 ) -> Iterator[Computer]:
-    """Load CLIP from ``folder`` once; what turns the examples of a shard into their values."""
+    """Load CLIP from ``folder`` in ``dtype`` on ``device``; yields the :data:`Computer` of a shard.
+
+    ``signals`` are computed together; ``decoders`` processes read the pictures ahead.
+    """
     from coincide.models.clip import load_clip
     from coincide.models.load import load_processor
 
@@ -63,7 +66,7 @@ def clip_computer(
 
 @dataclass(frozen=True)
 class PixelReader:
-    """(row, image) of a dataset -> what CLIP sees, float32 [3, H, W]."""
+    """``reader((row, image name))``: that image as CLIP's processor gives it, float32 [3, H, W]."""
 
     dataset: Dataset
     processor: Any
@@ -81,21 +84,26 @@ class PixelReader:
 
 @dataclass
 class ClipEncoder:
-    """CLIP with its processor. Embeddings are float32 rows of unit length."""
+    """CLIP and its processor. Embeddings are float32 rows of unit length. See :class:`Embedder`.
+
+    ``batch_size`` is halved when the GPU runs out of memory.
+    """
 
     model: Any
     processor: Any
     batch_size: int
     shown: ImagesOnce | None = None
-    """The images of the examples of a pass, set by who runs one."""
+    """Embeddings of the images of the current shard; set by the pass."""
 
     @property
     def width(self) -> int:
-        """Columns of an embedding."""
+        """Columns D of an embedding."""
         return int(self.model.config.projection_dim)
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings [n, D] of ``texts``, each cut at CLIP's limit; NaN for an empty one."""
+        """Embeddings float32 [n, D] of ``texts``, cut at CLIP's token limit; NaN for an empty
+        text.
+        """
         found = np.full((len(texts), self.width), np.nan, dtype=np.float32)
         rows = sorted((i for i, text in enumerate(texts) if text), key=lambda i: len(texts[i]))
         at = 0
@@ -107,7 +115,7 @@ class ClipEncoder:
         return found
 
     def images(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
-        """Embeddings [n, D] of images as CLIP sees them, at most ``batch_size`` of them."""
+        """Embeddings float32 [n, D] of ``pixels``, n arrays [3, H, W] from :class:`PixelReader`."""
         found = []
         while len(pixels):
             found.append(self._within_memory(self._images, pixels))
@@ -115,7 +123,11 @@ class ClipEncoder:
         return np.concatenate(found)
 
     def images_of(self, examples: Sequence[Example]) -> np.ndarray:
-        """Of each example's image (of several, their mean's direction) [n, D]; NaN without one."""
+        """Embedding [n, D] of each example's image; of several images, their mean scaled to unit
+        length.
+
+        NaN for an example without an image.
+        """
         assert self.shown is not None, "no pass is running"
         return self.shown.embed(examples)
 
@@ -139,7 +151,7 @@ class ClipEncoder:
     def _within_memory(
         self, embed: Callable[[Sequence[Any]], np.ndarray], items: Sequence[Any]
     ) -> np.ndarray:
-        """Embeddings of the first ``items``: of all, or of as many as the GPU has memory for."""
+        """Embeddings of the first ``items``: of all, or of as many as fit the GPU's memory."""
         import torch
 
         try:
@@ -171,10 +183,10 @@ class ClipEncoder:
 
 
 class ImagesOnce:
-    """Embeddings of the images of examples that come shard by shard; each is encoded once.
+    """Image embeddings of examples that arrive shard by shard; each image is encoded once per
+    worker.
 
-    An embedding is kept until the last row that shows its image has passed; another worker may
-    encode an image again that its own shards show.
+    An embedding is kept until the last row that shows its image is done.
     """
 
     def __init__(self, encoder: ClipEncoder, dataset: Dataset, ordered: Ordered) -> None:
@@ -189,7 +201,7 @@ class ImagesOnce:
         }
 
     def embed(self, examples: Sequence[Example]) -> np.ndarray:
-        """float32 [n, D]; NaN for an example without an image."""
+        """Embedding float32 [n, D] of each example's image(s); NaN for an example without one."""
         shown = {name: example for example in examples for name in example.images}
         new = [name for name in shown if name not in self.seen]
         pixels = self.ordered([(shown[name].row, name) for name in new])
@@ -208,7 +220,7 @@ class ImagesOnce:
 
 
 def _direction(units: np.ndarray) -> np.ndarray:
-    """The unit vector along the sum of the rows of ``units`` [n, D]; of one row, the row."""
+    """The sum of the rows of ``units`` [n, D], scaled to unit length; a single row as it is."""
     if len(units) == 1:
         return units[0]
     total = units.astype(np.float64).sum(axis=0)

@@ -1,4 +1,6 @@
-"""What a signal says of itself to the code that runs a model: where it looks, how it is read."""
+"""The interface between signals and the code that runs a model: where a signal looks, how it is
+read.
+"""
 
 from __future__ import annotations
 
@@ -25,33 +27,34 @@ BLIND: tuple[Variant, ...] = ("blind", "masked")
 
 @dataclass(frozen=True)
 class Tap:
-    """A place in the decoder, and what is kept of the states that pass there.
+    """A place in the decoder, and how the states that pass there are reduced.
 
-    Two signals that name an equal tap share it; so ``reduce`` has to be a function of a module,
-    not one made on the spot.
+    Signals with an equal tap share it. Therefore ``reduce`` should be a module-level function, not
+    a lambda.
     """
 
     layer: int
     """Decoder block, 0-based."""
     place: Literal["attention", "block"]
-    """The output of the block's attention (before the residual sum), or of the whole block."""
+    """Output of the block's attention (before the residual sum), or of the whole block."""
     reduce: Callable[[torch.Tensor, Mapping[str, torch.Tensor]], torch.Tensor]
-    """States [B, T, H] and the collated batch (``image_mask``, ``text_mask``, ``attention_mask``
-    [B, T], ...) -> what is kept of them, [B, ...]."""
+    """Takes states [B, T, H] and the collated batch (``image_mask``, ``text_mask``,
+    ``attention_mask`` [B, T], ...); returns what is kept of them, [B, ...]."""
 
 
 @dataclass
 class Captured:
-    """What one batch left behind. B rows, T tokens, H hidden width."""
+    """What the forward pass of one batch gives to signals. B rows, T tokens, H hidden width."""
 
     tapped: Mapping[Tap, torch.Tensor]
-    """What each tap's ``reduce`` gave."""
+    """The result of each tap's ``reduce``."""
     attention_mask: torch.Tensor
-    """int64 [B, T], 1 on real tokens."""
+    """int64 [B, T], 1 on real tokens, 0 on padding."""
     labels: torch.Tensor
-    """int64 [B, T], -100 off the answers, not shifted."""
+    """int64 [B, T], -100 on all tokens that are not part of an answer, not shifted."""
     hidden: torch.Tensor
-    """Output of the last layer after its norm, [B, T, H]; meaningless when layers were cut."""
+    """Output of the last layer after the final norm, [B, T, H]; not to be used when layers were
+    removed (``last_layer = False`` for all signals)."""
     head: Callable[[torch.Tensor], torch.Tensor]
     cache: Any = None
     """Keys and values of the run, where they were asked for; a transformers ``Cache``."""
@@ -84,7 +87,7 @@ class Captured:
 
 
 class ForwardSignal(Signal, ABC):
-    """A signal that is read off one forward pass of an image-text model."""
+    """A signal computed from one forward pass of an image-text model."""
 
     last_layer: ClassVar[bool] = False
     """Whether it reads the output of the last layer. While no signal of a variant does, the blocks
@@ -96,7 +99,7 @@ class ForwardSignal(Signal, ABC):
     be keys and values that another variant left behind, and ``hidden`` starts after those."""
 
     def taps(self) -> Sequence[Tap]:
-        """Where in the decoder it looks, besides the output of the last layer."""
+        """The places in the decoder that it reads, besides the output of the last layer."""
         return ()
 
     @abstractmethod
@@ -105,19 +108,25 @@ class ForwardSignal(Signal, ABC):
 
 
 class Embedder(Protocol):
-    """A model of images and texts. Embeddings are float32 rows of unit length."""
+    """A model that embeds images and texts, such as CLIP. Embeddings are float32 rows of unit
+    length.
+    """
 
     @property
     def width(self) -> int:
-        """Columns of an embedding."""
+        """Columns D of an embedding."""
         ...
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings [n, D] of ``texts``; NaN for an empty one."""
+        """Embeddings [n, D] of ``texts``; a row of NaN for an empty one."""
         ...
 
     def images_of(self, examples: Sequence[Example]) -> np.ndarray:
-        """Of each example's image (of several, their mean's direction) [n, D]; NaN without one."""
+        """Embedding [n, D] of each example's image; of several images, their mean scaled to unit
+        length.
+
+        A row of NaN for an example without an image.
+        """
         ...
 
 
@@ -126,4 +135,6 @@ class EmbeddingSignal(Signal, ABC):
 
     @abstractmethod
     def embed(self, encoder: Embedder, examples: Sequence[Example]) -> np.ndarray:
-        """Embeddings float32 [n, D] of ``examples``; a NaN row where there is nothing to embed."""
+        """Embeddings float32 [n, D] of ``examples``; a row of NaN for one without an image or text
+        to embed.
+        """

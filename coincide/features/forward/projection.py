@@ -1,13 +1,14 @@
-"""Random projection of the pooled attention outputs, each layer's visual and language part apart.
+"""Random projection of the pooled attention outputs; visual and language part of each layer
+separately.
 
-Random signs keep cosines up to about 1 / sqrt(dimensions) (Johnson and Lindenstrauss 1984; signs:
-Achlioptas 2003, theorem 1.1), and a part stays a part: transferability still reads the language
-columns, and the visual half of a text-only row is still zero.
+Multiplying with random signs preserves cosines up to about 1 / sqrt(dimensions) (Johnson and
+Lindenstrauss 1984; signs: Achlioptas 2003, theorem 1.1). Parts stay separate: transferability still
+reads the language columns, and the visual half of a text-only row is still zero.
 
-Signs rather than normal numbers, because they are bits of PCG64, whose stream numpy promises to
-keep, while a normal number depends on the logarithm of the machine; and because sums of a vector's
-entries, rounded to multiples of 2^-44, are exact in float64 whatever their order. So the projection
-gives the same bits on a CPU and a GPU, alone or in any batch.
+Signs rather than normal numbers, because signs are bits of PCG64, whose stream numpy guarantees,
+while a normal number depends on the machine's logarithm; and because sums of a vector's entries,
+rounded to multiples of 2^-44, are exact in float64 in any order. So the projection gives the same
+bits on a CPU and a GPU, alone or in any batch.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Projection:
-    """Random projection to ``dimensions``, split evenly over ``parts``: 2 for each layer."""
+    """Random projection to ``dimensions`` columns, divided evenly among ``parts`` (2 for each
+    layer).
+    """
 
     dimensions: int
     seed: int
@@ -32,7 +35,7 @@ class Projection:
 
     @property
     def columns(self) -> int:
-        """Columns of each part; what does not divide evenly is left out."""
+        """Columns of each part, ``dimensions // parts``."""
         return self.dimensions // self.parts
 
 
@@ -41,9 +44,10 @@ QUANTUM = 2.0**-44
 
 
 def signs(projection: Projection, layer: int, modality: int, hidden: int) -> np.ndarray:
-    """The matrix of one part, int8 [hidden, ``projection.columns``] of -1 and 1.
+    """The projection matrix of one part, int8 [hidden, ``projection.columns``] of -1 and 1.
 
-    ``modality``: 0 visual, 1 language. Nothing else decides it, so any machine makes the same.
+    ``modality``: 0 visual, 1 language. It depends on the arguments alone, so it is the same on
+    every machine.
     """
     count = hidden * projection.columns
     generator = np.random.PCG64(np.random.SeedSequence([projection.seed, layer, modality]))
@@ -53,7 +57,10 @@ def signs(projection: Projection, layer: int, modality: int, hidden: int) -> np.
 
 
 def project(part: torch.Tensor, projection: Projection, layer: int, modality: int) -> torch.Tensor:
-    """Unit or zero rows ``part`` [B, H] -> float64 [B, ``projection.columns``], not normalised."""
+    """Project rows ``part`` [B, H] of unit norm (or zero): float64 [B, ``projection.columns``].
+
+    The result is not normalised.
+    """
     matrix = _matrix(projection, layer, modality, part.shape[1], str(part.device))
     return ((part.double() / QUANTUM).round() * QUANTUM) @ matrix
 
@@ -62,7 +69,9 @@ def project(part: torch.Tensor, projection: Projection, layer: int, modality: in
 def _matrix(
     projection: Projection, layer: int, modality: int, hidden: int, device: str
 ) -> torch.Tensor:
-    """float64 on ``device``: 17 MB for all parts of TinyLLaVA-2B at 1,024 dimensions."""
+    """:func:`signs` as float64 on ``device``: 17 MB for all parts of TinyLLaVA-2B at 1,024
+    dimensions.
+    """
     import torch
 
     found = torch.from_numpy(signs(projection, layer, modality, hidden))

@@ -1,4 +1,4 @@
-"""The reference model over the examples of a shard: encode, forward, read off every signal."""
+"""The reference model over the examples of a shard: encode, forward, read every signal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from coincide.models.load import load_model, load_processor
 from coincide.schema import Dataset, Example, ModelSource, UserError
 
 CPU_TOKENS = 2048
-"""Most tokens in a batch on a CPU: beyond that its caches overflow, and it gets slower."""
+"""Most tokens of a batch on a CPU; larger batches exceed the caches and are slower."""
 WINDOW = 256
 """Rows held ready on the CPU, so that a batch finds others of its length: 0.5 GB of TinyLLaVA's."""
 Row = tuple[int, Mapping[Variant, Encoded]]
@@ -47,9 +47,11 @@ def reference_computer(
     *,
     drop_refused: bool = False,
 ) -> Iterator[Computer]:
-    """Load the model in ``folder`` once; what turns the examples of a shard into their values.
+    """Load the model in ``folder`` in ``dtype``; yields the :data:`Computer` of a shard.
 
-    ``drop_refused``: a row that the processor refuses has no values, and is no error.
+    ``signals`` are computed together; ``decoders`` processes read rows ahead. ``drop_refused``: a
+    row that the model's processor does not accept is marked as not valid instead of raising an
+    error.
     """
     processor = load_processor(folder)
     wanted = variants_of(signals)
@@ -63,7 +65,7 @@ def reference_computer(
 
 @dataclass
 class Forward:
-    """The model on its device. Where memory runs out, batches become smaller and stay so."""
+    """The model on its device. When memory runs out, batches become smaller and stay so."""
 
     network: Any
     signals: Sequence[ForwardSignal]
@@ -86,14 +88,14 @@ class Forward:
 
     @property
     def widths(self) -> list[int]:
-        """Columns of each signal."""
+        """Columns D of each signal."""
         hidden = self.network.config.get_text_config().hidden_size
         return [signal.width(hidden) for signal in self.signals]
 
     def __call__(
         self, batch: Sequence[EncodedRow], examples: Sequence[Example]
     ) -> list[np.ndarray]:
-        """The values [B, D] of each signal for the rows of ``batch``, in halves if need be."""
+        """Values [B, D] of each signal for ``batch``, computed in halves if memory runs out."""
         try:
             return self._values(batch, examples)
         except torch.OutOfMemoryError as error:
@@ -212,7 +214,9 @@ def _compute(
 def _rows(
     examples: Sequence[Example], ordered: Ordered, progress: Callable[[int], None]
 ) -> Iterator[EncodedRow]:
-    """The usable rows, encoded, as they come: rows of one image together, the longest first."""
+    """The usable rows, encoded, in the order computed: rows of one image together, the longest
+    first.
+    """
     groups = groups_by_image(examples)
     tasks = [[examples[place].row for place in group] for group in groups]
     for group, rows in zip(groups, ordered(tasks), strict=True):
@@ -241,9 +245,11 @@ def _length(row: Mapping[Variant, Encoded]) -> int:
 def _batches(
     rows: Iterator[EncodedRow], options: Callable[[], FeaturePass]
 ) -> Iterator[list[EncodedRow]]:
-    """``rows`` in batches of like length, at most ``batch_size`` and ``batch_tokens`` with padding.
+    """``rows`` in batches of similar length: at most ``batch_size`` rows and ``batch_tokens`` with
+    padding.
 
-    The longest of those that are held go first; what goes is made up for before the next batch.
+    Up to ``WINDOW`` rows are held; each batch takes the longest of them, then the window is
+    refilled.
     """
     held: list[EncodedRow] = []
     for row in rows:
@@ -267,7 +273,7 @@ def _taken(held: list[EncodedRow], options: FeaturePass) -> list[EncodedRow]:
 
 
 def _checked(values: np.ndarray, signal: ForwardSignal, rows: Sequence[int]) -> np.ndarray:
-    """``values`` [B, D] unless they would not survive storage; never zeroed silently."""
+    """``values`` [B, D]; UserError naming the rows whose values the stored dtype cannot hold."""
     with np.errstate(over="ignore"):
         stored = values.astype(signal.dtype)
     bad = np.isinf(stored) if signal.nan_allowed else ~np.isfinite(stored)

@@ -13,15 +13,15 @@ import torch
 from coincide.models.encode import PER_TOKEN, Encoded
 
 PLAIN = {"last_hidden_state", "pooler_output", "hidden_states", "attentions"}
-"""What may come with image features without being part of them."""
+"""Fields of the tower's output that are not image features."""
 
 
 class TowerOnce:
-    """Image features of a model, kept until the last row that shows the image has passed.
+    """Image features of a model, kept until the last row that shows the image is done.
 
-    Works for models that take precomputed features (``mm_encoder_outputs``) and, of rows with
-    several images, for those whose inputs are image by image; others go their usual way, each
-    row's images through the tower.
+    Works for models whose forward takes precomputed features (``mm_encoder_outputs``); for rows
+    with several images only if the model's inputs are separate for each image. Otherwise the
+    features of each row are computed in the model's own forward.
     """
 
     def __init__(self, model: Any) -> None:
@@ -32,7 +32,7 @@ class TowerOnce:
         self.kept: dict[str, torch.Tensor] = {}
 
     def begin(self, names: Iterable[str]) -> None:
-        """A new shard, whose rows show the images ``names``, with repetition."""
+        """Start a new shard; ``names`` are the images of all its rows, with repetitions."""
         self.left = Counter(names)
         self.kept = {}
 
@@ -42,10 +42,11 @@ class TowerOnce:
         rows: Sequence[Encoded],
         inputs_of: Callable[[Sequence[Encoded]], Mapping[str, Any]],
     ) -> Any:
-        """Features of the batch ``rows``, which show the images ``shown``, for the model's forward.
+        """Image features of the batch ``rows``, which show the images ``shown``, for the model's
+        forward.
 
-        ``inputs_of`` gives the model's inputs of some rows. None where nothing is to be saved, or
-        where the model or the batch does not allow it.
+        ``inputs_of`` gives the model's inputs for some rows. None if no image is shared, or if the
+        model or the batch does not allow precomputed features.
         """
         names = [name for images in shown for name in images]
         shared = any(self.left[name] > 1 or name in self.kept for name in names)
@@ -66,14 +67,14 @@ class TowerOnce:
         return BaseModelOutputWithPooling(pooler_output=[self.kept[name] for name in names])  # type: ignore[arg-type]
 
     def passed(self, shown: Sequence[tuple[str, ...]]) -> None:
-        """These rows are done: forget the images that no further row shows."""
+        """The rows that show these images are done: forget images that no later row shows."""
         for name in (name for images in shown for name in images):
             self.left[name] -= 1
             if self.left[name] <= 0:
                 self.kept.pop(name, None)
 
     def _run(self, names: Sequence[str], inputs: Mapping[str, Any]) -> bool:
-        """Encode the images ``names``; whether the features come image by image."""
+        """Encode the images ``names``; returns whether the model gives features image by image."""
         takes = inspect.signature(self.model.get_image_features).parameters
         found = self.model.get_image_features(
             **{name: value for name, value in inputs.items() if name in takes}, return_dict=True

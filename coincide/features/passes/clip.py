@@ -1,4 +1,4 @@
-"""Signals of CLIP, unit embeddings of images and texts, and its pass."""
+"""Signals of CLIP (unit embeddings of images and texts) and the pass that computes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from coincide.schema import ClipSource, Dataset, DataSource
 
 
 class ClipSignal(EmbeddingSignal):
-    """A signal that is an embedding of CLIP."""
+    """A signal that is an embedding of CLIP, stored as float32."""
 
     model: ClassVar[str] = "clip"
     dtype: ClassVar[str] = "float32"
@@ -28,7 +28,7 @@ class ClipSignal(EmbeddingSignal):
 
 @dataclass(frozen=True)
 class ClipPass:
-    """A pass of CLIP over a dataset. Sent to every worker."""
+    """A pass of CLIP over a dataset. Picklable: it is sent to every worker."""
 
     model: ClipSource
     source: DataSource
@@ -38,7 +38,7 @@ class ClipPass:
         check_dtype(self.model.dtype, "clip.dtype")
 
     def config(self) -> dict[str, Any]:
-        """What of the pass changes the values."""
+        """What changes the values: the precision of CLIP."""
         return {"dtype": self.model.dtype}
 
     def computer(

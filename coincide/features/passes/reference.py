@@ -1,9 +1,9 @@
-"""Signals of the reference model, and its pass.
+"""Signals of the reference model and the pass that computes them.
 
-A signal is a subclass of :class:`ReferenceSignal` in a file of its own. It names the decoder
-blocks that it looks into as ``Tap`` (a hook reduces what it sees at once, so a batch never
-holds all layers), says whether it needs the output of the last layer, and reads its values off
-what the pass captured (``coincide.features.forward.contract``).
+A signal is a subclass of :class:`ReferenceSignal` in a file of its own. It names the decoder blocks
+that it reads as ``Tap`` (a hook reduces the states at once, so a batch never holds all layers),
+says whether it needs the output of the last layer, and computes its values from what the pass
+captured (``coincide.features.forward.contract``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from coincide.schema import Dataset, DataSource, ModelSource
 
 
 class ReferenceSignal(ForwardSignal):
-    """A signal that is read off the reference model's forward pass."""
+    """A signal computed from the reference model's forward pass."""
 
     model: ClassVar[str] = "reference"
 
@@ -32,19 +32,21 @@ class ReferenceSignal(ForwardSignal):
 
 @dataclass(frozen=True)
 class ReferencePass:
-    """A forward pass of the reference model over a dataset. Sent to every worker."""
+    """A forward pass of the reference model over a dataset. Picklable: it is sent to every
+    worker.
+    """
 
     model: ModelSource
     source: DataSource
     dtype: str
-    """Precision of the model, a torch name; in the key."""
+    """Precision of the model, a torch name; part of the key."""
     options: FeaturePass
 
     def __post_init__(self) -> None:
         check_dtype(self.dtype, "reference.dtype")
 
     def config(self) -> dict[str, Any]:
-        """What of the pass changes the values."""
+        """What changes the values: precision, conversation template and maximum length."""
         return {
             "template": self.model.template,
             "max_length": self.model.max_length,

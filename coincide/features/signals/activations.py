@@ -17,25 +17,28 @@ if TYPE_CHECKING:
     from coincide.features.forward.projection import Projection
 
 PROJECTION_SEED = 1234
-"""Of the random projection: fixed, so that every run with as many dimensions shares it."""
+"""Seed of the random projection; fixed, so that all runs with the same dimensions share a
+projection."""
 
 
 @dataclass(frozen=True)
 class Activations(ReferenceSignal):
-    """Per layer [visual | language]: tanh of the mean over the modality's tokens, unit norm each.
+    """Per layer and modality: tanh of the mean attention output over its tokens, scaled to unit
+    norm.
 
-    [N, 2 L H] for L layers of width H; columns are per layer ``[visual H | language H]``, divided
-    by sqrt(2 L). A half without a token is zero, and the row is rescaled to unit norm.
+    [N, 2 L H] for L layers of width H. Columns are per layer ``[visual H | language H]``, all
+    divided by sqrt(2 L). A half without tokens (the visual half of a text-only example) is zero,
+    and the row is rescaled to unit norm.
     """
 
     name: ClassVar[str] = "activations"
     dtype: ClassVar[str] = "float16"
 
     layers: Sequence[int]
-    """Decoder blocks, 0-based."""
+    """Decoder blocks, counted from 0."""
     projection: int | None = None
-    """Dimensions of a random projection (``coincide.features.forward.projection``), which takes the
-    place of each half and is scaled to unit norm as well; None: none."""
+    """Dimensions of a random projection (``coincide.features.forward.projection``), which replaces
+    each half by fewer columns, again scaled to unit norm; None: no projection."""
     projection_seed: int = PROJECTION_SEED
 
     def __post_init__(self) -> None:
@@ -50,7 +53,9 @@ class Activations(ReferenceSignal):
         return {"layers": list(self.layers), **(projected if self.projection else {})}
 
     def width(self, hidden: int) -> int:
-        """Columns; UserError for a projection with fewer dimensions than parts, or too many."""
+        """Columns; UserError for a projection with fewer dimensions than halves, or more than there
+        are.
+        """
         parts, projection = 2 * len(self.layers), self._projection()
         if projection is None:
             return parts * hidden
@@ -90,7 +95,8 @@ class Activations(ReferenceSignal):
 def modality_means(states: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Means of ``states`` [B, T, H] over visual and over text tokens, float64 [B, 2, H].
 
-    Zero where a row has no token of the modality.
+    Zero where a row has no token of the modality. ``batch`` holds the masks ``image_mask`` and
+    ``text_mask`` [B, T].
     """
     import torch
 
@@ -99,5 +105,5 @@ def modality_means(states: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> t
 
 
 def _unit(rows: torch.Tensor) -> torch.Tensor:
-    """``rows`` [B, D] scaled to unit norm; rows of zeros stay."""
+    """``rows`` [B, D] scaled to unit norm; rows of zeros stay zero."""
     return rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-30)

@@ -15,9 +15,10 @@ from coincide.schema import Example
 
 @dataclass(frozen=True)
 class ClipImage(ClipSignal):
-    """Unit vector [N, D]; of several images the direction of their mean; NaN without an image.
+    """CLIP's embedding [N, D] of the image; NaN without one.
 
-    The image goes through CLIP's own processor, which crops to the middle where LLaVA pads.
+    Of several images, the mean of their embeddings scaled to unit length. The image goes through
+    CLIP's own processor, which crops to the centre where LLaVA pads.
     """
 
     name: ClassVar[str] = "clip_image"

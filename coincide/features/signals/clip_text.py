@@ -19,12 +19,12 @@ IMAGE = "<image>"
 
 @dataclass(frozen=True)
 class ClipText(ClipSignal):
-    """Unit vector [N, D]; NaN where the text is empty.
+    """CLIP's embedding [N, D] of the conversation; NaN where the text is empty.
 
-    ``text`` is one of ``FORMS``: ``dialogue``, "USER: question ASSISTANT: answer USER: ...", as
-    Self-Filter has it; ``question``, what the human says, as DICS has it; ``answer``, what is
-    answered. ``<image>`` is left out, parts are joined by one space, and the whole is cut at CLIP's
-    limit of 77 tokens, so that of many turns only the first are seen.
+    ``text`` is one of ``FORMS``: ``dialogue``, "USER: question ASSISTANT: answer USER: ...", as in
+    Self-Filter; ``question``, what the human says, as in DICS; ``answer``, what is answered.
+    ``<image>`` is removed, the parts are joined by one space, and the text is cut at CLIP's limit
+    of 77 tokens, so that only the first of many turns are seen.
     """
 
     name: ClassVar[str] = "clip_text"
@@ -40,7 +40,7 @@ class ClipText(ClipSignal):
 
 
 def text_of(example: Example, form: str) -> str:
-    """The conversation as one text; ``form`` is one of ``FORMS``."""
+    """The conversation as one text in ``form``, one of ``FORMS``."""
     turns = [turn for turn in example.turns if turn.learn or form != "answer"]
     said = [(turn.role, " ".join(turn.text.replace(IMAGE, " ").split())) for turn in turns]
     if form == "dialogue":

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HiddenLast(ReferenceSignal):
-    """State [N, H] after the final norm at the last real token.
+    """Hidden state [N, H] of the last real token, after the final norm.
 
-    The released code of SemDeDup takes position -1, which in a padded batch is padding.
+    The released code of SemDeDup takes position -1, which is padding in a padded batch.
     """
 
     name: ClassVar[str] = "hidden_last"

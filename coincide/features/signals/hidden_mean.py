@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HiddenMean(ReferenceSignal):
-    """Mean [N, H] over real tokens of the states after the final norm, image tokens included."""
+    """Mean [N, H] of the hidden states over all real tokens, image tokens included, after the final
+    norm.
+    """
 
     name: ClassVar[str] = "hidden_mean"
     dtype: ClassVar[str] = "float16"

@@ -19,9 +19,9 @@ number of answer tokens."""
 
 @dataclass(frozen=True)
 class TokenScores(ReferenceSignal):
-    """[N, 4], the columns of ``COLUMNS`` (``coincide.ops.scores``).
+    """EL2N, margin, loss and number of the answer tokens: [N, 4], columns ``COLUMNS``.
 
-    NaN in the first three for a row without answer tokens.
+    Computed by ``coincide.ops.scores``. The first three are NaN for a row without answer tokens.
     """
 
     name: ClassVar[str] = "token_scores"
