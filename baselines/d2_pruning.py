@@ -1,5 +1,4 @@
-"""D2 pruning: difficulty propagated over a neighbour graph, so that difficult and diverse rows
-remain.
+"""D2 pruning: difficulty propagated over a neighbour graph; keeps difficult and diverse rows.
 
 1. a_i: mean margin p(y) - max p(not y) over the answer tokens (COINCIDE calls it AUM, for one
    model). A graph joins each row to its ``neighbors`` nearest in the mean last hidden state;

@@ -1,5 +1,4 @@
-"""Random selection: uniform without replacement; with one seed, small budgets are part of larger
-ones.
+"""Random selection: uniform without replacement; a seed's small budgets lie in its larger ones.
 
 ``sources`` restricts it to parts of the mixture. One source alone is a deliberately bad subset: a
 control that an experiment must be able to tell from random before it can tell methods apart.

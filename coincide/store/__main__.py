@@ -1,8 +1,8 @@
-"""``python -m coincide.store verify [--repair] [STORE ...]``: read every byte, say what is damaged.
+"""``python -m coincide.store verify [--repair] [STORE ...]``: compare every byte with its hash.
 
-With ``--repair`` what is damaged is moved to ``.quarantine`` of its store: the next run that needs
-it builds it again, shards of features one by one. An artifact that took training stays where it
-is, with what to do.
+``--repair`` moves damaged files to ``.quarantine`` in their store; the next run that needs the
+artifact builds them again (shards of features one by one). An artifact that took training is not
+moved; what to do is printed instead.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from coincide.store.check import examine, repair
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The command; its status is 1 when something is damaged that was not repaired."""
+    """Run the command; exit status 1 when something damaged was not repaired."""
     parser = argparse.ArgumentParser(
         prog="python -m coincide.store", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,7 +1,8 @@
-"""A finished artifact: its manifest, and files that are compared with it before they are read.
+"""A finished artifact: its manifest, and its files, which are compared with it before they are
+read.
 
-Readers outside a run (report, export, compare, wandb) come in through :func:`located` and
-:func:`open_artifact`; whatever they read goes through :meth:`Artifact.file`.
+Code outside a run (report, export, compare, wandb) uses :func:`located` and :func:`open_artifact`
+to find artifacts, and :meth:`Artifact.file` to read their files.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from coincide.store.hashes import digests, stamp
 
 MANIFEST = "manifest.json"
 SEAL = "sha256"
-"""Of a manifest: the hash of all the rest of it. Manifests of earlier versions have none."""
+"""Field of a manifest: the hash of its other fields. Absent in manifests of earlier versions."""
 _KEY = re.compile(r"-([0-9a-z]+)$")
 _IN_STORE = re.compile(r"-[0-9a-f]{12}$")
 
 
 class DamagedArtifact(UserError):
-    """A file of an artifact, or its manifest, is not what was written."""
+    """A file of an artifact, or its manifest, differs from what was written."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ class Artifact:
 
     @property
     def seconds(self) -> float:
-        """Wall-clock seconds of the build over all attempts, killed ones up to their last file."""
+        """Wall-clock seconds of the build over all attempts; a killed one counts up to its last
+        file.
+        """
         return self.manifest["seconds"]
 
     @property
@@ -53,11 +56,11 @@ class Artifact:
 
     @property
     def files(self) -> Mapping[str, Mapping[str, Any]]:
-        """``size`` and ``sha256`` of each file, as they were written."""
+        """Name -> ``size`` and ``sha256`` of each file, as written."""
         return self.manifest.get("files", {})
 
     def lacking(self) -> list[str]:
-        """Names of files that are missing or have another size. Looks, and reads nothing."""
+        """Names of files that are missing or have another size. Reads no file."""
         return [
             name
             for name, expected in self.files.items()
@@ -65,10 +68,10 @@ class Artifact:
         ]
 
     def damaged(self, *patterns: str) -> list[str]:
-        """Names of files that are missing or whose bytes differ from the manifest's.
+        """Names of files that are missing or whose hash differs from the manifest's.
 
-        ``patterns``: only those that match one, e.g. ``valid-*.npy``. A file is hashed once, and
-        again after it was touched.
+        ``patterns``: only files that match one of them, e.g. ``valid-*.npy``. The hash of a file
+        that was not touched since it was last hashed is not computed again.
         """
         names = self.matching(*patterns)
         wrong = set(self.lacking()) & set(names)
@@ -77,13 +80,14 @@ class Artifact:
         return sorted(wrong)
 
     def matching(self, *patterns: str) -> list[str]:
-        """Names of its files that match one of ``patterns``; without any, all."""
+        """Names of its files that match one of ``patterns``; without patterns, all of them."""
         return [n for n in self.files if not patterns or _matches(n, patterns)]
 
     def check(self, *patterns: str) -> Artifact:
-        """This artifact, its files that match ``patterns`` (none: all) being what was written.
+        """This artifact, after comparing its files that match ``patterns`` (none: all) with their
+        hashes.
 
-        Raises :class:`DamagedArtifact` with the artifact, the files and what to do.
+        Raises :class:`DamagedArtifact`, naming the artifact, the files and what to do.
         """
         if wrong := self.damaged(*patterns):
             raise DamagedArtifact(
@@ -93,12 +97,15 @@ class Artifact:
         return self
 
     def file(self, name: str) -> Path:
-        """The path of a file to be read, its bytes checked. It may be one that there is not."""
+        """The path of the file ``name``, after comparing its hash. The file need not exist.
+
+        Raises :class:`DamagedArtifact` if it is not what was written.
+        """
         self.check(_literal(name))
         return self.path / name
 
     def damage(self, wrong: Sequence[str]) -> str:
-        """That the files ``wrong`` are damaged, in words."""
+        """A message that the files ``wrong`` are damaged."""
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         return (
             f"{self.name} is damaged: {', '.join(wrong[:5])}{more} in {self.path} is not what was "
@@ -118,13 +125,13 @@ def _literal(name: str) -> str:
 
 
 def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """``manifest`` with the hash of its content, so that a change of it shows."""
+    """``manifest`` with the hash of its content, so that a later change is detected."""
     content = {k: v for k, v in manifest.items() if k != SEAL}
     return {**content, SEAL: hashlib.sha256(canonical(content).encode()).hexdigest()}
 
 
 def is_sealed(manifest: Mapping[str, Any]) -> bool:
-    """Whether ``manifest`` is as :func:`sealed` left it; also for one that has no hash."""
+    """Whether ``manifest`` is unchanged since :func:`sealed`; true as well if it has no hash."""
     return SEAL not in manifest or sealed(manifest)[SEAL] == manifest[SEAL]
 
 
@@ -157,7 +164,7 @@ def _sane(manifest: Mapping[str, Any]) -> bool:
 
 
 def check_path(path: Path) -> None:
-    """Refuse a file, or a folder of files, that lies in an artifact and is not what was written.
+    """Raise DamagedArtifact if ``path`` lies in an artifact and is not what was written.
 
     For paths that a user gives, which may lead into a store.
     """
@@ -176,9 +183,9 @@ def check_path(path: Path) -> None:
 
 
 def folders(kind: Path, digits: str = "") -> Iterator[Path]:
-    """Folders of finished artifacts of a kind, or what should be ones, in the order of names.
+    """Folders of finished artifacts of a kind, sorted by name; unfinished ones are left out.
 
-    ``digits``: only those of this key. What is not finished is never among them.
+    ``digits``: only those whose key starts so. A folder may turn out to be damaged.
     """
     for path in sorted(kind.glob(f"*-{digits}" if digits else "*")):
         if not path.name.startswith(".") and path.is_dir():
@@ -186,10 +193,10 @@ def folders(kind: Path, digits: str = "") -> Iterator[Path]:
 
 
 def located(store: Path, recorded: str) -> Path | None:
-    """The folder of the artifact that is recorded as ``<kind>/<name>-<12 hex>``.
+    """The folder of the artifact recorded as ``<kind>/<name>-<12 hex>``, found by its key alone.
 
-    Under whatever readable name it was built. None where the store has none with a manifest, and
-    for what is no such name; nothing outside ``store`` is looked at.
+    None if the store has none with a manifest, or if ``recorded`` is no such name; nothing outside
+    ``store`` is read.
     """
     parts = [part for part in recorded.split("/") if part][-2:]
     if len(parts) < 2 or any(part.startswith(".") for part in parts):

@@ -1,9 +1,9 @@
-"""Folders in which artifacts are built, and whose they are: one living process each.
+"""Folders in which artifacts are built; each belongs to one living process.
 
-The first attempt at a key works in ``.partial-<12 hex>``. An attempt holds a file that names its
-process and is touched while it lives; the folder of a dead process is taken over, with what it had
-done, by renaming that file, which of several one alone can do. So two processes never write into
-one folder, with or without file locks: a lock only makes waiting cheap.
+The first attempt to build a key works in ``.partial-<12 hex>``. An attempt holds a file that names
+its process and is touched while the process runs. The folder of a dead process is taken over, with
+its files, by renaming that file, which only one of several processes can do. So two processes never
+write into one folder, with or without file locks; locks only make waiting cheap.
 """
 
 from __future__ import annotations
@@ -22,30 +22,35 @@ from pathlib import Path
 from coincide.processes import ProcessIdentity, parse_process, this_process
 
 SUMS = ".sums"
-"""Folder of an attempt with the hashes of files that are done, for who goes on with it."""
+"""Folder of an attempt with the hashes of its finished files, for a later attempt that resumes
+it."""
 LEASE = 60.0
-"""Seconds without a touch after which a process of another machine counts as dead."""
+"""Seconds without a touch after which a process on another machine counts as dead."""
 _PARTIAL, _HIDDEN, _OWNER, LOG = ".partial-", ".claimed-", ".owner-", ".attempts"
 
 
 @dataclass(frozen=True)
 class Busy:
-    """Another process is, or may be, at it."""
+    """Another process is building it, or may be."""
 
     folder: Path
     holder: ProcessIdentity
     silent: float
-    """Seconds since it showed that it lives."""
+    """Seconds since that process last touched its file."""
 
 
 def folder_of(kind: Path, digits: str) -> Path:
-    """Where the artifact is being built, or where a killed attempt lies that will be resumed."""
+    """The folder in which the artifact is being built, or in which its build will be resumed."""
     found = _attempts(kind, digits)
     return found[0] if found else kind / f"{_PARTIAL}{digits}"
 
 
 def take(kind: Path, digits: str) -> Path | Busy:
-    """A folder for an attempt of this process: what a dead one left, or a new one."""
+    """A folder for this process to build in: that of a dead process, or a new one.
+
+    :class:`Busy` if another process is at it. ``kind`` is the folder of the artifact's kind,
+    ``digits`` the start of its key.
+    """
     kind.mkdir(parents=True, exist_ok=True)
     _put_back(kind, digits)
     for folder in _attempts(kind, digits):
@@ -56,7 +61,7 @@ def take(kind: Path, digits: str) -> Path | Busy:
 
 
 def release(folder: Path) -> None:
-    """This process no longer works in ``folder``; who comes next resumes there."""
+    """Give up ``folder`` without finishing; another attempt can resume it."""
     mine = folder / f"{_OWNER}{this_process()}"
     _beating.discard(mine)
     with suppress(OSError):
@@ -64,12 +69,12 @@ def release(folder: Path) -> None:
 
 
 def is_mine(folder: Path) -> bool:
-    """Whether this process still holds ``folder``: another may have thought it dead."""
+    """Whether this process still holds ``folder``; another may have taken it for dead."""
     return (folder / f"{_OWNER}{this_process()}").exists()
 
 
 def remove_dead(kind: Path, digits: str) -> None:
-    """Remove what attempts of processes that are gone left of an artifact that stands."""
+    """Remove folders of dead processes that tried to build an artifact which now exists."""
     _put_back(kind, digits)
     for folder in _attempts(kind, digits):
         if isinstance(mine := _take_over(folder, digits), Path):
@@ -78,7 +83,7 @@ def remove_dead(kind: Path, digits: str) -> None:
 
 
 def settle(folder: Path) -> None:
-    """``folder`` is an artifact now: nobody's attempt any more."""
+    """Remove the owner's file: ``folder`` is a finished artifact now."""
     for path in folder.glob(f"{_OWNER}*"):
         _beating.discard(path)
         with suppress(OSError):
@@ -86,17 +91,21 @@ def settle(folder: Path) -> None:
 
 
 def is_private(name: str) -> bool:
-    """Whether a file (a path within the attempt) is of the attempt, not of the artifact."""
+    """Whether ``name`` (a path within the attempt) belongs to the attempt and not to the
+    artifact.
+    """
     return name == LOG or is_owner(name) or name.startswith(f"{SUMS}/")
 
 
 def is_owner(name: str) -> bool:
-    """Whether a file of an attempt says whose it is."""
+    """Whether ``name`` is the file that names the attempt's process."""
     return name.startswith(_OWNER)
 
 
 def _attempts(kind: Path, digits: str) -> list[Path]:
-    """The first attempt's folder, then those beside it, the latest first."""
+    """Folders of attempts: first the ``.partial-<12 hex>`` one, then the others, the latest
+    first.
+    """
     found = [path for path in kind.glob(f"{_PARTIAL}{digits}*") if path.is_dir()]
 
     def age(path: Path) -> float:
@@ -112,12 +121,12 @@ def _beside(kind: Path, digits: str) -> Path:
 
 
 def _hidden(kind: Path, digits: str) -> Path:
-    """A name at which no other process looks while this one lives."""
+    """A folder name that no other process uses while this one runs."""
     return kind / f"{_HIDDEN}{digits}-{this_process()}-{uuid.uuid4().hex[:8]}"
 
 
 def _put_back(kind: Path, digits: str) -> None:
-    """Show again what processes that died in the middle of claiming it had hidden."""
+    """Restore folders that were hidden by processes which died while claiming them."""
     for path in kind.glob(f"{_HIDDEN}{digits}-*"):
         holder = parse_process(path.name.removeprefix(f"{_HIDDEN}{digits}-").rsplit("-", 1)[0])
         if holder is not None and holder.alive is False:
@@ -126,7 +135,7 @@ def _put_back(kind: Path, digits: str) -> None:
 
 
 def _create(kind: Path, digits: str) -> Path | Busy:
-    """A new folder; another process may be quicker."""
+    """A new folder for this process; :class:`Busy` if another process was quicker."""
     fresh, first = _hidden(kind, digits), kind / f"{_PARTIAL}{digits}"
     fresh.mkdir()
     _own(fresh)
@@ -141,7 +150,7 @@ def _create(kind: Path, digits: str) -> Path | Busy:
 
 
 def _take_over(folder: Path, digits: str) -> Path | Busy | None:
-    """``folder`` for this process, if it is nobody's that lives; None: another was quicker."""
+    """``folder`` if its process is dead; :class:`Busy` if it lives; None if another was quicker."""
     try:
         owners = sorted(folder.glob(f"{_OWNER}*"))
         for path in owners:
@@ -163,8 +172,10 @@ def _take_over(folder: Path, digits: str) -> Path | Busy | None:
 
 
 def _claim(folder: Path, digits: str, owners: Sequence[Path], to: Path) -> Path | None:
-    """Take a folder with these owners by renaming it, which of several one alone can do; the
-    attempt goes on in ``to``. None where it has another owner by now.
+    """Claim ``folder`` by renaming it, which only one process can do, and continue the attempt in
+    ``to``.
+
+    None if its owners are no longer ``owners``.
     """
     hidden = _hidden(folder.parent, digits)
     os.rename(folder, hidden)
@@ -184,7 +195,7 @@ def _own(folder: Path) -> None:
 
 
 def _now(folder: Path) -> float:
-    """The time of the file system's clock, which all nodes see alike."""
+    """The time of the file system's clock, the same for all nodes."""
     probe = folder / f".tmp-{this_process()}-{uuid.uuid4().hex[:8]}-clock"
     try:
         probe.touch()
@@ -200,7 +211,8 @@ def _now(folder: Path) -> float:
 
 _beating: set[Path] = set()
 _beater: list[tuple[int, threading.Thread]] = []
-"""The thread that touches, and the process that started it: threads do not survive a fork."""
+"""The thread that touches the files, and the id of the process that started it: threads do not
+survive a fork."""
 
 
 def _mine(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""An attempt at an artifact, as its builder sees it, and how it becomes the artifact."""
+"""An attempt to build an artifact, as its builder sees it, and how it becomes the artifact."""
 
 from __future__ import annotations
 
@@ -23,38 +23,41 @@ if TYPE_CHECKING:
 
 @dataclass
 class Build:
-    """Handed to a builder: the folder to fill, and the artifacts it may read."""
+    """Given to a builder: the folder to fill, and access to the artifacts that the step needs."""
 
     step: Step
     dir: Path
     store: Store
     attempt: int = 1
     resumed: list[str] = field(default_factory=list)
-    """Files found from an earlier, killed attempt."""
+    """Files that an earlier, killed attempt left."""
     earlier: float = 0.0
     """Seconds that killed attempts worked, up to the last file that they wrote."""
     scratch: tuple[str, ...] = ()
-    """Folders and files of the attempt that are no part of the artifact. They go once it stands."""
+    """Folders and files of the attempt that are not part of the artifact; removed when it is
+    finished."""
     needed: int | None = None
-    """Bytes that it takes on the disk, where the builder knows; told when the disk is full."""
+    """Bytes that the artifact takes, if the builder knows; named when the disk is full."""
     _started: float = field(default_factory=time.monotonic)
 
     def need(self, index: int) -> Artifact:
-        """The artifact of ``step.needs[index]``, every byte of it what was written."""
+        """The artifact of ``step.needs[index]``, after comparing every file with its hash."""
         return self.store.verify(self.step.needs[index])
 
     def commit(self, facts: Mapping[str, Any] | None = None) -> Artifact:
-        """Write the manifest, rename the folder into place. The artifact exists from here on."""
+        """Write the manifest with ``facts`` and rename the folder into place: the artifact exists
+        from now on.
+        """
         return self.store._commit(self, facts or {})
 
     @property
     def seconds(self) -> float:
-        """Of all attempts so far."""
+        """Seconds of all attempts so far."""
         return round(self.earlier + time.monotonic() - self._started, 3)
 
 
 def begin(step: Step, folder: Path, store: Store) -> Build:
-    """An attempt in ``folder``, which this process holds, with what an earlier one left there."""
+    """An attempt in ``folder``, which this process holds, with the files of an earlier attempt."""
     for stale in folder.rglob(f"{TEMPORARY}*"):
         stale.unlink(missing_ok=True)
     _drop_damaged(step, folder)
@@ -65,7 +68,7 @@ def begin(step: Step, folder: Path, store: Store) -> Build:
 
 
 def note_done(path: Path) -> None:
-    """Keep the hash of a finished file at the top of an attempt, for a later one to trust it."""
+    """Store the hash of a finished file, so that a later attempt can trust the file."""
     sums = path.parent / attempts.SUMS
     sums.mkdir(exist_ok=True)
     digest = sha256_file(path)
@@ -77,7 +80,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _drop_damaged(step: Step, folder: Path) -> None:
-    """Remove files of an earlier attempt that are not what it wrote, as far as it noted that."""
+    """Remove files of an earlier attempt whose content differs from the hash that it stored."""
     for noted in sorted((folder / attempts.SUMS).glob("*")):
         path = folder / noted.name
         if path.is_file() and sha256_file(path) != noted.read_text(encoding="utf-8"):
@@ -86,9 +89,10 @@ def _drop_damaged(step: Step, folder: Path) -> None:
 
 
 def measure(build: Build) -> tuple[dict[str, dict[str, Any]], int]:
-    """Size and hash of every file of the attempt, each on the disk for good; when that began (ns).
+    """Name -> size and hash of every file of the attempt, after fsync; and when measuring began
+    (ns).
 
-    ``scratch``, half files and what the store keeps in the folder are left out.
+    ``scratch``, unfinished files and the store's own files are left out.
     """
     began = time.time_ns()
     found = {}
@@ -108,7 +112,7 @@ def measure(build: Build) -> tuple[dict[str, dict[str, Any]], int]:
 def write_manifest(
     build: Build, facts: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Write the manifest: from here on the attempt is whole, and only has to be renamed."""
+    """Write the manifest: the attempt is then complete and only has to be renamed."""
     step = build.step
     manifest = {
         "key": step.key,
@@ -129,7 +133,7 @@ def write_manifest(
 
 
 def is_whole(folder: Path, step: Step) -> bool:
-    """Whether an attempt was killed after its manifest was written, with every file sound."""
+    """Whether an attempt was killed after its manifest was written, with all files undamaged."""
     try:
         artifact = open_artifact(folder)
         return artifact.manifest.get("key") == step.key and not artifact.damaged()
@@ -140,7 +144,7 @@ def is_whole(folder: Path, step: Step) -> bool:
 
 
 def clear(folder: Path) -> None:
-    """Remove everything from an attempt but whose it is."""
+    """Empty the folder of an attempt, except for the file that names its process."""
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -149,7 +153,9 @@ def clear(folder: Path) -> None:
 
 
 def strip(folder: Path) -> None:
-    """Remove from a whole attempt what its manifest does not name, but not whose it is."""
+    """Remove files of a complete attempt that its manifest does not name, except the owner's
+    file.
+    """
     named = {MANIFEST, *open_artifact(folder).files}
     for path in sorted(folder.rglob("*"), reverse=True):
         name = str(path.relative_to(folder))
@@ -161,9 +167,10 @@ def strip(folder: Path) -> None:
 
 
 def take_sound(artifact: Artifact, into: Path, *, links: bool) -> None:
-    """Put the sound files of a damaged artifact into an attempt, copied or as hard ``links``.
+    """Copy (or hard-link, with ``links``) the undamaged files of ``artifact`` to the folder
+    ``into``.
 
-    What is there already stays.
+    Files that are there already are kept.
     """
     wrong = set(artifact.damaged())
     for name in artifact.files:
@@ -180,7 +187,7 @@ def take_sound(artifact: Artifact, into: Path, *, links: bool) -> None:
 
 
 def note_seconds(folder: Path, seconds: float) -> None:
-    """As if an attempt that took so long had just ended in ``folder``."""
+    """Record an earlier attempt of ``seconds`` in ``folder``."""
     (folder / attempts.LOG).write_text(f"{time.time()} {seconds}\n", encoding="utf-8")
 
 
@@ -192,10 +199,10 @@ def environment() -> dict[str, Any]:
 
 
 def _begin_attempt(log: Path, found: Sequence[Path]) -> tuple[int, float]:
-    """Number of the attempt that begins now, and how long the earlier ones worked, in seconds.
+    """Number of the attempt that begins now, and seconds that the earlier ones worked.
 
-    ``log`` has a line for each: when it began, and how long those before it worked. ``found`` are
-    the files that they left.
+    ``log`` has a line for each attempt: when it began, and how long those before it worked.
+    ``found`` are the files that they left.
     """
     lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
     earlier = 0.0

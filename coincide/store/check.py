@@ -1,4 +1,4 @@
-"""A whole store: every artifact read and compared, and what to do with those that are damaged."""
+"""Check a whole store: compare every artifact with its manifest, and repair damaged ones."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ from coincide.store.artifact import MANIFEST, Artifact, DamagedArtifact, folders
 
 QUARANTINE = ".quarantine"
 TRAINED = ("adapter", "difficulty")
-"""Kinds that took training, for manifests of earlier versions that do not say so."""
+"""Kinds that take training, for manifests of earlier versions that do not say so."""
 
 
 @dataclass(frozen=True)
 class CheckedArtifact:
-    """One artifact, or what stands in the place of one."""
+    """The result of checking one artifact."""
 
     folder: Path
     wrong: tuple[str, ...] = ()
-    """Files that are not what was written; the manifest among them."""
+    """Names of the damaged files; may include the manifest."""
     why: str = ""
-    """What is damaged, and what to do about it."""
+    """What is damaged, and what to do; empty for an undamaged artifact."""
     bytes: int = 0
+    """Size of its files."""
     trained: bool = False
+    """Whether it took training, and so is not built again without being asked."""
 
 
 def examine(store: Path) -> Iterator[CheckedArtifact]:
-    """Every artifact of the store, all of its bytes compared. Raises UserError for no store."""
+    """Check every artifact of the store, all bytes. Raises UserError if ``store`` is no folder."""
     if not store.is_dir():
         raise UserError(f"{store}: no such store; expected a folder like store/.")
     for kind in sorted(path for path in store.absolute().iterdir() if path.is_dir()):
@@ -60,15 +62,15 @@ def _what_to_do(folder: Path) -> str:
 
 
 def not_repeated(artifact: Artifact, wrong: list[str]) -> DamagedArtifact:
-    """The error for an artifact that took training."""
+    """The error for a damaged artifact that took training."""
     return DamagedArtifact(f"{artifact.damage(wrong)} {_what_to_do(artifact.path)}")
 
 
 def repair(found: CheckedArtifact) -> bool:
-    """Make a damaged artifact fit to be built again by the next run that needs it.
+    """Prepare a damaged artifact to be built again by the next run that needs it.
 
-    Its damaged files go to the quarantine; the sound ones stay, for that run to take. False for
-    one that took training.
+    Its damaged files go to the quarantine; the others stay for that run to reuse. Returns False,
+    and does nothing, for one that took training.
     """
     try:
         artifact = open_artifact(found.folder)
@@ -82,7 +84,7 @@ def repair(found: CheckedArtifact) -> bool:
 
 
 def quarantine(folder: Path, why: str) -> None:
-    """Move what is no artifact out of the way, and say so."""
+    """Move ``folder``, which is no valid artifact, to the quarantine, and print why."""
     target = _aside(folder)
     folder.rename(target)
     print(f"store: {why}. It was moved to {target}; remove it when you like.", flush=True)

@@ -1,9 +1,10 @@
-"""What files hash to, remembered by size, times and inode: hashed once, and again when touched.
+"""A cache of file hashes, by size, times and inode: a file is hashed again only after it was
+touched.
 
-The memory of an artifact is a file of the store. It holds what was *measured*; whether that is
-right, the manifest says each time. A change of a file moves its ctime, which no program can set
-back, so what is remembered cannot stand for other bytes. A file that was touched in the second
-before it was hashed is not remembered: the clock of the file system may be too coarse.
+The cache of an artifact is a file of the store. It holds measured hashes; whether they are right is
+decided by the manifest each time. A change of a file changes its ctime, which no program can set
+back, so a cached hash cannot belong to other bytes. The hash of a file that was touched within the
+second before it was hashed is not cached: the file system's clock may be too coarse.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ from pathlib import Path
 from coincide.files import sha256_file, write_json
 
 FOLDER = ".checked"
-"""Of the store, for what is remembered."""
+"""Folder of the store that holds the cache."""
 SETTLED = 1.0
-"""Seconds that a file has to lie untouched before its hash is remembered."""
+"""Seconds that a file must have been untouched before its hash is cached."""
 _MANY = 2**26
-"""Bytes from which on several files are hashed at a time."""
+"""From this many bytes on, several files are hashed in parallel."""
 
 Stamp = tuple[int, int, int, int]
 
 _known: dict[str, tuple[Stamp, str]] = {}
-"""Path -> what was seen of it, and its hash, in this process."""
+"""Path -> stamp and hash of the file, in this process."""
 
 
 def stamp(path: Path) -> Stamp | None:
-    """Size, mtime, ctime (ns) and inode of a file; None where there is none."""
+    """Size, mtime and ctime (ns) and inode of a file; None if it does not exist."""
     try:
         status = os.stat(path)  # noqa: PTH116 - half the time of Path.stat, thousands of times
     except OSError:
@@ -41,9 +42,7 @@ def stamp(path: Path) -> Stamp | None:
 
 
 def digests(folder: Path, names: Iterable[str]) -> dict[str, str | None]:
-    """SHA-256 of the files ``names`` of the artifact in ``folder``; None for one that cannot be
-    read.
-    """
+    """SHA-256 of the files ``names`` of the artifact in ``folder``; None for an unreadable file."""
     stamps = {name: stamp(folder / name) for name in names}
     stale = [n for n, s in stamps.items() if s is not None and not _is_known(folder / n, s)]
     if stale:
@@ -60,15 +59,16 @@ def digests(folder: Path, names: Iterable[str]) -> dict[str, str | None]:
 
 
 def remember(folder: Path, measured: Mapping[str, str], began: int) -> None:
-    """Keep hashes that were taken of the files of ``folder``, from ``began`` (ns) on, where it lay
-    before.
+    """Cache the hashes ``measured`` (name -> hash) of files now in ``folder``.
+
+    ``began`` is the time (ns) at which measuring began, perhaps in another folder.
     """
     if _remember(folder, measured, {name: stamp(folder / name) for name in measured}, began):
         _store(folder)
 
 
 def forget(folder: Path) -> None:
-    """Drop what is remembered of the artifact in ``folder``."""
+    """Drop the cached hashes of the artifact in ``folder``."""
     for path in [path for path in _known if path.startswith(f"{folder}{os.sep}")]:
         del _known[path]
     with suppress(OSError):
@@ -100,7 +100,10 @@ def _remember(
     stamps: Mapping[str, Stamp | None],
     began: int,
 ) -> bool:
-    """Keep what lay still while and before it was hashed; whether anything was kept."""
+    """Cache the hashes of files that were untouched before and while they were hashed.
+
+    Returns whether any was cached.
+    """
     kept = False
     settled = began - int(SETTLED * 1e9)
     for name, digest in measured.items():
@@ -118,7 +121,7 @@ def _memory(folder: Path) -> Path:
 
 
 def _recall(folder: Path) -> None:
-    """Read what earlier processes measured; nothing where that file is damaged."""
+    """Read the hashes that earlier processes cached; none if that file is damaged."""
     with suppress(OSError, ValueError, TypeError, AttributeError):
         for name, entry in json.loads(_memory(folder).read_text(encoding="utf-8")).items():
             size, mtime, ctime, inode, digest = entry

@@ -1,7 +1,7 @@
-"""File locks: who waits for an artifact waits without asking again and again.
+"""File locks, so that a process that waits for an artifact does not have to poll.
 
-They only make waiting cheap. Where a file system has none, or each node its own, the attempts
-themselves (``coincide.store.attempts``) keep two processes apart.
+They only make waiting cheap. If a file system has no locks, or each node its own, the attempts
+themselves (``coincide.store.attempts``) keep processes apart.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ FOLDER = ".locks"
 
 @contextmanager
 def lock(store: Store, step: Step) -> Iterator[bool]:
-    """Hold the lock of ``step`` in ``store``. False where there is none; then go on without.
+    """Hold the lock of ``step`` in ``store``; yields False if the file system has no locks.
 
-    Raises UserError when it is not given for ``store.lock_timeout`` seconds, and where the store
-    cannot be written.
+    Raises UserError if it is not free within ``store.lock_timeout`` seconds, or if the store cannot
+    be written.
     """
     folder = store.root / FOLDER
     try:

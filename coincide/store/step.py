@@ -1,4 +1,4 @@
-"""What an artifact is before it exists: its key, what it needs, how it is built."""
+"""A step: an artifact before it exists, with its key, what it needs and how it is built."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from coincide.store.store import Build
 
 DIGITS = 12
-"""Hex digits of the key that end an artifact's folder name."""
+"""Hexadecimal digits of the key at the end of an artifact's folder name."""
 _HASH = re.compile(r"[0-9a-f]{12,64}")
 
 
@@ -25,26 +25,27 @@ class Step:
     """An artifact before it exists. Two steps with the same key are the same artifact."""
 
     kind: str
-    """Folder under the store, e.g. ``features``."""
+    """Folder in the store, e.g. ``features``."""
     name: str
-    """Readable part of the folder's name, made safe there; not in the key."""
+    """Readable part of the folder's name; not part of the key."""
     version: int
-    """Code version of the step: raise it when the same config starts to give another answer."""
+    """Code version of the step: to be raised when the same config would give another result."""
     config: Mapping[str, Any]
-    """What changes the answer, as JSON. What only changes its speed stays out."""
+    """What changes the result, as JSON. What only changes the speed is left out."""
     build: Callable[[Build], Mapping[str, Any] | None] = field(repr=False)
-    """Writes files into ``build.dir``; returns facts for the manifest."""
+    """Writes files into ``build.dir``; returns facts for the manifest (JSON)."""
     needs: tuple[Step, ...] = ()
+    """Steps whose artifacts the builder reads; their keys are part of the key."""
     note: str = ""
     """One line for the plan, e.g. the number of examples."""
     links: bool = False
-    """Its builder replaces files by a rename, and never writes into one that it finds: a repair
-    then links to the sound ones, which may be many gigabytes, and does not copy them."""
+    """The builder replaces files by renaming and never writes into an existing one. A repair can
+    then hard-link the undamaged files (many gigabytes) instead of copying them."""
     trained: bool = False
-    """It took training: with other bytes than it was written with it is refused, and not trained
-    again unasked."""
+    """It takes training: if damaged, it is refused and not trained again without being asked."""
     after: tuple[Step, ...] = ()
-    """Built before this one, and in its key only by what they found: fields of ``late``."""
+    """Steps built before this one; only what they found is part of the key, as fields of
+    ``late``."""
     late: tuple[str, ...] = ()
     """Fields of ``config`` that are known once ``after`` is built, and absent before."""
 
@@ -54,8 +55,9 @@ class Step:
 
     @cached_property
     def planned(self) -> str:
-        """What the step is called before and after ``late`` fields are known: the key where
-        neither it nor its needs have any.
+        """A key without the ``late`` fields, the same before and after they are known.
+
+        Equal to ``key`` if neither the step nor its needs have such fields.
         """
         below = [need.planned for need in (*self.needs, *self.after)]
         if not self.late and below == [need.key for need in self.needs]:
@@ -65,7 +67,7 @@ class Step:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """``planned``, and the key where that is another."""
+        """``planned``, and ``key`` if it differs."""
         return tuple(dict.fromkeys((self.planned, self.key)))
 
     def _digest(self, config: Mapping[str, Any], needs: Sequence[str]) -> str:
@@ -79,7 +81,7 @@ class Step:
 
     @property
     def digits(self) -> str:
-        """The part of the key that folder names hold."""
+        """The first digits of the key, as in folder names."""
         return self.key[:DIGITS]
 
     @property
@@ -88,20 +90,20 @@ class Step:
 
 
 def by_key(steps: Sequence[Step]) -> list[Step]:
-    """One step per key, in key order: the order in which every process takes the locks."""
+    """One step per key, sorted by key: the order in which every process takes the locks."""
     return [s for _, s in sorted({s.key: s for s in steps}.items())]
 
 
 def need_fields(needs: Sequence[Step]) -> dict[str, str]:
-    """What a manifest says of the artifacts that one was made from."""
+    """Name -> folder name of each need, as recorded in a manifest."""
     return {f"needs.{i}.{n.kind}": f"{as_name(n.name)}-{n.digits}" for i, n in enumerate(needs)}
 
 
 def differences(step: Step, manifest: Mapping[str, Any]) -> list[str]:
-    """``field: had -> wanted`` for each field in which ``step`` is not that of ``manifest``.
+    """``field: had -> wanted`` for each field in which ``step`` differs from ``manifest``.
 
-    Both as JSON, since a manifest cannot tell a tuple from a list; of what it stands on the key
-    counts and not the readable name.
+    Compared as JSON, since a manifest cannot tell a tuple from a list; needs are compared by key,
+    not by readable name.
     """
     wanted = _flat({"version": step.version, **json.loads(canonical(step.config))})
     have = _flat({"version": manifest.get("version"), **manifest.get("config", {})})
@@ -123,7 +125,7 @@ def _key_of(needs: Mapping[str, str], place: str) -> str:
 
 
 def _difference(name: str, have: Any, wanted: Any) -> str:
-    """Of a hash its first digits, and that it stands for content."""
+    """The difference as text; of a hash only its first digits."""
     if all(isinstance(v, str) and _HASH.fullmatch(v) for v in (have, wanted)):
         return f"{name}: other content (hash {have[:8]} -> {wanted[:8]})"
     return f"{name}: {have} -> {wanted}"

@@ -1,8 +1,8 @@
-"""The folder of all artifacts: find, build, repair.
+"""The store: the folder of all artifacts. Finds, builds and repairs them.
 
-An artifact is found when its manifest is sound and every file is there with its size; its bytes
-are checked when they are read (:meth:`Store.verify`). What should be an artifact and is none is
-moved to ``.quarantine`` when it is built again.
+An artifact exists when its manifest is valid and every file is there with its size; bytes are
+compared when they are read (:meth:`Store.verify`). A folder that should be an artifact and is not
+valid is moved to ``.quarantine`` when the artifact is built again.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from coincide.store.lock import lock
 from coincide.store.step import Step, by_key, differences
 
 POLL = 0.2
-"""Seconds between two looks at an attempt of another process."""
+"""Seconds between two checks of another process's attempt."""
 
 
 class Store:
@@ -55,18 +55,19 @@ class Store:
         return self.root / step.folder
 
     def partial(self, step: Step) -> Path:
-        """Where ``step`` is being built, or where its next build goes on."""
+        """The folder in which ``step`` is being built, or in which its next build resumes."""
         return attempts.folder_of(self.root / step.kind, step.digits)
 
     def beside(self, step: Step, what: str) -> Path:
-        """A folder of its builders beside ``step``, e.g. for their claims; no artifact."""
+        """A folder beside ``step`` for its builders, e.g. for claims; not an artifact."""
         return self.root / step.kind / f".{what}-{step.digits}"
 
     def find(self, step: Step) -> Artifact | None:
-        """The finished artifact of ``step``, whatever readable name it was built under.
+        """The finished artifact of ``step``, under whatever readable name it was built; None if
+        none.
 
-        None for one that is not whole: with a manifest that cannot be used or is another's, or
-        with files that are missing or of another size. Bytes are not read here.
+        None as well if the manifest is invalid or another step's, or if files are missing or have
+        another size. Bytes are not read.
         """
         for folder in self._named(step):
             with suppress(DamagedArtifact):
@@ -76,7 +77,11 @@ class Store:
         return None
 
     def artifact(self, step: Step) -> Artifact:
-        """The finished artifact of ``step``, for its manifest; files are read after ``verify``."""
+        """The finished artifact of ``step``, for its manifest; call ``verify`` before reading its
+        files.
+
+        Raises UserError if there is none.
+        """
         found = self.find(step)
         if found is None:
             why = self.fault(step) or "It was deleted or never built"
@@ -87,7 +92,9 @@ class Store:
         return found
 
     def fault(self, step: Step) -> str:
-        """Why what stands in the place of ``step`` is not its artifact; empty: nothing is there."""
+        """Why the folder in the place of ``step`` is not its artifact; empty if there is no
+        folder.
+        """
         for folder in self._named(step):
             try:
                 artifact = open_artifact(folder)
@@ -102,12 +109,12 @@ class Store:
         return ""
 
     def manifests(self, kind: str) -> Iterator[Mapping[str, Any]]:
-        """The manifests of a kind. One that cannot be used is left out with a word."""
+        """The manifests of all artifacts of a kind; invalid ones are skipped with a message."""
         for artifact in self.artifacts(kind):
             yield artifact.manifest
 
     def artifacts(self, kind: str) -> Iterator[Artifact]:
-        """The artifacts of a kind that have a manifest, whole or not."""
+        """All artifacts of a kind that have a manifest, complete or not."""
         for folder in folders(self.root / kind):
             try:
                 yield open_artifact(folder)
@@ -115,7 +122,9 @@ class Store:
                 self._say(f"store: {error}; left out")
 
     def explain(self, step: Step) -> str:
-        """Why ``step`` is a miss: damage, or the fields that differ from the nearest artifact."""
+        """Why ``step`` is not in the store: damage, or the fields that differ from the most similar
+        artifact.
+        """
         if fault := self.fault(step):
             return f"{fault}; it is moved to {QUARANTINE} and built again"
         best: list[str] | None = None
@@ -129,13 +138,13 @@ class Store:
         return f"differs from the nearest in {shown}" if best else "its folder was removed"
 
     def _named(self, step: Step) -> list[Path]:
-        """Folders that carry the key of ``step`` in their name, its own first."""
+        """Folders with the key of ``step`` in their name, the one with its readable name first."""
         own = self.path(step)
         others = [p for p in folders(self.root / step.kind, step.digits) if p != own]
         return [*([own] if own.is_dir() else []), *others]
 
     def tidy(self, artifact: Artifact, step: Step) -> None:
-        """Remove what killed processes left of attempts at ``step``, whose artifact stands."""
+        """Remove what killed processes left of attempts to build ``step``, which now exists."""
         with suppress(OSError):  # a store that is only read
             attempts.remove_dead(self.root / step.kind, step.digits)
             attempts.settle(artifact.path)
@@ -143,15 +152,17 @@ class Store:
     # -- building --
 
     def ensure(self, step: Step) -> Artifact:
-        """The artifact of ``step``, built now if it is missing. Its needs must exist."""
+        """The artifact of ``step``, built now if it is missing. The artifacts it needs must
+        exist.
+        """
         return self.ensure_together([step], lambda builds: _build_each(builds))[0]
 
     def ensure_together(
         self, steps: Sequence[Step], build: Callable[[list[Build]], None]
     ) -> list[Artifact]:
-        """Build the missing ones among ``steps`` in one go, e.g. many signals in one pass.
+        """The artifacts of ``steps``, missing ones built together, e.g. many signals in one pass.
 
-        ``build`` gets one :class:`Build` per missing step and commits each of them.
+        ``build`` gets one :class:`Build` for each missing step and commits each of them.
         """
         if any(self.find(step) is None for step in steps):
             with self._locks(steps):
@@ -163,10 +174,11 @@ class Store:
         return [self.artifact(step) for step in steps]
 
     def verify(self, step: Step, *patterns: str) -> Artifact:
-        """The artifact of ``step``, its files (those that match ``patterns``) as they were written.
+        """The artifact of ``step``, after comparing its files (that match ``patterns``) with their
+        hashes.
 
-        Damaged files are built again, from the sound ones where the builder can; the artifact stays
-        in its place meanwhile. Raises :class:`DamagedArtifact` for one that took training.
+        Damaged files are built again, reusing undamaged ones if the builder can; meanwhile the
+        artifact stays in place. Raises :class:`DamagedArtifact` for one that took training.
         """
         if self.find(step) is None and self.fault(step):
             self.ensure(step)
@@ -180,7 +192,7 @@ class Store:
             return self._repair(step)
 
     def _repair(self, step: Step) -> Artifact:
-        """Build the damaged files of ``step`` anew. Its lock is held."""
+        """Build the damaged files of ``step`` again. The caller holds its lock."""
         artifact = self.artifact(step)
         damaged = artifact.damaged()
         if not damaged:
@@ -201,16 +213,16 @@ class Store:
         return self.artifact(step)
 
     def _replace(self, build: Build, facts: Mapping[str, Any], artifact: Artifact) -> None:
-        """Commit a repair that came out with other bytes, in place of ``artifact``."""
+        """Commit a repair whose bytes differ from the old ones, in place of ``artifact``."""
         files, _ = measure(build)
         write_manifest(build, facts, files)
         self._quarantine(artifact.path, "it was built again, with other bytes than before")
         self._finish(build.dir, build.step)
 
     def reopen(self, step: Step, without: Sequence[str]) -> None:
-        """Make the artifact of ``step`` an unfinished one that lacks the files ``without``.
+        """Make the artifact of ``step`` an unfinished attempt that lacks the files ``without``.
 
-        The next build resumes from the others, and its seconds count those of this one.
+        The next build resumes from the other files; its seconds include those of this one.
         """
         with self._locks([step]):
             artifact = self.artifact(step)
@@ -231,9 +243,9 @@ class Store:
     def _attempts(
         self, missing: Sequence[Step], source: Artifact | None = None
     ) -> Iterator[list[Build]]:
-        """An attempt at each of ``missing`` that no other process finishes meanwhile.
+        """An attempt for each of ``missing`` that no other process finishes in the meantime.
 
-        ``source``: the damaged artifact, for a repair. A disk that is full is told as that.
+        ``source``: the damaged artifact, for a repair. Raises DiskError if the disk is full.
         """
         builds: list[Build] = []
         try:
@@ -249,7 +261,9 @@ class Store:
                 attempts.release(build.dir)
 
     def _take(self, step: Step, *, repair: bool = False) -> Path | None:
-        """A folder to build ``step`` in, once no other process is at it; None: it stands now."""
+        """A folder to build ``step`` in, once no other process builds it; None if it exists by
+        then.
+        """
         kind = self.root / step.kind
         began = time.monotonic()
         while isinstance(taken := attempts.take(kind, step.digits), attempts.Busy):
@@ -282,9 +296,9 @@ class Store:
         return begin(step, folder, self)
 
     def _clear_place(self, step: Step, attempt: Path | None = None) -> None:
-        """Move what stands in the place of ``step`` and is not whole out of the way.
+        """Move an invalid folder in the place of ``step`` to the quarantine.
 
-        Its sound files go into ``attempt``.
+        Its undamaged files are put into ``attempt``.
         """
         fault = self.fault(step)
         for folder in self._named(step):
@@ -309,7 +323,9 @@ class Store:
         return artifact
 
     def _finish(self, folder: Path, step: Step) -> None:
-        """Rename a whole attempt into place. If another was first, its answer is used."""
+        """Rename a complete attempt into place. If another process was first, its artifact is
+        used.
+        """
         final = self.path(step)
         if not attempts.is_mine(folder):
             if self.find(step) is not None:
@@ -346,19 +362,21 @@ class Store:
             yield
 
     def _lock(self, step: Step) -> AbstractContextManager[bool]:
-        """Hold the lock of ``step``. False where the file system has none; then go on without."""
+        """Hold the lock of ``step``; False if the file system has no locks."""
         return lock(self, step)
 
     def as_disk_error(
         self, error: BaseException, steps: Iterable[Step], *, needed: int | None = None
     ) -> BaseException:
-        """``error`` as a UserError that names ``steps`` where the store's disk is its cause."""
+        """``error`` as a DiskError that names ``steps`` if the store's disk is its cause; else
+        ``error``.
+        """
         names = ", ".join(step.folder for step in steps)
         remedy = "Set paths.store to a larger disk that you may write to."
         return disk.as_disk_error(error, self.root, f"{names} in the store", remedy, needed=needed)
 
     def _say(self, text: str) -> None:
-        """Print ``text``, once."""
+        """Print ``text``, only once."""
         if text not in self._told:
             self._told.add(text)
             print(text, flush=True)
