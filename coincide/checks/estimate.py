@@ -71,7 +71,7 @@ def chosen_of(experiment: Experiment) -> int | None:
     return rows if rows is None or experiment.method.fixed_size else count(experiment.budget, rows)
 
 
-def _features(experiment: Experiment, device: str) -> Cost | None:
+def _features(experiment: Experiment, device: str) -> StageEstimate | None:
     """One forward pass a model, 2 FLOP a parameter and token; a variant of the rows that is run
     besides the whole ones (``ForwardSignal.variant``) adds their text."""
     if not experiment.signals:
@@ -85,7 +85,7 @@ def _features(experiment: Experiment, device: str) -> Cost | None:
             continue
         scale = _scale(model)
         if rows is None or text is None or "parameters" not in scale:
-            return Cost("features", None, None, "sizes of data or model are not known")
+            return StageEstimate("features", None, None, "sizes of data or model are not known")
         more = len({getattr(s, "variant", "whole") for s in signals} - {"whole"})
         tokens = rows * (scale["image_tokens"] + (CLIP_TOKENS if of_clip else text * (1 + more)))
         hours += gpu_hours(2 * scale["parameters"] * tokens, device)

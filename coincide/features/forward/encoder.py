@@ -11,7 +11,7 @@ import torch
 
 from coincide.features.forward import variants
 from coincide.features.forward.contract import BLIND, VARIANTS, ForwardSignal, Variant
-from coincide.models.chat import Refused
+from coincide.models.chat import ConversationRefused
 from coincide.models.encode import Encoded, ImageCache, encode
 from coincide.models.template import TEMPLATES
 from coincide.schema import Dataset, Example
@@ -55,7 +55,7 @@ class RowEncoder:
             return None
         try:
             found = self._variants(example, cache)
-        except Refused:
+        except ConversationRefused:
             if self.drop_refused:
                 return None
             raise

@@ -29,7 +29,7 @@ CPU_TOKENS = 2048
 """Most tokens of a batch on a CPU; larger batches exceed the caches and are slower."""
 WINDOW = 256
 """Rows held ready on the CPU, so that a batch finds others of its length: 0.5 GB of TinyLLaVA's."""
-Row = tuple[int, Mapping[Variant, Encoded]]
+EncodedRow = tuple[int, Mapping[Variant, Encoded]]
 """Place in the shard, and the row as each variant reads it; without a
 blind variant where that is the whole row, which runs as well."""
 
@@ -60,7 +60,7 @@ def reference_computer(
         network = load_model(folder, dtype=getattr(torch, dtype), device=device)
         forward = Forward(network, signals, processor.tokenizer.pad_token_id, device, options)
         with torch.inference_mode():
-            yield lambda examples, told: _compute(examples, told, ordered, forward)
+            yield lambda examples, progress: _compute(examples, progress, ordered, forward)
 
 
 @dataclass
@@ -111,7 +111,7 @@ class Forward:
         first, second = (self(part, examples) for part in (batch[:half], batch[half:]))
         return [np.concatenate(pair) for pair in zip(first, second, strict=True)]
 
-    def _smaller(self, batch: Sequence[Row]) -> None:
+    def _smaller(self, batch: Sequence[EncodedRow]) -> None:
         tokens = len(batch) * max(_length(row) for _, row in batch)
         self.options = replace(
             self.options, batch_size=len(batch) // 2, batch_tokens=max(1, tokens // 2)
@@ -124,7 +124,7 @@ class Forward:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _values(self, batch: Sequence[Row], examples: Sequence[Example]) -> list[np.ndarray]:
+    def _values(self, batch: Sequence[EncodedRow], examples: Sequence[Example]) -> list[np.ndarray]:
         values = {s: np.full((len(batch), w), np.nan) for s, w in zip(self.signals, self.widths,
                                                                       strict=True)}  # fmt: skip
         whole: Captured | None = None
@@ -145,7 +145,7 @@ class Forward:
     def _runs(
         self,
         variant: Variant,
-        batch: Sequence[Row],
+        batch: Sequence[EncodedRow],
         examples: Sequence[Example],
         whole: Captured | None,
     ) -> Iterator[tuple[list[int], Captured]]:
@@ -164,7 +164,7 @@ class Forward:
             yield own, self._run(variant, rows, images)
 
     def _lengths(
-        self, variant: Variant, batch: Sequence[Row], whole: Captured | None
+        self, variant: Variant, batch: Sequence[EncodedRow], whole: Captured | None
     ) -> dict[int, list[int]]:
         """Places of the rows that the variant has, by how many tokens need not run."""
         shares = (
@@ -185,7 +185,7 @@ class Forward:
         """One run of the model over ``rows``, no deeper than the variant's signals look."""
         signals = self.by_variant[variant]
         keep = variant == "whole" and "unasked" in self.by_variant
-        with capture.shortened(self.network, signals):
+        with capture.without_unread_layers(self.network, signals):
             return capture.run(self.network, self._on_device(rows), signals, images, behind, keep)
 
     def _inputs(self, rows: Sequence[Encoded]) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def _compute(
     valid = np.zeros(len(examples), dtype=bool)
     seeing = sum(variant not in BLIND for variant in forward.by_variant)
     forward.tower.begin(name for e in examples for name in e.images for _ in range(seeing))
-    for batch in _batches(_rows(examples, ordered, told), lambda: forward.options):
+    for batch in _batches(_rows(examples, ordered, progress), lambda: forward.options):
         places = [place for place, _ in batch]
         valid[places] = True
         for whole, part in zip(values, forward(batch, examples), strict=True):
@@ -228,7 +228,7 @@ def _rows(
 
 
 def _shown(
-    variant: Variant, batch: Sequence[Row], examples: Sequence[Example]
+    variant: Variant, batch: Sequence[EncodedRow], examples: Sequence[Example]
 ) -> list[tuple[str, ...]]:
     """The images of each row that the variant shows."""
     return [
@@ -260,7 +260,7 @@ def _batches(
         yield _taken(held, options())
 
 
-def _longest_first(row: Row) -> tuple[int, int]:
+def _longest_first(row: EncodedRow) -> tuple[int, int]:
     return -_length(row[1]), row[0]
 
 
