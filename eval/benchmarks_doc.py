@@ -1,7 +1,8 @@
-"""``python -m eval.benchmarks_doc``: docs/BENCHMARKS.md, what each benchmark asks and counts.
+"""``python -m eval.benchmarks_doc``: writes docs/BENCHMARKS.md, what each benchmark asks and
+counts.
 
-All of it but LLaVA-1.5's differences is read off the running code: the prompts are those of the
-loaded tasks, on a made document (``eval.made``).
+All of it but LLaVA-1.5's differences comes from the running code: the prompts are those of the
+loaded tasks, on a small synthetic document (``eval.made``).
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ NOTES: Mapping[str, str] = {
     "mmmu": "pictures stand left to right in the order of their numbers; `result.json` counts the "
     "questions that name them in another, or one twice (`pictures_moved`)",
 }
-"""What else a reader must know of how a benchmark asks."""
+"""What else a reader must know about how a benchmark asks."""
 
 
 def main() -> None:
@@ -74,8 +75,10 @@ Key = tuple[str, str]
 
 
 def page(folder: Path) -> str:
-    """The page. To be called where names of datasets are paths to those of ``eval.made``;
-    ``folder`` is for scratch.
+    """The page as text; ``folder`` is for temporary files.
+
+    The working directory must be one in which names of datasets are paths to those of
+    ``eval.made``.
     """
     from eval.loading import load_tasks
 
@@ -96,7 +99,7 @@ def render(asked: Mapping[Key, Benchmark], tasks: Mapping[Key, Any]) -> str:
 
 
 def benchmarks() -> list[Benchmark]:
-    """Those of ``conf/benchmark`` that read a dataset of the hub, by name."""
+    """The benchmarks of ``conf/benchmark`` that read a dataset of the hub, sorted by name."""
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
@@ -158,7 +161,7 @@ def _others(benchmark: Benchmark) -> str:
 
 
 def _unit(benchmark: Benchmark, task: Any) -> str:
-    """In the words of the report, and what tells one from another."""
+    """The unit of resampling in the words of the report, and how units are told apart."""
     from eval.units import BY_PARTS
 
     if kind := BY_PARTS.get(benchmark.parts):
@@ -168,7 +171,7 @@ def _unit(benchmark: Benchmark, task: Any) -> str:
 
 
 def _prompt(task: Any) -> str:
-    """The longest one, which has a hint where some have."""
+    """The longest prompt of the documents; it has a hint if any of them has one."""
     from eval.messages import turns_and_pictures
 
     asked = [turns_and_pictures(task.doc_to_messages(doc))[0] for doc in task.eval_docs]

@@ -1,4 +1,4 @@
-"""A dataset's card: which files make up which split, read from the README as the hub keeps it."""
+"""A dataset's card: which files make up which split, read from the README as the hub stores it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ CardFiles = dict[tuple[str, str], list[str]]
 """(configuration, split) -> relative paths, or patterns of them."""
 CARD = "README.md"
 DEFAULT = "default"
-"""The configuration of an entry that names none, as the ``datasets`` library has it."""
+"""The configuration of an entry without a name, as in the ``datasets`` library."""
 _SHARD = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?:-[0-9a-f]+)?\.\w+$")
-"""``test-00000-of-00002.parquet``; versions of ``datasets`` before 2.15 put a hash behind it."""
+"""``test-00000-of-00002.parquet``; ``datasets`` before 2.15 appended a hash."""
 
 
 def patterns(card: str, wanted: Splits) -> CardFiles | None:
     """Path patterns of the wanted splits, as the card declares them.
 
-    None where it does not declare one of them, e.g. since the files' names alone say it.
+    None if it does not declare one of them, e.g. because the files' names alone say it.
     """
     found: CardFiles = {}
     for entry in _entries(_front_matter(card).get("configs")):
@@ -38,16 +38,18 @@ def patterns(card: str, wanted: Splits) -> CardFiles | None:
 
 
 def files(folder: Path, wanted: Splits) -> CardFiles | None:
-    """Relative paths of the files of each split; None where one is incomplete.
+    """Relative paths of the files of each split; None if a split is incomplete.
 
-    Where the card declares no such split, every data file counts, under the one key ``("", "")``.
+    If the card declares no such split, every data file is used, under the key ``("", "")``.
     """
     found, why = look(folder, wanted)
     return None if why else found
 
 
 def look(folder: Path, wanted: Splits) -> tuple[CardFiles, str]:
-    """:func:`files`, whole or not, and what is wrong with them: a file, and what to do about it."""
+    """:func:`files`, complete or not, and what is wrong: a file, and what to do. Empty if nothing
+    is.
+    """
     if not folder.is_dir():
         return {}, "there is no such folder"
     try:
@@ -71,13 +73,13 @@ def look(folder: Path, wanted: Splits) -> tuple[CardFiles, str]:
 
 
 def read(folder: Path) -> str:
-    """The card's text, without a byte-order mark; empty where there is none."""
+    """The card's text without a byte-order mark; empty if there is no card."""
     card = folder / CARD
     return card.read_text(encoding="utf-8-sig") if card.is_file() else ""
 
 
 def reduced(found: Mapping[tuple[str, str], Sequence[str]]) -> str:
-    """A card that declares these splits and no others."""
+    """The text of a card that declares these splits and no others."""
     configs: dict[str, list[dict[str, Any]]] = {}
     for (config, split), names in found.items():
         configs.setdefault(config, []).append({"split": split, "path": list(names)})
@@ -86,7 +88,7 @@ def reduced(found: Mapping[tuple[str, str], Sequence[str]]) -> str:
 
 
 def _front_matter(card: str) -> Mapping[str, Any]:
-    """The YAML between the first two lines of dashes; nothing where there is none."""
+    """The YAML between the first two lines of dashes; empty if there is none."""
     found = re.match(r"\A---\s*\n(.*?)\n---", card, re.DOTALL)
     try:
         content = yaml.safe_load(found[1]) if found else None
@@ -96,13 +98,13 @@ def _front_matter(card: str) -> Mapping[str, Any]:
 
 
 def _entries(value: Any) -> list[Mapping[str, Any]]:
-    """One entry or a list of them, what is no mapping left out."""
+    """One entry or a list of entries, as a list; what is no mapping is left out."""
     several = value if isinstance(value, list) else [value]
     return [entry for entry in several if isinstance(entry, Mapping)]
 
 
 def _paths(value: Any) -> Iterator[tuple[str, str]]:
-    """(split, pattern) of an entry's ``data_files``; paths without a split are of ``train``."""
+    """(split, pattern) of an entry's ``data_files``; paths without a split belong to ``train``."""
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, str):
             yield "train", item
@@ -112,7 +114,7 @@ def _paths(value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _rows(card: str) -> dict[tuple[str, str], int]:
-    """How many rows the card says that each split has, where it does."""
+    """(configuration, split) -> number of rows, as far as the card states it."""
     return {
         (str(info.get("config_name") or DEFAULT), str(split["name"])): split["num_examples"]
         for info in _entries(_front_matter(card).get("dataset_info"))
@@ -126,7 +128,7 @@ def _outside(pattern: str) -> bool:
 
 
 def _relative(folder: Path, pattern: str) -> list[str]:
-    """The parquet files that match, hidden ones left out, sorted."""
+    """Relative paths of the parquet files that match ``pattern``, sorted, without hidden ones."""
     names = [path.relative_to(folder) for path in folder.glob(pattern) if path.is_file()]
     shown = [n for n in names if not any(part.startswith(".") for part in n.parts)]
     return sorted(str(name) for name in shown if name.suffix == ".parquet")
@@ -135,7 +137,7 @@ def _relative(folder: Path, pattern: str) -> list[str]:
 def _wrong(
     folder: Path, key: tuple[str, str], found: CardFiles, rows: Mapping[tuple[str, str], int]
 ) -> str:
-    """What is wrong with the files of a split; empty when they are whole."""
+    """What is wrong with the files of a split; empty if they are complete."""
     names, split = found[key], f" of the split {'/'.join(key)}" if any(key) else ""
     if not names:
         return f"there is no parquet file{split}; fetch it"
@@ -154,7 +156,7 @@ def _wrong(
 
 
 def _shards(names: Sequence[str]) -> str:
-    """Which shard is missing, or there twice, of the files that say into how many they were cut."""
+    """Which shard is missing or there twice, for files whose names state the number of shards."""
     cuts: dict[str, dict[int, list[int]]] = {}
     for name in names:
         if cut := _SHARD.match(name):

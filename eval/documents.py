@@ -1,4 +1,4 @@
-"""A benchmark's documents, which say where they stand in their file when one cannot be used."""
+"""A benchmark's documents; errors about one name its row in the benchmark's file."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 from coincide.schema import UserError
 
 IDS = ("question_id", "questionId", "id", "index")
-"""Columns by which benchmarks name a document."""
+"""Columns that identify a document, tried in this order."""
 
 
 class TaskDocument(dict[str, Any]):
-    """A document that knows its row."""
+    """A document (column -> value) with its row in the file."""
 
     row: int
 
 
 class TaskDocuments(Sequence[TaskDocument]):
-    """The documents of a split, in the place of the ``datasets`` table itself.
+    """The documents of a split; takes the place of the ``datasets`` table.
 
-    Raises UserError, naming benchmark and row, for one that cannot be read, e.g. since its picture
-    does not decode.
+    Raises UserError, naming benchmark and row, for a document that cannot be read, e.g. because its
+    picture does not decode.
     """
 
     def __init__(self, table: Any, benchmark: str, rows: Sequence[int] | None = None) -> None:
-        """``rows``: where each of ``table`` stands in the file; None: in the same place."""
+        """``rows``: the row in the file of each row of ``table``; None: the same."""
         self.table, self.benchmark = table, benchmark
         self.rows = range(len(table)) if rows is None else rows
 
@@ -51,14 +51,14 @@ class TaskDocuments(Sequence[TaskDocument]):
 
 
 def place(benchmark: str, row: int | None, document: Mapping[str, Any] | None = None) -> str:
-    """Which document, for a message: ``benchmark pope, row 7 (question_id 3)``."""
+    """A document in words, for a message: ``benchmark pope, row 7 (question_id 3)``."""
     named = [f"{name} {document[name]!r}" for name in IDS if document and name in document]
     at = f", row {row}" if row is not None else ""
     return f"benchmark {benchmark}{at}{f' ({named[0]})' if named else ''}"
 
 
 def root_error(error: BaseException) -> BaseException:
-    """The error inside tenacity's ``RetryError``, which lmms-eval wraps around all others."""
+    """The original error inside tenacity's ``RetryError``, in which lmms-eval wraps all errors."""
     from tenacity import RetryError
 
     while isinstance(error, RetryError):
@@ -70,7 +70,7 @@ def root_error(error: BaseException) -> BaseException:
 
 
 def naming_document(call: Callable[..., Any], benchmark: str, what: str) -> Callable[..., Any]:
-    """``call``, a function of a document, whose errors say which document it was.
+    """``call``, a function of a document; its errors become UserErrors that name the document.
 
     ``what``: what it does, e.g. ``asking``.
     """

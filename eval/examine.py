@@ -1,4 +1,4 @@
-"""Before hours are spent: one document of each kind goes through its task, all but the model."""
+"""A check before training: one document of each kind goes through its task, without the model."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from eval.messages import turns_and_pictures
 from eval.request import BenchmarkJob
 
 MOST = 64
-"""Documents of a benchmark that are tried."""
+"""Most documents of a benchmark that are tried."""
 
 
 def examine(task: Any, job: BenchmarkJob) -> None:
-    """Ask, and score an answer to, the first document of each kind; see :func:`kinds`.
+    """For the first document of each kind (:func:`kinds`): ask, and score an answer.
 
-    Raises UserError, naming the document, for one that the task cannot use: a column that it wants
-    and that is missing, empty or of another type, or a picture that is absent or does not decode.
+    Raises UserError, naming the document, if the task cannot use it: a column is missing, empty or
+    of another type, or a picture is missing or does not decode.
     """
     _check_target(task, job)
     documents = task.dataset[task.config.test_split or task.config.validation_split]
@@ -35,7 +35,7 @@ def examine(task: Any, job: BenchmarkJob) -> None:
 
 
 def _check_target(task: Any, job: BenchmarkJob) -> None:
-    """Raises UserError where the answer would be the name of a column that is not there."""
+    """Raises UserError if the target would be the name of a column that does not exist."""
     named, has = task.config.doc_to_target, task.eval_docs.column_names
     literal = isinstance(named, str) and named.isidentifier() and named not in has
     if literal and not callable(task.config.process_results):
@@ -46,7 +46,7 @@ def _check_target(task: Any, job: BenchmarkJob) -> None:
 
 
 def kinds(documents: TaskDocuments) -> list[int]:
-    """The first document of each kind; of one kind are those with values in the same columns.
+    """Index of the first document of each kind: documents with values in the same columns.
 
     A column holds a value, an empty text or list, or nothing.
     """
@@ -58,7 +58,7 @@ def kinds(documents: TaskDocuments) -> list[int]:
 
 
 def _states(table: Any, name: str) -> np.ndarray:
-    """Per document 0 for a value in the column, 1 for an empty one, 2 for none. int64 [n]."""
+    """int64 [n]: per document 0 for a value in column ``name``, 1 for an empty one, 2 for none."""
     parts = table.select_columns([name]).with_format("arrow").iter(batch_size=1000)
     return np.concatenate([_state(part.column(name)) for part in parts])
 

@@ -1,7 +1,8 @@
-"""The judge of LLaVA-W and MM-Vet: any OpenAI-compatible server. A failed call is no number.
+"""The judge model of LLaVA-W and MM-Vet, on any OpenAI-compatible server.
 
-lmms-eval's own clients turn a judge that fails into a score (LLaVA-W 100.0, MM-Vet 0). Its tasks
-keep their prompts and the way they read a reply; the call in between is this one.
+lmms-eval's own clients turn a failed call into a score (LLaVA-W 100.0, MM-Vet 0). Its tasks keep
+their prompts and their way to read a reply; the call itself is made here, and a failed call gives
+no number.
 """
 
 from __future__ import annotations
@@ -20,26 +21,28 @@ from coincide.requirements import Requirement
 from coincide.schema import UserError
 
 FAILED = "judge failed: "
-"""How a reply begins that stands for a failed call."""
+"""Prefix of a reply that stands for a failed call."""
 PASSING = (408, 409, 425, 429)
-"""HTTP statuses, beside 5xx, after which the same call may succeed."""
+"""HTTP statuses besides 5xx that are worth another try."""
 IN_A_ROW = 3
-"""Failed calls in a row after which the rest is not tried."""
+"""Failed calls in a row after which no more calls are made."""
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Where the judge is. Without a ``url`` there is none, and its benchmarks are left out."""
+    """Address and settings of the judge. Without a ``url``, benchmarks that need it are left
+    out.
+    """
 
     url: str | None = None
-    """Up to the version, e.g. ``https://api.openai.com/v1``."""
+    """Address up to the version, e.g. ``https://api.openai.com/v1``."""
     model: str | None = None
     key_env: str | None = "OPENAI_API_KEY"
-    """Environment variable with the key; null: the server wants none."""
+    """Environment variable with the key; null: the server needs none."""
     timeout: float = 60.0
     """Seconds for one reply."""
     tries: int = 6
-    """Of one call, all kinds of failure together."""
+    """Most tries of one call, all kinds of failure together."""
     wait: float = 1.0
     """Seconds before the second try; doubled each time, at most 30."""
 
@@ -53,12 +56,12 @@ class Judge:
 
     @property
     def host(self) -> str:
-        """Host and port of the address, without what may be secret in it."""
+        """Host and port of the address, without parts that may be secret."""
         parts = urlsplit(self.url or "")
         return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
 
     def absent(self) -> str:
-        """Why there is no judge; empty when there is one."""
+        """Why there is no judge; empty if there is one."""
         if self.url is None:
             return (
                 "scored by a judge model, and none is configured: set eval.judge.url and "
@@ -72,7 +75,9 @@ class Judge:
         return ""
 
     def requirement(self, names: list[str]) -> Requirement:
-        """That there is one, for the benchmarks ``names``; they are left out otherwise."""
+        """The judge as a requirement of the benchmarks ``names``; not fatal: without it they are
+        left out.
+        """
         why = self.absent()
         found = f"{self.model} at {self.host}" if not why else f"left out: {why}"
         remedy = "eval.judge.url=... eval.judge.model=..., and the key in its variable"
@@ -80,25 +85,25 @@ class Judge:
 
 
 class ReplyCache(Protocol):
-    """Replies of earlier attempts."""
+    """Replies to prompts that earlier attempts received."""
 
     def get(self, prompt: str) -> str | None: ...
     def add(self, prompt: str, reply: str) -> None: ...
 
 
 class JudgeError(Exception):
-    """A call that gave no usable reply, after all its tries."""
+    """A call that gave no usable reply in all its tries."""
 
 
 @dataclass
 class JudgeClient:
-    """Asks the judge, in one process."""
+    """Calls the judge, for one process."""
 
     judge: Judge
     key: str = field(default="", repr=False)
     in_a_row: int = 0
     memory: ReplyCache | None = None
-    """What it replied before is not asked again."""
+    """Prompts with a reply in it are not sent again."""
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
 
     def ask(
@@ -109,10 +114,11 @@ class JudgeClient:
         temperature: float = 0.0,
         max_tokens: int,
     ) -> str:
-        """A reply that is ``readable``. Raises :class:`JudgeError` with the reason.
+        """A reply for which ``readable`` is true. Raises :class:`JudgeError` with the reason.
 
-        Rate limits, server errors, timeouts and unreadable replies are tried again, waiting longer
-        each time; after an unreadable reply the temperature rises by 0.5, as MM-Vet does.
+        After rate limits, server errors, timeouts and unreadable replies the call is repeated, with
+        longer and longer waits; after an unreadable reply the temperature rises by 0.5, as in
+        MM-Vet.
         """
         known = self.memory.get(prompt) if self.memory else None
         if known is not None and readable(known):
@@ -177,11 +183,11 @@ class JudgeClient:
 
 
 class _Passing(JudgeError):
-    """A failure that may pass."""
+    """A failure that another try may not have."""
 
 
 def _text(body: bytes) -> str:
-    """The reply in the server's answer; empty, hence unreadable, where it has none."""
+    """The reply in the server's answer; empty, hence unreadable, if there is none."""
     try:
         reply: Any = json.loads(body)["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError):

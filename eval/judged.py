@@ -1,4 +1,4 @@
-"""Put our judge behind lmms-eval's judged tasks: their prompts and their reading, our call."""
+"""Use our judge in lmms-eval's judged tasks: their prompts and reading of replies, our call."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def attach(task: Any, name: str, client: JudgeClient) -> None:
 
 
 def failure(sample: Mapping[str, Any]) -> str | None:
-    """Why the judge's mark of a logged sample is missing; None when it is there."""
+    """Why the judge's mark of a logged sample is missing; None if it is there."""
     for value in sample.values():
         if isinstance(value, Mapping):
             for said in (value.get("eval_model"), value.get("review")):
@@ -33,7 +33,9 @@ def failure(sample: Mapping[str, Any]) -> str | None:
 
 
 def _mmvet(module: Globals, client: JudgeClient) -> None:
-    """``get_chat_response`` returns reply and model; an empty reply stands for a failed call."""
+    """Replace ``get_chat_response``, which returns reply and model; an empty reply means a failed
+    call.
+    """
 
     def ask(prompt: str, temperature: float = 0.0, **_: Any) -> tuple[str, str]:
         try:
@@ -46,7 +48,9 @@ def _mmvet(module: Globals, client: JudgeClient) -> None:
 
 
 def _llava_w(module: Globals, client: JudgeClient) -> None:
-    """``_get_pipeline()`` is called with the prompt as ``content``; scores -1 are a failed call."""
+    """Replace ``_get_pipeline()``, called with the prompt as ``content``; scores -1 mean a failed
+    call.
+    """
     from lmms_eval.verifiers import VerifyResult
 
     read: Callable[[str], VerifyResult] = module["_parse_comparative_scores"]

@@ -1,7 +1,6 @@
-"""What an attempt leaves whose judge failed: the model's answers, and the judge's replies.
+"""What an attempt with a failing judge leaves: the model's answers and the judge's replies so far.
 
-A later attempt asks the judge for the replies that are missing, and neither the judge nor the
-model for anything else.
+A later attempt asks the judge only for the missing replies, and does not run the model again.
 """
 
 from __future__ import annotations
@@ -23,7 +22,9 @@ Answers = Mapping[str, Mapping[int, str]]
 
 
 class ReplayModel(lmms):
-    """In the place of the model: answers as it answered before."""
+    """Takes the place of the model: returns the answers that the model gave in an earlier
+    attempt.
+    """
 
     is_simple = False
 
@@ -35,7 +36,7 @@ class ReplayModel(lmms):
         self.answered = answered
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """The kept answer to each request, in order."""
+        """The recorded answer to each request, in order."""
         self.answered(len(requests))
         return [self.answers[r.args[4]][r.args[3]] for r in requests]
 
@@ -47,7 +48,7 @@ class ReplayModel(lmms):
 
 
 def recorded_answers(jobs: Sequence[BenchmarkJob]) -> Answers | None:
-    """What the model answered before; None where any of the jobs has yet to ask it."""
+    """The model's answers of an earlier attempt; None if any of the jobs has none yet."""
     files = {job.name: Path(job.output) / "samples.jsonl" for job in jobs if job.judged}
     if len(files) < len(jobs) or not all(file.is_file() for file in files.values()):
         return None
@@ -56,25 +57,25 @@ def recorded_answers(jobs: Sequence[BenchmarkJob]) -> Answers | None:
 
 
 class JudgeReplies:
-    """The judge's usable replies by prompt, on disk: each process adds to a file of its own."""
+    """The judge's usable replies by prompt, on disk; each process appends to a file of its own."""
 
     def __init__(self, folder: Path, rank: int) -> None:
         self.file = folder / f"judge-{rank}.jsonl"
         self.known = _known(folder)
 
     def get(self, prompt: str) -> str | None:
-        """What was replied to ``prompt`` before."""
+        """The reply to ``prompt``; None if there is none yet."""
         return self.known.get(_digest(prompt))
 
     def add(self, prompt: str, reply: str) -> None:
-        """Keep a reply, also over a kill that follows."""
+        """Store a reply; it survives a kill that follows."""
         self.known[_digest(prompt)] = reply
         with self.file.open("a", encoding="utf-8") as handle:
             handle.write(_line(_digest(prompt), reply))
 
 
 def merge_replies(folder: Path) -> None:
-    """The files of all processes as one, ``judge.jsonl``, however many there were."""
+    """Merge the files of all processes into ``judge.jsonl``."""
     known, parts = _known(folder), list(folder.glob("judge-*.jsonl"))
     if parts:
         text = "".join(_line(*item) for item in sorted(known.items()))
@@ -89,7 +90,7 @@ def _known(folder: Path) -> dict[str, str]:
 
 
 def _lines(file: Path) -> list[str]:
-    """Whole lines; one that a kill cut off is left out."""
+    """Complete lines of the file; a last line that a kill cut off is left out."""
     return file.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
 
 

@@ -1,4 +1,4 @@
-"""Jobs -> lmms-eval task objects, over the data files that each job names."""
+"""Load lmms-eval's task objects for benchmark jobs, over the data files that each job names."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from eval.sample import chosen_documents, columns
 
 
 def load_tasks(jobs: Sequence[BenchmarkJob], folder: Path) -> tuple[TaskManager, dict[str, Task]]:
-    """The task of every job by the job's name, datasets loaded, and the manager that knows them.
+    """Job name -> task with its dataset loaded, and the manager that knows the tasks.
 
-    A task that takes its data, or its generation settings, from the job is an overlay: a YAML in
-    ``folder`` that includes the task's own. Raises UserError naming the benchmark that fails.
+    If the job sets the data or the generation settings, the task is loaded through an overlay: a
+    YAML in ``folder`` that includes the task's own. Raises UserError, naming the benchmark that
+    fails.
     """
     decode_by_one_rule()
     known = _index(jobs)
@@ -35,7 +36,9 @@ def load_tasks(jobs: Sequence[BenchmarkJob], folder: Path) -> tuple[TaskManager,
 
 
 def _index(jobs: Sequence[BenchmarkJob]) -> dict[str, Path]:
-    """Task name -> YAML. lmms-eval's own tasks (4 s to index) are read only when one is asked."""
+    """Task name -> YAML. lmms-eval's own tasks (4 s to index) are only read if one of them is
+    asked.
+    """
     own = sorted({job.tasks_dir for job in jobs if job.tasks_dir})
     stock = any(job.tasks_dir is None for job in jobs)
     index = TaskManager(include_path=own, include_defaults=stock).task_index
@@ -64,10 +67,10 @@ def _write_overlay(job: BenchmarkJob, source: Path, path: Path) -> None:
 
 
 def _generation(job: BenchmarkJob, include: Sequence[str], folder: Path) -> dict[str, Any]:
-    """The generation settings that the task's own files, or the job, give.
+    """The generation settings of the task's own files, or those of the job if it has any.
 
-    lmms-eval ends the answers of a task that names no stop text at the first blank line; here
-    such an answer ends where the model ends it.
+    lmms-eval ends the answers of a task without stop texts at the first blank line; here such an
+    answer ends where the model ends it.
     """
     written = load_yaml_config(
         yaml_config={"include": list(include)}, yaml_dir=str(folder), mode="simple"
@@ -98,7 +101,7 @@ def _load(job: BenchmarkJob, manager: TaskManager) -> Task:
 
 
 def stated_protocol(task: Task, job: BenchmarkJob) -> str:
-    """The protocol, with the stop texts of a task whose benchmark states none."""
+    """The job's protocol; if it states no stop texts, those of the task are added."""
     stop = Decoding.from_settings(task.config.generation_kwargs).until
     if job.stop is not None or not stop:
         return job.protocol
@@ -119,7 +122,7 @@ def _check_decoding(task: Task, job: BenchmarkJob) -> None:
 
 
 def _select(task: Task, job: BenchmarkJob) -> None:
-    """Keep the documents that the job asks for, each of which knows its row."""
+    """Keep only the documents that the job asks for, as :class:`TaskDocuments`."""
     split = task.config.test_split or task.config.validation_split
     documents = task.dataset_no_image[split]
     indices = _indices(documents, job)
@@ -131,7 +134,7 @@ def _select(task: Task, job: BenchmarkJob) -> None:
 
 
 def _indices(documents: Any, job: BenchmarkJob) -> list[int] | None:
-    """Which of ``documents`` the job asks for; None: all."""
+    """Indices of the documents that the job asks for; None: all."""
     wanted = columns(job.where, job.subsample, job.parts, job.limit)
     if not wanted and job.subsample is None and job.limit is None:
         return None

@@ -1,6 +1,6 @@
-"""Small made datasets with the columns and types of the hub's, in a mirror's layout; their truth.
+"""Small synthetic datasets with the columns and types of the hub's, in the layout of a mirror.
 
-For what has to run lmms-eval's tasks without the hub: ``eval.replies``, and tests.
+To run lmms-eval's tasks without the hub, with known right answers: for ``eval.replies`` and tests.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TEXT, WHOLE = Value("string"), Value("int64")
 
 @dataclass(frozen=True)
 class DatasetSplit:
-    """One split of one configuration."""
+    """One split of one configuration: columns with their types, and rows."""
 
     split: str
     columns: dict[str, Any]
@@ -32,13 +32,16 @@ class DatasetSplit:
 
 
 def picture(seed: int) -> Pictures.Image:
-    """Noise of 24 x 20 pixels, the same for one seed."""
+    """A noise picture of 24 x 20 pixels, the same for the same seed."""
     pixels = np.random.default_rng(seed).integers(0, 255, (20, 24, 3), dtype=np.uint8)
     return Pictures.fromarray(pixels)
 
 
 def write(root: Path, name: str, tables: list[DatasetSplit]) -> Path:
-    """``root/lmms-lab-encoder/<name>``: parquet files and the card that declares them."""
+    """Write ``root/lmms-lab-encoder/<name>``: parquet files and the card that declares them.
+
+    Returns the folder.
+    """
     folder = root / ORGANISATION / name
     card = ["---", "configs:"]
     for config in dict.fromkeys(table.config for table in tables):
@@ -55,7 +58,7 @@ def write(root: Path, name: str, tables: list[DatasetSplit]) -> Path:
 
 
 def mirror(root: Path) -> Path:
-    """A mirror with every dataset below."""
+    """Write all datasets of this module below ``root``; returns ``root``."""
     for name, tables in DATASETS.items():
         write(root, name, tables())
     return root
@@ -67,7 +70,7 @@ ANSWERS = ["red", "two dogs", "Paris", "12", "left", "umbrella", "4.5", "a cat",
 
 
 def ten(answer: str) -> list[str]:
-    """Nine annotators agree and one does not: VQA accuracy of the answer is still 1."""
+    """Ten annotators' answers, nine of them ``answer``: its VQA accuracy is 1."""
     return [answer] * 9 + ["something else"]
 
 
@@ -130,7 +133,7 @@ def vizwiz() -> list[DatasetSplit]:
 
 
 def scienceqa() -> list[DatasetSplit]:
-    """Choices of three, every other one with a hint."""
+    """Questions with three choices, every other one with a hint."""
     columns = {
         "image": Image(), "question": TEXT, "choices": List(TEXT), "answer": Value("int8"),
         **dict.fromkeys(("hint", "task", "grade", "subject", "topic", "category", "skill",
@@ -166,7 +169,7 @@ def textvqa() -> list[DatasetSplit]:
 
 
 def pope() -> list[DatasetSplit]:
-    """Yes and no in turn, over the three categories."""
+    """Questions with the answers yes and no in turn, over the three categories."""
     columns = {"id": TEXT, "question_id": TEXT, "question": TEXT, "answer": TEXT,
                "image_source": TEXT, "image": Image(), "category": TEXT}  # fmt: skip
     rows = [
@@ -179,7 +182,7 @@ def pope() -> list[DatasetSplit]:
 
 
 def mme() -> list[DatasetSplit]:
-    """Pairs of a yes and a no about one picture, in three categories."""
+    """Two questions about each picture, with answers yes and no, in three categories."""
     columns = {"question_id": TEXT, "image": Image(), "question": TEXT, "answer": TEXT,
                "category": TEXT}  # fmt: skip
     pictures = ["existence"] * 3 + ["OCR"] * 2 + ["code_reasoning"] * 2
@@ -193,7 +196,7 @@ def mme() -> list[DatasetSplit]:
 
 
 def mmbench() -> list[DatasetSplit]:
-    """Four questions with their rotations, English and Chinese alike."""
+    """Four questions with their rotations, the same for English and Chinese."""
     columns = {
         "index": WHOLE, **dict.fromkeys(("question", "hint", "answer", "A", "B", "C", "D"), TEXT),
         "category": TEXT, "image": Image(),
@@ -213,7 +216,7 @@ def mmbench() -> list[DatasetSplit]:
 
 
 def seedbench() -> list[DatasetSplit]:
-    """Choices of four, every fourth about a video."""
+    """Questions with four choices, every fourth about a video."""
     columns = {
         **dict.fromkeys(("answer", "choice_a", "choice_b", "choice_c", "choice_d", "data_id",
                          "data_type", "question", "question_id"), TEXT),
@@ -230,7 +233,7 @@ def seedbench() -> list[DatasetSplit]:
 
 
 def ai2d() -> list[DatasetSplit]:
-    """Choices of four."""
+    """Questions with four choices."""
     columns = {"question": TEXT, "options": List(TEXT), "answer": TEXT, "image": Image()}
     rows = [
         {"question": f"Which part {i}?", "options": ["leaf", "stem", "root", "seed"],
@@ -241,7 +244,7 @@ def ai2d() -> list[DatasetSplit]:
 
 
 def chartqa() -> list[DatasetSplit]:
-    """Numbers, years and words."""
+    """Questions whose answers are numbers, years and words."""
     columns = {"type": TEXT, "question": TEXT, "answer": TEXT, "image": Image()}
     answers = ["14", "2018", "Yes", "0.57", "Germany", "100", "8", "blue", "3.5", "No"]
     rows = [
@@ -253,7 +256,7 @@ def chartqa() -> list[DatasetSplit]:
 
 
 def docvqa() -> list[DatasetSplit]:
-    """The documents and the infographics."""
+    """Both configurations: documents and infographics."""
     documents = {
         "questionId": TEXT, "question": TEXT, "question_types": List(TEXT), "image": Image(),
         "docId": WHOLE, "ucsf_document_id": TEXT, "ucsf_document_page_no": TEXT,
@@ -276,7 +279,7 @@ def docvqa() -> list[DatasetSplit]:
 
 
 def realworldqa() -> list[DatasetSplit]:
-    """Letters and open answers."""
+    """Questions answered by a letter, and open ones."""
     columns = {"image": Image(), "image_path": TEXT, "question": TEXT, "answer": TEXT}
     answers = ["A", "B", "C", "2", "Downhill"] * 2
     rows = [
@@ -289,7 +292,7 @@ def realworldqa() -> list[DatasetSplit]:
 
 
 def mmmu() -> list[DatasetSplit]:
-    """Choices of four and open numbers, one option a picture."""
+    """Questions with four choices and open numbers; in one an option is a picture."""
     columns = {
         **dict.fromkeys(("id", "question", "options", "explanation"), TEXT),
         **{f"image_{i}": Image() for i in range(1, 8)},
@@ -313,7 +316,7 @@ def mmmu() -> list[DatasetSplit]:
 
 
 def llava_w() -> list[DatasetSplit]:
-    """Requests in three categories."""
+    """Requests in three categories, for a judge."""
     columns = {"question_id": WHOLE, "question": TEXT, "image": Image(), "caption": TEXT,
                "gpt_answer": TEXT, "category": TEXT, "image_id": TEXT}  # fmt: skip
     rows = [
@@ -373,7 +376,7 @@ def wrong(benchmark: str, doc: MadeDocument) -> str:
 
 
 def option_text(benchmark: str, doc: MadeDocument) -> str:
-    """The text of the right option; empty where the answer is no option's letter."""
+    """The text of the right option; empty if the answer is no option's letter."""
     letter = right(benchmark, doc)
     match benchmark:
         case "scienceqa_img":
@@ -393,7 +396,7 @@ def option_text(benchmark: str, doc: MadeDocument) -> str:
 
 
 def sentence(benchmark: str, doc: MadeDocument) -> str:
-    """The right answer as a model writes it that answers in sentences."""
+    """The right answer within a sentence."""
     answer = right(benchmark, doc)
     match benchmark:
         case "pope" | "mme":

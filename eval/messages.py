@@ -1,4 +1,4 @@
-"""A benchmark's document, as lmms-eval's chat messages, -> turns and pictures."""
+"""Convert a benchmark document, in lmms-eval's chat messages, to turns and pictures."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ ROLES: dict[str, Role] = {"user": "human", "assistant": "gpt"}
 def turns_and_pictures(
     messages: Sequence[Mapping[str, Any]],
 ) -> tuple[list[Turn], list[Image]]:
-    """The conversation with one ``<image>`` per picture, in the order of the contents.
+    """The conversation, with one ``<image>`` per picture in its texts, and the pictures in that
+    order.
 
-    A task may write its own placeholders: when the text of a message has as many as the message
-    has pictures they stay where they are. Otherwise they are stray and taken out.
+    If a message's text has as many ``<image>`` placeholders as the message has pictures, they stay
+    where the task put them; any other number of placeholders is removed and one per picture put in
+    order.
     """
     turns, pictures = [], []
     for message in messages:
@@ -38,7 +40,7 @@ def turns_and_pictures(
 
 
 def _flat(content: Any) -> tuple[str, list[Image]]:
-    """One message's text, placeholders in it, and its pictures."""
+    """One message's text with placeholders, and its pictures."""
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     pictures = [_picture(part) for part in parts if part["type"] != "text"]
     written = "".join(part["text"] for part in parts if part["type"] == "text")

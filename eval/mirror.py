@@ -1,8 +1,8 @@
-"""Where a benchmark's dataset lies on this machine, what its content is, and how to fetch it.
+"""Find a benchmark's dataset on this machine, identify its content, and download it.
 
 lmms-eval's tasks name datasets of the hub, ``lmms-lab-encoder/<Name>``. They are read from
-``<mirror>/lmms-lab-encoder/<Name>`` (parquet files and the README that declares their splits, as
-the hub holds them), else from the hub's own cache; never over the network.
+``<mirror>/lmms-lab-encoder/<Name>`` (parquet files and the README that declares their splits, as on
+the hub), else from the hub's own cache; never over the network.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from eval.card import Splits
 
 @dataclass(frozen=True)
 class Place:
-    """The wanted splits of a dataset, on disk."""
+    """Where the wanted splits of a dataset are on disk."""
 
     folder: Path
     revision: str | None
-    """The hub's commit, where it is in the hub's cache; None in a mirror."""
+    """The hub's commit, in the hub's cache; None in a mirror."""
     files: Mapping[tuple[str, str], Sequence[str]]
-    """(configuration, split) -> relative paths."""
+    """(configuration, split) -> relative paths of its files."""
 
     @property
     def names(self) -> list[str]:
@@ -40,12 +40,12 @@ class Place:
 
     @property
     def bytes(self) -> int:
-        """Their size."""
+        """Size of all files."""
         return sum((self.folder / name).stat().st_size for name in self.names)
 
 
 def find(dataset: str, splits: Splits, mirror: Path | None) -> Place | None:
-    """The splits in the mirror, else in the hub's cache, else None. Only looks."""
+    """The splits in the mirror, else in the hub's cache; None if in neither. Reads no file."""
     if mirror is not None and (found := card.files(mirror / dataset, splits)):
         return Place((mirror / dataset).absolute(), None, found)
     cached = _hub_cache() / f"datasets--{dataset.replace('/', '--')}"
@@ -58,9 +58,9 @@ def find(dataset: str, splits: Splits, mirror: Path | None) -> Place | None:
 
 
 def content(place: Place) -> str:
-    """What the key of a result holds: the hub's commit, or a hash over every byte of the files.
+    """The dataset's identity for keys: the hub's commit, or a hash over all bytes of the files.
 
-    What was hashed is remembered with size and modification time in the user's cache folder.
+    Hashes are cached, by size and modification time, in the user's cache folder.
     """
     if place.revision:
         return place.revision
@@ -86,11 +86,12 @@ def content(place: Place) -> str:
 
 
 def view(dataset: str, place: Place, digest: str, cache: Path) -> Path:
-    """A folder in which ``dataset`` is a relative path to its files, as lmms-eval's tasks want.
+    """A folder in which ``dataset`` is a relative path to its files, as lmms-eval's tasks expect.
 
-    It holds the wanted splits alone, since the libraries convert all that a card declares. Named
-    by the content, and the libraries keep their caches inside: they know a dataset by its name,
-    and would answer for new files at an old path with what they derived from the old ones.
+    It contains only the wanted splits, since the libraries convert everything that a card declares.
+    Its name contains the content's ``digest``, and the libraries keep their caches inside: they
+    identify a dataset by its name and would use what they derived from old files for new files in
+    the same place.
     """
     named = hashlib.sha256(f"{digest}\0{sorted(place.files)}".encode()).hexdigest()
     root = cache / "benchmarks" / named[:16]
@@ -112,7 +113,7 @@ def view(dataset: str, place: Place, digest: str, cache: Path) -> Path:
 def requirement(
     dataset: str, splits: Splits, names: Sequence[str], mirror: Path | None
 ) -> Requirement:
-    """That ``splits`` are on this machine, for the benchmarks ``names``."""
+    """The presence of ``splits`` on this machine as a requirement of the benchmarks ``names``."""
     place = find(dataset, splits, mirror)
     name = f"dataset {dataset} ({', '.join(names)})"
     if place:
@@ -128,7 +129,7 @@ def requirement(
 
 
 def absent(dataset: str, splits: Splits, mirror: Path) -> str:
-    """Where it was looked for, or which file of what is there is not whole."""
+    """Where the dataset was looked for, or which of its files is not complete."""
     where = mirror / dataset
     if not where.is_dir():
         return f"neither {where} nor the hub's cache has it"
@@ -136,7 +137,7 @@ def absent(dataset: str, splits: Splits, mirror: Path) -> str:
 
 
 def missing(dataset: str, splits: Splits, mirror: Path | None) -> str:
-    """Why a benchmark cannot run, and what to do."""
+    """Why a benchmark without its dataset cannot run, and what to do."""
     if mirror is None:
         return f"dataset {dataset} is not in the hub's cache. {no_mirror(dataset)}"
     if (mirror / dataset).is_dir():
@@ -148,15 +149,15 @@ def missing(dataset: str, splits: Splits, mirror: Path | None) -> str:
 
 
 def no_mirror(dataset: str) -> str:
-    """What to do when the suite has no mirror."""
+    """What to do if the suite has no mirror."""
     return f"Set eval.mirror to the folder that holds {dataset}."
 
 
 def fetch(dataset: str, splits: Splits, mirror: Path) -> None:
-    """Download the splits into the mirror, resuming what a former try left.
+    """Download the splits into the mirror, resuming an earlier try.
 
-    All of the dataset where its card does not say which files they are. A token is read from
-    ``HF_TOKEN`` by the library itself. Raises UserError where it fails.
+    The whole dataset if its card does not say which files the splits are. The library itself reads
+    a token from ``HF_TOKEN``. Raises UserError if it fails.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError

@@ -1,4 +1,6 @@
-"""An image-text model with an adapter, as lmms-eval sees it: batched, greedy, text-only allowed."""
+"""The evaluated model as lmms-eval calls it: an image-text model with adapter, batched and
+greedy.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ from coincide.schema import UserError
 from eval.messages import turns_and_pictures
 
 MAX_NEW_TOKENS = 128
-"""Where the task does not say: as LLaVA's ``model_vqa_loader.py``."""
+"""Used if the task does not say, as in LLaVA's ``model_vqa_loader.py``."""
 NEUTRAL: Mapping[str, Any] = {
     **dict.fromkeys(("max_gen_toks", "max_tokens", "max_length", "bad_words_ids"), None),
     **dict.fromkeys(("min_length", "min_new_tokens", "no_repeat_ngram_size"), 0),
@@ -31,26 +33,28 @@ NEUTRAL: Mapping[str, Any] = {
     **dict.fromkeys(("penalty_alpha", "forced_eos_token_id", "suppress_tokens"), None),
     **dict.fromkeys(("stop", "stop_strings", "stop_sequences"), None),
 }
-"""Settings that would change answers, each with the value that changes none; those that say nothing
-to greedy decoding (``top_p``) or to this model (``image_aspect_ratio``) are not here."""
+"""Settings that would change answers -> the value with which they do not. Settings that have no
+effect on greedy decoding (``top_p``) or on this model (``image_aspect_ratio``) are not listed."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
-"""Characters that an untuned model can utter and that no sheet or page takes: MMBench's task writes
-answers to one. They are left out of the answer."""
+"""Control characters that an untuned model can produce and that spreadsheets and pages do not
+accept (MMBench's task writes a spreadsheet); they are removed from answers."""
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How answers are generated: what is left of a task's ``generation_kwargs``."""
+    """How answers are generated: the part of a task's ``generation_kwargs`` that matters."""
 
     max_new_tokens: int
     num_beams: int
     until: tuple[str, ...]
-    """The answer ends before the first of these."""
+    """Stop texts: the answer ends before the first of them."""
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Decoding:
-        """Raises UserError for sampling (the same model must give the same answers) and for
-        settings that would change answers and are not known here.
+        """From a task's ``generation_kwargs``.
+
+        Raises UserError for sampling (the same model must give the same answers) and for settings
+        that would change answers and are not supported.
         """
         warm = float(settings.get("temperature") or 0.0) > 0
         if settings.get("do_sample", warm) and float(settings.get("temperature", 1.0) or 0.0) > 0:
@@ -79,7 +83,7 @@ class Decoding:
 
 
 class LmmsEvalModel(lmms):
-    """Base model plus PEFT adapter, merged, answering batches of documents of any kind."""
+    """Base model with its PEFT adapter merged in; answers batches of documents of any kind."""
 
     is_simple = False
 
@@ -94,7 +98,7 @@ class LmmsEvalModel(lmms):
         device: str = "auto",
         answered: Callable[[int], None] = lambda count: None,
     ) -> None:
-        """``answered`` is told how many answers were added, batch by batch."""
+        """``answered`` is called with the number of answers after every batch."""
         super().__init__()
         self.folders = [model_dir, *([adapter_dir] if adapter_dir else [])]
         self.template = template
@@ -111,12 +115,14 @@ class LmmsEvalModel(lmms):
         self.model.generation_config = self._generation_config()
 
     def __repr__(self) -> str:
-        """The fingerprint by which lmms-eval tells models apart: contents, never paths."""
+        """The identity by which lmms-eval tells models apart: hashes of the weights, never
+        paths.
+        """
         digests = [_digest(folder) for folder in self.folders]
         return f"Llava({'+'.join(digests)}, {self.template}, {self.dtype})"
 
     def clean(self) -> None:
-        """Nothing: lmms-eval would delete the model after the first task."""
+        """Does nothing: lmms-eval would delete the model after the first task."""
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         raise UserError("tasks scored by likelihood are not supported; choose a generative task.")
@@ -125,7 +131,7 @@ class LmmsEvalModel(lmms):
         raise UserError("tasks of several rounds are not supported; choose a one-round task.")
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """The answer to each request, in order; the same whatever the batch size."""
+        """The answer to each request, in order; independent of the batch size."""
         answers: dict[int, str] = {}
         for decoding, batch in self._batches(requests):
             texts = self._answer([self._encoded(requests[i]) for i in batch], decoding)
@@ -134,7 +140,9 @@ class LmmsEvalModel(lmms):
         return [answers[i] for i in range(len(requests))]
 
     def _batches(self, requests: Sequence[Instance]) -> Iterator[tuple[Decoding, list[int]]]:
-        """Indices of requests decoded alike, longest first, ``batch_size`` at a time."""
+        """Decoding settings with indices of requests, the longest first, up to ``batch_size``
+        each.
+        """
         groups: dict[Decoding, list[int]] = {}
         for i, request in enumerate(requests):
             groups.setdefault(Decoding.from_settings(request.args[2]), []).append(i)
@@ -144,13 +152,13 @@ class LmmsEvalModel(lmms):
                 yield decoding, indices[start : start + self.batch_size]
 
     def _encoded(self, request: Instance) -> Encoded:
-        """The prompt of the document, by the encoder that training uses."""
+        """The prompt of the request's document, encoded as in training."""
         _, doc_to_messages, _, doc_id, task, split = request.args
         turns, pictures = turns_and_pictures(doc_to_messages(self.task_dict[task][split][doc_id]))
         return encode_prompt(turns, pictures, self.processor, self.template)
 
     def _answer(self, prompts: Sequence[Encoded], decoding: Decoding) -> list[str]:
-        """Answers to one batch, padded on the left."""
+        """Answers to one batch of prompts, padded on the left."""
         batch = collate(prompts, self.model.generation_config.pad_token_id, side="left")
         inputs = {name: value.to(self.device) for name, value in model_inputs(batch).items()}
         del inputs["labels"]
@@ -167,9 +175,10 @@ class LmmsEvalModel(lmms):
         return [decoding.cut(text) for text in texts]
 
     def _generation_config(self) -> Any:
-        """Greedy, ending at the template's end token; nothing else of what the checkpoint says.
+        """Greedy decoding that ends at the template's end token, whatever the checkpoint's own
+        settings say.
 
-        Under the model's own chat template, its own end tokens.
+        With the model's own chat template, its own end tokens.
         """
         from transformers import GenerationConfig
 
@@ -205,7 +214,7 @@ def with_adapter(model: Any, adapter_dir: Path | None) -> Any:
 
 
 def _digest(folder: Path) -> str:
-    """SHA-256 over the weights and the JSON files of a model or adapter folder."""
+    """SHA-256 over the weights and JSON files of a model or adapter folder."""
     files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json"))
     listed = json.dumps([(p.name, sha256_file(p)) for p in files])
     return hashlib.sha256(listed.encode()).hexdigest()

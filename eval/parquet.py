@@ -1,4 +1,4 @@
-"""Whether a parquet file is whole, by its size, its two ends and its footer alone."""
+"""Whether a parquet file is complete: by its size, its first and last bytes, and its footer."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ POINTER = b"version https://git-lfs"
 
 
 def fault(path: Path) -> str:
-    """What is wrong with the file, and what to do; empty for one whose footer can be read."""
+    """What is wrong with the file, and what to do; empty if its footer can be read."""
     status = path.stat()
     return _fault(path, status.st_size, status.st_mtime_ns)
 
 
 def rows(path: Path) -> int:
-    """How many rows the footer of a whole file says it has."""
+    """Number of rows according to the footer of a complete file."""
     status = path.stat()
     return _rows(path, status.st_size, status.st_mtime_ns)
 

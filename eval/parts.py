@@ -1,6 +1,8 @@
 """How samples add up to a metric: S = sum over strata of (sum of num) / (sum of den).
 
-See ``coincide.ops.resample``. What a sample is worth says its rule (``eval.rules``).
+See ``coincide.ops.resample``. Each function takes the scored samples of a metric and a ``scale``
+(e.g. 100 for percent) and returns each sample's part. How a single reply is scored is decided by
+its rule (``eval.rules``).
 """
 
 from __future__ import annotations
@@ -31,43 +33,47 @@ class ScorePart:
     stratum: str | None = None
 
     def record(self) -> dict[str, Any]:
-        """Its fields in ``samples.jsonl``, those at their defaults left out."""
+        """Its fields for ``samples.jsonl``, without those at their defaults."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
 ScoreParts = list[ScorePart | None]
-"""Per sample; None: it has no value, e.g. since it belongs to another part of the benchmark."""
+"""One per sample; None: it has no value, e.g. because it belongs to another part of the
+benchmark."""
 
 
 @dataclass(frozen=True)
 class ScoredSample:
-    """One sample as a metric sees it."""
+    """One scored sample, as a metric uses it."""
 
     mark: Any
-    """What the task logged for the metric."""
+    """The value that the task logged for the metric."""
     right: float
-    """The share of it that is right, 0 to 1; of a task without a rule, its own number."""
+    """Share of the sample that is right, 0 to 1; for a task without a rule, the task's own
+    number."""
     said: str | None = None
-    """``yes`` or ``no`` as it was read, where the metric counts positives; None: unreadable."""
+    """``yes`` or ``no`` as read from the reply, for metrics that count positives; None:
+    unreadable."""
     true: str | None = None
+    """``yes`` or ``no``: the right answer."""
 
 
 ScoredSamples = Sequence[ScoredSample | None]
-"""None: the sample has no value of the metric."""
+"""One per sample; None: it has no value of the metric."""
 
 
 def mean(items: ScoredSamples, scale: float) -> ScoreParts:
-    """How right the samples are, averaged."""
+    """The mean of how right the samples are."""
     return [None if item is None else ScorePart(scale * item.right) for item in items]
 
 
 def judged(items: ScoredSamples, scale: float) -> ScoreParts:
-    """MM-Vet: marks from 0 to 1, averaged, in percent."""
+    """MM-Vet: mean of the judge's marks (0 to 1), in percent."""
     return mean(items, 100 * scale)
 
 
 def f1(items: ScoredSamples, scale: float) -> ScoreParts:
-    """2 TP / (2 TP + FP + FN), where (FP + TP) + (FN + TP) is said yes plus true yes.
+    """2 TP / (2 TP + FP + FN); the denominator is the number of yes replies plus yes targets.
 
     A positive question that was not answered yes is a miss, whatever was answered.
     """
@@ -75,17 +81,17 @@ def f1(items: ScoredSamples, scale: float) -> ScoreParts:
 
 
 def precision(items: ScoredSamples, scale: float) -> ScoreParts:
-    """The share of the replies read as yes that are right."""
+    """Share of the replies read as yes whose target is yes."""
     return _counted(items, scale, lambda said, true: (float(said and true), float(said)))
 
 
 def recall(items: ScoredSamples, scale: float) -> ScoreParts:
-    """The share of the positive questions that were answered yes."""
+    """Share of the questions with target yes that were answered yes."""
     return _counted(items, scale, lambda said, true: (float(said and true), float(true)))
 
 
 def yes_share(items: ScoredSamples, scale: float) -> ScoreParts:
-    """The share of all replies that were read as yes."""
+    """Share of all replies that were read as yes."""
     return _counted(items, scale, lambda said, true: (float(said), 1.0))
 
 
@@ -100,9 +106,9 @@ def _counted(
 
 
 def pairs(items: ScoredSamples, scale: float) -> ScoreParts:
-    """MME: per category, the mean over pictures of 100 (right / 2) + 100 (both right).
+    """MME: per category, the mean over pictures of 100 (right answers / 2) + 100 (both right).
 
-    A picture that lacks one of its two questions has no value.
+    A picture without both of its questions has no value.
     """
     names = [None if item is None else UNITS["pairs"](item.mark, 0) for item in items]
     counts = Counter(names)
@@ -122,9 +128,9 @@ def pairs(items: ScoredSamples, scale: float) -> ScoreParts:
 
 
 def circular(items: ScoredSamples, scale: float) -> ScoreParts:
-    """MMBench: a question counts, once, when all rotations of its choices are answered right.
+    """MMBench: a question counts, once, if all rotations of its choices are answered right.
 
-    Rotations without the question as it was first asked have no value.
+    Rotations without the original order of the question have no value.
     """
     names = [None if item is None else UNITS["circular"](item.mark, 0) for item in items]
     groups: dict[str, list[ScoredSample]] = {}
@@ -145,7 +151,7 @@ def circular(items: ScoredSamples, scale: float) -> ScoreParts:
 
 
 def preference(items: ScoredSamples, scale: float) -> ScoreParts:
-    """LLaVA-W: 100 x the sum of the model's marks over that of the reference answers' marks."""
+    """LLaVA-W: 100 x the sum of the model's marks / the sum of the reference answers' marks."""
 
     def part(item: ScoredSample) -> ScorePart | None:
         theirs, ours = item.mark["scores"]
@@ -170,13 +176,15 @@ PARTS: Mapping[str, Callable[[ScoredSamples, float], ScoreParts]] = {
     "preference": preference,
 }
 OF_THE_PRIMARY = frozenset({"f1", "precision", "recall", "yes_share"})
-"""Kinds that other metrics of the benchmark do not share."""
+"""Kinds that only apply to the primary metric of a benchmark."""
 ROUNDED = {"preference": 0.0501, "mmmu_val": 0.00101}
-"""By kind or task, in the unit of the metric: how much lmms-eval rounds its figure off."""
+"""By kind or task: by how much lmms-eval rounds its figure, in the unit of the metric."""
 
 
 def number(value: Any) -> float | None:
-    """``value`` (or its ``score``, where a metric keeps a dict per sample) if it is a number."""
+    """``value``, or its ``score`` if a metric logs a dict per sample, as a float; None if no
+    number.
+    """
     if isinstance(value, Mapping):
         value = value.get("score")
     try:

@@ -1,4 +1,6 @@
-"""Pictures of benchmarks are decoded by the rule of ``coincide.data.images``, as training's are."""
+"""Decode pictures of benchmarks by the same rule as training pictures
+(``coincide.data.images``).
+"""
 
 from __future__ import annotations
 
@@ -15,19 +17,19 @@ _decode: Callable[..., Any] = datasets.Image.decode_example
 
 
 def decode_by_one_rule() -> None:
-    """Let the ``datasets`` library of this process decode by :func:`decoded`.
+    """Let the ``datasets`` library decode by :func:`decoded` in this process.
 
-    lmms-eval's tasks call ``convert("RGB")`` on what they find in a document, which clips 16-bit
-    grey to white; with this they find RGB pictures. A truncated file is refused, where lmms-eval
-    has it filled with grey.
+    lmms-eval's tasks call ``convert("RGB")`` on a document's pictures, which clips 16-bit grey to
+    white; here they get RGB pictures. A truncated file is refused, where lmms-eval fills it with
+    grey.
     """
     datasets.Image.decode_example = decoded
 
 
 def decoded(feature: datasets.Image, value: Any, token_per_repo_id: Any = None) -> Any:
-    """``value`` (bytes, or a path to a file) as an RGB picture.
+    """``value`` (bytes, or a path to a file) as an RGB picture; replaces ``Image.decode_example``.
 
-    Raises :class:`CorruptImage` for one that does not decode.
+    Raises :class:`CorruptImage` if it does not decode.
     """
     try:
         with whole_files_only():

@@ -1,8 +1,8 @@
-"""Start the evaluation process, show its progress, and say clearly how it failed.
+"""Run the evaluation process, show its progress, and report how it failed.
 
-The worker writes one JSON object per line to its standard output: ``loaded`` (total samples),
-``answered`` (a count), ``done`` (a benchmark, what was measured) or ``failed`` (a benchmark,
-why). Everything else that it or a library prints goes to ``log.txt`` in the run's folder.
+The worker writes one JSON object per line to its standard output: ``loaded`` (total number of
+samples), ``answered`` (a number), ``done`` (a benchmark and its facts) or ``failed`` (a benchmark
+and why). Everything else that it or a library prints goes to ``log.txt`` in the run's folder.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ WHY = 400
 def follow(
     run: Path, names: Sequence[str], *, ranks: int = 1, folder: Path | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Run ``run/request.json``; yield each benchmark's name and measurements once it is done.
+    """Run ``run/request.json``; yield each benchmark's name and facts once it is done.
 
-    ``ranks`` processes share the documents; they run in ``folder`` (None: the current one).
-    Raises PartlyFailed when a benchmark failed, after the others had their turn, and when the
-    process ended without a word about one; OSError (ENOSPC) when the disk was full.
+    ``ranks`` processes share the documents; they run in ``folder`` (None: the current one). Raises
+    PartlyFailed if a benchmark failed, after the others were done, or if the process ended without
+    a message about one; OSError (ENOSPC) if the disk was full.
     """
     failures: dict[str, str] = {}
     full: list[str] = []
@@ -68,7 +68,7 @@ def follow(
 
 
 def command(ranks: int) -> list[str]:
-    """The command line before the worker: plain python, or torchrun for several ranks."""
+    """The command line in front of the worker's: python, or torchrun for several ranks."""
     if ranks == 1:
         return [sys.executable]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -81,7 +81,7 @@ def _listen(
     failures: dict[str, str],
     full: list[str],
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read the worker's messages to their end; wait for it to exit."""
+    """Read the worker's messages until they end; wait for it to exit."""
     assert process.stdout is not None
     what = names[0] if len(names) == 1 else f"{len(names)} benchmarks"
     with bar(f"evaluate {what}", total=0, unit="answers") as progress:
@@ -103,13 +103,13 @@ def _listen(
 
 
 def _brief(why: str) -> str:
-    """A reason that may quote what a model said, fit for a terminal."""
+    """``why``, which may quote a model's reply, made fit for a terminal."""
     shown = "".join(c if c.isprintable() or c == "\n" else "?" for c in why)
     return shown if len(shown) <= WHY else f"{shown[:WHY]} ..."
 
 
 def _message(code: int, failures: dict[str, str], benchmarks: int, log: Path) -> str:
-    """What failed, why, the end of the log and where the rest of it is."""
+    """What failed and why, the end of the log, and where the log is."""
     if failures:
         head = "\n".join(f"  {name}: {_brief(why)}" for name, why in failures.items())
         head = f"{len(failures)} of {benchmarks} benchmarks failed:\n{head}"
@@ -133,7 +133,7 @@ def _describe(code: int) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """This process's, without the place that another launcher may have given it among ranks."""
+    """This process's environment, without the rank variables of another launcher."""
     return {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
 
 

@@ -1,8 +1,8 @@
-"""What a reply says: an option's letter, yes or no, a word; or why it could not be read.
+"""Read a reply: an option's letter, yes or no, a word; or the reason why it cannot be read.
 
 The strict readers follow the rule that a benchmark publishes (``eval.rules`` says which). The
-lenient ones take every usual form of the same answer and no other answer: ``b``, ``(B)``,
-``B: wood``, ``wood``, ``The answer is B``, ``It is wood``, but not ``plywood`` for ``wood``.
+lenient ones accept every usual form of the same answer, and no other answer: ``b``, ``(B)``, ``B:
+wood``, ``wood``, ``The answer is B``, ``It is wood``, but not ``plywood`` for ``wood``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ Options = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Reading:
-    """What was said; None: it could not be read, and ``why`` is the kind of reason."""
+    """What the reply says, e.g. ``B`` or ``yes``; None: unreadable, and ``why`` is the kind of
+    reason.
+    """
 
     said: str | None
     why: str = ""
@@ -52,7 +54,7 @@ FRAMES = tuple(
         r"^(?:\u6211?\u9009\u62e9?|[\u5b83\u8fd9]?\u662f)\s*:?\s*(?P<rest>.+)$",
     )
 )
-"""How a sentence wraps an answer, which is its ``rest``."""
+"""Sentences that wrap an answer, which is the group ``rest``."""
 _PLACE = re.compile(
     r"\s+(?:in|on|of|from)\s+(?:the|this)\s+(?:image|picture|photo|photograph|chart|document)$",
     re.I,
@@ -100,13 +102,17 @@ _LIST = re.compile(r"\W*[A-Z]\W*(?:[,/&]|\b(?:and|or)\b)\s*\(?[A-Z](?![\w'])")
 
 
 def _bare(text: str, options: Options) -> str | None:
-    """``B``, ``b.``, ``(B)``, ``[B]``, ``**B**``, ``option B``."""
+    """The letter, if the text is nothing else: ``B``, ``b.``, ``(B)``, ``[B]``, ``**B**``, ``option
+    B``.
+    """
     found = re.fullmatch(r"\W*(?:(?:option|choice)\s+)?\W*([A-Za-z])\W*", text, re.IGNORECASE)
     return found[1].upper() if found and found[1].upper() in options else None
 
 
 def _leading(text: str, options: Options) -> str | None:
-    """``(b) wood``, ``B. wood``, ``B) wood``, ``B: wood``, ``Option B, wood``."""
+    """The letter at the start: ``(b) wood``, ``B. wood``, ``B) wood``, ``B: wood``, ``Option B,
+    wood``.
+    """
     closed = r"[\[(]\s*(?P<a>[A-Za-z])\s*[\])](?=\W)"
     opened = r"(?P<b>[A-Za-z])[\"'*]*(?:[.](?![A-Za-z][.])|[:),]|\s+-\s)"
     found = re.match(rf"\W*?(?:(?:option|choice)\s+)?(?:{closed}|{opened})", text, re.IGNORECASE)
@@ -115,14 +121,14 @@ def _leading(text: str, options: Options) -> str | None:
 
 
 def _equal(text: str, options: Options) -> str | None:
-    """The one option whose text is the reply."""
+    """The only option whose text equals the reply."""
     plain = _plain(_trimmed(text))
     found = [letter for letter, choice in options.items() if plain and _plain(choice) == plain]
     return found[0] if len(found) == 1 else None
 
 
 def _within(text: str, options: Options) -> Reading:
-    """The one option that a sentence names: by its letter in capitals, or its text in words."""
+    """The only option that a sentence names: by its capital letter, or its text as whole words."""
     if re.search(r"\b(?:not|no|none|neither|never|nor)\b|n't\b", text, re.IGNORECASE):
         return NEGATED
     letters = {letter for letter in options if stands_alone(letter, text)}
@@ -134,7 +140,9 @@ def _within(text: str, options: Options) -> Reading:
 
 
 def _named(text: str, options: Options) -> set[str]:
-    """Options whose text stands in the reply as words; within a longer option's it is that one."""
+    """Options whose text occurs in the reply as whole words; inside a longer option's text, only
+    that one.
+    """
     rest, found = _plain(text), set()
     for letter, choice in sorted(options.items(), key=lambda item: -len(_plain(item[1]))):
         pattern = _as_words(_plain(choice))
@@ -158,7 +166,7 @@ def _as_words(plain: str) -> re.Pattern[str] | None:
 def yes_no(reply: str, question: str = "") -> Reading:
     """Lenient: ``Yes.``, ``n``, ``The answer is no``, ``There is no dog``.
 
-    A sentence without yes or no counts where it repeats what the question asks for, or nothing.
+    A sentence without yes or no counts only if it repeats what the question asks for.
     """
     text = tidy(reply).strip(_ENDS)
     if not re.search(r"\w", text):
@@ -181,7 +189,7 @@ _STOP = frozenset(
 
 
 def _stated(text: str, question: str) -> Reading:
-    """Of a sentence: no where its verb is negated, yes where it is not."""
+    """For a sentence: no if its verb is negated, yes if it is not."""
     sentence = re.split(r"[.!?\n]", text)[0].lower()
     begins = rf"(?:{_SUBJECT}|the|a|an|no|none|neither|nothing|nobody)\b"
     if not re.match(begins, sentence) or not re.search(rf"{_VERB}|n't\b|'s\b|'re\b", sentence):
@@ -204,16 +212,16 @@ def _content(text: str) -> set[str]:
 
 
 def is_sentence(reply: str) -> bool:
-    """Whether a reply to a question for a word or phrase is a sentence around it."""
+    """Whether a reply to a question for a word or phrase is a whole sentence."""
     text = tidy(reply).strip(_QUOTES)
     framed = next(_rests(text), None) is not None
     return framed or re.match(r"(?:yes|no)\b[.,:;!]+\s*\w", text, re.IGNORECASE) is not None
 
 
 def phrases(reply: str) -> list[str]:
-    """Lenient: what a reply may say as a word or phrase, its own wording first.
+    """Lenient: the words or phrases that a reply may stand for, its own wording first.
 
-    Without quotes, brackets and a final stop; out of the sentence around it; without article,
+    Without quotes, brackets and a final full stop; without the sentence around it; without article,
     thousands separator and currency sign; number words as digits.
     """
     text = tidy(reply).strip()
@@ -228,18 +236,18 @@ def phrases(reply: str) -> list[str]:
 
 
 def same(phrase: str, target: str) -> bool:
-    """Whether two phrases are one, case, articles, outer punctuation and number words aside."""
+    """Whether two phrases are equal up to case, articles, outer punctuation and number words."""
     return bool(_plain(phrase)) and _plain(phrase) == _plain(target)
 
 
 def in_words(target: str, reply: str) -> bool:
-    """Whether the target stands in the reply as whole words, not within one."""
+    """Whether ``target`` occurs in the reply as whole words."""
     pattern = _as_words(_plain(target))
     return pattern is not None and pattern.search(_plain(reply)) is not None
 
 
 def _rests(text: str) -> Iterator[str]:
-    """What the sentences of ``FRAMES`` wrap, from the outside in."""
+    """The answers inside the sentences of ``FRAMES``, from the outside in."""
     for _ in range(3):
         found = next((m for frame in FRAMES if (m := frame.match(text))), None)
         if found is None:
@@ -258,7 +266,7 @@ def _number(phrase: str) -> str | None:
 
 
 def tidy(text: str) -> str:
-    """Wide and curly punctuation as ASCII, runs of blanks as one."""
+    """``text`` with wide and curly punctuation as ASCII, and single blanks."""
     return re.sub(r"[ \t]+", " ", text.translate(_ASCII))
 
 
@@ -272,7 +280,7 @@ def _unwrapped(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Lower case, single blanks, without outer punctuation and articles; digits for words."""
+    """Lower case, single blanks, without outer punctuation and articles; number words as digits."""
     words: Sequence[str] = _unwrapped(_trimmed(tidy(text))).lower().split()
     kept = [NUMBERS.get(word, word) for word in words if word not in ("a", "an", "the")]
     return " ".join(kept or words)

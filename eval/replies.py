@@ -1,8 +1,8 @@
 """``python -m eval.replies``: which forms of a right reply count, in every benchmark.
 
-Runs lmms-eval's own tasks (4 s to index) on made documents of the hub's schemas, with a right
-answer to each in seven forms, and prints the score of the strict and of the lenient reading.
-Judged benchmarks are left out: what they count is the judge's.
+Runs lmms-eval's own tasks (4 s to index) on synthetic documents with the hub's schemas, with the
+right answer to each in seven forms, and prints the score of the strict and of the lenient reading.
+Judged benchmarks are left out, since the judge decides what counts.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ FORMS: Mapping[str, Callable[[str, str, str], str]] = {
     "text": lambda short, text, sentence: text or short,
     "sentence": lambda short, text, sentence: sentence,
 }
-"""Form -> the right reply in it, of the answer, the text of its option ("": none), a sentence."""
+"""Form -> function that gives the right reply in this form, from the answer, the text of its option
+("": none) and a sentence."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The command; its status is 2 for a benchmark that there is not."""
+    """Run the command; exit status 2 for an unknown benchmark."""
     parser = argparse.ArgumentParser(prog="python -m eval.replies", description=__doc__)
     parser.add_argument("benchmarks", nargs="*", metavar="BENCHMARK", help="all when empty")
     parser.add_argument("--json", action="store_true", help="the same as JSON")
@@ -57,7 +58,7 @@ ReplyTable = dict[str, dict[str, dict[str, float | None]]]
 
 
 def table(names: Sequence[str] = ()) -> ReplyTable:
-    """Runs the benchmarks ``names`` (all when empty). Raises UserError for an unknown one."""
+    """Run the benchmarks ``names`` (all if empty). Raises UserError for an unknown one."""
     known = benchmarks()
     if unknown := [name for name in names if name not in known]:
         raise UserError(f"No benchmark {', '.join(unknown)}; there are {', '.join(known)}.")
@@ -74,7 +75,7 @@ def table(names: Sequence[str] = ()) -> ReplyTable:
 
 
 def benchmarks() -> dict[str, Any]:
-    """``conf/benchmark`` but the demo's and the judged ones, by name."""
+    """Name -> benchmark, all of ``conf/benchmark`` but the demo's and the judged ones."""
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
@@ -84,7 +85,7 @@ def benchmarks() -> dict[str, Any]:
 
 
 def forms(job: BenchmarkJob, task: Any) -> dict[str, dict[str, float | None]]:
-    """The primary score of right replies in each form, and the share of them that were read."""
+    """The primary score of right replies in each form, and the share of them that could be read."""
     from eval.made import option_text, right, sentence
 
     found: dict[str, dict[str, float | None]] = {"strict": {}, "lenient": {}, "read": {}}
@@ -100,7 +101,9 @@ def forms(job: BenchmarkJob, task: Any) -> dict[str, dict[str, float | None]]:
 
 
 def score(job: BenchmarkJob, task: Any, replies: Sequence[str]) -> tuple[Score, Score]:
-    """The primary score of ``replies``, one per document: strict and lenient."""
+    """The primary score of ``replies``, one per document, by the strict and by the lenient
+    reading.
+    """
     from eval.scores import lenient_scores, read, scores
     from eval.worker import asked_again
 
@@ -114,7 +117,7 @@ def score(job: BenchmarkJob, task: Any, replies: Sequence[str]) -> tuple[Score, 
 
 
 def logged(task: Any, replies: Sequence[str]) -> dict[str, list[LoggedSample]]:
-    """Filter -> what lmms-eval's evaluator would log of the task if these were the replies."""
+    """Filter -> what lmms-eval's evaluator would log for the task with these replies."""
     documents = list(task.eval_docs_no_media)
     found: dict[str, list[LoggedSample]] = {}
     for each in task._filters:
@@ -143,7 +146,7 @@ def _job(benchmark: Any, folder: Path) -> BenchmarkJob:
 
 @contextlib.contextmanager
 def _in_mirror(folder: Path) -> Iterator[None]:
-    """In a folder where the names of the datasets are paths to made ones; no network."""
+    """A working directory in which the datasets' names are paths to synthetic ones; no network."""
     from eval.worker import _offline
 
     _offline(folder / "cache")

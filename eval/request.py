@@ -1,4 +1,4 @@
-"""The JSON boundary between the pipeline and the evaluation process."""
+"""The JSON files between the pipeline and the evaluation process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from eval.sample import Subsample
 
 @dataclass(frozen=True)
 class BenchmarkJob:
-    """One benchmark for the worker. Paths are absolute."""
+    """One benchmark for the evaluation process. Paths are absolute. Fields as in
+    ``eval.suite.Benchmark``.
+    """
 
     name: str
     task: str
@@ -31,9 +33,9 @@ class BenchmarkJob:
     overlay: str | None = None
     """YAML whose keys replace those of the task."""
     stop: Sequence[str] | None = None
-    """Stop texts that the protocol states; None: none stated."""
+    """Stop texts that the protocol states; None: it states none."""
     tokens: int | None = None
-    """Most new tokens of an answer, likewise."""
+    """Most new tokens of an answer that the protocol states; None: it states none."""
     where: Mapping[str, Any] = field(default_factory=dict)
     subsample: Subsample | None = None
     scale: float = 1.0
@@ -44,12 +46,12 @@ class BenchmarkJob:
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """A model and the benchmarks to run it on."""
+    """A model and the benchmarks to evaluate it on."""
 
     model: str
     """Folder of the base model."""
     adapter: str | None
-    """Folder of a PEFT adapter to put on it."""
+    """Folder of a PEFT adapter for it; None: the base model itself."""
     template: str
     dtype: str
     device: str
@@ -60,10 +62,10 @@ class EvaluationRequest:
     jobs: tuple[BenchmarkJob, ...]
     judge: Judge = field(default_factory=Judge)
     examine: bool = False
-    """Try documents without the model, and answer nothing."""
+    """Only try documents, without the model."""
 
     def write(self, path: Path) -> None:
-        """For this user alone: the judge's address may hold a password."""
+        """Write it, readable for this user alone: the judge's address may contain a password."""
         write_json(path, asdict(self), mode=0o600)
 
     @classmethod

@@ -1,8 +1,8 @@
-"""What counts, for every task: how its replies are read and scored, strictly and leniently.
+"""Rules for every task: how its replies are read and scored, strictly and leniently.
 
-The strict rule is the one that the benchmark publishes, or lmms-eval's where it publishes none.
-It is departed from only where that would score an accident, e.g. ``Snow`` as no, and ``said`` says
-so. A task that is not in ``RULES`` is scored by its own mark, and its replies are not read.
+The strict rule is the one that the benchmark publishes, or lmms-eval's if it publishes none. It
+deviates only where that rule would score an accident, e.g. read ``Snow`` as no; ``said`` states it.
+A task that is not in ``RULES`` is scored by its own mark, and its replies are not read.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from eval.readers import (
 
 Doc = Mapping[str, Any]
 ScoreOtherReply = Callable[[str], float | None]
-"""The task's own mark, from 0 to 1, of a reply in the place of the one that was given."""
+"""The task's own mark, 0 to 1, for another reply to the same document."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,21 @@ class ReplyRule:
     """How the replies to one task are read and scored."""
 
     said: str
-    """The strict rule in words: ``scoring`` of the benchmark's protocol."""
+    """The strict rule in words: ``scoring`` in the benchmark's protocol."""
     strict: Callable[[Doc, str], Reading]
+    """Document and reply -> strict reading."""
     mark: Callable[[Doc, str, Reading, float | None], float | None]
-    """Document, reply, reading, and the task's own mark -> the share of the sample that is right;
-    None where the task has no mark for it."""
+    """Document, reply, reading, and the task's own mark -> share of the sample that is right; None
+    if the task has no mark for it."""
     lenient: Callable[[Doc, str, float, ScoreOtherReply], tuple[Reading, float]] | None = None
-    """Document, reply, strict mark, the task's mark of another reply -> reading and mark."""
+    """Document, reply, strict mark, the task's mark for other replies -> lenient reading and
+    mark."""
     true: Callable[[Doc], str] | None = None
-    """``yes`` or ``no``: what a figure like F1 counts positives by."""
+    """Document -> ``yes`` or ``no``, the target for figures that count positives, like F1."""
     own: Callable[[Any], float | None] = number
     """What the task logs for a metric -> its own mark."""
     sums: Mapping[str, str] = field(default_factory=dict)
-    """Metric of lmms-eval -> how it adds up (``eval.parts``), where that is not its own mean."""
+    """lmms-eval's metric -> how its samples add up (``eval.parts``), if not as the mean."""
 
 
 # --- documents --------------------------------------------------------------------------------
@@ -62,14 +64,18 @@ def _listed(texts: Any) -> dict[str, str]:
 
 
 def _lettered(doc: Doc) -> dict[str, str]:
-    """MMBench: columns A to D; an option that is not there is empty or the text ``nan``."""
+    """MMBench: the columns A to D that hold an option; a missing one is empty or the text
+    ``nan``.
+    """
     found = {letter: doc.get(letter) for letter in "ABCD"}
     kept = {k: str(v).strip() for k, v in found.items() if v is not None and v == v}
     return {k: v for k, v in kept.items() if v and v != "nan"}
 
 
 def _in_question(doc: Doc) -> dict[str, str]:
-    """The lines ``A. text`` of a question; the bare letters A to D where it has none."""
+    """Options from lines ``A. text`` of the question; the letters A to D without text if there are
+    none.
+    """
     lines = re.findall(r"^\s*\(?([A-Z])[.):]\s*(.+?)\s*$", doc["question"], re.MULTILINE)
     return dict(lines) or dict.fromkeys("ABCD", "")
 
@@ -84,7 +90,9 @@ def _mmmu_options(doc: Doc) -> dict[str, str]:
 
 
 def bare_or_dot(reply: str, options: Options) -> Reading:
-    """A letter of either case alone, or a capital one with a full stop: ``B. Mammal``."""
+    """Strict: a letter of either case alone, or a capital letter with a full stop: ``B.
+    Mammal``.
+    """
     text = reply.strip()
     found = re.match(r"([A-Z])\.(?![A-Za-z]\.)", text)
     letter = text.upper() if len(text) == 1 else found[1] if found else ""
@@ -92,14 +100,14 @@ def bare_or_dot(reply: str, options: Options) -> Reading:
 
 
 def first_letter(reply: str, options: Options) -> Reading:
-    """The first character, where it is a letter by itself and not the article ``A``."""
+    """Strict: the first character, if it is a letter by itself and not the article ``A``."""
     text = reply.strip()
     word = re.match(r"\w[\w']|[Aa]\s+[a-z]", text)
     return _of("" if word else text[:1].upper(), options, reply)
 
 
 def without_punctuation(reply: str, options: Options) -> Reading:
-    """What is left of a reply without punctuation is a letter, or it begins ``B.``."""
+    """Strict: a reply that is a letter once punctuation is removed, or that begins ``B.``."""
     import string
 
     found = re.match(r"\s*([A-Z])\.(?![A-Za-z]\.)", reply)
@@ -108,7 +116,9 @@ def without_punctuation(reply: str, options: Options) -> Reading:
 
 
 def mmbench(reply: str, options: Options) -> Reading:
-    """MMBench's own inference from letter or text, then lmms-eval's; no part of a word counts."""
+    """Strict: MMBench's own inference from letter or text, then lmms-eval's; parts of words do not
+    count.
+    """
     from lmms_eval.tasks._task_utils.mcq_extract import extract_mcq_answer
     from lmms_eval.tasks.mmbench.mmbench_evals import MMBench_Evaluator
 
@@ -125,7 +135,7 @@ def mmbench(reply: str, options: Options) -> Reading:
 
 
 def mmmu(reply: str, options: Options) -> Reading:
-    """MMMU's own parser; where that would draw a letter, the reply is unreadable."""
+    """Strict: MMMU's own parser; where that would draw a random letter, the reply is unreadable."""
     from lmms_eval.tasks._task_utils.mmmu_mcq_utils import parse_mmmu_multi_choice_response
 
     try:
@@ -140,14 +150,14 @@ class _DrawnError(Exception):
 
 
 class _Letters(list[str]):
-    """Letters that can be gone through, but not drawn from."""
+    """A list of letters that can be iterated but not drawn from at random."""
 
     def __getitem__(self, index: Any) -> Any:
         raise _DrawnError
 
 
 def extracted(reply: str, options: Options) -> Reading:
-    """lmms-eval's extraction of a capital letter, where that stands by itself."""
+    """Strict: lmms-eval's extraction of a capital letter, if that stands by itself."""
     from lmms_eval.tasks._task_utils.mcq_extract import extract_mcq_answer
 
     letter = extract_mcq_answer(reply, choices=["A", "B", "C", "D"])
@@ -155,7 +165,7 @@ def extracted(reply: str, options: Options) -> Reading:
 
 
 def stripped_letter(reply: str, options: Options) -> Reading:
-    """A letter of either case, outer blanks, stops and brackets aside."""
+    """Strict: a letter of either case, without outer blanks, full stops and brackets."""
     return _of(reply.strip(" .()").upper(), options, reply)
 
 
@@ -169,7 +179,7 @@ def _of(letter: str, options: Options, reply: str) -> Reading:
 
 
 def pope(reply: str) -> Reading:
-    """The first sentence: no where it holds a negation, else yes; LLaVA's ``eval_pope.py``."""
+    """Strict: no if the first sentence holds a negation, else yes, as LLaVA's ``eval_pope.py``."""
     sentences = [s for s in re.split(r"[.!?\n]", reply) if re.search(r"\w", s)]
     if not sentences:
         return EMPTY
@@ -177,7 +187,9 @@ def pope(reply: str) -> Reading:
 
 
 def mme(reply: str) -> Reading:
-    """Whole words that begin within the first four characters; MME's own takes any letters."""
+    """Strict: yes or no as a whole word within the first four characters (MME accepts any
+    letters).
+    """
     text = reply.lower().strip().replace(".", "")
     if re.match(r"(?:y$|\W?yes\b)", text):
         return Reading("yes")
@@ -187,7 +199,7 @@ def mme(reply: str) -> Reading:
 
 
 def first_word(reply: str) -> Reading:
-    """The first word."""
+    """Strict: the first word."""
     words = re.findall(r"[a-z]+", reply.lower())
     return Reading(words[0]) if words[:1] in (["yes"], ["no"]) else NEITHER if words else EMPTY
 
@@ -203,7 +215,11 @@ def choice(
     *,
     own_mark: bool = False,
 ) -> ReplyRule:
-    """One letter is right. ``own_mark``: the strict mark is the task's own."""
+    """A rule for questions with lettered options. ``own_mark``: the strict mark is the task's own.
+
+    ``said`` is the rule in words; ``options`` and ``target`` give a document's options and right
+    letter; ``strict`` is the strict reader.
+    """
 
     def lenient(
         doc: Doc, reply: str, right: float, again: ScoreOtherReply
@@ -224,7 +240,9 @@ def yes_or_no(
     *,
     own_mark: bool = False,
 ) -> ReplyRule:
-    """Yes or no is right."""
+    """A rule for yes/no questions; arguments as for :func:`choice`, ``sums`` as in
+    :class:`ReplyRule`.
+    """
 
     def true(doc: Doc) -> str:
         return str(doc["answer"]).strip().strip(".").lower()
@@ -242,7 +260,9 @@ def yes_or_no(
 
 
 def short(said: str, score: Callable[[Doc, str], float] | None = None) -> ReplyRule:
-    """A word, a phrase or a number, compared by the task, or by ``score``."""
+    """A rule for a word, phrase or number, compared by the task, or by ``score`` (document,
+    reply).
+    """
 
     def strict(doc: Doc, reply: str) -> Reading:
         if not reply.strip():
@@ -280,7 +300,9 @@ def either(
     words: ReplyRule,
     own: Callable[[Any], float | None] = number,
 ) -> ReplyRule:
-    """Questions with options and questions without."""
+    """A rule for tasks with both kinds of questions: ``letters`` where ``is_choice``, else
+    ``words``.
+    """
 
     def of(doc: Doc) -> ReplyRule:
         return letters if is_choice(doc) else words
@@ -302,13 +324,15 @@ def either(
 
 
 def _share_of_ten(logged: Any) -> float | None:
-    """LLaVA-W: the judge's mark of the model's answer, after that of the reference's."""
+    """LLaVA-W: the judge's mark of the model's answer, logged after that of the reference
+    answer.
+    """
     marked = isinstance(logged, Mapping) and "scores" in logged
     return float(logged["scores"][1]) / 10 if marked else None
 
 
 def judged(said: str, own: Callable[[Any], float | None] = number) -> ReplyRule:
-    """A judge reads any text."""
+    """A rule for replies that a judge scores: any text is readable."""
     return ReplyRule(
         said,
         lambda doc, reply: Reading(reply.strip()) if reply.strip() else EMPTY,
@@ -318,10 +342,10 @@ def judged(said: str, own: Callable[[Any], float | None] = number) -> ReplyRule:
 
 
 def anls(doc: Doc, reply: str) -> float:
-    """1 - edit distance / length of the longer, of the nearest answer; below 0.5 it is 0.
+    """DocVQA's ANLS: 1 - edit distance / longer length, for the nearest answer; 0 below 0.5.
 
-    Case and runs of blanks aside in both, also in the lengths, which lmms-eval takes as they are:
-    blanks then raise the mark of a wrong reply.
+    Case and repeated blanks are ignored in both texts and in the lengths; lmms-eval does not ignore
+    them in the lengths, so that blanks raise the mark of a wrong reply.
     """
     from lmms_eval.api.metrics import levenshtein_distance
 

@@ -1,4 +1,6 @@
-"""Which documents of a benchmark are asked: those that match, and of them a fixed subsample."""
+"""Which documents of a benchmark are asked: those that match ``where``, and a fixed subsample of
+them.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ UNITS: dict[str, Callable[[Mapping[str, Any], int], str]] = {
     "pairs": lambda row, i: f"{row['category']}/{row['question_id']}",
     "circular": lambda row, i: str(int(row["index"]) % 1_000_000),
 }
-"""Documents that are scored together and so drawn together, by the benchmark's ``parts``: the two
+"""Documents that are scored together, and so drawn together, by the benchmark's ``parts``: the two
 questions about one picture of MME, the rotations of one question of MMBench."""
 UnitDocuments = dict[str, list[int]]
 COLUMNS = {"pairs": ("category", "question_id"), "circular": ("index",)}
@@ -21,7 +23,9 @@ COLUMNS = {"pairs": ("category", "question_id"), "circular": ("index",)}
 
 @dataclass(frozen=True)
 class Subsample:
-    """About ``count`` documents, the same for ever: they depend on their own ids and the seed."""
+    """About ``count`` documents; always the same ones, since they depend on their own ids and the
+    seed.
+    """
 
     count: int
     seed: int = 0
@@ -36,7 +40,7 @@ class Subsample:
 def columns(
     where: Mapping[str, Any], subsample: Subsample | None, parts: str, limit: int | None = None
 ) -> list[str]:
-    """The columns that :func:`chosen_documents` reads, each once."""
+    """The columns that :func:`chosen_documents` needs, each once."""
     wanted = [*where]
     if subsample or limit is not None:
         wanted += COLUMNS.get(parts, ())
@@ -52,11 +56,12 @@ def chosen_documents(
     parts: str,
     limit: int | None = None,
 ) -> list[int]:
-    """Indices of the documents to ask, ascending: those that match, a subsample, its beginning.
+    """Indices of the documents to ask, ascending: those that match ``where``, then subsample and
+    limit.
 
-    Of a subsample, units are ordered by a hash of seed and name, and taken in turn from each value
-    of ``by`` until there are ``count`` documents; ``limit`` takes units in the order of the file.
-    The last unit is taken whole.
+    For a subsample, units are ordered by a hash of seed and name and taken in turn from each value
+    of ``by`` until there are ``count`` documents. ``limit`` takes units in the order of the file.
+    The last unit is taken as a whole.
     """
     kept = [i for i, row in enumerate(rows) if all(row[k] == v for k, v in where.items())]
     if subsample is not None and len(kept) > subsample.count:

@@ -1,7 +1,7 @@
-"""What lmms-eval returns for one task -> scores, and one record per sample.
+"""Compute scores and one record per sample from what lmms-eval returns for a task.
 
-A score is computed from the samples, by the rule of the task. lmms-eval's own figure, where it is
-another, stands beside it and never in its place.
+A score is computed from the samples, by the task's rule. If lmms-eval's own figure differs, it is
+recorded beside the score (``Score.lmms_eval``) and never replaces it.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from eval.rules import RULES, ReplyRule
 from eval.units import KEY, record_field
 
 KEPT = ("question_id", "category")
-"""Columns of the document that go into the sample's record, where it has them."""
+"""Columns of the document that are copied to the sample's record, if it has them."""
 UNDEFINED = {"precision": "no reply was read as yes", "recall": "no question has the answer yes"}
-"""By kind: why there is no figure where nothing is divided by."""
+"""By kind: why a figure is undefined when its denominator is 0."""
 LENIENT = "scoring=lenient"
 
 Aggregate = Callable[..., Any]
@@ -48,16 +48,16 @@ ScoreDocumentReply = Callable[[int, str], float | None]
 
 @dataclass(frozen=True)
 class ReadReply:
-    """One reply as it was read, and what the lenient reading of it is worth."""
+    """A reply as it was read strictly and leniently."""
 
     strict: Reading
     lenient: Reading | None = None
     right: float = 0.0
-    """Of the lenient reading, 0 to 1."""
+    """Share that is right by the lenient reading, 0 to 1."""
 
 
 ReadReplies = Sequence[ReadReply | None]
-"""By document; None: the task has no rule, or the sample no value."""
+"""One per document; None: the task has no rule, or the sample no value."""
 
 
 def split_key(key: str) -> tuple[str, str]:
@@ -67,10 +67,10 @@ def split_key(key: str) -> tuple[str, str]:
 
 
 def by_filter(logged: Sequence[Sample], filters: Sequence[str]) -> dict[str, list[Sample]]:
-    """The logged samples under each filter, by document.
+    """The logged samples under each filter, ordered by document.
 
-    lmms-eval logs every sample once per filter, in the filters' order and without their names, and
-    each process's samples after one another.
+    lmms-eval logs every sample once per filter, in the order of the filters and without their
+    names, and each process's samples after one another.
     """
     found: dict[str, list[Sample]] = {name: [] for name in filters}
     seen: Counter[int] = Counter()
@@ -83,7 +83,7 @@ def by_filter(logged: Sequence[Sample], filters: Sequence[str]) -> dict[str, lis
 def read(
     filtered: Mapping[str, list[Sample]], job: BenchmarkJob, again: ScoreDocumentReply
 ) -> ReadReplies:
-    """How each reply was read, by the rule of the job's task."""
+    """Each reply as read by the rule of the job's task."""
     metric, filter_name = split_key(job.metrics[job.primary])
     rule = RULES.get(job.task)
     samples = filtered[filter_name]
@@ -106,7 +106,7 @@ def _read(rule: ReplyRule, sample: Sample, metric: str, again: ScoreDocumentRepl
 
 
 def check_metrics(names: Sequence[str], filters: Sequence[str], job: BenchmarkJob) -> None:
-    """Raises UserError where the job asks for a metric that its task does not give."""
+    """Raises UserError if the job asks for a metric that its task does not give."""
     known = [f"{metric},{each}" for each in filters for metric in names]
     for name, key in job.metrics.items():
         if ",".join(split_key(key)) not in known:
@@ -123,12 +123,12 @@ def scores(
     out: str,
     reads: ReadReplies,
 ) -> list[dict[str, Any]]:
-    """One :class:`Score` per metric of the job, as a dict.
+    """One :class:`coincide.schema.Score` per metric of the job, as a dict.
 
-    A task of our own, or the user's (``tasks_dir``), states how its samples add up by its
-    ``aggregates``, which count; of lmms-eval's tasks the rule counts, or, without one, the mean
-    where the task's figure is that. What is undefined is missing, with the reason; so is a figure
-    to which a judge's failed call would belong. ``out``: folder for files an aggregate writes.
+    For a task of this project or of the user (``tasks_dir``) its ``aggregates`` decide how samples
+    add up. For lmms-eval's own tasks the rule decides or, without one, the mean if the task's
+    figure equals it. An undefined figure is missing, with the reason; so is a figure to which a
+    failed call of a judge belongs. ``out``: folder for files that an aggregate writes.
     """
     check_metrics(list(aggregates), list(filtered), job)
     made = []
@@ -144,7 +144,7 @@ def scores(
 def lenient_scores(
     filtered: Mapping[str, list[Sample]], job: BenchmarkJob, reads: ReadReplies
 ) -> list[dict[str, Any]]:
-    """The scores of the lenient reading of the same replies; empty where there is none."""
+    """The scores of the lenient reading of the same replies; empty if there is none."""
     made = []
     for name, key in job.metrics.items():
         metric, filter_name = split_key(key)
@@ -165,25 +165,26 @@ def lenient_scores(
 
 
 def lenient_protocol(protocol: str) -> str:
-    """The label of the lenient reading: the strict one's but for the scoring."""
+    """The protocol of the lenient reading: the strict one with another ``scoring``."""
     found, count = re.subn(r"(?<![^ ])scoring=.*?(?=; \w+=|$)", LENIENT, protocol, count=1)
     return found if count else "; ".join(filter(None, [protocol, LENIENT]))
 
 
 def readable(reads: ReadReplies) -> float | None:
-    """The share of the replies that could be read; None where the task has no rule."""
+    """Share of the replies that could be read; None if the task has no rule."""
     return _share([r.strict.said for r in reads if r])
 
 
 def records(
     filtered: Mapping[str, list[Sample]], job: BenchmarkJob, reads: ReadReplies
 ) -> list[dict[str, Any]]:
-    """Per sample: ``doc_id``, ``question``, ``answer``, ``target``, ids, ``score``, and its part
-    in the primary metric where that is no plain mean (``coincide.ops.resample.resampling_units``).
+    """A record per sample, for ``samples.jsonl``.
 
-    ``score`` is None where a sample has no value. Of a task with a rule also ``read_as`` (None:
-    unreadable, and ``unreadable`` is the kind of reason); ``lenient_as``, ``lenient`` (the score),
-    ``lenient_num`` and ``lenient_den`` are the same of the lenient reading.
+    Fields: ``doc_id``, ``question``, ``answer``, ``target``, ids, ``score`` (None if it has no
+    value), and its part in the primary metric if that is not a plain mean
+    (``coincide.ops.resample.resampling_units``). For a task with a rule also ``read_as`` (None:
+    unreadable, with the kind of reason in ``unreadable``), and the same for the lenient reading:
+    ``lenient_as``, ``lenient`` (the score), ``lenient_num`` and ``lenient_den``.
     """
     metric, filter_name = split_key(job.metrics[job.primary])
     samples, rule = filtered[filter_name], RULES.get(job.task)
@@ -219,7 +220,7 @@ def _as_read(one: ReadReply, part: ScorePart | None) -> dict[str, Any]:
 
 
 def _theirs(aggregate: Aggregate, marks: Sequence[Any], scale: float, out: str) -> Any:
-    """lmms-eval's own figure, scaled; or what it returned, or raised, instead of a number."""
+    """lmms-eval's own figure, scaled; or what it returned or raised instead of a number."""
     takes_args = "args" in inspect.signature(aggregate).parameters
     args = {"args": Namespace(output_path=out)} if takes_args else {}
     try:
@@ -277,7 +278,7 @@ INCOMPLETE = {
 
 
 def _same(ours: float, theirs: float, kind: str, job: BenchmarkJob) -> bool:
-    """Whether they differ by what lmms-eval rounds off alone."""
+    """Whether two figures differ only by what lmms-eval rounds."""
     rounded = max(ROUNDED.get(kind, 0.0), ROUNDED.get(job.task, 0.0))
     return math.isclose(ours, theirs, rel_tol=1e-6, abs_tol=max(1e-9, rounded * job.scale))
 
@@ -289,14 +290,14 @@ def _shown(theirs: Any) -> str:
 def _kind(
     name: str, metric: str, job: BenchmarkJob, rule: ReplyRule | None, *, own: bool = True
 ) -> str:
-    """How the samples of a metric add up. ``own``: one of a task of ours is left to the task."""
+    """How the samples of a metric add up. With ``own``, a task of our own decides itself."""
     if rule and metric in rule.sums and not (own and job.tasks_dir):
         return rule.sums[metric]
     return "mean" if name != job.primary and job.parts in OF_THE_PRIMARY else job.parts
 
 
 def _figure(parts: ScoreParts) -> tuple[float | None, float | None]:
-    """The score that the parts add up to and its standard error over units; None: undefined."""
+    """The score that the parts add up to, and its standard error over units; None: undefined."""
     units = units_of([{"doc_id": i, **part.record()} for i, part in enumerate(parts) if part])
     [value] = ratio_of_sums(units.num, units.den, units.strata)
     return (float(value), standard_error(units)) if math.isfinite(value) else (None, None)
@@ -320,7 +321,7 @@ def _parts(
 def _lenient_parts(
     samples: Sequence[Sample], metric: str, kind: str, job: BenchmarkJob, reads: ReadReplies
 ) -> ScoreParts:
-    """Each sample's part in a metric by the lenient reading; None where there is none."""
+    """Each sample's part in a metric by the lenient reading; None if there is none."""
 
     def right(sample: Sample, one: ReadReply | None) -> float | None:
         return one.right if one and one.lenient else None
@@ -337,7 +338,7 @@ def _added(
     right: Callable[[Sample, ReadReply | None], float | None],
     reading: Callable[[ReadReply], Reading | None],
 ) -> ScoreParts:
-    """The parts of all samples; None for one without the metric, or that a judge has not marked."""
+    """The parts of all samples; None for one without the metric or without a judge's mark."""
     rule = RULES.get(job.task)
 
     def item(sample: Sample, one: ReadReply | None) -> ScoredSample | None:
@@ -353,9 +354,9 @@ def _added(
 
 
 def with_units(parts: ScoreParts, samples: Sequence[Sample], job: BenchmarkJob) -> ScoreParts:
-    """The parts with the unit that each is drawn with in a bootstrap, where ``PARTS`` set none.
+    """The parts with the unit of resampling of each sample, unless ``PARTS`` has set one.
 
-    All figures, standard errors and records pass here.
+    All figures, standard errors and records go through this function.
     """
     return [
         replace(part, unit=sample[KEY]) if part and part.unit is None and KEY in sample else part
@@ -373,9 +374,10 @@ def _share(said: Sequence[str | None]) -> float | None:
 
 
 def _target(sample: Sample) -> str:
-    """What is true, as text: of several accepted answers each once, the most frequent first.
+    """The target as text; of several accepted answers each once, the most frequent first.
 
-    VQA tasks name a column ``answer`` that their data lack, which lmms-eval takes literally.
+    VQA tasks name a column ``answer`` that their data lack; lmms-eval then takes the name
+    literally.
     """
     target = sample["target"]
     if target in ("answer", "answers") and "answer" not in sample["doc"]:

@@ -1,4 +1,4 @@
-"""The evaluate stage: model + suite -> one artifact per benchmark, made in subprocesses."""
+"""The evaluate stage: one artifact per benchmark of a suite, made in subprocesses."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from eval.suite import Benchmark, Suite
 
 VERSION = 1
 FILES = ("samples.jsonl", "result.json")
-"""Of an eval artifact, in the order in which they are written."""
+"""Files of an eval artifact, in the order in which they are written."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What builds one eval artifact: the ``build`` of its step."""
+    """Builds one eval artifact: the ``build`` of its step."""
 
     benchmark: Benchmark
     suite: Suite
     template: str
     adapted: bool
-    """Whether the needs are base, adapter (and data) rather than base (and data)."""
+    """Whether the step needs base, adapter (and data) rather than base (and data)."""
     content: str | None = None
-    """Hash of the benchmark's dataset, where it has one on this machine."""
+    """Hash of the benchmark's dataset, if it is on this machine."""
 
     def __call__(self, build: Build) -> Mapping[str, Any]:
-        """Evaluate this benchmark alone; facts for the manifest."""
+        """Evaluate this benchmark alone; returns facts for the manifest."""
         [(_, facts)] = _results([build])
         return facts
 
@@ -45,12 +45,12 @@ class Evaluation:
 def eval_steps(
     suite: Suite, *, model: ModelSource, base: Step, adapter: Step | None, data: Step
 ) -> list[Step]:
-    """One step per benchmark: ``model`` with ``adapter`` (None: as it is) on the benchmark.
+    """One step per benchmark: ``model`` with ``adapter`` (None: without one) on the benchmark.
 
     The artifact holds ``result.json`` (``scores``, each a :class:`coincide.schema.Score`; ``n``,
     ``primary``, ``task_version``, ``lmms_eval``) and ``samples.jsonl`` (question, answer, target
     and score of every sample; read by ``coincide.ops.resample.resampling_units``). A benchmark
-    whose judge is absent gives a missing score with the reason.
+    whose judge is absent gets missing scores with the reason.
     """
     model_needs = (base,) if adapter is None else (base, adapter)
     measured = adapter.name if adapter else model.name
@@ -73,10 +73,11 @@ def eval_steps(
 
 
 def evaluate(store: Store, steps: Sequence[Step]) -> list[Artifact]:
-    """The artifacts of ``steps`` (all of one ``eval_steps``), the missing ones built together.
+    """The artifacts of ``steps`` (all from one call of ``eval_steps``), missing ones built
+    together.
 
-    Each benchmark is committed as soon as it is done, so a killed evaluation resumes at the
-    finished ones. Raises UserError with the benchmark and its last log lines when one fails.
+    Each benchmark is committed as soon as it is done, so a killed evaluation resumes after the
+    finished ones. Raises UserError, with the benchmark and the end of its log, if one fails.
     """
 
     def build(builds: list[Build]) -> None:
@@ -87,11 +88,11 @@ def evaluate(store: Store, steps: Sequence[Step]) -> list[Artifact]:
 
 
 def _results(builds: Sequence[Build]) -> Iterator[tuple[Build, Mapping[str, Any]]]:
-    """Run what is missing; yield each build with its facts when it is done.
+    """Evaluate the benchmarks of ``builds``; yield each build with its facts when it is done.
 
-    Benchmarks over files of the data artifact share a process. Each of the others has one of its
-    own, in a folder where the name of its dataset is a path to it; should one fail, the others
-    have their turn before the failure is told.
+    Benchmarks over files of the data artifact share a process. Each of the others has a process of
+    its own, in a folder in which the name of its dataset is a path to it. If one fails, the others
+    are still evaluated before the error is raised.
     """
     waiting = []
     for build in builds:
@@ -122,10 +123,10 @@ def _results(builds: Sequence[Build]) -> Iterator[tuple[Build, Mapping[str, Any]
 
 
 def examine(store: Store, steps: Sequence[Step]) -> None:
-    """Try documents of the datasets that the missing ones of ``steps`` would ask, before training.
+    """Before training: try documents of the datasets that missing ones of ``steps`` would ask.
 
-    In a process of its own each, with lmms-eval and without the model; what was found sound is
-    remembered with the store. Raises UserError, naming benchmark and document.
+    Each in a process of its own, with lmms-eval and without the model; datasets found to be usable
+    are remembered in the store. Raises UserError, naming benchmark and document.
     """
     wrong = []
     for step in steps:
@@ -162,7 +163,7 @@ def _examine(evaluation: Evaluation, run: Path, cache: Path) -> None:
 
 
 def _run(builds: Sequence[Build]) -> Iterator[tuple[Build, Mapping[str, Any]]]:
-    """The builds of one process, each with its facts when it is done."""
+    """Run one process for ``builds``; yield each build with its facts when it is done."""
     named = {_evaluation(build).benchmark.name: build for build in builds}
     run = builds[0].store.root / ".runs" / f"eval-{builds[0].dir.name.lstrip('.')}"
     run.mkdir(parents=True, exist_ok=True)
@@ -175,7 +176,7 @@ def _run(builds: Sequence[Build]) -> Iterator[tuple[Build, Mapping[str, Any]]]:
 
 
 def world_size(suite: Suite) -> int:
-    """Processes of the evaluation; ``auto`` looks at this machine's GPUs."""
+    """Number of evaluation processes; ``auto``: the number of GPUs, at least 1."""
     if suite.processes != "auto":
         return int(suite.processes)
     import torch
@@ -184,7 +185,9 @@ def world_size(suite: Suite) -> int:
 
 
 def _folder(evaluation: Evaluation, cache: Path) -> Path | None:
-    """Where the process runs: a folder in which the dataset's name is a path to it."""
+    """The folder in which the process runs: the dataset's name is a path in it. None: any
+    folder.
+    """
     dataset, splits = evaluation.benchmark.dataset, evaluation.benchmark.splits
     if dataset is None:
         return None
@@ -196,7 +199,9 @@ def _folder(evaluation: Evaluation, cache: Path) -> Path | None:
 
 
 def _leave_out(build: Build, why: str) -> None:
-    """The artifact of a benchmark that is not measured: missing scores, and the reason."""
+    """Write the artifact of a benchmark that is not measured: missing scores with the reason
+    ``why``.
+    """
     benchmark = _evaluation(build).benchmark
     protocol = _evaluation(build).suite.protocol_text(benchmark)
     scores = [

@@ -1,4 +1,6 @@
-"""What is measured: a benchmark is one YAML of ``conf/benchmark``, a suite one of ``conf/eval``."""
+"""Benchmarks and suites: a benchmark is one YAML of ``conf/benchmark``, a suite one of
+``conf/eval``.
+"""
 
 from __future__ import annotations
 
@@ -17,68 +19,68 @@ from eval.sample import Subsample
 TASKS = Path(__file__).resolve().parent / "tasks"
 DTYPES = ("float32", "bfloat16", "float16")
 PROMPTS = ("lmms_eval", "llava_1_5")
-"""Who asks: lmms-eval's tasks as they are, or as the scripts of LLaVA-1.5 do where these differ."""
+"""Whose prompts: those of lmms-eval's tasks, or those of LLaVA-1.5's scripts where they differ."""
 PARTS = ("mean", "judged", "letters", "f1", "pairs", "circular", "mmmu", "preference")
-"""How samples add up to the primary metric: the functions of ``eval.parts``."""
+"""How samples add up to the primary metric: names of functions of ``eval.parts``."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One lmms-eval task, the numbers taken from it, and the protocol that they belong to."""
+    """One lmms-eval task, the metrics taken from it, and their protocol."""
 
     name: str
-    """What tables call it."""
+    """Name in tables."""
     task: str
     """lmms-eval's name of the task."""
     metrics: Mapping[str, str]
-    """Our name of a number -> lmms-eval's, e.g. ``accuracy: exact_match``. lmms-eval's may name a
-    filter after a comma: ``exact_match,flexible-extract``; without one it is ``none``."""
+    """Our name of a metric -> lmms-eval's, e.g. ``accuracy: exact_match``. lmms-eval's may be
+    followed by a filter: ``exact_match,flexible-extract``; without one the filter is ``none``."""
     primary: str
-    """The metric that stands for the benchmark in Rel. (%)."""
+    """The metric (our name) that represents the benchmark in Rel. (%)."""
     protocol: Mapping[str, Any]
-    """Split, prompt, OCR tokens, scoring: what must agree before two scores are compared."""
+    """Split, prompt, OCR tokens, scoring: must agree before two scores are compared."""
     chance: float = 0.0
-    """The primary metric of a guesser that draws evenly among the answers that a question itself
-    offers (yes and no, the letters), on the metric's own scale; 0 where none are offered."""
+    """Primary metric of random guessing among the answers that a question itself offers (yes and
+    no, the letters), on the metric's scale; 0 if none are offered."""
     range: Sequence[float] = (0.0, 1.0)
-    """Lowest and highest value of the primary metric."""
+    """Lowest and highest possible value of the primary metric."""
     tasks_dir: str | None = None
-    """Folder with the task's YAML: absolute, or below ``eval/tasks``. None: lmms-eval's own."""
+    """Folder with the task's YAML: absolute, or below ``eval/tasks``. None: a task of lmms-eval."""
     overlay: str | None = None
     """YAML below ``eval/tasks`` whose keys replace those of the task, e.g. another prompt."""
     data: Mapping[str, str] = field(default_factory=dict)
-    """Split -> parquet file in the data artifact. Empty: ``dataset``."""
+    """Split -> parquet file in the data artifact. Empty: the documents come from ``dataset``."""
     dataset: str | None = None
-    """The hub's dataset that the task names, read from the mirror or the hub's cache."""
+    """The task's dataset on the hub, read from the mirror or from the hub's cache."""
     splits: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """What the task reads of it: configuration -> splits."""
+    """What the task reads of ``dataset``: configuration -> splits."""
     where: Mapping[str, Any] = field(default_factory=dict)
-    """Only the documents whose columns have these values."""
+    """Only documents whose columns have these values."""
     subsample: Subsample | None = None
-    """Only a fixed part of them."""
+    """Only a fixed subsample of the documents."""
     generation: Mapping[str, Any] = field(default_factory=dict)
     """Replaces the task's ``generation_kwargs`` when given."""
     limit: int | None = None
-    """Only the first so many samples."""
+    """Only the first ``limit`` samples."""
     scale: float = 1.0
-    """What lmms-eval's numbers are multiplied by, e.g. 100 where tables print percent."""
+    """Factor for lmms-eval's numbers, e.g. 100 if tables print percent."""
     parts: str = "mean"
     """How samples add up to the primary metric: one of ``PARTS``."""
     unit: str | None = None
-    """Column that names a document's picture, over which intervals are taken; None: the content of
-    the picture tells (``eval.units``). ``pairs`` and ``circular`` have units of their own."""
+    """Column that identifies a document's picture, the unit of resampling for intervals; None: the
+    picture's content (``eval.units``). ``pairs`` and ``circular`` have units of their own."""
     documents: int | None = None
-    """Of the split, for estimates of cost alone."""
+    """Number of documents in the split, only for cost estimates."""
     judge: bool = False
-    """Scored by a judge model."""
+    """Whether it is scored by a judge model."""
     stop: Sequence[str] | None = None
-    """Texts before which an answer ends, as the task's files name them; None: not stated. What is
-    stated here and in ``tokens`` is compared with the loaded task, and told with the score."""
+    """Texts before which an answer ends; None: not stated. This and ``tokens`` are compared with
+    the loaded task and recorded in the protocol."""
     tokens: int | None = None
     """Most new tokens of an answer."""
     llava_1_5: Mapping[str, Any] = field(default_factory=dict)
-    """Where LLaVA-1.5's scripts ask otherwise: ``overlay`` and ``prompt``, in the place of that of
-    the benchmark and of its protocol, for ``eval.prompts=llava_1_5``."""
+    """Where LLaVA-1.5's scripts ask differently: ``overlay`` and ``prompt`` that replace those of
+    the benchmark and its protocol for ``eval.prompts=llava_1_5``."""
 
     def __post_init__(self) -> None:
         _require(
@@ -118,23 +120,25 @@ class Benchmark:
 
     @property
     def overlay_path(self) -> Path | None:
-        """The YAML that changes the task."""
+        """Path of ``overlay``; None without one."""
         return None if self.overlay is None else TASKS / self.overlay
 
     @property
     def tasks_path(self) -> Path | None:
-        """The folder with the task's YAML, None for lmms-eval's own tasks."""
+        """Path of ``tasks_dir``; None for lmms-eval's own tasks."""
         return None if self.tasks_dir is None else TASKS / self.tasks_dir
 
     @property
     def asked(self) -> int | None:
-        """Documents that are asked, as far as known."""
+        """Number of documents that are asked, as far as known."""
         bounds = (self.documents, self.limit, self.subsample.count if self.subsample else None)
         return min((bound for bound in bounds if bound is not None), default=None)
 
     @property
     def stated(self) -> dict[str, Any]:
-        """Stop texts and token limit that the protocol states, those of ``generation`` included."""
+        """Stop texts and token limit that the protocol states, including those in
+        ``generation``.
+        """
         found = {"stop": self.stop, "tokens": self.tokens}
         if self.generation and (self.stop is not None or self.tokens is not None):
             until = self.generation.get("until") or []
@@ -144,13 +148,13 @@ class Benchmark:
 
     @property
     def _names_stop(self) -> bool:
-        """Whether the own task or ``generation`` says where answers stop, be it nowhere."""
+        """Whether the own task or ``generation`` says where answers stop (possibly nowhere)."""
         assert self.tasks_path is not None
         written = taskfile.settings(self.tasks_path / f"{self.task}.yaml")
         return "until" in (self.generation or written.get("generation_kwargs") or {})
 
     def asked_as(self, prompts: str) -> Benchmark:
-        """The benchmark with the prompt of this choice, one of ``PROMPTS``."""
+        """The benchmark with the prompt of ``prompts``, one of ``PROMPTS``."""
         if prompts == "lmms_eval" or not self.llava_1_5:
             return self
         protocol = {**self.protocol, "prompt": self.llava_1_5["prompt"]}
@@ -158,7 +162,7 @@ class Benchmark:
 
     @property
     def protocol_text(self) -> str:
-        """The protocol as one line, the number of samples included when it is limited."""
+        """The protocol as one line, with the number of samples if it is limited."""
         told: dict[str, Any] = {**self.protocol, **self.stated}
         if "stop" in told:
             told["stop"] = " or ".join(map(repr, told["stop"])) or "none"
@@ -169,9 +173,10 @@ class Benchmark:
         return "; ".join(f"{key}={value}" for key, value in told.items())
 
     def answer_config(self) -> dict[str, Any]:
-        """Everything that changes the result. ``chance`` and ``range`` only change its reading.
+        """Everything that changes the result, for the key; ``chance`` and ``range`` do not.
 
-        Fields at their defaults are left out, so that a new one renames no old result.
+        Fields at their defaults are left out, so that a new field does not change the key of old
+        results.
         """
         task_files = _digest(self.tasks_path, self.task) if self.tasks_path else None
         more = {
@@ -200,26 +205,26 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Suite:
-    """Benchmarks measured together, with which precision, data and judge, and how fast."""
+    """Benchmarks that are measured together, with precision, prompts, judge and speed settings."""
 
     name: str
     benchmarks: Mapping[str, Benchmark]
     prompts: str = "lmms_eval"
-    """Who asks the questions: one of ``PROMPTS``."""
+    """Whose prompts are used: one of ``PROMPTS``."""
     dtype: str = "float32"
     """Precision of the model. It can change answers, so it is part of the key."""
     mirror: str | None = None
-    """Folder with datasets as the hub holds them: ``<mirror>/lmms-lab-encoder/<Name>``."""
+    """Folder with datasets as on the hub: ``<mirror>/lmms-lab-encoder/<Name>``."""
     judge: Judge = field(default_factory=Judge)
-    """Who scores the benchmarks that need a judge model."""
+    """The judge model that scores benchmarks which need one."""
     batch_size: int = 16
-    """Part of the protocol in half precision, where sums depend on it; else only speed."""
+    """In half precision, where results can depend on it, part of the protocol; else only speed."""
     processes: int | str = "auto"
-    """Ranks that share the documents; ``auto``: one per GPU."""
+    """Processes that share the documents; ``auto``: one per GPU."""
     device: str = "auto"
     """``auto``: the first GPU, else the CPU."""
     threads: int | None = None
-    """CPU threads of the evaluation; None leaves it to torch."""
+    """CPU threads of the evaluation; None: torch's default."""
 
     def __post_init__(self) -> None:
         names = [benchmark.name for benchmark in self.benchmarks.values()]
@@ -247,16 +252,18 @@ class Suite:
 
     @property
     def mirror_path(self) -> Path | None:
-        """The mirror, absolute."""
+        """The mirror as an absolute path; None without one."""
         return None if self.mirror is None else Path(self.mirror).expanduser().absolute()
 
     @property
     def asked(self) -> list[Benchmark]:
-        """The benchmarks with the prompts that were chosen."""
+        """The benchmarks with the prompts chosen by ``prompts``."""
         return [benchmark.asked_as(self.prompts) for benchmark in self.benchmarks.values()]
 
     def requirements(self) -> list[Requirement]:
-        """Each dataset, on this machine; the judge, without which its benchmarks are left out."""
+        """Each dataset on this machine; and the judge, without which its benchmarks are left
+        out.
+        """
         wanted: dict[str, list[Benchmark]] = {}
         for benchmark in self.benchmarks.values():
             if benchmark.dataset and not self.left_out(benchmark):
@@ -271,16 +278,16 @@ class Suite:
         return [*found, *([self.judge.requirement(judged)] if judged else [])]
 
     def left_out(self, benchmark: Benchmark) -> str:
-        """Why ``benchmark`` is not measured; empty when it is."""
+        """Why ``benchmark`` is not measured; empty if it is."""
         return self.judge.absent() if benchmark.judge else ""
 
     def protocol_text(self, benchmark: Benchmark) -> str:
-        """The benchmark's protocol with what the suite adds to it: batch and judge."""
+        """The benchmark's protocol with the suite's additions: batch size and judge."""
         told = [benchmark.protocol_text, *(f"{k}={v}" for k, v in self._adds(benchmark).items())]
         return "; ".join(filter(None, told))
 
     def answer_config(self, benchmark: Benchmark) -> dict[str, Any]:
-        """What of the suite and the benchmark changes the result."""
+        """Everything of suite and benchmark that changes the result, for the key."""
         adds: dict[str, Any] = dict(self._adds(benchmark))
         if benchmark.dataset:
             place = mirror.find(benchmark.dataset, benchmark.splits, self.mirror_path)
@@ -305,13 +312,13 @@ def _union(several: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, list[str
 
 
 def _digest_file(path: Path) -> str:
-    """Hash over an overlay, what it includes, and the code beside it."""
+    """Hash over an overlay, the files it includes, and the code beside it."""
     files = [*taskfile.files(path), *sorted(path.parent.glob("*.py"))]
     return hashlib.sha256(b"\0".join(p.read_bytes() for p in files)).hexdigest()[:16]
 
 
 def _digest(folder: Path, task: str) -> str:
-    """Hash over the task's folder, so that an edited prompt or metric is a new result."""
+    """Hash over the task's folder, so that an edited prompt or metric changes the key."""
     files = sorted(p for p in folder.rglob("*") if p.suffix in (".yaml", ".py", ".txt"))
     _require(
         (folder / f"{task}.yaml").is_file(),

@@ -1,4 +1,4 @@
-"""A task's YAML as written, read without lmms-eval, whose import takes seconds."""
+"""Read a task's YAML without lmms-eval, whose import takes seconds."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from coincide.schema import UserError
 
 
 class _Loader(yaml.SafeLoader):
-    """Functions stay the names they are written as."""
+    """Reads ``!function`` tags as the text that follows them."""
 
 
 _Loader.add_constructor("!function", lambda loader, node: str(node.value))
 
 
 def files(path: Path) -> list[Path]:
-    """``path`` and all that it includes. Raises UserError for one that is not there."""
+    """``path`` and all files that it includes. Raises UserError if one does not exist."""
     return [file for file, _ in _chain(path)]
 
 
 def settings(path: Path) -> dict[str, Any]:
-    """The keys of a task, those of what it includes among them; the including file wins."""
+    """The keys of a task, including those of the files it includes; the including file wins."""
     found: dict[str, Any] = {}
     for _, content in reversed(_chain(path)):
         found |= content
@@ -31,7 +31,7 @@ def settings(path: Path) -> dict[str, Any]:
 
 
 def _chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Each file with its own keys; of two, the one that wins comes first."""
+    """Each file with its own keys; a file comes before those that it includes."""
     if not path.is_file():
         raise UserError(f"{path}: no such file, named by a benchmark or included by its task.")
     try:

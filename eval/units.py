@@ -1,9 +1,9 @@
-"""What an interval draws anew: which documents of a benchmark stand or fall together.
+"""Units of resampling: which documents of a benchmark are drawn together for an interval.
 
 Answers about one picture are not independent: POPE asks 18 questions about each of 500 pictures,
-and the 1,500 positive ones in all three categories word for word. The unit of resampling is the
-picture; of a document without one, its prompt. ``parts`` may name a larger unit, which a score
-counts as a whole: MME's pair of questions about a picture, MMBench's rotations of a question.
+and asks the 1,500 positive ones in all three categories word for word. The unit is the picture; for
+a document without one, its prompt. ``parts`` may define a larger unit that is scored as a whole:
+MME's two questions about a picture, MMBench's rotations of a question.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any
 from eval.request import BenchmarkJob
 
 KEY = "_unit"
-"""Where :func:`attach` leaves the unit in a logged sample."""
+"""Where :func:`attach` stores the unit in a logged sample."""
 BY_PARTS = {"pairs": "picture with its two questions", "circular": "question with its rotations"}
-"""Kinds of ``eval.sample.UNITS``, in the words of a report."""
+"""Kinds of ``eval.sample.UNITS`` in the words of a report."""
 
 
 def attach(filtered: Mapping[str, Sequence[Any]], task: Any, job: BenchmarkJob) -> None:
-    """Name the unit of every logged sample of lmms-eval's ``task``, under ``KEY``.
+    """Store the name of its unit in every logged sample of lmms-eval's ``task``, under ``KEY``.
 
-    By the column ``job.unit`` where the documents have it, else by the content of their pictures;
+    By the column ``job.unit`` if the documents have it, else by the content of their pictures;
     documents that share any of several pictures are one unit.
     """
     split = task.config.test_split or task.config.validation_split
@@ -36,12 +36,14 @@ def attach(filtered: Mapping[str, Sequence[Any]], task: Any, job: BenchmarkJob) 
 
 
 def record_field(sample: Mapping[str, Any]) -> dict[str, str]:
-    """The field ``unit`` of a sample's record; empty where none was attached."""
+    """The field ``unit`` for the sample's record; empty if none was attached."""
     return {"unit": sample[KEY]} if KEY in sample else {}
 
 
 def summary(rows: Sequence[Mapping[str, Any]], job: BenchmarkJob) -> dict[str, Any]:
-    """For ``result.json``: ``unit``, the kind in words, and ``units``, how many have a score."""
+    """For ``result.json``: ``unit``, its kind in words, and ``units``, how many of them have a
+    score.
+    """
     scored = {row["unit"] for row in rows if row["score"] is not None and "unit" in row}
     of_prompts = all(unit.startswith("prompt ") for unit in scored)
     kind = BY_PARTS.get(job.parts) or ("question" if of_prompts else "picture")
@@ -49,10 +51,10 @@ def summary(rows: Sequence[Mapping[str, Any]], job: BenchmarkJob) -> dict[str, A
 
 
 def picture_keys(documents: Any, column: str | None) -> list[list[str]]:
-    """Per document of a ``datasets.Dataset``, what tells its pictures from others; [] without any.
+    """Per document of a ``datasets.Dataset``, keys that identify its pictures; [] without any.
 
-    ``column``: one whose values name the picture. None, or absent from the data: SHA-256 of the
-    bytes of each picture, which are read and not decoded.
+    ``column``: one whose values name the picture. None, or not in the data: SHA-256 of the bytes of
+    each picture, which are read but not decoded.
     """
     if column is not None and column in documents.column_names:
         named = documents.select_columns([column]).to_list()
@@ -67,8 +69,9 @@ def picture_keys(documents: Any, column: str | None) -> list[list[str]]:
 
 
 def unit_names(keys: Sequence[Sequence[str]]) -> list[str]:
-    """Per document the name of its unit: documents with a key in common, directly or by way of
-    others, have one name, the lowest of their keys.
+    """Per document the name of its unit: the lowest of the keys of the unit's documents.
+
+    Documents with a key in common, directly or through others, are one unit.
     """
     parent: dict[str, str] = {}
 
@@ -86,7 +89,7 @@ def unit_names(keys: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _undecoded(kind: Any) -> Any:
-    """A feature whose pictures stay bytes; others as they are."""
+    """A feature whose pictures are read as bytes; other features unchanged."""
     from datasets import Image, LargeList, List
 
     if isinstance(kind, Image):
@@ -97,7 +100,7 @@ def _undecoded(kind: Any) -> Any:
 
 
 def _flat(values: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
-    """The pictures among ``values``, those of lists included."""
+    """The pictures among ``values``, including those in lists."""
     for value in values:
         if isinstance(value, list):
             yield from _flat(value)
@@ -106,7 +109,7 @@ def _flat(values: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _digest(picture: Mapping[str, Any]) -> str:
-    """Of the file's bytes, or of the file they lie in."""
+    """Hash of the picture's bytes, or of the file that holds them."""
     content = picture.get("bytes")
     if content is None:
         content = Path(picture["path"]).read_bytes()

@@ -1,7 +1,7 @@
 """``python -m eval.worker request.json``: run lmms-eval on every benchmark of the request.
 
-Standard output carries messages for the parent (see ``eval.process``); what libraries print goes
-to standard error. Exits with 1 when a benchmark failed, after the others had their turn.
+Standard output carries messages for the parent (see ``eval.process``); what libraries print goes to
+standard error. Exits with 1 if a benchmark failed, after the others were evaluated.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ WORLD_SIZE = int(os.environ.get("WORLD_SIZE", "1"))
 
 Send = Callable[..., None]
 MakeModel = Callable[[EvaluationRequest, str, Callable[[int], None]], Any]
-"""Request, device, and who is told how many answers were added -> the model for lmms-eval."""
+"""Request, device, and a callback for the number of new answers -> the model for lmms-eval."""
 
 
 def load_llava(request: EvaluationRequest, device: str, answered: Callable[[int], None]) -> Any:
-    """The model of the request."""
+    """The model of the request, with its adapter."""
     from coincide.models.template import TEMPLATES
     from eval.model import LmmsEvalModel
 
@@ -53,7 +53,7 @@ def load_llava(request: EvaluationRequest, device: str, answered: Callable[[int]
 
 
 def main(path: Path, make_model: MakeModel = load_llava) -> int:
-    """Evaluate; the exit code."""
+    """Evaluate the request in ``path``; returns the exit code."""
     if WORLD_SIZE > 1:
         die_with_parent()  # torchrun leaves its ranks behind when it is killed
         if os.getppid() == 1:
@@ -70,7 +70,7 @@ def main(path: Path, make_model: MakeModel = load_llava) -> int:
 
 
 def _evaluate_all(request: EvaluationRequest, run: Path, send: Send, make_model: MakeModel) -> int:
-    """Load every task before the model, so that missing data costs no GPU time; then run them."""
+    """Load every task before the model, so that missing data costs no GPU time; then evaluate."""
     import torch
 
     from eval.kept import JudgeReplies
@@ -114,7 +114,7 @@ def _evaluate_all(request: EvaluationRequest, run: Path, send: Send, make_model:
 
 
 def _examine_all(jobs: Sequence[BenchmarkJob], tasks: Mapping[str, Any], send: Send) -> int:
-    """Try each task's documents without the model; the exit code."""
+    """Try each task's documents without the model; returns the exit code."""
     from eval.examine import examine
 
     failed = 0
@@ -133,7 +133,7 @@ def _examine_all(jobs: Sequence[BenchmarkJob], tasks: Mapping[str, Any], send: S
 def _model(
     request: EvaluationRequest, device: str, answered: Callable[[int], None], make_model: MakeModel
 ) -> Any:
-    """The model, or its answers where it gave them all to an attempt whose judge failed."""
+    """The model; or its recorded answers, if an attempt whose judge failed has them all."""
     from eval.kept import ReplayModel, recorded_answers
 
     if (known := recorded_answers(request.jobs)) is None:
@@ -142,7 +142,7 @@ def _model(
 
 
 def prepare(task: Any, job: BenchmarkJob, judge: JudgeClient) -> None:
-    """Make a loaded task's scores depend on each sample alone, and put our judge behind it."""
+    """Make a loaded task's scores depend on each sample alone, and use our judge in it."""
     from eval.judged import attach
     from eval.scores import check_metrics
 
@@ -154,9 +154,9 @@ def prepare(task: Any, job: BenchmarkJob, judge: JudgeClient) -> None:
 
 
 def seeded(process: Callable[..., Any]) -> Callable[..., Any]:
-    """``process_results`` whose guesses are the sample's own.
+    """``process`` with random guesses that depend only on the sample.
 
-    MMMU guesses a letter where it can read none; drawn from the global generator, its score would
+    MMMU guesses a letter if it can read none. Drawn from the global generator, its score would
     depend on the order of the samples and so on the number of processes.
     """
 
@@ -171,7 +171,7 @@ def seeded(process: Callable[..., Any]) -> Callable[..., Any]:
 def evaluate(model: Any, job: BenchmarkJob, task: Any, manager: Any) -> None:
     """Run one benchmark and write ``samples.jsonl`` and then ``result.json``, each atomically.
 
-    Of several ranks the first writes, when all have answered.
+    With several ranks the first one writes, once all have answered.
     """
     from lmms_eval.evaluator import simple_evaluate
 
@@ -223,7 +223,7 @@ def evaluate(model: Any, job: BenchmarkJob, task: Any, manager: Any) -> None:
 
 
 def asked_again(task: Any, job: BenchmarkJob) -> Callable[[int, str], float | None]:
-    """What the task itself gives document and reply in the primary metric."""
+    """A function: document index and reply -> the task's own mark in the primary metric."""
     from eval.rules import RULES
     from eval.scores import split_key
 
@@ -236,7 +236,7 @@ def asked_again(task: Any, job: BenchmarkJob) -> Callable[[int, str], float | No
 
 
 def _join_ranks(device: str) -> str:
-    """Join the other ranks, if there are any; the device of this one."""
+    """Join the other ranks, if there are any; returns the device of this one."""
     import torch
 
     cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
@@ -250,7 +250,9 @@ def _join_ranks(device: str) -> str:
 
 
 def _load(request: EvaluationRequest, run: Path) -> Any:
-    """The tasks; the first rank before the others, which then find everything in the caches."""
+    """Load the tasks; the first rank before the others, which then find everything in the
+    caches.
+    """
     import torch
 
     from eval.loading import load_tasks
@@ -265,7 +267,9 @@ def _load(request: EvaluationRequest, run: Path) -> Any:
 
 
 def _judge(request: EvaluationRequest) -> JudgeClient:
-    """The judge's client. Before the tasks are loaded: MM-Vet's wants an address and a key."""
+    """The judge's client. Made before the tasks are loaded: MM-Vet's requires an address and a
+    key.
+    """
     key = os.environ.get(request.judge.key_env or "", "")
     os.environ["OPENAI_API_URL"] = request.judge.url or "http://nowhere.invalid"
     os.environ["OPENAI_API_KEY"] = "unused"
@@ -283,7 +287,9 @@ def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _channel() -> Send:
-    """A function that sends a message to the parent; everybody's prints now go to stderr."""
+    """A function that sends a message to the parent; from now on all other output goes to
+    stderr.
+    """
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
@@ -297,7 +303,9 @@ def _channel() -> Send:
 
 
 def _offline(cache: Path) -> None:
-    """No network, and caches in the store. Before the libraries are imported: they read it once."""
+    """No network, and caches in the store. Called before the libraries are imported, which read it
+    once.
+    """
     os.environ |= {
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",

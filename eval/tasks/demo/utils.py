@@ -11,36 +11,36 @@ from lmms_eval.tasks._task_utils.vqa_eval_metric import EvalAIAnswerProcessor
 
 DemoDocument = Mapping[str, Any]
 AnswerPair = tuple[str, str]
-"""What was answered and what is true, ``yes``, ``no`` or, of an answer, something else."""
+"""Answer and target: ``yes`` or ``no``; an answer may be something else."""
 
 vqa_words = EvalAIAnswerProcessor()
 
 
 def decode_images(documents: Dataset) -> Dataset:
-    """The documents with their ``image`` column as pictures; None stays None."""
+    """The documents with their ``image`` column decoded to pictures; None stays None."""
     return documents.cast_column("image", Image())
 
 
 def doc_to_visual(doc: DemoDocument) -> list[Any]:
-    """The picture of the document; none for a text-only one."""
+    """The picture of the document as a list; empty for a text-only one."""
     return [] if doc["image"] is None else [doc["image"]]
 
 
 def normalise(text: str) -> str:
-    """As VQA does: lowercase, no punctuation, no articles, number words to ten as digits.
+    """Normalised as in VQA: lowercase, no punctuation, no articles, number words to ten as digits.
 
-    A text that would lose everything, such as the answer ``a``, is lowercased alone.
+    A text of which nothing would be left, such as the answer ``a``, is only lowercased.
     """
     return vqa_words(text) or text.strip().lower()
 
 
 def vqa_match(doc: DemoDocument, results: Sequence[str]) -> dict[str, float]:
-    """1 when answer and target are equal as VQA normalises them."""
+    """1 if answer and target are equal after :func:`normalise`."""
     return {"exact_match": float(normalise(results[0]) == normalise(doc["answer"]))}
 
 
 def text_match(doc: DemoDocument, results: Sequence[str]) -> dict[str, float]:
-    """1 when the answer is the target, case and a final full stop aside."""
+    """1 if the answer equals the target up to case and a final full stop."""
     return {"exact_match": float(_plain(results[0]) == _plain(doc["answer"]))}
 
 
@@ -54,8 +54,10 @@ def choice_match(doc: DemoDocument, results: Sequence[str]) -> dict[str, float]:
 
 
 def chosen_letter(answer: str, question: str) -> str | None:
-    """The letter that an answer stands for: ``B``, ``(b)``, ``B. red``, ``The answer is B`` or,
-    when it has no letter, the text of the choice after ``B.`` in the question.
+    """The letter that an answer names: ``B``, ``(b)``, ``B. red``, ``The answer is B``.
+
+    Without a letter, the one whose text in the question (after ``B.``) the answer equals; else
+    None.
     """
     leading = re.match(r"\s*\(?([A-Da-d])\)?\s*(?:[.:,)]|$)", answer)
     named = leading or re.search(r"\b(?:answer|option|choice)\b\W+(?:is\W+)?\(?([A-D])\b", answer)
@@ -67,7 +69,7 @@ def chosen_letter(answer: str, question: str) -> str | None:
 
 
 def yes_or_no(doc: DemoDocument, results: Sequence[str]) -> dict[str, Any]:
-    """POPE's five figures: whether it is right, and the pair that the other four count."""
+    """POPE's five figures: whether the answer is right, and the pair that the other four count."""
     words = re.findall(r"[a-z]+", results[0].lower())
     pair = (words[0] if words else "", doc["answer"].strip().lower())
     return {
@@ -77,12 +79,12 @@ def yes_or_no(doc: DemoDocument, results: Sequence[str]) -> dict[str, Any]:
 
 
 def precision(pairs: Sequence[AnswerPair]) -> float:
-    """Share of the yes answers that are right; 0 when there is none."""
+    """Share of the yes answers that are right; 0 if there is none."""
     return _share(pairs.count(("yes", "yes")), sum(said == "yes" for said, _ in pairs))
 
 
 def recall(pairs: Sequence[AnswerPair]) -> float:
-    """Share of the true yes that were answered yes."""
+    """Share of the targets yes that were answered yes."""
     return _share(pairs.count(("yes", "yes")), sum(true == "yes" for _, true in pairs))
 
 
@@ -93,7 +95,7 @@ def f1(pairs: Sequence[AnswerPair]) -> float:
 
 
 def yes_ratio(pairs: Sequence[AnswerPair]) -> float:
-    """Share of yes among the answers; the data's own share is the ideal."""
+    """Share of yes among the answers; ideal is the share in the data."""
     return _share(sum(said == "yes" for said, _ in pairs), len(pairs))
 
 

@@ -1,4 +1,4 @@
-"""MMBench's static score, which lmms-eval has for the English dev split alone."""
+"""MMBench's static score, which lmms-eval only has for the English dev split."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from lmms_eval.tasks.mmbench.mmbench_evals import MMBench_Evaluator
 
 
 def accuracy(results: Sequence[Mapping[str, Any]]) -> float:
-    """Percent of questions whose every rotation is answered right."""
+    """Percentage of questions all of whose rotations are answered right."""
     return float(MMBench_Evaluator().eval_result(results, eval_method="static")[0]) * 100

@@ -1,6 +1,6 @@
-"""ScienceQA's questions as LLaVA-1.5 puts them.
+"""ScienceQA's prompt as in LLaVA-1.5.
 
-``scripts/convert_sqa_to_llava.py`` with the format CQM-A writes the questions that
+The format CQM-A of ``scripts/convert_sqa_to_llava.py`` writes the questions that
 ``llava/eval/model_vqa_science.py --single-pred-prompt`` asks (haotian-liu/LLaVA, commit c121f04).
 """
 
@@ -13,7 +13,7 @@ LETTERS = "ABCDEFGHIJ"
 
 
 def llava_1_5(doc: Mapping[str, Any], lmms_eval_specific_kwargs: Mapping[str, str]) -> str:
-    """Context (``N/A`` where there is none), question, and all options on one line."""
+    """Context (``N/A`` without one), question, and all options on one line."""
     context = (doc["hint"] or "").strip() or "N/A"
     options = " ".join(
         f"({a}) {choice}" for a, choice in zip(LETTERS, doc["choices"], strict=False)
