@@ -1,4 +1,4 @@
-"""Evaluations in which a judge failed to reply: a later run takes them up where they stopped."""
+"""Reopen evaluations in which judge calls failed, so that a later run completes them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from launch.jobs import Job
 
 
 def unanswered(job: Job) -> list[tuple[Step, Artifact]]:
-    """The finished evaluations of the run that lack replies of a judge, their model being there."""
+    """Finished evaluations of the run with failed judge calls, whose needs are still in the
+    store.
+    """
     store = job.experiment.store
     try:
         scores = job.experiment.scores if "evaluate" in job.stages else []
@@ -23,14 +25,14 @@ def unanswered(job: Job) -> list[tuple[Step, Artifact]]:
 
 
 def failed_calls(artifact: Artifact) -> int:
-    """Calls of the judge that gave no usable reply."""
+    """Number of judge calls that gave no usable reply."""
     return int(artifact.manifest.get("facts", {}).get("judge_failed", 0))
 
 
 def reopen_unanswered(job: Job) -> None:
-    """Make these evaluations unfinished ones again: answers and replies stay, scores go.
+    """Make these evaluations unfinished again: answers and replies are kept, scores are removed.
 
-    With ``dry_run`` it only says which.
+    With ``dry_run`` it only prints which ones.
     """
     for step, artifact in unanswered(job):
         calls = f"{failed_calls(artifact)} judge calls failed"

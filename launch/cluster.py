@@ -1,4 +1,4 @@
-"""SLURM's commands: submit, ask, cancel. Accounting is never asked, so clusters may lack it."""
+"""SLURM's commands: submit, query, cancel. Accounting is not used, since clusters may lack it."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ LIVE = frozenset(
     "PENDING CONFIGURING RUNNING COMPLETING SUSPENDED STOPPED RESIZING SIGNALING STAGE_OUT "
     "REQUEUED REQUEUE_FED REQUEUE_HOLD SPECIAL_EXIT".split()
 )
-"""States from which a job may still go on."""
+"""States from which a job can still continue."""
 NEVER = "DependencyNeverSatisfied"
 
 
 @dataclass(frozen=True)
 class Queued:
-    """A job as the queue shows it."""
+    """A job in SLURM's queue."""
 
     id: str
     state: str
     reason: str
     elapsed: str
-    """Of the current attempt, e.g. ``1-02:03:04``."""
+    """Of the present attempt, e.g. ``1-02:03:04``."""
     comment: str
-    """``<sweep id>/<task>``: job numbers alone may be given out anew."""
+    """``<sweep id>/<task>``: SLURM may reuse job numbers, so they do not identify a task."""
 
     @property
     def live(self) -> bool:
@@ -40,7 +40,7 @@ class Queued:
 
 
 def queue() -> dict[str, Queued]:
-    """The user's jobs that the controller still knows, by id, finished ones among them."""
+    """Job id -> the user's jobs that the controller still knows, finished ones included."""
     columns = "%i|%T|%r|%M|%k"
     listed = _command(
         "squeue", "--noheader", "--states=all", f"--user={getpass.getuser()}", f"--format={columns}"
@@ -50,12 +50,12 @@ def queue() -> dict[str, Queued]:
 
 
 def submit(script: Path, options: Iterable[str]) -> str:
-    """The id of the job that ``script`` became."""
+    """Submit ``script`` with sbatch's ``options``; returns the job id."""
     return _command("sbatch", "--parsable", *options, str(script)).strip().split(";")[0]
 
 
 def cancel(jobs: Sequence[str]) -> None:
-    """Take jobs out of the queue."""
+    """Cancel jobs by their ids."""
     if jobs:
         _command("scancel", *jobs)
 

@@ -1,6 +1,7 @@
-"""What ``python run.py`` does instead of running: ``command=doctor | prefetch | prepare | verify``.
+"""Commands of ``run.py`` other than a run: ``command=doctor | prefetch | prepare | verify``.
 
-``python -m coincide.doctor data=llava`` and its like are these, with the same words as a run.
+``python -m coincide.doctor data=llava`` and similar commands end here; they take the words of a
+run.
 """
 
 from __future__ import annotations
@@ -10,18 +11,18 @@ from collections.abc import Callable, Sequence
 from coincide.experiment import Experiment
 
 RequestedRuns = Sequence[tuple[Experiment, Sequence[str]]]
-"""Experiments with the stages that are asked of each."""
+"""Experiments with the stages asked of each."""
 
 
 def doctor(asked: RequestedRuns) -> int:
-    """Look at everything that the runs need; status 1 when something is missing."""
+    """Print everything that the runs need; status 1 if something is missing."""
     from coincide.doctor import examine
 
     return examine(asked)
 
 
 def prefetch(asked: RequestedRuns) -> int:
-    """Fetch what the runs need and can be fetched; status 1 when something is still missing."""
+    """Fetch what the runs need and can be fetched; status 1 if something is still missing."""
     from coincide.prefetch import fetch_all
 
     return fetch_all(asked)

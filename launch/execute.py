@@ -1,4 +1,4 @@
-"""Carry out runs in this process: plan, show, build, record, report. Every launcher ends here."""
+"""Execute runs in this process: plan, show, build, record, report. All launchers use this."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from launch.plan import KEY_DIGITS
 
 
 class Observer(Protocol):
-    """Who is told of what runs have made, e.g. the logger. It must not raise."""
+    """Is notified of what runs have made, e.g. the logger. Must not raise."""
 
     def after(self, stage: str, experiment: Experiment) -> None:
-        """The artifacts of ``stage`` are there."""
+        """The artifacts of ``stage`` exist."""
         ...
 
     def finish(self, experiments: Sequence[Experiment]) -> None:
@@ -41,12 +41,12 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class Executor:
-    """Carries out runs, or steps of them, in this process."""
+    """Executes runs, or single steps of them, in this process."""
 
     observer: Observer
 
     def run(self, job: Job) -> None:
-        """Plan and show the plan; unless ``dry_run``, carry it out, record and report."""
+        """Plan and show the plan; unless ``dry_run``, build, write the result and report."""
         experiment, stages = job.experiment, job.stages
         failed: PartlyFailed | None = None
         if job.cfg.dry_run:
@@ -65,7 +65,7 @@ class Executor:
             raise failed
 
     def _build(self, experiment: Experiment, stages: Sequence[str]) -> PartlyFailed | None:
-        """Build what the plan says; which benchmarks failed, where others did not.
+        """Build what the plan says; returns the failure of some benchmarks if others succeeded.
 
         Documents of the benchmarks are tried before a finetuning begins.
         """
@@ -93,10 +93,10 @@ class Executor:
         return failed
 
     def steps(self, jobs: Sequence[Job], keys: Collection[str]) -> None:
-        """What a queued job does: build the steps whose keys begin with ``keys``.
+        """The work of a queued job: build the steps whose keys begin with ``keys``.
 
-        ``jobs`` are runs that make them. Those among them whose scores are then complete get
-        their line in the ledger.
+        ``jobs`` are runs that these steps belong to. Runs whose scores are complete afterwards get
+        their result written to the ledger.
         """
         wanted = set(keys)
         if _extract_together(jobs, wanted):
@@ -124,12 +124,14 @@ class Launcher(Protocol):
     """An object of ``conf/launcher``."""
 
     def launch(self, jobs: Sequence[Job], executor: Executor) -> int:
-        """Get ``jobs`` done, or on their way; the exit status of the command."""
+        """Execute ``jobs``, or submit them; returns the exit status of the command."""
         ...
 
 
 def show_dry_run(experiment: Experiment, stages: Sequence[str]) -> None:
-    """The plan and what it costs; where files are missing that keys hash, these in its place."""
+    """Print the plan and its estimated cost; or the missing files, if keys cannot be computed
+    without them.
+    """
     if unmet([(experiment, stages)]):
         print(f"{experiment.title}: there is no plan before what is missing here is there.")
         show_requirements(gather([(experiment, stages)]))
@@ -143,14 +145,14 @@ def _lines(experiment: Experiment, stages: Sequence[str]) -> list[Planned]:
 
 
 def _plan(experiment: Experiment, stages: Sequence[str]) -> list[Planned]:
-    """Make the plan and show it."""
+    """Make the plan and print it."""
     lines = _lines(experiment, stages)
     show_plan(lines, experiment.store, experiment.size())
     return lines
 
 
 def ends_here(job: Job, wanted: Collection[str]) -> bool:
-    """Whether these steps, or none, were what the scores of the run waited for."""
+    """Whether the run's scores were only waiting for the steps ``wanted`` (or for none)."""
     if "evaluate" not in job.stages:
         return False
     scores = job.experiment.scores
@@ -159,7 +161,7 @@ def ends_here(job: Job, wanted: Collection[str]) -> bool:
 
 
 def _extract_together(jobs: Sequence[Job], wanted: Collection[str]) -> bool:
-    """Compute the signals among ``wanted``, of all the runs; whether there were any."""
+    """Compute the signals among ``wanted`` for all the runs; returns whether there were any."""
     found = {
         each.step.key: each
         for job in jobs

@@ -1,7 +1,7 @@
-"""A run as it was when it was submitted: one YAML with its resolved configuration, for its user
-alone to read, and without credentials (``launch.references``).
+"""A frozen run: its resolved configuration in one YAML file, as it was when it was submitted.
 
-``python run.py frozen=<file>`` runs it, whatever ``conf/`` says by then.
+Only its user may read the file, and it holds no credentials (``launch.references``). ``python
+run.py frozen=<file>`` runs it, whatever ``conf/`` contains by then.
 """
 
 from __future__ import annotations
@@ -26,24 +26,26 @@ from launch.targets import check_targets, foreign_code
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 HERE_ONLY = ("launcher", "sweep", "dry_run")
-"""Fields that say how the command runs, not what."""
+"""Fields that say how this command runs, and not what it runs; not frozen."""
 
 
 @dataclass(frozen=True)
 class FrozenRun:
-    """What a frozen file holds."""
+    """The content of a frozen file."""
 
     words: tuple[str, ...]
-    """The overrides that the run was composed from."""
+    """The overrides of the command line."""
     folder: Path
-    """Where the command ran: relative paths of the configuration start here."""
+    """The folder in which the command ran; relative paths of the configuration refer to it."""
     cfg: DictConfig
     group: str
-    """Name of the sweep for the logger."""
+    """Name of the sweep, for the logger."""
 
 
 def resolved_run(job: Job) -> dict[str, Any]:
-    """Words and configuration of ``job``, every interpolation resolved, without the launcher."""
+    """Words and configuration of ``job`` with every interpolation resolved, without
+    ``HERE_ONLY``.
+    """
     config: Any = OmegaConf.to_container(job.cfg, resolve=True)
     return {
         "words": [w for w in job.experiment.words if w.split("=")[0].split(".")[0] != "launcher"],
@@ -66,10 +68,11 @@ def freeze(job: Job, path: Path, folder: Path) -> None:
 
 
 def read(path: Path) -> FrozenRun:
-    """What :func:`freeze` wrote, typed again. Raises UserError for another file.
+    """The frozen run in ``path``. Raises UserError for any other file.
 
-    The file may be anyone's: what it would build is checked here (``launch.targets``), and code
-    of other folders (a benchmark's own tasks) is taken of a file alone that this user wrote.
+    The file may come from anyone, so everything that it would build is checked first
+    (``launch.targets``); code of other folders (a benchmark's own tasks) is only accepted from a
+    file of this user.
     """
     try:
         content: Any = OmegaConf.load(path)
@@ -97,18 +100,20 @@ def read(path: Path) -> FrozenRun:
 
 @dataclass(frozen=True)
 class FrozenCommand:
-    """The command line of frozen runs."""
+    """A command line that executes frozen runs."""
 
     files: tuple[Path, ...]
+    """The frozen files."""
     steps: tuple[str, ...] | None = None
-    """First 12 digits of the keys to build; None: whole runs."""
+    """First 12 digits of the keys of the steps to build; None: whole runs."""
     stages: tuple[str, ...] | None = None
+    """Stages to run instead of the frozen ones; None: the frozen ones."""
 
 
 def frozen_command(words: Sequence[str]) -> FrozenCommand | None:
-    """``frozen=<file>``, or ``frozen=[<file>,...]``, with ``steps=[...]`` or ``stages=[...]``.
+    """Parse ``frozen=<file>`` or ``frozen=[<file>,...]`` with ``steps=[...]`` or ``stages=[...]``.
 
-    None when the words are not about frozen runs.
+    None if the words do not contain ``frozen=``; UserError for any other word beside it.
     """
     if not any(word.startswith("frozen=") for word in words):
         return None

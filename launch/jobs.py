@@ -1,4 +1,4 @@
-"""A run of the command line, and what every launcher does with runs: leave out equals, record."""
+"""Jobs: the runs of one command, and what every launcher does with them."""
 
 from __future__ import annotations
 
@@ -18,38 +18,42 @@ from launch.words import shell
 
 @dataclass(frozen=True)
 class Job:
-    """One run of the command: its configuration and what that stands for."""
+    """One run of the command, a job in Hydra's sense: its configuration and the experiment made
+    from it.
+    """
 
     cfg: DictConfig
     experiment: Experiment
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """What was asked for, in pipeline order."""
+        """The stages asked for, in pipeline order."""
         return check_stages(list(self.cfg.stages))
 
     @property
     def words(self) -> str:
-        """The overrides that it was composed from, as a command line has them."""
+        """Its overrides as on a command line."""
         return shell(self.experiment.words) or "(defaults)"
 
 
 def with_stages(job: Job, *stages: str) -> Job:
-    """The same run with other stages asked of it."""
+    """The same run with other stages."""
     cfg = OmegaConf.merge(job.cfg, {"stages": list(stages)})
     assert isinstance(cfg, DictConfig)
     return Job(cfg, job.experiment)
 
 
 def goal(job: Job) -> tuple[str, ...]:
-    """Keys of the artifacts that the run ends in. Two runs with the same goal are one run."""
+    """Keys of the artifacts that the run ends with. Two runs with the same goal are the same
+    run.
+    """
     if job.stages == ("report",):
         return ("report",)
     return tuple(step.planned for step in job.experiment.stages(job.stages)[-1].steps)
 
 
 def without_duplicates(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs without those that end in the same artifacts as an earlier one, which are named."""
+    """The jobs, without those that end in the same artifacts as an earlier one; prints which."""
     first: dict[object, Job] = {}
     common = set.intersection(*(set(job.experiment.words) for job in jobs))
     for job in jobs:
@@ -65,14 +69,14 @@ def without_duplicates(jobs: Sequence[Job]) -> list[Job]:
 
 
 def _without(common: Collection[str], job: Job) -> str:
-    """What sets the job apart from the others of the command."""
+    """The words of the job that not all jobs have in common."""
     return " ".join(w for w in job.experiment.words if w not in common) or job.words
 
 
 def record(job: Job, failures: Mapping[str, str] | None = None) -> None:
-    """Write the line of the ledger of a run whose artifacts are all there, and show it.
+    """Write the result of a run whose artifacts all exist to the ledger, and print it.
 
-    ``failures``: benchmarks that have none -> why; their scores are missing in the line.
+    ``failures``: benchmark -> reason, for benchmarks without an artifact; their scores are missing.
     """
     result = job.experiment.result(failures or {})
     path = write_result(Path(job.cfg.paths.ledger), result)

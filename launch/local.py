@@ -15,10 +15,10 @@ from launch.jobs import Job
 
 @dataclass(frozen=True)
 class Local:
-    """A failed run is noted and the others go on."""
+    """Runs jobs in this process; a failed one does not stop the others."""
 
     def launch(self, jobs: Sequence[Job], executor: Executor) -> int:
-        """Run them; 2 when one failed, with the commands that run the failed ones again."""
+        """Run the jobs; 2 if one failed, with the commands that run the failed ones again."""
         failed = []
         for number, job in enumerate(jobs, 1):
             if len(jobs) > 1:

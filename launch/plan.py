@@ -1,7 +1,7 @@
-"""Runs -> a graph of nodes: every missing artifact is built by exactly one node, shared ones first.
+"""Turn runs into a graph of nodes: every missing artifact is built by one node, shared ones first.
 
-A node is what one queued job, or one process, does. It waits for the nodes that build what its
-steps stand on, so that nothing ever waits inside a job.
+A node is the work of one queued job, or one process. It starts after the nodes that build what its
+steps need, so that no job waits for another while it runs.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from launch.jobs import Job, goal
 
 ORDER = ("prepare", *STAGES)
 KEY_DIGITS = 12
-"""Of a step's key, as in the name of its folder."""
+"""Digits of a step's key, as in its folder name."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """Steps that are built together, and what they wait for."""
+    """Steps that are built together, and what must be done before."""
 
     name: str
     stage: str
     kind: str
-    """Of the first step, e.g. ``features``, ``subset``, ``adapter``."""
+    """Kind of the first step, e.g. ``features``, ``subset``, ``adapter``."""
     steps: tuple[Step, ...] = ()
     runs: tuple[int, ...] = ()
-    """Runs that make the steps, as few as cover them; the steps of the first come first."""
+    """Numbers of runs that the steps belong to, as few as cover all steps."""
     records: tuple[int, ...] = ()
-    """Runs whose line of the ledger can be written when this node is done."""
+    """Numbers of runs whose result can be written once this node is done."""
     after: tuple[str, ...] = ()
-    """Names of nodes."""
+    """Names of the nodes that must be done before."""
     after_jobs: tuple[str, ...] = ()
-    """Jobs of earlier submissions that build something this node stands on."""
+    """Ids of jobs submitted earlier that build something this node needs."""
     processes: int | str = 1
-    """Per machine; ``auto``: one per GPU."""
+    """Processes per machine; ``auto``: one per GPU."""
     machines: int = 1
 
 
 @dataclass
 class _Group:
-    """A node in the making."""
+    """A node while the graph is made."""
 
     name: str
     stage: str
@@ -55,13 +55,13 @@ class _Group:
     runs: dict[int, None] = field(default_factory=dict)
     records: list[int] = field(default_factory=list)
     waits: dict[str, None] = field(default_factory=dict)
-    """Keys of what must be there before."""
+    """Keys of what must exist before."""
     wide: Any = None
-    """Pass, recipe or suite, which say on how many processes and machines."""
+    """Feature pass, recipe or suite, which says how many processes and machines it uses."""
 
 
 Together = Callable[[Job], bool]
-"""Whether a run's evaluation rides along with its training, in the same queued job."""
+"""Whether a run's evaluation is done in the same queued job as its training."""
 
 
 def plan_nodes(
@@ -70,10 +70,10 @@ def plan_nodes(
     together: Together = lambda job: True,
     in_flight: Mapping[str, str] | None = None,
 ) -> list[Node]:
-    """The nodes that ``jobs`` (distinct) need, each after all that it waits for.
+    """The nodes that ``jobs`` (without duplicates) need, each after those it waits for.
 
-    ``in_flight``: key of a step, or goal of a run -> the queued or running job that sees to it.
-    Raises UserError as :func:`coincide.pipeline.plan` does.
+    ``in_flight``: key of a step, or goal of a run -> id of the queued or running job that produces
+    it. Raises UserError like :func:`coincide.pipeline.plan`.
     """
     in_flight = in_flight or {}
     groups: dict[str, _Group] = {}
@@ -121,8 +121,10 @@ def _place(
 
 
 def _ident(line: Planned, home: Mapping[str, str], together: bool) -> str:
-    """Signals of one pass share a node, and all that is measured on one adapter does; what a
-    model makes of the rows is looked up where the model is made.
+    """The group of a step.
+
+    Signals of one pass share a group, and so do all benchmarks of one adapter; a scan goes to the
+    group that makes its model.
     """
     step = line.step
     if step.kind == "scan":  # beside the model that it is made with
@@ -164,7 +166,9 @@ def _place_record(
     home: Mapping[str, str],
     in_flight: Mapping[str, str],
 ) -> None:
-    """Say which node is the last of the run; one of its own when others build all of it."""
+    """Find the node after which the run's result can be written; a node of its own if others build
+    all of it.
+    """
     if "evaluate" not in job.stages or goal_key(job) in in_flight:
         return
     scores = job.experiment.scores
@@ -182,7 +186,7 @@ def _place_record(
 
 
 def goal_key(job: Job) -> str:
-    """One key for all that a run ends in."""
+    """One key for everything that a run ends with."""
     return _digest(["goal", *goal(job)])
 
 

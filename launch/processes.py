@@ -1,4 +1,4 @@
-"""``launcher=processes``: several runs at a time on this machine, each job a process of its own."""
+"""``launcher=processes``: several jobs at a time on this machine, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Processes:
-    """Jobs of a sweep as processes, each started when what it stands on is there."""
+    """Runs the jobs of a sweep as processes; each starts once what it needs exists."""
 
     at_once: int = 2
-    """Processes at a time. They share the cores, and take the GPUs in turn."""
+    """Processes at a time. They share the cores and take the GPUs in turn."""
     failures: int = 1
-    """How often a job may fail before it is given up."""
+    """Number of failures after which a job is given up."""
 
     def __post_init__(self) -> None:
         if self.at_once < 1 or self.failures < 1:
             raise UserError("launcher.at_once and launcher.failures: expected 1 or more.")
 
     def launch(self, jobs: Sequence[Job], executor: Executor) -> int:
-        """Run the sweep to its end; 2 when a job failed, with the end of its log."""
+        """Run the whole sweep; 2 if a job failed, with the end of its log."""
         if jobs[0].stages == (REPORT,):
             executor.run(jobs[0])
             return 0
@@ -63,7 +63,9 @@ def _names(tasks: Sequence[Task]) -> str:
 
 
 def run_all(tasks: Sequence[Task], at_once: int) -> tuple[list[Task], list[Task]]:
-    """Run the tasks, ``at_once`` at a time: those that failed, and those that never could run."""
+    """Run the tasks, ``at_once`` at a time. Returns those that failed and those that could not
+    start.
+    """
     waiting = {task.name: task for task in tasks}
     running: dict[int, tuple[Task, subprocess.Popen[bytes]]] = {}
     done: set[str] = set()
@@ -93,7 +95,7 @@ def run_all(tasks: Sequence[Task], at_once: int) -> tuple[list[Task], list[Task]
 
 
 def _environment(task: Task, slot: int, at_once: int) -> dict[str, str]:
-    """A share of the cores, and one GPU after the other."""
+    """Environment of a process: its share of the cores, and the GPU of its slot."""
     cores = max(1, len(os.sched_getaffinity(0)) // at_once)
     share = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cores))}
     if gpus := visible_gpus():
@@ -103,7 +105,7 @@ def _environment(task: Task, slot: int, at_once: int) -> dict[str, str]:
 
 @cache
 def visible_gpus() -> tuple[str, ...]:
-    """Numbers of the GPUs of this machine that this process may use; torch is not imported."""
+    """Numbers of the GPUs that this process may use; torch is not imported."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         return tuple(filter(None, os.environ["CUDA_VISIBLE_DEVICES"].split(",")))
     try:

@@ -1,9 +1,10 @@
-"""What a frozen run keeps by reference to the environment, so that no credential is on the disk.
+"""Keep credentials out of frozen runs and the ledger: references to environment variables stay
+references.
 
-A field that refers to the environment (``${oc.env:NAME}``, also through other fields) stays the
-reference that it is, and is resolved when the job runs; folders (``paths``) are settled when it is
-submitted. A credential that was typed goes into a variable of this process, which its jobs inherit
-(sbatch hands the environment on as well), and leaves a reference to it in the file.
+A field that refers to the environment (``${oc.env:NAME}``, also through other fields) is stored as
+that reference and resolved when the job runs; folders (``paths``) are resolved when it is
+submitted. A credential that was typed is put into an environment variable of this process, which
+its jobs inherit (sbatch passes the environment on as well), and the file refers to that variable.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ SETTLED = "paths"
 
 
 def frozen_config(cfg: DictConfig, tag: str) -> dict[str, Any]:
-    """``cfg`` in plain containers, resolved but for references to the environment.
+    """``cfg`` in plain containers, for a frozen file: resolved, except for references to the
+    environment.
 
-    ``tag`` ends the names of the variables that are made for credentials: no two runs share one.
+    ``tag`` is appended to the names of variables made for credentials, so that runs do not share
+    them.
     """
     with _watched() as seen:
         found: dict[str, Any] = _kept(cfg, "", tag, seen)
@@ -36,23 +39,27 @@ def frozen_config(cfg: DictConfig, tag: str) -> dict[str, Any]:
 
 
 def ledger_config(cfg: DictConfig) -> dict[str, Any]:
-    """``cfg`` in plain containers, resolved but for references to variables that are named like
-    credentials: for the ledger."""
+    """``cfg`` in plain containers, for the ledger: resolved, except for references to credentials.
+
+    A variable counts as a credential by its name.
+    """
     with _watched() as seen:
         found: dict[str, Any] = _recorded(cfg, seen)
     return found
 
 
 def variables(cfg: DictConfig) -> dict[str, str]:
-    """Variable that ``cfg`` refers to -> hash of its value: those that hold no credential, so that
-    a job under another value can be told from the run that was submitted."""
+    """Name -> hash of the value, for the variables without credentials that ``cfg`` refers to.
+
+    A job can then detect that a variable has changed since the run was submitted.
+    """
     with _watched() as seen:
         OmegaConf.to_container(cfg, resolve=True)
         return {name: _digest(name) for name in sorted(seen) if not _hides(name)}
 
 
 def check_variables(known: Mapping[str, str]) -> None:
-    """Refuse to run where one of ``known`` (of :func:`variables`) has another value by now."""
+    """Raise UserError if one of ``known`` (from :func:`variables`) has another value now."""
     for name, digest in known.items():
         if name not in os.environ or _digest(name) != digest:
             there = "has another value" if name in os.environ else "is not set"
@@ -87,7 +94,7 @@ def _kept(node: Any, place: str, tag: str, seen: set[str], secret: bool = False)
 
 
 def _hidden(value: Any, place: str, tag: str, secret: bool) -> Any:
-    """``value``, or a reference to the variable that it was put into."""
+    """``value``; a credential is put into a variable and replaced by a reference to it."""
     if value is None or isinstance(value, bool):
         return value
     text = str(value)
@@ -117,7 +124,7 @@ def _leaf(node: Any, key: Any, seen: set[str]) -> Any:
 
 
 def _hides(name: str) -> bool:
-    """Whether the variable holds a credential, by its name or its value."""
+    """Whether the variable holds a credential, by its name or value."""
     value = os.environ.get(name, "")
     return is_secret_variable(name) or redact(value) != value
 
@@ -128,7 +135,7 @@ def _digest(name: str) -> str:
 
 @contextmanager
 def _watched() -> Iterator[set[str]]:
-    """Collect the variables that interpolations look up meanwhile."""
+    """In this context, collects the variables that interpolations look up."""
     seen: set[str] = set()
 
     def env(name: str, *default: Any) -> Any:

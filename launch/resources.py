@@ -1,4 +1,4 @@
-"""What a job asks of the cluster."""
+"""Resources that a job requests from the cluster."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Resources:
-    """What a job asks for. None: the cluster's own default."""
+    """Resources of a job. None: the cluster's default."""
 
     gpus: int = 0
-    """Per machine, for training with ``train.processes=auto``; other jobs take one."""
+    """GPUs per machine, for training with ``train.processes=auto``; other jobs take one."""
     gres: str = "gpu"
-    """Or with a type, e.g. ``gpu:a100``."""
+    """Name of the generic resource, possibly with a type, e.g. ``gpu:a100``."""
     cpus: int = 4
-    """Cores per GPU, of the whole job when it has none."""
+    """Cores per GPU; of the whole job if it has none."""
     memory_gb: float = 16
-    """Per GPU, of the whole job when it has none."""
+    """GB per GPU; of the whole job if it has none."""
     time: str = "24:00:00"
+    """Time limit in SLURM's format."""
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
     options: tuple[str, ...] = ()
-    """More of sbatch's options, e.g. ``--constraint=hbm80``."""
+    """Further options of sbatch, e.g. ``--constraint=hbm80``."""
 
     def flags(self, gpus: int, machines: int) -> list[str]:
-        """Options of sbatch for a job of ``gpus`` on each of ``machines``."""
+        """sbatch options for a job with ``gpus`` on each of ``machines``."""
         times = max(1, gpus)
         places = {"partition": self.partition, "account": self.account, "qos": self.qos}
         return [
@@ -41,7 +42,9 @@ class Resources:
 
 
 def seconds(limit: str) -> int:
-    """A time limit in SLURM's words: ``30``, ``30:00``, ``12:00:00``, ``1-12``, ``1-12:00:00``."""
+    """Seconds of a time limit in SLURM's format: ``30``, ``30:00``, ``12:00:00``, ``1-12``,
+    ``1-12:00:00``.
+    """
     days, _, rest = limit.rpartition("-")
     parts = [int(part) for part in rest.split(":")]
     if days:

@@ -1,7 +1,7 @@
-"""``launcher=slurm``: a sweep as a graph of queued jobs; the submitting shell may go away.
+"""``launcher=slurm``: a sweep as a graph of queued jobs; the submitting shell may be closed.
 
-Plain sbatch scripts: a pickled function and a poll of the accounting, as submitit has them, would
-tie a job to this Python process and to a database that many clusters lack.
+Plain sbatch scripts. submitit's pickled functions and polling of the accounting would tie a job to
+this Python process and to a database that many clusters lack.
 """
 
 from __future__ import annotations
@@ -25,18 +25,20 @@ from launch.sweep import REPORT, Sweep, Task, freeze_code, report_task
 
 @dataclass(frozen=True)
 class Slurm:
-    """Site values come from ``conf/local/cluster.yaml``."""
+    """Submits the jobs of a sweep to SLURM. Site values come from ``conf/local/cluster.yaml``."""
 
     gpu: Resources = field(default_factory=Resources)
     cpu: Resources = field(default_factory=Resources)
     on_gpu: tuple[str, ...] = ("features", "clusters", "difficulty", "adapter", "eval")
     """Kinds of artifacts whose jobs get ``gpu``; all others get ``cpu``."""
     at_most: int | None = None
-    """Jobs of a sweep that run at the same time; None: as many as the cluster grants."""
+    """Most jobs of a sweep that run at the same time; None: no limit."""
     failures: int = 3
-    """How often a job may fail before it is given up. Preemptions and time limits do not count."""
+    """Number of failures after which a job is given up. Preemptions and time limits do not
+    count."""
     warning_s: int = 120
-    """Seconds before the time limit at which a job is told to write a checkpoint and requeue."""
+    """Seconds before the time limit at which a job is signalled to write a checkpoint and is
+    requeued."""
     setup: tuple[str, ...] = ()
     """Shell lines before the job, e.g. ``module load cuda``."""
 
@@ -53,7 +55,7 @@ class Slurm:
                 )
 
     def launch(self, jobs: Sequence[Job], executor: Executor) -> int:
-        """Submit what is missing and not on its way; print how to watch it."""
+        """Submit what is missing and not queued already; print how to follow it."""
         if jobs[0].stages == (REPORT,):
             executor.run(jobs[0])
             return 0
@@ -76,14 +78,16 @@ class Slurm:
         return 0
 
     def together(self, job: Job) -> bool:
-        """Evaluation rides along unless it would leave GPUs or machines of the training idle."""
+        """Whether evaluation runs in the job of the training: unless it would leave its GPUs or
+        machines idle.
+        """
         recipe, suite = job.experiment.recipe, job.experiment.suite
         trains = self.gpus("adapter", getattr(recipe, "processes", 1))
         measures = self.gpus("eval", getattr(suite, "processes", 1))
         return getattr(recipe, "nodes", 1) == 1 and trains <= measures
 
     def gpus(self, kind: str, processes: int | str = 1) -> int:
-        """GPUs, per machine, of a job whose first artifact is of ``kind``."""
+        """GPUs per machine for a job whose first artifact is of ``kind``."""
         if kind not in self.on_gpu:
             return 0
         if processes == "auto":
@@ -104,7 +108,9 @@ class Slurm:
         *,
         with_report: bool,
     ) -> None:
-        """Submit ``tasks`` in order, then the report behind them and ``ours``, which are live."""
+        """Submit ``tasks`` in order, then the report after them and after ``ours``, tasks queued
+        already.
+        """
         ids: dict[str, str] = {}
         lanes = [job for job, task in ours.items() if task.name != REPORT]
         try:
@@ -127,14 +133,16 @@ class Slurm:
         print(f"  python -m launch.status {sweep.path}", flush=True)
 
     def _frees(self, lanes: Sequence[str]) -> list[str]:
-        """The job whose end makes room for the next one, so that ``at_most`` run at once."""
+        """The job that must end before the next one may start, so that at most ``at_most`` run at
+        once.
+        """
         full = self.at_most is not None and len(lanes) >= self.at_most
         return [lanes[-self.at_most]] if full and self.at_most else []
 
     def _send(
         self, sweep: Sweep, node: Node, task: Task, needs: Sequence[str], frees: Sequence[str]
     ) -> str:
-        """Submit one task to run when ``needs`` have succeeded and ``frees`` have ended."""
+        """Submit a task that starts when ``needs`` have succeeded and ``frees`` have ended."""
         task.write(sweep.file(task.name))
         script = sweep.file(task.name).with_suffix(".sh")
         script.write_text(self._script(sweep, task), encoding="utf-8")
@@ -159,7 +167,7 @@ class Slurm:
         return job
 
     def flags(self, node: Node) -> list[str]:
-        """What the job of ``node`` asks for."""
+        """sbatch options for the job of ``node``."""
         resources = self.gpu if node.kind in self.on_gpu else self.cpu
         return resources.flags(self.gpus(node.kind, node.processes), node.machines)
 
@@ -182,5 +190,5 @@ class Slurm:
 
 
 def in_flight(live: Mapping[cluster.Queued, Task]) -> dict[str, str]:
-    """Key of a step, or goal of a run -> the job that sees to it."""
+    """Key of a step, or goal of a run -> id of the job that produces it."""
     return {key: queued.id for queued, task in live.items() for key in task.keys}

@@ -1,4 +1,6 @@
-"""The code as it was when a sweep was submitted: one copy per content, which its jobs run from."""
+"""A copy of the code at the time when a sweep was submitted, one per content; its jobs run from
+it.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,11 @@ LEFT_OUT = {"__pycache__", "tests", "bench", "local"}
 
 
 def snapshot(folder: Path, project: Path = PROJECT) -> Path:
-    """Copy the project's code below ``folder`` unless its content is there; return the copy.
+    """Copy the project's code below ``folder``, unless there is a copy with this content; returns
+    it.
 
-    Code: ``*.py`` beside ``run.py``, every package beside it but tests and benchmarks, and
-    ``conf`` to look at. Uncommitted edits are part of it; the commit is noted in the copy.
+    Copied are ``*.py`` beside ``run.py``, every package beside it except tests and benchmarks, and
+    ``conf`` for reference. Uncommitted edits are included; the commit is noted in the copy.
     """
     files = sorted(_files(project))
     digest = hashlib.sha256()

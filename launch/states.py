@@ -1,4 +1,4 @@
-"""How the jobs of a sweep stand, told from its folder and the queue alone, without accounting."""
+"""The state of a sweep's jobs, from its folder and the queue, without SLURM's accounting."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STATES = ("running", "queued", "done", "failed", "cancelled", "not run")
 
 @dataclass(frozen=True)
 class Status:
-    """How a task stands."""
+    """The state of a task."""
 
     task: Task
     state: str
@@ -31,11 +31,11 @@ class Status:
     elapsed: float
     """Seconds in all attempts together."""
     eta: float | None = None
-    """Seconds that a running one still takes."""
+    """Estimated seconds until a running task ends."""
 
 
 def live_tasks(sweeps: Path, queued: Mapping[str, Queued]) -> dict[Queued, Task]:
-    """The jobs of any sweep below ``sweeps`` that wait or run, and what they do."""
+    """The queued and running jobs of any sweep below ``sweeps``, with their tasks."""
     found = {}
     for job in queued.values():
         path = Path(job.comment)
@@ -45,7 +45,7 @@ def live_tasks(sweeps: Path, queued: Mapping[str, Queued]) -> dict[Queued, Task]
 
 
 def statuses(sweep: Sweep, queued: Mapping[str, Queued]) -> list[Status]:
-    """How every task of the sweep stands, in the order of submission."""
+    """The state of every task of the sweep, in the order of submission."""
     live = {Path(job.comment): job for job in queued.values() if job.live}
     found: dict[str, Status] = {}
     for task in sweep.tasks():
@@ -97,7 +97,9 @@ def _waits(job: Queued, ends: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _alive(event: Mapping[str, Any]) -> bool:
-    """Whether the process of an event of ``launcher=processes`` is there, seen from its machine."""
+    """Whether the process that wrote an event (``launcher=processes``) still runs, on this
+    machine.
+    """
     if event.get("job") or event.get("host") != socket.gethostname() or "pid" not in event:
         return False
     try:
@@ -108,7 +110,7 @@ def _alive(event: Mapping[str, Any]) -> bool:
 
 
 def _spent(events: Iterable[Mapping[str, Any]]) -> float:
-    """Seconds between the starts and the ends that were noted."""
+    """Seconds between the recorded starts and ends."""
     spent, began = 0.0, None
     for event in events:
         if event["event"] == "start":
@@ -127,7 +129,7 @@ def _with_eta(found: Sequence[Status]) -> list[Status]:
 
 
 def usual_seconds(found: Iterable[Status]) -> dict[str, float]:
-    """Mean time of the finished tasks by kind."""
+    """Kind -> mean seconds of the finished tasks."""
     times: dict[str, list[float]] = {}
     for status in found:
         if status.state == "done":
@@ -136,7 +138,9 @@ def usual_seconds(found: Iterable[Status]) -> dict[str, float]:
 
 
 def _eta(status: Status, usual: Mapping[str, float]) -> float | None:
-    """What the log said last (of the training alone), or the usual time of its kind if longer."""
+    """Remaining seconds by the log (training only), or by the usual time of its kind if that is
+    longer.
+    """
     said = ETA.findall("\n".join(tail(Path(status.task.log), 50)))
     guesses = [int(h) * 3600.0 + int(m) * 60 + int(s) for h, m, s in said[-1:]]
     if status.task.kind in usual:
@@ -145,7 +149,7 @@ def _eta(status: Status, usual: Mapping[str, float]) -> float | None:
 
 
 def remaining(found: Sequence[Status]) -> float | None:
-    """Seconds that the sweep still takes at the present pace; None when that cannot be said."""
+    """Seconds until the sweep ends at its present pace; None if unknown."""
     usual = usual_seconds(found)
     waiting = [s.task.kind for s in found if s.state == "queued" and s.task.kind != REPORT]
     running = [s.eta for s in found if s.state == "running"]
@@ -156,7 +160,7 @@ def remaining(found: Sequence[Status]) -> float | None:
 
 
 def clock(seconds: float | None) -> str:
-    """``1-02:03:04``, or a dash."""
+    """``seconds`` as ``1-02:03:04``; a dash for None."""
     if seconds is None:
         return "–"
     days, rest = divmod(int(seconds), 86400)
@@ -165,7 +169,7 @@ def clock(seconds: float | None) -> str:
 
 
 def tail(path: Path, lines: int) -> list[str]:
-    """The last lines of a log, however long it is."""
+    """The last lines of a log of any length."""
     if not path.is_file():
         return []
     with path.open("rb") as handle:

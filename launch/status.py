@@ -1,4 +1,6 @@
-"""``python -m launch.status <sweep>``: which jobs wait, run, are done or failed, and how long."""
+"""``python -m launch.status <sweep>``: which jobs wait, run, are done or have failed, with
+times.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ LOG_LINES = 15
 
 
 def show(sweep: Sweep) -> int:
-    """Print the table and what failed; 1 when something did, else 0."""
+    """Print the table and the failures; 1 if something failed, else 0."""
     found = statuses(sweep, queue() if in_queue(sweep) else {})
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("state", "job", "attempts", "elapsed", "ETA", "why"):
@@ -46,12 +48,12 @@ def show(sweep: Sweep) -> int:
 
 
 def in_queue(sweep: Sweep) -> bool:
-    """Whether SLURM has jobs of it, so that without its word nothing can be said."""
+    """Whether the sweep has jobs in SLURM, whose state only SLURM knows."""
     return any("job" in event for task in sweep.tasks() for event in task.history()[:1])
 
 
 def failure_text(task: Task) -> str:
-    """The end of the log, and the command that does it again here, from the frozen code."""
+    """The end of the log, and a command that repeats the task here with the frozen code."""
     environment = ("env", "PYTHONSAFEPATH=1", f"PYTHONPATH={task.code}")
     command = shlex.join([*environment, *task.command])
     lines = "\n".join(f"  {line}" for line in tail(Path(task.log), LOG_LINES))
@@ -62,7 +64,7 @@ def failure_text(task: Task) -> str:
 
 
 def main(words: Sequence[str]) -> int:
-    """The status of the sweep named by id, below ./sweeps, or by path."""
+    """Print the status of a sweep, given by its id (below ./sweeps) or path."""
     if len(words) != 1:
         print("usage: python -m launch.status <sweep id, or path of its folder>", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""What every launcher of several jobs does before the first one starts."""
+"""What launchers of several jobs do before the first one starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from launch.sweep import Sweep, Task, freeze_code, freeze_sweep, tasks_of
 
 
 def plan_sweep(jobs: Sequence[Job], together: Together, in_flight: Mapping[str, str]) -> list[Node]:
-    """Plan and show; runs whose artifacts are all there get their line in the ledger now."""
+    """Plan the graph and print it; runs whose artifacts all exist get their result written now."""
     for job in jobs:
         if goal_key(job) not in in_flight:
             reopen_unanswered(job)
@@ -30,10 +30,9 @@ def plan_sweep(jobs: Sequence[Job], together: Together, in_flight: Mapping[str, 
 
 
 def _check_resume(nodes: Sequence[Node], jobs: Sequence[Job]) -> None:
-    """Refuse now what a training would refuse when its turn in the queue comes: to go on from a
-    checkpoint of another layout.
+    """Raise UserError if a queued training could not resume from a checkpoint of another layout.
 
-    With ``processes: auto`` the layout is known only where the job runs.
+    With ``processes: auto`` the layout is only known where the job runs.
     """
     trained = {step.planned for node in nodes for step in node.steps if step.kind == "adapter"}
     for job in jobs:
@@ -45,13 +44,15 @@ def _check_resume(nodes: Sequence[Node], jobs: Sequence[Job]) -> None:
 def freeze_all(
     nodes: Sequence[Node], jobs: Sequence[Job], failures: int
 ) -> tuple[Sweep, list[Task]]:
-    """The frozen sweep, and the tasks of ``nodes`` to run from the frozen code."""
+    """The frozen sweep, and the tasks of ``nodes``, which run from the frozen code."""
     sweep = freeze_sweep(jobs, Path.cwd())
     return sweep, tasks_of(nodes, jobs, sweep, freeze_code(sweep), failures)
 
 
 def record_cached(job: Job) -> None:
-    """Record a run all of whose scores are in the store, unless its line is there already."""
+    """Write the result of a run whose scores are all in the store, unless the ledger has it
+    already.
+    """
     if "evaluate" not in job.stages:
         return
     if all(job.experiment.store.find(step) for step in job.experiment.scores):
@@ -61,7 +62,7 @@ def record_cached(job: Job) -> None:
 
 
 def show_nodes(nodes: Sequence[Node], runs: int) -> None:
-    """One line per job: what it builds and what it waits for."""
+    """Print a line for each job: what it builds and what it waits for."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("stage", "job", "builds", "waits for"):
         table.add_column(column, overflow="fold")

@@ -1,10 +1,11 @@
-"""One attempt at a task, noted as it happens: in a job, ``python -m launch.supervise <task>.json``.
+"""Run one attempt at a task and record its events: in a job, ``python -m launch.supervise
+<task>.json``.
 
-What ended it decides what comes next. SIGUSR2, the warning before the time limit or a preemption:
-the command is told, which makes a training write a checkpoint, and the job goes back into the
-queue, as often as it takes. SIGTERM: told as well, but putting the job back is the cluster's
-business (preempted) or nobody's (cancelled). A failure: back into the queue until
-``Task.failures`` is reached.
+What happens next depends on how it ends. SIGUSR2 (the warning before the time limit or a
+preemption) is passed on to the command, so that a training writes a checkpoint, and the job is
+requeued, any number of times. SIGTERM is passed on as well, but the cluster requeues the job
+(preempted) or nobody does (cancelled). After a failure the job is requeued until ``Task.failures``
+is reached.
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ from coincide.processes import dying_with_me
 from launch.sweep import Task
 
 How = Literal["done", "failed", "told", "stopped"]
-"""``told``: by SIGUSR2 that time is running out. ``stopped``: by SIGTERM."""
+"""``told``: by SIGUSR2, that time is running out. ``stopped``: by SIGTERM."""
 EXIT_STOPPED = 75
-"""EX_TEMPFAIL: try again."""
+"""EX_TEMPFAIL: the command stopped and can be run again."""
 
 
 def environment(task: Task, **more: str) -> dict[str, str]:
-    """Variables under which nothing but the frozen code is imported.
+    """Environment in which only the frozen code is imported.
 
-    ``python -m`` would look into the current folder first, where the live code may lie.
+    ``python -m`` would search the current folder first, which may hold the live code.
     """
     path = os.pathsep.join([task.code, *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", **more}
 
 
 def begin(task: Task, env: dict[str, str], *, job: str | None = None) -> subprocess.Popen[bytes]:
-    """Start the command, its output appended to the task's log."""
+    """Start the command; its output is appended to the task's log."""
     with Path(task.log).open("ab") as log:
         process = subprocess.Popen(
             task.command,
@@ -56,7 +57,9 @@ def begin(task: Task, env: dict[str, str], *, job: str | None = None) -> subproc
 
 
 def close(task: Task, code: int, received: list[int]) -> How:
-    """Note how the command ended: its exit code, and the signals that were passed on to it."""
+    """Record how the command ended, from its exit code and the signals that were passed on to
+    it.
+    """
     how = _how(code, received)
     task.note("end", how=how, code=code)
     return how
@@ -75,7 +78,7 @@ def pass_on(
     processes: Callable[[], Iterable[subprocess.Popen[bytes]]],
     note: Callable[[str], None] = lambda name: None,
 ) -> Iterator[list[int]]:
-    """While inside, SIGTERM and SIGUSR2 go to the processes as well; yields those received."""
+    """In this context SIGTERM and SIGUSR2 are passed on to the processes; yields those received."""
     received: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
@@ -95,7 +98,7 @@ def pass_on(
 
 
 def given_up(task: Task) -> bool:
-    """Whether the task failed as often as it may since it was last submitted."""
+    """Whether the task has failed as often as it may since it was last submitted."""
     events = task.history()
     last = max((i for i, e in enumerate(events) if e["event"] == "submit"), default=0)
     failed = [e for e in events[last:] if e["event"] == "end" and e["how"] == "failed"]
@@ -103,7 +106,7 @@ def given_up(task: Task) -> bool:
 
 
 def main(path: Path) -> int:
-    """Supervise in a job of SLURM; the exit status of the job."""
+    """Supervise the task in ``path`` in a SLURM job; returns the exit status of the job."""
     task = Task.read(path)
     job = os.environ["SLURM_JOB_ID"]
     process = begin(task, environment(task), job=job)
@@ -119,7 +122,7 @@ def main(path: Path) -> int:
 
 
 def requeue(job: str) -> int:
-    """Put this job back into the queue; it is killed for that, so the status hardly matters."""
+    """Requeue this job; SLURM kills it for that, so the returned status hardly matters."""
     done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
     if done.returncode:
         print(f"scontrol requeue {job}: {done.stderr.strip()}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The folder of a sweep: what was frozen, what its jobs do, and what became of their attempts.
+"""The folder of a sweep: what was frozen, what its jobs do, and the events of their attempts.
 
 <sweeps>/code/<12 hex>/                the code, once per content
 <sweeps>/<id>/sweep.json               the command, and the words of every run
@@ -35,25 +35,25 @@ REPORT = "report"
 
 @dataclass(frozen=True)
 class Task:
-    """A node on disk: all that is needed to carry it out and to say how it went."""
+    """A node on disk: everything needed to execute it and to tell its state."""
 
     name: str
     stage: str
     kind: str
     command: tuple[str, ...]
     code: str
-    """The copy of the code that the command runs from."""
+    """Folder of the copy of the code that it runs from."""
     folder: str
-    """Where the command runs."""
+    """Folder in which the command runs."""
     events: str
     log: str
     failures: int
-    """How often it may fail before it is given up."""
+    """Number of failures after which it is given up."""
     after: tuple[str, ...] = ()
     artifacts: tuple[str, ...] = ()
-    """Manifests whose existence means that the steps are built."""
+    """Paths of manifests; if they exist, the steps are built."""
     keys: tuple[str, ...] = ()
-    """Keys of the steps, and goals of the runs that are recorded."""
+    """Keys of its steps, and goals of the runs whose results it writes."""
 
     @staticmethod
     def read(path: Path) -> Task:
@@ -68,7 +68,7 @@ class Task:
         write_json(path, asdict(self))
 
     def note(self, event: str, **facts: Any) -> None:
-        """Append to the events."""
+        """Append an event."""
         line = json.dumps({"event": event, "time": round(time.time(), 3), **facts})
         with Path(self.events).open("a", encoding="utf-8") as handle:
             handle.write(line + "\n")
@@ -80,7 +80,7 @@ class Task:
         return [json.loads(line) for line in text.rpartition("\n")[0].splitlines()]
 
     def built(self) -> bool:
-        """Whether the artifacts are there."""
+        """Whether its artifacts exist."""
         return bool(self.artifacts) and all(Path(path).is_file() for path in self.artifacts)
 
 
@@ -95,19 +95,19 @@ class Sweep:
         return self.path.name
 
     def run(self, job: Job) -> Path:
-        """Where ``job`` is frozen: by its goal, whatever the order of the words was."""
+        """File in which ``job`` is frozen: named by its goal, independent of the order of words."""
         method, seed = job.experiment.method.name, job.experiment.seed
         return self.path / "runs" / f"{method}-s{seed}-{goal_key(job)[:8]}.yaml"
 
     def file(self, name: str) -> Path:
-        """Where the task called ``name`` stands."""
+        """File of the task ``name``."""
         return self.path / "jobs" / f"{name}.json"
 
     def owns(self, task: Task) -> bool:
         return Path(task.events).parent == self.path / "jobs"
 
     def tasks(self) -> list[Task]:
-        """Tasks in the order of submission."""
+        """The tasks in the order of submission."""
         found = [Task.read(p) for p in self.path.glob("jobs/*.json") if p.name[0] != "."]
         return sorted(found, key=lambda task: (_submitted(task), task.name))
 
@@ -121,7 +121,10 @@ def _submitted(task: Task) -> float:
 
 
 def open_sweep(which: str, sweeps: Path) -> Sweep:
-    """The sweep of that id below ``sweeps``, or of that path."""
+    """The sweep with id ``which`` below ``sweeps``, or in the folder ``which``.
+
+    Raises UserError if there is none.
+    """
     for path in (sweeps / which, Path(which)):
         if (path / "sweep.json").is_file():
             return Sweep(path.absolute())
@@ -133,7 +136,7 @@ def open_sweep(which: str, sweeps: Path) -> Sweep:
 
 
 def sweep_id(jobs: Sequence[Job]) -> str:
-    """``<data>-<n>-runs-<8 hex>``: the same runs are the same sweep."""
+    """``<data>-<n>-runs-<8 hex>``: the same for the same runs."""
     configs = [{**resolved_run(job)["config"], "logger": None} for job in jobs]
     digest = hashlib.sha256(canonical(sorted(map(canonical, configs))).encode()).hexdigest()
     runs = f"{len(jobs)}-run{'s' if len(jobs) > 1 else ''}"
@@ -141,7 +144,7 @@ def sweep_id(jobs: Sequence[Job]) -> str:
 
 
 def freeze_sweep(jobs: Sequence[Job], folder: Path) -> Sweep:
-    """Write the frozen runs (already there when this sweep was submitted before)."""
+    """Write the frozen runs, unless this sweep was submitted before."""
     sweep = Sweep(Path(jobs[0].cfg.paths.sweeps).absolute() / sweep_id(jobs))
     for name in ("runs", "jobs", "logs"):
         (sweep.path / name).mkdir(parents=True, exist_ok=True)
@@ -155,14 +158,14 @@ def freeze_sweep(jobs: Sequence[Job], folder: Path) -> Sweep:
 
 
 def freeze_code(sweep: Sweep) -> Path:
-    """The copy of the code as it is now."""
+    """Copy the code as it is now; returns the copy."""
     return snapshot(sweep.path.parent / "code")
 
 
 def tasks_of(
     nodes: Sequence[Node], jobs: Sequence[Job], sweep: Sweep, code: Path, failures: int
 ) -> list[Task]:
-    """The tasks that carry out ``nodes``."""
+    """The tasks that execute ``nodes``."""
     return [_task(node, jobs, sweep, code, failures) for node in nodes]
 
 
@@ -186,7 +189,7 @@ def _task(node: Node, jobs: Sequence[Job], sweep: Sweep, code: Path, failures: i
 
 
 def report_task(sweep: Sweep, code: Path, after: Iterable[str]) -> Task:
-    """The task that comes last, whatever became of the others."""
+    """The last task, which runs whatever became of the others."""
     runs = ",".join(run["file"] for run in sweep.record()["runs"])
     return Task(
         name=REPORT,

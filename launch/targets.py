@@ -1,16 +1,15 @@
 """Which objects a configuration may build: those of the project's own groups, and the user's own.
 
 A YAML may come from anyone: a frozen run on a shared disk, a file that was copied into ``conf``.
-Whatever ``_target_`` names is called, so each is held to a rule before the first one is looked
-up. Of a config group may be built
+Whatever ``_target_`` names is called, so every name is checked before the first one is imported. A
+config group may build
 
 - a dataclass with the group's protocol (``ROLES``), and
 - its parts: what the files of that group in ``conf`` name (a download, a benchmark), or a
   dataclass of the same module,
 
-when its module is a file of the project or of the working folder. Hydra's
-``instantiate`` is not used: what was checked is what is built, and no string is read as an
-interpolation a second time.
+if its module is a file of the project or of the working folder. Hydra's ``instantiate`` is not
+used: exactly what was checked is built, and no string is interpolated a second time.
 """
 
 from __future__ import annotations
@@ -40,22 +39,22 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "logger": ("mode", "project"),
     "launcher": ("launch",),
 }
-"""Config group -> what an object of it has (``coincide.schema``)."""
+"""Config group -> attributes that its objects must have (``coincide.schema``)."""
 PARTS = {"eval": ("benchmark",)}
-"""Group -> groups whose objects stand inside its own."""
+"""Group -> groups whose objects are nested in its own."""
 SPECIAL = ("_args_", "_partial_", "_recursive_", "_convert_")
-"""Hydra's other keys; ``_convert_`` alone changes nothing here, since all is plain already."""
+"""Hydra's other keys; ``_convert_`` is allowed, since all containers are plain already."""
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 _PASSED: dict[str, Any] = {}
-"""What was checked, by its name: all that :func:`make` builds."""
+"""Name -> what was checked; :func:`make` builds nothing else."""
 _NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 
 
 def check_targets(config: Mapping[str, Any], conf: Path) -> None:
-    """Refuse ``config`` (resolved, as plain containers) unless every object in it may be built.
+    """Raise UserError unless every object in ``config`` (resolved, plain containers) may be built.
 
-    ``conf``: the folder of the config groups. Raises :class:`UserError` naming place and object;
-    nothing is imported before its name has passed.
+    ``conf``: the folder of the config groups. The message names place and object; nothing is
+    imported before its name was checked.
     """
     for group, value in config.items():
         allowed = named_targets(group, conf) if group in ROLES else frozenset()
@@ -77,7 +76,9 @@ def check_targets(config: Mapping[str, Any], conf: Path) -> None:
 
 
 def check_hydra(settings: Any, place: str = "hydra") -> None:
-    """Refuse settings of Hydra itself that name code other than Hydra's and Python's logging."""
+    """Raise UserError for settings of Hydra that name code other than Hydra's and Python's
+    logging.
+    """
     if isinstance(settings, Mapping):
         for key, value in settings.items():
             prefix = {"_target_": ("hydra._internal.", "hydra_plugins."), "class": ("logging.",)}
@@ -93,8 +94,9 @@ def check_hydra(settings: Any, place: str = "hydra") -> None:
 
 
 def make(value: Any) -> Any:
-    """The objects of a value that :func:`check_targets` passed, inner ones first; lists and
-    mappings stay what they are.
+    """The objects of a value that :func:`check_targets` accepted, inner ones first.
+
+    Lists and mappings stay what they are.
     """
     if isinstance(value, list):
         return [make(item) for item in value]
@@ -114,8 +116,9 @@ def make(value: Any) -> Any:
 
 
 def foreign_code(value: Any) -> Iterator[str]:
-    """Folders of code that ``value`` names (a benchmark's ``tasks_dir`` and ``overlay``) and that
-    are neither the project's nor below the working folder.
+    """Folders of code that ``value`` names and that are outside the project and the working folder.
+
+    Named by a benchmark's ``tasks_dir`` and ``overlay``.
     """
     if isinstance(value, list):
         for item in value:
@@ -132,14 +135,16 @@ def foreign_code(value: Any) -> Iterator[str]:
 
 @cache
 def named_targets(group: str, conf: Path) -> frozenset[str]:
-    """What the files of ``group`` in ``conf`` name; they are read as text."""
+    """The ``_target_`` names in the files of ``group`` in ``conf``, which are read as text."""
     folders = (conf / name for name in (group, *PARTS.get(group, ())))
     texts = (path.read_text(encoding="utf-8") for f in folders for path in f.glob("*.yaml"))
     return frozenset(t for text in texts for t in re.findall(r"_target_:\s*['\"]?([\w.]+)", text))
 
 
 def _targets(value: Any, place: str) -> Iterator[tuple[str, Any]]:
-    """Every ``_target_`` below ``value`` with its place, and a refusal of what would change it."""
+    """Every ``_target_`` below ``value`` with its place; UserError for keys that would change
+    it.
+    """
     if isinstance(value, Mapping):
         for key, item in value.items():
             if key == "_target_":
@@ -159,13 +164,13 @@ def _has_role(found: type, group: str) -> bool:
 
 
 def _part_of(found: type | None, whole: Any) -> bool:
-    """Whether ``found`` is of the module of the object that it is a part of."""
+    """Whether ``found`` is in the module of the object that it is a part of."""
     around = _locate(whole)
     return found is not None and around is not None and found.__module__ == around.__module__
 
 
 def _locate(target: Any) -> type | None:
-    """The dataclass of that name in a module of the project or the working folder, else None."""
+    """The dataclass of that name in a module of the project or the working folder; else None."""
     if not isinstance(target, str) or not _NAME.fullmatch(target):
         return None
     module, _, name = target.rpartition(".")

@@ -1,7 +1,8 @@
-"""Words of the command line as Hydra wants them: values of paths and names as they stand.
+"""Quote values of paths and names on the command line so that Hydra takes them literally.
 
-Hydra's grammar takes ``=``, ``(``, ``,``, ``~``, ``#``, ``&``, brackets and letters beyond ASCII in
-a value for its own. A path or a name means none of that, so it is quoted here; ``~`` is the home.
+Hydra's grammar gives ``=``, ``(``, ``,``, ``~``, ``#``, ``&``, brackets and non-ASCII letters a
+meaning of their own. In a path or name they mean nothing, so such values are quoted here; ``~`` is
+the home folder.
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ LITERAL = re.compile(
 )
 """Keys whose values are paths or names."""
 NAMES = ("name", "label", "group", "source_field")
-"""What ends a key whose value is a name: nothing in it is the home."""
+"""Last parts of keys whose value is a name; in a name ``~`` is not the home folder."""
 SWEEP = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag)\(.*\)", re.S)
 SPECIAL = set("'\"\\ ()[]{}&;#~$*?<>|!`\n\t")
 
 
 def literal_words(words: Iterable[str], *, multirun: bool) -> list[str]:
-    """``words`` with the values of paths and names quoted where Hydra would read them otherwise.
+    """``words`` with the values of paths and names quoted where Hydra would read them differently.
 
-    In a sweep a comma parts values, unless the whole value is a path that exists. Raises
-    :class:`UserError` for a word that Hydra cannot read, and says how it is quoted.
+    In a sweep (``multirun``) a comma separates values, unless the whole value is an existing path.
+    Raises :class:`UserError` for a word that Hydra cannot read, and says how to quote it.
     """
     return [_checked(_literal(word, multirun=multirun)) for word in words]
 
 
 def shell(words: Iterable[str]) -> str:
-    """``words`` as a shell takes them."""
+    """``words`` joined and quoted for a shell."""
     return " ".join(shlex.quote(word) if SPECIAL & set(word) else word for word in words)
 
 
@@ -78,7 +79,7 @@ def _value(value: str, path: bool) -> str:
 
 
 def quoted(value: str) -> str:
-    """``value`` as a quoted string of Hydra's grammar."""
+    """``value`` as a quoted string in Hydra's grammar."""
     # a backslash counts only before a quote, and at the end of the text
     escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
     return f"'{escaped}'"

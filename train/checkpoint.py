@@ -1,7 +1,7 @@
-"""Checkpoints that are trusted only when whole: the ``complete`` marker is written last.
+"""Training checkpoints, used only if they are complete: the file ``complete`` is written last.
 
-It holds the size and the SHA-256 of every file. Sizes tell a half-written checkpoint; hashes are
-compared before training goes on from one.
+It holds the size and SHA-256 of every file. Sizes reveal a half-written checkpoint; hashes are
+compared before training resumes from one.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ MARKER = "complete"
 
 @dataclass(frozen=True)
 class TrainingCheckpoint:
-    """A whole checkpoint and the layout it was written in."""
+    """A complete checkpoint and the layout in which it was written."""
 
     path: Path
     step: int
     world_size: int
     zero_stage: int
     seconds: float
-    """Training time up to here, over all attempts."""
+    """Training time up to this step, over all attempts."""
 
     def check_layout(self, world_size: int, zero_stage: int) -> None:
-        """Refuse a layout that DeepSpeed cannot load: its shards belong to their ranks.
+        """Raise UserError for a layout that DeepSpeed cannot load: its shards belong to their
+        ranks.
 
-        Without DeepSpeed every rank holds everything, and any number of processes can go on.
+        Without DeepSpeed every rank holds everything, and any number of processes can resume.
         """
         same_stage = self.zero_stage == zero_stage
         if same_stage and (zero_stage == 0 or self.world_size == world_size):
@@ -49,7 +50,7 @@ class TrainingCheckpoint:
 def mark_complete(
     path: Path, *, step: int, world_size: int, zero_stage: int, seconds: float
 ) -> None:
-    """Fsync every file of the checkpoint, then write the marker that makes it count."""
+    """Fsync every file of the checkpoint, then write the ``complete`` marker."""
     for file in _files(path):
         fsync(path / file)
     layout = TrainingCheckpoint(path, step, world_size, zero_stage, seconds)
@@ -58,9 +59,9 @@ def mark_complete(
 
 
 def newest_complete(folder: Path, *, check: bool = False) -> TrainingCheckpoint | None:
-    """The whole checkpoint with the most steps; unmarked and truncated ones do not count.
+    """The complete checkpoint with the most steps; None if there is none.
 
-    ``check``: nor do those whose bytes are not what was written.
+    ``check``: also compare the hashes of its files; a damaged checkpoint does not count.
     """
     found = [c for path in folder.glob("checkpoint-*") if (c := _read(path)) is not None]
     found.sort(key=lambda c: c.step, reverse=True)
@@ -68,14 +69,16 @@ def newest_complete(folder: Path, *, check: bool = False) -> TrainingCheckpoint 
 
 
 def damaged_ones(folder: Path, newer_than: TrainingCheckpoint | None) -> list[str]:
-    """Names of the checkpoints of the right sizes that were passed over for ``newer_than``."""
+    """Names of checkpoints newer than ``newer_than`` that have the right sizes but the wrong
+    bytes.
+    """
     least = newer_than.step if newer_than else -1
     found = [c for path in folder.glob("checkpoint-*") if (c := _read(path)) is not None]
     return sorted(c.path.name for c in found if c.step > least)
 
 
 def sweep(folder: Path, keep: TrainingCheckpoint | None) -> list[str]:
-    """Remove every checkpoint but ``keep``; returns the names of the half-written ones."""
+    """Remove every checkpoint but ``keep``; returns the names of incomplete ones."""
     broken = sorted(p.name for p in folder.glob("checkpoint-*") if _read(p) is None)
     for path in folder.glob("checkpoint-*"):
         if keep is None or path != keep.path:
@@ -84,7 +87,7 @@ def sweep(folder: Path, keep: TrainingCheckpoint | None) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, dict[str, Any]]:
-    """``size`` and ``sha256`` of every file below ``folder``, the marker aside."""
+    """Name -> ``size`` and ``sha256`` of every file below ``folder``, except the marker."""
     return {
         name: {"size": size, "sha256": sha256_file(folder / name)}
         for name, size in _files(folder).items()
@@ -92,7 +95,7 @@ def contents(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _marker(path: Path) -> dict[str, Any] | None:
-    """What the marker says; None where there is none that can be read."""
+    """Content of the marker; None if it is missing or unreadable."""
     try:
         found = json.loads((path / MARKER).read_text(encoding="utf-8"))
         good = isinstance(found.get("files"), dict) and is_sealed(found)
@@ -115,14 +118,14 @@ def _read(path: Path) -> TrainingCheckpoint | None:
 
 
 def _is_sound(path: Path) -> bool:
-    """Whether the files hash to what the marker says; those of earlier versions say sizes alone."""
+    """Whether the files match the marker's hashes; markers of earlier versions only have sizes."""
     marker = _marker(path)
     written = {n: f for n, f in (marker or {"files": {}})["files"].items() if isinstance(f, dict)}
     return all(sha256_file(path / name) == f["sha256"] for name, f in written.items())
 
 
 def _files(path: Path) -> dict[str, int]:
-    """Size in bytes of every file of the checkpoint, by name."""
+    """Name -> size in bytes of every file of the checkpoint."""
     return {
         str(p.relative_to(path)): p.stat().st_size
         for p in sorted(path.rglob("*"))

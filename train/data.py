@@ -1,4 +1,4 @@
-"""Examples as a rank sees them: encoded rows of the subset, and the filler row."""
+"""Training examples of one rank: encoded rows of the subset, and the filler row."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def open_subset(job: TrainingJob) -> Dataset:
-    """The subset as a dataset of its own: row i is its i-th example."""
+    """The subset as a dataset: row i is its i-th example."""
     dataset = read(
         Path(job.annotations),
         Path(job.image_root),
@@ -36,7 +36,9 @@ def open_subset(job: TrainingJob) -> Dataset:
 
 
 class EncodedExamples(TorchDataset[Encoded]):
-    """The subset's examples, encoded when asked for; ``FILLER`` gives the filler row."""
+    """Dataset of the subset's examples, encoded when accessed; index ``FILLER`` gives the filler
+    row.
+    """
 
     def __init__(self, dataset: Dataset, processor: Any, template: str, max_length: int) -> None:
         self.dataset = dataset
@@ -57,7 +59,9 @@ class EncodedExamples(TorchDataset[Encoded]):
         return encode(example, dataset, self.processor, self.template, self.max_length)
 
     def _filler(self) -> Encoded:
-        """One blank image and no answer: it runs through every module and adds exactly zero."""
+        """A row with one blank image and no answer token: it runs through all modules and adds a
+        loss of 0.
+        """
         turns = (Turn("human", "<image>"), Turn("gpt", "."))
         blank = Example(FILLER, "filler", ("<blank>",), turns, "")
         dataset = replace(self.dataset, blank_images=self.dataset.blank_images | {FILLER})
@@ -68,12 +72,13 @@ class EncodedExamples(TorchDataset[Encoded]):
 def collator(
     filler: Encoded, pad_id: int
 ) -> Callable[[Sequence[Encoded]], dict[str, torch.Tensor]]:
-    """Batches for the model: input_ids, labels, attention_mask [B, T], pixel_values [n, 3, H, W],
-    and the further inputs that models of other families than LLaVA take.
+    """A function that makes batches for the model.
 
-    A micro-batch without any image gets the filler row, so that the vision tower and the
-    projector run on every rank at every step: under ZeRO-3 a rank that skipped them would leave
-    the others waiting for ever, and the optimizer would treat the projector differently.
+    A batch has ``input_ids``, ``labels``, ``attention_mask`` [B, T], ``pixel_values`` [n, 3, H, W],
+    and the further inputs of models of other families than LLaVA. A micro-batch without any image
+    gets the filler row, so that vision tower and projector run on every rank at every step: under
+    ZeRO-3 the others would wait forever for a rank that skips them, and the optimizer would treat
+    the projector differently.
     """
 
     def together(examples: Sequence[Encoded]) -> dict[str, torch.Tensor]:
@@ -86,7 +91,7 @@ def collator(
 
 
 def loader(job: TrainingJob, dataset: Dataset, processor: Any, rank: int) -> DataLoader[Any]:
-    """Every micro-batch of ``rank`` for the whole run, all epochs in a row."""
+    """A DataLoader over all micro-batches of ``rank`` for the whole run, epoch after epoch."""
     recipe = job.recipe
     lengths = np.array([length_of(example) for example in dataset.examples])
     text_only = np.array([not example.images for example in dataset.examples])

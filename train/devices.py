@@ -1,4 +1,4 @@
-"""The GPUs of this machine, seen without importing torch."""
+"""The GPUs of this machine, found without importing torch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU: its name and its memory in bytes."""
+    """A GPU: its name and its memory in bytes."""
 
     name: str
     bytes: int
 
 
 def gpus(environ: Mapping[str, str] | None = None) -> tuple[Gpu, ...]:
-    """What ``nvidia-smi`` lists, within ``CUDA_VISIBLE_DEVICES``; nothing where it is missing."""
+    """The GPUs that ``nvidia-smi`` lists, restricted to ``CUDA_VISIBLE_DEVICES``; none without
+    it.
+    """
     query = [
         "nvidia-smi",
         "--query-gpu=index,uuid,name,memory.total",

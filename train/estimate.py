@@ -1,7 +1,7 @@
-"""What a recipe costs: GPU memory, checkpoint size and GPU hours, from the number of parameters.
+"""Estimates for a recipe: GPU memory, checkpoint size and GPU hours, from the number of parameters.
 
-Estimates with their formulas stated, to be checked before hours are spent. Measured figures are in
-the manifest of every adapter (``peak_gpu_bytes``, ``seconds``).
+Each formula is stated. Measured figures are in the manifest of every adapter (``peak_gpu_bytes``,
+``seconds``).
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from train.recipe import Recipe
 
 GIB = 2**30
 RESERVE = 1.5 * GIB
-"""CUDA context, libraries, communication buffers."""
+"""Bytes for CUDA context, libraries and communication buffers."""
 FRAGMENTATION = 1.1
 NF4_BYTES = 0.516
-"""Of a parameter in 4 bits, with doubly quantized scales (Dettmers et al. 2023, section 3)."""
+"""Bytes per parameter in 4 bits with doubly quantized scales (Dettmers et al. 2023, section 3)."""
 LAYER_VALUES = 24
-"""Values that a layer keeps for the backward pass, a token and hidden unit: 17 of a transformer
-layer without its attention matrix (Korthikanti et al. 2022, equation 2), 7 inputs of adapters."""
+"""Values per token and hidden unit that a layer keeps for the backward pass: 17 for a transformer
+layer without its attention matrix (Korthikanti et al. 2022, equation 2), 7 for inputs of
+adapters."""
 CHECKPOINTS_AT_ONCE = 3
-"""The two that are kept and the one being written."""
+"""The two that are kept and the one that is being written."""
 
 
 @dataclass(frozen=True)
 class DecoderShape:
-    """A decoder of Llama's form."""
+    """Sizes of a decoder with Llama's architecture."""
 
     layers: int
     hidden: int
@@ -35,18 +36,19 @@ class DecoderShape:
 
     @property
     def linears(self) -> int:
-        """Parameters of the linear layers that LoRA adapts."""
+        """Number of parameters in the linear layers that LoRA adapts."""
         return self.layers * (4 * self.hidden**2 + 3 * self.hidden * self.intermediate)
 
     def lora(self, rank: int) -> int:
-        """Trained parameters of LoRA on those layers: ``rank`` (in + out) each."""
+        """Number of trained parameters of LoRA on those layers: ``rank`` (in + out) for each."""
         attention, mlp = 4 * 2 * self.hidden, 3 * (self.hidden + self.intermediate)
         return self.layers * rank * (attention + mlp)
 
 
 def shape_of(parameters: int) -> DecoderShape:
-    """A likely shape for a model of ``parameters``: Llama's proportions, 128 units a layer, so that
-    parameters = 12 * 128^2 layers^3.
+    """A typical shape for a model with ``parameters`` parameters.
+
+    Llama's proportions with 128 hidden units per layer, so parameters = 12 * 128^2 layers^3.
     """
     layers = max(1, round((parameters / (12 * 128**2)) ** (1 / 3)))
     hidden = max(1, round((parameters / (12 * layers)) ** 0.5))
@@ -55,14 +57,14 @@ def shape_of(parameters: int) -> DecoderShape:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on one GPU."""
+    """Estimated bytes on one GPU."""
 
     weights: float
-    """Of the frozen model."""
+    """Frozen weights."""
     trained: float
-    """Trained weights, gradients, fp32 masters and Adam's two moments."""
+    """Trained weights, their gradients, fp32 copies and Adam's two moments."""
     activations: float
-    """What the backward pass needs of one micro-batch at full length, the logits included."""
+    """For the backward pass of one micro-batch at full length, logits included."""
 
     @property
     def total(self) -> float:
@@ -80,10 +82,10 @@ class MemoryEstimate:
 def memory_estimate(
     recipe: Recipe, *, parameters: int, world_size: int = 1, shape: DecoderShape | None = None
 ) -> MemoryEstimate:
-    """GPU memory of one rank. ``parameters``: of the whole base model; ``shape``: of its decoder,
-    guessed when None.
+    """GPU memory of one rank; ``parameters``: of the whole base model.
 
-    With b bytes a value, n trained parameters and W ranks:
+    ``shape``: of its decoder; None: :func:`shape_of`. With b bytes per value, N parameters, n
+    trained parameters and W ranks:
 
     - weights: b N, the linears ``NF4_BYTES`` each with nf4; with ZeRO-3 b N / W and up to 10^9
       gathered parameters;
@@ -109,13 +111,13 @@ def memory_estimate(
 
 
 def checkpoint_bytes(recipe: Recipe, *, parameters: int, shape: DecoderShape | None = None) -> int:
-    """Bytes of one checkpoint over all ranks: trained weights, fp32 masters, two moments."""
+    """Bytes of one checkpoint over all ranks: trained weights, fp32 copies, two moments."""
     decoder = shape or shape_of(parameters)
     return 16 * trained_parameters(recipe, decoder)
 
 
 def trained_parameters(recipe: Recipe, shape: DecoderShape) -> int:
-    """LoRA's and those of a two-layer projector from 1,024 visual units."""
+    """Number of parameters of LoRA and of a two-layer projector from 1,024 visual units."""
     return shape.lora(recipe.rank) + 1024 * shape.hidden + shape.hidden**2
 
 
@@ -140,17 +142,18 @@ def _trained(recipe: Recipe, shape: DecoderShape, width: int, world_size: int) -
 
 @dataclass(frozen=True)
 class GpuHours:
-    """An estimate and what it rests on."""
+    """An estimate and the numbers that it is computed from."""
 
     hours: float
     basis: str
 
 
 def step_flops(recipe: Recipe, tokens: float, parameters: int) -> float:
-    """Floating-point operations of finetuning on ``tokens``, the model alone.
+    """Floating-point operations of finetuning on ``tokens`` tokens.
 
-    2 N a token forward and 2 N backward: the base is frozen, so its weights get no gradient; with
-    checkpointing 2 N for the second forward pass, and 6 n for the adapters.
+    2 N per token forward and 2 N backward (the base is frozen, so its weights need no gradient);
+    with gradient checkpointing 2 N for the second forward pass, and 6 n for the n trained
+    parameters.
     """
     passes = 6 if recipe.gradient_checkpointing else 4
     return tokens * (passes * parameters + 6 * shape_of(parameters).lora(recipe.rank))
@@ -159,11 +162,11 @@ def step_flops(recipe: Recipe, tokens: float, parameters: int) -> float:
 def estimate_gpu_hours(
     recipe: Recipe, rows: int, parameters: int, tokens_per_row: float, device: str = ""
 ) -> GpuHours:
-    """GPU hours, over all GPUs together, of one finetuning run on ``rows`` examples.
+    """GPU hours, summed over all GPUs, of finetuning on ``rows`` examples.
 
-    ``tokens_per_row`` with the image tokens; ``device``: a GPU's name, e.g. ``NVIDIA H100 80GB``.
-    At the assumed share of the peak LLaVA-1.5-7B on LLaVA-665K (750 tokens a row) comes to 66 A100
-    hours; 68 are published (MAGIC, table 5).
+    ``tokens_per_row`` includes image tokens; ``device`` is a GPU's name, e.g. ``NVIDIA H100 80GB``.
+    With the assumed share of the peak, LLaVA-1.5-7B on LLaVA-665K (750 tokens per row) comes to 66
+    A100 hours; 68 are published (MAGIC, table 5).
     """
     steps = recipe.epochs * -(-rows // recipe.global_batch)
     part = 1.0 if recipe.max_steps is None else min(1.0, recipe.max_steps / steps)

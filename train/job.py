@@ -1,4 +1,4 @@
-"""The boundary between the stage and its ranks: ``recipe.json`` and the files that answer it."""
+"""The files between the train stage and its ranks: ``recipe.json``, logs, statuses and results."""
 
 from __future__ import annotations
 
@@ -13,26 +13,30 @@ from train.recipe import Recipe
 
 EXIT_ERROR = 1
 EXIT_STOPPED = 75
-"""A rank stopped on request after writing a checkpoint (EX_TEMPFAIL: try again)."""
+"""A rank stopped on request after writing a checkpoint (EX_TEMPFAIL)."""
 EXIT_OUT_OF_MEMORY = 76
 EXIT_DISK = 74
-"""A rank could not write for want of room (EX_IOERR); it may not have been able to say so."""
+"""A rank could not write because the disk is full (EX_IOERR); it may not have been able to report
+it."""
 ADAPTER = "adapter"
-"""In ``result.json``: size and hash of the adapter's files, for an attempt that finds them."""
+"""Field of ``result.json``: size and hash of the adapter's files, for a later attempt that finds
+them."""
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """Everything a rank has to know. ``python -m train.worker recipe.json`` needs nothing else."""
+    """Everything a rank needs to know; ``python -m train.worker recipe.json`` needs nothing
+    else.
+    """
 
     model: str
     """Folder of the base model."""
     base: str
-    """Store folder of the base model's artifact, recorded in ``adapter_config.json``."""
+    """Store folder of the base model's artifact; recorded in ``adapter_config.json``."""
     template: str
     max_length: int
     annotations: str
-    """The subset in LLaVA json."""
+    """The subset's file in LLaVA json."""
     image_root: str
     blank_rows: tuple[int, ...]
     """Rows of the subset whose image is replaced by a blank one."""
@@ -43,7 +47,7 @@ class TrainingJob:
     output: str
     """The build folder: ``adapter/``, ``log.jsonl``, ``checkpoints/``, ``logs/``."""
     resume_from: str | None
-    """The checkpoint to go on from."""
+    """Checkpoint to resume from."""
     recipe: Recipe
 
     @property
@@ -53,48 +57,48 @@ class TrainingJob:
 
     @property
     def adapter(self) -> Path:
-        """The finished PEFT folder."""
+        """Folder of the finished PEFT adapter."""
         return Path(self.output) / "adapter"
 
     @property
     def checkpoints(self) -> Path:
-        """Removed when the adapter is finished."""
+        """Folder of the checkpoints; removed when the adapter is finished."""
         return Path(self.output) / "checkpoints"
 
     @property
     def logs(self) -> Path:
-        """What the ranks print and how they end; removed when the adapter is finished."""
+        """Folder for the ranks' output and status; removed when the adapter is finished."""
         return Path(self.output) / "logs"
 
     @property
     def stop_file(self) -> Path:
-        """Its existence asks the ranks to write a checkpoint and stop."""
+        """If it exists, the ranks write a checkpoint and stop."""
         return self.logs / "stop"
 
     @property
     def result(self) -> Path:
-        """What rank 0 reports at the end."""
+        """Facts that rank 0 reports at the end."""
         return self.logs / "result.json"
 
     def rank_log(self, rank: int) -> Path:
-        """Output of one rank."""
+        """Output of rank ``rank``."""
         return self.logs / f"rank{rank}.log"
 
     def rank_status(self, rank: int) -> Path:
-        """How one rank ended: its exit code and a message."""
+        """How rank ``rank`` ended: exit code and message."""
         return self.logs / f"rank{rank}.json"
 
     @property
     def launch_file(self) -> Path:
-        """Written by node 0 when it starts its ranks; tells the other nodes to start theirs."""
+        """Written by node 0 when it starts its ranks; the other nodes then start theirs."""
         return self.logs / "launch.json"
 
     def node_status(self, node: int) -> Path:
-        """How the launcher of one node ended, of a job over several."""
+        """How the launcher of node ``node`` ended, in a job over several nodes."""
         return self.logs / f"node{node}.json"
 
     def node_beat(self, node: int) -> Path:
-        """Touched by the launcher of one node while it lives."""
+        """Touched by the launcher of node ``node`` while it runs."""
         return self.logs / f"node{node}.beat"
 
     def write(self, path: Path) -> None:
@@ -112,7 +116,10 @@ class TrainingJob:
 
 
 def read_log(path: Path, *, up_to: int | None = None) -> list[dict[str, Any]]:
-    """The records of ``log.jsonl``, one per optimizer step, without a half-written last line."""
+    """The records of ``log.jsonl``, one per optimizer step; a half-written last line is left out.
+
+    ``up_to``: only records up to this step.
+    """
     if not path.is_file():
         return []
     complete = path.read_text(encoding="utf-8").rpartition("\n")[0]
@@ -121,7 +128,7 @@ def read_log(path: Path, *, up_to: int | None = None) -> list[dict[str, Any]]:
 
 
 def write_log(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """Replace ``log.jsonl`` by ``records``."""
+    """Replace ``log.jsonl`` by ``records``, atomically."""
 
     def write(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8") as handle:

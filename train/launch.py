@@ -1,4 +1,4 @@
-"""Start the ranks of a job, show their progress, and say clearly how they ended."""
+"""Start the ranks of a training job, show their progress, and report how they ended."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ SHOW_SECONDS = 15.0
 def launch(
     job: TrainingJob, job_path: Path, *, steps: int, worker: Sequence[str] = ("-m", "train.worker")
 ) -> None:
-    """Run the job's ranks to their end.
+    """Run the job's ranks until they end; ``steps`` is the number of optimizer steps, for the
+    progress.
 
-    SIGTERM and SIGUSR2 sent to this process meanwhile make the ranks write a checkpoint; the
-    signal is then delivered to the handler that was there before. Raises :class:`OutOfMemory`,
-    :class:`Stopped`, or UserError with the failing rank, its exit code and its last log lines.
+    If this process receives SIGTERM or SIGUSR2, the ranks write a checkpoint and stop; the signal
+    is then passed to the handler that was installed before. Raises :class:`OutOfMemory`,
+    :class:`Stopped`, or UserError with the failing rank, its exit code and the end of its log.
     """
     shutil.rmtree(job.logs, ignore_errors=True)
     job.logs.mkdir(parents=True)
@@ -71,7 +72,7 @@ def command(job: TrainingJob, job_path: Path, worker: Sequence[str]) -> list[str
 
 
 def _follow(process: subprocess.Popen[bytes], job: TrainingJob, steps: int) -> int:
-    """Wait for the process and show one progress line per rank-0 step; its exit code."""
+    """Wait for the process, showing a progress line per step of rank 0; returns its exit code."""
     show = _progress(steps)
     offset = job.log.stat().st_size if job.log.is_file() else 0
     while (code := process.poll()) is None:
@@ -85,7 +86,7 @@ def _follow(process: subprocess.Popen[bytes], job: TrainingJob, steps: int) -> i
 
 
 def _progress(steps: int) -> Callable[..., None]:
-    """A function that shows the newest record: in place on a terminal, now and then elsewhere."""
+    """A function that shows the newest record: in place on a terminal, else now and then."""
     terminal = sys.stdout.isatty()
     began: dict[str, float] = {}
 
@@ -108,7 +109,7 @@ def _progress(steps: int) -> Callable[..., None]:
 
 @contextmanager
 def stop_signals(job: TrainingJob) -> Iterator[list[int]]:
-    """While inside, SIGTERM and SIGUSR2 ask the ranks to stop; yields the signals received."""
+    """In this context SIGTERM and SIGUSR2 ask the ranks to stop; yields the signals received."""
     received: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -127,7 +128,7 @@ def stop_signals(job: TrainingJob) -> Iterator[list[int]]:
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """End a process that still runs, and with it all that it has started."""
+    """Kill a process that still runs, and all processes that it has started."""
     if process.poll() is not None:
         return
     with suppress(ProcessLookupError):
@@ -136,7 +137,9 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def rank_environment(job: TrainingJob) -> dict[str, str]:
-    """Variables of the ranks. Thread pools are sized before torch makes them."""
+    """Environment variables of the ranks; they set the sizes of thread pools before torch creates
+    them.
+    """
     path = os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
     threads = job.recipe.threads
     pools = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}

@@ -1,4 +1,4 @@
-"""What is trained: LoRA on the language model's linears, and the whole projector."""
+"""The trained parameters: LoRA on the language model's linears, and the whole projector."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ if TYPE_CHECKING:
     from torch import nn
 
 LANGUAGE_MODELS = ("language_model", "text_model")
-"""What transformers calls the decoder: most families, and Idefics's."""
+"""Attribute names of the decoder in transformers models: most families, and Idefics."""
 PROJECTORS = ("multi_modal_projector", "connector", "merger", "embed_vision")
-"""What it calls the part between vision tower and decoder: LLaVA, Idefics, Qwen-VL, Gemma."""
+"""Attribute names of the module between vision tower and decoder: LLaVA, Idefics, Qwen-VL,
+Gemma."""
 NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(^|[._])norm([._]|$)")
 
 
 def target_modules(model: nn.Module) -> str:
-    """A regex that matches every ``Linear`` of the language model and nothing else.
+    """A regular expression that matches the names of all ``Linear`` layers of the language model
+    only.
 
-    The vision tower, the projector and ``lm_head`` stay out, as in LLaVA's
-    ``find_all_linear_names``. Raises UserError when the model has no such part.
+    Vision tower, projector and ``lm_head`` are excluded, as in LLaVA's ``find_all_linear_names``.
+    Raises UserError if the model has no language model.
     """
     leaves = sorted({name.rpartition(".")[2] for name in language_linears(model)})
     if not leaves:
@@ -40,7 +42,7 @@ def target_modules(model: nn.Module) -> str:
 
 
 def projector_of(model: nn.Module) -> str:
-    """What the model calls its projector. Raises UserError when it has none, or several."""
+    """Name of the model's projector module. Raises UserError if it has none, or several."""
     found = [n for n, _ in model.named_modules() if n.rpartition(".")[2] in PROJECTORS]
     if len(found) != 1:
         raise UserError(
@@ -55,7 +57,7 @@ def _decoder() -> str:
 
 
 def language_linears(model: nn.Module) -> frozenset[str]:
-    """Names of the linear layers of the language model, its head left out."""
+    """Names of the linear layers of the language model, except its head."""
     from torch import nn
 
     inside = re.compile(rf"(?:.*\.)?{_decoder()}\.(.*\.)?(?!lm_head$)[^.]+")
@@ -64,11 +66,11 @@ def language_linears(model: nn.Module) -> frozenset[str]:
 
 
 def add_lora(model: nn.Module, recipe: Recipe, *, base: str, keep_dtype: bool) -> PeftModel:
-    """``model`` with adapters in its language model and a trainable copy of its projector.
+    """``model`` with LoRA adapters in its language model and a trainable copy of its projector.
 
-    ``keep_dtype``: leave trainable weights in the model's dtype (DeepSpeed keeps fp32 masters of
-    its own); otherwise they become fp32. ``base`` names the base model in the adapter's config.
-    Weights are drawn from torch's global generator: seed it before.
+    ``keep_dtype``: trainable weights keep the model's dtype (DeepSpeed keeps fp32 copies itself);
+    otherwise they become fp32. ``base`` names the base model in the adapter's configuration.
+    Initial weights are drawn from torch's global generator, which must be seeded before.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -90,9 +92,9 @@ def add_lora(model: nn.Module, recipe: Recipe, *, base: str, keep_dtype: bool) -
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Optimizer groups: the projector at its own rate; no decay on biases and norms.
+    """Optimizer groups: the projector with its own learning rate; no decay on biases and norms.
 
-    Order: LoRA with and without decay, projector with and without decay; empty ones left out.
+    Order: LoRA with and without decay, projector with and without decay; empty groups are left out.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -110,7 +112,9 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The trained tensors on the CPU. Under ZeRO-3 a collective call: every rank must make it."""
+    """Name -> trained tensor, on the CPU. Under ZeRO-3 a collective call: every rank must make
+    it.
+    """
     state = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -120,7 +124,9 @@ def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def save_adapter(model: PeftModel, state: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """``adapter_config.json`` and ``adapter_model.safetensors`` (LoRA and projector)."""
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors`` (LoRA and projector) to
+    ``folder``.
+    """
     model.save_pretrained(str(folder), state_dict=dict(state), save_embedding_layers=False)
 
 

@@ -1,8 +1,8 @@
-"""The launcher of one node of a job over several: ``python -m train.node recipe.json``.
+"""The launcher of one node in a job over several: ``python -m train.node recipe.json``.
 
-Under SLURM the run starts it everywhere. Elsewhere start it by hand on every node but the first,
-with torchrun's ``MASTER_ADDR``, ``MASTER_PORT`` and ``NODE_RANK``, before or after ``run.py`` on
-node 0; it waits for node 0, and serves again when node 0 tries a smaller micro-batch.
+Under SLURM the run starts it on every node. Elsewhere start it on every node but the first, with
+torchrun's ``MASTER_ADDR``, ``MASTER_PORT`` and ``NODE_RANK``, before or after ``run.py`` on node 0.
+It waits for node 0, and starts its ranks again when node 0 tries a smaller micro-batch.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from train.outcome import dead_rank, rank_statuses
 
 POLL_SECONDS = 0.2
 REPLACED = -1
-"""Instead of an exit code: node 0 has begun anew."""
+"""Takes the place of an exit code: node 0 has started another launch."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve one launch (``--launch``), or wait for node 0 and serve until it has ended."""
+    """Serve one launch (``--launch``), or wait for node 0 and serve its launches until it ends."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("recipe", type=Path, help="recipe.json in the adapter's build folder")
     parser.add_argument("--launch", help="serve this launch alone")
@@ -46,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def follow(recipe: Path) -> int:
-    """Serve node 0's launches until one ends in anything but lack of memory."""
+    """Serve node 0's launches until one ends in anything but lack of memory; returns the exit
+    code.
+    """
     served: str | None = None
     code = REPLACED
     while code in (REPLACED, EXIT_OUT_OF_MEMORY):
@@ -59,7 +61,7 @@ def follow(recipe: Path) -> int:
 
 
 def serve(job: TrainingJob, recipe: Path, here: Rendezvous, launch: str) -> int:
-    """Run this node's ranks to their end, or until another node has failed; the exit code."""
+    """Run this node's ranks until they end or another node fails; returns the exit code."""
     log = job.logs / f"launcher{here.node}.log"
     watch = NodeWatch(job, here.node, launch)
     with log.open("wb") as output, stop_signals(job):
@@ -85,7 +87,9 @@ def serve(job: TrainingJob, recipe: Path, here: Rendezvous, launch: str) -> int:
 
 
 def _watched(process: subprocess.Popen[bytes], watch: NodeWatch) -> tuple[int, str | None]:
-    """Wait for the ranks of this node; what is known of a lost node."""
+    """Wait for the ranks of this node; returns their exit code and, in words, which node was
+    lost.
+    """
     failed_at: float | None = None
     while (code := process.poll()) is None:
         time.sleep(POLL_SECONDS)
@@ -100,7 +104,7 @@ def _watched(process: subprocess.Popen[bytes], watch: NodeWatch) -> tuple[int, s
 
 
 def _meaning(job: TrainingJob, code: int) -> int:
-    """The exit code of the node: what its launch ended in, as far as the ranks have said."""
+    """The exit code of the node: how its ranks ended, as far as they reported it."""
     codes = [status["exit_code"] for status in rank_statuses(job)]
     if EXIT_OUT_OF_MEMORY in codes:
         return EXIT_OUT_OF_MEMORY
@@ -121,14 +125,14 @@ def _write_status(job: TrainingJob, node: int, code: int, lost: str | None, log:
 
 
 def _await_others(watch: NodeWatch) -> None:
-    """Until every other node has ended or is lost: the next launch empties the logs."""
+    """Wait until every other node has ended or is lost, since the next launch empties the logs."""
     while watch.others() and not watch.lost():
         watch.beat()
         time.sleep(POLL_SECONDS)
 
 
 def _await_launch(recipe: Path, served: str | None) -> tuple[TrainingJob, str] | None:
-    """The job and the launch that node 0 asks for next; None when it asks for none in time."""
+    """Job and launch that node 0 asks for next; None if it asks for none within the timeout."""
     began = time.monotonic()
     limit = 600.0
     while time.monotonic() - began < limit:

@@ -1,9 +1,9 @@
-"""Several machines: how they meet, and how each notices that another is gone.
+"""Training over several machines: how they find each other, and how they notice that one is gone.
 
-Two ways to meet. In a SLURM allocation the run starts the launcher of every node through srun. On
-other clusters torchrun's variables ``MASTER_ADDR``, ``MASTER_PORT`` and ``NODE_RANK`` say who is
-who: ``run.py`` runs on node 0, and ``python -m train.node <recipe.json>`` on every other node. The
-store lies on a file system that all of them see; statuses and heartbeats are files there.
+There are two ways. In a SLURM allocation the run starts the launcher of every node through srun. On
+other clusters torchrun's variables ``MASTER_ADDR``, ``MASTER_PORT`` and ``NODE_RANK`` name the
+nodes: ``run.py`` runs on node 0, and ``python -m train.node <recipe.json>`` on every other node.
+The store is on a file system that all nodes share; statuses and heartbeats are files in it.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from train.job import TrainingJob
 
 BEAT_SECONDS = 2.0
 SILENT_SECONDS = 60.0
-"""A node whose heartbeat stands still for so long, or for half of ``train.timeout``, is lost."""
+"""A node whose heartbeat has not changed for so long, or for half of ``train.timeout``, is lost."""
 GRACE_SECONDS = 15.0
-"""What ranks get to notice by themselves that another node has failed."""
+"""Time for ranks to notice by themselves that another node has failed."""
 FIRST_PORT = 29500
 
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """Where the nodes meet, and which of them this one is."""
+    """Address and port where the nodes meet, and the number of this node."""
 
     address: str
     port: int
@@ -38,7 +38,10 @@ class Rendezvous:
 
 
 def meeting(nodes: int, environ: Mapping[str, str] | None = None) -> Rendezvous:
-    """The rendezvous of ``nodes`` machines from the variables of SLURM or torchrun."""
+    """The rendezvous of ``nodes`` machines from the variables of SLURM or torchrun.
+
+    Raises UserError if neither set of variables is there.
+    """
     environ = os.environ if environ is None else environ
     if "SLURM_JOB_NODELIST" in environ:
         port = FIRST_PORT + int(environ["SLURM_JOB_ID"]) % 1000
@@ -66,8 +69,10 @@ def _first_host(environ: Mapping[str, str]) -> str:
 
 
 def all_nodes_command(job: TrainingJob, job_path: Path, launch: str) -> list[str]:
-    """The command that starts the launcher of every node under SLURM, else of this node, 0; then
-    it is said how to start the others.
+    """The command that starts the launchers of all nodes under SLURM, else only that of this node,
+    0.
+
+    In the latter case it prints how to start the others.
     """
     nodes = job.recipe.nodes
     launcher = [sys.executable, "-m", "train.node", str(job_path), "--launch", launch]
@@ -94,7 +99,7 @@ def all_nodes_command(job: TrainingJob, job_path: Path, launch: str) -> list[str
 
 
 def node_command(job: TrainingJob, job_path: Path, here: Rendezvous) -> list[str]:
-    """torchrun on one node."""
+    """The torchrun command for the ranks of one node."""
     return [
         *(sys.executable, "-m", "torch.distributed.run"),
         *(f"--nnodes={job.recipe.nodes}", f"--node-rank={here.node}"),
@@ -105,7 +110,7 @@ def node_command(job: TrainingJob, job_path: Path, here: Rendezvous) -> list[str
 
 
 def launch_of(job: TrainingJob) -> str | None:
-    """Which launch node 0 asks for at the moment."""
+    """Id of the launch that node 0 asks for at present; None before the first."""
     if not job.launch_file.is_file():
         return None
     return str(json.loads(job.launch_file.read_text(encoding="utf-8"))["launch"])
@@ -113,7 +118,7 @@ def launch_of(job: TrainingJob) -> str | None:
 
 @dataclass
 class NodeWatch:
-    """One node's eye on the others, by files: no clocks are compared."""
+    """One node's view of the others, through files; clocks are not compared."""
 
     job: TrainingJob
     node: int
@@ -121,21 +126,23 @@ class NodeWatch:
     _began: float = field(default_factory=lambda: time.monotonic())
     _beaten: float = 0.0
     _last: dict[int, tuple[int, float]] = field(default_factory=dict)
-    """Newest heartbeat of each node (its time stamp) and when it was seen here."""
+    """Node -> newest heartbeat (its time stamp), and when this process first saw it."""
 
     def beat(self) -> None:
-        """Show the others that this node lives."""
+        """Touch this node's heartbeat file."""
         if time.monotonic() - self._beaten >= BEAT_SECONDS:
             self._beaten = time.monotonic()
             self.job.node_beat(self.node).touch()
 
     def others(self) -> list[int]:
-        """The other nodes that have not ended."""
+        """Numbers of the other nodes that have not ended."""
         nodes = (k for k in range(self.job.recipe.nodes) if k != self.node)
         return [k for k in nodes if not self.job.node_status(k).is_file()]
 
     def lost(self) -> str | None:
-        """Which node is silent, or never came, in words."""
+        """In words: which node has no heartbeat any more, or never started; None if all are
+        well.
+        """
         patience = self.job.recipe.timeout
         silence = min(SILENT_SECONDS, patience / 2)
         now = time.monotonic()
@@ -149,7 +156,7 @@ class NodeWatch:
         return None
 
     def replaced(self) -> bool:
-        """Whether node 0 has begun another launch."""
+        """Whether node 0 has started another launch."""
         return self.node != 0 and launch_of(self.job) not in (None, self.launch)
 
     def failed(self) -> bool:
@@ -162,7 +169,7 @@ class NodeWatch:
         )
 
     def _seen(self, node: int) -> float | None:
-        """When the newest heartbeat of ``node`` was seen first; None before any."""
+        """When the newest heartbeat of ``node`` was first seen; None before any."""
         try:
             stamp = self.job.node_beat(node).stat().st_mtime_ns
         except FileNotFoundError:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 SAID = ("out of memory", "status_alloc_failed", "not enough memory")
-"""What CUDA, cuBLAS and torch's CPU allocator say."""
+"""Messages of CUDA, cuBLAS and torch's CPU allocator."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for torch's own error, for Python's, and for what libraries say in other words."""
+    """Whether ``error`` means that memory ran out: torch's and Python's own errors, or their
+    messages.
+    """
     import torch
 
     said = str(error).lower()

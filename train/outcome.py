@@ -1,4 +1,6 @@
-"""How the ranks of a job ended, and the exception that says so: which rank, where, and why."""
+"""How the ranks of a job ended: the exception that names the rank, where it ran, and why it
+failed.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +25,16 @@ _DEAD = re.compile(
 
 
 class OutOfMemory(Exception):
-    """The ranks did not fit; a smaller micro-batch may."""
+    """The ranks ran out of memory; a smaller micro-batch may fit."""
 
 
 class Stopped(UserError):
-    """The ranks stopped on request; running again goes on from their checkpoint."""
+    """The ranks stopped on request; running again resumes from their checkpoint."""
 
 
 @dataclass(frozen=True)
 class DeadRank:
-    """A rank that ended without a word."""
+    """A rank that ended without writing a status."""
 
     rank: int
     code: int
@@ -40,7 +42,7 @@ class DeadRank:
 
 
 def failure(job: TrainingJob, code: int, launcher_log: Path) -> Exception:
-    """The exception that says why the ranks of ``job`` ended with ``code``."""
+    """The exception for ranks of ``job`` that ended with ``code``; for the caller to raise."""
     statuses = rank_statuses(job)
     codes = [status["exit_code"] for status in statuses]
     if EXIT_OUT_OF_MEMORY in codes:
@@ -69,9 +71,10 @@ def failure(job: TrainingJob, code: int, launcher_log: Path) -> Exception:
 
 
 def _disk_full(job: TrainingJob, code: int, statuses: list[dict[str, Any]]) -> OSError | None:
-    """The error when a rank could not write for want of room, or most likely could not.
+    """An OSError if a rank could not write because the disk was full, or most likely so; else None.
 
-    On a full disk a rank may be unable to say how it ended, and torchrun gives no code of it.
+    With a full disk a rank may be unable to write its status, and torchrun does not pass on exit
+    codes.
     """
     for status in statuses:
         if status["exit_code"] == EXIT_DISK:
@@ -84,7 +87,9 @@ def _disk_full(job: TrainingJob, code: int, statuses: list[dict[str, Any]]) -> O
 
 
 def rank_statuses(job: TrainingJob) -> list[dict[str, Any]]:
-    """What the ranks said at their end, the first to end first: others may fail because of it."""
+    """The statuses that ranks wrote, by time: later ranks may have failed because of the first
+    one.
+    """
     said = []
     for path in job.logs.glob("rank*.json"):
         with suppress(OSError, ValueError):
@@ -93,10 +98,10 @@ def rank_statuses(job: TrainingJob) -> list[dict[str, Any]]:
 
 
 def dead_rank(launcher_log: Path, spoke: set[int]) -> DeadRank | None:
-    """The rank of this node that died first by torchrun's report, if it left no status of its own.
+    """The rank of this node that torchrun reports as the first to die, if it wrote no status.
 
-    torchrun counts in whole seconds: of the ranks of the first one, those that left a status may
-    have failed because of the silent one.
+    torchrun reports whole seconds. If several ranks died in the first of them, those with a status
+    may have failed because of the one without.
     """
     text = launcher_log.read_text(encoding="utf-8", errors="replace")
     found = [(at, int(rank), int(code)) for at, rank, code in _DEAD.findall(text)]
@@ -110,7 +115,7 @@ def dead_rank(launcher_log: Path, spoke: set[int]) -> DeadRank | None:
 def _without_a_word(
     job: TrainingJob, code: int, launcher_log: Path
 ) -> tuple[DeadRank | None, str | None]:
-    """A rank that died silently, and what is known of a node that did."""
+    """A rank that died without a status, and what is known of a node that did."""
     spoke = {status["rank"] for status in rank_statuses(job)}
     if job.recipe.nodes > 1:
         return _of_nodes(job)

@@ -1,4 +1,4 @@
-"""QLoRA's base model: the language model's linears in 4-bit NF4, everything else as it is."""
+"""The base model of QLoRA: the language model's linears in 4-bit NF4, all else unquantized."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def load_quantized(model_dir: Path, dtype: torch.dtype, device: str) -> Any:
-    """The model in ``model_dir`` with NF4 weights, doubly quantized scales and arithmetic in
-    ``dtype`` (Dettmers et al. 2023), in evaluation mode on ``device``.
+    """The model in ``model_dir`` with NF4 weights on ``device``, in evaluation mode.
 
-    Raises UserError where bitsandbytes is missing or has no kernels for this machine.
+    Scales are quantized as well, and arithmetic is in ``dtype`` (Dettmers et al. 2023). Raises
+    UserError if bitsandbytes is missing or has no kernels for this machine.
     """
     from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
     from transformers.utils.logging import disable_progress_bar
@@ -53,7 +53,7 @@ def load_quantized(model_dir: Path, dtype: torch.dtype, device: str) -> Any:
 def kept_whole(model_dir: Path) -> list[str]:
     """Names of the linears that stay unquantized: those outside the language model, and the head.
 
-    Only the configuration is read.
+    Reads only the model's configuration.
     """
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText

@@ -1,4 +1,4 @@
-"""The finetuning recipe: what ``conf/train/*.yaml`` says, checked before anything is queued."""
+"""The finetuning recipe: the fields of ``conf/train/*.yaml``, checked before anything is queued."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ SPEED_ONLY = frozenset(
         "save_every",
     }
 )
-"""Fields that change how fast the answer comes, and not the answer."""
+"""Fields that change the speed but not the result; left out of the key."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """LoRA finetuning as LLaVA-1.5 does it (``scripts/v1_5/finetune_lora.sh``).
+    """LoRA finetuning as in LLaVA-1.5 (``scripts/v1_5/finetune_lora.sh``).
 
-    The user fixes ``global_batch``; the accumulation follows from ``micro_batch`` and the number
-    of processes. LoRA targets, parameter groups with their rates and decay, AdamW, the schedule
-    step by step, the global batches and the tensors saved are those of LLaVA's code
-    (``tests/train/test_llava_recipe.py``). On purpose otherwise:
+    The user sets ``global_batch``; the accumulation follows from ``micro_batch`` and the number of
+    processes. LoRA targets, parameter groups with their rates and decay, AdamW, the schedule step
+    by step, the global batches and the tensors saved are those of LLaVA's code
+    (``tests/train/test_llava_recipe.py``). Deliberate differences:
 
     - *Loss*: the mean over the answer tokens of the whole global batch, however it was split.
-      LLaVA takes the mean of each micro-batch first and then their mean, so that a short answer
+      LLaVA averages over each micro-batch first and then over these means, so that a short answer
       weighs more beside other short ones, and the result depends on the number of GPUs.
-    - *Last batch of an epoch*: what it lacks is filled with rows that add nothing to the loss;
+    - *Last batch of an epoch*: it is filled up with rows that add nothing to the loss;
       accelerate repeats the first examples of the epoch.
     - *Order*: from ``seed`` and epoch alone, where LLaVA draws from torch's global generator.
     - *Files*: one safetensors file with LoRA and projector; LLaVA pickles the projector into
       ``non_lora_trainables.bin``. A checkpoint holds the trained tensors, projector included
-      (LLaVA's resume loses it), and with ZeRO it belongs to the number of processes that wrote it.
+      (LLaVA's resume loses it); with ZeRO it can only be loaded by as many processes as wrote it.
     - *nf4*: ``lm_head``, vision tower and projector stay unquantized; LLaVA's ``--bits 4``
       quantizes ``lm_head`` too.
     """
@@ -58,36 +58,36 @@ class Recipe:
     schedule: str = "cosine"
     warmup_ratio: float = 0.03
     max_grad_norm: float = 0.0
-    """0: no clipping. LLaVA's DeepSpeed files name none, so Trainer's 1.0 has no effect there."""
+    """0: no clipping. LLaVA's DeepSpeed files set none, so Trainer's 1.0 has no effect there."""
     epochs: int = 1
     max_steps: int | None = None
-    """Stop after this many optimizer steps, the schedule ending there; None: all epochs."""
+    """Stop after so many optimizer steps (the schedule ends there as well); None: all epochs."""
     global_batch: int = 128
     max_length: int = 2048
-    """Tokens per example, image tokens included; the model's own limit holds too."""
+    """Maximum tokens per example, image tokens included; the model's own limit applies as well."""
     group_by_modality_length: bool = True
-    """Image and text-only examples do not share a global batch (``train.sampler``)."""
+    """Keep image and text-only examples in separate global batches (``train.sampler``)."""
     precision: str = "auto"
-    """``auto``: bf16 where the hardware has it, else fp32."""
+    """``auto``: bf16 if the hardware supports it, else fp32."""
     quantization: str | None = None
-    """``nf4``: QLoRA, the frozen language model in 4 bits (Dettmers et al. 2023); or None."""
+    """``nf4``: QLoRA, the frozen language model in 4 bits (Dettmers et al. 2023); None: none."""
     micro_batch: int = 16
     """Examples per forward pass of one process."""
     gradient_checkpointing: bool = True
     zero_stage: int = 3
     """DeepSpeed ZeRO stage; 0 trains without DeepSpeed."""
     processes: int | str = "auto"
-    """Processes per node; ``auto``: one per GPU, one without a GPU."""
+    """Processes per node; ``auto``: one per GPU, or one without GPUs."""
     nodes: int = 1
-    """Machines: those of a SLURM allocation, or those named by torchrun's variables."""
+    """Number of machines: a SLURM allocation, or those named by torchrun's variables."""
     timeout: int = 600
-    """Seconds a rank waits for the others, and a node for the other nodes, before it gives up."""
+    """Seconds that a rank waits for other ranks, and a node for other nodes, before it gives up."""
     workers: int = 4
-    """Processes per rank that read images ahead; 0 reads in the rank itself."""
+    """Processes per rank that read images ahead; 0: the rank reads them itself."""
     threads: int | None = None
-    """CPU threads per rank; None leaves the choice to torch."""
+    """CPU threads per rank; None: torch's default."""
     save_every: int | None = 100
-    """Optimizer steps between checkpoints; None keeps none."""
+    """Optimizer steps between checkpoints; None: no checkpoints."""
 
     def __post_init__(self) -> None:
         self._check_choices()
@@ -98,7 +98,11 @@ class Recipe:
             self.accumulation(1)
 
     def accumulation(self, world_size: int, micro_batch: int | None = None) -> int:
-        """Micro-batches per optimizer step and process; refuses what does not divide."""
+        """Micro-batches per optimizer step and process.
+
+        Raises UserError if ``world_size`` processes and the micro-batch do not divide the global
+        batch.
+        """
         micro = self.micro_batch if micro_batch is None else micro_batch
         at_once = micro * world_size
         if self.global_batch % at_once == 0:
@@ -114,7 +118,7 @@ class Recipe:
         )
 
     def answer_config(self) -> dict[str, Any]:
-        """The fields that change the adapter: they enter the artifact's key."""
+        """The fields that change the adapter, for the artifact's key."""
         fields = {name: v for name, v in asdict(self).items() if name not in SPEED_ONLY}
         if self.quantization is None:  # adapters made before there was a choice keep their key
             del fields["quantization"]
@@ -167,7 +171,9 @@ class Recipe:
 
 
 def largest_micro_batch(global_batch: int, world_size: int, at_most: int) -> int | None:
-    """The largest micro-batch up to ``at_most`` that splits the global batch; None if none does."""
+    """The largest micro-batch up to ``at_most`` that divides the global batch; None if none
+    does.
+    """
     fitting = [m for m in range(1, at_most + 1) if global_batch % (m * world_size) == 0]
     return fitting[-1] if fitting else None
 

@@ -1,4 +1,6 @@
-"""What finetuning needs before it is queued: packages, divisible batches, memory, disk, layout."""
+"""Requirements of finetuning, checked before it is queued: packages, batch sizes, memory, disk,
+layout.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,11 @@ def requirements(
     folder: Path | None = None,
     devices: Sequence[Gpu] | None = None,
 ) -> list[Requirement]:
-    """What ``recipe`` needs on this machine. ``devices``: its GPUs, looked up when None."""
+    """The requirements of ``recipe`` on this machine.
+
+    ``parameters``: of the base model, if known; ``folder``: where checkpoints go; ``devices``: the
+    GPUs of this machine, looked up if None.
+    """
     seen = gpus() if devices is None else tuple(devices)
     found = [package("deepspeed", "its pinned torch beside it")] if recipe.zero_stage else []
     if recipe.quantization:
@@ -40,8 +46,9 @@ def requirements(
 
 
 def trainable(model: Any) -> list[Requirement]:
-    """Whether the weights of ``model``, where they are a folder of safetensors, have the parts that
-    LoRA finetuning adapts; by the names in their headers.
+    """Whether ``model`` has the parts that LoRA finetuning adapts.
+
+    Decided by the tensor names in the headers of its safetensors files, if it is a folder of such.
     """
     checkpoint = getattr(model, "checkpoint", None)
     if checkpoint is None or not checkpoint.requirement().met:
@@ -59,21 +66,21 @@ def trainable(model: Any) -> list[Requirement]:
 
 
 def _projectors(tensor: str) -> list[str]:
-    """The path of the projector that ``tensor`` is part of, if it is."""
+    """Path of the projector that the tensor named ``tensor`` belongs to, if it does."""
     parts = tensor.split(".")
     places = [i for i, part in enumerate(parts) if part in PROJECTORS]
     return [".".join(parts[: i + 1]) for i in places]
 
 
 def package(name: str, what: str) -> Requirement:
-    """Whether a package can be found, without importing it."""
+    """Whether the package ``name`` is installed, without importing it."""
     met = find_spec(name) is not None
     found = "installed" if met else "not installed"
     return Requirement(f"package {name}", met, found, f"pip install {name} ({what})")
 
 
 def ranks(recipe: Recipe, devices: Sequence[Gpu]) -> int:
-    """Processes over all nodes, were it to run on machines like this one."""
+    """Number of processes over all nodes, if they are machines like this one."""
     each = max(1, len(devices)) if recipe.processes == "auto" else int(recipe.processes)
     return each * recipe.nodes
 
@@ -88,7 +95,7 @@ def processes(recipe: Recipe, devices: Sequence[Gpu]) -> Requirement:
 
 
 def batches(recipe: Recipe, devices: Sequence[Gpu]) -> Requirement:
-    """Whether the processes and the micro-batch divide the global batch."""
+    """Whether processes and micro-batch divide the global batch."""
     world_size = ranks(recipe, devices)
     name = f"global batch {recipe.global_batch}"
     try:
@@ -100,7 +107,9 @@ def batches(recipe: Recipe, devices: Sequence[Gpu]) -> Requirement:
 
 
 def memory(recipe: Recipe, parameters: int, devices: Sequence[Gpu]) -> Requirement:
-    """Whether the estimate fits the smallest GPU. No stop: a smaller micro-batch is tried then."""
+    """Whether the memory estimate fits the smallest GPU. Not fatal: a smaller micro-batch is then
+    tried.
+    """
     estimate = memory_estimate(recipe, parameters=parameters, world_size=ranks(recipe, devices))
     smallest = min(devices, key=lambda gpu: gpu.bytes)
     least = smallest.bytes >= 1.1 * (estimate.weights + estimate.trained)
@@ -115,7 +124,7 @@ def memory(recipe: Recipe, parameters: int, devices: Sequence[Gpu]) -> Requireme
 
 
 def disk(recipe: Recipe, parameters: int, folder: Path) -> Requirement:
-    """Whether the checkpoints and the adapter fit below ``folder``."""
+    """Whether checkpoints and adapter fit on the disk of ``folder``."""
     copies = CHECKPOINTS_AT_ONCE if recipe.save_every else 1
     needed = copies * checkpoint_bytes(recipe, parameters=parameters)
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
@@ -129,10 +138,10 @@ def disk(recipe: Recipe, parameters: int, folder: Path) -> Requirement:
 
 
 def resumable(store: Store, step: Step, recipe: Recipe) -> Requirement | None:
-    """Whether this layout can go on from the checkpoint that a stopped run of ``step`` left.
+    """Whether this layout can resume from the checkpoint that a stopped run of ``step`` left.
 
-    None where there is nothing to go on from. With ``processes: auto`` on a machine without a GPU
-    the number of processes is not known yet; only the ZeRO stage is compared then.
+    None if there is no checkpoint. With ``processes: auto`` on a machine without GPUs the number of
+    processes is not known yet, so only the ZeRO stage is compared.
     """
     found = newest_complete(store.partial(step) / "checkpoints")
     if found is None:

@@ -1,14 +1,14 @@
 """Which examples make up each global batch, and which of them each rank takes.
 
 The order is that of LLaVA's ``group_by_modality_length`` sampler (``llava_trainer.py``): examples
-are shuffled within their modality and cut into global batches, the last of each modality are put
-together at the end, and the other batches are shuffled. Given the same permutations, the global
-batches are LLaVA's (``tests/train/test_llava_recipe.py``). They depend on the seed alone, never on
-world size or micro-batch; lengths only decide who computes what inside a global batch.
+are shuffled within their modality and cut into global batches, the last ones of each modality are
+put together at the end, and the other batches are shuffled. With the same permutations the global
+batches equal LLaVA's (``tests/train/test_llava_recipe.py``). They depend on the seed alone, not on
+world size or micro-batch; lengths only decide which rank computes what inside a global batch.
 
-Ours differs in two ways: the permutations come from an explicit seed, where LLaVA draws them from
-torch's global generator; and an incomplete last batch is filled with rows that add nothing to the
-loss, where accelerate fills it with the first examples of the epoch, which then count twice.
+Two differences: the permutations come from an explicit seed, where LLaVA draws them from torch's
+global generator; and an incomplete last batch is filled with rows that add nothing to the loss,
+where accelerate repeats the first examples of the epoch, which then count twice.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 Permute = Callable[[int], np.ndarray]
-"""n -> a permutation of ``range(n)``, int64 [n]: where the randomness of the order comes from."""
+"""n -> a permutation of ``range(n)``, int64 [n]; the source of randomness for the order."""
 
 FILLER = -1
-"""Stands for a row that adds nothing to the loss: it evens out the last batch of an epoch."""
+"""Index of a row that adds nothing to the loss; fills up the last batch of an epoch."""
 
 
 def number_of_steps(examples: int, global_batch: int, epochs: int, max_steps: int | None) -> int:
-    """Optimizer steps of a run."""
+    """Number of optimizer steps of a run."""
     steps = epochs * math.ceil(examples / global_batch)
     return steps if max_steps is None else min(steps, max_steps)
 
@@ -34,11 +34,12 @@ def number_of_steps(examples: int, global_batch: int, epochs: int, max_steps: in
 def global_batches(
     text_only: np.ndarray, global_batch: int, permute: Permute, *, group: bool
 ) -> list[list[int]]:
-    """The global batches of one epoch: a permutation of ``range(n)``, cut into batches.
+    """The global batches of one epoch: a permutation of ``range(n)`` cut into lists of
+    ``global_batch``.
 
-    ``text_only`` bool [n]. With ``group``, image and text-only examples meet only in the last
-    batch, or the last two when both modalities leave more than half a batch each. ``permute`` is
-    called for the image examples, the text-only examples and the batches, in this order.
+    ``text_only`` bool [n]. With ``group``, image and text-only examples share only the last batch,
+    or the last two if both modalities leave more than half a batch. ``permute`` is called for the
+    image examples, the text-only examples and the batches, in this order.
     """
     every = np.arange(len(text_only))
     if not group or text_only.all() or not text_only.any():
@@ -53,7 +54,7 @@ def global_batches(
 
 
 def seeded(seed: int, epoch: int) -> Permute:
-    """The permutations of one epoch of a run."""
+    """The source of permutations for one epoch of a run."""
     return np.random.default_rng((seed, epoch)).permutation
 
 
@@ -66,7 +67,9 @@ def plan(
     group: bool,
     max_steps: int | None = None,
 ) -> list[list[int]]:
-    """The global batches of the whole run, epoch after epoch."""
+    """The global batches of the whole run, epoch after epoch; arguments as for
+    :func:`global_batches`.
+    """
     batches: list[list[int]] = []
     for epoch in range(epochs):
         batches += global_batches(text_only, global_batch, seeded(seed, epoch), group=group)
@@ -84,8 +87,8 @@ def micro_batches(
 ) -> list[list[int]]:
     """The micro-batches of ``rank``: its share of one global batch, filled up with ``FILLER``.
 
-    At each micro-step all ranks hold examples of similar length, the long ones first: little
-    padding, and no rank waits long for another.
+    ``lengths`` int [n] of all examples. In each micro-step all ranks get examples of similar
+    length, long ones first: there is little padding, and no rank waits long for another.
     """
     ordered = sorted(batch, key=lambda i: (-lengths[i], i))
     ordered += [FILLER] * (global_batch - len(ordered))

@@ -1,22 +1,22 @@
-"""Self-Filter's stage 1: a score net learns together with the model which examples are hard.
+"""Self-Filter's stage 1: a score net learns, together with the model, which examples are difficult.
 
 The net S is one linear layer without bias on f, CLIP's image and text embedding side by side. For a
 batch of B examples, w = softmax of S(f) over the batch, and
 
     loss = sum over answer tokens t of example i: B w_i CE_it / number of answer tokens
 
-So the net learns to give little weight to what the model cannot fit: difficulty d_i = -S(f_i)
-(Chen et al. 2024, equations 2-4; RayRuiboChen/Self-Filter, setting *clip*).
+So the net learns to give little weight to what the model cannot fit: difficulty d_i = -S(f_i) (Chen
+et al. 2024, equations 2-4; RayRuiboChen/Self-Filter, setting *clip*).
 
-As released: the vision tower is frozen, projector and language model are trained whole, one batch
+As released: the vision tower is frozen, projector and language model are trained in full, one batch
 is one device's batch. Ours differs: one epoch instead of three, S starts at zero (so that d is what
 was learnt, not what was drawn), and rows without an image or without answer tokens take no part.
 
-One process trains on one device. Weights, gradients and Adam's moments are fp32, 16 bytes a
+One process trains on one device. Weights, gradients and Adam's moments are fp32, 16 bytes per
 parameter: 113 GB for LLaVA-1.5-7B, more than one GPU of 80 GB has. On a GPU with bf16 the forward
-and the backward pass run in bf16 (autocast). When memory runs out, a batch is run in parts whose
-losses are normalised over the whole batch, so the step is the same but for rounding. A killed stage
-1 goes on from its checkpoint with the same bytes.
+and backward pass run in bf16 (autocast). When memory runs out, a batch is run in parts whose losses
+are normalised over the whole batch, so the step is the same up to rounding. A killed stage 1
+resumes from its checkpoint, to the same bytes.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def difficulty_step(
     recipe: Recipe | None = None,
     scan: Step | None = None,
 ) -> Step:
-    """The artifact of stage 1: ``difficulty.npy`` float32 [N] (NaN: took no part),
+    """The step of stage 1. ``signals`` are the steps of ``need.signals``.
 
-    ``score_net.safetensors`` (``weight`` [1, image + text]), the stage-1 model under ``model/`` and
-    ``log.json``. ``signals`` are the steps of ``need.signals``. Of ``recipe`` only what changes no
-    answer is used: ``gradient_checkpointing`` and ``save_every``. Rows that ``scan`` says the model
-    cannot read take no part.
+    The artifact holds ``difficulty.npy`` float32 [N] (NaN: took no part), ``score_net.safetensors``
+    (``weight`` [1, image + text]), the stage-1 model under ``model/`` and ``log.json``. Only the
+    fields of ``recipe`` that do not change the result are used: ``gradient_checkpointing`` and
+    ``save_every``. Rows that ``scan`` found unreadable for the model take no part.
     """
     config = {
         **{name: value for name, value in asdict(need).items() if name != "signals"},

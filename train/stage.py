@@ -1,4 +1,4 @@
-"""The train stage: base model + subset + recipe -> adapter artifact."""
+"""The train stage: the step that finetunes the base model on a subset, and gives an adapter."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ def train_step(
     subset: Step,
     seed: int,
 ) -> Step:
-    """The adapter got by finetuning ``base`` on ``subset`` with ``recipe``.
+    """The step that finetunes ``base`` on ``subset`` with ``recipe``.
 
     The artifact holds ``adapter/`` (a PEFT folder, the projector included), ``log.jsonl`` (loss,
-    learning rate, gradient norm and answer tokens by step) and the ``recipe.json`` it came from.
+    learning rate, gradient norm and answer tokens by step) and the ``recipe.json`` that it was made
+    with.
     """
     config = {
         "recipe": recipe.answer_config(),
@@ -54,7 +55,7 @@ def train_step(
 
 
 def world_size(recipe: Recipe) -> int:
-    """Processes over all nodes; ``auto`` looks at this machine's GPUs."""
+    """Number of processes over all nodes; ``auto`` counts this machine's GPUs."""
     if recipe.processes != "auto":
         return int(recipe.processes) * recipe.nodes
     import torch
@@ -88,8 +89,10 @@ def _job(
 
 
 def _micro_batch_that_fits(former: Path, recipe: Recipe, processes: int) -> int:
-    """The recipe's micro-batch, or the one to which a stopped attempt of the same recipe and layout
-    (``former``: its recipe.json) had come down for lack of memory.
+    """The recipe's micro-batch, or the smaller one that a stopped attempt had to use for lack of
+    memory.
+
+    ``former``: recipe.json of that attempt; it counts only with the same recipe and layout.
     """
     with suppress(OSError, ValueError, KeyError, TypeError):  # none, or a damaged one
         job = TrainingJob.read(former)
@@ -99,7 +102,7 @@ def _micro_batch_that_fits(former: Path, recipe: Recipe, processes: int) -> int:
 
 
 def _positions(rows_path: Path, wanted: frozenset[int]) -> tuple[int, ...]:
-    """Where the dataset rows ``wanted`` stand in the subset."""
+    """Positions in the subset of the dataset rows ``wanted``."""
     import numpy as np
 
     rows = np.load(rows_path)
@@ -107,7 +110,9 @@ def _positions(rows_path: Path, wanted: frozenset[int]) -> tuple[int, ...]:
 
 
 def _train(build: Build, job: TrainingJob) -> dict[str, Any]:
-    """Run the job, with smaller micro-batches while it does not fit; facts for the manifest."""
+    """Run the job, with smaller and smaller micro-batches while memory runs out; facts for the
+    manifest.
+    """
     examples = len(json.loads(Path(job.annotations).read_text(encoding="utf-8")))
     recipe = job.recipe
     steps = number_of_steps(examples, recipe.global_batch, recipe.epochs, recipe.max_steps)
@@ -134,7 +139,9 @@ def _train(build: Build, job: TrainingJob) -> dict[str, Any]:
 
 
 def _is_finished(job: TrainingJob, former: Path, steps: int) -> bool:
-    """Whether an attempt of the same job was killed after its last step, with a whole adapter."""
+    """Whether an attempt at the same job was killed after its last step, with a complete
+    adapter.
+    """
     try:
         then = replace(TrainingJob.read(former), resume_from=None)
         result = json.loads(job.result.read_text(encoding="utf-8"))
@@ -149,7 +156,9 @@ def _is_finished(job: TrainingJob, former: Path, steps: int) -> bool:
 
 
 def _prepare(job: TrainingJob) -> TrainingJob:
-    """The job set to go on from its newest whole checkpoint, the log cut back to it."""
+    """The job, set to resume from its newest complete checkpoint; the log is cut back to that
+    step.
+    """
     found = newest_complete(job.checkpoints, check=True)
     if found is not None:
         found.check_layout(job.world_size, job.recipe.zero_stage)
@@ -174,7 +183,10 @@ def _announce(found: TrainingCheckpoint | None, broken: list[str], damaged: list
 
 
 def smaller(job: TrainingJob, error: OutOfMemory) -> TrainingJob:
-    """The same job with a micro-batch of at most half the size and the same global batch."""
+    """The same job with at most half the micro-batch and the same global batch.
+
+    Raises UserError, quoting ``error``, if no smaller micro-batch divides the global batch.
+    """
     recipe = job.recipe
     fitting = largest_micro_batch(recipe.global_batch, job.world_size, job.micro_batch // 2)
     if fitting is None:

@@ -1,6 +1,6 @@
-"""Self-Filter's stage 1 on one device: the loss, the loop, memory and checkpoints.
+"""Self-Filter's stage 1 on one device: loss, training loop, memory and checkpoints.
 
-What it is stands in ``train.self_filter``; this part needs torch.
+``train.self_filter`` explains the method; this module is apart because it needs torch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from train.recipe import Recipe
 from train.stage_one_state import Progress, load, save
 
 WARMUP = 0.03
-"""Share of the steps over which the rate rises, as in LLaVA's recipes."""
+"""Share of the steps in which the learning rate rises, as in LLaVA's recipes."""
 STATE = "state.safetensors"
 BYTES_PER_PARAMETER = 16
 """fp32 weight, gradient and Adam's two moments."""
@@ -37,10 +37,11 @@ BYTES_PER_PARAMETER = 16
 def weighted_loss(
     logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, batch: int, answers: int
 ) -> torch.Tensor:
-    """The share of the loss of ``train.self_filter`` that falls to some examples of a batch.
+    """The part of the loss (``train.self_filter``) that belongs to b of the examples of a batch.
 
-    ``logits`` [b, T, V], ``labels`` int64 [b, T] (-100 off the answers, not shifted), ``weights`` w
-    [b]; ``batch`` B and ``answers``: examples and answer tokens of the whole batch.
+    ``logits`` [b, T, V]; ``labels`` int64 [b, T], -100 on all tokens that are not part of an
+    answer, not shifted; ``weights`` [b] are w. ``batch`` (B) and ``answers`` are the examples and
+    answer tokens of the whole batch.
     """
     targets = labels[:, 1:]
     rows, places = torch.nonzero(targets != IGNORE, as_tuple=True)
@@ -52,7 +53,7 @@ def weighted_loss(
 
 @dataclass
 class Learner:
-    """The model and the score net on one device, how they are trained and how far they are."""
+    """Model, score net and optimizer on one device, and the progress so far."""
 
     network: Any
     net: torch.nn.Linear
@@ -73,9 +74,9 @@ def learn(
     folders: list[Path],
     recipe: Recipe | None,
 ) -> dict[str, Any]:
-    """Run stage 1 and write its artifact into ``build.dir``; ``folders``: those of the signals.
+    """Run stage 1 and write its artifact into ``build.dir``; returns facts for the manifest.
 
-    Facts for the manifest.
+    ``folders``: artifacts of the signals.
     """
     with _one_thread():
         return _learn(build, need, model, dataset, folders, recipe)
@@ -145,7 +146,9 @@ def _all_batches(
     state: Path,
     save_every: int | None,
 ) -> None:
-    """All batches from where ``learner`` stands, with a checkpoint now and then."""
+    """Train on all batches from ``learner.progress`` on; a checkpoint every ``save_every``
+    steps.
+    """
     from coincide.terminal.progress import bar
 
     progress = learner.progress
@@ -166,7 +169,7 @@ def _all_batches(
 
 
 def _write(folder: Path, learner: Learner, features: np.ndarray) -> dict[str, Any]:
-    """Write the artifact's files but the processor; facts for the manifest."""
+    """Write the artifact's files except the processor; returns facts for the manifest."""
     from safetensors.torch import save_file
 
     progress = learner.progress
@@ -190,7 +193,9 @@ def _write(folder: Path, learner: Learner, features: np.ndarray) -> dict[str, An
 def fitting_step(
     learner: Learner, examples: Sequence[Encoded], features: torch.Tensor
 ) -> dict[str, float]:
-    """One step on ``examples`` in as many parts as memory asks for; it lowers ``progress.size``."""
+    """One step on ``examples``, in as many parts as memory requires; may lower
+    ``progress.size``.
+    """
     progress = learner.progress
     while True:
         size = progress.size
@@ -219,8 +224,9 @@ def step(
     features: torch.Tensor,
     optimizer: torch.optim.Optimizer,
 ) -> dict[str, float]:
-    """One step of both; ``features`` float32 [B, D], ``parts`` as ``collate`` gives them, B rows
-    together.
+    """One optimizer step of model and score net; returns the figures for the log.
+
+    ``features`` float32 [B, D]; ``parts`` are collated parts of the batch, B rows together.
     """
     device = net.weight.device
     optimizer.zero_grad(set_to_none=True)
@@ -244,10 +250,10 @@ def step(
 
 
 def checkpoint_layers(network: Any) -> None:
-    """Compute the layers' activations again in the backward pass.
+    """Recompute the layers' activations in the backward pass.
 
-    Transformers checkpoints layers in training mode only; their parts stay in evaluation mode, so
-    that no dropout comes in.
+    Transformers only checkpoints layers in training mode; their submodules stay in evaluation mode,
+    so that there is no dropout.
     """
     network.activation_checkpointing_enable({"use_reentrant": False})
     for module in network.modules():
@@ -262,7 +268,7 @@ def cut(rows: np.ndarray, need: Difficulty, epoch: int) -> list[np.ndarray]:
 
 
 def difficulties(net: torch.nn.Linear, features: np.ndarray, taught: np.ndarray) -> np.ndarray:
-    """d = -S(f): float32 [N], NaN for rows that are not ``taught``."""
+    """d = -S(f): float32 [N], NaN for rows that took no part (``taught`` bool [N] is False)."""
     weight = net.weight.detach().cpu().numpy()[0].astype(np.float64)
     found = np.full(len(features), np.nan, dtype=np.float32)
     found[taught] = -(features[taught].astype(np.float64) * weight).sum(axis=1)
@@ -272,7 +278,7 @@ def difficulties(net: torch.nn.Linear, features: np.ndarray, taught: np.ndarray)
 def _encoded(
     batch: np.ndarray, dataset: Dataset, processor: Any, model: ModelSource
 ) -> dict[int, Encoded]:
-    """The rows of ``batch`` that have something to learn, by row."""
+    """Row -> its encoding, for the rows of ``batch`` that have an answer token."""
     template = TEMPLATES[model.template]
     found = {
         int(row): encode(dataset.examples[row], dataset, processor, template, model.max_length)
@@ -282,7 +288,7 @@ def _encoded(
 
 
 def rate(at: int, steps: int) -> float:
-    """Factor of the learning rate at step ``at``: warm-up, then cosine to zero."""
+    """Factor of the learning rate at step ``at`` of ``steps``: linear warm-up, then cosine to 0."""
     warmup = max(1, round(WARMUP * steps))
     if at < warmup:
         return (at + 1) / warmup
@@ -298,7 +304,7 @@ def _precision(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def _check_memory(network: Any, device: str) -> None:
-    """Refuse a model whose training state alone exceeds the GPU."""
+    """Raise UserError if the training state alone does not fit the GPU."""
     if device == "cpu":
         return
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
@@ -313,7 +319,7 @@ def _check_memory(network: Any, device: str) -> None:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """One CPU thread inside: on any machine the same sums in the same order."""
+    """One CPU thread in this context: the same sums in the same order on any machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

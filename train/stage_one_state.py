@@ -1,4 +1,6 @@
-"""Where Self-Filter's stage 1 stands: one safetensors file, written atomically, no pickle."""
+"""The state of Self-Filter's stage 1 in one safetensors file, written atomically, without
+pickle.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +18,19 @@ from safetensors.torch import save_file
 from coincide.files import write_atomic
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-"""AdamW's state of one parameter."""
+"""AdamW's state for one parameter."""
 
 
 @dataclass
 class Progress:
-    """What a stopped stage 1 has to know to go on as if it had not stopped."""
+    """What a stopped stage 1 needs in order to resume exactly."""
 
     taught: np.ndarray
     """bool [N]: rows that took part in a step."""
     batches: int = 0
-    """Batches done, the empty ones included."""
+    """Batches done, including empty ones."""
     size: int = 0
-    """Examples of one forward pass; less than a batch once memory has run out."""
+    """Examples per forward pass; less than a batch once memory has run out."""
     log: list[dict[str, float]] = field(default_factory=list)
     """One record per step."""
 
@@ -36,7 +38,7 @@ class Progress:
 def save(
     path: Path, parts: ModuleParts, optimizer: torch.optim.Optimizer, progress: Progress
 ) -> None:
-    """Write weights, AdamW's moments and ``progress`` to ``path``."""
+    """Write weights, AdamW's moments and ``progress`` to ``path``, atomically."""
     tensors = {"taught": torch.from_numpy(progress.taught)}
     for name, parameter in _trained(parts):
         tensors[name] = parameter.detach()
@@ -48,7 +50,7 @@ def save(
 
 
 def load(path: Path, parts: ModuleParts, optimizer: torch.optim.Optimizer) -> Progress:
-    """Put weights and moments back where they were."""
+    """Load weights and moments into ``parts`` and ``optimizer``; returns the progress."""
     with safe_open(path, framework="pt") as file, torch.no_grad():
         names = set(file.keys())
         for name, parameter in _trained(parts):
@@ -62,7 +64,7 @@ def load(path: Path, parts: ModuleParts, optimizer: torch.optim.Optimizer) -> Pr
 
 
 ModuleParts = dict[str, torch.nn.Module]
-"""The trained modules by name."""
+"""Name -> trained module."""
 
 
 def _trained(parts: ModuleParts) -> Iterator[tuple[str, Any]]:

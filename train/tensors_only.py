@@ -1,8 +1,8 @@
-"""Checkpoints are read as tensors and plain values, whoever wrote them: no pickle runs code.
+"""Load checkpoints as tensors and plain values only, so that no pickle can run code.
 
-Transformers reads its own files so. DeepSpeed's are read by ``torch.load(weights_only=False)``;
-torch's own switch for the process overrules that, and the few classes that DeepSpeed's files name
-(read off them by ``torch.serialization.get_unsafe_globals_in_checkpoint``) are allowed by name.
+Transformers loads its own files this way. DeepSpeed calls ``torch.load(weights_only=False)``;
+torch's switch for the process overrides that, and the few classes in DeepSpeed's files (found with
+``torch.serialization.get_unsafe_globals_in_checkpoint``) are allowed by name.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from coincide.schema import UserError
 
 @contextmanager
 def tensors_only(checkpoint: str | None, zero_stage: int) -> Iterator[None]:
-    """While inside, ``torch.load`` makes tensors and plain values alone.
+    """In this context ``torch.load`` only makes tensors and plain values.
 
-    Raises :class:`UserError` naming ``checkpoint`` when it holds anything else.
+    Raises :class:`UserError`, naming ``checkpoint``, if it holds anything else.
     """
     import torch
 
@@ -47,7 +47,7 @@ def _deepspeeds() -> list[Any]:
 
 
 def _first_line(error: Exception) -> str:
-    """What torch says was found, without its advice to load it all the same."""
+    """The first line of torch's message, without its advice to load the file nevertheless."""
     lines = [line.strip() for line in str(error).splitlines()]
     telling = (line for line in lines if "Unsupported" in line or "GLOBAL" in line)
     return next(telling, "no sound file of torch").partition(". ")[0][:200]

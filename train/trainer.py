@@ -23,10 +23,11 @@ from train.lora import parameter_groups, save_adapter, trainable_state
 
 
 def answer_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
-    """Cross-entropy summed over the answer tokens, divided by those of the whole global batch.
+    """Cross-entropy summed over the answer tokens / answer tokens of the whole global batch.
 
-    ``labels`` int64 [B, T], -100 off the answers. Trainer counts ``num_items_in_batch`` over all
-    micro-batches and ranks, so the split of the global batch does not matter.
+    ``labels`` int64 [B, T], -100 on all tokens that are not part of an answer. Trainer counts
+    ``num_items_in_batch`` over all micro-batches and ranks, so the split of the global batch has no
+    effect.
     """
     targets = labels[:, 1:]
     answer = targets != IGNORE
@@ -36,8 +37,10 @@ def answer_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any) -> 
 
 
 class LoraTrainer(Trainer):
-    """Trains the job's adapter. Ours differ from Trainer's: the loader (its own sharding),
-    the optimizer's groups, and what is saved (the trained tensors alone, without pickle).
+    """Trainer for the job's adapter. Replaced are the data loader, the optimizer's groups and
+    saving.
+
+    The loader shards by itself; only the trained tensors are saved, without pickle.
     """
 
     def __init__(
@@ -59,11 +62,11 @@ class LoraTrainer(Trainer):
         self.answer_tokens = 0
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """The rank's own batches, as they are."""
+        """The rank's own batches, unchanged."""
         return self.batches
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW over the recipe's parameter groups."""
+        """AdamW with the recipe's parameter groups."""
         if self.optimizer is None:
             groups = parameter_groups(self.adapted, self.job.recipe)
             self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
@@ -72,26 +75,26 @@ class LoraTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
-        """One global batch's share of this rank, and the answer tokens of all ranks."""
+        """This rank's share of one global batch, and the number of answer tokens of all ranks."""
         samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.answer_tokens = 0 if items is None else int(items)
         return samples, items
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Trainer's log record with the answer tokens of the step."""
+        """Trainer's log record, with the answer tokens of the step added."""
         if "loss" in logs:
             logs["answer_tokens"] = self.answer_tokens
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The adapter with the projector. A collective call under ZeRO-3."""
+        """Save the adapter with the projector. A collective call under ZeRO-3."""
         state = trainable_state(self.adapted)
         if self.args.should_save:
             save_adapter(self.adapted, state, Path(output_dir or self.job.output))
 
 
 class Monitor(TrainerCallback):
-    """Writes ``log.jsonl``, marks checkpoints whole, and stops on request between two steps.
+    """Callback that writes ``log.jsonl``, marks checkpoints as complete, and stops on request.
 
     A request is SIGTERM or SIGUSR2 to any rank, or the job's stop file. All ranks agree on it at
     the end of a step; then a checkpoint is written and ``stopped`` is True.
@@ -108,17 +111,17 @@ class Monitor(TrainerCallback):
 
     @property
     def seconds(self) -> float:
-        """Training time over all attempts."""
+        """Training time in seconds over all attempts."""
         return round(self._seconds_before + time.monotonic() - self._started, 3)
 
     @property
     def reason(self) -> str:
-        """Who asked this rank to stop."""
+        """Who or what asked this rank to stop, in words."""
         name = signal.Signals(self._signal).name if self._signal else "the launcher or another rank"
         return f"stopped on request of {name}"
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Append the step to ``log.jsonl``; a loss that is not finite ends the run."""
+        """Append the step to ``log.jsonl``; raises UserError for a loss that is not finite."""
         if not logs or "loss" not in logs:
             return
         if not math.isfinite(logs["loss"]):
@@ -133,14 +136,14 @@ class Monitor(TrainerCallback):
                 handle.write(json.dumps(record) + "\n")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stop with a checkpoint when any rank was asked to."""
+        """Stop with a checkpoint if any rank was asked to."""
         if self._agreed() and state.global_step < state.max_steps:
             self.stopped = True
             control.should_save = True
             control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Mark the checkpoint whole once every rank has written its part."""
+        """Mark the checkpoint as complete once every rank has written its part."""
         _barrier()
         if state.is_world_process_zero:
             mark_complete(

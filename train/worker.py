@@ -1,7 +1,7 @@
-"""One rank of a finetuning job: ``python -m train.worker recipe.json``.
+"""One rank of a training job: ``python -m train.worker recipe.json``.
 
-The rank and world size come from the environment (``RANK``, ``WORLD_SIZE``, as torchrun sets
-them). Its output goes to ``logs/rank<r>.log``, how it ended to ``logs/rank<r>.json``.
+Rank and world size come from the environment (``RANK``, ``WORLD_SIZE``, as torchrun sets them). Its
+output goes to ``logs/rank<r>.log``, its exit code and message to ``logs/rank<r>.json``.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main(job_path: Path) -> int:
 
 
 def train(job: TrainingJob, rank: int) -> str | None:
-    """Train and save the adapter; who asked, when stopped on request before the end."""
+    """Train and save the adapter. Returns None, or who asked if it was stopped on request."""
     import torch
     from transformers import set_seed
 
@@ -112,7 +112,7 @@ def _base_model(job: TrainingJob, bf16: bool) -> Any:
 
 
 def training_arguments(job: TrainingJob, bf16: bool) -> Any:
-    """Transformers' arguments for the job; with ZeRO, DeepSpeed is set up first."""
+    """Transformers' TrainingArguments for the job; with ZeRO, DeepSpeed is set up first."""
     import torch
     from transformers import TrainingArguments
 
@@ -152,7 +152,7 @@ def training_arguments(job: TrainingJob, bf16: bool) -> Any:
 
 
 def deepspeed_config(stage: int) -> dict[str, Any]:
-    """DeepSpeed's configuration; ``auto`` values are filled in from the training arguments."""
+    """DeepSpeed's configuration; ``auto`` values are filled from the training arguments."""
     return {
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
@@ -167,12 +167,11 @@ def deepspeed_config(stage: int) -> dict[str, Any]:
 
 
 def start_deepspeed(cpu: bool, timeout: int) -> None:
-    """Join the process group through DeepSpeed, from torchrun's variables or alone. A collective
-    call that takes longer than ``timeout`` seconds fails.
+    """Join the process group through DeepSpeed, from torchrun's variables or as a single process.
 
-    On a CPU DeepSpeed would compile its shared-memory all-reduce (a minute, and a compiler
-    needed), which serves inference only; declared incompatible, as on other platforms than
-    Linux, it is left out and gloo does the work.
+    A collective call that takes longer than ``timeout`` seconds fails. On a CPU DeepSpeed would
+    compile its shared-memory all-reduce (which takes a minute and a compiler, and serves inference
+    only); it is declared incompatible, as on other platforms than Linux, and gloo is used.
     """
     import deepspeed
 
@@ -195,7 +194,7 @@ def _bf16(precision: str) -> bool:
 
 
 def _device(job: TrainingJob) -> str:
-    """Where weights are read to: the rank's GPU, unless ZeRO-3 places them itself."""
+    """Device for loading weights: the rank's GPU, unless ZeRO-3 places them itself."""
     import torch
 
     if not torch.cuda.is_available() or job.recipe.zero_stage == 3:
@@ -227,14 +226,16 @@ def _leave() -> None:
 
 
 def _redirect_output(path: Path) -> None:
-    """Send stdout and stderr, also those of native code, to ``path``."""
+    """Redirect stdout and stderr, including those of native code, to ``path``."""
     with path.open("ab") as handle:
         os.dup2(handle.fileno(), sys.stdout.fileno())
         os.dup2(handle.fileno(), sys.stderr.fileno())
 
 
 def end(code: int) -> NoReturn:
-    """End the process. After an error at once: NCCL and data workers would wait for other ranks."""
+    """Exit the process; after an error immediately, since NCCL and data workers would wait for
+    other ranks.
+    """
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # their file may lie on a full disk
             stream.flush()
