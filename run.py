@@ -21,8 +21,8 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from coincide.checks.needs import refuse_unmet
 from coincide.config import FeaturePass, HealthLimits, Root, check_command, check_name, check_stages
-from coincide.doctor import refuse_unmet
 from coincide.experiment import Experiment, Makers
 from coincide.schema import UserError
 from coincide.selection.budget import check

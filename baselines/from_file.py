@@ -46,8 +46,8 @@ class FromFile:
 
     def key_config(self) -> Mapping[str, Any]:
         """The hash of the file, and ``by`` unless it is ``auto``."""
-        from coincide.files import sha256_file
         from coincide.store import check_path
+        from coincide.system.files import sha256_file
 
         check_path(Path(self.path))
         said = {} if self.by == "auto" else {"by": self.by}

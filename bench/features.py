@@ -44,9 +44,9 @@ from coincide.models import encode
 from coincide.models.load import load_model, load_processor
 from coincide.models.template import TEMPLATES, prompt
 from coincide.models.tiny import SIZES_OF, WORDS, make_model, make_processor
-from coincide.provenance import environment
 from coincide.schema import Dataset, Example, Signal, Turn
 from coincide.store import Build, Step, Store
+from coincide.store.provenance import environment
 
 PLAIN_BATCH = 8
 TEMPLATE = "tiny"

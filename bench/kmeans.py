@@ -39,7 +39,7 @@ from coincide.ops.arrays import row_digests, tiles
 from coincide.ops.kmeans import Iteration, kmeans_on, spherical_kmeans
 from coincide.ops.kmeans.lloyd import start_centroids
 from coincide.ops.kmeans.nearest import _half
-from coincide.provenance import environment
+from coincide.store.provenance import environment
 
 SHARD = 8192
 LARGEST = 20_000 / 665_298

@@ -34,7 +34,7 @@ from coincide.features.forward.contract import Tap
 from coincide.features.signals.activations import Activations, modality_means
 from coincide.method import select_coincide
 from coincide.ops.kmeans import spherical_kmeans
-from coincide.provenance import environment
+from coincide.store.provenance import environment
 
 LAYERS, HIDDEN = (3, 7, 11, 15, 19), 2048
 ROWS_665K = 665_298

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from coincide.checks.requirements import Requirement, requirements_of
 from coincide.config import FeaturePass, HealthLimits
 from coincide.features.extract import Extraction, extract_all, extraction
 from coincide.ledger.collect import collect, variant_of
 from coincide.ledger.identity import content_keys, fields_outside_key
 from coincide.pipeline import Stage
-from coincide.requirements import Requirement, requirements_of
 from coincide.schema import (
     ClipSource,
     Clustering,

@@ -36,12 +36,12 @@ from coincide.data.listing import missing_files
 from coincide.data.report import FIRST
 from coincide.data.subset import write_list
 from coincide.data.trainers import UNKNOWN_ROOT, Exported, write_beside
-from coincide.files import write_atomic, write_json
 from coincide.ledger.files import read_result
 from coincide.report.evidence import ArtifactShelf
 from coincide.report.export_table import export_table, need
 from coincide.schema import UserError
 from coincide.store import check_path
+from coincide.system.files import write_atomic, write_json
 from coincide.terminal.inert import guard_terminal
 
 CHOICES = (*FORMS, "ids", "npy", "table")

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from coincide.disk import DiskError
 from coincide.schema import UserError
 from coincide.store import Artifact, Step, Store
+from coincide.system.disk import DiskError
 
 StepState = Literal["cached", "build", "not needed"]
 

@@ -14,7 +14,7 @@ from typing import Any
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 
-from coincide.files import write_atomic
+from coincide.system.files import write_atomic
 from eval.request import BenchmarkJob
 
 Answers = Mapping[str, Mapping[int, str]]

@@ -15,9 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from coincide.files import sha256_file, write_atomic, write_json
-from coincide.requirements import Requirement
+from coincide.checks.requirements import Requirement
 from coincide.schema import UserError
+from coincide.system.files import sha256_file, write_atomic, write_json
 from coincide.terminal.progress import bar
 from eval import card
 from eval.card import Splits

@@ -16,12 +16,12 @@ import torch
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 
-from coincide.files import sha256_file
 from coincide.models.chat import end_ids
 from coincide.models.encode import Encoded, collate, encode_prompt, model_inputs
 from coincide.models.load import load_model, load_processor
 from coincide.models.template import Template
 from coincide.schema import UserError
+from coincide.system.files import sha256_file
 from eval.messages import turns_and_pictures
 
 MAX_NEW_TOKENS = 128

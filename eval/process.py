@@ -18,9 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from coincide.disk import NEARLY, free_bytes
 from coincide.errors import PartlyFailed
-from coincide.processes import dying_with_me
+from coincide.system.disk import NEARLY, free_bytes
+from coincide.system.processes import dying_with_me
 from coincide.terminal.progress import bar
 
 PROJECT = Path(__file__).resolve().parent.parent

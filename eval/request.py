@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coincide.files import write_json
+from coincide.system.files import write_json
 from eval.judge import Judge
 from eval.sample import Subsample
 

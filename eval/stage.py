@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from coincide.errors import PartlyFailed
-from coincide.files import canonical, write_atomic, write_json
 from coincide.schema import ModelSource, Score, UserError
 from coincide.store import Artifact, Build, Step, Store
+from coincide.system.files import canonical, write_atomic, write_json
 from eval import mirror
 from eval.process import follow
 from eval.request import BenchmarkJob, EvaluationRequest

@@ -21,10 +21,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from coincide.disk import is_full
-from coincide.files import write_atomic, write_json
-from coincide.processes import die_with_parent
 from coincide.schema import UserError
+from coincide.system.disk import is_full
+from coincide.system.files import write_atomic, write_json
+from coincide.system.processes import die_with_parent
 from eval.judge import JudgeClient
 from eval.request import BenchmarkJob, EvaluationRequest
 

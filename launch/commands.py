@@ -16,14 +16,14 @@ RequestedRuns = Sequence[tuple[Experiment, Sequence[str]]]
 
 def doctor(asked: RequestedRuns) -> int:
     """Print everything that the runs need; status 1 if something is missing."""
-    from coincide.doctor import examine
+    from coincide.checks.needs import examine
 
     return examine(asked)
 
 
 def prefetch(asked: RequestedRuns) -> int:
     """Fetch what the runs need and can be fetched; status 1 if something is still missing."""
-    from coincide.prefetch import fetch_all
+    from coincide.checks.fetch import fetch_all
 
     return fetch_all(asked)
 

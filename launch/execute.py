@@ -10,8 +10,8 @@ from typing import Protocol
 
 from coincide.checks.estimate import costs
 from coincide.checks.flops import device_name
-from coincide.doctor import gather, unmet
-from coincide.doctor import show as show_requirements
+from coincide.checks.needs import gather, unmet
+from coincide.checks.needs import show as show_requirements
 from coincide.errors import PartlyFailed
 from coincide.experiment import Experiment
 from coincide.features.extract import extract_all
@@ -21,10 +21,10 @@ from coincide.report.build import build_report
 from coincide.report.committed import with_committed
 from coincide.report.summary import summary_tables
 from coincide.selection.stage import check_lost
-from coincide.show import show_costs, show_plan, show_report
 from coincide.store import Step
 from launch.jobs import Job, record
 from launch.plan import KEY_DIGITS
+from launch.show import show_costs, show_plan, show_report
 
 
 class Observer(Protocol):

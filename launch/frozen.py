@@ -16,8 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from coincide.config import Root
-from coincide.files import ours_alone, write_atomic
 from coincide.schema import UserError
+from coincide.system.files import ours_alone, write_atomic
 from coincide.terminal.redact import redact
 from launch.jobs import Job
 from launch.plan import goal_key

@@ -12,7 +12,7 @@ from coincide.config import check_stages
 from coincide.experiment import Experiment
 from coincide.ledger.collect import remarks
 from coincide.ledger.files import write_result
-from coincide.show import show_result
+from launch.show import show_result
 from launch.words import shell
 
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from coincide.files import as_name, canonical
 from coincide.pipeline import Planned, plan
 from coincide.schema import STAGES
 from coincide.store import Step
+from coincide.system.files import as_name, canonical
 from launch.jobs import Job, goal
 
 ORDER = ("prepare", *STAGES)

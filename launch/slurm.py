@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from coincide.processes import ProcessLock
 from coincide.schema import UserError
+from coincide.system.processes import ProcessLock
 from launch import cluster
 from launch.execute import Executor
 from launch.jobs import Job, with_stages

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from coincide.provenance import FROZEN_COMMIT, commit
+from coincide.store.provenance import FROZEN_COMMIT, commit
 
 PROJECT = Path(__file__).resolve().parent.parent
 LEFT_OUT = {"__pycache__", "tests", "bench", "local"}

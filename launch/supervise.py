@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from coincide.processes import dying_with_me
+from coincide.system.processes import dying_with_me
 from launch.sweep import Task
 
 How = Literal["done", "failed", "told", "stopped"]

@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from coincide.files import as_name, canonical, write_json
 from coincide.schema import UserError
+from coincide.system.files import as_name, canonical, write_json
 from coincide.terminal.redact import redact
 from launch.frozen import freeze, resolved_run
 from launch.jobs import Job

@@ -346,8 +346,8 @@ def _constant(module: str, name: str = "VERSION") -> Callable[[], Any]:
 
 def _weights(name: str) -> Callable[[], Any]:
     """Weights that ship are as good as a version: who retrains them changes their hash."""
-    from coincide.files import sha256_file
     from coincide.models.tiny import ASSETS
+    from coincide.system.files import sha256_file
 
     return lambda: sha256_file(ASSETS / f"{name}.safetensors")[:12]
 

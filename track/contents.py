@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from coincide.files import as_name
+from coincide.system.files import as_name
 from coincide.terminal.redact import redact
 from track.places import intact, manifest
 from track.records import WandbArtifact, WandbRun, WandbTable

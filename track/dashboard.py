@@ -12,10 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from coincide.files import write_json
 from coincide.ledger.files import read_ledger
 from coincide.report.compare import panels
 from coincide.schema import Result, UserError
+from coincide.system.files import write_json
 from track.process import answer, failure, order_and_answers, running, shown, why
 from track.settings import Logger
 from track.sync import marks

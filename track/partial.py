@@ -5,9 +5,9 @@ from __future__ import annotations
 from coincide.experiment import Experiment
 from coincide.ledger.collect import variant_of
 from coincide.ledger.identity import fields_outside_key
-from coincide.provenance import commit, versions
 from coincide.schema import Result
 from coincide.store import Step
+from coincide.store.provenance import commit, versions
 
 
 def partial_result(experiment: Experiment, stage: str) -> Result:

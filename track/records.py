@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from coincide.files import canonical
 from coincide.ledger.files import file_name
 from coincide.report.settings import identity
 from coincide.schema import Result, Score
+from coincide.system.files import canonical
 from coincide.terminal.inert import printable
 from coincide.terminal.redact import redact
 from track.compared import NOTHING, Comparison

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from coincide.files import canonical
 from coincide.schema import UserError
+from coincide.system.files import canonical
 
 MODES = ("off", "online", "offline")
 LENT = "lent"

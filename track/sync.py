@@ -19,8 +19,8 @@ from typing import Literal
 
 from filelock import Timeout
 
-from coincide.files import write_json
-from coincide.processes import ProcessLock
+from coincide.system.files import write_json
+from coincide.system.processes import ProcessLock
 from track.contents import with_store_contents
 from track.process import answer, root_of, running, shown, why
 from track.records import VERSION, WandbRun, digest, without_secrets

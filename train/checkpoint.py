@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from coincide.files import fsync, sha256_file, write_json
 from coincide.schema import UserError
 from coincide.store import is_sealed, sealed
 from coincide.store.artifact import SEAL
+from coincide.system.files import fsync, sha256_file, write_json
 
 MARKER = "complete"
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from coincide.files import write_atomic, write_json
+from coincide.system.files import write_atomic, write_json
 from train.recipe import Recipe
 
 EXIT_ERROR = 1

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from coincide.processes import dying_with_me
+from coincide.system.processes import dying_with_me
 from train.job import TrainingJob, read_log
 from train.nodes import all_nodes_command
 from train.outcome import failure

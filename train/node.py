@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from coincide.files import write_json
-from coincide.processes import dying_with_me
 from coincide.schema import UserError
+from coincide.system.files import write_json
+from coincide.system.processes import dying_with_me
 from train.job import EXIT_ERROR, EXIT_OUT_OF_MEMORY, EXIT_STOPPED, TrainingJob
 from train.launch import kill_group, rank_environment, stop_signals
 from train.nodes import GRACE_SECONDS, NodeWatch, Rendezvous, launch_of, meeting, node_command

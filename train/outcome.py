@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coincide.disk import NEARLY, free_bytes
 from coincide.schema import UserError
+from coincide.system.disk import NEARLY, free_bytes
 from train.job import EXIT_DISK, EXIT_OUT_OF_MEMORY, EXIT_STOPPED, TrainingJob
 
 LOG_LINES = 15

@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from coincide.checks.requirements import Requirement
 from coincide.models.headers import shapes
-from coincide.requirements import Requirement
 from coincide.schema import UserError
 from coincide.store import Step, Store
 from train.checkpoint import newest_complete

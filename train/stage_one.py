@@ -18,11 +18,11 @@ import torch
 
 from coincide.features.engine.devices import device_of
 from coincide.features.engine.shards import ShardedArray, usable_rows
-from coincide.files import write_json
 from coincide.models.encode import IGNORE, Encoded, collate, encode, model_inputs
 from coincide.models.template import TEMPLATES
 from coincide.schema import Dataset, Difficulty, ModelSource, UserError
 from coincide.store import Build
+from coincide.system.files import write_json
 from train.oom import is_out_of_memory
 from train.recipe import Recipe
 from train.stage_one_state import Progress, load, save

@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from coincide.files import write_atomic
+from coincide.system.files import write_atomic
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """AdamW's state for one parameter."""

@@ -16,9 +16,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
-from coincide.disk import is_full
-from coincide.files import write_json
-from coincide.processes import die_with_parent
+from coincide.system.disk import is_full
+from coincide.system.files import write_json
+from coincide.system.processes import die_with_parent
 from train.job import (
     ADAPTER,
     EXIT_DISK,

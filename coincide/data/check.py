@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from coincide.data.images import CorruptImage, MissingImage, decode
 from coincide.data.listing import missing_files
-from coincide.processes import dying_with_me
+from coincide.system.processes import dying_with_me
 from coincide.terminal.progress import bar
 
 CHUNK = 64

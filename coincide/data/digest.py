@@ -23,7 +23,7 @@ from coincide.data.marks import FAULTS as MARKS
 from coincide.data.media import FIELD, TAG
 from coincide.data.parse import image_paths, parse
 from coincide.data.rows import scan
-from coincide.files import sha256_file, write_json
+from coincide.system.files import sha256_file, write_json
 from coincide.terminal.progress import bar
 
 RowReader = Callable[[Path], Iterable[tuple[int, str, Any]]]

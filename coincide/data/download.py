@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from coincide.files import write_json
 from coincide.schema import UserError
+from coincide.system.files import write_json
 from coincide.terminal.inert import inert, raw
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from typing import Any
 
 from coincide.data.fault import BadRow, short
 from coincide.data.images import safe_path
-from coincide.files import write_atomic
 from coincide.schema import UserError
+from coincide.system.files import write_atomic
 
 FOLDER = "inline"
 KIND = "wrong inline picture"

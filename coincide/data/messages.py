@@ -26,9 +26,9 @@ from coincide.data.fault import BadRow
 from coincide.data.inline import picture_writer
 from coincide.data.llava_json import LlavaJson
 from coincide.data.rows import inert, scan
-from coincide.files import write_atomic
 from coincide.schema import Dataset
 from coincide.store import Build
+from coincide.system.files import write_atomic
 
 TRAIN = "train.json"
 """The rows as LLaVA json, in the artifact: what subsets are cut from."""

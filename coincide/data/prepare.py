@@ -15,15 +15,15 @@ from typing import Any, Protocol
 
 from filelock import Timeout
 
+from coincide.checks.requirements import Requirement
 from coincide.data.download import Download, disk_error, download, shown
 from coincide.data.listing import missing_files
 from coincide.data.presence import WORK, count_files, gigabytes, look_at_download, mark, space
 from coincide.data.report import by_source
 from coincide.data.unpack import DamagedArchive, unpack
-from coincide.files import write_json
-from coincide.processes import ProcessLock
-from coincide.requirements import Requirement
 from coincide.schema import UserError
+from coincide.system.files import write_json
+from coincide.system.processes import ProcessLock
 from coincide.terminal.program import hand_over
 
 LOST = "lost_images.json"

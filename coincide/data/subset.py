@@ -23,8 +23,8 @@ import numpy as np
 from coincide.data.exports import as_messages, read_rows
 from coincide.data.resolve import check_rows, resolve_rows
 from coincide.data.rows import scan
-from coincide.files import write_atomic, write_json
 from coincide.schema import Dataset, UserError
+from coincide.system.files import write_atomic, write_json
 
 __all__ = ["Subset", "read_subset", "resolve_rows", "write_list", "write_subset"]
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from coincide.files import write_json, write_text
 from coincide.schema import UserError
+from coincide.system.files import write_json, write_text
 
 VERSIONS = {
     "llamafactory": "llamafactory==0.9.5",

@@ -19,8 +19,8 @@ from coincide.data.check import STATES, Finding, check_images
 from coincide.data.llava_json import LlavaJson
 from coincide.data.prepare import refuse_absent
 from coincide.data.report import DataReport
-from coincide.files import write_json
 from coincide.schema import Dataset
+from coincide.system.files import write_json
 from coincide.terminal.inert import inert
 from coincide.terminal.program import hand_over
 

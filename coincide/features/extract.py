@@ -34,9 +34,9 @@ from coincide.features.engine.work import (
     layout_of,
 )
 from coincide.features.engine.workers import run_workers
-from coincide.files import write_json
 from coincide.schema import DataSource, Signal
 from coincide.store import Artifact, Build, Step, Store
+from coincide.system.files import write_json
 
 VERSION = 1
 CLAIMS = "claims"

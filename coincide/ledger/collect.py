@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from coincide.ledger.identity import asked_hash
-from coincide.provenance import commit, hardware, versions
 from coincide.schema import Cost, Method, Result, Score
 from coincide.store import Artifact, Step, Store
+from coincide.store.provenance import commit, hardware, versions
 
 
 def collect(

@@ -15,10 +15,10 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from coincide import disk
-from coincide.files import canonical, sweep, write_json
 from coincide.ledger.packed import ENDING, unpack
 from coincide.schema import Cost, Result, Score, UserError
+from coincide.system import disk
+from coincide.system.files import canonical, sweep, write_json
 from coincide.terminal.inert import printable
 from coincide.terminal.redact import redact
 

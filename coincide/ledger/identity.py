@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
-from coincide.files import canonical
 from coincide.schema import Method
 from coincide.selection.stage import method_config
 from coincide.store import Step
+from coincide.system.files import canonical
 
 DIGITS = 12
 """Digits of a key that are kept, as in the folder names of artifacts."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from coincide.errors import UserError
-from coincide.files import canonical, write_atomic
+from coincide.system.files import canonical, write_atomic
 
 ENDING = ".jsonl.gz"
 

@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from coincide.checks.requirements import Requirement
 from coincide.data.demo.captions import captioned
 from coincide.data.demo.world import CELL, SIDE
-from coincide.files import sha256_file
 from coincide.models.hub import copy_model
 from coincide.models.tiny import ASSETS, WORDS
 from coincide.models.weights import PretrainedCheckpoint
-from coincide.requirements import Requirement
 from coincide.schema import HealthError, UserError
 from coincide.store import Build, Step
+from coincide.system.files import sha256_file
 
 VERSION, HUB_VERSION = 1, 1
 WIDTH, LAYERS, HEADS, MLP, EMBEDDING, TEXT_LIMIT = 96, 2, 4, 192, 64, 77

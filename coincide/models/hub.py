@@ -15,11 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from coincide.files import write_atomic
+from coincide.checks.requirements import Requirement
 from coincide.models.headers import unusable_reason
 from coincide.models.weights import PretrainedCheckpoint
-from coincide.requirements import Requirement
 from coincide.store import Build, Step
+from coincide.system.files import write_atomic
 
 VERSION = 1
 

@@ -24,7 +24,7 @@ from coincide.data.demo.world import COLOUR_NAMES, LETTERS, NUMBERS, SHAPES, TEX
 from coincide.data.demo.world import SIZES as WORLD_SIZES
 from coincide.models.perception import as_pixels, caption_accuracy, tokens_and_pixels
 from coincide.models.tiny import ASSETS, SIZES_OF, make_model, make_processor
-from coincide.provenance import versions
+from coincide.store.provenance import versions
 
 STEPS, BATCH, LR, WARMUP, SEED = 1400, 64, 2.0e-3, 100, 0
 TOWER_STEPS, TOWER_BATCH = 1500, 128

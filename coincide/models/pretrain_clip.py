@@ -24,7 +24,7 @@ from coincide.models.clip import (
 )
 from coincide.models.pretrain import schedule
 from coincide.models.tiny import ASSETS
-from coincide.provenance import versions
+from coincide.store.provenance import versions
 
 STEPS, BATCH, LR, SEED = 600, 128, 2.0e-3, 0
 EVERY = 50

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coincide.files import write_atomic, write_json
 from coincide.schema import UserError
+from coincide.system.files import write_atomic, write_json
 
 if TYPE_CHECKING:
     import torch

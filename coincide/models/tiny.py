@@ -23,9 +23,9 @@ from coincide.data.demo.world import (
     SIZES,
     TEXTURES,
 )
-from coincide.files import sha256_file
 from coincide.schema import HealthError, UserError
 from coincide.store import Build, Step
+from coincide.system.files import sha256_file
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "tiny"
 VERSION = 1

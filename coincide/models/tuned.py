@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coincide.checks.requirements import Requirement, requirements_of
 from coincide.models.weights import content
-from coincide.requirements import Requirement, requirements_of
 from coincide.schema import ModelSource, UserError
 from coincide.store import Build, Step, check_path
 

@@ -6,8 +6,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from coincide import disk
-from coincide.files import sweep, write_atomic
 from coincide.ledger.files import presentable
 from coincide.report import formats
 from coincide.report.compare import panels
@@ -17,6 +15,8 @@ from coincide.report.page import page
 from coincide.report.scoring import STRICT
 from coincide.schema import Result
 from coincide.store import Store
+from coincide.system import disk
+from coincide.system.files import sweep, write_atomic
 
 
 def build_report(

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from coincide.files import canonical
 from coincide.ledger.identity import digest, same_asked
 from coincide.report.contents import (
     PANEL,
@@ -29,6 +28,7 @@ from coincide.report.rel import with_rel
 from coincide.report.settings import identity, naming, setting, short_names
 from coincide.report.statistics import Estimate, estimate
 from coincide.schema import Result, Score
+from coincide.system.files import canonical
 
 COMMITTED = ", committed"
 """Behind the label of a row that ships with the project."""

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from coincide.files import canonical
 from coincide.report.records import Note
 from coincide.report.settings import flat
 from coincide.schema import Result
+from coincide.system.files import canonical
 
 SHORT = 6
 """Digits of a content key that a table shows."""

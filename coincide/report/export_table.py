@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coincide.data.rows import scan
-from coincide.files import write_atomic
 from coincide.report.evidence import ArtifactShelf
 from coincide.schema import UserError
 from coincide.store import MANIFEST, check_path
+from coincide.system.files import write_atomic
 
 if TYPE_CHECKING:
     import pyarrow as pa

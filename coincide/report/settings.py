@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from coincide.files import canonical
 from coincide.schema import Result
+from coincide.system.files import canonical
 
 COMPARED = ("data", "method", "reference", "clip", "target", "train", "eval")
 """Config groups that can change an answer; budget and seed are columns of their own."""

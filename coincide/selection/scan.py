@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coincide.data.report import DataReport, Policies
-from coincide.files import canonical, write_json
 from coincide.schema import Dataset, DataSource, ModelSource, UserError
 from coincide.store import Build, Step
+from coincide.system.files import canonical, write_json
 from coincide.terminal.progress import bar
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from coincide.files import write_atomic
 from coincide.schema import Dataset, DataSource, Method, UserError
 from coincide.selection.pool import NeedSteps
 from coincide.selection.scan import read_scan
 from coincide.store import Build, Step, Store
+from coincide.system.files import write_atomic
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from coincide.config import HealthLimits
 from coincide.data.report import FIRST
-from coincide.files import write_atomic
 from coincide.schema import (
     Clustering,
     Dataset,
@@ -29,6 +28,7 @@ from coincide.selection.pool import NeedSteps, StorePool
 from coincide.selection.scan import count_by_reason, summary
 from coincide.selection.scoring import LATE, barred_rows, own_class, save
 from coincide.store import Artifact, Build, Step
+from coincide.system.files import write_atomic
 from coincide.terminal.progress import bar
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from coincide.errors import UserError
-from coincide.files import canonical
 from coincide.store.hashes import digests, stamp
+from coincide.system.files import canonical
 
 MANIFEST = "manifest.json"
 SEAL = "sha256"

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from coincide.processes import ProcessIdentity, parse_process, this_process
+from coincide.system.processes import ProcessIdentity, parse_process, this_process
 
 SUMS = ".sums"
 """Folder of an attempt with the hashes of its finished files, for a later attempt that resumes

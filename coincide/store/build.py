@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coincide.files import TEMPORARY, canonical, fsync, sha256_file, write_atomic, write_json
 from coincide.store import attempts, hashes
 from coincide.store.artifact import MANIFEST, Artifact, DamagedArtifact, open_artifact, sealed
 from coincide.store.step import Step, need_fields
+from coincide.system.files import TEMPORARY, canonical, fsync, sha256_file, write_atomic, write_json
 
 if TYPE_CHECKING:
     from coincide.store.store import Store
@@ -193,7 +193,7 @@ def note_seconds(folder: Path, seconds: float) -> None:
 
 def environment() -> dict[str, Any]:
     """Library versions, commit and hardware: recorded in manifests, never part of a key."""
-    from coincide.provenance import environment as record
+    from coincide.store.provenance import environment as record
 
     return record()
 

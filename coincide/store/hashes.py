@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from coincide.files import sha256_file, write_json
+from coincide.system.files import sha256_file, write_json
 
 FOLDER = ".checked"
 """Folder of the store that holds the cache."""

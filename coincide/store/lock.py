@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from filelock import Timeout
 
-from coincide import disk
 from coincide.errors import UserError
-from coincide.processes import ProcessLock
 from coincide.store.step import Step
+from coincide.system import disk
+from coincide.system.processes import ProcessLock
 
 if TYPE_CHECKING:
     from coincide.store.store import Store

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from coincide.files import as_name, canonical
+from coincide.system.files import as_name, canonical
 
 if TYPE_CHECKING:
     from coincide.store.store import Build

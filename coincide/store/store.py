@@ -17,9 +17,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from pathlib import Path
 from typing import Any
 
-from coincide import disk
 from coincide.errors import UserError
-from coincide.files import fsync
 from coincide.store import attempts, hashes
 from coincide.store.artifact import MANIFEST, Artifact, DamagedArtifact, folders, open_artifact
 from coincide.store.build import (
@@ -36,6 +34,8 @@ from coincide.store.build import (
 from coincide.store.check import QUARANTINE, not_repeated, quarantine
 from coincide.store.lock import lock
 from coincide.store.step import Step, by_key, differences
+from coincide.system import disk
+from coincide.system.files import fsync
 
 POLL = 0.2
 """Seconds between two checks of another process's attempt."""

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from coincide.doctor import examine, gather, refuse_unmet
-from coincide.machine import packages, store_space
-from coincide.prefetch import fetch_all
-from coincide.requirements import Requirement
+from coincide.checks.fetch import fetch_all
+from coincide.checks.machine import packages, store_space
+from coincide.checks.needs import examine, gather, refuse_unmet
+from coincide.checks.requirements import Requirement
 from coincide.schema import UserError
 from coincide.store import Store
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from coincide.files import as_name
+from coincide.system.files import as_name
 
 
 @pytest.mark.parametrize("name", ["demo", "llava-v1.5_7b", "full-demo-0.2-s0", "x" * 100])

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from coincide.files import write_json
 from coincide.pipeline import Stage, execute, plan
 from coincide.schema import UserError
 from coincide.store import Build, Step, Store
+from coincide.system.files import write_json
 
 
 def chain(value: int = 0) -> list[Stage]:

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from coincide import disk
-from coincide.files import canonical, sweep, write_atomic, write_json
 from coincide.pipeline import Stage
-from coincide.processes import this_process
 from coincide.schema import UserError
 from coincide.store import Build, DamagedArtifact, Step, Store, attempts, hashes, note_done, sealed
 from coincide.store.__main__ import main as check
+from coincide.system import disk
+from coincide.system.files import canonical, sweep, write_atomic, write_json
+from coincide.system.processes import this_process
 
 
 def numbers(build: Build) -> dict[str, int]:

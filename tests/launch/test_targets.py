@@ -41,10 +41,10 @@ EVIL = {"_target_": TOUCH}
 SPOILED: list[dict[str, Any]] = [
     {"method": EVIL},
     {"method": {"_target_": "os.getcwd"}},
-    {"method": {"_target_": "coincide.files.os.getcwd"}},
+    {"method": {"_target_": "coincide.system.files.os.getcwd"}},
     {"method": {"_target_": "coincide.store.Store", "root": "x"}},
     {"method": {"_target_": "coincide.data.demo.Demo"}},
-    {"method": {"_target_": "coincide.files.write_json"}},
+    {"method": {"_target_": "coincide.system.files.write_json"}},
     {"method": {"_target_": None}},
     {"method": {"_target_": ["a", "b"]}},
     {"data": {"_target_": "coincide.data.download.Download"}},

@@ -15,7 +15,6 @@ from PIL import Image
 from torch.nn import functional as F
 
 from coincide.data.llava_json import read
-from coincide.files import sha256_file
 from coincide.models.assemble import make_processor, resize_vocabulary
 from coincide.models.encode import encode
 from coincide.models.llava_1_5 import Llava15
@@ -24,6 +23,7 @@ from coincide.models.template import TEMPLATES
 from coincide.models.tensors import read_tensors
 from coincide.schema import UserError
 from coincide.store import Store
+from coincide.system.files import sha256_file
 from tests.mini.checkpoints import GRID, make_clip_tower, make_projector, make_vicuna
 
 LLAVA = Path(__file__).parents[1] / "assets" / "llava"

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from coincide.files import write_json
 from coincide.ledger.collect import _costs, collect
 from coincide.report.cost import charges
 from coincide.report.evidence import ArtifactShelf
 from coincide.schema import Result
 from coincide.store import Build, Step, Store
+from coincide.system.files import write_json
 
 
 def step(kind: str, name: str, needs: tuple[Step, ...] = (), **facts: Any) -> Step:

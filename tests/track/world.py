@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from coincide.files import write_json
 from coincide.schema import Result, Score
 from coincide.store import Build, Step, Store
+from coincide.system.files import write_json
 
 ROWS = 12
 STEPS = 30

@@ -49,7 +49,7 @@ FITS_FOUR = f"""
 import sys, json
 from pathlib import Path
 from train.job import TrainingJob
-from coincide.files import write_json
+from coincide.system.files import write_json
 job = TrainingJob.read(Path(sys.argv[1]))
 code = 0 if job.micro_batch <= 4 else {EXIT_OUT_OF_MEMORY}
 said = dict(rank=0, exit_code=code, message="CUDA out of memory", host="here", at=0)

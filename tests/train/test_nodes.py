@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from coincide.files import write_json
 from coincide.schema import UserError
 from coincide.store import Artifact
+from coincide.system.files import write_json
 from tests.train.test_launch import job
 from tests.train.test_training import (
     ROOT,

@@ -20,12 +20,12 @@ from coincide.data.llava_json import read
 from coincide.features.engine.shards import write_shard
 from coincide.features.signals.clip_image import ClipImage
 from coincide.features.signals.clip_text import ClipText
-from coincide.files import write_json
 from coincide.models.encode import collate, encode
 from coincide.models.load import load_model, load_processor
 from coincide.models.template import TEMPLATES
 from coincide.schema import Dataset, Difficulty
 from coincide.store import Artifact, Build, Step, Store
+from coincide.system.files import write_json
 from tests.train.tiny import TinyModel
 from train import stage_one as stage
 from train.recipe import Recipe

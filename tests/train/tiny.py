@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from coincide.files import write_json
 from coincide.schema import Dataset
 from coincide.store import Build, Step, Store
+from coincide.system.files import write_json
 from tests.tiny_llava import make_tiny_llava
 from train.recipe import Recipe
 from train.stage import train_step

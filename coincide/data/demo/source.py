@@ -17,9 +17,9 @@ from coincide.data.demo.mixture import MixtureRow, image_name, llava_record, mak
 from coincide.data.demo.tasks import Maker, Question
 from coincide.data.demo.world import Scene, draw
 from coincide.data.llava_json import read
-from coincide.files import write_atomic, write_json
 from coincide.schema import Dataset
 from coincide.store import Build, Step
+from coincide.system.files import write_atomic, write_json
 
 VERSION = 2
 BENCHMARKS: Mapping[str, tuple[Maker, ...]] = {

@@ -11,8 +11,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
-from coincide.processes import die_with_parent
 from coincide.schema import Example, UserError
+from coincide.system.processes import die_with_parent
 
 AHEAD = 64
 """Most tasks in progress or finished but not yet taken; this bounds the memory."""

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from coincide.processes import parse_process, this_process
+from coincide.system.processes import parse_process, this_process
 
 LEASE = 60.0
 """Seconds without a touch after which a claim is void."""

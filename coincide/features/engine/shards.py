@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from coincide.files import write_atomic
 from coincide.store import note_done
+from coincide.system.files import write_atomic
 
 
 def write_shard(folder: Path, index: int, values: np.ndarray, valid: np.ndarray) -> None:

@@ -21,11 +21,11 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from coincide.disk import is_full
 from coincide.features.engine.devices import cores
 from coincide.features.engine.work import POLL, PassProgress, PassWork, do_shards
-from coincide.processes import dying_with_me
 from coincide.schema import UserError
+from coincide.system.disk import is_full
+from coincide.system.processes import dying_with_me
 
 PROJECT = Path(__file__).resolve().parents[3]
 CHILD = "from coincide.features.engine.workers import child; child()"

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from coincide.ops.kmeans.lloyd import Iteration, spherical_kmeans
-from coincide.processes import die_with_parent
+from coincide.system.processes import die_with_parent
 
 
 def kmeans_on(

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from coincide.processes import parse_process, this_process
+from coincide.system.processes import parse_process, this_process
 
 TEMPORARY = ".tmp-"
 """Prefix of the names of unfinished files."""

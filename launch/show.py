@@ -13,16 +13,8 @@ from coincide.pipeline import Planned
 from coincide.report.tables import share
 from coincide.schema import Result
 from coincide.store import Store
+from coincide.system.disk import size_text
 from coincide.terminal.inert import console, inert
-
-
-def size_text(size: float) -> str:
-    """``size`` bytes as text: ``27.3 GB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
 
 
 def show_plan(lines: Sequence[Planned], store: Store, size: str) -> None:

@@ -34,7 +34,7 @@ def versions() -> dict[str, str]:
 @cache
 def commit() -> str:
     """Commit of this project, with ``+dirty`` if files differ from it; empty outside git."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if (root / FROZEN_COMMIT).is_file():
         return (root / FROZEN_COMMIT).read_text(encoding="utf-8").strip()
     try:

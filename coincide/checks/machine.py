@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement as Package
 
-from coincide.requirements import Requirement
-from coincide.show import size_text
+from coincide.checks.requirements import Requirement
+from coincide.system.disk import size_text
 
 if TYPE_CHECKING:
     from coincide.experiment import Experiment
 
-PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
+PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
 
 def machine_requirements(asked: Iterable[tuple[Experiment, Sequence[str]]]) -> list[Requirement]:

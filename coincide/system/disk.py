@@ -52,6 +52,15 @@ def free_bytes(place: Path) -> int:
     return shutil.disk_usage(there).free
 
 
+def size_text(size: float) -> str:
+    """``size`` bytes as text: ``27.3 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
 def as_disk_error(
     error: BaseException, place: Path, what: str, remedy: str, *, needed: int | None = None
 ) -> BaseException:

@@ -1,0 +1,1 @@
+"""The operating system: whole files, full disks, processes that end with their parent."""
