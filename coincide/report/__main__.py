@@ -1,7 +1,7 @@
 """``python -m coincide.report LEDGER...``: one report over the ledgers of several machines.
 
-The same result in two ledgers counts once; a run made twice with other scores is noted.
-``scoring=lenient`` among the words makes the report of the lenient reading of the same replies,
+The same result in two ledgers counts once; a run that was made twice with different scores is
+noted. With the word ``scoring=lenient`` the report shows the lenient reading of the same replies,
 in files of its own (``report-lenient.html``).
 """
 
@@ -21,7 +21,7 @@ from coincide.terminal.inert import console, guard_terminal
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The command; its status is 2 when a ledger cannot be read."""
+    """Run the command; exit status 2 when a ledger cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m coincide.report", description=__doc__)
     parser.add_argument("ledgers", type=Path, nargs="*", default=[Path("ledger")], metavar="LEDGER")
     parser.add_argument("--store", type=Path, default=Path("store"), help="samples and pictures")

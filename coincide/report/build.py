@@ -1,4 +1,6 @@
-"""The report stage: ledger -> report.md, .csv, .tex, .json and one self-contained report.html."""
+"""The report stage: from a ledger to report.md, .csv, .tex, .json and one self-contained
+report.html.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,12 @@ def build_report(
     store: Store | Path | None = None,
     scoring: str = STRICT,
 ) -> dict[str, Path]:
-    """Write the report of ``results`` into ``folder``, file ending -> path.
+    """Write the report of ``results`` into ``folder``; returns file ending -> path.
 
-    ``store``: where subsets, samples and pictures are read from; what it lacks, e.g. of a result
-    of another machine, the page says. Each file is replaced whole, and the same results, in any
-    order, give the same bytes. ``scoring``: the reading by which ``results`` are scored
-    (``coincide.report.scoring.by_scoring``); of another than the strict one the files are named
+    ``store``: where subsets, samples and pictures are read; the page says what it lacks, e.g. for a
+    result of another machine. Files are replaced atomically, and the same results in any order give
+    the same bytes. ``scoring``: the reading by which ``results`` are scored
+    (``coincide.report.scoring.by_scoring``); unless strict, the files are named
     ``report-<scoring>``.
     """
     found = panels([presentable(result) for result in results])

@@ -1,4 +1,4 @@
-"""The commands that make a result again, or the one that is missing."""
+"""Command lines that repeat a result, or make one that is missing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _OF_THE_METHOD = ("method", "budget", "stages", "dry_run")
 def repeat(result: Result) -> str:
     """The command line of ``result``.
 
-    Exact when the run recorded its overrides (``config.overrides``, a list of ``name=value``);
-    otherwise the names of its parts, which leave out what else was changed.
+    Exact if the run recorded its overrides (``config.overrides``, a list of ``name=value``);
+    otherwise made from the names of its parts, without other changed fields.
     """
     recorded = result.config.get("overrides")
     if isinstance(recorded, list | tuple):
@@ -24,7 +24,7 @@ def repeat(result: Result) -> str:
 
 
 def full_run(result: Result) -> str:
-    """The command of the full-data run that ``result`` would be compared with."""
+    """The command of the full-data run that ``result`` is to be compared with."""
     recorded = result.config.get("overrides")
     if not isinstance(recorded, list | tuple):
         return _line(["method=full", *_parts(result), f"seed={result.seed}"])

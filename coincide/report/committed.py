@@ -1,4 +1,4 @@
-"""Results that ship with the project, shown beside one's own until these take their place."""
+"""Results that ship with the project, shown beside the user's own until these replace them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ DEMO_TABLE = Path(__file__).resolve().parents[2] / "docs" / "demo_table" / "ledg
 
 
 def with_committed(results: Sequence[Result], file: Path = DEMO_TABLE) -> list[Result]:
-    """``results``, and of the ledger ``file`` those that may stand beside them.
+    """``results``, and the results of the ledger ``file`` that may be shown beside them.
 
-    A committed result is shown where ``results`` have its panel (the same data content, target and
-    suite) and no run of its row: method, number of rows and setting. None where ``file`` is not
-    there.
+    A committed result is shown if ``results`` contain its panel (same data content, target and
+    suite) and no run of its row (same method, number of rows and setting). None are added without
+    ``file``.
     """
     committed = read_ledger(file) if file.is_file() else []
     both = with_inferred_contents([*results, *committed])
@@ -30,8 +30,9 @@ def with_committed(results: Sequence[Result], file: Path = DEMO_TABLE) -> list[R
 
 
 def same_row(first: Result, second: Result) -> bool:
-    """Whether two results differ in their seeds at most; a field that only one of them has is of a
-    version in which the other had no choice.
+    """Whether two results differ at most in their seeds.
+
+    A field that only one of them has is ignored: in the other's version there was no such choice.
     """
     named = ("method", "variant", "reference", "k")
     alike = all(getattr(first, name) == getattr(second, name) for name in named)

@@ -1,4 +1,6 @@
-"""Results -> panels of comparable rows: same data, target and suite, grouped over seeds."""
+"""Group results into panels of comparable rows: same data, target and suite, averaged over
+seeds.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +33,14 @@ from coincide.schema import Result, Score
 from coincide.system.files import canonical
 
 COMMITTED = ", committed"
-"""Behind the label of a row that ships with the project."""
+"""Appended to the label of a row that ships with the project."""
 
 
 def panels(results: Sequence[Result]) -> list[Panel]:
-    """One panel per (data, target, suite), in the order of their names.
+    """One panel per (data, target, suite), sorted by name.
 
-    Data and target are what they hold (``Result.contents``): several of one name have a panel each,
-    told apart by the first digits of the content.
+    Data and target are identified by content (``Result.contents``): several with the same name have
+    a panel each, distinguished by the first digits of the content key.
     """
     results = with_inferred_contents(results)
     groups: dict[tuple[str, ...], list[Result]] = defaultdict(list)
@@ -78,7 +80,9 @@ def _any_printed(zoo: PublishedTable | None, columns: Sequence[Column]) -> bool:
 
 
 def _by_row(results: Sequence[Result]) -> tuple[dict[str, list[Result]], list[Note]]:
-    """Runs that differ in the seed alone, together; of two of one seed the newer, and a note."""
+    """Row identity -> runs that differ only in the seed. Of two runs with one seed the newer, and a
+    note.
+    """
     groups: dict[str, dict[int, Result]] = defaultdict(dict)
     notes = []
     apart = _protocols(results)
@@ -94,8 +98,9 @@ def _by_row(results: Sequence[Result]) -> tuple[dict[str, list[Result]], list[No
 
 
 def _protocols(results: Sequence[Result]) -> dict[int, str]:
-    """``id`` of each result -> the protocols of the benchmarks that all of its setting have: seeds
-    that were asked otherwise are rows of their own.
+    """``id`` of each result -> protocols of the benchmarks that all results of its setting have.
+
+    Seeds that were evaluated with other protocols become rows of their own.
     """
     alike: dict[str, list[Result]] = defaultdict(list)
     for result in results:
@@ -112,7 +117,7 @@ def _protocols(results: Sequence[Result]) -> dict[int, str]:
 
 
 def _differing(older: Result, newer: Result) -> str:
-    """``gqa 61.2, then 61.9``, the first three."""
+    """The first three scores that differ, as text: ``gqa 61.2, then 61.9``."""
     before, after = primary(older), primary(newer)
     found = [
         f"{name} {_shown(before.get(name))}, then {_shown(after.get(name))}"
@@ -127,7 +132,9 @@ def _shown(score: Score | None) -> str:
 
 
 def _columns(results: Sequence[Result]) -> tuple[Column, ...]:
-    """Benchmarks in the order of the suite, under the protocol of the full runs or of the most."""
+    """Benchmarks in the order of the suite, with the protocol of the full-data runs, else the most
+    common.
+    """
     ordered = sorted(results, key=lambda r: (r.method != FULL, r.method, r.k, r.seed))
     votes: dict[str, Counter[tuple[str, str, str]]] = defaultdict(Counter)
     for result in ordered:
@@ -143,8 +150,10 @@ def _columns(results: Sequence[Result]) -> tuple[Column, ...]:
 
 
 def _chance(runs: Sequence[Result], benchmark: str, chosen: tuple[str, str, str]) -> float:
-    """Score of guessing, as the configuration of the first run states it whose score is of the
-    column's metric and protocol: that of another metric is another number.
+    """Score of guessing, from the configuration of the first run with the column's metric and
+    protocol.
+
+    Another metric has another value of guessing.
     """
     for run in runs:
         score = primary(run).get(benchmark)
@@ -157,7 +166,7 @@ def _chance(runs: Sequence[Result], benchmark: str, chosen: tuple[str, str, str]
 
 
 def benchmark_config(run: Result, name: str) -> Mapping[str, Any]:
-    """What the run's configuration says of a benchmark; empty where it says nothing."""
+    """The part of the run's configuration for benchmark ``name``; empty if there is none."""
     suite = run.config.get("eval")
     all_of_them = suite.get("benchmarks") if isinstance(suite, Mapping) else None
     if not isinstance(all_of_them, Mapping):
@@ -189,7 +198,7 @@ def _row(runs: Sequence[Result], columns: Sequence[Column], charge: RunCost) -> 
 
 
 def _why_not(score: Score | None, column: Column) -> str:
-    """Why a score does not enter the column; empty when it does."""
+    """Why a score does not belong to the column; empty if it does."""
     if score is None:
         return "not evaluated"
     if score.value is None:
@@ -214,7 +223,7 @@ def _by_seed(runs: Sequence[Result], reasons: Sequence[str]) -> str:
 
 
 def _labelled(rows: Sequence[PanelRow]) -> tuple[list[PanelRow], list[Note]]:
-    """Rows under labels that tell them apart, and what most rows of a method share unnamed."""
+    """Rows with labels that distinguish them, and notes on what most rows of a method share."""
     methods: dict[str, list[PanelRow]] = defaultdict(list)
     for row in rows:
         methods[row.method].append(row)
@@ -240,7 +249,7 @@ def _labelled(rows: Sequence[PanelRow]) -> tuple[list[PanelRow], list[Note]]:
 
 
 def _committed(rows: Sequence[PanelRow]) -> list[Note]:
-    """What the committed rows are, and how one's own take their place."""
+    """Notes on what the committed rows are, and how one's own runs replace them."""
     if not any(row.committed for row in rows):
         return []
     text = (
@@ -251,7 +260,9 @@ def _committed(rows: Sequence[PanelRow]) -> list[Note]:
 
 
 def _unlike(rows: Sequence[PanelRow]) -> list[PanelRow]:
-    """Rows of one label that are not budgets of one experiment get digits of what differs."""
+    """Rows with the same label that are not budgets of one experiment get digits of what
+    differs.
+    """
     alike: dict[str, dict[str, str]] = defaultdict(dict)
     own = [row_content(row.runs[0]) for row in rows]
     for row, contents in zip(rows, own, strict=True):

@@ -1,4 +1,4 @@
-"""Names that several contents share, told apart; results of before contents were recorded."""
+"""Distinguish data and models that share a name, by content keys; infer keys of older results."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from coincide.system.files import canonical
 SHORT = 6
 """Digits of a content key that a table shows."""
 PANEL = ("data", "target")
-"""Parts that all rows of a panel share."""
+"""Parts that all rows of a panel have in common."""
 REMEDY = {"data": "data.name", "target": "target.label (or target.name)"}
 _LOOSE = ("downloads", "scale", "clusters")
-"""Fields of a part that say nothing of its content."""
+"""Fields of a part that do not depend on its content."""
 
 
 def with_inferred_contents(results: Sequence[Result]) -> list[Result]:
-    """The results, those without a recorded content given that of the others of the same name and
-    configuration, paths included, where these have exactly one.
+    """The results; one without a recorded content key gets that of other results, if it is unique.
+
+    Other results count if they have the same name and configuration of the part, paths included.
     """
     parts = sorted({part for result in results for part in result.contents})
     known: dict[str, set[str]] = defaultdict(set)
@@ -40,18 +41,18 @@ def with_inferred_contents(results: Sequence[Result]) -> list[Result]:
 
 
 def panel_key(result: Result) -> tuple[str, ...]:
-    """Names and contents of what all rows of a panel have in common."""
+    """Names and content keys that all rows of a panel have in common."""
     named = (result.data, result.target, result.suite)
     return (*named, *(result.contents.get(part, "") for part in PANEL))
 
 
 def row_content(result: Result) -> dict[str, str]:
-    """The contents in which rows of a panel may differ."""
+    """The content keys in which rows of a panel may differ."""
     return {part: key for part, key in result.contents.items() if part not in PANEL}
 
 
 def panel_suffixes(keys: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
-    """Panel key -> what its title needs beside the names: ``data 1a2b3c``, empty mostly."""
+    """Panel key -> what its title needs besides the names: ``data 1a2b3c``, or empty."""
     keys = list(keys)
     found = {}
     for key in keys:
@@ -65,7 +66,7 @@ def panel_suffixes(keys: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str
 
 
 def sharing_notes(mine: Sequence[Result], everything: Sequence[Result]) -> list[Note]:
-    """That other results have the name of this panel's data or target and another content."""
+    """Notes that other results use this panel's data or target name for another content."""
     notes = []
     for part, name in zip(PANEL, ("data", "target"), strict=True):
         named = getattr(mine[0], name)
@@ -85,7 +86,7 @@ def sharing_notes(mine: Sequence[Result], everything: Sequence[Result]) -> list[
 
 
 def _unrecorded(mine: Sequence[Result]) -> list[Note]:
-    """That results whose content is not known were made from other files."""
+    """Notes that results without a known content were made from other files."""
     without = [r for r in mine if "data" not in r.contents]
     files = sorted({str(f) for r in without if (f := _config(r, "data").get("annotations"))})
     if len(files) < 2:
@@ -95,7 +96,7 @@ def _unrecorded(mine: Sequence[Result]) -> list[Note]:
 
 
 def _from(mine: Sequence[Result], others: Sequence[Result], part: str) -> str:
-    """`` (annotations=a.json)``: the fields in which the configurations of that name differ."""
+    """`` (annotations=a.json)``: fields in which configurations with the same name differ."""
     fields = [flat(_config(result, part)) for result in others]
     ours = flat(_config(mine[0], part))
     differing = sorted(
@@ -107,7 +108,7 @@ def _from(mine: Sequence[Result], others: Sequence[Result], part: str) -> str:
 
 
 def _made_from(result: Result, part: str) -> str:
-    """Name and configuration of a part. CLIP and a method's content go with the method."""
+    """Name and configuration of a part. CLIP and a method's content belong to the method."""
     names: Mapping[str, Any] = {"clip": result.method, "method": result.method}
     config = {k: v for k, v in _config(result, part).items() if k not in _LOOSE}
     return canonical([part, names.get(part) or getattr(result, part, ""), config])

@@ -1,4 +1,4 @@
-"""What a run took: each thing it stands on charged whole, and divided by the runs that share it."""
+"""The cost of a run: each artifact charged in full, and divided among the runs that share it."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ from coincide.schema import Cost, Result
 
 STAGES = ("reference", "features", "select", "train", "evaluate")
 CHARGED = ("reference", "features", "select", "train")
-"""What a trained model costs. Measuring it costs the same whatever the method."""
+"""The cost of a trained model. Evaluation is left out: it costs the same for every method."""
 TOGETHER = ("features", "evaluate")
-"""Stages that build several artifacts on one clock."""
+"""Stages that build several artifacts in one go, with one clock."""
 _TICK = 3.0
-"""Seconds: artifacts of such a stage that began closer than this began together."""
+"""Seconds: artifacts of such a stage that started closer together than this were built together."""
 
 
 @dataclass(frozen=True)
 class RunCost:
-    """Seconds by stage, mean over the runs of a row."""
+    """Seconds by stage, averaged over the runs of a row."""
 
     whole: Mapping[str, float]
-    """As if this run had been the only one."""
+    """As if each run had been the only one."""
     shared: Mapping[str, float]
-    """What n runs of the ledger stand on counts one n-th for each; empty for results of before
-    costs were recorded, whose sharing is not known."""
+    """An artifact that n runs of the ledger use counts one n-th for each. Empty for results from
+    before costs were recorded, whose sharing is not known."""
     gpu_whole: Mapping[str, float]
-    """GPU seconds; empty where no GPU was used."""
+    """GPU seconds, in full; empty if no GPU was used."""
     gpu_shared: Mapping[str, float]
+    """GPU seconds, shared."""
 
     def total(self, *, shared: bool, gpu: bool) -> float | None:
-        """Seconds of all that is charged; None where nothing was recorded."""
+        """Sum over ``CHARGED`` stages in seconds; None if nothing was recorded."""
         of = {
             (False, False): self.whole, (True, False): self.shared,
             (False, True): self.gpu_whole, (True, True): self.gpu_shared,
@@ -43,7 +44,7 @@ class RunCost:
 
 @dataclass(frozen=True)
 class _Build:
-    """What was built on one clock, and how long that ran."""
+    """What was built with one clock, and its seconds."""
 
     stage: str
     identity: tuple[object, ...]
@@ -52,7 +53,7 @@ class _Build:
 
 
 def charges(rows: Sequence[Sequence[Result]], all_runs: Iterable[Result]) -> list[RunCost]:
-    """The charge of each row. ``all_runs``: those among which what is shared is divided."""
+    """The cost of each row; ``all_runs`` are the runs among which shared artifacts are divided."""
     clocks = _clocks(all_runs := list(all_runs))
     users: Counter[tuple[object, ...]] = Counter()
     for run in all_runs:
@@ -71,7 +72,7 @@ def _of_row(
 
 
 def _clocks(runs: Iterable[Result]) -> dict[tuple[str, float], float]:
-    """(Stage, start) -> the first start of what began together."""
+    """(stage, start) -> first start of what was built together."""
     starts: dict[str, set[float]] = defaultdict(set)
     for run in runs:
         for cost in run.costs:
@@ -122,8 +123,10 @@ def _mean(charged: Sequence[RunCost]) -> RunCost:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the (cost, value) that no other point beats: as cheap and better, or cheaper
-    and as good. By rising cost."""
+    """Indices of the points (cost, value) that no other point beats, by increasing cost.
+
+    A point is beaten by one that is as cheap and better, or cheaper and as good.
+    """
     order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
     front: list[int] = []
     for i in order:

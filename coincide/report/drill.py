@@ -1,7 +1,7 @@
-"""Down to the samples: question, picture, target, and what each run answered.
+"""Samples of a panel for the page: question, picture, target, and each run's answer.
 
-A bounded number per benchmark, those first on which the runs differ most. Only what is shown is
-read; the scores of all samples are read as columns.
+A limited number per benchmark, those on which the runs differ most first. Only samples that are
+shown are read in full; the scores of all samples are read as columns.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from coincide.schema import Result
 
 SHOWN = 24
-"""Samples per benchmark."""
+"""Samples shown per benchmark."""
 LETTERS = 500
-"""Of a question, a target or an answer."""
+"""Most characters of a question, target or answer."""
 SIDE = 240
 
 
 def drill(panel: Panel, shelf: ArtifactShelf, budget: Budget) -> dict[str, Any]:
-    """What the page needs to set two runs side by side; JSON.
+    """What the page needs to compare two runs side by side; JSON.
 
-    ``runs``: labels; ``rows``: the row of the table of each. ``benchmarks``: name, samples in all,
-    ``absent`` (run -> why it has none here), ``no_pictures``, and ``samples`` with one answer and
-    score per run (None: none).
+    ``runs``: labels; ``rows``: index of each run's row in the table. ``benchmarks``: name, number
+    of samples, ``absent`` (run -> why it has no samples here), ``no_pictures``, and ``samples``
+    with one answer and score per run (None: none).
     """
     runs = [(row.label, run) for row in panel.rows for run in row.runs]
     labels = [
@@ -75,7 +75,7 @@ def _benchmark(name: str, runs: Sequence[Result], shelf: ArtifactShelf) -> dict[
 
 
 def _matrix(files: Sequence[Samples]) -> tuple[np.ndarray, np.ndarray]:
-    """Documents [n] that all have a score of, and the scores [R, n]."""
+    """Documents [n] that every run has a score for, and the scores [R, n]."""
     shared = files[0].numbers["doc_id"]
     for file in files[1:]:
         shared = np.intersect1d(shared, file.numbers["doc_id"])

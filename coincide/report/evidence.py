@@ -1,7 +1,7 @@
-"""What the artifacts behind a result still hold: rows, samples, clusters.
+"""Read what the artifacts behind a result still contain: rows, samples, clusters.
 
-A ledger may come from another machine, so every look-up may find nothing, and names in it are not
-trusted: nothing outside the store is read.
+A ledger may come from another machine, so a look-up may find nothing, and names in the ledger are
+not trusted: nothing outside the store is read.
 """
 
 from __future__ import annotations
@@ -27,22 +27,24 @@ _NAME = re.compile(r"[\w.,+=@-]+")
 
 @dataclass(frozen=True)
 class ArtifactShelf:
-    """The store of a report; ``root`` None where there is none."""
+    """The store that a report reads; ``root`` None: there is none."""
 
     root: Path | None
     scoring: str = STRICT
-    """By which reading of the replies samples are scored."""
+    """The reading of the replies by which samples are scored."""
     _told: set[str] = field(default_factory=set, compare=False)
 
     def folder(self, recorded: str) -> Path | None:
-        """The finished artifact that a ledger names ``<kind>/<name>-<hex>``, under any name."""
+        """The artifact recorded as ``<kind>/<name>-<hex>``, found by its key alone; None if not
+        there.
+        """
         parts = [part for part in recorded.split("/") if part][-2:]
         if self.root is None or len(parts) < 2 or not all(map(_is_name, parts)):
             return None
         return located(self.root, recorded)
 
     def manifest(self, folder: Path) -> Mapping[str, Any]:
-        """What is written of the artifact in ``folder``; nothing where that is damaged."""
+        """The manifest of the artifact in ``folder``; empty if it is damaged."""
         try:
             return open_artifact(folder).manifest
         except DamagedArtifact as error:
@@ -50,9 +52,9 @@ class ArtifactShelf:
             return {}
 
     def file(self, folder: Path, name: str) -> Path | None:
-        """A file of the artifact in ``folder``; None where it is missing or not what was written.
+        """A file of the artifact in ``folder``; None if it is missing or damaged.
 
-        What is damaged is left out of the report, with a word on the terminal.
+        Damaged files are left out of the report, with a message on the terminal.
         """
         try:
             path = open_artifact(folder).file(name)
@@ -67,30 +69,32 @@ class ArtifactShelf:
             print(f"report: {error} It is left out.", flush=True)
 
     def need(self, folder: Path, kind: str) -> Path | None:
-        """The first artifact of ``kind`` that the one in ``folder`` was made from."""
+        """The first artifact of ``kind`` that the one in ``folder`` was made from; None if not
+        there.
+        """
         for place, name in sorted(self.manifest(folder).get("needs", {}).items()):
             if place.rsplit(".", 1)[-1] == kind:
                 return self.folder(f"{kind}/{name}")
         return None
 
     def subset(self, run: Result) -> Path | None:
-        """The folder of the run's subset."""
+        """Folder of the run's subset; None if not there."""
         return self.folder(str(run.keys.get("subset", "")))
 
     def rows(self, run: Result) -> np.ndarray | None:
-        """The rows that the run was trained on, sorted int64."""
+        """Rows that the run was trained on, int64 ascending; None if not there."""
         folder = self.subset(run)
         path = self.file(folder, "rows.npy") if folder else None
         return array(path) if path else None
 
     def samples(self, run: Result, benchmark: str) -> Samples | None:
-        """The samples of one benchmark of the run."""
+        """Samples of one benchmark of the run; None if not there."""
         folder = self.evaluation(run, benchmark)
         path = self.file(folder, "samples.jsonl") if folder else None
         return Samples(path, self.scoring) if path else None
 
     def evaluation(self, run: Result, benchmark: str) -> Path | None:
-        """The folder of one benchmark of the run."""
+        """Folder of the evaluation of one benchmark of the run; None if not there."""
         named = [s.samples for s in run.scores if s.benchmark == benchmark and s.samples]
         others = [f for key, f in sorted(run.keys.items()) if key.startswith("eval.")]
         mine = [f for f in others if f.rsplit("/", 1)[-1].startswith(f"{benchmark}-")]
@@ -102,7 +106,7 @@ class ArtifactShelf:
 
 
 def array(path: Path) -> np.ndarray | None:
-    """The array in an ``.npy`` file; None where it is missing or damaged."""
+    """The array in the ``.npy`` file ``path``; None if it is missing or damaged."""
     import numpy as np
 
     try:
@@ -125,17 +129,18 @@ def _is_name(part: str) -> bool:
 
 @dataclass(frozen=True)
 class Samples:
-    """``samples.jsonl`` of one evaluation: numbers as columns, texts of the few that are shown."""
+    """``samples.jsonl`` of one evaluation: numbers as columns, and texts of single samples."""
 
     path: Path
     scoring: str = STRICT
 
     @cached_property
     def numbers(self) -> Mapping[str, np.ndarray]:
-        """``doc_id`` int64, ``score``, ``num``, ``den`` float64, ``stratum``, ``unit`` text, [n].
+        """Columns [n]: ``doc_id`` int64; ``score``, ``num``, ``den`` float64; ``stratum``, ``unit``
+        text.
 
-        Samples without a score are left out. Rows of one unit are drawn together; ``unit`` of a
-        row that stands alone is its doc_id. A file that cannot be read has none.
+        Samples without a score are left out. Samples with the same ``unit`` are resampled together;
+        a sample without one has its doc_id there. Empty if the file cannot be read.
         """
         import numpy as np
 
@@ -162,7 +167,7 @@ class Samples:
         }
 
     def texts(self, documents: Sequence[int]) -> dict[int, Mapping[str, Any]]:
-        """Document -> its whole record, for those asked for."""
+        """Document -> its whole record, for ``documents``."""
         wanted = set(documents)
         found: dict[int, Mapping[str, Any]] = {}
         with self.path.open(encoding="utf-8") as handle:
@@ -179,7 +184,7 @@ class Samples:
 
 
 def _columns(path: Path) -> dict[str, np.ndarray]:
-    """The numbers of a JSON lines file by column, [n]; the texts are skipped, not parsed."""
+    """The numbers of a JSON lines file as columns [n]; texts are skipped without parsing."""
     import pyarrow as pa
     from pyarrow import json as pa_json
 

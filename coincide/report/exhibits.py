@@ -1,4 +1,4 @@
-"""What a page shows beside the tables, as far as the store has it."""
+"""What a page shows besides the tables, as far as the store has it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from coincide.report.records import Panel
 
 SAMPLE_PICTURES = 3_000_000
 CLUSTER_PICTURES = 3_000_000
-"""Bytes of pictures on a page, over all its panels: with the rest it stays below 12 MB."""
+"""Bytes of pictures on a page, over all panels; the whole page then stays below 12 MB."""
 
 
 @dataclass(frozen=True)
 class Exhibit:
-    """Of one panel."""
+    """Comparisons, overlaps, samples and clusters of one panel."""
 
     pairs: Pairs
     overlaps: Overlaps
     samples: dict[str, Any] | None
-    """For the page's script: see ``coincide.report.drill``; None without a store."""
+    """JSON for the page's script, see ``coincide.report.drill``; None without a store."""
     clusters: dict[str, Any] | None
+    """JSON for the page's script, see ``coincide.report.gallery``; None without any."""
 
 
 def exhibit_all(panels: Sequence[Panel], shelf: ArtifactShelf) -> list[Exhibit]:
-    """One per panel; pictures are divided evenly among them."""
+    """One exhibit per panel; the pictures' bytes are divided evenly among them."""
     return [_exhibit(panel, shelf, len(panels)) for panel in panels]
 
 
@@ -46,7 +47,7 @@ def _exhibit(panel: Panel, shelf: ArtifactShelf, panels: int) -> Exhibit:
 
 
 def _spoken(pairs: Pairs) -> dict[str, dict[str, list[Any]]]:
-    """``i,j`` -> benchmark ("" over all) -> mean, low, high, verdict."""
+    """``i,j`` -> benchmark ("" over all) -> [mean, low, high, verdict]."""
     found: dict[str, dict[str, list[Any]]] = {}
     for pair in dict.fromkeys([*pairs.overall, *pairs.by_benchmark]):
         each = dict(pairs.by_benchmark.get(pair, {}))

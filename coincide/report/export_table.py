@@ -1,9 +1,9 @@
-"""``--as table``: every row of a dataset with what selection knows of it, as parquet.
+"""``--as table``: every row of a dataset with what selection knows about it, as parquet.
 
-Columns: ``row`` int64; ``id``, ``source`` text; ``images``, ``turns`` int64 (how many); ``dropped``
+Columns: ``row`` int64; ``id``, ``source`` text; ``images``, ``turns`` int64 (numbers); ``dropped``
 text (why a policy left the row out); ``score`` float32, by which the method ranks; ``cluster``
-int32; ``rank`` int64, 0 for the row that the method took first, in the order in which it went on;
-``selected`` bool. What is not known of a row, or of any, is null, never 0.
+int32; ``rank`` int64, 0 for the row that the method took first, continuing beyond the budget;
+``selected`` bool. A value that is not known is null, never 0.
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ORDER = "order.npy"
-"""In a subset artifact: rows int64 in the order in which the method takes them."""
+"""File of a subset artifact: rows int64 in the order in which the method takes them."""
 
 
 def export_table(folder: Path, shelf: ArtifactShelf, out: Path) -> tuple[list[str], int]:
-    """Write the table of the subset in ``folder`` to ``out``; what it lacks, and its rows."""
+    """Write the table of the subset in ``folder`` to ``out``.
+
+    Returns notes on what is missing, and the number of rows.
+    """
     from pyarrow import parquet
 
     table, notes = pool_table(folder, shelf)
@@ -39,7 +42,7 @@ def export_table(folder: Path, shelf: ArtifactShelf, out: Path) -> tuple[list[st
 
 
 def pool_table(folder: Path, shelf: ArtifactShelf) -> tuple[pa.Table, list[str]]:
-    """The table, and in words which columns are null since an artifact is not in the store."""
+    """The table, and notes on columns that are null because an artifact is not in the store."""
     import pyarrow as pa
 
     chosen = _array(folder / "rows.npy")
@@ -68,9 +71,9 @@ def pool_table(folder: Path, shelf: ArtifactShelf) -> tuple[pa.Table, list[str]]
 
 
 def need(folder: Path, kind: str, shelf: ArtifactShelf) -> Path | None:
-    """The artifact of ``kind`` that the subset in ``folder`` was made from, where it is there.
+    """The artifact of ``kind`` that the subset in ``folder`` was made from; None if not there.
 
-    A subset that was copied without its manifest names none.
+    A subset that was copied without its manifest does not name any.
     """
     return shelf.need(folder, kind) if (folder / MANIFEST).is_file() else None
 
@@ -84,7 +87,7 @@ def _size(folder: Path) -> int:
 
 
 def _known(values: np.ndarray | None, size: int, kind: Any, unknown: np.ndarray | None) -> Any:
-    """A column of ``size``; null where there is no value."""
+    """A column of ``size`` values; null where there is no value."""
     import pyarrow as pa
 
     if values is None or len(values) != size:
@@ -93,14 +96,16 @@ def _known(values: np.ndarray | None, size: int, kind: Any, unknown: np.ndarray 
 
 
 def _score(folder: Path, shelf: ArtifactShelf) -> np.ndarray | None:
-    """What the method ranked by, float32 [N], NaN: not judged."""
+    """The score by which the method ranked, float32 [N], NaN: none; None if not there."""
     own = _array(folder / "scores.npy")
     scores = need(folder, "scores", shelf)
     return own if own is not None or scores is None else _array(scores / "score.npy")
 
 
 def _of_data(folder: Path, shelf: ArtifactShelf, size: int) -> tuple[Mapping[str, Any], list[str]]:
-    """Columns that the data artifact knows: its index, or the rows that it holds."""
+    """Columns from the data artifact: its index, or the rows themselves; and notes on missing
+    ones.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -143,7 +148,7 @@ def _ids(folder: Path, size: int) -> list[str | None]:
 
 
 def _array(path: Path) -> np.ndarray | None:
-    """The array in ``path``, as it was written; None where there is none."""
+    """The undamaged array in ``path``; None if there is none."""
     if not path.is_file():
         return None
     check_path(path)

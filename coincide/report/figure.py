@@ -1,7 +1,7 @@
-"""What all plots of the page share: palette, style, and a figure as an inline SVG.
+"""Common to all plots of the page: palette, style, and figures as inline SVG.
 
 Colours are CSS variables (``--c0`` ... of the page), so that a plot follows the light or dark page;
-text stays text, and no label is read as mathematics. The same data give the same bytes.
+text stays text, and no label is parsed as mathematics. The same data give the same bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LIGHT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6b5
 DARK = ("#4c9fdc", "#ff8a4c", "#2fc79a", "#e59cc4", "#f2b632", "#9ad4f7", "#d9cf5a", "#c3c8cd")
 MARKERS, DASHES, HATCHES = "oDs^vPX", ("-", "--", ":", "-."), ("", "////", "....")
 WIDTH = 5.6
-"""Inches: ten points stay readable when a phone shrinks the plot to its screen."""
+"""Inches; with this width 10-point text stays readable on a phone."""
 INK, GRID, PAPER = "#010203", "#010204", "#010205"
 CODES = tuple(f"#0201{i:02x}" for i in range(len(LIGHT)))
 _CSS = {INK: "currentColor", GRID: "var(--line)", PAPER: "var(--paper)"} | {
@@ -41,7 +41,7 @@ _STYLE: dict[Any, Any] = {
 }
 
 Series = Mapping[str, int]
-"""Label -> place in the palette: a method keeps its colour in every plot of a page."""
+"""Label -> index in the palette: a method has the same colour in every plot of a page."""
 
 
 def series(panels: Sequence[Panel]) -> dict[str, int]:
@@ -53,7 +53,7 @@ def series(panels: Sequence[Panel]) -> dict[str, int]:
 
 
 def legend(figure: Figure, axes: Axes, columns: int) -> None:
-    """A legend under the plot of all that was given a label, one with a leading underscore too."""
+    """Add a legend below the plot, including labels with a leading underscore."""
     handles: list[Any] = [*axes.lines, *axes.containers]
     named = {str(h.get_label()): h for h in handles[::-1]}
     kept = [(h, label) for label, h in named.items() if not re.fullmatch(r"_child\d+", label)]
@@ -67,10 +67,11 @@ def legend(figure: Figure, axes: Axes, columns: int) -> None:
 def limits(
     values: Sequence[Estimate | None], also: Sequence[float] = (), least: float = 0.0
 ) -> tuple[float, float]:
-    """Of an axis: all means and ``also``; intervals as far as they leave the means apart.
+    """Limits of an axis: all means and ``also``, and intervals as long as the means stay
+    distinguishable.
 
-    With two seeds an interval is so wide that, shown whole, it would hide every difference.
-    ``least``: reach on either side that is always granted.
+    With two seeds an interval can be so wide that, shown whole, it would hide every difference.
+    ``least``: minimum range on either side.
     """
     found = [value for value in values if value is not None]
     means = [*also, *(value.mean for value in found)]
@@ -83,7 +84,7 @@ def limits(
 
 
 def shown(label: str) -> str:
-    """At most 28 characters of a label, its head and its tail; the table has the whole of it."""
+    """At most 28 characters of a label, its beginning and end; the table has all of it."""
     return label if len(label) <= 28 else f"{label[:13]}…{label[-14:]}"
 
 
@@ -104,7 +105,9 @@ def svg(name: str, width: float, height: float, paint: Callable[[Figure], None])
 
 
 def _inline(text: str) -> str:
-    """Matplotlib's file as an element of a page: no prologue, size, style sheet or shared ids."""
+    """Matplotlib's SVG as an element of a page: without prologue, size, style sheet or shared
+    ids.
+    """
     text = text[text.index("<svg") :]
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 role="img"', text, count=1)

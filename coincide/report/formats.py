@@ -29,7 +29,7 @@ from coincide.report.tables import (
 
 
 def markdown(panels: Sequence[Panel], pairs: Sequence[Pairs]) -> str:
-    """A section per panel; differences are told against the random subset of the same budget."""
+    """A section per panel; differences are given against the random subset of the same budget."""
     return "\n".join(["# Data selection: comparison\n", *map(_md_panel, panels, pairs)])
 
 
@@ -45,9 +45,9 @@ def _md_panel(panel: Panel, pairs: Pairs) -> str:
 
 
 def against_random(panel: Panel, pairs: Pairs) -> list[str]:
-    """Each row minus the random subset of its size, with the interval and what it says.
+    """Lines: each row minus the random subset of its size, with interval and verdict.
 
-    Random draws from some sources alone are controls, not what others are held against.
+    Random subsets of some sources only are controls; nothing is compared with them.
     """
     found = []
     for i, row in enumerate(panel.rows):
@@ -90,7 +90,7 @@ def _md_note(note: Note) -> str:
 
 
 def comma_separated(panels: Sequence[Panel]) -> str:
-    """One line per row and value: long form at full precision, ready for any plotting tool.
+    """One line per row and value: long form with full precision, for any plotting tool.
 
     Text that a spreadsheet would take for a formula gets a leading apostrophe.
     """
@@ -148,7 +148,7 @@ def _csv(text: str) -> str:
 
 
 def latex(panels: Sequence[Panel]) -> str:
-    """A booktabs table per panel, a rule between budgets; needs the package booktabs alone."""
+    """A booktabs table per panel, with a rule between budgets; needs only the package booktabs."""
     return "\n".join(_tex_panel(panel) for panel in panels)
 
 
@@ -181,7 +181,7 @@ def _tex_row(texts: Sequence[str]) -> str:
 
 
 def as_json(panels: Sequence[Panel], pairs: Sequence[Pairs]) -> list[dict[str, Any]]:
-    """Everything behind the tables, for other programs."""
+    """All numbers behind the tables, for other programs."""
     return [
         {
             "data": panel.data,
@@ -228,7 +228,9 @@ def _row_json(row: PanelRow, drawn: tuple[float, float] | None) -> dict[str, Any
 
 
 def _replies_json(row: PanelRow) -> dict[str, Any]:
-    """``readable`` by benchmark; ``lmms_eval``, by benchmark and seed, where it is another."""
+    """``readable`` by benchmark; ``lmms_eval`` by benchmark and seed, if it differs from our
+    score.
+    """
     shares = {name: read_share(row, name) for name in row.scores}
     theirs: dict[str, dict[str, float]] = {}
     for run in row.runs:
@@ -251,7 +253,7 @@ def _published_json(panel: Panel) -> dict[str, Any] | None:
 
 
 def _pairs_json(panel: Panel, pairs: Pairs) -> dict[str, Any]:
-    """Each pair once, the better placed row first."""
+    """Each pair of rows once, the better ranked row first."""
     found: list[Mapping[str, Any]] = [
         {
             "first": i,

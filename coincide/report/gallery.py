@@ -1,4 +1,4 @@
-"""The clusters that COINCIDE chose from: what each is worth, what it gave, and what is in it."""
+"""The clusters that COINCIDE selected from: scores, number of rows taken, and examples."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ from coincide.schema import Example, Result, UserError
 from coincide.terminal.inert import printable
 
 EXAMPLES = 3
-"""Examples of each cluster, while there are few clusters."""
+"""Examples shown per cluster, unless there are many."""
 MANY = 1000
-"""With more clusters each shows one example."""
+"""With more clusters than this, each shows one example."""
 LETTERS = 160
 SIDE = 96
 SMALL = 64 << 20
-"""Bytes: a larger annotation file is not read again; the chosen rows are."""
+"""Bytes: of a larger annotation file only the chosen rows are read."""
 COLUMNS = ("size", "transferability", "density", "score", "chosen")
 
 
 def gallery(panel: Panel, shelf: ArtifactShelf, budget: Budget) -> dict[str, Any] | None:
-    """The clusters of the best placed run that has them in the store; None where none has. JSON.
+    """The clusters of the best ranked run that has them in the store, as JSON; None without one.
 
     ``columns``: one list per figure. ``examples``: per cluster, ``[question, answer, picture,
-    chosen]``. Pictures go to the clusters that gave most, until the bytes are spent.
+    chosen]``. Pictures go to the clusters that gave most rows, until the budget of bytes is used
+    up.
     """
     for row in panel.rows:
         for run in row.runs:
@@ -67,7 +68,7 @@ def _gallery(
 
 
 def _columns(path: Path) -> dict[str, list[float | None]] | None:
-    """The figures of each cluster; None where the table is damaged or another method's."""
+    """The figures of each cluster; None if the table is damaged or belongs to another method."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -81,7 +82,7 @@ def _columns(path: Path) -> dict[str, list[float | None]] | None:
 
 
 def _number(value: float | None) -> float | None:
-    """Six digits; None for an empty cluster's NaN."""
+    """Rounded to six digits; None for the NaN of an empty cluster."""
     if value is None or isinstance(value, int):
         return value
     return float(f"{value:.6g}") if math.isfinite(value) else None
@@ -90,7 +91,7 @@ def _number(value: float | None) -> float | None:
 def _members(
     assigned: Path | None, rows: np.ndarray | None, count: int
 ) -> tuple[list[list[int]], set[int]]:
-    """A few rows of each cluster, the chosen ones first; and the rows chosen."""
+    """A few rows of each cluster, chosen ones first; and the set of chosen rows."""
     chosen = set() if rows is None else set(rows.tolist())
     found: list[list[int]] = [[] for _ in range(count)]
     assignment = array(assigned) if assigned else None
@@ -108,7 +109,9 @@ def _members(
 def _examples(
     shelf: ArtifactShelf, run: Result, folder: Path, wanted: set[int]
 ) -> tuple[dict[int, Example], Path | None]:
-    """Row -> example, of those that can be had; and the folder of their pictures."""
+    """Row -> example, for those of ``wanted`` that are available; and the folder of their
+    pictures.
+    """
     data = shelf.need(folder, "data")
     whole = shelf.file(data, "train.json") if data else None
     if whole is not None and whole.stat().st_size <= SMALL:
@@ -118,7 +121,7 @@ def _examples(
 
 
 def _pictures(data: Path | None, run: Result) -> Path | None:
-    """In the data artifact, or where the run's configuration says that they are."""
+    """The image folder: in the data artifact, or as in the run's configuration."""
     if data and (data / "images").is_dir():
         return data / "images"
     stated = run.config.get("data")
@@ -127,7 +130,7 @@ def _pictures(data: Path | None, run: Result) -> Path | None:
 
 
 def _read(path: Path, wanted: set[int], rows: np.ndarray | None) -> dict[int, Example]:
-    """Examples of a LLaVA json file; ``rows``: the dataset's row of each of its entries."""
+    """Row -> example of a LLaVA json file; ``rows``: dataset row of each of its entries."""
     if not path.is_file():
         return {}
     found = {}
@@ -163,5 +166,5 @@ def _no_pictures(clusters: Path | None, root: Path | None) -> str:
 
 
 def searchable(found: Mapping[str, Any]) -> Sequence[str]:
-    """The text of each cluster that a search looks through."""
+    """The text of each cluster that the page's search uses."""
     return [" ".join(f"{e[0]} {e[1]}" for e in each).lower() for each in found["examples"]]

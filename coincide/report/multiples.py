@@ -1,4 +1,4 @@
-"""Small multiples, one plot per benchmark; and Rel. against what it cost, with the Pareto front."""
+"""Small multiples, one plot per benchmark; and Rel. against cost, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROW = 0.2
-"""Inches that a method takes in a plot of one budget."""
+"""Inches per method in a plot with one budget."""
 
 
 def small_multiples(panel: Panel, places: Series, name: str) -> str:
-    """The score on each benchmark, with intervals over seeds; the full run is a dashed line."""
+    """Score on each benchmark, with intervals over seeds; the full run is a dashed line."""
     columns = [c.name for c in panel.columns if any(c.name in row.scores for row in panel.rows)]
     rows = [row for row in panel.rows if row.method != FULL]
     if not columns or not rows:
@@ -73,7 +73,7 @@ def _grid(
 
 
 def _error(rows: Sequence[PanelRow], name: str) -> float:
-    """Twice the largest standard error over samples: what is closer than that is no difference."""
+    """Twice the largest standard error over samples: smaller differences mean nothing."""
     return 2 * max((row.stderr.get(name, 0.0) for row in rows), default=0.0)
 
 
@@ -125,7 +125,9 @@ def _by_budget(axes: Axes, rows: Sequence[PanelRow], name: str, places: Series) 
 
 
 def cost_plot(panel: Panel, places: Series, name: str) -> str:
-    """Rel. (%) over total time, each thing charged whole and divided by the runs that share it."""
+    """Rel. (%) over total time, with artifacts charged in full and divided among the runs that
+    share them.
+    """
     rows = [r for r in panel.rows if r.rel.estimate and r.charge.total(shared=False, gpu=False)]
     if len(rows) < 2:
         return ""
@@ -185,7 +187,9 @@ def _unit(largest: float) -> tuple[float, str]:
 
 
 def _plain_ticks(axes: Axes, x: Sequence[float]) -> None:
-    """1, 2, 5 times powers of ten, written out: a range of one decade has labels as well."""
+    """Ticks at 1, 2 and 5 times powers of ten, so that a range within a decade has labels as
+    well.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     wide = max(x) > 50 * max(min(x), 1e-9)

@@ -1,4 +1,6 @@
-"""Seed noise, and the smallest difference between two methods that so many seeds can resolve."""
+"""Seed noise, and the smallest difference between two methods that this number of seeds can
+detect.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,13 @@ from coincide.report.records import FULL, Note, PanelRow
 from coincide.report.statistics import spread, t_quantile
 
 LEAST = 3
-"""Rows without which the pooled deviation says little."""
+"""With fewer rows the pooled deviation means little."""
 
 
 def noise_notes(rows: Sequence[PanelRow]) -> list[Note]:
     """One note per budget that has at least three rows with several seeds each.
 
-    The deviation s of a run's Rel. over seeds is pooled over the rows. Two means of n seeds differ
+    The standard deviation s of Rel. over seeds is pooled over the rows. Two means of n seeds differ
     significantly (two-sided, 5 %) from t s sqrt(2 / n) on: Fisher's least significant difference.
     """
     by_size: dict[int, list[tuple[float, ...]]] = defaultdict(list)
@@ -28,7 +30,9 @@ def noise_notes(rows: Sequence[PanelRow]) -> list[Note]:
 
 
 def least_difference(runs: Sequence[Sequence[float]]) -> tuple[float, float, int]:
-    """Pooled standard deviation over seeds, the difference resolved, and n (the fewest seeds)."""
+    """Pooled standard deviation over seeds, least significant difference, and n (the fewest
+    seeds).
+    """
     squares = [len(v) * (len(v) - 1) * (spread(v).variance or 0.0) for v in runs]
     freedom = sum(len(v) - 1 for v in runs)
     deviation = math.sqrt(math.fsum(squares) / freedom)

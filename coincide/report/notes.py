@@ -1,4 +1,4 @@
-"""What the reader of a panel must know, and the commands that would mend it."""
+"""Notes for the reader of a panel, with commands that would fill the gaps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def panel_notes(rows: Sequence[PanelRow], replaced: Sequence[Note]) -> tuple[Not
 
 
 def primary(result: Result) -> dict[str, Score]:
-    """Benchmark -> its first, primary score."""
+    """Benchmark -> its primary score, the first one."""
     found: dict[str, Score] = {}
     for score in result.scores:
         found.setdefault(score.benchmark, score)
@@ -31,7 +31,7 @@ def primary(result: Result) -> dict[str, Score]:
 
 
 def read_share(row: PanelRow, benchmark: str) -> float | None:
-    """The share of the replies that could be read, mean over seeds; None where one lacks it."""
+    """Share of the replies that could be read, averaged over seeds; None if a seed lacks it."""
     scores = [primary(run).get(benchmark) for run in row.runs]
     shares = [s.readable for s in scores if s is not None and s.readable is not None]
     return math.fsum(shares) / len(shares) if shares and len(shares) == len(scores) else None
@@ -67,7 +67,7 @@ def _on_seeds(rows: Sequence[PanelRow], replaced: Sequence[Note]) -> list[Note]:
 
 
 def _on_samples(rows: Sequence[PanelRow]) -> list[Note]:
-    """Benchmarks whose scores rest on different numbers of samples."""
+    """Benchmarks whose scores are based on different numbers of samples."""
     sizes: dict[str, set[int]] = defaultdict(set)
     for row in rows:
         for run in row.runs:
@@ -82,11 +82,11 @@ def _on_samples(rows: Sequence[PanelRow]) -> list[Note]:
 
 
 OFF = 0.01
-"""Shares of replies read that are further apart are noted: one point."""
+"""Shares of readable replies that differ by more than this (one point) are noted."""
 
 
 def _on_replies(rows: Sequence[PanelRow]) -> list[Note]:
-    """Rows that answer in a form that is read more or less often than the panel's median."""
+    """Rows whose replies could be read more or less often than the panel's median."""
     found = []
     for name in dict.fromkeys(name for row in rows for name in row.scores):
         shares = {i: s for i, row in enumerate(rows) if (s := read_share(row, name)) is not None}

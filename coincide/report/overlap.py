@@ -1,4 +1,4 @@
-"""How much of one subset is in another."""
+"""Overlap between subsets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from coincide.report.records import FULL, Panel
 
 @dataclass(frozen=True)
 class Overlap:
-    """Two sets of rows of one dataset."""
+    """Sizes of two sets of rows of one dataset, and of their intersection."""
 
     shared: int
     first: int
@@ -22,41 +22,43 @@ class Overlap:
 
     @property
     def jaccard(self) -> float:
-        """Shared rows over rows in either."""
+        """Shared rows / rows in either set."""
         return self.shared / max(1, self.first + self.second - self.shared)
 
     @property
     def share(self) -> float:
-        """Shared rows over the rows of the smaller."""
+        """Shared rows / rows of the smaller set."""
         return self.shared / max(1, min(self.first, self.second))
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> Overlap:
-    """Of two arrays of distinct row indices."""
+    """The overlap of two arrays of distinct row indices."""
     shared = len(np.intersect1d(first, second, assume_unique=True))
     return Overlap(shared, len(first), len(second))
 
 
 def expected_share(first: int, second: int, rows: int) -> float:
-    """``share`` of two subsets drawn at random from ``rows``."""
+    """Expected ``share`` for two random subsets of ``rows`` rows."""
     return max(first, second) / max(1, rows)
 
 
 @dataclass(frozen=True)
 class Overlaps:
-    """Mean overlap of the subsets of each pair of rows, over their seeds."""
+    """Mean overlap of the subsets of each pair of rows of a panel, over their seeds."""
 
     rows: tuple[int, ...]
-    """Indices of the panel's rows whose subsets the store has; the full set is left out."""
+    """Indices of the panel's rows whose subsets are in the store; full data is left out."""
     share: Mapping[tuple[int, int], float]
+    """(row, row) -> mean ``Overlap.share``."""
     jaccard: Mapping[tuple[int, int], float]
-    """A row with itself: between its own seeds, where they differ."""
+    """(row, row) -> mean Jaccard index. For a row with itself: between its seeds, if their subsets
+    differ."""
     absent: tuple[str, ...]
     """Labels of rows whose subsets are not in the store."""
 
 
 def overlaps(panel: Panel, shelf: ArtifactShelf) -> Overlaps:
-    """Of all rows but the full ones."""
+    """The overlaps of all rows but full data."""
     subsets: dict[int, list[np.ndarray]] = {}
     absent = []
     for i, row in enumerate(panel.rows):

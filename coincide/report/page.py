@@ -1,7 +1,7 @@
-"""The report as one HTML page that needs no network and lets no text from outside act.
+"""The report as one HTML page that needs no network and executes no text from outside.
 
-Every text is escaped by Jinja or set as text by the script; the content security policy allows
-the one script by its hash. What only the script shows (samples, clusters) is compressed JSON.
+Every text is escaped by Jinja or set as text by the script; the content security policy allows the
+one script by its hash. What only the script shows (samples, clusters) is compressed JSON.
 """
 
 from __future__ import annotations
@@ -64,12 +64,14 @@ def page(panels: Sequence[Panel], exhibits: Sequence[Exhibit]) -> str:
 
 
 def script_hash(script: str) -> str:
-    """The hash by which the policy knows the text between ``<script>`` and ``</script>``."""
+    """The hash for the content security policy of the text between ``<script>`` and
+    ``</script>``.
+    """
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def packed(value: Any) -> str:
-    """``value`` (JSON) compressed and in base64: letters that cannot act in a page."""
+    """``value`` (JSON) compressed, in base64: characters without a meaning in HTML."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 

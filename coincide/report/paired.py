@@ -1,10 +1,10 @@
 """Is one method better than another? A paired bootstrap over samples and seeds.
 
-Each replicate draws the test samples anew, the same ones for every run (so that what is hard for
-all cancels), and the seeds of each method anew. Three things keep it honest with two or three
-seeds: S drawn seeds spread less than S trained ones, so their deviations are stretched by
-sqrt(S / (S - 1)) (Rao and Wu 1988); what seeds differ in by the luck of the samples was counted
-with the samples and is taken out of their spread; and the interval is stretched by the ratio of
+Each replicate resamples the test samples, the same ones for every run (so that what is hard for all
+cancels), and the seeds of each method. Three corrections make it valid with two or three seeds: S
+resampled seeds vary less than S trained ones, so their deviations are scaled by sqrt(S / (S - 1))
+(Rao and Wu 1988); the part of the difference between seeds that comes from the samples is counted
+with the samples and removed from the seeds' variance; and the interval is scaled by the ratio of
 Student's quantile to the normal one.
 """
 
@@ -20,11 +20,11 @@ from coincide.ops.resample import group_units
 from coincide.report.statistics import Spread, freedom, half_width, spread, t_quantile
 
 TIMES = 2000
-"""Replicates: the ends of a 95 % interval then move by a few per cent of its width."""
+"""Number of replicates: the ends of a 95 % interval then vary by a few per cent of its width."""
 OVERALL = ""
-"""The name of the mean over benchmarks among the distributions."""
+"""Key of the mean over benchmarks among the distributions."""
 _BLOCK = 4_000_000
-"""Counts held at once: 32 MB."""
+"""Counts held in memory at once: 32 MB."""
 
 Verdict = Literal["better", "worse", "indistinguishable"]
 Groups = Sequence[Sequence[int]]
@@ -33,55 +33,57 @@ Groups = Sequence[Sequence[int]]
 
 @dataclass(frozen=True)
 class Difference:
-    """First minus second, its 95 % interval, and what that says of the first."""
+    """First minus second, its 95 % interval, and the verdict on the first."""
 
     mean: float
     low: float
     high: float
     verdict: Verdict
     seeds: bool
-    """False: one of the two has a single seed, so the interval is over samples alone."""
+    """False: one of the two has a single seed, so the interval covers samples only."""
     samples: int
-    """Units of samples behind it; 0: from the scores of the seeds alone, without sample files."""
+    """Number of resampling units behind it; 0: computed from the seeds' scores, without sample
+    files."""
 
     def turned(self) -> Difference:
-        """Second minus first."""
+        """The difference second minus first."""
         low, high = -self.high, -self.low
         return replace(self, mean=-self.mean, low=low, high=high, verdict=verdict(low, high))
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """Bootstrap replicates of one figure for all rows of a table."""
+    """Bootstrap replicates of one figure, for all rows of a table."""
 
     drawn: np.ndarray
-    """[times, rows]"""
+    """[times, rows], the figure in each replicate."""
     points: np.ndarray
-    """The figure itself, mean over seeds, [rows]"""
+    """[rows], the figure itself, averaged over seeds."""
     seeds: tuple[Spread, ...]
-    """Per row, the part of the variance that is the seeds'."""
+    """Per row, the part of the variance that comes from the seeds."""
     units: int
+    """Number of resampling units."""
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """One benchmark: what R runs got on the same U units of samples, in additive parts.
+    """One benchmark: the results of R runs on the same U units of samples, as additive parts.
 
     score = sum over strata of (sum of ``num`` / sum of ``den``); ``num`` and ``den`` float [R, U],
-    ``strata`` int [U]. A plain mean has one stratum and ``den`` 1; F1 has num 2 TP and den
-    2 TP + FP + FN; a unit holds what must be drawn together, e.g. the questions about a picture.
+    ``strata`` int [U]. A plain mean has one stratum and ``den`` 1; F1 has num 2 TP and den 2 TP +
+    FP + FN; a unit holds samples that are drawn together, e.g. the questions about a picture.
     """
 
     num: np.ndarray
     den: np.ndarray
     strata: np.ndarray
     unit: np.ndarray | None = None
-    """Number of the unit of each column, int [U]: those that have samples in several strata have
-    a column in each. None: every column is one."""
+    """Number of the unit of each column, int [U]: a unit with samples in several strata has a
+    column in each. None: every column is a unit."""
 
     @property
     def units(self) -> int:
-        """How many there are to draw from."""
+        """Number of units."""
         return self.num.shape[1] if self.unit is None else int(self.unit.max(initial=-1)) + 1
 
     def scores(self) -> np.ndarray:
@@ -90,9 +92,9 @@ class Sampled:
 
 
 def resampled_scores(of: Sampled, times: int, seed: int) -> np.ndarray:
-    """Scores [times, R] on units drawn with replacement within strata, alike for all R runs.
+    """Scores [times, R] on units resampled with replacement within strata, the same for all R runs.
 
-    Blocked so that memory stays bounded.
+    Computed in blocks of bounded memory.
     """
     rng = np.random.default_rng(seed)
     unit = np.arange(of.units) if of.unit is None else of.unit
@@ -110,13 +112,15 @@ def resampled_scores(of: Sampled, times: int, seed: int) -> np.ndarray:
 
 
 def _drawn(rng: np.random.Generator, times: int, n: int) -> np.ndarray:
-    """How often each of n is among n drawn with replacement, [times, n]."""
+    """[times, n]: how often each of n is among n draws with replacement."""
     drawn = rng.integers(n, size=(times, n)) + np.arange(times)[:, None] * n
     return np.bincount(drawn.ravel(), minlength=times * n).reshape(times, n)
 
 
 def _ratios(of: Sampled, counts: np.ndarray) -> np.ndarray:
-    """Scores [times, R] under ``counts`` [times, U]; a stratum without a denominator adds 0."""
+    """Scores [times, R] with the weights ``counts`` [times, U]; a stratum with denominator 0 adds
+    0.
+    """
     total = np.zeros((len(counts), len(of.num)))
     for stratum in np.unique(of.strata):
         mine = of.strata == stratum
@@ -136,12 +140,13 @@ def bootstrap(
     times: int = TIMES,
     seed: int = 0,
 ) -> dict[str, Distribution]:
-    """The distributions of each benchmark's score, and under ``OVERALL`` of the mean over them.
+    """The distributions of each benchmark's score, and of the mean over benchmarks (``OVERALL``).
 
-    ``full``: the row whose score is the 100 %, drawn anew as well; the overall figure is then Rel.
-    (%), over the replicates in which it is above 0 throughout; where these are fewer than 95 %, no
-    ratio can be taken and there is no ``OVERALL``. None: it is the plain mean of the scores. The
-    same arguments give the same draws.
+    ``groups``: runs of each row. ``full``: the row whose score is 100 %, resampled as well; the
+    overall figure is then Rel. (%), over the replicates in which the full score is above 0 for
+    every benchmark. If these are fewer than 95 %, no ratio can be taken and there is no
+    ``OVERALL``. None: the overall figure is the plain mean of the scores. The same arguments give
+    the same draws.
     """
     seeds = _seed_draws(groups, times, seed)
     runs, points, found = {}, {}, {}
@@ -162,7 +167,9 @@ def bootstrap(
 
 
 def _seed_draws(groups: Groups, times: int, seed: int) -> np.ndarray:
-    """Deviations [times, R] of the weights of each row's runs from equal ones, seeds drawn anew."""
+    """Deviations [times, R] of the weights of each row's runs from equal weights, with seeds
+    resampled.
+    """
     rng = np.random.default_rng(seed)
     found = np.zeros((times, sum(len(group) for group in groups)))
     for group in groups:
@@ -176,7 +183,9 @@ def _seed_draws(groups: Groups, times: int, seed: int) -> np.ndarray:
 def _of_rows(
     runs: np.ndarray, points: np.ndarray, groups: Groups, seeds: np.ndarray, units: int
 ) -> Distribution:
-    """From runs to rows: the mean over seeds of ``runs`` [times, R], and the noise of the seeds."""
+    """From runs to rows: the mean over seeds of ``runs`` [times, R], with the noise of the seeds
+    added.
+    """
     drawn, parts = [], []
     for group in map(list, groups):
         mine = spread(points[group].tolist())
@@ -190,9 +199,10 @@ def _of_rows(
 
 
 def _share_of_seeds(runs: np.ndarray, points: np.ndarray) -> float:
-    """How much of the spread of ``points`` [S] is not the luck that each seed had with the samples.
+    """The share of the variance of ``points`` [S] that does not come from the samples.
 
-    That luck is what replicates ``runs`` [times, S] of one seed do not share with another's.
+    The samples' part is what replicates ``runs`` [times, S] of different seeds do not have in
+    common.
     """
     if len(points) < 2 or not (between := float(np.var(points, ddof=1))):
         return 1.0
@@ -203,7 +213,7 @@ def _share_of_seeds(runs: np.ndarray, points: np.ndarray) -> float:
 
 
 def compare(of: Distribution, first: int, second: int) -> Difference:
-    """Row ``first`` minus row ``second``."""
+    """The difference of row ``first`` minus row ``second``."""
     mean = float(of.points[first] - of.points[second])
     drawn = of.drawn[:, first] - of.drawn[:, second]
     parts = [of.seeds[first], of.seeds[second]]
@@ -228,7 +238,7 @@ def _interval(
 
 
 def welch(first: Sequence[float], second: Sequence[float]) -> Difference | None:
-    """The difference from the values of the seeds alone (Welch 1947); None with a single seed."""
+    """The difference from the seeds' values alone (Welch 1947); None with a single seed."""
     half = half_width([spread(first), spread(second)])
     if half is None:
         return None
@@ -237,7 +247,7 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Difference | None:
 
 
 def verdict(low: float, high: float) -> Verdict:
-    """What an interval of a difference says of the first."""
+    """The verdict on the first, from the interval of first minus second."""
     if low > 0:
         return "better"
     return "worse" if high < 0 else "indistinguishable"

@@ -1,4 +1,4 @@
-"""Every pair of rows of a panel compared on the same samples."""
+"""Compare every pair of rows of a panel on the same samples."""
 
 from __future__ import annotations
 
@@ -30,27 +30,30 @@ LEFT_OUT = "is left out of differences"
 
 @dataclass(frozen=True)
 class Pairs:
-    """Differences between the rows of a panel, by their indices, the better placed first."""
+    """Differences between rows of a panel; keys are pairs of row indices, the better ranked one
+    first.
+    """
 
     of: str
-    """What is compared over all benchmarks: ``Rel. (%)`` or ``mean score``."""
+    """The figure that is compared over all benchmarks: ``Rel. (%)`` or ``mean score``."""
     columns: tuple[str, ...] = ()
-    """The benchmarks it is over."""
+    """The benchmarks of that figure."""
     overall: Mapping[RunPair, Difference] = field(default_factory=dict)
     by_benchmark: Mapping[RunPair, Mapping[str, Difference]] = field(default_factory=dict)
     intervals: Mapping[int, tuple[float, float]] = field(default_factory=dict)
-    """Row -> 95 % interval of its figure over samples and seeds, the full run's included."""
+    """Row -> 95 % interval of its figure over samples and seeds, including those of the full
+    run."""
     why: tuple[str, ...] = ()
     """What could not be compared on samples, and why."""
 
     def between(self, first: int, second: int) -> Difference | None:
-        """First minus second over all benchmarks, in either order; None where it is not known."""
+        """First minus second over all benchmarks, for rows in either order; None if not known."""
         found = self.overall.get((min(first, second), max(first, second)))
         return found.turned() if found and first > second else found
 
 
 def compare_all(panel: Panel, shelf: ArtifactShelf, *, seed: int = 0) -> Pairs:
-    """Compare by the samples where the store has them, and by the values of the seeds elsewhere."""
+    """Compare on samples where the store has them, else by the seeds' values."""
     rows = list(range(len(panel.rows)))
     columns = _stated(panel)
     full = next((i for i in rows if panel.rows[i].method == FULL), None)
@@ -119,12 +122,17 @@ def _pairs(
 
 
 def _is_its_rel(row: PanelRow, point: float) -> bool:
-    """Not so where fewer samples are shared, or its Rel. is against another full-data run."""
+    """Whether ``point`` is the row's Rel.
+
+    It is not if fewer samples are shared, or if its Rel. refers to another full-data run.
+    """
     return row.rel.estimate is not None and math.isclose(row.rel.estimate.mean, point, rel_tol=1e-3)
 
 
 def _by_seeds(first: PanelRow, second: PanelRow, left_out: tuple[str, ...]) -> Difference | None:
-    """From the Rel. of each seed, where both have two at least and it is over no ``left_out``."""
+    """The difference from the Rel. of each seed, if both rows have two seeds and no ``left_out``
+    benchmark.
+    """
     if first.rel.estimate is None or second.rel.estimate is None:
         return None
     if first.rel.columns != second.rel.columns or set(first.rel.columns) & set(left_out):
@@ -133,7 +141,7 @@ def _by_seeds(first: PanelRow, second: PanelRow, left_out: tuple[str, ...]) -> D
 
 
 def _stated(panel: Panel) -> tuple[str, ...]:
-    """The columns of Rel., or without a full run those that every row has."""
+    """The columns of Rel.; without a full run, those that every row has."""
     stated = [row.rel.columns for row in panel.rows if row.rel.columns]
     if stated:
         return stated[0]
@@ -144,7 +152,7 @@ def _stated(panel: Panel) -> tuple[str, ...]:
 def _files(
     row: PanelRow, columns: Sequence[str], shelf: ArtifactShelf
 ) -> dict[str, list[Numbers]] | str:
-    """Benchmark -> the samples of each run; or why there are none."""
+    """Benchmark -> samples of each run; or the reason why there are none."""
     found: dict[str, list[Numbers]] = {}
     for name in columns:
         if name not in row.scores:
@@ -160,7 +168,7 @@ def _sampled(
     panel: Panel, columns: Sequence[str], files: Sequence[Mapping[str, list[Numbers]]],
     rows: Sequence[int],
 ) -> tuple[dict[str, Sampled], list[str]]:  # fmt: skip
-    """The samples that all runs share, by benchmark; and what is wrong with them."""
+    """Benchmark -> the samples that all runs share; and what is wrong with others."""
     found, unfit = {}, []
     runs = [run for i in rows for run in panel.rows[i].runs]
     for name in columns:
@@ -184,7 +192,7 @@ def _sampled(
 
 
 def _differing(ours: np.ndarray, printed: Sequence[float]) -> int | None:
-    """The first run whose samples do not add up to its score; None where all do."""
+    """The first run whose samples do not add up to its score; None if all do."""
     for i, (a, b) in enumerate(zip(ours, printed, strict=True)):
         if not math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-6):
             return i
@@ -192,7 +200,7 @@ def _differing(ours: np.ndarray, printed: Sequence[float]) -> int | None:
 
 
 def aligned(runs: Sequence[Numbers]) -> Sampled | None:
-    """The samples that all of ``runs`` have scored, added up by unit; None where there are none."""
+    """The samples that all of ``runs`` have scored, summed by unit; None if there are none."""
     shared = runs[0]["doc_id"]
     for numbers in runs[1:]:
         shared = np.intersect1d(shared, numbers["doc_id"])
@@ -214,7 +222,9 @@ def aligned(runs: Sequence[Numbers]) -> Sampled | None:
 
 
 def coarsest(units: Sequence[np.ndarray]) -> np.ndarray:
-    """Of the units [n] that each run recorded of the same samples, the coarsest: a run of before
-    units were recorded has as many as samples, and what is one unit does not depend on the run.
+    """The coarsest of the units [n] that different runs recorded for the same samples.
+
+    A run from before units were recorded has one unit per sample; what belongs together does not
+    depend on the run.
     """
     return min(units, key=lambda mine: len(np.unique(mine)))

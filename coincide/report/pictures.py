@@ -1,4 +1,4 @@
-"""Small pictures for the page, as data URIs, until a number of bytes is spent."""
+"""Small pictures for the page as data URIs, up to a number of bytes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ MAX_PIXELS = 40_000_000
 
 @dataclass
 class Budget:
-    """Bytes of pictures that a page may still take."""
+    """Bytes of pictures that may still be added to the page."""
 
     left: int
 
     def uri(self, picture: Image.Image | None, side: int) -> str:
-        """The picture at most ``side`` pixels wide and high; empty when nothing is left for it."""
+        """The picture, at most ``side`` pixels wide and high, as a data URI; empty if no bytes are
+        left.
+        """
         if picture is None or self.left <= 0:
             return ""
         text = thumbnail(picture, side)
@@ -38,7 +40,7 @@ class Budget:
 
 
 def thumbnail(picture: Image.Image, side: int) -> str:
-    """A data URI: PNG where the picture is tiny already, JPEG otherwise."""
+    """The picture, at most ``side`` pixels, as a data URI: PNG if it is tiny already, else JPEG."""
     small = picture.convert("RGB")
     tiny = max(small.size) <= 64
     small.thumbnail((side, side))
@@ -49,7 +51,7 @@ def thumbnail(picture: Image.Image, side: int) -> str:
 
 
 def training_picture(root: Path, relative: str) -> Image.Image | None:
-    """A picture of the training set, None where it is missing, broken or out of bounds."""
+    """A picture of the training set; None if it is missing, broken or outside ``root``."""
     try:
         return load_image(root, relative, max_pixels=MAX_PIXELS)
     except (BadImage, UnsafePath):
@@ -59,10 +61,10 @@ def training_picture(root: Path, relative: str) -> Image.Image | None:
 def benchmark_pictures(
     shelf: ArtifactShelf, run: Result, benchmark: str, documents: Mapping[int, Mapping[str, Any]]
 ) -> tuple[dict[int, Image.Image], str]:
-    """Document -> its first picture, of those asked for; and why there are none.
+    """Document -> its first picture, for ``documents``; and why there are none.
 
-    Read from the parquet file in the data artifact that the benchmark was measured on, or from the
-    mirror as the store's cache links to it. Both sides must have the same question id.
+    Read from the parquet file of the data artifact that the benchmark was measured on, or from the
+    mirror as linked by the store's cache. File and sample must have the same question id.
     """
     folder = shelf.evaluation(run, benchmark)
     if folder is None:
@@ -91,7 +93,7 @@ def _in_data(shelf: ArtifactShelf, data: Path | None, files: Any) -> list[Path]:
 
 
 def _mirrored(shelf: ArtifactShelf, dataset: str, content: str) -> list[Path]:
-    """The dataset's parquet files, where its evaluation linked them."""
+    """The dataset's parquet files, if its evaluation linked them."""
     if shelf.root is None or ".." in dataset.split("/") or not content.isalnum():
         return []
     folder = shelf.root / ".cache" / "benchmarks" / content[:16] / dataset
@@ -99,7 +101,7 @@ def _mirrored(shelf: ArtifactShelf, dataset: str, content: str) -> list[Path]:
 
 
 def _from_parquet(path: Path, documents: Mapping[int, Mapping[str, Any]]) -> dict[int, Image.Image]:
-    """The pictures of the documents' question ids; of a row group only the rows with one."""
+    """The pictures for the documents' question ids; only rows with one of them are read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -131,14 +133,16 @@ def _from_parquet(path: Path, documents: Mapping[int, Mapping[str, Any]]) -> dic
 
 
 def _same(record: Mapping[str, Any], sample: Mapping[str, Any]) -> bool:
-    """Whether the question of the file is in what was asked; ids alone repeat in some datasets."""
+    """Whether the file's question is part of what was asked, since some datasets repeat ids."""
     question = record.get("question")
     asked = "".join(str(sample.get("question", "")).split())
     return not isinstance(question, str) or "".join(question.split()) in asked
 
 
 def decoded(value: Any) -> Image.Image | None:
-    """A picture as parquet files hold it: bytes, ``{"bytes": ...}``, or a list of such."""
+    """A picture as stored in parquet files: bytes, ``{"bytes": ...}``, or a list of these; else
+    None.
+    """
     from PIL import Image
 
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Rel. against budget, and what each subset is made of."""
+"""Plots of Rel. against budget, and of the composition of each subset."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SOURCES = 12
-"""Most sources told apart in the composition; the smallest beyond them are added up."""
+"""Most sources shown in the composition; smaller ones are added up."""
 
 
 def rel_plot(panel: Panel, places: Series, name: str = "rel") -> str:
-    """Rel. (%) with intervals: over budget, or one line per method when there is one budget."""
+    """Rel. (%) with intervals: over budget, or one line per method if there is one budget."""
     rows = [row for row in panel.rows if row.rel.estimate and row.method != FULL]
     if not rows:
         return ""
@@ -69,7 +69,7 @@ def _over_budget(figure: Figure, rows: Sequence[PanelRow], places: Series) -> No
 
 
 def _dodged(budget: float, shift: float, budgets: Sequence[float], logarithmic: bool) -> float:
-    """``budget`` a little to the side, so that intervals at one budget do not hide each other."""
+    """``budget`` shifted a little, so that intervals at one budget do not overlap."""
     if logarithmic:
         return budget * (budgets[-1] / budgets[0]) ** (0.04 * shift)
     return budget + 0.04 * shift * (budgets[-1] - budgets[0])
@@ -111,7 +111,9 @@ def _by_method(figure: Figure, rows: Sequence[PanelRow], places: Series) -> None
 
 
 def composition_plot(panel: Panel, name: str = "composition") -> str:
-    """Share of each source in each subset, mean over seeds: a stacked bar per row of the table."""
+    """Share of each source in each subset, averaged over seeds: a stacked bar per row of the
+    table.
+    """
     sources, rest = main_sources(panel)
     if not sources:
         return ""
@@ -132,7 +134,7 @@ def main_sources(panel: Panel) -> tuple[list[str], list[str]]:
 
 
 def _columns(sources: Sequence[str]) -> int:
-    """Columns of the legend for which the names fit."""
+    """Number of columns of the legend."""
     return 3 if max(map(len, sources)) <= 16 else 2
 
 

@@ -1,4 +1,4 @@
-"""Numbers that papers print, shown beside measured ones and never averaged with them."""
+"""Numbers printed in papers, shown beside measured ones and never averaged with them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ SOURCE = (
 )
 SHORT = "MAGIC, Tables 1-3"
 BUDGET = 0.2
-"""All rows of these tables but the full one are at 20 % of the data."""
+"""All rows of these tables but full data are at 20 % of the data."""
 _TABLES = {
     ("llava", "llava_1_5_7b"): "llava665k_20pct_llava15_7b",
     ("llava", "llava_1_5_13b"): "llava665k_20pct_llava15_13b",
     ("vision_flan", "llava_1_5_7b"): "vision_flan186k_20pct_llava15_7b",
 }
 FIELDS = ("split", "prompt", "scoring", "ocr_tokens", "judge")
-"""What must agree before a figure of ours is divided by a published one."""
+"""Fields of a protocol that must agree before our figure is divided by a published one."""
 
 
 class Columnar(Protocol):
-    """A benchmark as a panel has it."""
+    """A benchmark with its metric and protocol, as a panel's column has it."""
 
     @property
     def name(self) -> str: ...
@@ -47,12 +47,12 @@ class PublishedRow:
     """Benchmark -> score; MME is the perception score."""
     rel_printed: float
     rel: float
-    """Recomputed from the columns against the table's own full row."""
+    """Recomputed from the columns against the table's own full-data row."""
 
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A published table: the full row first."""
+    """A published table; the full-data row is the first."""
 
     name: str
     rows: tuple[PublishedRow, ...]
@@ -62,21 +62,23 @@ class PublishedTable:
         return next((row for row in self.rows if row.method == method), None)
 
     def prints(self, benchmark: str, metric: str, protocol: str) -> bool:
-        """Whether the table has this benchmark, in this metric as far as that is known, and whole:
-        papers measure all of a split, so a part of one (``eval=fast``) is no such column.
+        """Whether the table has this benchmark, with this metric and on the whole split.
+
+        Papers measure whole splits, so a subsample (``eval=fast``) is not comparable.
         """
         printed = benchmark in self.rows[0].scores and metric == protocols()[benchmark]["metric"]
         return printed and not is_part(protocol)
 
     def agreeing(self, columns: Sequence[Columnar]) -> list[str]:
-        """The benchmarks among ``columns`` that are measured as the published figures were."""
+        """Those of ``columns`` that are measured as the published figures were."""
         return [c.name for c in columns if not self.differs(c.name, c.metric, c.protocol)]
 
     def differs(self, benchmark: str, metric: str, protocol: str) -> str:
-        """Why the published figure is no 100 % of ours; empty where the protocols agree.
+        """Why our figure cannot be divided by the published one; empty if the protocols agree.
 
-        A field that the published protocol states must be stated by ours as well: equal, and for
-        ``scoring`` and ``judge`` beginning like it, since ours add how a reply is read and a host.
+        Every field that the published protocol states must be stated by ours: equal, or for
+        ``scoring`` and ``judge`` with the same beginning, since ours add how a reply is read and
+        the host.
         """
         if benchmark not in self.rows[0].scores:
             return "not published"
@@ -93,9 +95,9 @@ class PublishedTable:
 
 
 def published(name: str) -> list[PublishedRow]:
-    """The rows of a published table, e.g. ``llava665k_20pct_llava15_7b``, the full run first.
+    """The rows of a published table, e.g. ``llava665k_20pct_llava15_7b``, full data first.
 
-    Raises :class:`UserError` with the choices for an unknown name.
+    Raises :class:`UserError`, with the choices, for an unknown name.
     """
     if name not in _TABLES.values():
         raise UserError(f"No published table {name!r}; there are {', '.join(_TABLES.values())}.")
@@ -108,8 +110,10 @@ def published(name: str) -> list[PublishedRow]:
 
 @cache
 def protocols() -> Mapping[str, Mapping[str, str]]:
-    """Benchmark -> ``metric`` and the ``FIELDS`` under which all three tables print it: those of
-    LLaVA-1.5's scripts (haotian-liu/LLaVA, scripts/v1_5/eval), which their papers name.
+    """Benchmark -> its ``metric`` and ``FIELDS`` in all three published tables.
+
+    They are those of LLaVA-1.5's scripts (haotian-liu/LLaVA, scripts/v1_5/eval), which the papers
+    name.
     """
     path = files("coincide") / "assets" / "published" / "protocols.csv"
     lines = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
@@ -123,7 +127,9 @@ def protocol_of(benchmark: str) -> str:
 
 
 def stated(protocol: str) -> dict[str, str]:
-    """Field -> value of a protocol's line. What has no ``=`` goes on with the field before it."""
+    """Field -> value of a protocol in one line. A part without ``=`` belongs to the field before
+    it.
+    """
     found: dict[str, str] = {}
     last = ""
     for said in protocol.split("; "):

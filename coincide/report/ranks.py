@@ -1,7 +1,7 @@
 """Whether methods rank here as in the published table: Spearman's rho and Kendall's tau.
 
-A small laboratory (the demo) may rank methods otherwise than 7B models on LLaVA-665K do; how far it
-agrees is measured, not assumed. Re-runs at full scale disagree with that table as well.
+A small experiment (the demo) may rank methods differently from 7B models on LLaVA-665K; how far it
+agrees is measured, not assumed. Repetitions at full scale disagree with that table as well.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from coincide.report.records import FULL, Note, PanelRow
 
 TABLE = "llava665k_20pct_llava15_7b"
 LEAST = 4
-"""Methods without which a rank correlation says nothing."""
+"""With fewer methods a rank correlation means nothing."""
 DRAWS = 10_000
 
 
 def rank_notes(rows: Sequence[PanelRow]) -> list[Note]:
-    """How the order by Rel. (%) at 20 % agrees with the order of the published table."""
+    """How the order by Rel. (%) at 20 % agrees with that of the published table."""
     printed = {row.method: row.rel for row in published(TABLE) if row.method != FULL}
     ours = {m: values for m, values in _measured(rows).items() if m in printed}
     if len(ours) < LEAST:
@@ -35,7 +35,7 @@ def rank_notes(rows: Sequence[PanelRow]) -> list[Note]:
 
 
 def correlations(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
-    """Spearman's rho and Kendall's tau-b of two lists of figures; NaN where one is constant."""
+    """Spearman's rho and Kendall's tau-b of two lists of numbers; NaN if one is constant."""
     from scipy.stats import kendalltau, spearmanr
 
     if len(set(ours)) == 1 or len(set(theirs)) == 1:
@@ -44,7 +44,7 @@ def correlations(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float,
 
 
 def _measured(rows: Sequence[PanelRow]) -> Mapping[str, tuple[float, ...]]:
-    """Method -> Rel. of each seed at 20 %; of several rows of a method that with the most seeds."""
+    """Method -> Rel. of each seed at 20 %; of several rows of a method, the one with most seeds."""
     found: dict[str, tuple[float, ...]] = {}
     for row in rows:
         if row.method == FULL or row.rel.estimate is None or abs(row.budget - BUDGET) >= 0.005:
@@ -56,7 +56,9 @@ def _measured(rows: Sequence[PanelRow]) -> Mapping[str, tuple[float, ...]]:
 
 
 def _interval(ours: Mapping[str, Sequence[float]], theirs: Sequence[float]) -> str:
-    """95 % of rho when the seeds of each method are drawn anew; nothing with a single seed."""
+    """95 % interval of rho when the seeds of each method are resampled, as text; empty with one
+    seed.
+    """
     from scipy.stats import rankdata
 
     if any(len(values) < 2 for values in ours.values()):

@@ -1,4 +1,4 @@
-"""What a report is made of: panels of rows that may be compared."""
+"""The records of a report: panels of comparable rows."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ FULL = "full"
 
 @dataclass(frozen=True)
 class Column:
-    """One benchmark of a panel: scores of another metric or protocol do not enter it."""
+    """One benchmark of a panel; scores with another metric or protocol do not belong to it."""
 
     name: str
     metric: str
     protocol: str
     chance: float = 0.0
-    """Score of an answerer that does not look."""
+    """Score of guessing without looking at the picture."""
     asked: str = ""
     """``Score.asked`` of its scores; empty: not recorded."""
 
 
 @dataclass(frozen=True)
 class Note:
-    """Something the reader must know, and the command that would mend it."""
+    """A note for the reader, and a command that would fill the gap."""
 
     text: str
     command: str = ""
@@ -38,7 +38,7 @@ class Note:
 
 @dataclass(frozen=True)
 class PanelRow:
-    """One method in one setting at one budget: its runs over seeds and what they come to."""
+    """One method with one setting at one budget: its runs over seeds and their averages."""
 
     method: str
     variant: str
@@ -47,24 +47,25 @@ class PanelRow:
     """Method, variant, and the fields in which it differs from other rows of the method."""
     setting: Setting
     runs: tuple[Result, ...]
-    """In the order of their seeds."""
+    """Ordered by seed."""
     scores: Mapping[str, Estimate]
-    """Benchmark -> primary score over all seeds. One that is not here is in ``missing``."""
+    """Benchmark -> primary score over all seeds. A benchmark without one is in ``missing``."""
     missing: Mapping[str, str]
     """Benchmark -> why there is no score."""
     stderr: Mapping[str, float]
     """Benchmark -> standard error over samples of one run (root mean square over seeds)."""
     charge: RunCost
+    """What the runs cost."""
     rel: Relative = NO_REL
-    """Against our own full-data runs (``rel_own``)."""
+    """Relative to our own full-data runs (``rel_own``)."""
     rel_chance: Relative = NO_REL
-    """The same of scores above chance."""
+    """The same, with scores above chance."""
     rel_zoo: Relative = NO_REL
-    """Against the published full-data row. Never mixed with ``rel``."""
+    """Relative to the published full-data row. Never mixed with ``rel``."""
     target_aware: bool = False
-    """It looked at samples of the target tasks, so it competes in a group of its own."""
+    """It has seen samples of the target tasks, so it is ranked in a group of its own."""
     rank: int | None = None
-    """Place by Rel. in its group at its budget; None for the full run and without Rel."""
+    """Rank by Rel. in its group at its budget; None for the full run and without Rel."""
 
     @property
     def budget(self) -> float:
@@ -73,12 +74,12 @@ class PanelRow:
 
     @property
     def committed(self) -> bool:
-        """Whether it ships with the project and is none of the user's own."""
+        """Whether it ships with the project and none of its runs is the user's."""
         return all(isinstance(run, CommittedResult) for run in self.runs)
 
     @property
     def examples(self) -> int:
-        """Rows trained on."""
+        """Number of rows trained on."""
         return self.runs[0].k
 
     @property
@@ -87,7 +88,7 @@ class PanelRow:
 
     @property
     def seconds(self) -> Mapping[str, float]:
-        """Mean wall-clock seconds by stage, as first computed."""
+        """Mean wall-clock seconds by stage, when first computed."""
         return self.charge.whole
 
     @property
@@ -108,7 +109,7 @@ class PanelRow:
 
 @dataclass(frozen=True)
 class Panel:
-    """Rows that may be compared: larger budgets first, best Rel. first within a budget."""
+    """Comparable rows: larger budgets first, best Rel. first within a budget."""
 
     data: str
     target: str
@@ -117,11 +118,11 @@ class Panel:
     rows: tuple[PanelRow, ...]
     notes: tuple[Note, ...]
     zoo: PublishedTable | None = None
-    """What papers print for this data and target."""
+    """The published table for this data and target."""
     contents: Mapping[str, str] = field(default_factory=dict)
-    """Content keys of ``data`` and ``target``, where they were recorded."""
+    """Keys of ``data`` and ``target``, if recorded."""
     apart: str = ""
-    """What tells it from panels of the same names: ``data 1a2b3c``."""
+    """What distinguishes it from panels with the same names: ``data 1a2b3c``."""
 
     @property
     def title(self) -> str:
@@ -133,5 +134,5 @@ class Panel:
 
 
 def own_columns(rows: Sequence[PanelRow], kind: str = "rel") -> list[tuple[str, ...]]:
-    """The sets of columns that Rel. is over in these rows; one set where there is one full run."""
+    """The sets of columns of these rows' Rel.; a single set if there is one full run."""
     return list(dict.fromkeys(r.columns for row in rows if (r := getattr(row, kind)).columns))

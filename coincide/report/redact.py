@@ -1,4 +1,4 @@
-"""What the report shows of texts from outside: without credentials, and inert."""
+"""Texts from outside as the report shows them: without credentials, and inert."""
 
 from coincide.terminal.inert import printable
 from coincide.terminal.redact import is_secret, redact

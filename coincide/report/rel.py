@@ -1,7 +1,7 @@
-"""Rel. (%) of each row: against our own full-data run, above chance, and against the published row.
+"""Rel. (%) of each row: relative to our full-data run, above chance, and to the published row.
 
-The three are columns of their own and are never mixed. Each is over a stated set of benchmarks; a
-row that lacks one of them has no Rel., since a mean over fewer could not be compared.
+The three are separate columns and never mixed. Each has a stated set of benchmarks; a row that
+lacks one of them has no Rel., since a mean over fewer benchmarks would not be comparable.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from coincide.schema import Result
 
 CUT_SHORT = "train.max_steps"
 TARGET_AWARE = frozenset({"icons", "less", "rds"})
-"""Methods that select by samples of the target tasks, which the others never see."""
+"""Methods that select with samples of the target tasks, which other methods never see."""
 
 
 def with_rel(
     rows: Sequence[PanelRow], columns: Sequence[Column], zoo: PublishedTable | None
 ) -> list[PanelRow]:
-    """Rows with their Rel. and place: larger budgets first, best first, target-aware ones last."""
+    """Rows with Rel. and rank: larger budgets first, best first, target-aware ones last."""
     full = [row for row in rows if row.method == FULL]
     chance = {column.name: column.chance for column in columns}
     found = [
@@ -41,10 +41,10 @@ def with_rel(
 
 
 def _own(row: PanelRow, full: Sequence[PanelRow], chance: Mapping[str, float]) -> Relative:
-    """Against our own full runs of the same data, target, recipe and protocols.
+    """Relative to our own full-data runs with the same data, target, recipe and protocols.
 
-    A full run that was cut short (all data, as many steps as a subset takes) is another arm: it is
-    the 100 % of none where the whole one is there, which it is measured by as well.
+    A full-data run that was cut short (as many steps as a subset takes) is another experiment: if
+    there is a complete one, that is 100 % for all rows, including the short one.
     """
     if not full:
         return Relative(None, why="there is no full-data run")
@@ -66,12 +66,12 @@ def _own(row: PanelRow, full: Sequence[PanelRow], chance: Mapping[str, float]) -
 
 
 def is_cut_short(row: PanelRow) -> bool:
-    """Whether its training ended at a number of steps and not with its epochs."""
+    """Whether its training ended after a number of steps instead of after its epochs."""
     return row.setting.get(CUT_SHORT) is not None
 
 
 def _zoo(row: PanelRow, columns: Sequence[Column], zoo: PublishedTable | None) -> Relative:
-    """Against the published full-data row, over the benchmarks whose protocols agree."""
+    """Relative to the published full-data row, over the benchmarks whose protocols agree."""
     if zoo is None:
         return Relative(None, why="nothing published for this data and target")
     found = relative(row.by_seed, [zoo.rows[0].scores], zoo.agreeing(columns), full_is_exact=True)

@@ -1,4 +1,6 @@
-"""Results by another reading of the same replies: ``scoring=lenient``, a protocol of its own."""
+"""Results by another reading of the same replies: ``scoring=lenient``, with protocols of its
+own.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,11 @@ UNKNOWN = "no lenient reading was recorded"
 
 
 def by_scoring(results: Sequence[Result], scoring: str) -> list[Result]:
-    """``results`` as ``scoring`` reads the replies, one of ``READINGS``.
+    """``results`` with the scores of the reading ``scoring``, one of ``READINGS``.
 
-    A lenient result is of another suite, so that it is never one row with a strict one, nor its
-    100 %. A benchmark without a lenient score, since a judge scores it or an earlier version
-    evaluated it, is missing. Raises UserError for another ``scoring``.
+    A lenient result belongs to another suite, so it never shares a row with a strict one, nor is
+    100 % of one. A benchmark without a lenient score (a judge scores it, or an earlier version
+    evaluated it) is missing. Raises UserError for another ``scoring``.
     """
     if scoring not in READINGS:
         raise UserError(f"scoring={scoring!r}; the choices are {', '.join(READINGS)}.")

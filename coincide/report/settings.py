@@ -1,4 +1,4 @@
-"""What of a run's configuration makes it another experiment, and how a table names it."""
+"""Which parts of a run's configuration make it another experiment, and how tables name them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from coincide.schema import Result
 from coincide.system.files import canonical
 
 COMPARED = ("data", "method", "reference", "clip", "target", "train", "eval")
-"""Config groups that can change an answer; budget and seed are columns of their own."""
+"""Config groups that can change an answer; budget and seed have columns of their own."""
 WHOLE = ("data", "target", "train", "eval")
-"""Those among them in which a full-data run must agree with the runs it is the 100 % of."""
+"""Groups in which a full-data run must agree with the runs that are compared with it."""
 MODELS = ("reference", "clip", "target")
 BESIDE_CONTENT = ("template", "max_length", "dtype", "layers")
-"""Of a model, what changes an answer and is not in its content (``ModelSource``)."""
+"""Fields of a model that change an answer but are not part of its content (``ModelSource``)."""
 NEUTRAL = (
     "data.annotations data.images data.root data.downloads data.clusters data.expect "
     "data.lost_at_most data.scale reference.adapter reference.remedy reference.device "
@@ -26,27 +26,27 @@ NEUTRAL = (
     "eval.benchmarks.*.chance eval.benchmarks.*.range eval.benchmarks.*.documents "
     "eval.benchmarks.*.unit"
 ).split()
-"""Dotted fields that say where things lie, how fast the answer comes or how it is read; with those
-below each. Half precision has its batch in the protocol."""
+"""Dotted fields that do not change an answer (places, speed, reading); with all fields below each.
+The batch size in half precision is part of the protocol."""
 UNDECLARED = (
     "method.depth train.micro_batch train.gradient_checkpointing train.zero_stage train.processes "
     "train.nodes train.timeout train.workers train.threads train.save_every"
 ).split()
-"""The same of method and recipe, for results of before they recorded it themselves
-(``Result.aside``). Nothing is to be added here."""
+"""The same for method and recipe, for results from before these declared it (``Result.aside``).
+Nothing is to be added here."""
 
 OURS = ("coincide", "baselines")
-"""Packages of this project, whose methods have names of their own."""
+"""Packages of this project, whose methods have unique names."""
 
 Setting = Mapping[str, Any]
 _UNSET: tuple[Any, ...] = (None, [], ())
 
 
 def setting(result: Result) -> Setting:
-    """Dotted field -> value of everything that could change the answer, budget and seed aside.
+    """Dotted field -> value of everything that can change the answer, except budget and seed.
 
-    The fields of reference model and CLIP count only where the method used them. Of data and models
-    whose content is recorded, the content counts in the place of the fields it was made from.
+    Fields of reference model and CLIP only count if the method uses the model. If the content of
+    data or a model is recorded, its key replaces the fields that it was made from.
     """
     unused = {"reference": not result.reference, "clip": "clip" not in result.contents}
     groups = [g for g in COMPARED if not unused.get(g)]
@@ -55,9 +55,9 @@ def setting(result: Result) -> Setting:
 
 
 def identity(result: Result) -> str:
-    """What runs must share to be seeds of one row: names, k, setting and contents.
+    """What runs have in common as seeds of one row: names, k, setting and contents.
 
-    A field that is null is as one that is absent, as in results of before there was such a field.
+    A field that is null counts as absent, as in results from before the field existed.
     """
     names = [result.method, result.variant, result.reference, result.k]
     fields = {k: v for k, v in setting(result).items() if v is not None}
@@ -65,7 +65,9 @@ def identity(result: Result) -> str:
 
 
 def naming(fields: Setting, run: Result) -> Setting:
-    """``fields`` as labels name rows by: with the path of a method whose content decides."""
+    """The fields by which labels name rows; with the path of a method whose file's content
+    matters.
+    """
     method = run.config.get("method") if "method" in run.contents else None
     paths = {} if not isinstance(method, Mapping) else {
         f"method.{name}": value
@@ -81,7 +83,7 @@ def whole_part(fields: Setting) -> Setting:
 
 
 def conflicts(ours: Setting, theirs: Setting) -> list[str]:
-    """Fields that both have with different values: ``train.lr is 0.001, not 0.002``."""
+    """Fields in which two settings differ, as text: ``train.lr is 0.001, not 0.002``."""
     shared = [k for k in ours if k in theirs and canonical(ours[k]) != canonical(theirs[k])]
     return [f"{k} is {theirs[k]}, not {ours[k]}" for k in shared]
 
@@ -89,9 +91,9 @@ def conflicts(ours: Setting, theirs: Setting) -> list[str]:
 def short_names(settings: Sequence[Setting]) -> tuple[list[str], str]:
     """Per setting, the fields in which it differs from the others: ``temperature=0.2``.
 
-    A field that is not set (null, an empty list) is not named: the others have what it lacks. Nor
-    is the value that more than half of the different settings have, as in a sweep around one of
-    them; which those are is the second answer, in the same form.
+    Not named are fields that are unset (null, an empty list) and values that more than half of the
+    settings share, as in a sweep around a default; these are returned as second value, in the same
+    form.
     """
     every = {canonical(fields): fields for fields in settings}.values()
     names = sorted({name for fields in every for name in fields})
@@ -113,7 +115,7 @@ def short_names(settings: Sequence[Setting]) -> tuple[list[str], str]:
 
 
 def flat(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted field -> value."""
+    """Nested mapping -> dotted field -> value."""
     return {k: v for name, item in value.items() for k, v in _flat(item, name)}
 
 
@@ -137,7 +139,7 @@ def _counts(name: str, value: Any, result: Result) -> bool:
 
 
 def _below(name: str, field: str) -> bool:
-    """Whether ``name`` is ``field`` or lies below it; ``*`` stands for one part."""
+    """Whether ``name`` is ``field`` or below it; ``*`` stands for one part of the name."""
     parts, wanted = name.split("."), field.split(".")
     return len(parts) >= len(wanted) and all(
         w in ("*", p) for p, w in zip(parts, wanted, strict=False)

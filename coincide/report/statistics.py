@@ -1,8 +1,8 @@
-"""Means, intervals and relative performance: numbers in, numbers out.
+"""Means, intervals and relative performance of scores.
 
-One seed has no interval: ``None``, never 0. Seed noise in this field exceeds many reported gains
-(two identical LLaVA runs differ by about 20 points of MME), so an interval that cannot be had is
-shown as missing.
+A single seed has no interval: ``None``, never 0. Seed noise in this field exceeds many reported
+gains (two identical LLaVA runs differ by about 20 points of MME), so an unknown interval is shown
+as missing.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class Relative:
     """Rel. (%): the mean over ``columns`` of 100 x score / full-data score."""
 
     estimate: Estimate | None
-    """None: missing, and ``why`` says why."""
+    """None: missing, with the reason in ``why``."""
     columns: tuple[str, ...] = ()
-    """The stated benchmarks: all of them are averaged, or there is no estimate."""
+    """The stated benchmarks: the mean is over all of them, or there is no estimate."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Benchmark -> why it is not among the stated ones."""
     why: str = ""
     no_interval: str = ""
-    """Why there is an estimate without an interval."""
+    """Why an estimate has no interval."""
 
 
 NO_REL = Relative(None)
@@ -52,14 +52,16 @@ NO_REL = Relative(None)
 
 @dataclass(frozen=True)
 class Spread:
-    """The variance of a mean over seeds, with its degrees of freedom; None with one seed."""
+    """The variance of a mean over seeds (None with one seed) and its degrees of freedom."""
 
     variance: float | None
     freedom: int
 
 
 def estimate(values: Sequence[float], level: float = LEVEL) -> Estimate:
-    """The mean of ``values`` and mean -+ t(n-1) s / sqrt(n), with s the sample deviation."""
+    """The mean of ``values`` and mean ± t(n-1) s / sqrt(n), with s the sample standard
+    deviation.
+    """
     mean = math.fsum(values) / len(values)
     half = half_width([spread(values)], level)
     if half is None:
@@ -77,7 +79,9 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def half_width(parts: Sequence[Spread], level: float = LEVEL) -> float | None:
-    """Half the t interval of a sum of independent means (Welch 1947); None if one is unknown."""
+    """Half the t interval of a sum of independent means (Welch 1947); None if a variance is
+    unknown.
+    """
     variances = [part.variance for part in parts if part.variance is not None]
     if len(variances) < len(parts):
         return None
@@ -86,7 +90,7 @@ def half_width(parts: Sequence[Spread], level: float = LEVEL) -> float | None:
 
 
 def freedom(parts: Sequence[Spread]) -> float:
-    """Satterthwaite's degrees of freedom of a sum of variances; infinite where all are zero."""
+    """Satterthwaite's degrees of freedom of a sum of variances; infinite if all are zero."""
     known = [(part.variance, part.freedom) for part in parts if part.variance]
     below = math.fsum(v**2 / n for v, n in known)
     return math.fsum(v for v, _ in known) ** 2 / below if below else math.inf
@@ -101,7 +105,7 @@ def t_quantile(degrees: float, level: float = LEVEL) -> float:
 
 
 def mean_scores(runs: Sequence[Scores]) -> dict[str, float]:
-    """Benchmark -> mean over ``runs`` of those that every run has."""
+    """Benchmark -> mean over ``runs``, for the benchmarks that every run has."""
     shared = [b for b in runs[0] if all(b in run for run in runs)] if runs else []
     return {b: math.fsum(run[b] for run in runs) / len(runs) for b in shared}
 
@@ -109,10 +113,10 @@ def mean_scores(runs: Sequence[Scores]) -> dict[str, float]:
 def stated_columns(
     full: Sequence[Scores], chance: Scores, noise: Scores
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The benchmarks that Rel. (%) is over, and the others with the reason.
+    """The benchmarks of Rel. (%), and benchmark -> reason for the others.
 
-    ``chance``: benchmark -> score of guessing, 0 where it is not given. Where the full-data mean
-    is not above it by twice its standard error over samples (``noise``), no ratio can be taken.
+    ``chance``: benchmark -> score of guessing, default 0. No ratio can be taken if the full-data
+    mean does not exceed it by twice its standard error over samples (``noise``).
     """
     means = mean_scores(full)
     reasons = {b: "not every full-data run has it" for run in full for b in run if b not in means}
@@ -135,10 +139,10 @@ def relative(
 ) -> Relative:
     """Mean over ``columns`` of 100 (score - chance) / (full - chance), and its 95 % interval.
 
-    ``full``: the full-data runs, whose mean is the 100 %. The interval holds the seed noise of
-    ``runs`` and that of ``full``, by the delta method and Welch's degrees of freedom; with one
-    seed of either there is none. ``full_is_exact``: a published row, whose noise is not known and
-    not counted. A run without one of the columns has no Rel. (%): no mean over fewer columns.
+    ``full``: the full-data runs, whose mean is 100 %. The interval covers the seed noise of
+    ``runs`` and ``full``, by the delta method with Welch's degrees of freedom; with one seed of
+    either there is none. ``full_is_exact``: a published row, whose noise is unknown and not
+    counted. If a run lacks one of the columns there is no estimate.
     """
     lacking = [b for b in columns if not all(b in run for run in runs)]
     if lacking or not columns:

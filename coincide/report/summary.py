@@ -1,4 +1,4 @@
-"""The table that the terminal shows when a comparison is done."""
+"""The tables that the terminal shows after a comparison."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def summary_tables(results: Sequence[Result]) -> list[Table]:
-    """A rich table per panel: method, budget, seeds, Rel. (%), scores. Text is never markup."""
+    """A rich table per panel: method, budget, seeds, Rel. (%), scores. Texts are not parsed as
+    markup.
+    """
     from rich.table import Table
     from rich.text import Text
 

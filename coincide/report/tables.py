@@ -1,4 +1,4 @@
-"""The cells of a panel's table, which every format shows alike."""
+"""The cells of a panel's table, the same for every format."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from coincide.schema import Result
 
 MISSING = "–"
 OTHER = "†"
-"""At a published figure: measured by another protocol than the column's."""
+"""Mark at a published figure that was measured with another protocol than the column's."""
 REL = {"rel": "Rel. (%)", "rel_chance": "above chance (%)", "rel_zoo": "against published (%)"}
-"""Field of a row -> head of its column. They differ in what is the 100 %, and are never mixed."""
+"""Field of a row -> column head. The columns differ in what is 100 %, and are never mixed."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a table: a row that was measured, or what a paper prints for that method."""
+    """One line of a table: a measured row, or what a paper prints for that method."""
 
     label: str
     row: PanelRow | None
@@ -32,7 +32,7 @@ class Line:
 
     @property
     def group(self) -> int | None:
-        """Examples of a measured row: lines of one budget stand together."""
+        """Number of examples of a measured row: lines of one budget stand together."""
         return self.row.examples if self.row else None
 
 
@@ -70,7 +70,7 @@ def rel_kinds(panel: Panel) -> list[str]:
 
 
 def stages(panel: Panel) -> list[str]:
-    """Stages that were timed, in the order in which they run."""
+    """Stages with recorded times, in the order in which they run."""
     timed = dict.fromkeys(stage for row in panel.rows for stage in row.seconds)
     return [s for s in STAGES if s in timed] + sorted(timed.keys() - set(STAGES))
 
@@ -85,7 +85,7 @@ def header(panel: Panel) -> list[str]:
 
 
 def brief(panel: Panel, line: Line) -> dict[str, str]:
-    """Head -> cell of what a terminal has room for: Rel. with its interval, scores without."""
+    """Column head -> cell, as many as fit a terminal: Rel. with interval, scores without."""
     row, zoo = line.row, {"rel_zoo": "published = 100"} if panel.zoo else {}
     rel = {"rel": "Rel. (%)", **zoo}
     return {
@@ -105,18 +105,18 @@ def brief(panel: Panel, line: Line) -> dict[str, str]:
 
 
 def share(value: float | None) -> str:
-    """``97.2%``, 100 % for all alone; empty when not known."""
+    """``97.2%``; 100 % only for exactly all; empty if unknown."""
     return "" if value is None else "100%" if value == 1 else f"{min(100 * value, 99.9):.1f}%"
 
 
 def _unread(line: Line, column: str) -> str:
-    """`` (97.2%)`` where replies could not be read; nothing where all could, or it is unknown."""
+    """`` (97.2%)`` if some replies could not be read; empty if all could, or if unknown."""
     found = read_share(line.row, column) if line.row else None
     return f" ({share(found)})" if found is not None and found < 1 else ""
 
 
 def _read_of(line: Line) -> float | None:
-    """The share of a row's replies that could be read, over all its benchmarks that know it."""
+    """Share of a row's replies that could be read, over all benchmarks that know it."""
     known = [
         (score.readable * score.n, score.n)
         for run in (line.row.runs if line.row else ())
@@ -128,12 +128,12 @@ def _read_of(line: Line) -> float | None:
 
 
 def any_read(panel: Panel) -> bool:
-    """Whether the share of replies that could be read is known of any score."""
+    """Whether the share of readable replies is known for any score."""
     return any(read_share(row, c.name) is not None for row in panel.rows for c in panel.columns)
 
 
 def cells(panel: Panel, line: Line) -> list[str]:
-    """One line as text. A missing score is a dash, never a number."""
+    """One line as texts. A missing score is a dash, never a number."""
     row = line.row
     seconds = [row.seconds.get(stage) if row else None for stage in stages(panel)]
     size = [percent(row.budget), f"{row.examples:,}", str(len(row.runs))] if row else [MISSING] * 3
@@ -150,13 +150,13 @@ def cells(panel: Panel, line: Line) -> list[str]:
 
 
 def _read_mark(line: Line, column: str) -> str:
-    """``, read 97.2%`` beside a score; nothing where the share is not known."""
+    """``, read 97.2%`` after a score; empty if the share is unknown."""
     found = read_share(line.row, column) if line.row and column in line.scores else None
     return "" if found is None else f", read {share(found)}"
 
 
 def caption(panel: Panel) -> list[str]:
-    """What the Rel. columns of a panel are over, and what their intervals hold."""
+    """What the Rel. columns of a panel are computed over, and what their intervals cover."""
     own = _stated(panel, "rel")
     found = [
         "Rel. (%) is the mean over benchmarks of 100 × score / score of our own full-data run"
@@ -184,14 +184,16 @@ def caption(panel: Panel) -> list[str]:
 
 
 def is_other(panel: Panel, line: Line, column: str) -> bool:
-    """Whether a published figure was measured otherwise than our column, so that it is marked."""
+    """Whether a published figure was measured with another protocol than our column, so it is
+    marked.
+    """
     return line.row is None and panel.zoo is not None and (
         column in line.scores and column not in line.rel["rel_zoo"].columns
     )  # fmt: skip
 
 
 def _other_protocols(panel: Panel, zoo: PublishedTable) -> list[str]:
-    """What is left out of ``against published``, and what the mark at published figures means."""
+    """What ``against published`` leaves out, and the meaning of the mark at published figures."""
     reasons = {c.name: zoo.differs(c.name, c.metric, c.protocol) for c in panel.columns}
     shown = {n: why for n, why in reasons.items() if why and why != "not published"}
     said = [f"{name} ({why})" for name, why in shown.items()]
@@ -199,7 +201,7 @@ def _other_protocols(panel: Panel, zoo: PublishedTable) -> list[str]:
 
 
 def _stated(panel: Panel, kind: str) -> str:
-    """The columns of a Rel., those left out with them; alternatives where full runs differ."""
+    """The columns of a Rel. and those left out; alternatives if full runs differ."""
     rels = [getattr(row, kind) for row in panel.rows]
     sets = dict.fromkeys(", ".join(rel.columns) for rel in rels if rel.columns)
     names = {column.name for column in panel.columns}
@@ -208,13 +210,13 @@ def _stated(panel: Panel, kind: str) -> str:
 
 
 def digits(panel: Panel, column: str) -> int:
-    """Decimals: one where scores are per cent or points, three where they are fractions."""
+    """Decimals: one if scores are per cent or points, three if they are fractions."""
     means = [abs(row.scores[column].mean) for row in panel.rows if column in row.scores]
     return 3 if means and max(means) <= 1 else 1
 
 
 def number(value: Estimate | None, decimals: int = 1) -> str:
-    """``mean ± half width``; no interval with one seed; a dash when missing."""
+    """``mean ± half width``; without interval for one seed; a dash if missing."""
     if value is None:
         return MISSING
     half = value.half_width
@@ -223,7 +225,7 @@ def number(value: Estimate | None, decimals: int = 1) -> str:
 
 
 def percent(fraction: float) -> str:
-    """``20%``, with as many digits as it takes up to four."""
+    """``20%``, with as many digits as needed, up to four."""
     return f"{100 * fraction:.4g}%"
 
 
@@ -243,7 +245,7 @@ def column_notes(panel: Panel) -> list[str]:
 
 
 def _theirs(panel: Panel, column: Column) -> list[str]:
-    """What lmms-eval itself computes of the runs, where that is another number."""
+    """lmms-eval's own figures for the runs, if they differ from ours."""
     said = [
         f"{row.label}, {row.examples:,} examples, seed {run.seed}: {score.lmms_eval:.6g}"
         for row in panel.rows
@@ -254,7 +256,7 @@ def _theirs(panel: Panel, column: Column) -> list[str]:
 
 
 def _units(runs: Sequence[Result], column: Column) -> str:
-    """``; intervals over 500 units, picture``, nothing where no run recorded units."""
+    """``; intervals over 500 units, picture``; empty if no run recorded units."""
     scores = [primary(run)[column.name] for run in runs]
     known = sorted({(score.unit, score.units) for score in scores if score.units is not None})
     if not known:
@@ -266,7 +268,7 @@ def _units(runs: Sequence[Result], column: Column) -> str:
 
 
 def missing_notes(panel: Panel) -> list[str]:
-    """The scores that are missing, and why, each reason once."""
+    """The missing scores with their reasons, each reason once."""
     found: dict[tuple[str, str], list[str]] = {}
     for row in panel.rows:
         for name, why in row.missing.items():

@@ -1,4 +1,4 @@
-"""The tables of the page: cells with what they show, what they sort by, and what pointing tells."""
+"""The tables of the page: cells with their text, sort value, and tooltip."""
 
 from __future__ import annotations
 
@@ -36,20 +36,21 @@ REL_HEADS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table: what it shows, what it sorts by, and the text on pointing at it."""
+    """One cell of a table: its text, the value it is sorted by, and its tooltip."""
 
     text: str | None
     sort: float | str = ""
     half: str = ""
-    """Half width of the interval, shown beneath; empty without one."""
+    """Half width of the interval, shown below; empty without one."""
     why: str = ""
+    """Tooltip."""
     kind: str = ""
     read: str = ""
-    """The share of replies that could be read, shown beneath a score; empty where not known."""
+    """Share of replies that could be read, shown below a score; empty if unknown."""
 
 
 def head(panel: Panel) -> list[str]:
-    """Heads of the ranked table."""
+    """Column heads of the ranked table."""
     return [
         "Method", "Place", *(REL_HEADS[kind] for kind in rel_kinds(panel)), "Budget", "Examples",
         "Seeds", *(column.name for column in panel.columns), "Time",
@@ -57,7 +58,7 @@ def head(panel: Panel) -> list[str]:
 
 
 def ranked(panel: Panel, pairs: Pairs) -> list[dict[str, Any]]:
-    """The lines of the ranked table; the first of each budget and group is marked."""
+    """The lines of the ranked table; the first one of each budget and group is marked."""
     drawn = {id(row): pairs.intervals.get(i) for i, row in enumerate(panel.rows)}
     views: list[dict[str, Any]] = []
     before: tuple[int, bool] | None = None
@@ -155,7 +156,7 @@ def _time(row: PanelRow) -> Cell:
 
 
 def duration(seconds: float) -> Cell:
-    """``48 s``, ``12 min``, ``3.4 h``."""
+    """Seconds as text: ``48 s``, ``12 min``, ``3.4 h``."""
     minutes, hours = seconds / 60, seconds / 3600
     if seconds < 90:
         text = f"{seconds:.0f} s" if seconds >= 10 or not seconds else f"{seconds:.1f} s"
@@ -165,7 +166,7 @@ def duration(seconds: float) -> Cell:
 
 
 def cost(panel: Panel) -> dict[str, Any]:
-    """Seconds by stage; the last columns are what a trained model costs."""
+    """Table of seconds by stage; the last columns are the cost of a trained model."""
     names = stages(panel)
     gpu = any(row.charge.gpu_whole for row in panel.rows)
     rows = []
@@ -182,7 +183,7 @@ def cost(panel: Panel) -> dict[str, Any]:
 
 
 def composition(panel: Panel) -> dict[str, Any] | None:
-    """Share of each source."""
+    """Table of the share of each source; None without any."""
     sources = sorted({source for row in panel.rows for source in row.composition})
     if not sources:
         return None
@@ -202,7 +203,9 @@ def _share(count: float, examples: int) -> Cell:
 
 
 def matrices(panel: Panel, pairs: Pairs) -> list[dict[str, Any]]:
-    """Per budget, the verdict of each row over each other one; the full run is in all of them."""
+    """Per budget, the verdict of each row against each other one; the full run is in all of
+    them.
+    """
     if not pairs.overall:
         return []
     sizes = dict.fromkeys(row.examples for row in panel.rows if row.method != FULL)
@@ -248,7 +251,7 @@ def _rests_on(found: Difference) -> str:
 
 
 def overlap_matrix(panel: Panel, found: Overlaps) -> dict[str, Any] | None:
-    """Per cent of the smaller subset that is in the larger."""
+    """Per cent of the smaller subset that is part of the larger one; None with fewer than two."""
     if len(found.rows) < 2:
         return None
     rows = [
@@ -276,7 +279,7 @@ def _overlap(panel: Panel, found: Overlaps, i: int, j: int) -> Cell:
 
 
 def published(panel: Panel) -> dict[str, Any] | None:
-    """The whole published table."""
+    """The whole published table; None if there is none."""
     if panel.zoo is None:
         return None
     names = list(panel.zoo.rows[0].scores)
@@ -299,7 +302,7 @@ def published(panel: Panel) -> dict[str, Any] | None:
 
 
 def run_view(row: PanelRow, run: Result) -> dict[str, Any]:
-    """A run: its command, its artifacts, its configuration."""
+    """A run's command, artifacts and configuration."""
     facts: Sequence[tuple[str, str]] = [
         ("commit", run.commit or "not recorded"), *sorted(run.keys.items())
     ]  # fmt: skip
