@@ -1,9 +1,9 @@
-"""A ``LlavaForConditionalGeneration`` put together from the parts that were published apart.
+"""Assemble a ``LlavaForConditionalGeneration`` from parts that were published separately.
 
-The tensors go from the sources' files to the new ones under the names of the converted LLaVA
+Tensors are copied from the sources' files to new ones under the names of the converted LLaVA
 checkpoints on the Hub, each in its own precision; no model is held in memory. Rows of the
-vocabulary that the sources do not train (``<image>``, padding to a multiple of 64) get the mean
-of those that they do: over V tokens, n such rows add at most log(1 + n / V) to any loss.
+vocabulary that the sources did not train (``<image>``, padding to a multiple of 64) get the mean of
+the trained ones: over V tokens, n such rows add at most log(1 + n / V) to any loss.
 """
 
 from __future__ import annotations
@@ -20,19 +20,21 @@ if TYPE_CHECKING:
     import torch
 
 MULTIPLE = 64
-"""Rows of the vocabulary come in multiples of this, for the sake of fast kernels."""
+"""The vocabulary's rows are padded to a multiple of this, for fast kernels."""
 PROJECTOR = "model.mm_projector."
 LANGUAGE_PREFIX, VISION_PREFIX = "language_model.", "vision_tower."
 Tensors = Mapping[str, "torch.Tensor"]
 
 
 def vocabulary(tokenizer: Any) -> int:
-    """Rows of the embeddings of a model with ``tokenizer``."""
+    """Number of embedding rows of a model with ``tokenizer``."""
     return -(-len(tokenizer) // MULTIPLE) * MULTIPLE
 
 
 def language(state: Tensors, known: int, rows: int) -> dict[str, torch.Tensor]:
-    """The decoder's tensors, renamed; of its vocabulary the first ``known`` rows are kept."""
+    """The decoder's tensors with new names; the vocabulary is cut to ``known`` rows and padded to
+    ``rows``.
+    """
     kept = {name: t for name, t in state.items() if name.startswith(("model.", "lm_head."))}
     skip = ("rotary_emb.inv_freq", "mm_projector.", "vision_tower.")
     kept = {name: t for name, t in kept.items() if not any(word in name for word in skip)}
@@ -44,7 +46,7 @@ def language(state: Tensors, known: int, rows: int) -> dict[str, torch.Tensor]:
 
 
 def resize_vocabulary(weight: torch.Tensor, known: int, rows: int) -> torch.Tensor:
-    """[V, H] to [``rows``, H]: the first ``known`` rows, then their mean."""
+    """``weight`` [V, H] resized to [``rows``, H]: the first ``known`` rows, then their mean."""
     import torch
 
     if len(weight) < known:
@@ -55,7 +57,7 @@ def resize_vocabulary(weight: torch.Tensor, known: int, rows: int) -> torch.Tens
 
 
 def vision(state: Tensors, unused: Iterable[str] = ()) -> dict[str, torch.Tensor]:
-    """The vision tower's tensors, renamed; a text tower beside it is left out."""
+    """The vision tower's tensors with new names, without the text tower and ``unused`` tensors."""
     skip = ("position_ids", *unused)
     tower = {
         VISION_PREFIX + name: tensor
@@ -68,7 +70,7 @@ def vision(state: Tensors, unused: Iterable[str] = ()) -> dict[str, torch.Tensor
 
 
 def projector(state: Tensors) -> dict[str, torch.Tensor]:
-    """LLaVA's ``mm_projector`` (``mlp2x_gelu``: layers 0 and 2 of a Sequential), renamed."""
+    """LLaVA's ``mm_projector`` (``mlp2x_gelu``: layers 0 and 2 of a Sequential) with new names."""
     names = {
         f"{PROJECTOR}{number}.{part}": f"multi_modal_projector.linear_{position}.{part}"
         for position, number in ((1, 0), (2, 2))
@@ -108,7 +110,9 @@ def make_processor(tokenizer: Any, images: Any, vision_config: Any, *, cls_token
 
 
 def make_config(tokenizer: Any, text: Any, tower: Any, *, layer: int, cls_token: bool) -> Any:
-    """The model's config. ``layer``: which hidden state of the tower the projector reads."""
+    """The model's configuration. ``layer``: index of the tower's hidden state that the projector
+    reads.
+    """
     from transformers import LlavaConfig
 
     text.vocab_size = vocabulary(tokenizer)
@@ -129,7 +133,7 @@ def make_config(tokenizer: Any, text: Any, tower: Any, *, layer: int, cls_token:
 
 
 def save(folder: Path, tensors: Tensors, config: Any, processor: Any) -> dict[str, Any]:
-    """Write the model folder; returns what the manifest says of it."""
+    """Write the model folder; returns facts for the manifest."""
     from transformers import GenerationConfig
 
     write_tensors(folder, tensors)

@@ -1,7 +1,7 @@
 """Fast tokenizers from the vocabulary files of older checkpoints: SentencePiece and tiktoken.
 
-The label mask needs the character offsets that only fast tokenizers give. Token ids equal those
-of the tokenizers that the checkpoints were trained with (tests/assets).
+The label mask needs character offsets, which only fast tokenizers give. Token ids equal those of
+the tokenizers that the checkpoints were trained with (tests/assets).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from coincide.schema import UserError
 
 IMAGE, PAD = "<image>", "<pad>"
 ADDED = (IMAGE, PAD)
-"""What Llama's vocabulary gets, in this order, as the converted LLaVA checkpoints have it."""
+"""Tokens added to Llama's vocabulary, in this order, as in the converted LLaVA checkpoints."""
 SPACE = "▁"
 ARCADE = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""How Arcade100k, the vocabulary of StableLM-2, cuts text before it merges bytes."""
+"""How Arcade100k, the vocabulary of StableLM-2, splits text before bytes are merged."""
 ARCADE_SPECIAL = (
     "<|endoftext|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>",
     "<gh_stars>", "<filename>", "<issue_start>", "<issue_comment>", "<issue_closed>",
@@ -31,14 +31,14 @@ ARCADE_SPECIAL = (
     "<commit_before>", "<commit_msg>", "<commit_after>", "<reponame>", "<|endofprompt|>",
     "<|im_start|>", "<|im_end|>", "<|pause|>", *(f"<|reg{i}|>" for i in range(8)), "<|extra0|>",
 )  # fmt: skip
-"""Its special tokens, in the order of their ids, which start one after the last rank."""
+"""Its special tokens in the order of their ids, which follow the last rank."""
 
 
 def merges(pieces: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Every way to join two of ``pieces`` (to their rank) into a third, best rank first.
+    """All pairs of ``pieces`` (text -> rank) that join to a third piece, best rank first.
 
-    Both SentencePiece and tiktoken merge the neighbours whose joint piece ranks best, however
-    that piece first came about.
+    SentencePiece and tiktoken both merge the neighbours whose joint piece ranks best, however it
+    could also be formed.
     """
     found = []
     for piece, rank in pieces.items():
@@ -50,10 +50,10 @@ def merges(pieces: Mapping[str, int]) -> list[tuple[str, str]]:
 
 
 def llama_tokenizer(folder: Path) -> Any:
-    """Llama's tokenizer from ``tokenizer.model``, with ``<image>`` and ``<pad>`` after its pieces.
+    """Llama's tokenizer from ``tokenizer.model``, with ``<image>`` and ``<pad>`` appended.
 
-    ``legacy`` of ``tokenizer_config.json`` says whether text after a special token gets a leading
-    space, as the start of a text does.
+    ``legacy`` in ``tokenizer_config.json`` says whether text after a special token gets a leading
+    space, like the start of a text.
     """
     from sentencepiece import SentencePieceProcessor
     from tokenizers import AddedToken, Tokenizer, decoders, models
@@ -85,7 +85,7 @@ def llama_tokenizer(folder: Path) -> Any:
 
 
 def _ranks(pieces: Any) -> dict[str, int]:
-    """SentencePiece's mergeable pieces, best score first, with their rank."""
+    """SentencePiece's mergeable pieces with their rank, best score first."""
     ids = [
         i
         for i in range(pieces.get_piece_size())
@@ -96,10 +96,11 @@ def _ranks(pieces: Any) -> dict[str, int]:
 
 
 def _prefix(core: Any, *, legacy: bool) -> None:
-    """SentencePiece's leading space, at the start of a text or (legacy) after special tokens too.
+    """Add SentencePiece's leading space at the start of a text or (legacy) also after special
+    tokens.
 
-    Not legacy, a text with a literal special token followed by a space gets one space more there
-    than the original gives it.
+    Without legacy, a text that contains a literal special token followed by a space gets one more
+    space there than in the original.
     """
     from tokenizers import Regex, normalizers, pre_tokenizers
 
@@ -112,7 +113,7 @@ def _prefix(core: Any, *, legacy: bool) -> None:
 
 
 def _setting(folder: Path, name: str, default: Any) -> Any:
-    """An entry of ``tokenizer_config.json``, which may be absent."""
+    """A field of ``tokenizer_config.json``, or ``default``."""
     file = folder / "tokenizer_config.json"
     if not file.is_file():
         return default
@@ -120,7 +121,7 @@ def _setting(folder: Path, name: str, default: Any) -> Any:
 
 
 def arcade_tokenizer(file: Path) -> Any:
-    """StableLM-2's tokenizer from its tiktoken file, with ``<image>`` after its tokens. No BOS."""
+    """StableLM-2's tokenizer from its tiktoken file, with ``<image>`` appended; no BOS."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
     from tokenizers import pre_tokenizers as cutters
 
@@ -155,7 +156,7 @@ def _finish(
     pad: str,
     unknown: str | None = None,
 ) -> Any:
-    """The tokenizer as transformers has it, with ``bos`` in front of every text."""
+    """The transformers tokenizer, with ``bos`` in front of every text."""
     from tokenizers import AddedToken, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -177,7 +178,9 @@ def _finish(
 
 
 def _letters() -> list[str]:
-    """GPT-2's visible character for each byte: itself where printable, else from U+0100 on."""
+    """GPT-2's visible character for each byte: the byte itself if printable, else from U+0100
+    on.
+    """
     shown = [byte for byte in range(256) if unicodedata.category(chr(byte))[0] not in "CZ"]
     hidden = iter(range(256, 512))
     return [chr(byte) if byte in shown else chr(next(hidden)) for byte in range(256)]

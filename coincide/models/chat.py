@@ -1,9 +1,9 @@
-"""Examples under a model's own chat template: any image-text model that transformers knows.
+"""Encode examples with a model's own chat template: any image-text model that transformers knows.
 
-The text is rendered by the template that comes with the processor, and the processor itself widens
-image tokens and makes all further inputs (``image_grid_thw``, ``pixel_attention_mask``, ...). Where
-answers lie comes from character positions: from the template's ``{% generation %}`` marks, or
-else from the difference between renderings that end before and after each answer.
+The text is rendered by the processor's template; the processor itself expands image tokens and
+makes all further inputs (``image_grid_thw``, ``pixel_attention_mask``, ...). The positions of
+answers are found as character positions: from the template's ``{% generation %}`` marks or, without
+them, from the difference between renderings that end before and after each answer.
 """
 
 from __future__ import annotations
@@ -29,34 +29,36 @@ Span = tuple[int, int]
 
 
 class ConversationRefused(UserError):
-    """A row that the model's processor or template does not take."""
+    """A conversation that the model's processor or template does not accept."""
 
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation as its processor gives it. T tokens, n images."""
+    """A conversation as encoded by its processor. T tokens, n images."""
 
     ids: torch.Tensor
-    """int64 [T]."""
+    """int64 [T], token ids."""
     answer: np.ndarray
-    """bool [T]."""
+    """bool [T]: tokens of answers that are to be learnt."""
     image: np.ndarray
-    """bool [T]: positions that image features take."""
+    """bool [T]: positions of image features."""
     region: np.ndarray
-    """int64 [T]: number of the image whose tokens, markers included, stand here; -1 for text."""
+    """int64 [T]: number of the image that the token belongs to, markers included; -1 for text."""
     text: np.ndarray
-    """bool [T]: text after the first image, or after the system prompt where there is no image."""
+    """bool [T]: text after the first image; without images, text after the system prompt."""
     inputs: Mapping[str, torch.Tensor]
-    """Everything else that the model takes: by token [1, T], or by image."""
+    """All other inputs of the model: per token [1, T], or per image."""
     images: tuple[Span, ...]
-    """Where each placeholder stands in ``rendered``."""
+    """Position of each placeholder in ``rendered``."""
     rendered: str
+    """The text that the template gives."""
 
 
 def encode_turns(
     turns: Sequence[Turn], pictures: Sequence[Image], processor: Any, where: str, *, asking: bool
 ) -> Chat:
-    """``turns`` with their ``pictures``; ``asking`` ends them where the model is to answer.
+    """Encode ``turns`` with their ``pictures``; with ``asking`` the text ends where the model is to
+    answer.
 
     Raises :class:`ConversationRefused`, its text beginning with ``where``, for a conversation that
     the chat template or the processor does not accept.
@@ -77,16 +79,16 @@ def encode_turns(
 
 
 def cut_before(chat: Chat, image: int, pictures: Sequence[Image], processor: Any) -> Chat:
-    """``chat`` up to the placeholder of ``image``, with the images before it alone."""
+    """``chat`` cut before the placeholder of ``image``, with only the images before it."""
     text = chat.rendered[: chat.images[image][0]]
     return _tokenize(processor, text, pictures[:image], [], 0)
 
 
 def messages_of(turns: Sequence[Turn]) -> list[dict[str, Any]]:
-    """Transformers' messages: parts of text and image in the order of the placeholders.
+    """Messages in transformers' format: parts of text and image in the order of the placeholders.
 
-    A lone placeholder comes first in its turn, as in the other templates; line breaks beside a
-    placeholder, and mere space between two, are left to the template.
+    A single placeholder is moved to the front of its turn, as in the other templates; line breaks
+    beside a placeholder, and white space between two, are left to the template.
     """
     messages = []
     for turn in turns:
@@ -105,7 +107,7 @@ def messages_of(turns: Sequence[Turn]) -> list[dict[str, Any]]:
 def answer_spans(
     processor: Any, turns: Sequence[Turn], messages: Sequence[Any], rendered: str
 ) -> list[Span]:
-    """Where the answers stand in ``rendered``, each with the token that ends it.
+    """Positions of the answers in ``rendered``, each including the token that ends it.
 
     An empty answer has none, nor has one that is marked as not to be learnt.
     """
@@ -127,7 +129,7 @@ def answer_spans(
 
 
 def end_ids(processor: Any, model: Any) -> list[int]:
-    """Tokens at which generation stops: the checkpoint's own, and the tokenizer's end token."""
+    """Token ids at which generation stops: the checkpoint's own, and the tokenizer's end token."""
     told = getattr(model.generation_config, "eos_token_id", None)
     several = told if isinstance(told, (list, tuple)) else [told]
     found = {int(i) for i in (*several, processor.tokenizer.eos_token_id) if i is not None}
@@ -153,7 +155,7 @@ def _template(processor: Any) -> str:
 
 
 def rendering(processor: Any, messages: Sequence[Any], *, asking: bool = False) -> str:
-    """The text of ``messages`` by the template; ``asking`` ends it where an answer begins."""
+    """The text of ``messages`` by the template; with ``asking`` it ends where an answer begins."""
     _template(processor)
     return str(
         processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=asking)
@@ -161,7 +163,7 @@ def rendering(processor: Any, messages: Sequence[Any], *, asking: bool = False) 
 
 
 def _marked(processor: Any, messages: Sequence[Any]) -> list[Span]:
-    """The stretches between the template's marks, and an end token that directly follows one."""
+    """The spans between the template's marks, each with an end token that directly follows."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     rendered: Any = render_jinja_template(
@@ -179,7 +181,7 @@ def _marked(processor: Any, messages: Sequence[Any]) -> list[Span]:
 
 
 def _difference(processor: Any, messages: Sequence[Any], turn: int, rendered: str) -> Span:
-    """What ``turn`` adds to the text at which the model is asked to answer."""
+    """The span of what ``turn`` adds to the text at which the model is asked to answer."""
     asked = rendering(processor, messages[:turn], asking=True)
     answered = rendering(processor, messages[: turn + 1])
     if not (answered.startswith(asked) and rendered.startswith(answered)):
@@ -194,7 +196,9 @@ def _difference(processor: Any, messages: Sequence[Any], turn: int, rendered: st
 
 
 def _opening(processor: Any, rendered: str) -> int:
-    """Characters before the first turn's content: where two conversations begin to differ."""
+    """Number of characters before the first turn's content: where two conversations begin to
+    differ.
+    """
     probes = [rendering(processor, messages_of([Turn("human", text)])) for text in ("a", "b")]
     together = enumerate(zip(*probes, rendered, strict=False))
     return next((i for i, letters in together if len(set(letters)) > 1), 0)
@@ -248,13 +252,15 @@ def _tokenize(
 
 
 def _feature_token(processor: Any) -> int:
-    """The token where image features go; the processor's own may be its placeholder (Gemma 3)."""
+    """The id of the tokens that stand for image features; not always the placeholder's (Gemma
+    3).
+    """
     known = getattr(processor.tokenizer, "image_token_id", None)
     return int(processor.image_token_id if known is None else known)
 
 
 def _moved(place: int, images: Sequence[Mapping[str, Any]]) -> int:
-    """``place`` of the rendered text in the text with its placeholders widened."""
+    """Position ``place`` of the rendered text in the text with expanded placeholders."""
     before = [image for image in images if image["span"][1] <= place]
     return place + (before[-1]["new_span"][1] - before[-1]["span"][1] if before else 0)
 

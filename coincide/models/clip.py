@@ -1,4 +1,4 @@
-"""CLIP models: load a folder, published ones, and the tiny one that knows the demo's world.
+"""CLIP models: load a folder; published models; and the demo's tiny one.
 
 The tiny CLIP is trained by ``coincide.models.pretrain_clip`` and ships with the project.
 """
@@ -25,11 +25,11 @@ VERSION, HUB_VERSION = 1, 1
 WIDTH, LAYERS, HEADS, MLP, EMBEDDING, TEXT_LIMIT = 96, 2, 4, 192, 64, 77
 END = "<|end|>"
 GATE = 0.5
-"""Least share of 128 held-out scenes whose own caption is the nearest of all 128."""
+"""Required share of 128 held-out scenes whose own caption is the nearest of all 128."""
 
 
 def load_clip(folder: Path, dtype: str, device: str) -> Any:
-    """The CLIPModel in ``folder`` (safetensors), evaluation mode; ``dtype`` a torch name."""
+    """The CLIPModel in ``folder`` (safetensors), in evaluation mode; ``dtype`` is a torch name."""
     import torch
     from transformers import CLIPModel
     from transformers.utils.logging import disable_progress_bar
@@ -59,7 +59,9 @@ def load_clip(folder: Path, dtype: str, device: str) -> Any:
 
 
 def make_clip_processor() -> Any:
-    """The demo's images as they are, its words as tokens, ``<|end|>`` where CLIP pools."""
+    """The tiny CLIP's processor: images unchanged, the demo's words as tokens, ``<|end|>`` for
+    pooling.
+    """
     from tokenizers import processors
     from transformers import CLIPProcessor
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -83,7 +85,7 @@ def make_clip_processor() -> Any:
 
 
 def make_clip(tokenizer: Any) -> Any:
-    """The architecture with random weights from torch's global generator."""
+    """The tiny CLIP with random weights from torch's global generator."""
     from transformers import CLIPConfig, CLIPModel
 
     shared: dict[str, Any] = {
@@ -112,21 +114,21 @@ def make_clip(tokenizer: Any) -> Any:
 
 @dataclass(frozen=True)
 class HubClip:
-    """A published CLIPModel, projections included, of ``conf/clip``."""
+    """A published CLIPModel with its projections, for ``conf/clip``."""
 
     repo: str
     """``owner/name`` on the Hugging Face Hub, or a folder."""
     revision: str = "main"
     label: str = ""
-    """Names artifacts; empty: the last part of ``repo``."""
+    """Name in artifacts; empty: the last part of ``repo``."""
     dtype: str = "float32"
     """Precision of the CLIP pass."""
     scale: Mapping[str, int] = field(default_factory=dict, compare=False)
-    """``parameters``, ``hidden`` (of the embedding), ``image_tokens``, for estimates alone."""
+    """``parameters``, ``hidden`` (of the embedding), ``image_tokens``; only for estimates."""
 
     @property
     def checkpoint(self) -> PretrainedCheckpoint:
-        """Where it comes from."""
+        """The published files."""
         return PretrainedCheckpoint(self.repo, "" if self.revision == "main" else self.revision)
 
     @property
@@ -134,11 +136,11 @@ class HubClip:
         return self.label or self.checkpoint.name
 
     def requirements(self) -> Sequence[Requirement]:
-        """The model's files."""
+        """The model's files on this machine."""
         return [self.checkpoint.requirement()]
 
     def step(self) -> Step:
-        """The model folder; the key holds the commit, or a folder's content."""
+        """The step that copies the model; its key contains the commit, or a folder's content."""
         config = {"model": self.checkpoint.identity()}
         return Step("model", self.name, HUB_VERSION, config, self._build)
 
@@ -155,19 +157,19 @@ class HubClip:
 
 @dataclass(frozen=True)
 class TinyClip:
-    """The demo's CLIP of ``conf/clip``: shipped weights, gate checked."""
+    """The demo's CLIP, for ``conf/clip``: shipped weights, checked against ``GATE``."""
 
     name: str = "tiny_clip"
     dtype: str = "float64"
-    """Precision of the CLIP pass. float64 makes it independent of batching."""
+    """Precision of the CLIP pass. With float64 the values do not depend on batching."""
 
     @property
     def weights(self) -> Path:
-        """The shipped file."""
+        """Path of the shipped weights."""
         return ASSETS / "clip.safetensors"
 
     def step(self) -> Step:
-        """The model folder, made from the shipped weights."""
+        """The step that makes the model folder from the shipped weights."""
         config = {"weights": sha256_file(self.weights)}
         return Step("model", self.name, VERSION, config, self._build)
 
@@ -186,12 +188,12 @@ class TinyClip:
 
 
 def words_digest() -> str:
-    """What the shipped weights take the token ids to mean."""
+    """Hash of the words in order of their token ids, on which the shipped weights depend."""
     return hashlib.sha256(" ".join(WORDS).encode()).hexdigest()[:16]
 
 
 def load_shipped(processor: Any, folder: Path = ASSETS) -> Any:
-    """The tiny CLIP with its shipped weights (stored fp16), float32, evaluation mode."""
+    """The tiny CLIP with its shipped weights (stored in fp16), as float32, in evaluation mode."""
     import torch
     from safetensors import safe_open
 

@@ -1,10 +1,10 @@
-"""Examples as tensors: token ids, label mask, image and text masks, pixels.
+"""Encode examples as tensors: token ids, label mask, image and text masks, pixels.
 
 Token ids and labels equal those of LLaVA's ``tokenizer_image_token`` and ``preprocess_v1``
 (haotian-liu/LLaVA, commit c121f04): the text is cut at ``<image>``, each piece is tokenised as a
-whole, and there is one BOS, at the start. Labels come from character offsets, so that they mark
-the answers exactly, whatever the tokenizer merges. Under the template ``chat`` ids and further
-inputs are the processor's own (``coincide.models.chat``).
+whole, and there is one BOS, at the start. Labels are found by character offsets, so they mark the
+answers exactly, whatever the tokenizer merges. With the template ``chat`` ids and further inputs
+are the processor's own (``coincide.models.chat``).
 """
 
 from __future__ import annotations
@@ -28,37 +28,39 @@ if TYPE_CHECKING:
 
 IGNORE = -100
 PER_TOKEN = ("token_type_ids", "mm_token_type_ids", "position_ids")
-"""Inputs of some models that have one value for each token, as ``input_ids`` has."""
+"""Inputs of some models with one value per token, like ``input_ids``."""
 OURS = ("image_mask", "text_mask")
-"""What a batch holds beside the inputs of the model."""
+"""Entries of a batch that are not inputs of the model."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example. T tokens, n images.
+    """One encoded example. T tokens, n images.
 
-    An example whose images do not fit into ``max_length`` is cut before the first image that
-    does not, and has neither text nor answer tokens: the feature pass calls it invalid, and
+    An example whose images do not fit into ``max_length`` is cut before the first image that does
+    not fit, and has neither text nor answer tokens: the feature pass marks it as invalid, and
     training learns nothing from it.
     """
 
     input_ids: torch.Tensor
     """int64 [T]."""
     labels: torch.Tensor
-    """int64 [T], -100 off the answers; not shifted."""
+    """int64 [T], -100 on all tokens that are not part of an answer; not shifted."""
     image_mask: torch.Tensor
-    """bool [T]: positions that image features take."""
+    """bool [T]: positions of image features."""
     text_mask: torch.Tensor
-    """bool [T]: text after the first image, or after the system prompt where there is no image."""
+    """bool [T]: text after the first image; without images, text after the system prompt."""
     pixel_values: torch.Tensor | None
-    """float32 [n, 3, H, W]; under ``chat``, as the processor gives them."""
+    """float32 [n, 3, H, W]; with ``chat`` as the processor gives them; None without images."""
     extra: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    """Further inputs of the model: [T] for those in ``PER_TOKEN``, else by image."""
+    """Further inputs of the model: [T] for those in ``PER_TOKEN``, else per image."""
 
 
 @dataclass
 class ImageCache:
-    """Images read and prepared already, for rows that share them. Keys: name, blank allowed."""
+    """Images that were read and prepared already, for rows that share them. Keys: name, blank
+    allowed.
+    """
 
     pictures: dict[tuple[str, bool], Image] = field(default_factory=dict)
     pixels: dict[tuple[str, bool], torch.Tensor] = field(default_factory=dict)
@@ -83,11 +85,11 @@ def encode(
     max_length: int,
     cache: ImageCache | None = None,
 ) -> Encoded:
-    """``example`` as the model of ``processor`` sees it, cut on the right at ``max_length``.
+    """``example`` as input of the model with ``processor``, cut on the right at ``max_length``.
 
-    With a ``cache`` every image is read and prepared once for all rows that bring the same one.
-    Raises :class:`UserError`, naming row and file, for an image that cannot be read (unless the
-    row is in ``dataset.blank_images``) and for placeholders that do not match the images.
+    With a ``cache`` every image is read and prepared once for all rows that show it. Raises
+    :class:`UserError`, naming row and file, for an image that cannot be read (unless the row is in
+    ``dataset.blank_images``) and for placeholders that do not match the images.
     """
     cache = cache or ImageCache()
     keys = [(name, example.row in dataset.blank_images) for name in example.images]
@@ -113,9 +115,9 @@ def encode_blank(
     template: Template,
     max_length: int,
 ) -> Encoded:
-    """``turns`` with ``pictures`` in the places of their images, as :func:`encode` has them.
+    """Like :func:`encode`, with ``pictures`` instead of the images of a dataset.
 
-    Raises :class:`UserError` for what template or processor refuse.
+    Raises :class:`UserError` for turns that template or processor do not accept.
     """
     if template.of_processor:
         return _chat(turns, pictures, processor, max_length, "")
@@ -137,7 +139,7 @@ def encode_prompt(
 
 
 def pixels_of(pictures: Sequence[Image], processor: Any) -> torch.Tensor:
-    """float32 [n, 3, H, W]."""
+    """The pictures as float32 [n, 3, H, W]."""
     found = processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
     assert isinstance(found, torch.Tensor)
     return found
@@ -168,7 +170,7 @@ def _chat(
     *,
     asking: bool = False,
 ) -> Encoded:
-    """Under the processor's own template; an image that does not fit takes what follows along."""
+    """Encode with the processor's own template; from an image that does not fit on, all is cut."""
     chat = encode_turns(turns, pictures, processor, where, asking=asking)
     lost = chat.region[max_length:].max(initial=-1) >= 0
     while len(chat.region) > max_length and (beyond := chat.region[max_length:]).max() >= 0:
@@ -189,11 +191,12 @@ def _chat(
 def collate(
     examples: Sequence[Encoded], pad_id: int, *, side: str = "right"
 ) -> dict[str, torch.Tensor]:
-    """Pad to the longest, on the ``side`` right or left: a dict of [B, T] tensors.
+    """A batch of ``examples``, padded to the longest on the ``side`` right or left.
 
-    ``input_ids``, ``labels``, ``attention_mask`` (int64), ``image_mask``, ``text_mask`` (bool),
-    and, when any row has an image, ``pixel_values`` float32 [sum of n, 3, H, W] in row order.
-    Further inputs of the model are joined likewise; images of unlike size are padded with zeros.
+    ``input_ids``, ``labels``, ``attention_mask`` (int64), ``image_mask``, ``text_mask`` (bool) [B,
+    T] and, if any row has an image, ``pixel_values`` float32 [sum of n, 3, H, W] in row order.
+    Further inputs of the model are joined in the same way; images of different sizes are padded
+    with zeros.
     """
 
     def pad(rows: list[torch.Tensor], value: int | bool) -> torch.Tensor:
@@ -221,12 +224,12 @@ def collate(
 
 
 def model_inputs(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The part of a collated batch that the model's forward takes, ``labels`` included."""
+    """The entries of a collated batch that the model's forward takes, ``labels`` included."""
     return {name: value for name, value in batch.items() if name not in OURS}
 
 
 def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """``parts`` [n, ...] one after the other; other dimensions padded with zeros to the largest."""
+    """``parts`` [n, ...] concatenated; other dimensions padded with zeros to the largest."""
     if len({part.shape[1:] for part in parts}) == 1:
         return torch.cat(list(parts))
     shape = np.max([part.shape[1:] for part in parts], axis=0).tolist()
@@ -239,20 +242,22 @@ def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def length_of(example: Example) -> int:
-    """LLaVA's ``modality_lengths``: words of the conversation, negative for text-only."""
+    """LLaVA's ``modality_lengths``: number of words in the conversation, negative if text-only."""
     words = sum(len(turn.text.split()) for turn in example.turns)
     return words if example.images else -words
 
 
 def image_tokens(processor: Any, height: int, width: int) -> int:
-    """Tokens that an image of ``height`` x ``width`` pixels takes, as ``LlavaProcessor`` counts."""
+    """Number of tokens of an image of ``height`` x ``width`` pixels, as ``LlavaProcessor``
+    counts.
+    """
     patches = (height // processor.patch_size) * (width // processor.patch_size)
     dropped = processor.vision_feature_select_strategy == "default"
     return patches + processor.num_additional_image_tokens - dropped
 
 
 def picture(example: Example, dataset: Dataset, name: str, processor: Any) -> Image:
-    """The image ``name`` of ``example``; a blank one where it is unreadable and policy says so."""
+    """The image ``name`` of ``example``; a blank one if it is unreadable and the policy says so."""
     from PIL import Image
 
     try:
@@ -271,7 +276,7 @@ def _tokenize(
     template: Template,
     widths: Sequence[int],
 ) -> _Tokens:
-    """Tokens of the text with every placeholder widened to its image's tokens."""
+    """Tokens of the text, with every placeholder expanded to its image's tokens."""
     tokenizer = processor.tokenizer
     if tokenizer.convert_tokens_to_ids(template.end) in (None, tokenizer.unk_token_id):
         raise UserError(
@@ -302,7 +307,7 @@ def _tokenize(
 
 
 def _pieces(text: str) -> Iterator[tuple[int, str]]:
-    """The stretches between placeholders, with the character at which each starts."""
+    """The texts between placeholders, each with its starting character."""
     start = 0
     for piece in text.split(IMAGE):
         yield start, piece
@@ -310,7 +315,7 @@ def _pieces(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _cut(tokens: _Tokens, max_length: int, pixels: torch.Tensor | None) -> Encoded:
-    """At most ``max_length`` tokens, and never a part of an image."""
+    """The first ``max_length`` tokens, without splitting an image."""
     end = min(max_length, len(tokens.ids))
     images = tokens.image
     torn = end < len(images) and images[end] >= 0 and images[end] == images[end - 1]

@@ -1,8 +1,9 @@
-"""Model folders by their headers: is every file whole, and do its parts belong together.
+"""Check a model folder by the headers of its files: are they complete, and do the parts fit
+together.
 
-Only the first bytes of weight files are read, so that a check takes as long for seven billion
-parameters as for a million. The layout of safetensors: eight bytes that give the length of a JSON
-header, the header (tensor -> dtype, shape, place), then the tensors without a gap.
+Only the first bytes of weight files are read, so a check takes as long for seven billion parameters
+as for a million. Layout of safetensors: eight bytes with the length of a JSON header, the header
+(tensor -> dtype, shape, offsets), then the tensors without gaps.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from coincide.models.template import TEMPLATES
 
 POINTER = b"version https://git-lfs.github.com/spec"
 MOST_HEADER = 100 * 2**20
-"""Most bytes of a header, safetensors' own limit."""
+"""Largest header in bytes, safetensors' own limit."""
 EMBEDDINGS = re.compile(r"(^|\.)(embed_tokens|wte|tok_embeddings|word_embeddings)\.weight$")
 TOKENS = re.compile(r"<\|[A-Za-z_]+\|>")
 Shapes = dict[str, tuple[int, ...]]
 
 
 def broken_files(files: Iterable[Path]) -> list[str]:
-    """Which of the files of a model are not whole, each with the reason."""
+    """The incomplete files of a model, each with the reason."""
     found = ((file, _fault(file)) for file in files)
     return [f"{file.name} {fault}" for file, fault in found if fault]
 
@@ -60,7 +61,7 @@ def _cut(file: Path, size: int) -> str:
 
 
 def read_header(file: Path) -> tuple[int, dict[str, Any]] | None:
-    """Length and tensors of a safetensors file; None where it has no whole header."""
+    """Length and tensors of a safetensors file; None if its header is incomplete."""
     with file.open("rb") as handle:
         length = int.from_bytes(handle.read(8), "little")
         if not 2 <= length <= min(MOST_HEADER, file.stat().st_size):
@@ -74,7 +75,7 @@ def read_header(file: Path) -> tuple[int, dict[str, Any]] | None:
 
 
 def shapes(files: Iterable[Path]) -> Shapes:
-    """Shape of every tensor in the safetensors files among ``files``."""
+    """Tensor -> shape, for the safetensors files among ``files``."""
     headers = [read_header(file) for file in files if file.suffix == ".safetensors"]
     return {
         name: tuple(tensor["shape"])
@@ -85,9 +86,10 @@ def shapes(files: Iterable[Path]) -> Shapes:
 
 
 def unusable_reason(folder: Path, files: Sequence[Path], template: str) -> list[str]:
-    """Why the model in ``folder`` cannot be used under ``template``: vocabulary and embedding that
-    do not fit, tokens that are missing, no chat template. Empty where nothing is found, or where
-    there is no ``tokenizer.json`` to look at.
+    """Why the model in ``folder`` cannot be used with ``template``.
+
+    Found are a vocabulary that does not fit the embedding, missing tokens, and a missing chat
+    template. Empty if nothing is wrong, or if there is no ``tokenizer.json`` to check.
     """
     tokens = vocabulary(folder)
     faults = _template_faults(folder, template, tokens)
@@ -129,7 +131,7 @@ def _template_faults(folder: Path, template: str, tokens: dict[str, int]) -> lis
 
 
 def _instead(folder: Path, tokens: dict[str, int]) -> str:
-    """A template of ours that would work, where one would."""
+    """Names one of our templates that would work, if there is one."""
     if _config(folder / "config.json").get("model_type") == "llava":
         for name in ("vicuna_v1", "phi"):
             if TEMPLATES[name].end in tokens:
@@ -138,7 +140,7 @@ def _instead(folder: Path, tokens: dict[str, int]) -> str:
 
 
 def chat_template(folder: Path) -> str:
-    """The chat template that the files in ``folder`` bring; empty: none."""
+    """The chat template in the files of ``folder``; empty if there is none."""
     plain = folder / "chat_template.jinja"
     if plain.is_file():
         return plain.read_text(encoding="utf-8")
@@ -154,7 +156,7 @@ def chat_template(folder: Path) -> str:
 
 
 def vocabulary(folder: Path) -> dict[str, int]:
-    """Token -> number, those added later included, of ``tokenizer.json``; empty without one."""
+    """Token -> id from ``tokenizer.json``, added tokens included; empty without the file."""
     found = _config(folder / "tokenizer.json")
     inner = (found.get("model") or {}).get("vocab") or {}
     if isinstance(inner, dict):

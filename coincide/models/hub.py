@@ -1,7 +1,7 @@
 """Any image-text model of transformers, from the Hugging Face cache or a folder.
 
-SmolVLM, Qwen2.5-VL, llava-hf/llava-1.5-7b-hf and the like. Code that comes with a model is never
-run: only architectures that transformers itself knows load.
+For example SmolVLM, Qwen2.5-VL, llava-hf/llava-1.5-7b-hf. Code that comes with a model is never
+run: only architectures of transformers itself are loaded.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Hub:
-    """A reference or target of ``conf``: what is published, as it is."""
+    """A published model, unchanged, as reference or target of ``conf``."""
 
     repo: str
     """``owner/name`` on the Hugging Face Hub, or a folder."""
     revision: str = "main"
-    """Branch, tag or commit; a folder has none."""
+    """Branch, tag or commit; ignored for a folder."""
     label: str = ""
-    """Names artifacts and plots; empty: the last part of ``repo``."""
+    """Name in artifacts and plots; empty: the last part of ``repo``."""
     template: str = "chat"
     max_length: int = 2048
     layers: Sequence[int] = ()
-    """For a reference: the layers that COINCIDE reads, from 0."""
+    """For a reference: decoder layers that COINCIDE reads, counted from 0."""
     dtype: str = "bfloat16"
     """For a reference: precision of the feature pass."""
     scale: Mapping[str, int] = field(default_factory=dict, compare=False)
-    """``parameters``, ``hidden`` and ``image_tokens``, for estimates of cost alone."""
+    """``parameters``, ``hidden`` and ``image_tokens``; only for cost estimates."""
 
     @property
     def checkpoint(self) -> PretrainedCheckpoint:
-        """Where it comes from."""
+        """The published files."""
         return PretrainedCheckpoint(self.repo, "" if self.revision == "main" else self.revision)
 
     @property
@@ -53,7 +53,7 @@ class Hub:
         return self.label or self.checkpoint.name
 
     def requirements(self) -> Sequence[Requirement]:
-        """The model's files, and that its tokenizer, template and weights belong together."""
+        """The model's files, and that its tokenizer, template and weights fit together."""
         files = self.checkpoint.requirement()
         folder = self.checkpoint.folder()
         if folder is None or not files.met or not folder.is_dir():
@@ -64,7 +64,9 @@ class Hub:
         return [files, Requirement(f"model {self.repo}", not faults, found, remedy)]
 
     def step(self) -> Step:
-        """The model's files in the store; the key holds the commit, or a folder's content."""
+        """The step that copies the model into the store; its key contains the commit, or a folder's
+        content.
+        """
         config = {"model": self.checkpoint.identity()}
         return Step("model", self.name, VERSION, config, self._build)
 
@@ -74,10 +76,10 @@ class Hub:
 
 
 def copy_model(checkpoint: PretrainedCheckpoint, folder: Path) -> None:
-    """The files of ``checkpoint`` in ``folder``, weights as safetensors.
+    """Copy the files of ``checkpoint`` to ``folder``, with weights as safetensors.
 
-    Files of the cache, which never change, are hard links where the file system has them.
-    Pickled weights (``.bin``) are read as tensors alone, see ``coincide.models.tensors``.
+    Files of the cache, which never change, are hard-linked where possible. Of pickled weights
+    (``.bin``) only tensors are read, see ``coincide.models.tensors``.
     """
     files = checkpoint.paths()
     folder.mkdir(parents=True, exist_ok=True)

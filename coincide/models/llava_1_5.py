@@ -1,4 +1,4 @@
-"""LLaVA-1.5 where its stage 2 starts: Vicuna, CLIP and the projector of stage 1.
+"""LLaVA-1.5 before its stage 2: Vicuna, CLIP and the projector of stage 1.
 
 Liu et al., "Improved Baselines with Visual Instruction Tuning" (2023); code haotian-liu/LLaVA.
 """
@@ -16,32 +16,32 @@ from coincide.store import Build, Step
 
 VERSION = 1
 LAYER = -2
-"""LLaVA reads the last hidden state but one of CLIP, without its class token."""
+"""LLaVA reads CLIP's second-to-last hidden state, without the class token."""
 
 
 @dataclass(frozen=True)
 class Llava15:
-    """A target of ``conf/target``; no instruction data seen.
+    """A target of ``conf/target`` that has seen no instruction data.
 
     Each part is ``owner/name`` on the Hugging Face Hub, ``owner/name@revision``, or a folder.
-    Vicuna, CLIP and the projector are published as pickles (``.bin``); of those only tensors are
-    read, by ``torch.load(weights_only=True)``.
+    Vicuna, CLIP and the projector are published as pickles (``.bin``), of which only tensors are
+    read (``torch.load(weights_only=True)``).
     """
 
     language: str
-    """Vicuna v1.5, of the size that the projector was made for."""
+    """Vicuna v1.5 of the size that the projector was made for."""
     projector: str
-    """``mm_projector.bin`` of stage 1: its repository, a folder with it, or the file."""
+    """``mm_projector.bin`` of stage 1: its repository, a folder that contains it, or the file."""
     vision: str = "openai/clip-vit-large-patch14-336"
     name: str = "llava_1_5_7b"
     template: str = "vicuna_v1"
     max_length: int = 2048
     scale: Mapping[str, int] = field(default_factory=dict, compare=False)
-    """``parameters``, ``hidden`` and ``image_tokens``, for estimates of cost alone."""
+    """``parameters``, ``hidden`` and ``image_tokens``; only for cost estimates."""
 
     @property
     def parts(self) -> dict[str, PretrainedCheckpoint]:
-        """Where each part comes from."""
+        """Name -> published files of each part."""
         return {
             "language": PretrainedCheckpoint(self.language),
             "vision": PretrainedCheckpoint(self.vision),
@@ -49,11 +49,13 @@ class Llava15:
         }
 
     def requirements(self) -> Sequence[Requirement]:
-        """The weights of the parts."""
+        """The weights of the parts on this machine."""
         return [part.requirement() for part in self.parts.values()]
 
     def step(self) -> Step:
-        """The assembled model; its key holds what the parts are, not where they lie."""
+        """The step that assembles the model; its key contains the parts' contents, not their
+        paths.
+        """
         config = {name: part.identity() for name, part in self.parts.items()}
         return Step("model", self.name, VERSION, config, self._build)
 

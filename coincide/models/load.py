@@ -1,4 +1,4 @@
-"""Load a model folder: safetensors only, no code from the folder, no network."""
+"""Load a model folder: only safetensors, no code from the folder, no network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def load_processor(model_dir: Path) -> Any:
     """The processor (tokenizer and image processor) saved in ``model_dir``.
 
     Images are resized with PIL, as in LLaVA's own code, not with torchvision, which rounds
-    otherwise. LLaVA's ``image_aspect_ratio pad`` is ``do_pad`` of the saved image processor.
+    differently. LLaVA's ``image_aspect_ratio pad`` is ``do_pad`` of the saved image processor.
+    Raises UserError if there is no processor.
     """
     from transformers import AutoImageProcessor, AutoProcessor
 
@@ -40,7 +41,10 @@ def load_processor(model_dir: Path) -> Any:
 
 
 def load_model(model_dir: Path, dtype: torch.dtype, device: str | torch.device) -> Any:
-    """The image-text-to-text model in ``model_dir``, in evaluation mode on ``device``."""
+    """The image-text-to-text model in ``model_dir``, in evaluation mode on ``device``.
+
+    Raises UserError if there are no safetensors, or if weights are missing or not finite.
+    """
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
     from transformers.utils.logging import disable_progress_bar
@@ -74,7 +78,7 @@ def load_model(model_dir: Path, dtype: torch.dtype, device: str | torch.device) 
 
 
 def check_finite(model: Any, model_dir: Path) -> Any:
-    """``model``; raises :class:`UserError`, naming the first three, for weights not finite."""
+    """``model``; UserError, naming the first three, if weights are NaN or infinite."""
     import torch
 
     bad = []
@@ -92,7 +96,7 @@ def check_finite(model: Any, model_dir: Path) -> Any:
 
 
 def _check(model_dir: Path, *any_of: str) -> None:
-    """Refuse a folder that holds none of the files ``any_of``."""
+    """Raise UserError if the folder contains none of the files ``any_of``."""
     if any((model_dir / name).is_file() for name in any_of):
         return
     found = sorted(p.name for p in model_dir.iterdir()) if model_dir.is_dir() else None

@@ -1,4 +1,4 @@
-"""Does a model see? Accuracy of its captions on scenes and handwriting it never met."""
+"""Caption accuracy of the tiny models on scenes and handwriting that they were not trained on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PREFIX = "<image>\n"
 
 
 def caption_accuracy(model: Any, processor: Any, *, scenes: int, seed: int) -> dict[str, float]:
-    """Share of caption words predicted right (teacher-forced), by what the word says.
+    """Share of caption words that are predicted correctly (teacher-forced), by kind of word.
 
     ``colour``, ``shape`` and ``size`` over non-empty cells, ``digit`` and ``letter``; ``loss`` is
     the mean NLL in nats per caption token. Scenes and handwriting are those of the test split.
@@ -38,7 +38,7 @@ def caption_accuracy(model: Any, processor: Any, *, scenes: int, seed: int) -> d
 def caption_batch(
     scenes: list[Scene], processor: Any, rng: np.random.Generator, texts: list[str] | None = None
 ) -> dict[str, Any]:
-    """Pictures and captions as LLaVA's plain stage 1: image, newline, caption, end."""
+    """Pictures and captions in the format of LLaVA's stage 1: image, newline, caption, end."""
     texts = [dense(scene) for scene in scenes] if texts is None else texts
     return tokens_and_pixels([draw(scene, rng) for scene in scenes], texts, processor)
 
@@ -46,7 +46,7 @@ def caption_batch(
 def tokens_and_pixels(
     pictures: list[np.ndarray], texts: list[str], processor: Any
 ) -> dict[str, Any]:
-    """Model inputs [B, T] with labels on the captions alone."""
+    """Model inputs [B, T] with labels on the captions only."""
     import torch
 
     tokenizer = processor.tokenizer
@@ -67,7 +67,7 @@ def tokens_and_pixels(
 
 
 def as_pixels(pictures: np.ndarray) -> Any:
-    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in [-1, 1], as the processor gives them."""
+    """Convert uint8 [B, H, W, 3] to float32 [B, 3, H, W] in [-1, 1], as the processor does."""
     import torch
 
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -78,7 +78,7 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def _kinds(tokenizer: Any) -> dict[int, str]:
-    """Token id -> what a caption word says."""
+    """Token id -> kind of caption word."""
     from coincide.data.demo.world import LETTERS, NUMBERS, SIZES, TEXTURES
 
     names = {

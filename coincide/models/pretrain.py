@@ -1,11 +1,11 @@
-"""How the tiny models learn to see: a tower that names cells, then stage 1 on captions.
+"""Pretraining of the tiny models: a vision tower that names cells, then stage 1 on captions.
 
     python -m coincide.models.pretrain tiny          # about ten minutes on two cores
 
-First the vision tower learns to name what each cell holds, in place of CLIP's pretraining, which
-has no model of this size. Then tower, projector and language model learn captions of generated
-pictures, as LLaVA's stage 1. Writes ``coincide/assets/tiny/<size>.safetensors`` and beside it the
-record of how it got there. The pictures are never those of the training or test sets.
+First the vision tower learns to name what each cell contains, in place of CLIP's pretraining (there
+is no CLIP of this size). Then tower, projector and language model learn captions of generated
+pictures, as in LLaVA's stage 1. Writes ``coincide/assets/tiny/<size>.safetensors`` and beside it a
+record of the training. Pictures of the training and test sets are not used.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ EVERY = 20
 
 
 def pretrain(size: str) -> tuple[Any, dict[str, list[dict[str, float]]]]:
-    """Train ``size``; return the model and the traces of the tower's and the captions' loss."""
+    """Train ``size``; returns the model and the losses of tower and captions over time."""
     import torch
 
     torch.manual_seed(SEED)
@@ -64,9 +64,9 @@ def pretrain(size: str) -> tuple[Any, dict[str, list[dict[str, float]]]]:
 
 
 def name_cells(tower: Any, stop: int = TOWER_STEPS) -> list[dict[str, float]]:
-    """Train ``tower`` to tell name, colour and size of each cell; return the trace of its loss.
+    """Train ``tower`` to predict name, colour and size of each cell; returns its loss over time.
 
-    ``stop`` ends early on the whole schedule: the trace then is the beginning of the whole one.
+    ``stop`` ends early, on the schedule of the whole training.
     """
     import torch
     from torch.nn.functional import cross_entropy
@@ -108,7 +108,7 @@ CLASSES = (
     ("", *COLOUR_NAMES),
     ("", *WORLD_SIZES),
 )
-"""Names, colours and sizes that a cell can have; the empty string where it has none."""
+"""Names, colours and sizes that a cell can have; the empty string if it has none."""
 
 
 def _classes(thing: Thing | None) -> list[int]:
@@ -119,7 +119,7 @@ def _classes(thing: Thing | None) -> list[int]:
 
 
 def batches(processor: Any, count: int) -> Iterator[dict[str, Any]]:
-    """``count`` batches of fresh captioned pictures; batch i depends on i alone."""
+    """``count`` batches of new captioned pictures; batch i depends only on i."""
     from coincide.data.demo.captions import any_scene, caption
     from coincide.data.demo.world import draw
 
@@ -140,7 +140,7 @@ def schedule(step: int, steps: int) -> float:
 def save(
     model: Any, traces: dict[str, list[dict[str, float]]], size: str, folder: Path = ASSETS
 ) -> dict[str, Any]:
-    """Write the weights (fp16) and the record; return the record."""
+    """Write the weights (fp16) and the record of the training; returns the record."""
     import torch
     from safetensors.torch import save_file
 

@@ -2,8 +2,8 @@
 
     python -m coincide.models.pretrain_clip          # about two minutes on one core
 
-Writes ``coincide/assets/tiny/clip.safetensors`` and beside it the record of how it got there. The
-pictures are never those of the training or test sets.
+Writes ``coincide/assets/tiny/clip.safetensors`` and beside it a record of the training. Pictures of
+the training and test sets are not used.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ EVERY = 50
 
 
 def train(steps: int = STEPS, stop: int | None = None) -> tuple[Any, list[dict[str, float]]]:
-    """The trained model and its loss every ``EVERY`` steps.
+    """The trained model, and its loss every ``EVERY`` steps.
 
-    ``stop`` ends early on the schedule of ``steps``.
+    ``stop`` ends early, on the schedule of ``steps``.
     """
     import torch
 
@@ -61,7 +61,7 @@ def train(steps: int = STEPS, stop: int | None = None) -> tuple[Any, list[dict[s
 
 
 def save(model: Any, trace: list[dict[str, float]], folder: Path = ASSETS) -> dict[str, Any]:
-    """Write the weights (fp16) and the record; return the record."""
+    """Write the weights (fp16) and the record of the training; returns the record."""
     import torch
     from safetensors.torch import save_file
 

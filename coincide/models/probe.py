@@ -1,8 +1,8 @@
-"""What a model's processor makes of a row, without its pictures: refused, nothing to learn, or fit.
+"""Check whether a model can read a row and learn from it, without decoding its pictures.
 
-The text is that of the row; in place of each picture stands a blank one of its size, prepared once
-for each set of sizes. Rows that come near a limit go through :mod:`coincide.models.encode` whole,
-blank pictures and all, so that the verdict is the one that training would come to.
+The text is the row's own; each picture is replaced by a blank one of the same size, which is
+processed once for each set of sizes. Rows close to a limit are encoded completely with the blank
+pictures (:mod:`coincide.models.encode`), so the verdict is the same as in training.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 ImageSize = tuple[int, int]
-"""Width and height."""
+"""Width and height in pixels."""
 REFUSED_PICTURE = "picture that the model's processor refuses"
 REFUSED_TEXT = "text that the model's template or processor refuses"
 EMPTY = "every answer is empty"
@@ -28,11 +28,13 @@ NOT_LEARNT = "no turn is to be learnt"
 CUT = "every answer is cut off by max_length"
 CUT_AT_IMAGE = "pictures do not fit into max_length"
 NOMINAL: ImageSize = (64, 64)
-"""Stands for every size where the processor brings all pictures to one."""
+"""Used for every picture if the processor brings all pictures to one size."""
 
 
 class ProbeVerdict(NamedTuple):
-    """``refused``: the model cannot read the row; else there is nothing in it to learn."""
+    """Why a row cannot be used. ``refused``: the model cannot read it; else there is nothing to
+    learn.
+    """
 
     refused: bool
     kind: str
@@ -41,20 +43,20 @@ class ProbeVerdict(NamedTuple):
 
 @dataclass
 class Prober:
-    """One model's processor, and what is known of the sizes that it has seen."""
+    """Checks rows for one model's processor; remembers what pictures of each size cost."""
 
     processor: Any
     template: str
     max_length: int
     _costs: dict[tuple[ImageSize, ...], int | ProbeVerdict] = field(default_factory=dict)
-    """Tokens that pictures of these sizes take together, or why they are refused."""
+    """Picture sizes -> tokens that they take together, or why they are refused."""
     _reserved: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self._reserved = reserved(self.processor)
 
     def __call__(self, turns: Sequence[Turn], sizes: Sequence[ImageSize]) -> ProbeVerdict | None:
-        """None for a row that is fit to be learnt from; ``sizes`` are those of its pictures."""
+        """The verdict on a row with pictures of ``sizes``; None if it can be used."""
         if fault := nothing_to_learn(turns):
             return fault
         seen = tuple(NOMINAL for _ in sizes) if one_size(self.processor) else tuple(sizes)
@@ -95,7 +97,9 @@ class Prober:
         return ProbeVerdict(False, kind, f"max_length {self.max_length:,}")
 
     def _surely_fits(self, turns: Sequence[Turn], cost: int) -> bool:
-        """Whether the whole row stays below ``max_length``, by its text alone."""
+        """Whether the whole row is shorter than ``max_length``, judged by the length of its
+        text.
+        """
         template, tokenizer = TEMPLATES[self.template], self.processor.tokenizer
         if not template.of_processor:
             segments = render(template, turns)
@@ -120,7 +124,7 @@ class Prober:
 
 
 def nothing_to_learn(turns: Sequence[Turn]) -> ProbeVerdict | None:
-    """Why there is nothing to learn in ``turns`` whatever the model; None where there is."""
+    """Why no model can learn anything from ``turns``; None if one can."""
     answers = [turn for turn in turns if turn.role == "gpt"]
     if not any(turn.text for turn in answers):
         return ProbeVerdict(False, EMPTY)
@@ -130,7 +134,7 @@ def nothing_to_learn(turns: Sequence[Turn]) -> ProbeVerdict | None:
 
 
 def reserved(processor: Any) -> frozenset[str]:
-    """The special tokens of ``processor``, which mean what they are wherever they are written."""
+    """The processor's special tokens, which have their meaning wherever they are written."""
     own = (getattr(processor, f"{kind}_token", None) for kind in ("image", "video", "audio"))
     added = processor.tokenizer.added_tokens_decoder.values()
     special = (str(token) for token in (*added, *own) if token is not None)
@@ -138,7 +142,7 @@ def reserved(processor: Any) -> frozenset[str]:
 
 
 def one_size(processor: Any) -> bool:
-    """Whether every picture leaves the image processor in one size, whatever it was."""
+    """Whether the image processor brings every picture to the same size."""
     images = processor.image_processor
     if getattr(images, "do_center_crop", False) and getattr(images, "crop_size", None):
         return True
@@ -162,8 +166,8 @@ def blank(size: ImageSize) -> Image:
 
 
 def check_model(processor: Any, template: str) -> None:
-    """Raise :class:`UserError` for a processor that can read no row at all, a plain one or one
-    with a picture.
+    """Raise :class:`UserError` if the processor cannot read even a plain row, or one with a
+    picture.
     """
     for turns, pictures in (
         ((Turn("human", "a"), Turn("gpt", "b")), []),

@@ -1,9 +1,9 @@
-"""Pad to a square and shrink in strips: the bytes of the image processor, without its memory.
+"""Pad to a square and shrink in strips: the image processor's result without its memory use.
 
-LLaVA pads a picture to a square of its longer side before it shrinks it: 690 x 12,000 pixels
-become 12,000 x 12,000, four times over in the course of it. Pillow resizes along rows first, then
-along columns, with 8-bit values between; so rows can be padded and shrunk strip by strip, and only
-the narrow result is ever held. What is padded alone is one row, many times.
+LLaVA pads a picture to a square of its longer side before it shrinks it: 690 x 12,000 pixels become
+12,000 x 12,000, in up to four copies. Pillow resizes along rows first, then along columns, with
+8-bit values in between; so rows can be padded and shrunk strip by strip, and only the narrow result
+is held. Strips of padding alone are computed once.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 LARGE = 2048
-"""Longer sides than this are worth it: a square of 2,048 takes 13 MB."""
+"""Pictures with a longer side than this are treated here: a square of 2,048 takes 13 MB."""
 STRIP = 256
-"""Rows at a time."""
+"""Rows of a strip."""
 
 
 def bounded(picture: Image, processor: Any) -> Image:
-    """``picture`` (RGB) as it is, or where the processor would pad a large one to a square, the
-    square that it would shrink it to: the processor then leaves it alone.
+    """``picture`` (RGB); a large one is padded to a square and shrunk as the processor would do.
+
+    The processor leaves the result unchanged. Pictures that it does not pad are returned as they
+    are.
     """
     images = processor.image_processor
     side = _side(images)
@@ -33,7 +35,7 @@ def bounded(picture: Image, processor: Any) -> Image:
 
 
 def _side(images: Any) -> int | None:
-    """The side to which ``images`` shrinks a square that it has padded; None for other rules."""
+    """The side to which ``images`` shrinks a padded square; None if it works differently."""
     pads = getattr(images, "do_pad", False) and hasattr(images, "pad_to_square")
     size = getattr(images, "size", None)
     plain = getattr(size, "longest_edge", None) is None
@@ -43,8 +45,9 @@ def _side(images: Any) -> int | None:
 
 
 def squared(picture: Image, side: int, colour: tuple[int, ...], resample: int) -> Image:
-    """``picture`` in the middle of a square of its longer side, filled with ``colour``, resized to
-    ``side`` x ``side`` by Pillow's filter ``resample``.
+    """``picture`` centred in a square of its longer side filled with ``colour``, resized.
+
+    The result is ``side`` x ``side``, by Pillow's filter ``resample``.
     """
     from PIL import Image
 

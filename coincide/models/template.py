@@ -1,8 +1,8 @@
-"""Conversation templates: turns in, text out, with the answers marked.
+"""Conversation templates: from turns to text, with the answers marked.
 
 The text equals that of LLaVA's ``conversation.py`` (``SeparatorStyle.TWO``) and
-``preprocess_multimodal`` (haotian-liu/LLaVA, commit c121f04), to the space. Models that bring a
-chat template of their own take ``chat``, see ``coincide.models.chat``.
+``preprocess_multimodal`` (haotian-liu/LLaVA, commit c121f04), to the last space. Models with a chat
+template of their own use ``chat``, see ``coincide.models.chat``.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ IMAGE = "<image>"
 
 @dataclass(frozen=True)
 class Template:
-    """``SYSTEM USER: question ASSISTANT: answer</s>USER: ...``."""
+    """A conversation format like ``SYSTEM USER: question ASSISTANT: answer</s>USER: ...``."""
 
     name: str
     system: str
-    """Opening sentences; empty for none."""
+    """System prompt; may be empty."""
     user: str = "USER"
     assistant: str = "ASSISTANT"
     sep: str = " "
-    """After the system prompt and after each question."""
+    """Text after the system prompt and after each question."""
     end: str = "</s>"
-    """After each answer: the token at which generation stops."""
+    """Text after each answer: the token at which generation stops."""
     of_processor: bool = False
-    """The model's own chat template, from its processor; the fields above are not used."""
+    """Use the chat template of the model's processor instead of the fields above."""
 
     @property
     def opening(self) -> str:
@@ -39,7 +39,7 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of the rendered text. ``answer``: the model is to learn it, end token included."""
+    """A part of the rendered text. ``answer``: it is to be learnt, end token included."""
 
     text: str
     answer: bool
@@ -61,11 +61,11 @@ TEMPLATES = {
 
 
 def render(template: Template, turns: Sequence[Turn]) -> list[Segment]:
-    """The whole conversation as segments; their texts joined are what is tokenised.
+    """The whole conversation as segments; their joined texts are tokenised.
 
     The space before an answer belongs to the answer, as in LLaVA's label mask. An empty turn is
-    its role and a colon alone, so an empty answer leaves nothing to learn; nor does an answer
-    that is marked as not to be learnt.
+    only its role and a colon, so an empty answer leaves nothing to learn; nor does an answer that
+    is marked as not to be learnt.
     """
     segments = [Segment(template.opening, False)] if template.opening else []
     for turn in turns:
@@ -80,15 +80,15 @@ def render(template: Template, turns: Sequence[Turn]) -> list[Segment]:
 
 
 def prompt(template: Template, turns: Sequence[Turn]) -> str:
-    """The text after which the model is to answer: it ends in ``ASSISTANT:``, without a space."""
+    """The text after which the model is to answer; it ends in ``ASSISTANT:``, without a space."""
     text = "".join(segment.text for segment in render(template, turns))
     return f"{text}{template.assistant}:"
 
 
 def image_first(text: str) -> str:
-    """Move a lone ``<image>`` to the front of its turn, followed by a newline.
+    """Move a single ``<image>`` to the front of its turn, followed by a newline.
 
-    Several placeholders in one turn stay where they are: their places carry meaning.
+    Several placeholders in one turn are not moved, since their positions have a meaning.
     """
     if text.count(IMAGE) != 1:
         return text

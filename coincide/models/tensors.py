@@ -1,7 +1,7 @@
-"""Tensors in and out of checkpoint files, without holding a model in memory.
+"""Read and write the tensors of checkpoint files without holding a model in memory.
 
-What is read stays in the file until it is written: the files are memory-mapped, and must not
-change meanwhile.
+The files are memory-mapped: tensors are read when they are written elsewhere, so the files must not
+change in the meantime.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ if TYPE_CHECKING:
     import torch
 
 SHARD = 2 * 1024**3
-"""Most bytes of a shard written, and about what writing holds in memory."""
+"""Largest shard in bytes, and about the memory that writing needs."""
 
 
 def read_tensors(files: Sequence[Path]) -> dict[str, torch.Tensor]:
-    """Every tensor in the weight files among ``files``, by name.
+    """Name -> tensor, for all weight files among ``files``.
 
-    Pickled files (``.bin``) are read by ``torch.load(weights_only=True)``, which makes tensors
-    and plain containers and runs nothing else. Raises :class:`UserError` for a file with more.
+    Pickled files (``.bin``) are read with ``torch.load(weights_only=True)``, which only makes
+    tensors and plain containers and runs no other code. Raises :class:`UserError` for a file that
+    contains more.
     """
     found: dict[str, torch.Tensor] = {}
     for file in files:
@@ -57,10 +58,10 @@ def _unpickle(file: Path) -> dict[str, torch.Tensor]:
 
 
 def write_tensors(folder: Path, tensors: Mapping[str, torch.Tensor], limit: int = SHARD) -> None:
-    """Write ``tensors`` as safetensors that ``from_pretrained`` reads, each with its own dtype.
+    """Write ``tensors`` as safetensors that ``from_pretrained`` reads, each in its own dtype.
 
-    Shards hold at most ``limit`` bytes where a tensor allows it; those that an earlier, killed
-    attempt finished are kept.
+    Shards have at most ``limit`` bytes, unless a single tensor is larger; those that an earlier,
+    killed attempt finished are kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     groups = list(_groups(tensors, limit))
@@ -80,7 +81,7 @@ def write_tensors(folder: Path, tensors: Mapping[str, torch.Tensor], limit: int 
 
 
 def _groups(tensors: Mapping[str, torch.Tensor], limit: int) -> Iterator[list[str]]:
-    """Names in order of the alphabet, cut where ``limit`` would be passed."""
+    """Names in alphabetical order, divided into groups of at most ``limit`` bytes."""
     names: list[str] = []
     size = 0
     for name in sorted(tensors):

@@ -1,7 +1,7 @@
-"""LLaVA models of about a million parameters that see the demo's world, for CPU.
+"""LLaVA models of about a million parameters for the demo's pictures, fast on a CPU.
 
-Real ``LlavaForConditionalGeneration``: CLIP vision tower, two-layer projector, Llama. Their
-weights come from stage 1 (``coincide.models.pretrain``) and ship with the project.
+Real ``LlavaForConditionalGeneration``: CLIP vision tower, two-layer projector, Llama. Their weights
+come from stage 1 (``coincide.models.pretrain``) and ship with the project.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from coincide.system.files import sha256_file
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "tiny"
 VERSION = 1
 GATE = 0.9
-"""Least share of colour and shape words of held-out captions that must be right."""
+"""Required share of correct colour and shape words in held-out captions."""
 
 
 @dataclass(frozen=True)
 class TinyArchitecture:
-    """Widths and depths of one model."""
+    """Widths and depths of one tiny model."""
 
     hidden: int
     layers: int
@@ -57,11 +57,11 @@ lowest same different above below circles squares triangles crosses rings stars 
 Say after me word
 """
 WORDS = (*COLOURS, *SHAPES, *TEXTURES, *SIZES, *NUMBERS, *LETTERS, *PROMPT_WORDS.split())
-"""In this order: it decides the token ids, and so what the shipped weights mean."""
+"""Order decides the token ids, on which the shipped weights depend."""
 
 
 def make_processor() -> Any:
-    """Tokenizer and image processor: no resizing, mean and standard deviation one half."""
+    """Tokenizer and image processor: no resizing; mean and standard deviation 0.5."""
     from transformers import LlavaProcessor
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -124,16 +124,17 @@ def make_model(size: TinyArchitecture, tokenizer: Any) -> Any:
 
 @dataclass(frozen=True)
 class Tiny:
-    """A tiny model of ``conf/reference`` or ``conf/target``: shipped weights, gate checked."""
+    """A tiny model as reference or target: shipped weights, checked against ``GATE``."""
 
     size: str
     name: str = "tiny"
     template: str = "tiny"
     max_length: int = 512
     layers: Sequence[int] = ()
-    """For a reference: the layers that COINCIDE reads."""
+    """For a reference: decoder layers that COINCIDE reads, counted from 0."""
     dtype: str = "float64"
-    """For a reference: precision of the feature pass. float64 makes it independent of batching."""
+    """For a reference: precision of the feature pass. With float64 the values do not depend on
+    batching."""
 
     def __post_init__(self) -> None:
         if self.size not in SIZES_OF:
@@ -145,11 +146,13 @@ class Tiny:
 
     @property
     def weights(self) -> Path:
-        """The shipped file."""
+        """Path of the shipped weights."""
         return ASSETS / f"{self.size}.safetensors"
 
     def step(self) -> Step:
-        """The model folder, made from the shipped weights after the perception gate."""
+        """The step that makes the model folder from the shipped weights, after checking its
+        captions.
+        """
         config = {"size": self.size, "weights": sha256_file(self.weights)}
         return Step("model", self.size, VERSION, config, self._build)
 
@@ -166,7 +169,9 @@ class Tiny:
 
 
 def load_shipped(size: str, processor: Any, folder: Path = ASSETS) -> Any:
-    """The model ``size`` with its shipped weights (stored fp16), float32, evaluation mode."""
+    """The model ``size`` with its shipped weights (stored in fp16), as float32, in evaluation
+    mode.
+    """
     import torch
     from safetensors.torch import load_file
 
@@ -181,7 +186,7 @@ def load_shipped(size: str, processor: Any, folder: Path = ASSETS) -> Any:
 
 
 def gate(model: Any, processor: Any, size: str) -> dict[str, Any]:
-    """Caption accuracy on held-out scenes; refuses a model that does not see."""
+    """Caption accuracy on held-out scenes; HealthError if it is below ``GATE``."""
     from coincide.models.perception import caption_accuracy
 
     figures = caption_accuracy(model, processor, scenes=256, seed=7)

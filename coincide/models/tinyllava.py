@@ -1,6 +1,6 @@
-"""TinyLLaVA-2.0B, COINCIDE's reference model, converted from its own format.
+"""TinyLLaVA-2.0B, COINCIDE's reference model, converted from its own format to transformers'.
 
-Zhou et al., "TinyLLaVA" (2024); code DLCV-BUAA/TinyLLaVABench, which COINCIDE's builds on. The
+Zhou et al., "TinyLLaVA" (2024); code DLCV-BUAA/TinyLLaVABench, on which COINCIDE's builds. The
 logits of the converted model equal the original's (tests/assets/tinyllava).
 """
 
@@ -21,7 +21,8 @@ from coincide.store import Build, Step
 
 VERSION = 1
 LAYER = -1
-"""The original leaves the tower's last block out and takes what is left, not normalised."""
+"""The original drops the tower's last block and uses the output of the one before, not
+normalised."""
 
 
 @dataclass(frozen=True)
@@ -38,23 +39,25 @@ class TinyLlava:
     template: str = "phi"
     max_length: int = 3072
     layers: Sequence[int] = ()
-    """The layers that COINCIDE reads, from 0."""
+    """Decoder layers that COINCIDE reads, counted from 0."""
     dtype: str = "float16"
     """Precision of the feature pass."""
     scale: Mapping[str, int] = field(default_factory=dict, compare=False)
-    """``parameters``, ``hidden`` and ``image_tokens``, for estimates of cost alone."""
+    """``parameters``, ``hidden`` and ``image_tokens``; only for cost estimates."""
 
     @property
     def parts(self) -> dict[str, PretrainedCheckpoint]:
-        """Where each part comes from."""
+        """Name -> published files of each part."""
         return {"model": PretrainedCheckpoint(self.repo), "tower": PretrainedCheckpoint(self.tower)}
 
     def requirements(self) -> Sequence[Requirement]:
-        """The weights of the parts."""
+        """The weights of the parts on this machine."""
         return [part.requirement() for part in self.parts.values()]
 
     def step(self) -> Step:
-        """The converted model; its key holds what the parts are, not where they lie."""
+        """The step that converts the model; its key contains the parts' contents, not their
+        paths.
+        """
         config = {name: part.identity() for name, part in self.parts.items()}
         return Step("model", self.name, VERSION, config, self._build)
 
@@ -84,7 +87,7 @@ class TinyLlava:
 
 
 def text_config(stored: Mapping[str, Any]) -> Any:
-    """StableLM-2's config in transformers' terms, from the original's ``config.json``."""
+    """StableLM-2's transformers configuration, from the original's ``config.json``."""
     from transformers import StableLmConfig
 
     same = (
@@ -109,7 +112,7 @@ def text_config(stored: Mapping[str, Any]) -> Any:
 
 
 def tower_config(stored: Mapping[str, Any]) -> Any:
-    """SigLIP's config without pooling head and without the last block, as the original runs it."""
+    """SigLIP's configuration without pooling head and last block, as the original uses it."""
     from transformers import SiglipVisionConfig
 
     stored = stored.get("vision_config", stored)
@@ -128,7 +131,7 @@ SO400M = {
     "hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16, "image_size": 384,
     "patch_size": 14,
 }  # fmt: skip
-"""The original's defaults, for what a tower's config.json leaves out."""
+"""The original's defaults for fields that a tower's config.json omits."""
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The tiny models' tokenizer: byte-level, so any text can be read; each demo word one token."""
+"""The tiny models' tokenizer: byte-level, so it reads any text; each demo word is one token."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ SPECIAL = ("<pad>", "<s>", "</s>", "<image>")
 
 
 def make_tokenizer(words: Iterable[str]) -> Any:
-    """A fast tokenizer that puts ``<s>`` in front and knows `` word`` for each of ``words``.
+    """A fast tokenizer that adds ``<s>`` in front and has a token `` word`` for each of ``words``.
 
-    Byte-level BPE whose merges come from the words alone, in the order given: the same words
-    give the same ids on every machine.
+    Byte-level BPE with merges made from the words in their order: the same words give the same ids
+    on every machine.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast

@@ -1,7 +1,7 @@
-"""A model with a trained adapter merged into it, as a base of its own.
+"""A base model with a trained adapter merged into it.
 
-LoRA (Hu et al. 2021): W + s B A, with s = alpha / r, or alpha / sqrt(r) where the adapter says
-``use_rslora``. Modules that were trained whole (the projector) take the place of the base's.
+LoRA (Hu et al. 2021): W + s B A, with s = alpha / r, or alpha / sqrt(r) with ``use_rslora``.
+Modules that were trained in full (the projector) replace those of the base.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 VERSION = 1
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 RULES = ("r", "lora_alpha", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern")
-"""What of an adapter's configuration decides what merging gives."""
+"""Fields of an adapter's configuration on which the merged weights depend."""
 PREFIX, LORA = "base_model.model.", re.compile(r"(.+)\.lora_([AB])\.weight")
 
 
@@ -34,7 +34,7 @@ PREFIX, LORA = "base_model.model.", re.compile(r"(.+)\.lora_([AB])\.weight")
 class Tuned:
     """``base`` with ``adapter`` merged in.
 
-    ``adapter``: a PEFT folder, an artifact of the store that holds one, or a pattern with ``*``
+    ``adapter``: a PEFT folder, an artifact of the store that contains one, or a pattern with ``*``
     that matches exactly one of those.
     """
 
@@ -42,15 +42,15 @@ class Tuned:
     adapter: str
     name: str
     remedy: str = ""
-    """How to make the adapter, for the message when it is missing."""
+    """How to make the adapter, for the error message if it is missing."""
     layers: Sequence[int] = ()
-    """For a reference: the layers that COINCIDE reads, from 0."""
+    """For a reference: decoder layers that COINCIDE reads, counted from 0."""
     dtype: str = "float16"
     """For a reference: precision of the feature pass."""
 
     @property
     def scale(self) -> Mapping[str, int]:
-        """That of the base."""
+        """That of the base, for estimates."""
         return getattr(self.base, "scale", {})
 
     @property
@@ -72,7 +72,9 @@ class Tuned:
         ]
 
     def step(self) -> Step:
-        """The merged model. Its key holds the adapter's weights and rules, not where they lie."""
+        """The step that merges. Its key contains the adapter's weights and merging rules, not its
+        path.
+        """
         found = find_adapter(self.adapter)
         config: dict[str, Any] = {"adapter": self.adapter}
         if isinstance(found, Path):
@@ -101,7 +103,7 @@ class Tuned:
 
 
 def find_adapter(where: str) -> Path | str:
-    """The folder with the adapter's files, or why there is none."""
+    """The folder with the adapter's files; or, as text, why there is none."""
     path = Path(where).expanduser()
     candidates = sorted(glob.glob(str(path))) if "*" in where else [str(path)]  # noqa: PTH207
     found = [
@@ -118,10 +120,11 @@ def find_adapter(where: str) -> Path | str:
 
 
 def merge(model: Any, folder: Path) -> int:
-    """Merge the adapter in ``folder`` into ``model``, in place; returns how many weights changed.
+    """Merge the adapter in ``folder`` into ``model``, in place; returns the number of weights
+    changed.
 
-    The sum is made in float32 and rounded once to the weight's own precision. Raises
-    :class:`UserError` for an adapter that is not plain LoRA or does not fit.
+    The sum is computed in float32 and rounded once to the weight's precision. Raises
+    :class:`UserError` for an adapter that is not plain LoRA or does not fit the model.
     """
     import torch
     from safetensors.torch import load_file
@@ -152,7 +155,9 @@ def merge(model: Any, folder: Path) -> int:
 
 
 def scale(module: str, rules: Mapping[str, Any]) -> float:
-    """s of W + s B A for ``module``; patterns match a module's name or its end, as in PEFT."""
+    """The factor s of W + s B A for ``module``; patterns match its name or the end of it, as in
+    PEFT.
+    """
     rank = _by_pattern(module, rules["rank_pattern"], rules["r"])
     alpha = _by_pattern(module, rules["alpha_pattern"], rules["lora_alpha"])
     return float(alpha / (math.sqrt(rank) if rules["use_rslora"] else rank))
@@ -173,7 +178,7 @@ def _fitting(name: str, tensor: torch.Tensor, other: torch.Tensor, folder: Path)
 
 
 def _rules(folder: Path) -> dict[str, Any]:
-    """The adapter's merging rules; refuses what is not plain LoRA."""
+    """The adapter's merging rules; UserError if it is not plain LoRA."""
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     beyond = [key for key in ("use_dora", "lora_bias", "use_qalora") if config.get(key)]
     beyond += [f"bias={config['bias']}"] if config.get("bias", "none") != "none" else []

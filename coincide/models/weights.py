@@ -1,6 +1,6 @@
-"""Published weights on this machine: a path, or a repository in the Hugging Face cache.
+"""Find published weights on this machine: a path, or a repository in the Hugging Face cache.
 
-Nothing here opens a connection but :func:`fetch`, which ``coincide.prefetch`` calls.
+Only :func:`fetch` opens a connection; ``coincide.prefetch`` calls it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FORMS = {
     "model.safetensors.index.json": r"model(-\d+-of-\d+)?\.safetensors",
     "pytorch_model.bin.index.json": r"pytorch_model(-\d+-of-\d+)?\.bin",
 }
-"""Weight files by the index that lists their shards, the preferred form first."""
+"""Index file -> pattern of the weight files (shards) that it lists, preferred format first."""
 GB = 10**9
 SIZES = {
     "lmsys/vicuna-7b-v1.5": 13.5 * GB,
@@ -40,21 +40,24 @@ SIZES = {
     "bczhou/TinyLLaVA-2.0B": 3.3 * GB,
     "bczhou/TinyLLaVA-2.0B-SigLIP": 0.9 * GB,
 }
-"""About what a download brings, from the number of parameters and their precision."""
+"""Approximate download sizes in bytes, from number of parameters and precision."""
 
 
 @dataclass(frozen=True)
 class PretrainedCheckpoint:
-    """``owner/name`` on the Hugging Face Hub (``@revision`` may follow), or a path that exists."""
+    """Where pretrained weights come from: a repository on the Hugging Face Hub, or a path.
+
+    ``repo``: ``owner/name``, possibly with ``@revision``; or a path that exists.
+    """
 
     repo: str
     revision: str = ""
     files: tuple[str, ...] = ()
-    """The only files needed; empty for a whole model. A path may be such a file itself."""
+    """The only files needed; empty: a whole model. A path may be such a file itself."""
 
     @property
     def local(self) -> bool:
-        """It is a path, whether or not it exists."""
+        """Whether ``repo`` is a path, existing or not."""
         return self._path.exists() or not REPOSITORY.fullmatch(self._where[0])
 
     @property
@@ -69,11 +72,11 @@ class PretrainedCheckpoint:
 
     @property
     def name(self) -> str:
-        """The last part, without the owner or the folders before it."""
+        """The last part of ``repo``, without owner or parent folders."""
         return Path(self._where[0]).name if not self.local else self._path.absolute().name
 
     def folder(self) -> Path | None:
-        """The folder with the files, if it is there; looks only."""
+        """The folder with the files; None if it is not there. Reads no file."""
         if self.local:
             return self._path if self._path.exists() else None
         from huggingface_hub import try_to_load_from_cache
@@ -84,7 +87,9 @@ class PretrainedCheckpoint:
         return Path(found).parent if isinstance(found, str) else None
 
     def paths(self) -> list[Path]:
-        """The files needed. Raises :class:`UserError`, saying what to do, where any is missing."""
+        """Paths of the files needed. Raises :class:`UserError`, saying what to do, if any is
+        missing.
+        """
         requirement = self.requirement()
         folder = self.folder()
         if folder is None or not requirement.met:
@@ -94,7 +99,7 @@ class PretrainedCheckpoint:
     def identity(self) -> dict[str, str]:
         """What the weights are, for a key: repository and commit, or the content of a path.
 
-        A folder that was moved or renamed keeps its identity; an absent one has only its name.
+        A folder that was moved or renamed keeps its identity; a missing one only has its name.
         """
         folder = self.folder()
         repo, revision = self._where
@@ -105,7 +110,7 @@ class PretrainedCheckpoint:
         return {"repo": repo, "commit" if known else "revision": commit}
 
     def requirement(self) -> Requirement:
-        """Whether the files are there."""
+        """The files on this machine, as a requirement."""
         folder = self.folder()
         repo, revision = self._where
         absent = "no such path" if self.local else "not on this machine"
@@ -130,7 +135,9 @@ class PretrainedCheckpoint:
 
 
 def needed_files(names: Iterable[str]) -> list[str]:
-    """Of all the files of a model folder those that are needed: safetensors rather than pickles."""
+    """Those of ``names``, the files of a model folder, that are needed: safetensors rather than
+    pickles.
+    """
     top = sorted(name for name in names if "/" not in name)
     small = [name for name in top if name.endswith(SMALL) and ".index." not in name]
     for index, form in FORMS.items():
@@ -141,7 +148,9 @@ def needed_files(names: Iterable[str]) -> list[str]:
 
 
 def missing_files(folder: Path, files: Sequence[str] = ()) -> str:
-    """What a folder lacks to be a whole model (or to hold ``files``); empty: nothing."""
+    """In words: what ``folder`` lacks to be a whole model (or to contain ``files``); empty:
+    nothing.
+    """
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
     if files:
         missing = sorted(set(files) - names) if folder.is_dir() else []
@@ -159,7 +168,9 @@ def missing_files(folder: Path, files: Sequence[str] = ()) -> str:
 
 
 def fetch(repo: str, revision: str, files: Sequence[str]) -> None:
-    """Download what is needed of ``repo`` into the Hugging Face cache, resuming a former try."""
+    """Download the needed files of ``repo`` into the Hugging Face cache, resuming an earlier
+    try.
+    """
     from huggingface_hub import HfApi, snapshot_download
 
     try:
@@ -170,9 +181,9 @@ def fetch(repo: str, revision: str, files: Sequence[str]) -> None:
 
 
 def content(files: Sequence[Path]) -> str:
-    """SHA-256 over name and bytes of ``files`` (over the bytes alone for a single file).
+    """SHA-256 over names and bytes of ``files`` (only the bytes for a single file).
 
-    What was hashed is remembered with size and modification time, as images are.
+    Hashes are cached by size and modification time, like those of images.
     """
     known = _recall(_cache_file(files))
     stamps = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
