@@ -1,4 +1,4 @@
-"""``python -m coincide.dashboard sync | create``: the ledger into wandb, the charts over it."""
+"""``python -m coincide.dashboard sync | create``: write the ledger to wandb; make its dashboard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from track.sync import NotWritten, marks, sync
 
 
 def sync_ledger(experiments: Sequence[Experiment], logger: Logger, ledger: Path) -> int:
-    """Replay the results that the words of the command line select; all of them without words."""
+    """Write the results that the words of the command line select; all of them without words."""
     _check(logger)
     everything = read_ledger(ledger)
     chosen = [r for r in everything if any(matches(r, e.words, e.config) for e in experiments)]
@@ -48,7 +48,7 @@ def sync_ledger(experiments: Sequence[Experiment], logger: Logger, ledger: Path)
 
 
 def create_dashboard(experiments: Sequence[Experiment], logger: Logger, ledger: Path) -> int:
-    """Make the comparing dashboard of the project, or bring the one that was made up to date."""
+    """Create the comparing dashboard of the project, or update an existing one."""
     _check(logger)
     console().print(create(logger, ledger), highlight=False, soft_wrap=True)
     return 0

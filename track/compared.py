@@ -1,4 +1,4 @@
-"""What a result comes to beside the others of the ledger: Rel. (%) of each run, and its cost."""
+"""How a run compares with the others of the ledger: its Rel. (%), and its cost."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from coincide.schema import Result
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of one run. It changes as the ledger grows: a full-data run brings Rel. to all the others."""
+    """Figures of one run. They change as the ledger grows: a full-data run gives all others a
+    Rel.
+    """
 
     rel: float | None = None
-    """Rel. (%) of this run alone, against the mean of our own full-data runs."""
+    """Rel. (%) of this run alone, relative to the mean of our own full-data runs."""
     by_benchmark: Mapping[str, float] = field(default_factory=dict)
-    """Benchmark -> 100 x score / mean score of the full-data runs, of those that Rel. is over."""
+    """Benchmark -> 100 x score / mean score of the full-data runs, for the benchmarks of Rel."""
     metrics: frozenset[str] = frozenset()
-    """The metrics that ``by_benchmark`` compares."""
+    """The metrics of ``by_benchmark``."""
     cost: Mapping[str, float] = field(default_factory=dict)
     label: str = ""
-    """Of its row in the report: charts average the runs of a row, and of no other."""
+    """Label of its row in the report: charts average over the runs with the same label."""
 
     def summary(self) -> dict[str, float]:
-        """Names as the charts of the dashboard ask for them; nothing where nothing is known."""
+        """The figures under the names that the dashboard's charts use; unknown ones are left
+        out.
+        """
         found = {} if self.rel is None else {"rel": self.rel}
         found |= {f"rel/{name}": value for name, value in self.by_benchmark.items()}
         return found | {f"cost/{name}": value for name, value in self.cost.items()}
@@ -36,7 +40,7 @@ NOTHING = Comparison()
 
 
 def compare_with_ledger(results: Sequence[Result]) -> dict[str, Comparison]:
-    """File name in the ledger -> how that result compares among ``results``."""
+    """File name in the ledger -> comparison of that result with all ``results``."""
     costs = dict(zip(map(file_name, results), _costs(results), strict=True))
     found = {name: Comparison(cost=cost) for name, cost in costs.items()}
     for panel in panels(results):
@@ -59,7 +63,7 @@ def compare_with_ledger(results: Sequence[Result]) -> dict[str, Comparison]:
 
 
 def _costs(results: Sequence[Result]) -> list[dict[str, float]]:
-    """Seconds and GPU hours of making the trained model; shared work charged whole."""
+    """Seconds and GPU hours for making each trained model; shared work charged in full."""
     found = []
     for charge in charges([[result] for result in results], results):
         seconds = charge.total(shared=False, gpu=False)

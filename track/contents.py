@@ -1,4 +1,4 @@
-"""What the store adds to a run: curves, clusters with pictures, histograms, artifacts."""
+"""Add to a wandb run what the store has: curves, clusters with pictures, histograms, artifacts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POINTS = 4000
 ROWS = 10_000
 """Most rows of a table, wandb's own limit."""
 STRIP = 4
-"""Pictures of a cluster."""
+"""Pictures shown per cluster."""
 BINS = 64
 CURVES = ("loss", "learning_rate", "grad_norm", "answer_tokens")
 _SUBSET = ("rows.npy", "ids.json", "clusters.parquet", "scores.npy", "subset.json")
@@ -27,7 +27,7 @@ _ADAPTER = ("adapter/*", "log.jsonl")
 
 
 def with_store_contents(run: WandbRun, *, artifact_mb: int, thumbnails: int) -> WandbRun:
-    """``run`` with all that its ``sources`` hold, bounded in size."""
+    """``run`` with everything from its ``sources``, limited in size."""
     named = {kind: Path(path) for kind, path in run.sources.items()}
     folders = {kind: p for kind, p in named.items() if kind == "pictures" or intact(p)}
     subset, adapter = (
@@ -48,9 +48,9 @@ def with_store_contents(run: WandbRun, *, artifact_mb: int, thumbnails: int) -> 
 
 
 def _files(folder: Path, kind: str, patterns: Iterable[str], limit_mb: int) -> WandbArtifact:
-    """The files that fit, smallest first: the same ones wherever the artifact is the same.
+    """The files that fit the limit, smallest first, so the same ones everywhere.
 
-    The metadata names all of them with their hashes, and has the facts without secrets.
+    The metadata lists all files with their hashes, and the facts without secrets.
     """
     record = manifest(folder)
     paths = sorted(
@@ -79,7 +79,7 @@ def _files(folder: Path, kind: str, patterns: Iterable[str], limit_mb: int) -> W
 
 
 def _curve(log: Path) -> Iterable[dict[str, float]]:
-    """``log.jsonl`` as ``train/loss`` and the like by step; thinned evenly, the last step kept."""
+    """``log.jsonl`` as ``train/loss`` etc. by step; thinned evenly, keeping the last step."""
     lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
     stride = max(1, math.ceil(len(lines) / POINTS))
     kept = [line for i, line in enumerate(lines) if (len(lines) - 1 - i) % stride == 0]
@@ -92,7 +92,7 @@ def _curve(log: Path) -> Iterable[dict[str, float]]:
 
 
 def _selected(folders: Mapping[str, Path]) -> dict[str, float]:
-    """Figures of the selection: pool, rows topped up, and what the method measured."""
+    """Figures of the selection: size of the pool, rows filled up, and the method's own facts."""
     if "subset" not in folders:
         return {}
     facts = manifest(folders["subset"])["facts"]
@@ -110,7 +110,9 @@ def _flat(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
 
 
 def _histograms(folders: Mapping[str, Path]) -> dict[str, dict[str, list[float]]]:
-    """Scores of all rows and of the chosen ones; scores of clusters where rows have none."""
+    """Histograms of the scores of all rows and of chosen ones; of clusters if rows have no
+    score.
+    """
     import numpy as np
 
     if "subset" not in folders:
@@ -136,7 +138,9 @@ def _histogram(values: Any) -> dict[str, list[float]]:
 
 
 def _clusters(folders: Mapping[str, Path], thumbnails: int) -> dict[str, WandbTable]:
-    """``allocation``: every cluster. ``clusters``: those with the most picks, with pictures."""
+    """Tables: ``allocation`` (every cluster), ``clusters`` (those with most picks, with
+    pictures).
+    """
     columns = _allocation(folders)
     if not columns:
         return {}
@@ -152,7 +156,7 @@ def _clusters(folders: Mapping[str, Path], thumbnails: int) -> dict[str, WandbTa
 
 
 def _allocation(folders: Mapping[str, Path]) -> dict[str, list[Any]]:
-    """The method's own table of clusters, or sizes and picks counted."""
+    """The method's own table of clusters; without one, sizes and picks."""
     import numpy as np
 
     if "subset" not in folders:
@@ -169,7 +173,7 @@ def _allocation(folders: Mapping[str, Path]) -> dict[str, list[Any]]:
 
 
 def _strips(folders: Mapping[str, Path], clusters: Sequence[int]) -> dict[int, list[str]]:
-    """Cluster -> paths, below the folder of the pictures, of its first chosen rows' pictures."""
+    """Cluster -> paths of the pictures of its first chosen rows, below the image folder."""
     assignment, rows = _assigned(folders)
     records = json.loads((folders["subset"] / "subset.json").read_text(encoding="utf-8"))
     found: dict[int, list[str]] = {cluster: [] for cluster in clusters}

@@ -1,6 +1,6 @@
-"""The comparing dashboard: a wandb report with one section for each panel of our own report.
+"""The comparing dashboard: a wandb report with a section for each panel of our own report.
 
-Made by wandb-workspaces, the client of wandb's reports: its charts ask for the names that
+Made with wandb-workspaces, the client for wandb's reports; its charts use the names that
 ``track.records`` gives to configuration, summary and tables.
 """
 
@@ -22,7 +22,7 @@ from track.sync import marks
 
 TITLE = "Data selection: comparison"
 SECTIONS = 12
-"""Most panels that are shown, and most benchmarks that get a chart of their own in each."""
+"""Most panels shown, and most benchmarks with a chart of their own in each."""
 ABSENT = (
     "the dashboard is made with wandb-workspaces, which is not installed: "
     "pip install 'wandb-workspaces>=0.4,<0.4.8'"
@@ -30,9 +30,9 @@ ABSENT = (
 
 
 def create(logger: Logger, ledger: Path) -> str:
-    """Save the report at wandb, or its specification as a file with ``logger=wandb_offline``.
+    """Save the report at wandb; with ``logger=wandb_offline`` write its specification to a file.
 
-    A second time the same report is brought up to date. Returns a line that says where it is.
+    The second time the same report is updated. Returns a line that says where it is.
     """
     mark = marks(logger) / "dashboard.json"
     mark.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def create(logger: Logger, ledger: Path) -> str:
 
 
 def main() -> None:
-    """In a process of its own: make the report, or bring that of ``id`` up to date."""
+    """Entry point of a separate process: create the report, or update the one with ``id``."""
     order, answers = order_and_answers()
     logger = Logger(**order["logger"])
     try:
@@ -69,7 +69,9 @@ def main() -> None:
 
 
 def report(logger: Logger, results: Sequence[Result], *, entity: str) -> Any:
-    """The report as wandb-workspaces has it; nothing is sent. Raises where that is not there."""
+    """The report as an object of wandb-workspaces; nothing is sent. Raises if that is not
+    installed.
+    """
     wr, _ = _clients()
     blocks: list[Any] = [
         wr.P(
@@ -92,7 +94,7 @@ def report(logger: Logger, results: Sequence[Result], *, entity: str) -> Any:
 
 
 def specification(made: Any) -> dict[str, Any]:
-    """What is sent to wandb as the report's ``spec``."""
+    """The report's ``spec`` as sent to wandb."""
     spec: dict[str, Any] = json.loads(
         made._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)
     )
@@ -178,7 +180,7 @@ def _bars(title: str, metric: str) -> Any:
 
 
 def _laid_out(charts: Sequence[Any]) -> list[Any]:
-    """Left to right, top to bottom on a grid of 24 columns."""
+    """Arrange charts from left to right and top to bottom on a grid of 24 columns."""
     x = y = height = 0
     for chart in charts:
         if x + chart.layout.w > 24:

@@ -1,7 +1,7 @@
-"""``logger=wandb | wandb_offline``: after each stage of a run, what it has come to.
+"""``logger=wandb | wandb_offline``: after each stage of a run, write its results so far.
 
-Nothing here raises: a run is not worth less because wandb is down. A training curve is written when
-the training is done, from the log in its artifact, not line by line while it runs.
+Nothing here raises, since a failure of wandb must not affect a run. A training curve is written
+when the training is done, from the log in its artifact, not while it runs.
 """
 
 from __future__ import annotations
@@ -22,19 +22,21 @@ from track.settings import Logger
 from track.sync import NotWritten, sync
 
 PAUSE = 600.0
-"""Seconds after a failure in which nothing is tried: a sweep does not wait at every stage."""
+"""Seconds without further tries after a failure, so that a sweep does not wait at every stage."""
 
 
 @dataclass
 class Live:
-    """Of one command: where to write, and until when to leave it alone."""
+    """The logger of one command: where to write, and until when to pause."""
 
     logger: Logger
     ledger: Path
     quiet_until: float = 0.0
 
     def after(self, stage: str, experiment: Experiment) -> None:
-        """Write what ``experiment`` made up to ``stage``, what was missed before included."""
+        """Write what ``experiment`` has made up to ``stage``, including what failed to be written
+        before.
+        """
         if self.logger.mode != "off" and stage in JOB_TYPES and time.monotonic() > self.quiet_until:
             try:
                 sync(self._runs(stage, experiment), self.logger)
@@ -42,7 +44,9 @@ class Live:
                 self._warn(error)
 
     def finish(self, experiments: Sequence[Experiment]) -> None:
-        """At the end of a sweep, bring Rel. (%) to runs that were evaluated before the full run."""
+        """At the end of a sweep, add Rel. (%) to runs that were evaluated before the full-data
+        run.
+        """
         if experiments and self.logger.mode != "off" and time.monotonic() > self.quiet_until:
             try:
                 ledger = read_ledger(self.ledger)

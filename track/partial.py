@@ -1,4 +1,4 @@
-"""What a run has come to after a stage, in the shape of a result, before it is one."""
+"""The result of a run that is not finished: what exists after a stage, as a ``Result``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from coincide.store.provenance import commit, versions
 
 
 def partial_result(experiment: Experiment, stage: str) -> Result:
-    """A result without scores: the subset, and the adapter unless ``stage`` is ``select``."""
+    """A result without scores: the subset and, unless ``stage`` is ``select``, the adapter."""
     store = experiment.store
     chosen = store.artifact(experiment.subset)
     made = [experiment.subset] if stage == "select" else [experiment.subset, experiment.adapter]

@@ -1,4 +1,4 @@
-"""Where the artifacts behind a result lie, of those that are still in a store."""
+"""Paths of the artifacts behind a result, for those that are still in a store."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ from coincide.store import DamagedArtifact, located, open_artifact
 
 @dataclass(frozen=True)
 class ArtifactPaths:
-    """A store. It may lack any artifact, or all of them."""
+    """Finds artifacts in a store, which may lack any of them."""
 
     store: Path
 
     def found(self, folders: Mapping[str, str]) -> dict[str, str]:
-        """Kind -> absolute path of those ``folders`` (``<kind>/<name>-<12 hex>``) that are here."""
+        """Kind -> absolute path, for those of ``folders`` (``<kind>/<name>-<12 hex>``) that
+        exist.
+        """
         paths = {kind: self.path(folder) for kind, folder in folders.items()}
         return {kind: str(path) for kind, path in paths.items() if path is not None}
 
     def path(self, folder: str) -> Path | None:
-        """The finished artifact of that content key, whatever readable name it was built under."""
+        """The finished artifact with that key, under any readable name; None if not there."""
         path = located(self.store.absolute(), folder)
         with suppress(DamagedArtifact):
             return open_artifact(path).path if path else None
         return None
 
     def selection(self, subset: str, result: Result) -> dict[str, str]:
-        """The subset, the clusters and scores that it was chosen by, the folder of the pictures."""
+        """Kind -> path of the subset, its clusters and scores, and the image folder."""
         found = self.found({"subset": subset})
         if not found:
             return {}
@@ -54,12 +56,12 @@ class ArtifactPaths:
 
 
 def manifest(folder: Path) -> dict[str, Any]:
-    """What the store recorded of the artifact in ``folder``."""
+    """The manifest of the artifact in ``folder``."""
     return dict(open_artifact(folder).manifest)
 
 
 def intact(folder: Path) -> bool:
-    """Whether the artifact in ``folder`` is what was written; says so where it is not."""
+    """Whether the artifact in ``folder`` is undamaged; prints a message if not."""
     try:
         open_artifact(folder).check()
     except DamagedArtifact as error:

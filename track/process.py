@@ -1,4 +1,4 @@
-"""wandb in a process of its own, with a deadline: it may hang or crash, and we go on.
+"""Run wandb in a separate process with a deadline, since it may hang or crash.
 
 The process reads its order as JSON from stdin and answers with lines of JSON on stdout.
 """
@@ -25,25 +25,25 @@ from track.settings import Logger
 
 ROOT = Path(__file__).resolve().parent.parent
 _OWN = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_CREDENTIALS_FILE")
-"""Credentials of wandb itself, for its own process and only when it is to reach the server."""
+"""wandb's own credentials, passed to its process only if it is to reach the server."""
 _KEPT = ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_CONFIG_DIR", "WANDB_HTTP_TIMEOUT", *_OWN)
 
 
 @dataclass(frozen=True)
 class Child:
-    """The process and the file of its complaints."""
+    """The process, and the file with its error output."""
 
     process: subprocess.Popen[bytes]
     errors: Path
     unread: bytearray = field(default_factory=bytearray)
-    """What came after the last answer that was taken."""
+    """Output after the last answer that was read."""
 
 
 @contextmanager
 def running(module: str, order: dict[str, Any], logger: Logger, seconds: float) -> Iterator[Child]:
-    """``python -m module`` with ``order``; neither it nor what it started outlives the block.
+    """Run ``python -m module`` with ``order``; the process and its children end with the context.
 
-    It ends itself when it is still there after ``seconds``, in case that we were killed.
+    It also exits by itself after ``seconds``, in case this process is killed.
     """
     root = root_of(logger)
     root.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def running(module: str, order: dict[str, Any], logger: Logger, seconds: float) 
 
 
 def answer(child: Child, seconds: float) -> dict[str, Any] | None:
-    """The next answer, or None when the process ended or the time is over."""
+    """The next answer; None if the process ended or ``seconds`` have passed."""
     assert child.process.stdout is not None
     deadline = time.monotonic() + seconds
     while b"\n" not in child.unread:
@@ -100,7 +100,7 @@ def shown(reason: str) -> str:
 
 
 def order_and_answers() -> tuple[dict[str, Any], TextIO]:
-    """In the process: its order, and the file for its answers, which nothing else prints to."""
+    """In the process: its order, and a file for its answers that no other output reaches."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     order = json.load(sys.stdin)
@@ -109,17 +109,19 @@ def order_and_answers() -> tuple[dict[str, Any], TextIO]:
 
 
 def failure(error: Exception) -> dict[str, str]:
-    """In the process: the answer when it could not do what it was to."""
+    """In the process: the answer for an order that failed with ``error``."""
     return {"failed": f"{type(error).__name__}: {error}"}
 
 
 def root_of(logger: Logger) -> Path:
-    """The folder in which ``wandb/`` is."""
+    """The folder that contains ``wandb/``."""
     return Path(logger.dir).absolute()
 
 
 def _environment(logger: Logger) -> dict[str, str]:
-    """No credential but wandb's own, and none at all offline; no setting that we make ourselves."""
+    """Environment without credentials but wandb's own, none offline, and without wandb settings we
+    make.
+    """
     found = {name: v for name, v in os.environ.items() if not is_secret_variable(name)}
     found = {name: v for name, v in found.items() if not name.startswith("WANDB_")}
     if logger.mode == "online":

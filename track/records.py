@@ -1,9 +1,9 @@
-"""A result of the ledger -> what wandb is to show of it: three runs, as plain records.
+"""Convert a result of the ledger to plain records of three wandb runs.
 
 select -> subset -> train -> adapter -> evaluate
 
-A run's id comes from the content key of what it made, so the same work is the same run wherever
-and however often it is written, and experiments that share a subset share its run.
+A run's id is derived from the key of what it made, so the same work is the same run wherever and
+however often it is written, and experiments that share a subset share its run.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from track.compared import NOTHING, Comparison
 from track.places import ArtifactPaths
 
 VERSION = 1
-"""Raise it when the same result starts to be shown differently: everything is written anew."""
+"""To be raised when the same result is shown differently: everything is then written again."""
 JOB_TYPES = ("select", "train", "evaluate")
 
 
 @dataclass(frozen=True)
 class WandbTable:
-    """Rows of cells; a cell may be ``{"strip": [paths]}``, small pictures side by side."""
+    """A table of wandb; a cell may be ``{"strip": [paths]}``, small pictures side by side."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
@@ -39,7 +39,7 @@ class WandbTable:
 
 @dataclass(frozen=True)
 class WandbArtifact:
-    """An artifact at wandb: ``files`` are (name in the artifact, path here)."""
+    """An artifact of wandb; ``files`` are pairs (name in the artifact, path here)."""
 
     name: str
     type: str
@@ -49,7 +49,9 @@ class WandbArtifact:
 
 @dataclass(frozen=True)
 class WandbRun:
-    """One run at wandb. What is read off the store (``track.contents``) is added when written."""
+    """A run of wandb. What comes from the store (``track.contents``) is added when it is
+    written.
+    """
 
     id: str
     name: str
@@ -60,9 +62,9 @@ class WandbRun:
     summary: Mapping[str, Any]
     tables: Mapping[str, WandbTable] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
-    """Kind -> folder of the artifacts behind this run that are in the store."""
+    """Kind -> folder, for the artifacts behind this run that are in the store."""
     history: tuple[Mapping[str, float], ...] = ()
-    """One mapping a training step, ``step`` among its names."""
+    """One mapping per training step, with the key ``step``."""
     histograms: Mapping[str, Mapping[str, list[float]]] = field(default_factory=dict)
     """Name -> ``counts`` [n] and ``edges`` [n + 1]."""
     makes: tuple[WandbArtifact, ...] = ()
@@ -72,9 +74,9 @@ class WandbRun:
 def runs_of(
     result: Result, places: ArtifactPaths, *, group: str = "", compared: Comparison = NOTHING
 ) -> list[WandbRun]:
-    """The runs of ``result`` without what lies in the store; nothing but manifests is looked for.
+    """The runs of ``result`` without contents of the store; only manifests are read.
 
-    A result may be a part of one: with a subset alone it gives the run ``select`` alone.
+    An unfinished result with only a subset gives only the run ``select``.
     """
     group = group or str(result.config.get("group") or "")
     found = []
@@ -88,7 +90,7 @@ def runs_of(
 
 
 def digest(run: WandbRun) -> str:
-    """Changes when what wandb is to show of ``run`` changes, the store's part aside."""
+    """A hash that changes when what wandb shows of ``run`` changes, contents of the store aside."""
     told: list[Any] = [
         VERSION,
         run.summary,
@@ -100,10 +102,10 @@ def digest(run: WandbRun) -> str:
 
 
 def without_secrets(run: WandbRun, environ: Mapping[str, str] | None = None) -> WandbRun:
-    """``run`` with no credential in any text: neither by its name or shape, nor one of ``environ``,
-    which is the process's own. (Looked up at the call: ``datasets`` puts another in its place.)
+    """``run`` with no credential in any text, by name or form, and none of ``environ``.
 
-    Paths of files stay as they are: they are opened, and only their contents leave the machine.
+    ``environ``: by default the process's own, looked up at the call (``datasets`` replaces it).
+    Paths of files are unchanged: they are opened, and only contents leave the machine.
     """
     found = os.environ if environ is None else environ
 
@@ -203,7 +205,7 @@ def _evaluate(result: Result, places: ArtifactPaths, group: str, compared: Compa
 
 
 def _config(result: Result, groups: Iterable[str]) -> dict[str, Any]:
-    """The flat names that charts group by, and the resolved configuration of ``groups``."""
+    """The flat names by which charts group, and the resolved configuration of ``groups``."""
     resolved = {name: result.config[name] for name in groups if name in result.config}
     return {
         "row": f"{_label(result)} {_budget(result)}{_own(result)}",
@@ -264,7 +266,7 @@ def _label(result: Result) -> str:
 
 
 def _own(result: Result) -> str:
-    """Digits that other settings and contents under the same names do not have."""
+    """Digits that distinguish it from other settings and contents with the same names."""
     return f" #{hashlib.sha256(identity(result).encode()).hexdigest()[:6]}" * bool(result.contents)
 
 

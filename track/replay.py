@@ -1,4 +1,4 @@
-"""Results of the ledger -> runs at wandb, whenever and wherever the ledger was filled."""
+"""Convert results of the ledger to wandb runs, whenever and wherever they were made."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from track.settings import beside
 def ledger_runs(
     results: Sequence[Result], ledger: Sequence[Result], places: ArtifactPaths, *, group: str = ""
 ) -> list[WandbRun]:
-    """The runs of ``results``, compared among all of ``ledger``; oldest first.
+    """The runs of ``results``, compared with all of ``ledger``; oldest first.
 
-    Of a result that is in the ledger twice the newer counts, as in the report.
+    If a result is in the ledger twice, the newer one counts, as in the report.
     """
     ordered = sorted(results, key=lambda r: (r.created, file_name(r)))
     newest = {file_name(result): result for result in ordered}
@@ -32,9 +32,11 @@ def ledger_runs(
 
 
 def matches(result: Result, words: Sequence[str], config: Mapping[str, Any]) -> bool:
-    """Whether ``result`` has what ``words`` (``method=random``, ``train.lr=1e-4``) gave ``config``.
+    """Whether ``result`` has the settings that ``words`` (``method=random``, ``train.lr=1e-4``)
+    name.
 
-    Words that say where and how to run select nothing.
+    ``config``: the configuration composed from the words. Words about where and how to run are
+    ignored.
     """
     names = (word.lstrip("+~").split("=", 1)[0].split("@")[0] for word in words if not beside(word))
     return all(_same(_at(result.config, n), redact(_at(config, n))) for n in names)
@@ -47,7 +49,9 @@ def _at(config: Any, name: str) -> Any:
 
 
 def _same(got: Any, wanted: Any) -> bool:
-    """Of a config group what it makes counts, not its fields; an unknown word selects nothing."""
+    """Whether two settings agree; config groups are compared by what they make, not by their
+    fields.
+    """
     if isinstance(wanted, Mapping):
         telling = [key for key in ("_target_", "name") if key in wanted]
         return isinstance(got, Mapping) and all(got.get(key) == wanted[key] for key in telling)

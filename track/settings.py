@@ -1,4 +1,4 @@
-"""``conf/logger``: whether, where and how much is written to wandb."""
+"""Settings of ``conf/logger``: whether, where and how much is written to wandb."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from coincide.system.files import canonical
 
 MODES = ("off", "online", "offline")
 LENT = "lent"
-"""Folder beside the offline runs with links to the files of the store that they upload."""
+"""Folder beside the offline runs, with links to files of the store that they upload."""
 _BESIDE = re.compile(r"[+~]*(?:logger|launcher|hydra|paths|stages|dry_run|command|sweep)\b")
 
 
 @dataclass(frozen=True)
 class Logger:
-    """``logger=none | wandb | wandb_offline``. None of it changes a result."""
+    """``logger=none | wandb | wandb_offline``. None of the fields changes a result."""
 
     mode: str = "off"
     project: str = "coincide"
     entity: str | None = None
-    """User or team at wandb; None: the account's own."""
+    """User or team at wandb; None: the account's default."""
     group: str | None = None
-    """Name of the sweep in wandb; None: made from the words of the command line."""
+    """Name of the sweep in wandb; None: derived from the words of the command line."""
     dir: str = "."
-    """The folder in which ``wandb/`` is made: offline runs, and the marks of what was written."""
+    """Folder that contains ``wandb/``: offline runs, and marks of what was written."""
     timeout: float = 120.0
-    """Seconds that writing one run may take, besides its artifacts at 10 MB a second."""
+    """Seconds for writing one run, plus time for its artifacts at 10 MB a second."""
     artifact_mb: int = 2048
-    """Largest artifact; of a larger one only the files that fit are kept, the smallest first."""
+    """Largest artifact; of a larger one only the files that fit are kept, smallest first."""
     thumbnails: int = 64
-    """Clusters that are shown with pictures, those with the most picks."""
+    """Number of clusters shown with pictures, those with most picks."""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -52,14 +52,14 @@ class Logger:
 
 
 def group_of(words: Iterable[str]) -> str:
-    """Name of a sweep: the same for the same words in any order, wherever and whenever it runs.
+    """Name of a sweep: the same for the same words in any order, at any time and place.
 
-    Words that say where and how to run, not what, do not enter.
+    Words about where and how to run are ignored.
     """
     telling = sorted(word for word in words if not beside(word))
     return f"sweep-{hashlib.sha256(canonical(telling).encode()).hexdigest()[:8]}"
 
 
 def beside(word: str) -> bool:
-    """Whether a word of the command line says where and how to run, not what."""
+    """Whether a word of the command line only says where and how to run."""
     return word.startswith("-") or _BESIDE.match(word) is not None

@@ -1,8 +1,8 @@
-"""Bring runs to wandb: what is there already is left alone, no failure goes further than here.
+"""Write runs to wandb: existing ones are skipped, and failures do not propagate.
 
-wandb runs in a process of its own (``track.write``) that is killed at its deadline. What was
-written is marked, per destination and run, so that a second time writes nothing and a broken time
-is made good by the next.
+wandb runs in a separate process (``track.write``) that is killed at its deadline. What was written
+is marked, by destination and run, so that a second time writes nothing and the next time completes
+an interrupted one.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from track.records import VERSION, WandbRun, digest, without_secrets
 from track.settings import LENT, Logger
 
 BYTES_A_SECOND = 10e6
-"""Of an upload, for the deadline."""
+"""Assumed upload rate, for the deadline."""
 BATCH = 16
-"""Runs that one process writes: so many are held in memory at once."""
+"""Runs that one process writes, all held in memory."""
 Lack = Literal["all", "summary"]
 
 
@@ -39,17 +39,17 @@ class NotWritten(Exception):
 
 @dataclass(frozen=True)
 class SyncCounts:
-    """How many runs were written, and how many were there already."""
+    """Numbers of runs that were written, and of those that were there already."""
 
     written: int
     known: int
 
 
 def sync(runs: Iterable[WandbRun], logger: Logger) -> SyncCounts:
-    """Write those of ``runs`` that the destination lacks or has otherwise; each at most once.
+    """Write those of ``runs`` that the destination does not have in this form; each at most once.
 
-    Of two runs of one id the first counts. Raises :class:`NotWritten` with the reason when not all
-    could be written in time; those that were are marked and stay.
+    Of two runs with the same id the first counts. Raises :class:`NotWritten`, with the reason, if
+    not all could be written in time; those that were are marked.
     """
     unique = list({run.id: run for run in reversed(list(runs))}.values())[::-1]
     if all(_lacks(run, logger) is None for run in unique):
@@ -79,7 +79,7 @@ def marks(logger: Logger) -> Path:
 
 
 def _lacks(run: WandbRun, logger: Logger) -> Lack | None:
-    """What the destination lacks of ``run``. Offline files are not amended but written anew."""
+    """What the destination lacks of ``run``. Offline files are not amended but written again."""
     try:
         mark = json.loads((marks(logger) / f"{run.id}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -92,7 +92,9 @@ def _lacks(run: WandbRun, logger: Logger) -> Lack | None:
 
 
 def _mark(run: WandbRun, logger: Logger, folder: str) -> None:
-    """Say what was written. An offline run that was not uploaded gives way to its new version."""
+    """Record what was written. An offline run that was not uploaded is replaced by its new
+    version.
+    """
     record = {
         "digest": digest(run),
         "folder": folder,
@@ -105,7 +107,9 @@ def _mark(run: WandbRun, logger: Logger, folder: str) -> None:
 
 
 def _remove_others(newest: Path, run_id: str, places: Path) -> None:
-    """Older versions of the run, half written ones too; not what was uploaded or has a mark."""
+    """Remove older versions of the run, unfinished ones too; not those that were uploaded or
+    marked.
+    """
     marked = [json.loads(m.read_text(encoding="utf-8")) for m in places.glob(f"*/{run_id}.json")]
     kept = {newest.name, *(Path(mark["folder"]).name for mark in marked)}
     for path in newest.parent.glob(f"offline-run-*-{run_id}"):
@@ -116,7 +120,7 @@ def _remove_others(newest: Path, run_id: str, places: Path) -> None:
 
 @contextmanager
 def _alone(logger: Logger) -> Iterator[None]:
-    """One process at a time writes to a destination; jobs of a sweep take turns."""
+    """Only one process at a time writes to a destination; jobs of a sweep take turns."""
     folder = marks(logger)
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -130,7 +134,7 @@ def _alone(logger: Logger) -> Iterator[None]:
 
 
 def _write(orders: Sequence[tuple[WandbRun, Lack]], logger: Logger) -> list[str]:
-    """Write and mark; returns the reasons of those that failed. Two in a row end it at once."""
+    """Write and mark; returns the reasons of failures. Stops after two in a row."""
     size = {"artifact_mb": logger.artifact_mb, "thumbnails": logger.thumbnails}
     told = [without_secrets(with_store_contents(run, **size)) for run, _ in orders]
     order = {

@@ -1,7 +1,8 @@
-"""Write runs to wandb: ``python -m track.write``, a process of its own with a deadline.
+"""Write runs to wandb: ``python -m track.write``, a separate process with a deadline.
 
 stdin: ``{"logger": {...}, "root": ..., "runs": [{"run": {...}, "whole": bool}]}``. stdout, a line
-for each run: ``{"folder": ...}`` or ``{"failed": reason}``. Only here is wandb's client of runs.
+for each run: ``{"folder": ...}`` or ``{"failed": reason}``. The only module that uses wandb's run
+client.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from track.records import WandbArtifact, WandbRun, WandbTable
 from track.settings import LENT, Logger
 
 SIDE = 64
-"""Pixels of a thumbnail's longer side."""
+"""Longer side of a thumbnail in pixels."""
 
 
 def main() -> None:
-    """Read the order, write its runs one after the other, say so after each."""
+    """Read the order and write its runs one after the other, answering after each."""
     order, answers = order_and_answers()
     logger, root = Logger(**order["logger"]), Path(order["root"])
     for item in order["runs"]:
@@ -36,7 +37,7 @@ def main() -> None:
 
 
 def write(run: WandbRun, logger: Logger, root: Path, *, whole: bool) -> str:
-    """One run; ``whole`` without which only its summary and the ledger's tables are written.
+    """Write one run; without ``whole`` only its summary and the ledger's tables.
 
     A run that the server knows is resumed. Returns the folder that wandb made for it.
     """
@@ -70,7 +71,9 @@ def write(run: WandbRun, logger: Logger, root: Path, *, whole: bool) -> str:
 
 
 def _settings(logger: Logger, root: Path) -> Any:
-    """Nothing of this machine or its user is sent: no console, environment, git or hardware."""
+    """Settings with which nothing about this machine or user is sent: no console, environment, git,
+    hardware.
+    """
     import wandb
 
     return wandb.Settings(
@@ -90,7 +93,7 @@ def _settings(logger: Logger, root: Path) -> Any:
 
 
 def _history(live: Any, run: WandbRun) -> None:
-    """The steps that the server lacks: where an earlier time broke off, this one goes on."""
+    """Log the steps that the server lacks, so that an interrupted time is continued."""
     for point in run.history:
         if point["step"] < live.starting_step:
             continue
@@ -99,9 +102,9 @@ def _history(live: Any, run: WandbRun) -> None:
 
 
 def _artifacts(live: Any, run: WandbRun, lent: Path) -> None:
-    """What the run made, and what it used: the same contents are the same version everywhere.
+    """Log what the run made and used: the same contents are the same version everywhere.
 
-    wandb's ``use_artifact`` refuses to work offline; the record that it would write does not.
+    wandb's ``use_artifact`` does not work offline; the record that it would write does.
     """
     for files in run.makes:
         live.log_artifact(_artifact(files, lent))
@@ -110,9 +113,10 @@ def _artifacts(live: Any, run: WandbRun, lent: Path) -> None:
 
 
 def _artifact(files: WandbArtifact, lent: Path) -> Any:
-    """An artifact of links to the store's files: `wandb beta sync` removes what it has uploaded.
+    """An artifact made of links to the store's files, since ``wandb beta sync`` deletes what it has
+    uploaded.
 
-    Links take no room; where the store is on another disk, or will not be linked, they are copies.
+    Links take no space; if the store is on another disk or cannot be linked, they are copies.
     """
     import wandb
 
@@ -152,7 +156,7 @@ def _cell(cell: Any, pictures: str) -> Any:
 
 
 def _strip(names: list[str], folder: Path) -> Any:
-    """Pictures side by side; those that cannot be read are left out, None when there are none."""
+    """Pictures side by side; unreadable ones are left out, None if none is left."""
     from PIL import Image
 
     found = []
@@ -172,7 +176,7 @@ def _strip(names: list[str], folder: Path) -> Any:
 
 
 def _run(record: dict[str, Any]) -> WandbRun:
-    """The run as ``json`` gave it back."""
+    """The run from its JSON record."""
     tables = {
         name: WandbTable(tuple(t["columns"]), tuple(tuple(row) for row in t["rows"]))
         for name, t in record["tables"].items()

@@ -1,7 +1,7 @@
-"""Decode every image once, before anything is built on it, in processes beside this one.
+"""Decode every image of a dataset once, before anything is built on it, in separate processes.
 
-Each worker is a Python process of its own that is given names and answers with findings, as JSON
-lines; a picture that kills its decoder costs one worker and is named.
+Each worker is a Python process that receives image names and answers with findings, as JSON lines.
+A picture that crashes its decoder costs one worker, and is named.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from coincide.terminal.progress import bar
 CHUNK = 64
 PATHS = (str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", ""))
 FEW = 1024
-"""So many images are checked before processes would have started."""
+"""Up to so many images are decoded in this process; starting others would take longer."""
 
 
 STATES = ("ok", "converted", "missing", "corrupt")
 
 
 class Finding(NamedTuple):
-    """What became of an image: one of :data:`STATES`, and the reason or what was converted."""
+    """The state of an image, one of :data:`STATES`, and the reason or what was converted."""
 
     status: str
     detail: str = ""
@@ -51,9 +51,9 @@ def examine(root: Path, name: str) -> Finding:
 def check_images(
     root: Path, names: Collection[str], *, processes: int | None = None
 ) -> dict[str, Finding]:
-    """A finding for each of ``names``, in their sorted order, whatever the number of processes.
+    """Name -> finding for each of ``names``, sorted; independent of the number of processes.
 
-    Raises :class:`coincide.data.images.UnsafePath` for names that leave ``root``.
+    Raises :class:`coincide.data.images.UnsafePath` for names that lead outside ``root``.
     """
     found = dict.fromkeys(sorted(names), Finding("missing"))
     missing = missing_files(root, found)
@@ -71,9 +71,9 @@ def check_images(
 def corrupt_images(
     root: Path, names: Collection[str], *, processes: int | None = None
 ) -> dict[str, str]:
-    """Those of ``names`` that do not decode, with the reason, in the order of the names.
+    """Name -> reason for those of ``names`` that do not decode, sorted.
 
-    Missing ones are left to the reader.
+    Missing images are not among them; the reader reports them.
     """
     found = check_images(root, names, processes=processes)
     return {name: f.detail for name, f in found.items() if f.status == "corrupt"}
@@ -82,7 +82,7 @@ def corrupt_images(
 def _examined(
     root: Path, chunks: Sequence[Sequence[str]], processes: int
 ) -> Iterator[list[Finding]]:
-    """The findings of each chunk in order; a thread feeds each worker."""
+    """The findings of each chunk, in order; each worker is fed by a thread."""
     if processes == 1 or len(chunks) < 2:
         yield from ([examine(root, name) for name in chunk] for chunk in chunks)
         return
@@ -107,7 +107,7 @@ def _examined(
 
 
 class _Worker:
-    """A process that decodes; started anew when a picture kills it."""
+    """A decoding process; restarted when a picture crashes it."""
 
     def __init__(self, root: Path) -> None:
         self.command = [sys.executable, "-m", "coincide.data.check", str(root)]
@@ -151,7 +151,7 @@ class _Worker:
 
 
 def serve() -> None:
-    """Answer each line of names on the standard input with a line of findings."""
+    """Worker loop: answer each line of names on standard input with a line of findings."""
     root = Path(sys.argv[1])
     for line in sys.stdin:
         print(json.dumps([examine(root, name) for name in json.loads(line)]), flush=True)

@@ -1,4 +1,4 @@
-"""A row in the form of another trainer as LLaVA json: turn by turn, every picture in its place."""
+"""Convert a row in another trainer's format to LLaVA json, with every picture in its place."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TURN = frozenset({"role", "from", "content", "value", *PICTURES})
 TEXTS = frozenset({"text", "input_text", "output_text"})
 PICTURED = frozenset({"image", "image_url", "input_image"})
 SHOWN = ("image_url", "image", "path", "url", "base64", "bytes", "source", "value", "data", "file")
-"""Fields of a part, one of which has its picture."""
+"""Fields of a content part that may hold its picture."""
 OTHERS = re.compile(r".*(?:video|audio|document|file|speech|sound).*")
 TOOLS = frozenset({"tool_use", "tool_result", "tool_call", "function_call", "tools"})
 
@@ -41,10 +41,10 @@ def to_llava(
     *,
     tags_as_text: bool = False,
 ) -> dict[str, Any]:
-    """A row of messages as LLaVA json, its other fields kept. Raises :class:`BadRow`.
+    """A row of messages as LLaVA json, with its other fields kept. Raises :class:`BadRow`.
 
-    ``keep`` takes the pictures that are part of the row; ``tags_as_text``: ``<img>path</img>`` in
-    a text is text.
+    ``keep`` receives pictures that are embedded in the row; ``tags_as_text``: ``<img>path</img>``
+    in a text is plain text.
     """
     if not isinstance(value, dict):
         raise BadRow("not an object", f"got {short(value)}")
@@ -60,7 +60,7 @@ def to_llava(
 
 
 def _listed(value: Mapping[str, Any]) -> tuple[list[Any], Mapping[str, Any]]:
-    """The row's pictures in their order, or by the tag that stands for each."""
+    """The row's pictures: a list in order, or a mapping from the tags that stand for them."""
     there = [value[name] for name in PICTURES if value.get(name)]
     several = there[0] if there and isinstance(there[0], list) else there[:1]
     if len(there) == 2 and there[1] != there[0] and there[1] not in several:
@@ -98,7 +98,7 @@ def _turn(number: int, message: Any, pictures: Pictures) -> dict[str, Any]:
 
 
 def _own(number: int, text: str, images: list[Any], before: int, pictures: Pictures) -> str:
-    """``text`` with the pictures that its turn brings: in its placeholders, or in front."""
+    """``text`` with the turn's own pictures: at its placeholders, or in front."""
     if not images:
         return text
     paths = [path_of(image, pictures.root, pictures.keep) for image in images]
@@ -153,7 +153,9 @@ def _refuse_kind(where: str, kind: str) -> None:
 
 
 def _filled(turns: list[dict[str, Any]], pictures: Pictures, listed: list[str]) -> list[str]:
-    """All pictures in the order of their places; those without one go before the first question."""
+    """All pictures in the order of their places; those without a place go before the first
+    question.
+    """
     places = pictures.slots.count(None)
     lacking = max(0, len(listed) - places)
     if lacking and pictures.by_part:
@@ -172,7 +174,7 @@ def _filled(turns: list[dict[str, Any]], pictures: Pictures, listed: list[str]) 
 
 
 def _opened(turns: list[dict[str, Any]], value: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """``turns`` behind one system prompt, where the row has any."""
+    """``turns`` preceded by one system prompt, if the row has any."""
     begin = next((n for n, turn in enumerate(turns) if turn["from"] != "system"), len(turns))
     if begin:
         return turns[begin - 1 :]

@@ -1,8 +1,8 @@
-"""The content of a dataset as two hashes, quick the second time.
+"""Identify the content of a dataset by two hashes; cached, so that only the first time takes long.
 
-Every byte of the annotations and of the images they name is hashed once. What was hashed is
-remembered with size and modification time in the user's cache folder (``$XDG_CACHE_HOME/coincide``
-or ``~/.cache/coincide``), so the next plan only lists folders.
+Every byte of the annotations and of the images they name is hashed once. Hashes are cached by size
+and modification time in the user's cache folder (``$XDG_CACHE_HOME/coincide`` or
+``~/.cache/coincide``), so later plans only list folders.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from coincide.system.files import sha256_file, write_json
 from coincide.terminal.progress import bar
 
 RowReader = Callable[[Path], Iterable[tuple[int, str, Any]]]
-"""A reader of annotations: ``(row, text, value)`` as :func:`coincide.data.rows.scan` gives them."""
+"""Reads annotations: yields ``(row, text, value)`` like :func:`coincide.data.rows.scan`."""
 KEPT = ("sha256", "rows", "marks", "tags")
-"""What the cache remembers of the annotations."""
+"""What the cache stores about the annotations."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Content:
     images: str
     rows: int
     marks: bool = False
-    """Whether a row has marks of what is learnt, or fields with media that are not read."""
+    """Whether a row has marks of what is to be learnt, or fields with media that are not read."""
     tags: bool = False
-    """Whether a text holds tags of other media."""
+    """Whether a text contains tags of other media."""
 
 
 def content_of(
@@ -77,7 +77,9 @@ def content_of(
 
 
 def _look(values: Iterable[tuple[int, str, Any]]) -> tuple[list[str], dict[str, Any]]:
-    """Distinct image paths in order of appearance, and what there is of rows and their marks."""
+    """Distinct image paths in order of appearance; and number of rows, and whether there are
+    marks.
+    """
     names: dict[str, None] = {}
     rows, marks, tags = 0, False, False
     for row, _, value in values:
@@ -92,7 +94,7 @@ def _look(values: Iterable[tuple[int, str, Any]]) -> tuple[list[str], dict[str, 
 
 
 def _hashes(root: Path, names: Sequence[str], known: dict[str, Any]) -> dict[str, Any]:
-    """Per name ``[size, mtime_ns, sha256]``, or None for a missing file."""
+    """Name -> ``[size, mtime_ns, sha256]``, or None for a missing file."""
     states = {name: list(astuple(state)) for name, state in file_states(root, names).items()}
     stale = [n for n in names if n in states and (known.get(n) or [])[:2] != states[n]]
     fresh: dict[str, str] = {}

@@ -1,11 +1,11 @@
-"""One file from a public address, whole or not at all.
+"""Download one file from a public address; the target appears only when it is complete.
 
-A download that breaks off is resumed where it stopped (``Range`` with ``If-Range``), and only if
-the server still has the same file; it is checked against the size and checksum that are known,
-then renamed into place. The Hugging Face hub says both itself for its large files.
+An interrupted download is resumed (``Range`` with ``If-Range``) if the server still has the same
+file. It is compared with the known size and checksum, then renamed into place. The Hugging Face hub
+states both for its large files.
 
-``HF_ENDPOINT`` replaces the hub's address. ``HF_TOKEN`` goes to the hub's host alone, is dropped
-when the hub redirects elsewhere, and is never printed; nor are the signed addresses it redirects
+``HF_ENDPOINT`` replaces the hub's address. ``HF_TOKEN`` is only sent to the hub's host, dropped
+when the hub redirects elsewhere, and never printed; nor are the signed addresses that it redirects
 to.
 """
 
@@ -36,30 +36,30 @@ if TYPE_CHECKING:
 
 HUB = "https://huggingface.co"
 PATIENCE = 8
-"""Failures in a row without a byte of progress before an address is given up."""
+"""Failures in a row without a byte of progress after which an address is given up."""
 NO_ANSWER = 3
-"""The same for an address that has not answered at all: there may be no network."""
+"""The same for an address that has never answered: there may be no network."""
 TIMEOUT = (30.0, 60.0)
-"""Seconds to connect, and between two bytes."""
+"""Seconds for connecting, and between two bytes."""
 CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class Download:
-    """A file of a dataset and where it comes from: an entry of ``downloads`` in ``conf/data``."""
+    """A file of a dataset and its address: an entry of ``downloads`` in ``conf/data``."""
 
     name: str
     url: str
     to: str
-    """Where it belongs below the dataset's root: the file itself, or the folder to unpack into."""
+    """Destination below the dataset's root: the file itself, or the folder to unpack into."""
     holds: str = ""
-    """For archives, the folder below the root that is there afterwards."""
+    """For archives: a folder below the root that exists after unpacking."""
     files: int = 0
-    """How many files ``holds`` has at least, where known."""
+    """Minimum number of files in ``holds``, if known."""
     bytes: int = 0
-    """The exact size, where known; another one is refused."""
+    """Exact size, if known; a file of another size is refused."""
     about: int = 0
-    """The size for planning, where the exact one is not known."""
+    """Approximate size for planning, if the exact one is not known."""
     md5: str = ""
     sha256: str = ""
     mirrors: Sequence[str] = ()
@@ -67,16 +67,18 @@ class Download:
 
     @property
     def size(self) -> int:
-        """Bytes to plan with; 0 where nothing is known."""
+        """Bytes for planning; 0 if unknown."""
         return self.bytes or self.about
 
 
 class DownloadRefused(UserError):
-    """This address will not give the file, however often it is asked."""
+    """This address will not give the file, however often it is tried."""
 
 
 class _Broken(Exception):
-    """This attempt failed; a later one may not. ``wait``: seconds the server asked for."""
+    """An attempt failed, but a later one may succeed. ``wait``: seconds that the server asked
+    for.
+    """
 
     def __init__(self, why: str, wait: float | None = None) -> None:
         super().__init__(why)
@@ -84,7 +86,8 @@ class _Broken(Exception):
 
 
 def download(item: Download, target: Path, *, pause: Callable[[float], None] = time.sleep) -> None:
-    """Fetch ``item`` to ``target``, resuming ``target.part``; nothing to do where it is whole.
+    """Download ``item`` to ``target``, resuming ``target.part``; does nothing if ``target`` is
+    complete.
 
     Raises :class:`UserError` naming every address tried and what was wrong with it.
     """
@@ -114,7 +117,9 @@ def address(url: str) -> str:
 
 
 def _address_hash(url: str) -> str:
-    """Tells an address from another one; what is secret in it is not written down."""
+    """A hash that identifies an address; the address itself may contain secrets and is not
+    stored.
+    """
     return hashlib.sha256(url.encode()).hexdigest()
 
 
@@ -126,7 +131,7 @@ def shown(url: str) -> str:
 
 
 def login(url: str) -> dict[str, str]:
-    """The header with ``HF_TOKEN`` for addresses of the hub, nothing for all others."""
+    """The header with ``HF_TOKEN`` for addresses of the hub; empty for all others."""
     hub = urlsplit(os.environ.get("HF_ENDPOINT") or HUB)
     here = urlsplit(url)
     token = os.environ.get("HF_TOKEN", "").strip()
@@ -136,14 +141,14 @@ def login(url: str) -> dict[str, str]:
 
 @dataclass
 class _Transfer:
-    """One address, one file, as many attempts as it takes."""
+    """The download of one file from one address, in as many attempts as needed."""
 
     item: Download
     url: str
     target: Path
     session: Session
     answered: bool = False
-    """The server is there."""
+    """The server has answered."""
     restarted: bool = False
     """The checksum was wrong once already."""
 
@@ -174,7 +179,7 @@ class _Transfer:
         return self.part.stat().st_size if self.part.is_file() else 0
 
     def _receive(self) -> None:
-        """One request: append what the server still owes to the part file."""
+        """One request: append the missing bytes to the part file."""
         import requests
 
         have = self.have
@@ -198,7 +203,7 @@ class _Transfer:
             raise DownloadRefused(f"the request failed ({type(error).__name__})") from None
 
     def _begin(self, response: Response, have: int) -> int:
-        """Where the body belongs in the file; refuses answers that are not the file."""
+        """Position of the response's body in the file; refuses responses that are not the file."""
         status = response.status_code
         if status == 416:
             self._forget()
@@ -235,8 +240,10 @@ class _Transfer:
         return begin
 
     def _changed(self, response: Response) -> bool:
-        """Whether the rest comes from another content. A server that sends no validator with it,
-        or one of another kind, was asked with ``If-Range`` and is believed.
+        """Whether the rest of the file comes from another version.
+
+        A server that sends no validator with it, or one of another kind, was asked with
+        ``If-Range`` and is believed.
         """
         got, known = _validator(response), self.known["validator"]
         comparable = bool(got) and got.startswith('"') == known.startswith('"')
@@ -286,7 +293,7 @@ class _Transfer:
         self.notes.unlink(missing_ok=True)
 
     def _recall(self) -> dict[str, Any]:
-        """What is known of the file begun; nothing when another address began it."""
+        """What is known of a partial file; empty if it came from another address."""
         try:
             known = json.loads(self.notes.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -304,13 +311,13 @@ class _Transfer:
         return next((int(size) for size in sizes if size.isdecimal()), 0)
 
     def _hub_digest(self, response: Response) -> str:
-        """The SHA-256 of a large file, which the hub gives as its ``X-Linked-ETag``."""
+        """SHA-256 of a large file, which the hub sends as ``X-Linked-ETag``."""
         tags = [r.headers.get("X-Linked-ETag", "") for r in (*response.history, response)]
         return next((t.strip('"') for t in tags if re.fullmatch('"?[0-9a-f]{64}"?', t)), "")
 
 
 def _span(response: Response) -> tuple[int, int | None]:
-    """First byte of the body and size of the whole file, as the server says."""
+    """First byte of the body and size of the whole file, according to the server."""
     if response.status_code == 206:
         found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
         if found is None:
@@ -321,7 +328,9 @@ def _span(response: Response) -> tuple[int, int | None]:
 
 
 def _validator(response: Response) -> str:
-    """What tells this content from a later one: a strong ETag, else the date, else nothing."""
+    """What distinguishes this version from a later one: a strong ETag, else the date, else
+    nothing.
+    """
     tag = response.headers.get("ETag", "")
     return response.headers.get("Last-Modified", "") if not tag or tag.startswith("W/") else tag
 
@@ -339,7 +348,7 @@ def _retry_after(response: Response) -> float | None:
 
 
 def disk_error(error: OSError, folder: Path) -> BaseException:
-    """``error`` in words where the disk under ``folder`` is full or cannot be written."""
+    """``error``, as a DiskError if the disk of ``folder`` is full or cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(folder).free
         return UserError(

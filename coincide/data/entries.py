@@ -1,6 +1,6 @@
-"""What a file names of a dataset: rows, ids or whole records, whatever form it comes in.
+"""Read which rows of a dataset a file names: as row indices, ids or whole records, in any format.
 
-The kind of a file is told by its content, never by its suffix. :data:`TAKES` lists the forms.
+The format is recognised by content, never by the file's suffix. :data:`TAKES` lists the formats.
 """
 
 from __future__ import annotations
@@ -47,17 +47,19 @@ Kind = Literal["rows", "ids", "numbers", "mask", "records"]
 
 @dataclass(frozen=True)
 class Entries:
-    """``kind`` ``numbers``: integers of which the file does not say whether rows or ids."""
+    """The entries of a file. ``kind`` ``numbers``: integers that may be row indices or ids."""
 
     kind: Kind
     values: Sequence[Any]
-    """int, str, int, bool or dict, by kind."""
+    """int, str, int, bool or dict, depending on ``kind``."""
     ids: Sequence[str] | None = None
-    """Of rows in a table that names ids as well: what the dataset must have there."""
+    """For a table with both rows and ids: the ids that the dataset must have at these rows."""
 
 
 def read_entries(path: Path) -> Entries:
-    """The entries of ``path`` in its order. Raises :class:`UserError` with what is taken."""
+    """The entries of ``path`` in its order. Raises :class:`UserError`, listing the accepted
+    formats.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such file. {TAKES}")
     data = path.read_bytes()
@@ -81,7 +83,7 @@ def read_entries(path: Path) -> Entries:
 
 
 def index_array(path: Path) -> np.ndarray:
-    """Row indices int [k] of an ``.npy`` file, in its order; refuses anything else in it."""
+    """Row indices int [k] of an ``.npy`` file, in its order; UserError for any other content."""
     array = _load(path.read_bytes(), path)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise UserError(_wrong_array(array, path))
@@ -148,7 +150,9 @@ def _of_parquet(data: bytes, path: Path) -> Entries:
 
 
 def _of_columns(columns: Mapping[str, list[Any]], path: Path) -> Entries:
-    """Entries of a table: its column of rows, else of ids, where ``selected`` is true."""
+    """Entries of a table: its row column, else its id column, for rows where ``selected`` is
+    true.
+    """
     names = {name.strip().lower(): name for name in columns}
     row = next((names[name] for name in ROW_NAMES if name in names), None)
     identity = next((names[name] for name in ID_NAMES if name in names), None)
@@ -232,7 +236,7 @@ def _json(line: str, number: int, path: Path) -> Any:
 
 
 def _of_object(text: str, lines: list[str], path: Path) -> Entries:
-    """One JSON object with one list, or JSON lines of objects."""
+    """Entries of one JSON object that contains one list, or of JSON lines."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -258,7 +262,7 @@ _KNOWN = (*ROW_NAMES, *ID_NAMES)
 
 
 def _named(name: str, entries: Entries, path: Path) -> Entries:
-    """``entries`` under a name that may say whether integers are rows or ids."""
+    """``entries`` under a key whose name may say whether integers are rows or ids."""
     if entries.kind == "numbers" and name.strip().lower() in ROW_NAMES:
         return Entries("rows", entries.values)
     if entries.kind == "numbers" and name.strip().lower() in ID_NAMES:
@@ -267,7 +271,7 @@ def _named(name: str, entries: Entries, path: Path) -> Entries:
 
 
 def _of_list(values: list[Any], path: Path) -> Entries:
-    """Entries of one kind: what the types of a JSON list are."""
+    """Entries of a JSON list; their kind follows from the types."""
     if all(isinstance(value, bool) for value in values):
         return Entries("mask", values)
     if all(isinstance(value, int) and not isinstance(value, bool) for value in values):
@@ -284,7 +288,7 @@ def _of_list(values: list[Any], path: Path) -> Entries:
 
 
 def _of_records(values: list[dict[str, Any]], path: Path) -> Entries:
-    """Rows with a conversation as they are; records that only name a row or an id as a table."""
+    """Records with a conversation as they are; records that only name a row or id as a table."""
     if any(value.keys() & {"conversations", "messages"} for value in values):
         return Entries("records", values)
     names = dict.fromkeys(name for value in values for name in value)
@@ -294,7 +298,7 @@ def _of_records(values: list[dict[str, Any]], path: Path) -> Entries:
 
 
 def _of_lines(lines: list[str], path: Path) -> Entries:
-    """One entry a line, or a table with a header."""
+    """Entries of a text: one per line, or a table with a header."""
     delimiter = next((mark for mark in "\t,;" if mark in lines[0]), None)
     if delimiter:
         table = list(csv.reader(lines, delimiter=delimiter))
@@ -323,11 +327,11 @@ def _numeric(words: Sequence[str]) -> bool:
 
 
 def _of_words(words: list[str]) -> Entries:
-    """Integers where all are such as they would be written; else ids."""
+    """Integers, if every word is a plainly written integer; else ids."""
     return Entries("numbers", list(map(int, words))) if _numeric(words) else Entries("ids", words)
 
 
 def first(values: Sequence[Any]) -> str:
-    """The first ten for a message."""
+    """The first ten values, for a message."""
     more = ", ..." if len(values) > FIRST else ""
     return ", ".join(ascii(value) for value in values[:FIRST]) + more

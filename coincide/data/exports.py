@@ -1,8 +1,9 @@
-"""The rows of a subset in the forms that other trainers read, and what these read otherwise.
+"""Write the rows of a subset in other trainers' formats; count rows that they would read
+differently.
 
-Each row is said as the product trains on it: a turn that it leaves out is left out, ids are
-strings, ``images`` is a list in every row, fields that a form has no use for are dropped. System
-prompts, which the product replaces by its own, stay: other trainers use them.
+Each row is written as the product trains on it: turns that it leaves out are left out, ids are
+strings, ``images`` is a list in every row, and fields without a use in a format are dropped. System
+prompts, which the product replaces by its own, are kept, since other trainers use them.
 """
 
 from __future__ import annotations
@@ -26,21 +27,21 @@ CHAT = {"human": "user", "gpt": "assistant", "system": "system"}
 
 @dataclass(frozen=True)
 class ExportRow:
-    """A row of a subset as exports say it."""
+    """A row of a subset, ready for export."""
 
     number: int
-    """Its place in the subset."""
+    """Its index in the subset."""
     id: str
     system: str | None
     turns: tuple[Turn, ...]
     images: tuple[str, ...]
     text: str
-    """As the annotation file has it."""
+    """The row's text in the annotation file."""
     record: Mapping[str, Any]
 
 
 def read_rows(path: Path) -> Iterator[ExportRow]:
-    """The rows of a ``subset.json``. Raises :class:`UserError` for one that is no LLaVA row."""
+    """The rows of a ``subset.json``. Raises :class:`UserError` for one that is not LLaVA json."""
     for number, text, record in scan(path):
         example, _, fault = parse(number, record, lambda _: "", tags_as_text=True)
         if fault:
@@ -54,12 +55,12 @@ def read_rows(path: Path) -> Iterator[ExportRow]:
 
 
 def _identity(row: ExportRow) -> dict[str, Any]:
-    """The id as a string; without one, no key."""
+    """``{"id": id}`` with the id as a string; empty if the row has none."""
     return {"id": row.id} if row.id else {}
 
 
 def as_llava(row: ExportRow) -> dict[str, Any]:
-    """LLaVA json with all fields of the row; ``image`` a path, a list of several, or no key."""
+    """LLaVA json with all fields of the row; ``image``: a path, a list of several, or absent."""
     said = list(row.record["conversations"])
     kept = [*said[: int(row.system is not None)], *said[len(said) - len(row.turns) :]]
     image = {"image": row.images[0] if len(row.images) == 1 else list(row.images)}
@@ -74,7 +75,7 @@ _OWN = ("id", "image", "conversations")
 
 
 def as_sharegpt(row: ExportRow) -> dict[str, Any]:
-    """``conversations`` of ``from`` and ``value``, and ``images``: what LLaMA-Factory reads."""
+    """``conversations`` of ``from`` and ``value``, and ``images``: LLaMA-Factory's format."""
     said = [{"from": turn.role, "value": turn.text} for turn in row.turns]
     if row.system is not None:
         said.insert(0, {"from": "system", "value": row.system})
@@ -82,7 +83,7 @@ def as_sharegpt(row: ExportRow) -> dict[str, Any]:
 
 
 def as_messages(row: ExportRow) -> dict[str, Any]:
-    """OpenAI roles, ``<image>`` in the text, and ``images``: what ms-swift reads."""
+    """OpenAI roles, ``<image>`` in the text, and ``images``: ms-swift's format."""
     said = [_message(CHAT[turn.role], turn.text, turn) for turn in row.turns]
     if row.system is not None:
         said.insert(0, {"role": "system", "content": row.system})
@@ -90,20 +91,23 @@ def as_messages(row: ExportRow) -> dict[str, Any]:
 
 
 def as_trl(row: ExportRow) -> dict[str, Any]:
-    """Contents as parts, pictures as ``{"type": "image"}`` in their places, and ``images``."""
+    """Contents as parts, with ``{"type": "image"}`` in the pictures' places, and ``images``."""
     return {**_parts(row, lambda _: {}, marks=False), "images": list(row.images)}
 
 
 def as_axolotl(row: ExportRow) -> dict[str, Any]:
-    """Contents as parts, pictures as ``{"type": "image", "path": ...}``; no column of images."""
+    """Contents as parts, with pictures as ``{"type": "image", "path": ...}``; no column
+    ``images``.
+    """
     return _parts(row, lambda path: {"path": path}, marks=False)
 
 
 def as_parts(row: ExportRow) -> dict[str, Any]:
-    """Contents as parts, pictures as ``{"type": "image", "image": ...}``: what all read alike.
+    """Contents as parts, with pictures as ``{"type": "image", "image": ...}``; all trainers read it
+    alike.
 
-    The column ``images`` is null: by its name TRL knows rows with pictures, and axolotl leaves
-    a null one alone.
+    The column ``images`` is null: TRL recognises rows with pictures by its presence, and axolotl
+    ignores a null one.
     """
     return {**_parts(row, lambda path: {"image": path}), "images": None}
 
@@ -134,7 +138,7 @@ def _text(text: str) -> dict[str, Any]:
 
 
 def text_parts(text: str) -> Iterator[str | None]:
-    """The texts of a turn and None for each picture, without the line break between the two."""
+    """The texts of a turn, and None for each picture, without the line break between the two."""
     texts = text.split(IMAGE)
     for number, part in enumerate(texts):
         if number:
@@ -158,9 +162,9 @@ FORMS: Mapping[str, Callable[[ExportRow], dict[str, Any]]] = {
 
 
 def as_json_line(row: ExportRow, form: str, place: Callable[[str], str]) -> str:
-    """``row`` as JSON in ``form``, its pictures' paths through ``place``.
+    """``row`` as JSON in ``form``; ``place`` converts its pictures' paths.
 
-    A LLaVA row that needs no change comes out byte for byte.
+    A LLaVA row that needs no change is written byte for byte.
     """
     placed = tuple(map(place, row.images))
     record = FORMS[form](replace(row, images=placed))
@@ -180,7 +184,7 @@ def _texts(row: ExportRow) -> list[str]:
 
 
 def words_for_media(row: ExportRow) -> bool:
-    """Whether a text holds ``<video>`` or ``<audio>``, which here are words."""
+    """Whether a text contains ``<video>`` or ``<audio>`` as plain words."""
     return any(map(_MEDIA.search, _texts(row)))
 
 
@@ -248,14 +252,16 @@ MISREAD: tuple[tuple[tuple[str, ...], str, Callable[[ExportRow], bool]], ...] = 
 
 @dataclass
 class Misread:
-    """Rows that a reader of a form takes otherwise than the product, counted by reason."""
+    """Counts rows, by reason, that a reader of the format would take differently from the
+    product.
+    """
 
     form: str
     counts: Counter[str] = field(default_factory=Counter)
     rows: dict[str, list[int]] = field(default_factory=dict)
 
     def look(self, row: ExportRow) -> None:
-        """Count ``row`` under each reason that applies."""
+        """Count ``row`` for each reason that applies."""
         for forms, why, applies in MISREAD:
             if self.form in forms and applies(row):
                 self.counts[why] += 1
@@ -264,7 +270,7 @@ class Misread:
                     first.append(row.number)
 
     def lines(self) -> list[str]:
-        """A line for each reason: how many rows, the first ten by their place in the file."""
+        """A line for each reason: number of rows, and the first ten by their index in the file."""
         return [
             f"{count:,} rows have {why}; rows "
             + ", ".join(map(str, self.rows[why]))

@@ -1,4 +1,4 @@
-"""A row that cannot be used, and how its fault is told."""
+"""A row that cannot be used, and its fault in words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import Any
 
 
 class BadRow(Exception):
-    """A row that cannot be trained on: ``kind`` is counted, ``detail`` shown once."""
+    """A row that cannot be trained on: rows are counted by ``kind``; ``detail`` is for the first
+    one.
+    """
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(f"{kind}: {detail}")
@@ -15,6 +17,6 @@ class BadRow(Exception):
 
 
 def short(value: Any) -> str:
-    """``value`` for a message: inert, and not longer than a line."""
+    """``value`` for a message: inert and at most a line long."""
     shown = ascii(value)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."

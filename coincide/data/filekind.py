@@ -1,7 +1,8 @@
-"""What kind of file annotations are, by their content, and their text or table whatever it is.
+"""Recognise the format of an annotation file by its content, and read it as text or table.
 
 The first bytes decide, never the name: JSON in UTF-8, UTF-16 or UTF-32, with or without a
-byte-order mark, plain or compressed (gzip, bzip2, xz), and Parquet. Other kinds are named.
+byte-order mark, plain or compressed (gzip, bzip2, xz), and Parquet. Other known formats are named
+in the error.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-"""Byte-order marks; those of UTF-32 first, since UTF-16's is how one of them begins."""
+"""Byte-order marks; UTF-32's come first, since one of them begins with UTF-16's."""
 _TAR = 257
 FOREIGN: tuple[tuple[int, bytes, str], ...] = (
     (0, b"version https://git-lfs", "the pointer of a Git LFS file, not its content: `git lfs "
@@ -60,12 +61,14 @@ _PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml")
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether ``path`` is a Parquet file. Raises :class:`UserError` where there is no file."""
+    """Whether ``path`` is a Parquet file. Raises :class:`UserError` if there is no file."""
     return _head(path).startswith(PARQUET)
 
 
 def foreign_format(path: Path, head: bytes) -> UserError | None:
-    """The error for a file that begins with ``head`` where its kind is known and not read."""
+    """The error for a file that begins with ``head``, if that is a known format that is not
+    read.
+    """
     for at, magic, what in FOREIGN:
         if head[at:].startswith(magic):
             return UserError(f"{path} is {what}. Read are {READ}.")
@@ -77,10 +80,10 @@ def foreign_format(path: Path, head: bytes) -> UserError | None:
 
 @contextmanager
 def open_utf8(path: Path) -> Iterator[tuple[IO[bytes], str]]:
-    """``path`` as UTF-8 bytes without a byte-order mark, and what was undone, in words.
+    """``path`` as UTF-8 bytes without byte-order mark, and in words what was decoded.
 
-    Raises :class:`UserError` for kinds that are named and not read, and for a compressed file
-    that is cut short.
+    Raises :class:`UserError` for known formats that are not read, and for a truncated compressed
+    file.
     """
     head = _head(path)
     for magic, (name, unpack) in COMPRESSED.items():
@@ -111,7 +114,7 @@ def _utf8(path: Path, stream: IO[bytes], undone: str) -> tuple[IO[bytes], str]:
 
 
 def _without_mark(head: bytes) -> str:
-    """UTF-16 or UTF-32 by where the zeros of the first, ASCII character stand."""
+    """UTF-16 or UTF-32, by the zero bytes of the first (ASCII) character; empty if neither."""
     zeros = "".join("0" if byte else "z" for byte in head[:4])
     places = {"0z0z": "utf-16-le", "z0z0": "utf-16-be", "0zzz": "utf-32-le", "zzz0": "utf-32-be"}
     return places.get(zeros, "")
@@ -129,7 +132,7 @@ def _transcoded(path: Path, stream: IO[bytes], coding: str) -> IO[bytes]:
 
 @contextmanager
 def _whole(path: Path, name: str) -> Iterator[None]:
-    """Say what a compressed file is where it breaks off or is damaged."""
+    """In this context, errors of a truncated or damaged compressed file become UserErrors."""
     try:
         yield
     except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
@@ -147,7 +150,7 @@ def _head(path: Path) -> bytes:
 
 
 def table_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a Parquet file as dicts of plain values; columns that are null are left out."""
+    """The rows of a Parquet file as dicts of plain values; null columns are left out."""
     import pyarrow as pa
     from pyarrow import parquet
 

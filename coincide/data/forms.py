@@ -1,9 +1,9 @@
-"""The conversation of a row, in whatever form other trainers have it, as messages.
+"""Find the conversation of a row in any of the formats that other trainers use.
 
 ``messages``, ``conversations`` or ``conversation`` with turns or with pairs; ``texts`` with pairs
 (The Cauldron, FineVision); ``prompt`` and ``completion`` (TRL); ``instruction``, ``input`` and
-``output`` (Alpaca); ``query`` and ``response`` (ms-swift), ``question`` and ``answer``; of the last
-three with ``history``.
+``output`` (Alpaca); ``query`` and ``response`` (ms-swift), ``question`` and ``answer``; the last
+three possibly with ``history``.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ SYSTEM = "system"
 ASKED = ("query", "question", "prompt")
 SAID = ("response", "answer", "completion", "output")
 CHOICES = ("choices", "options", "candidates", "multiple_choices")
-"""Fields with a part of the question that no reader of these forms puts there."""
+"""Fields with answer choices, which readers of these formats do not add to the question."""
 NONE = "no conversation"
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """``turns`` as messages, and the ``fields`` of the row that they were taken from."""
+    """``turns`` as messages, and the ``fields`` of the row that they come from."""
 
     turns: list[Any]
     fields: tuple[str, ...]
 
 
 def conversation_of(value: Mapping[str, Any]) -> Conversation:
-    """The conversation of a row. Raises :class:`BadRow` where there is none that is known."""
+    """The conversation of a row. Raises :class:`BadRow` if no known format fits."""
     there = [name for name in (*TURNS, "texts") if value.get(name)]
     if there:
         return Conversation(_turns(there[0], value[there[0]]), (there[0],))
@@ -75,7 +75,7 @@ def _turns(name: str, value: Any) -> list[Any]:
 
 
 def _pair(item: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A question and its answer, named by who speaks; what else there is stays at the answer."""
+    """A question and its answer as messages; other fields are kept with the answer."""
     asked = [name for name in QUESTIONS if item.get(name) is not None]
     said = [name for name in ANSWERS if item.get(name) is not None]
     if not said or (len(asked) > 1 and asked != ["input", "instruction"]) or len(said) > 1:
@@ -89,7 +89,7 @@ def _pair(item: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _history(value: Any) -> list[dict[str, Any]]:
-    """Earlier questions and answers: pairs, as lists or by who speaks."""
+    """Earlier questions and answers: pairs, as lists or as mappings by speaker."""
     turns: list[dict[str, Any]] = []
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise BadRow("malformed turn", f"history is {short(value)}, expected [question, answer]")
@@ -115,7 +115,7 @@ def _asked(question: Any, answer: Any) -> list[dict[str, Any]]:
 
 
 def _prompted(value: Mapping[str, Any]) -> list[Any]:
-    """TRL's form: only the completion is learnt, earlier answers of the prompt are not."""
+    """TRL's format: only the completion is learnt; earlier answers in the prompt are not."""
     prompt, completion = value["prompt"], value["completion"]
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]

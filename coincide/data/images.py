@@ -1,15 +1,15 @@
-"""Images from disk, safely: one function that gives an RGB picture or says what is wrong.
+"""Read images safely: a function that returns an RGB picture or says what is wrong with the file.
 
 One rule makes a picture RGB, in training, in feature passes and in evaluation, which calls
 :func:`to_rgb` on the pictures of benchmarks before their tasks see them:
 
-- EXIF orientation is applied, so the picture stands as a viewer shows it;
+- EXIF orientation is applied, so the picture is upright as in a viewer;
 - transparency (RGBA, LA, PA, a transparent colour or palette entry) is dropped: each pixel keeps
-  its colour, whatever it is behind full transparency;
-- 16-bit grey, and 32-bit integers that reach beyond 255, keep the upper byte of 16 bits; other
+  its colour, even where it is fully transparent;
+- 16-bit grey, and 32-bit integers with values above 255, keep the upper byte of 16 bits; other
   32-bit grey, floating point included, is clipped to 0..255 (Pillow alone clips 16 bits to white);
-- CMYK, palette, grey, bilevel and YCbCr as Pillow converts them;
-- of animations the first frame.
+- CMYK, palette, grey, bilevel and YCbCr are converted by Pillow;
+- of animations the first frame is used.
 
 LLaVA's loader is ``Image.open(...).convert("RGB")``: it ignores orientation and clips 16-bit grey;
 for all other pictures the pixels are the same.
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_PIXELS = 89_478_485
-"""Pillow's own limit. Larger pictures are refused undecoded: each would take 270 MB and more."""
+"""Pillow's own limit. Larger pictures are refused without decoding: each would take 270 MB or
+more."""
 
 
 class BadImage(UserError):
@@ -37,15 +38,15 @@ class BadImage(UserError):
 
 
 class MissingImage(BadImage):
-    """There is no such file."""
+    """The file does not exist."""
 
 
 class CorruptImage(BadImage):
-    """The file does not decode, or its size alone would exhaust memory."""
+    """The file does not decode, or the picture is too large for memory."""
 
 
 class UnsafePath(UserError):
-    """A path that leaves the image root. No policy lets it pass."""
+    """A path that leads outside the image root. No policy accepts it."""
 
 
 def load_image(root: Path, relative: str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -59,7 +60,7 @@ def load_image(root: Path, relative: str, *, max_pixels: int = MAX_PIXELS) -> Im
 def decode(
     root: Path, relative: str, *, max_pixels: int = MAX_PIXELS
 ) -> tuple[Image.Image, tuple[str, ...]]:
-    """:func:`load_image`, and what made it more than a plain RGB file of its name's kind."""
+    """:func:`load_image`, and in words what was converted or unusual about the file."""
     from PIL import Image, UnidentifiedImageError
 
     path = safe_path(root, relative)
@@ -80,9 +81,9 @@ def decode(
 
 
 def size_of(root: Path, relative: str) -> tuple[int, int]:
-    """Width and height of the picture as :func:`load_image` gives it, by the file's header.
+    """Width and height of the picture that :func:`load_image` returns, from the file's header.
 
-    Raises as :func:`load_image` does for a file that is missing or no image.
+    Raises like :func:`load_image` for a file that is missing or not an image.
     """
     from PIL import Image
 
@@ -100,7 +101,9 @@ def size_of(root: Path, relative: str) -> tuple[int, int]:
 
 @contextmanager
 def whole_files_only() -> Iterator[None]:
-    """Refuse truncated files even where another library told Pillow to fill them with grey."""
+    """In this context truncated files are refused, even if another library lets Pillow fill them
+    with grey.
+    """
     from PIL import ImageFile
 
     before = ImageFile.LOAD_TRUNCATED_IMAGES
@@ -112,7 +115,7 @@ def whole_files_only() -> Iterator[None]:
 
 
 def safe_path(root: Path, relative: str) -> Path:
-    """``root/relative``, symlinks resolved; refuses a path that ends outside ``root``.
+    """``root/relative`` with symlinks resolved; UnsafePath if it ends outside ``root``.
 
     ``root`` itself may be a link, and links inside it may point to other places inside it.
     """
@@ -133,7 +136,7 @@ def safe_path(root: Path, relative: str) -> Path:
 
 
 def unsafe_reason(relative: str) -> str:
-    """Why the text alone disqualifies ``relative``; empty when it does not."""
+    """Why the text of ``relative`` alone makes it unsafe; empty if it does not."""
     if not relative or "\0" in relative:
         return "an empty path, or one with a NUL character"
     if relative.startswith(("/", "\\", "~")) or relative[1:3] in (":\\", ":/"):
@@ -157,7 +160,7 @@ SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".gif": "GIF", ".web
 
 
 def conversions(picture: Image.Image, name: str) -> tuple[str, ...]:
-    """What :func:`to_rgb` will change in ``picture``, and a format that is not its name's."""
+    """What :func:`to_rgb` will change in ``picture``, and a format that does not match its name."""
     mode = "16-bit grey" if picture.mode.startswith("I;16") else MODES.get(picture.mode, "")
     expected = SUFFIXES.get(Path(name).suffix.lower(), picture.format)
     format_of = {"MPO": "JPEG"}.get(picture.format or "", picture.format)
@@ -172,7 +175,7 @@ def conversions(picture: Image.Image, name: str) -> tuple[str, ...]:
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """Decode the first frame of ``picture`` and convert it to RGB; see the module's rules."""
+    """The first frame of ``picture`` as RGB, by the module's rules."""
     from PIL import ImageOps
 
     picture.seek(0)
@@ -184,10 +187,10 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Grey with more than 8 bits as 8 bits.
+    """Grey with more than 8 bits converted to 8 bits.
 
-    16-bit modes, and 32-bit ones that hold 16-bit values (Pillow reads some 16-bit PNG and TIFF
-    files so), keep their upper byte; other ranges are clipped to 0..255.
+    16-bit modes, and 32-bit ones with 16-bit values (as Pillow reads some PNG and TIFF files), keep
+    their upper byte; other ranges are clipped to 0..255.
     """
     import numpy as np
     from PIL import Image
@@ -208,7 +211,7 @@ def _check_size(size: tuple[int, int], relative: str, max_pixels: int) -> None:
 
 
 def _claimed_size(path: Path) -> tuple[int, int]:
-    """Width and height by the file's header alone, where Pillow refuses to open it; else (0, 0)."""
+    """Width and height in the file's header, if Pillow refuses to open it; (0, 0) if unknown."""
     from PIL import Image
 
     with path.open("rb") as handle:
@@ -222,7 +225,7 @@ def _claimed_size(path: Path) -> tuple[int, int]:
 
 
 def _what_it_is(path: Path) -> str:
-    """In words, what a file that is no image holds."""
+    """In words, what a file that is not an image contains."""
     with path.open("rb") as handle:
         head = handle.read(512)
     if not head:

@@ -1,7 +1,7 @@
-"""Pictures that are part of a row (bytes, base64, a data: URI): written as files, named by content.
+"""Pictures embedded in a row (bytes, base64, a data: URI) are written as files, named by content.
 
-They go below the image root, ``inline/<first two digits>/<SHA-256>.<format>``, so that they are
-checked, hashed, trained on and handed to other trainers as any picture is.
+They are stored below the image root as ``inline/<first two digits>/<SHA-256>.<format>``, so that
+they are checked, hashed, trained on and exported like any other picture.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from coincide.system.files import write_atomic
 FOLDER = "inline"
 KIND = "wrong inline picture"
 PictureWriter = Callable[[str, bytes], None]
-"""Takes the path of a picture, relative to the image root, and its bytes."""
+"""Writes a picture. Arguments: its path relative to the image root, and its bytes."""
 _SUFFIXES = (
     (b"\x89PNG\r\n\x1a\n", ".png"), (b"\xff\xd8\xff", ".jpg"), (b"GIF8", ".gif"),
     (b"BM", ".bmp"), (b"II*\0", ".tiff"), (b"MM\0*", ".tiff"),
@@ -31,11 +31,11 @@ _SUFFIXES = (
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
 _URI = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(?:;[\w.+=-]+)*?;base64,", re.IGNORECASE)
 _LEAST = 40
-"""Letters of base64 that the smallest picture takes: what is shorter is a path."""
+"""Length in base64 of the smallest possible picture; a shorter text is a path."""
 
 
 def suffix_of(content: bytes) -> str:
-    """The ending for a picture by its first bytes; nothing where they are of no known kind."""
+    """The file suffix for a picture, by its first bytes; empty for an unknown format."""
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return ".webp"
     if content[4:12] in (b"ftypavif", b"ftypheic"):
@@ -44,7 +44,7 @@ def suffix_of(content: bytes) -> str:
 
 
 def is_base64(text: str) -> bool:
-    """Whether ``text`` alone, without a data: in front, is a picture in base64 and no path."""
+    """Whether ``text`` is a picture in base64 without ``data:`` in front, and not a path."""
     if len(text) < _LEAST or not _BASE64.fullmatch(text):
         return False
     try:
@@ -55,7 +55,7 @@ def is_base64(text: str) -> bool:
 
 
 def decode_inline(text: str) -> bytes:
-    """The bytes of a data: URI or of base64 alone. Raises :class:`BadRow` for anything else."""
+    """The bytes of a data: URI or base64 text. Raises :class:`BadRow` for anything else."""
     found = _URI.match(text)
     if text[:5].lower() == "data:":
         kind = found["type"] if found else None
@@ -69,8 +69,8 @@ def decode_inline(text: str) -> bytes:
 
 
 def as_bytes(value: Any) -> bytes:
-    """``value`` of a field ``bytes``: bytes, base64, or the list of numbers that JSON makes of
-    bytes.
+    """``value`` of a field ``bytes`` as bytes; it may be bytes, base64, or a JSON list of
+    numbers.
     """
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value)
@@ -83,7 +83,7 @@ def as_bytes(value: Any) -> bytes:
 
 
 def name_of(content: bytes) -> str:
-    """Where a picture of these bytes lies below the image root."""
+    """Path, below the image root, for a picture with these bytes."""
     if not content:
         raise BadRow(KIND, "a picture of zero bytes")
     digest = hashlib.sha256(content).hexdigest()
@@ -91,7 +91,9 @@ def name_of(content: bytes) -> str:
 
 
 def picture_writer(root: Path) -> PictureWriter:
-    """What writes pictures below ``root``, each once. Raises :class:`UserError` if it cannot."""
+    """A :data:`PictureWriter` below ``root`` that writes each picture once; UserError if it
+    cannot.
+    """
 
     def keep(name: str, content: bytes) -> None:
         path = safe_path(root, name)

@@ -1,4 +1,4 @@
-"""Which of many image paths exist: one listing per folder, not one look-up per file."""
+"""Which of many image paths exist, with one listing per folder instead of one look-up per file."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from coincide.data.images import UnsafePath, safe_path, unsafe_reason
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """What tells a changed file from an unchanged one without reading it."""
+    """Size and modification time, which reveal a changed file without reading it."""
 
     size: int
     mtime_ns: int
 
 
 def missing_files(root: Path, names: Iterable[str]) -> set[str]:
-    """Those of ``names`` that are no file under ``root``.
+    """Those of ``names`` that are not files below ``root``.
 
-    Raises :class:`UnsafePath`, naming the first ten, when any is absolute, climbs out with
-    ``..``, or leaves the root through a symbolic link.
+    Raises :class:`UnsafePath`, naming the first ten, if any is absolute, contains ``..``, or leads
+    outside the root through a symbolic link.
     """
     missing: set[str] = set()
     for wanted, entries in _folders(root, names):
@@ -34,7 +34,7 @@ def missing_files(root: Path, names: Iterable[str]) -> set[str]:
 
 
 def file_states(root: Path, names: Iterable[str]) -> dict[str, FileState]:
-    """Size and modification time of those of ``names`` that exist; refusals as above."""
+    """Size and modification time of those of ``names`` that exist; errors as above."""
     states = {}
     for wanted, entries in _folders(root, names):
         for base, name in wanted:
@@ -47,7 +47,7 @@ def file_states(root: Path, names: Iterable[str]) -> dict[str, FileState]:
 def _folders(
     root: Path, names: Iterable[str]
 ) -> Iterator[tuple[list[tuple[str, str]], dict[str, os.DirEntry[str]]]]:
-    """Per folder: ``[(base name, name)]`` and the directory entries by base name."""
+    """Per folder: pairs (base name, name), and the directory entries by base name."""
     by_folder: dict[str, list[tuple[str, str]]] = defaultdict(list)
     refused = []
     for name in names:

@@ -1,8 +1,9 @@
-"""``data=llava``: the 665,298 examples that LLaVA-1.5 is tuned on, told apart by their content.
+"""``data=llava``: the 665,298 examples of LLaVA-1.5's finetuning, with sources inferred from
+content.
 
-The published file has no field that names a row's source. The image folder tells the blocks
-outside COCO; within COCO the form of the question does (Liu et al. 2023, arXiv 2310.03744, table
-7: each block has a response-format prompt of its own).
+The published file has no field with a row's source. Outside COCO the image folder names the source;
+within COCO the form of the question does (Liu et al. 2023, arXiv 2310.03744, table 7: each block
+has its own response-format prompt).
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ BLOCKS: Mapping[str, int] = {
     "textcaps": 21_953,
     "sharegpt": 40_688,
 }
-"""Rows of the published file by source, in file order; 665,298 together."""
+"""Source -> number of rows in the published file, in file order; 665,298 in total."""
 FOLDERS = {"vg": "vg", "gqa": "gqa", "ocr_vqa": "ocr_vqa", "textvqa": "textcaps"}
 COCO = ("llava_conversation", "llava_detail", "llava_reasoning", "vqav2", "okvqa", "aokvqa",
         "refcoco")  # fmt: skip
-"""The blocks with images of COCO, told apart by the form of the question."""
+"""Sources with images of COCO, distinguished by the form of the question."""
 SHORT = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
 REGIONS = (
@@ -57,13 +58,13 @@ DETAIL = frozenset(
         "Write a detailed description of the given image.",
     }
 )
-"""The instructions of LLaVA's detailed descriptions, as the published file has them."""
+"""The instructions of LLaVA's detailed descriptions, as in the published file."""
 OKVQA_MOST = 2
 """OK-VQA asks 9,009 questions about 8,998 images; VQAv2 at least three about each of its own."""
 
 
 def source_of(value: Mapping[str, Any]) -> str:
-    """The block of a raw row: a key of :data:`BLOCKS`, or the first folder of a foreign image."""
+    """The source of a raw row: a key of :data:`BLOCKS`, or the first folder of an unknown image."""
     if not value.get("image"):
         return "sharegpt"
     folder = folder_source(dict(value))
@@ -89,8 +90,10 @@ def _coco_block(first: str, questions: int) -> str:
 
 @dataclass(frozen=True)
 class Llava(LlavaJson):
-    """The LLaVA-665K mixture. ``expect`` ``published`` refuses a file with other rows than the
-    published one; ``any`` takes a fork, an extract or a miniature.
+    """The LLaVA-665K mixture.
+
+    ``expect``: ``published`` refuses a file whose rows differ from the published one's; ``any``
+    accepts a fork, an extract or a miniature.
     """
 
     sources: ClassVar[int] = 1
@@ -100,21 +103,21 @@ class Llava(LlavaJson):
     clusters: int = 10_000
     expect: str = "published"
     on_media_tag: str = "text"
-    """Its media are pictures; what looks like a tag of others in a text is a text about tags."""
+    """Its media are pictures only; what looks like another tag in a text is plain text."""
 
     def source_of(self, value: dict[str, Any]) -> str:
-        """The block that a raw row belongs to."""
+        """The source of a raw row."""
         return source_of(value)
 
     def sources_rule(self) -> dict[str, Any]:
-        """How sources are told, for the key."""
+        """How sources are inferred, for the key."""
         return {"sources": f"llava665k-{self.sources}"}
 
     def accept(self, report: DataReport) -> None:
-        """Also compare the rows of each block with the published ones.
+        """Also compare the number of rows of each source with the published one.
 
-        Another number by image folder is another file, and refused. Where only blocks within COCO
-        differ, the rule that tells their questions apart may be to blame: that is printed.
+        UserError if they differ by image folder: it is another file. If only sources within COCO
+        differ, the rule that tells their questions apart may be to blame; that is printed.
         """
         if self.expect == "published" and report.sources != BLOCKS:
             if _by_folder(report.sources) != _by_folder(BLOCKS):
@@ -128,7 +131,7 @@ class Llava(LlavaJson):
 
 
 def _by_folder(sources: Mapping[str, int]) -> dict[str, int]:
-    """Rows by source with all of COCO's blocks as one."""
+    """Source -> number of rows, with all of COCO's sources as one."""
     found: Counter[str] = Counter()
     for source, count in sources.items():
         found["coco" if source in COCO else source] += count
@@ -136,7 +139,7 @@ def _by_folder(sources: Mapping[str, int]) -> dict[str, int]:
 
 
 def _compared(sources: Mapping[str, int]) -> str:
-    """A line per source: got, expected, and a mark where they differ."""
+    """A line per source: rows found, rows expected, and a mark if they differ."""
     lines = [f"  {'source':<20}{'got':>10}{'expected':>10}"]
     for source in (*BLOCKS, *sorted(sources.keys() - BLOCKS.keys())):
         got, expected = sources.get(source, 0), BLOCKS.get(source, 0)

@@ -1,4 +1,4 @@
-"""The LLaVA json format: the general reader, and ``data=llava_json`` for a dataset of one's own.
+"""LLaVA json: the general reader, and ``data=llava_json`` for one's own dataset.
 
 A row is ``{"id": str | int, "image": str | [str], "conversations": [{"from": "human" | "gpt",
 "value": str}, ...]}``; ``id`` and ``image`` may be absent, ids need not be unique.
@@ -33,11 +33,11 @@ from coincide.system.files import write_atomic, write_json
 
 VERSION = 1
 READER = 2
-"""Version of what is read of a row: 2 honours marks of what is learnt and knows other media."""
+"""Version of the reader: 2 honours marks of what is to be learnt and knows other media."""
 
 
 def folder_source(value: dict[str, Any]) -> str:
-    """The source of a row: the first folder of its (first) image, or ``text``."""
+    """The source of a row: the first folder of its (first) image; ``text`` without an image."""
     images = value.get("image")
     first = images[0] if isinstance(images, list) and images else images
     if not isinstance(first, str) or not first:
@@ -57,12 +57,12 @@ def read(
     corrupt: Mapping[str, str] | None = None,
     tags_as_text: bool = False,
 ) -> Dataset:
-    """The dataset in ``annotations``, whose images lie under ``image_root``.
+    """The dataset in ``annotations``, with images below ``image_root``.
 
-    ``corrupt`` maps images known not to decode to the reason (``coincide.data.check``);
-    ``tags_as_text``: tags of other media in a text are words, not a fault. Raises
-    :class:`UserError` for malformed JSON (byte offset and row), for image paths that leave the
-    root, and for faulty rows whose policy is ``error`` (counts, first rows, sources).
+    ``corrupt``: image -> reason, for images known not to decode (``coincide.data.check``);
+    ``tags_as_text``: tags of other media in a text are plain text, not a fault. Raises
+    :class:`UserError` for malformed JSON (byte offset and row), for image paths that lead outside
+    the root, and for faulty rows whose policy is ``error`` (counts, first rows, sources).
     """
     policies = Policies(on_bad_row, on_missing_image, on_corrupt_image)
     dataset, report = inspect(
@@ -89,9 +89,10 @@ def inspect(
     rows: RowReader = scan,
     tags_as_text: bool = False,
 ) -> tuple[Dataset, DataReport]:
-    """Like :func:`read`, with the report, and faulty rows dropped where the policy is ``error``.
+    """Like :func:`read`, with the report; faulty rows are dropped even if their policy is
+    ``error``.
 
-    ``rows`` gives the rows of the file, as LLaVA json or as the fault that keeps them from it.
+    ``rows`` yields the rows of the file, as LLaVA json or as the fault that prevents it.
     """
     policies = policies or Policies()
     report = DataReport(name)
@@ -148,7 +149,7 @@ def _count(report: DataReport, examples: list[Example], dropped: int, blank: int
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Pause the garbage collector: it would walk millions of new turns again and again."""
+    """Pause the garbage collector, which would traverse millions of new turns again and again."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -163,42 +164,44 @@ def _no_collection() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class LlavaJson:
-    """A LLaVA json file and the folder of its images. The artifact is the check of both.
+    """A LLaVA json file with its image folder. Its artifact holds the result of checking both.
 
-    It holds ``report.json`` (:class:`DataReport`), ``corrupt.json`` (image -> why it does not
-    decode) and ``examples.parquet`` (row, id, source, images, turns, dropped); the data itself
-    stays where it is.
+    Files: ``report.json`` (:class:`DataReport`), ``corrupt.json`` (image -> why it does not decode)
+    and ``examples.parquet`` (row, id, source, images, turns, dropped). The data itself is not
+    copied.
     """
 
     form: ClassVar[str] = "llava"
-    """Which reader the annotations need."""
+    """The reader that the annotations need."""
 
     annotations: str
     images: str
-    """The image root: paths in the annotations are relative to it."""
+    """The image root; paths in the annotations are relative to it."""
     name: str = "llava_json"
     clusters: int = 1000
-    """K for the methods that cluster; read by ``conf/method``, no part of the data."""
+    """K for methods that cluster; read by ``conf/method``, not part of the data."""
     source_field: str | None = None
-    """The field that names a row's source; None: the first folder of its image path."""
+    """Field with a row's source; None: the first folder of its image path."""
     on_bad_row: str = "error"
     on_missing_image: str = "error"
     on_corrupt_image: str = "error"
     lost_at_most: float = 1.0
-    """The largest share of rows that the policies may drop or blank."""
+    """Largest share of rows that the policies may drop or blank."""
     expect: str = "any"
-    """``published``: the rows are counted against the published file's; ``any``: they are not."""
+    """``published``: compare the rows with the published file's; ``any``: do not."""
     root: str = ""
-    """Where ``downloads`` go."""
+    """Folder for ``downloads``."""
     downloads: Sequence[Download] = field(default=(), compare=False)
     scale: Mapping[str, int] = field(default_factory=dict, compare=False)
-    """``rows`` and ``text_tokens`` (of a row, in the mean), for estimates of cost alone."""
+    """``rows`` and ``text_tokens`` (mean per row); only for cost estimates."""
     on_media_tag: str = "bad_row"
-    """A tag of other media in a text (``<video>``, ``<|image_pad|>``, ``<box>``): ``bad_row`` is a
-    fault of the row, whose policy is ``on_bad_row``; ``text`` takes it as the words it is."""
+    """A tag of other media in a text (``<video>``, ``<|image_pad|>``, ``<box>``): ``bad_row``: a
+    fault of the row with the policy ``on_bad_row``; ``text``: plain text."""
 
     def __post_init__(self) -> None:
-        """Refuse wrong options; whether the files are there is looked up when they are needed."""
+        """Raise UserError for invalid options; whether the files exist is checked when they are
+        needed.
+        """
         _ = self.policies
         if not 0 <= self.lost_at_most <= 1:
             raise UserError(f"lost_at_most={self.lost_at_most}: expected a share in [0, 1].")
@@ -212,15 +215,15 @@ class LlavaJson:
 
     @property
     def policies(self) -> Policies:
-        """The three policies."""
+        """The three policies for faulty rows."""
         return Policies(self.on_bad_row, self.on_missing_image, self.on_corrupt_image)
 
     def requirements(self) -> list[Requirement]:
-        """Annotations, image folders, and disk space where something is to be fetched."""
+        """Annotations, image folders, and disk space if something must be downloaded."""
         return requirements(self)
 
     def rows(self, annotations: Path) -> Iterable[tuple[int, str, Any]]:
-        """``(row, text, value)`` with the value in LLaVA's form, or the fault of a row."""
+        """Yields ``(row, text, value)``, the value in LLaVA's format or the row's fault."""
         return scan(annotations)
 
     def source_of(self, value: dict[str, Any]) -> str:
@@ -230,15 +233,15 @@ class LlavaJson:
         return str(value.get(self.source_field, "unknown"))
 
     def sources_rule(self) -> dict[str, Any]:
-        """How sources are told, for the key."""
+        """How sources are inferred, for the key."""
         return {"source_field": self.source_field}
 
     def accept(self, report: DataReport) -> None:
-        """Raise :class:`UserError` where the data is not what it should be."""
+        """Raise :class:`UserError` if the data is not as expected; subclasses add checks."""
         report.refuse(self.policies, self.lost_at_most)
 
     def images_by_source(self) -> dict[str, list[str]]:
-        """Image paths, each once, by the source of the first row that names it."""
+        """Source -> image paths, each once, under the source of the first row that names it."""
         found: dict[str, list[str]] = defaultdict(list)
         seen: set[str] = set()
         for _, _, value in self.rows(Path(self.annotations)):
@@ -250,7 +253,9 @@ class LlavaJson:
         return dict(found)
 
     def step(self) -> Step:
-        """Keyed by the bytes of annotations and images, whatever their place and name."""
+        """The step that checks the data; its key contains the bytes of annotations and images, not
+        their paths.
+        """
         content = self.content()
         config = {
             "annotations": content.annotations,
@@ -263,33 +268,37 @@ class LlavaJson:
         return Step("data", self.name, VERSION, config, self._build, note=note)
 
     def _reader(self, content: Content) -> dict[str, Any]:
-        """For the key, where the first reader took the same file otherwise than this one."""
+        """Version of the reader, for the key, if the first version read the same file
+        differently.
+        """
         tags = content.tags and self.on_media_tag != "text"
         return {"reader": READER} if content.marks or tags or self.reads_more() else {}
 
     def reading(self) -> str:
-        """Which reader takes the annotations, and how: what is remembered of them is its own."""
+        """Name and settings of the reader; caches are separate for each."""
         return self.form
 
     def reads_more(self) -> bool:
-        """Whether rows may be read that the first reader left out as faults."""
+        """Whether rows may be read that the first version of the reader dropped as faulty."""
         return False
 
     def content(self) -> Content:
-        """Hash both. Raises :class:`UserError` naming what is not there and how to get it."""
+        """Hashes of annotations and images. Raises :class:`UserError` naming what is missing and
+        how to get it.
+        """
         refuse_absent(self)
         return content_of(Path(self.annotations), Path(self.images), self.rows, self.reading())
 
     def size(self) -> int:
-        """Rows of the annotations, counted when they were hashed."""
+        """Number of rows in the annotations, counted when they were hashed."""
         return self.content().rows
 
     def open(self, artifact: Path) -> Dataset:
-        """The dataset as the artifact's check left it; refused when its files changed since."""
+        """The dataset as checked in the artifact; UserError if its files have changed since."""
         return _open(self, artifact)
 
     def inspect(self, corrupt: Mapping[str, str]) -> tuple[Dataset, DataReport]:
-        """The dataset and its report; nothing is refused yet."""
+        """The dataset and its report, without refusing anything yet."""
         return inspect(
             Path(self.annotations),
             Path(self.images),
@@ -327,7 +336,7 @@ class LlavaJson:
 
 @lru_cache(maxsize=1)
 def _open(source: LlavaJson, artifact: Path) -> Dataset:
-    """Kept for the process: a sweep opens the same half million rows for every method."""
+    """Cached in the process: a sweep opens the same half million rows for every method."""
     manifest = json.loads((artifact / MANIFEST).read_text(encoding="utf-8"))
     content = source.content()
     for what in ("annotations", "images"):

@@ -1,10 +1,10 @@
-"""Marks of a row or a turn that change what is learnt: honoured where they leave a turn out.
+"""Fields of a row or turn that say what is to be learnt; honoured if they exclude whole turns.
 
 Read as "this turn is learnt, or not": ``loss`` (ms-swift), ``weight`` (OpenAI), ``loss_weight``
 (LLaMA-Factory), ``train`` and ``training`` (axolotl), ``output_with_loss`` (xtuner), ``loss_mask``
-and kin, as true, false, 1 or 0. Everything else that changes what is learnt (a weight between, a
-part of a turn, rejected answers, tools) is a fault: leaving it out in silence would train another
-model than the one asked for.
+and similar, as true, false, 1 or 0. Anything else that changes what is learnt (other weights, a
+part of a turn, rejected answers, tools) is a fault of the row: ignoring it would silently train
+another model.
 """
 
 from __future__ import annotations
@@ -15,39 +15,40 @@ from typing import Any
 from coincide.data.fault import BadRow, short
 
 LOSS = "loss"
-"""The mark as we write it ourselves: ``"loss": false`` on a turn that is not to be learnt."""
+"""The mark as the product writes it: ``"loss": false`` on a turn that is not to be learnt."""
 LEARNT = frozenset({LOSS, "weight", "loss_weight", "loss_scale", "loss_mask", "loss_weights",
                     "compute_loss", "train", "training", "trainable", "train_on", "train_on_turn",
                     "train_turn", "trained", "is_trainable", "learn", "output_with_loss",
                     "supervised"})  # fmt: skip
-"""Keys of a turn that say whether it is learnt."""
+"""Fields of a turn that say whether it is learnt."""
 UNCLEAR = frozenset({"train_detail", "training_detail", "mask", "masked", "masks", "weights",
                      "token_weights", "label_mask", "labels", "input_ids"})  # fmt: skip
-"""Keys of a turn that change what is learnt in a way that is not done, or that is said two ways."""
+"""Fields of a turn that change what is learnt in an unsupported or ambiguous way."""
 TOOLS = frozenset({"tools", "functions", "function_call", "tool_calls", "tool_call_id",
                    "tool_choice"})  # fmt: skip
 UNREAD_TEXT = frozenset({"reasoning_content", "reasoning", "thinking", "thought", "refusal",
                          "prefix", "suffix", "backtrack_content"})  # fmt: skip
-"""Keys of a turn with text of its own, which other trainers put into the answer or before it."""
+"""Fields of a turn with text that other trainers put into or before the answer."""
 _PREFERENCE = ("rejected", "chosen", "negative", "positive")
 _WHAT = ("", "s", "_response", "_responses", "_answer", "_output", "_messages", "_message",
          "_conversations", "_conversation", "_completion", "_completions", "_images", "_image",
          "_text")  # fmt: skip
 PREFERENCE = frozenset(first + what for first in _PREFERENCE for what in _WHAT)
-"""Keys of a row with a second answer, of which one is to be preferred."""
+"""Fields of a row with a second answer, for preference training."""
 MARK = "mark of what is learnt"
 TOOL = "tool call"
 UNREAD = "text that is not read"
 SECOND = "preference data"
 FAULTS = (MARK, TOOL, UNREAD, SECOND)
-"""Kinds of faults that are found here."""
+"""Kinds of faults found here."""
 
 
 def is_learnt(turn: str, fields: Mapping[str, Any], answer: bool) -> bool:
-    """Whether a turn with ``fields`` is learnt, so far as its marks go; ``turn`` names it.
+    """Whether a turn with ``fields`` is learnt, according to its marks; ``turn`` names it in
+    errors.
 
-    Raises :class:`BadRow` for marks that are not done, that contradict each other, or that ask to
-    learn what is no ``answer``.
+    Raises :class:`BadRow` for marks that are unsupported or contradict each other, or that ask to
+    learn a turn that is no ``answer``.
     """
     said: dict[str, bool] = {}
     for key, value in fields.items():
@@ -71,7 +72,7 @@ def is_learnt(turn: str, fields: Mapping[str, Any], answer: bool) -> bool:
 
 
 def refuse_row(fields: Mapping[str, Any]) -> None:
-    """Raise :class:`BadRow` where a key of a row changes what is learnt of it."""
+    """Raise :class:`BadRow` if a field of a row changes what is learnt from it."""
     for key, value in fields.items():
         name = key.lower() if isinstance(key, str) else ""
         if not value and value is not False and value != 0:
@@ -86,7 +87,7 @@ def refuse_row(fields: Mapping[str, Any]) -> None:
 
 
 def _changes(name: str, value: Any) -> bool:
-    """Whether a row's key ``name`` says that the row is learnt otherwise than others."""
+    """Whether the row's field ``name`` says that it is learnt differently from others."""
     if name in ("label", "kto_tag"):  # KTO: an answer not to be given
         return value is False
     if name == LOSS:  # a number here is a score: what some model's loss on the row was
@@ -103,7 +104,7 @@ def _changes(name: str, value: Any) -> bool:
 
 
 def _numbers(value: Any) -> bool:
-    """Whether ``value`` is a list of numbers, as token masks are."""
+    """Whether ``value`` is a list of numbers, like a token mask."""
     return (
         isinstance(value, list)
         and bool(value)

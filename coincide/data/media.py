@@ -1,9 +1,9 @@
-"""What names media in a row and is not read: fields, and tags in a text.
+"""Detect media in a row that are not read: fields that name them, and tags in a text.
 
-Every family of models and trainers has tags of its own for pictures, videos, sounds and places in a
-picture. Only ``<image>`` stands for a picture here; any other tag would be learnt as the words it
-is written with, and a video under a field of its own would leave a text-only row that asks about
-nothing. Both are faults of their row.
+Every family of models and trainers has its own tags for pictures, videos, sounds and regions of a
+picture. Only ``<image>`` stands for a picture here. Any other tag would be learnt as plain words,
+and a video in a field of its own would leave a text-only row that asks about nothing. Both are
+faults of the row.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _PICTURES = re.compile(
 )
 _HOLDERS = frozenset({"media", "medias", "multimedia", "multi_modal_data", "mm_data", "attachment",
                       "attachments"})  # fmt: skip
-"""Fields that hold media of any kind where they are objects or lists."""
+"""Fields that hold media of any kind if they are objects or lists."""
 _ENDING = re.compile(
     r"\.(?:mp4|avi|mov|mkv|webm|m4v|mpe?g|flv|wmv|wav|mp3|flac|ogg|m4a|aac|opus|"
     r"jpe?g|png|gif|webp|bmp|tiff?|heic|avif)(?:[?#]\S*)?$",
@@ -72,7 +72,7 @@ _ENDING = re.compile(
 )
 _ORIGIN = frozenset({"id", "source", "sources", "url", "urls", "origin", "dataset", "name",
                      "task", "task_name", "category"})  # fmt: skip
-"""Fields that tell where a row is from, whatever they hold."""
+"""Fields that say where a row comes from, whatever they contain."""
 
 
 def refuse_tags(turn: str, text: str) -> None:
@@ -91,10 +91,10 @@ def refuse_tags(turn: str, text: str) -> None:
 def refuse_fields(
     where: str, fields: Mapping[str, Any], known: Collection[str], pictures: Sequence[str]
 ) -> None:
-    """Raise :class:`BadRow` where a field that is not ``known`` holds media.
+    """Raise :class:`BadRow` if a field that is not ``known`` holds media.
 
-    ``pictures``: those that the row brings where they are read; a picture's path beside them (its
-    mask, its address) is taken as a note.
+    ``pictures``: the row's pictures that are read; a path in another field that belongs to one of
+    them (its mask, its address) is taken as a note.
     """
     for key, value in fields.items():
         if key in known or not value or isinstance(value, (bool, int, float)):

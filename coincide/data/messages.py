@@ -1,15 +1,15 @@
-"""``data=messages``: the forms of other trainers, read as they stand; ``docs/DATA.md`` lists them.
+"""``data=messages``: datasets in other trainers' formats, read as they are; see ``docs/DATA.md``.
 
-A JSON list, JSON lines or Parquet. The conversation is what :mod:`coincide.data.forms` finds; a
-turn's content is text or a list of parts (OpenAI, Anthropic, TRL, axolotl, Qwen). Pictures are
-those of ``images`` or ``image``, of parts, of turns, and ``<img>path</img>`` in a text: paths, or
-the pictures themselves, which become files (:mod:`coincide.data.inline`).
+A JSON list, JSON lines or Parquet. :mod:`coincide.data.forms` finds the conversation; a turn's
+content is text or a list of parts (OpenAI, Anthropic, TRL, axolotl, Qwen). Pictures come from
+``images`` or ``image``, from parts, from turns, and from ``<img>path</img>`` in a text: paths, or
+the pictures themselves, which are written as files (:mod:`coincide.data.inline`).
 
-Every turn and picture comes through in its place. ``<image>`` and parts without a path take the
-row's pictures in their order; where a row's text has fewer ``<image>`` than it brings pictures, the
-missing ones stand before the first question, as LLaMA-Factory and ms-swift put them. System
-prompts are left out and counted, as of LLaVA json: the template has its own. Tool calls, other
-media and pictures by URL are faults of their row.
+Every turn and picture keeps its place. ``<image>`` and parts without a path take the row's pictures
+in their order; if a row's text has fewer ``<image>`` than the row has pictures, the missing ones
+are put before the first question, as in LLaMA-Factory and ms-swift. System prompts are left out and
+counted, as for LLaVA json: the template has its own. Tool calls, other media and pictures by URL
+are faults of the row.
 """
 
 from __future__ import annotations
@@ -31,36 +31,40 @@ from coincide.store import Build
 from coincide.system.files import write_atomic
 
 TRAIN = "train.json"
-"""The rows as LLaVA json, in the artifact: what subsets are cut from."""
+"""File of the artifact with the rows as LLaVA json, from which subsets are written."""
 
 
 @dataclass(frozen=True)
 class Messages(LlavaJson):
-    """A file of messages and the folder of its images."""
+    """A file of messages and its image folder."""
 
     form: ClassVar[str] = "messages"
 
     name: str = "messages"
 
     def rows(self, annotations: Path) -> Iterable[tuple[int, str, Any]]:
-        """``(row, LLaVA json, value)``, or ``(row, text, fault)``."""
+        """Yields ``(row, LLaVA json, value)``, or ``(row, text, fault)``."""
         as_text = self.on_media_tag == "text"
         return read_messages(annotations, Path(self.images), tags_as_text=as_text)
 
     def reading(self) -> str:
-        """The form, and whether tags in a text are words: it settles which pictures there are."""
+        """The format, and whether tags in a text are plain text, which affects what pictures there
+        are.
+        """
         return f"{self.form}-text" if self.on_media_tag == "text" else self.form
 
     def sources_rule(self) -> dict[str, Any]:
-        """How sources are told, and that the rows were messages, for the key."""
+        """How sources are inferred, and that the rows were messages, for the key."""
         return {"source_field": self.source_field, "form": self.form}
 
     def reads_more(self) -> bool:
-        """Forms that were faults once are read now, where faults are no error."""
+        """Whether faults are tolerated: formats that were faults in an earlier version are read
+        now.
+        """
         return self.on_bad_row == "drop"
 
     def open(self, artifact: Path) -> Dataset:
-        """The dataset, whose subsets are cut from the artifact's LLaVA json."""
+        """The dataset; its subsets are written from the artifact's LLaVA json."""
         return replace(super().open(artifact), annotations=artifact / TRAIN)
 
     def _build(self, build: Build) -> dict[str, Any]:
@@ -73,9 +77,10 @@ class Messages(LlavaJson):
 def read_messages(
     path: Path, image_root: Path, *, tags_as_text: bool = False
 ) -> Iterator[tuple[int, str, Any]]:
-    """Yield ``(row, text, value)`` for each row of ``path``; a row that cannot be said in LLaVA
-    json comes as the :class:`BadRow`, its text as it stands. Inline pictures are written.
-    ``tags_as_text``: ``<img>path</img>`` in a text is text.
+    """Yield ``(row, text, value)`` for each row of ``path``, and write embedded pictures.
+
+    A row that cannot be converted to LLaVA json is yielded as its :class:`BadRow`, with its
+    original text. ``tags_as_text``: ``<img>path</img>`` in a text is plain text.
     """
     keep = picture_writer(image_root)
     for row, text, value in scan(path):

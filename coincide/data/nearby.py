@@ -1,8 +1,8 @@
-"""Why a picture is missing: the path that was tried, and what lies nearest to it.
+"""Explain why a picture is missing: the path that was tried, and the most similar path that exists.
 
-Looked for are what commonly differs: letter case, Unicode form (a Mac decomposes é into two code
-points), the ending (.JPG, .jpg, .jpeg, .png), blanks, %20, backslashes, and an image root that is
-one or two folders too deep or too high. A folder is listed once.
+Common differences are tried: letter case, Unicode form (a Mac decomposes é into two code points),
+the suffix (.JPG, .jpg, .jpeg, .png), blanks, %20, backslashes, and an image root that is one or two
+folders too deep or too high. Each folder is listed once.
 """
 
 from __future__ import annotations
@@ -16,26 +16,28 @@ from pathlib import Path
 from urllib.parse import unquote
 
 MOST = 1_000
-"""Missing pictures whose neighbours are counted; the first is always looked at."""
+"""Missing pictures that are looked up for the count; the first one always is."""
 FOLDERS = 1_000
-"""Folders of the image root that are looked into for a root that is too high."""
+"""Folders of the image root that are searched in case the root is too high."""
 _ENDINGS = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
 
 @dataclass
 class Neighbours:
-    """What lies near paths below ``root``; listings are kept."""
+    """Finds existing files with similar paths below ``root``; caches folder listings."""
 
     root: Path
     _listings: dict[str, _Listing] = field(default_factory=dict)
 
     def near(self, name: str) -> tuple[str, str] | None:
-        """The path below the root that is there instead of ``name``, and how the two differ."""
+        """The existing path below the root most like ``name``, and how the two differ; None if
+        none.
+        """
         there = self._walked(_parts(name))
         return (there, _difference(name, there)) if there else self._shorter(name)
 
     def _shorter(self, name: str) -> tuple[str, str] | None:
-        """What is there of ``name`` without its first folders."""
+        """The existing path for ``name`` without its first folders."""
         parts = _parts(name)
         for left_out in range(1, len(parts)):
             if there := self._walked(parts[left_out:]):
@@ -43,7 +45,9 @@ class Neighbours:
         return None
 
     def _walked(self, parts: Sequence[str]) -> str:
-        """The file that ``parts`` lead to, each taken for what lies nearest; or nothing."""
+        """The file that ``parts`` lead to, taking the most similar name at each level; empty if
+        none.
+        """
         there = ""
         for part in parts:
             found = self._listing(there).nearest(part)
@@ -53,15 +57,18 @@ class Neighbours:
         return there if (self.root / there).is_file() else ""
 
     def other_root(self, name: str) -> Path | None:
-        """Another folder below which ``name`` lies as it is written: the root is set wrongly."""
+        """Another folder below which ``name`` exists exactly, i.e. the root is set wrongly; None if
+        none.
+        """
         root = Path(os.path.abspath(self.root))  # noqa: PTH100 links stay as they are
         above = list(root.parents)[:2]
         below = [root / folder for folder in self._listing("").folders[:FOLDERS]]
         return next((f for f in (*above, *below) if os.path.isfile(f / name)), None)  # noqa: PTH113
 
     def describe(self, name: str, missing: Collection[str] = ()) -> str:
-        """``name``, where it was looked for, and what is there instead, in words; and how many of
-        all that are ``missing`` have a neighbour.
+        """In words: ``name``, where it was looked for, and what exists instead.
+
+        Also how many of all ``missing`` pictures have a similar path.
         """
         said = f"{name!r}, looked for at {str(self.root.absolute() / name)!r}"
         other = None if self._walked(_parts(name)) else self.other_root(name)
@@ -76,7 +83,9 @@ class Neighbours:
         return f"{said}{self._counted(missing)}" if len(missing) > 1 else said
 
     def _counted(self, missing: Collection[str]) -> str:
-        """How many of the missing pictures have a neighbour, by how they differ; or nothing."""
+        """How many of the missing pictures have a similar path, by kind of difference; may be
+        empty.
+        """
         looked = sorted(missing)[:MOST]
         kinds = Counter(near[1] for name in looked if (near := self.near(name)))
         listed = ", ".join(f"{kind}: {count:,}" for kind, count in kinds.most_common(5))
@@ -92,7 +101,7 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class _Listing:
-    """The names in a folder: as they are, folded, and folded without a picture's ending."""
+    """The names in a folder: as they are, normalised, and normalised without a picture's suffix."""
 
     names: frozenset[str] = frozenset()
     folded: dict[str, str] = field(default_factory=dict)
@@ -115,7 +124,9 @@ class _Listing:
         )
 
     def nearest(self, name: str) -> str | None:
-        """``name`` itself, else the one that folds to the same, else the same without ending."""
+        """``name`` itself; else the one with the same normalised form; else the same without
+        suffix.
+        """
         if name in self.names:
             return name
         found = self.folded.get(_fold(name))
@@ -123,12 +134,12 @@ class _Listing:
 
 
 def _parts(name: str) -> list[str]:
-    """The folders and the name of a path, whichever slash parts them."""
+    """The folders and the name of a path, with either kind of slash."""
     return [part for part in name.replace("\\", "/").split("/") if part.strip() not in ("", ".")]
 
 
 def _fold(name: str) -> str:
-    """What is alike of names that differ in letter case, Unicode form, blanks and %20."""
+    """Normalised name: equal for names that differ in case, Unicode form, blanks and %20."""
     plain = unicodedata.normalize("NFC", unquote(name)).casefold()
     return unicodedata.normalize("NFC", "".join(plain.split()))
 
@@ -144,7 +155,7 @@ def _is_picture(name: str) -> bool:
 
 
 def _difference(asked: str, there: str) -> str:
-    """How two paths that fold to the same differ, in words."""
+    """In words, how two paths with the same normalised form differ."""
     found = []
     if "\\" in asked:
         found.append("backslashes for slashes")
@@ -173,7 +184,7 @@ def _blanks(text: str) -> list[int]:
 
 
 def _form(text: str) -> str:
-    """How ``text`` writes letters with accents and the like, where there are two ways to."""
+    """The Unicode form of ``text``, if accents can be written in two ways."""
     composed, parted = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
     if composed == parted:
         return ""

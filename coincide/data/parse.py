@@ -1,4 +1,4 @@
-"""One row of LLaVA json as an :class:`Example`, or what is wrong with it."""
+"""Parse one row of LLaVA json to an :class:`Example`, or find what is wrong with it."""
 
 from __future__ import annotations
 
@@ -18,23 +18,22 @@ ROLES: Mapping[str, Role] = {"human": "human", "gpt": "gpt"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 FIELDS = frozenset({"id", "image", "conversations"})
 OTHERS = ("messages", "conversation", "texts", "query", "instruction", "prompt", "question")
-"""Where other forms have the conversation."""
+"""Fields that hold the conversation in other formats."""
 LONGEST = 4096
-"""Bytes that a path may have on Linux."""
+"""Longest path in bytes on Linux."""
 _PLAIN = 2
-"""Fields of a turn that has nothing but who speaks and what."""
+"""Number of fields of a turn that only has speaker and text."""
 SourceOf = Callable[[dict[str, Any]], str]
 
 
 def parse(
     row: int, value: Any, source_of: SourceOf, *, tags_as_text: bool = False
 ) -> tuple[Example, int, BadRow | None]:
-    """The example, the leading turns left out, and what is wrong.
+    """The example, the number of leading turns left out, and the fault (None if it is fine).
 
-    ``tags_as_text``: tags of other media in a text are words, not a fault.
-
-    A faulty row gives an example without turns and images that keeps its row, id and source.
-    ``value`` may be the fault itself, where a reader of another format found it.
+    ``tags_as_text``: tags of other media in a text are plain text, not a fault. A faulty row gives
+    an example without turns and images that keeps row, id and source. ``value`` may be a fault that
+    a reader of another format found already.
     """
     if isinstance(value, BadRow):
         return Example(row, "", (), (), ""), 0, value
@@ -58,7 +57,9 @@ def parse(
 
 
 def image_paths(value: Mapping[str, Any]) -> tuple[str, ...]:
-    """The row's image paths; raises :class:`BadRow` where ``image`` is neither path nor list."""
+    """The row's image paths; raises :class:`BadRow` if ``image`` is neither a path nor a list of
+    paths.
+    """
     found = value.get("image")
     if found is None or found in ("", []):
         return ()
@@ -81,10 +82,10 @@ def _id(value: Any) -> str:
 
 
 def _turns(value: Any, row: Mapping[str, Any]) -> tuple[tuple[Turn, ...], int]:
-    """Alternating turns from a question to an answer, and how many leading ones were left out.
+    """Alternating turns from a question to an answer, and the number of leading turns left out.
 
-    LLaVA's loader leaves out what stands before the first question; so do we. The template has
-    a system prompt of its own.
+    Like LLaVA's loader, this leaves out what precedes the first question; the template has its own
+    system prompt.
     """
     if not isinstance(value, list) or not value:
         others = [name for name in OTHERS if row.get(name)]

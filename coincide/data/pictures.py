@@ -1,4 +1,4 @@
-"""The pictures of a row while its turns are read: where each stands, and the path of each."""
+"""Collect the pictures of a row while its turns are read: their places and paths."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ from coincide.data.inline import PictureWriter, as_bytes, decode_inline, is_base
 from coincide.data.parse import IMAGE
 
 PATHS = ("path", "url", "image", "image_url", "file")
-"""Fields of a picture that is an object, one of which is where it lies."""
+"""Fields of a picture given as an object, one of which is its path."""
 IMAGES = re.compile(IMAGE)
 TAG = re.compile(r"<image>|<img>\s*([^<>\n]+?)\s*</img>")
 
 
 @dataclass
 class Pictures:
-    """The pictures of a row while its turns are read."""
+    """The pictures of a row, collected while its turns are read."""
 
     root: Path
     keep: PictureWriter
     named: Mapping[str, Any] = field(default_factory=dict)
-    """MiniCPM-V: pictures by the tags that stand for them."""
+    """MiniCPM-V: tag -> the picture that it stands for."""
     tag: re.Pattern[str] = field(default_factory=lambda: TAG)
     slots: list[str | None] = field(default_factory=list)
-    """In the order of their places; None: the next of those that the row lists."""
+    """Paths in the order of their places; None: the next of the pictures that the row lists."""
     by_part: bool = False
-    """A part without a path stands for one that the row lists, so each must have its part."""
+    """A part without a path stands for a picture that the row lists, so each of these needs a
+    part."""
 
     def add(self, image: Any) -> str:
-        """A picture with its path or content; its placeholder."""
+        """Add a picture, given by path or content; returns its placeholder."""
         self.slots.append(path_of(image, self.root, self.keep))
         return IMAGE
 
     def with_placeholders(self, text: str) -> str:
-        """``text`` with ``<image>`` in the place of every picture, whatever stood there."""
+        """``text`` with ``<image>`` in the place of every picture's tag."""
         if self.named:
             tags = "|".join(map(re.escape, self.named))
             return re.sub(f"<image>|{tags}", self._tag, text)
@@ -52,7 +53,7 @@ class Pictures:
 
 
 def path_of(image: Any, root: Path, keep: PictureWriter) -> str:
-    """The path of a picture relative to ``root``; one that is no file yet goes to ``keep``."""
+    """The path of a picture relative to ``root``; one that is embedded is passed to ``keep``."""
     found = image
     if isinstance(found, Mapping):
         found = {key: value for key, value in found.items() if value is not None}

@@ -1,7 +1,7 @@
-"""``python -m coincide.data.prepare data=llava``: fetch and unpack a dataset, and say what is lost.
+"""``python -m coincide.data.prepare data=llava``: download and unpack a dataset; list lost images.
 
-What is there is left alone; what broke off is resumed. Of two that run at once the second waits.
-An archive is deleted once it is unpacked.
+What exists is left alone; what was interrupted is resumed. If two processes prepare the same
+dataset, the second waits. An archive is deleted once it is unpacked.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LOST = "lost_images.json"
 
 
 class Prepared(Protocol):
-    """A data source that can be fetched."""
+    """A data source with downloads."""
 
     @property
     def name(self) -> str: ...
@@ -40,20 +40,20 @@ class Prepared(Protocol):
     def images(self) -> str: ...
     @property
     def root(self) -> str:
-        """The folder that the downloads go to."""
+        """The folder of the downloads."""
         ...
 
     @property
     def downloads(self) -> Sequence[Download]: ...
     def images_by_source(self) -> Mapping[str, list[str]]:
-        """Image paths by the source of the first row that names them."""
+        """Source -> image paths, under the source of the first row that names them."""
         ...
 
 
 def prepare(source: Any) -> None:
-    """Print what is there and what is needed, then fetch and unpack what is missing.
+    """Print what exists and what is needed, then download and unpack what is missing.
 
-    Raises :class:`UserError` when the disk is too small or an address does not give its file.
+    Raises :class:`UserError` if the disk is too small or an address does not give its file.
     """
     if not getattr(source, "downloads", ()):
         print(f"data={source.name} names no downloads: there is nothing to fetch.")
@@ -71,7 +71,7 @@ def prepare(source: Any) -> None:
 
 
 def fetch(root: Path, item: Download) -> None:
-    """Fetch ``item`` and unpack it below ``root``, unless it is there."""
+    """Download ``item`` and unpack it below ``root``, unless it exists."""
     try:
         with _alone(root):
             if look_at_download(root, item).whole:
@@ -109,9 +109,9 @@ def _fetch_archive(root: Path, item: Download) -> None:
 
 
 def requirements(source: Prepared) -> list[Requirement]:
-    """Annotations, image folders and disk space of ``source``, each that can be with ``fetch``.
+    """Annotations, image folders and disk space of ``source``; with ``fetch`` if downloadable.
 
-    A folder that lacks some of its images stops nothing: the policies of ``source`` decide.
+    A folder that lacks some of its images is not fatal: the policies of ``source`` decide.
     """
     root = Path(source.root)
     found = []
@@ -140,7 +140,7 @@ def requirements(source: Prepared) -> list[Requirement]:
 
 
 def refuse_absent(source: Prepared) -> None:
-    """Raise :class:`UserError` when annotations or image root are not there."""
+    """Raise :class:`UserError` if annotations or image root do not exist."""
     for what in ("annotations", "images"):
         wrong = _absent(source, what)
         if wrong:
@@ -148,7 +148,7 @@ def refuse_absent(source: Prepared) -> None:
 
 
 def _absent(source: Prepared, what: str) -> str:
-    """Why ``annotations`` or ``images`` cannot be read; nothing when it can."""
+    """Why ``annotations`` or ``images`` cannot be read; empty if they can."""
     path = Path(getattr(source, what))
     there = path.is_file() if what == "annotations" else path.is_dir()
     kind = "file" if what == "annotations" else "folder (the image root)"
@@ -167,7 +167,7 @@ def _remedy(source: Prepared) -> str:
 
 
 def report_lost(source: Prepared) -> None:
-    """Print, and list in ``lost_images.json``, the images that are named and not there."""
+    """Print how many images are named but do not exist, and list them in ``lost_images.json``."""
     named = source.images_by_source()
     missing = missing_files(Path(source.images), [n for names in named.values() for n in names])
     lost = {
@@ -204,7 +204,7 @@ def _check_space(root: Path, items: Sequence[Download]) -> None:
 
 @contextmanager
 def _alone(root: Path) -> Iterator[None]:
-    """Hold the folder's lock; wait where another process prepares it."""
+    """Hold the folder's lock; waits while another process prepares it."""
     (root / WORK).mkdir(parents=True, exist_ok=True)
     lock = ProcessLock(root / WORK / "lock")
     try:
@@ -221,7 +221,7 @@ def _alone(root: Path) -> Iterator[None]:
 
 
 def main() -> int:
-    """Compose the words in ``run.py`` and prepare there."""
+    """Pass the words on to ``run.py``, which prepares the dataset."""
     return hand_over("prepare", sys.argv[1:])
 
 

@@ -1,4 +1,4 @@
-"""What is there of a dataset's downloads, by looking alone."""
+"""Which of a dataset's downloads exist, without reading any file."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from pathlib import Path
 from coincide.data.download import Download
 
 WORK = ".prepare"
-"""Below the root: archives under way, and marks of those that are being or have been unpacked."""
+"""Folder below the root: archives in progress, and marks of those being unpacked or done."""
 LEAST = 0.98
-"""A folder with this share of the files it should hold is taken for whole: sources lose some."""
+"""A folder with this share of its expected files counts as complete: some sources have lost
+files."""
 
 
 @dataclass(frozen=True)
 class DownloadState:
-    """What there is of a download: in words, whether that is all, or at least some of it."""
+    """State of a download: in words; whether it is complete; whether there is any of it."""
 
     found: str
     whole: bool = False
@@ -26,7 +27,7 @@ class DownloadState:
 
 
 def look_at_download(root: Path, item: Download) -> DownloadState:
-    """What is there of ``item``. Looks only; opens no file."""
+    """The state of ``item``. Opens no file."""
     if not item.holds:
         return _look_file(root / item.to, item.bytes)
     folder = root / item.holds
@@ -44,7 +45,7 @@ def look_at_download(root: Path, item: Download) -> DownloadState:
 
 
 def count_files(folder: Path) -> int:
-    """Files in ``folder`` itself, halves of files left out."""
+    """Number of files in ``folder`` itself, without unfinished ones."""
     with os.scandir(folder) as entries:
         return sum(not entry.name.startswith(".") for entry in entries)
 
@@ -59,9 +60,9 @@ def _look_file(path: Path, size: int) -> DownloadState:
 
 
 def space(root: Path, items: Sequence[Download]) -> tuple[int, int]:
-    """Bytes that fetching the missing ``items`` takes at most at a time, and bytes free.
+    """Bytes that fetching the missing ``items`` needs at most at a time, and bytes free.
 
-    Pictures unpack to about the size of their archive; one archive at a time is kept.
+    Pictures take about the size of their archive when unpacked; one archive at a time is kept.
     """
     missing = [item for item in items if not look_at_download(root, item).whole]
     archives = [item.size for item in missing if item.holds]
@@ -74,7 +75,7 @@ def space(root: Path, items: Sequence[Download]) -> tuple[int, int]:
 
 
 def mark(root: Path, item: Download, what: str) -> Path:
-    """The file that says that ``item`` is ``unfinished``, or ``done`` and with how many files."""
+    """The file that marks ``item`` as ``unfinished``, or as ``done`` with its number of files."""
     return root / WORK / f"{item.name}.{what}"
 
 

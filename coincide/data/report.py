@@ -1,4 +1,4 @@
-"""What is wrong with a dataset, counted: kinds of faults, first rows, sources."""
+"""Report on the faults of a dataset: kinds with counts, first rows, sources."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from coincide.schema import UserError
 from coincide.terminal.inert import inert
 
 FIRST = 10
-"""How many rows or ids a report names of each kind."""
+"""Number of rows or ids that a report names for each kind."""
 
 CHOICES = {
     "on_bad_row": ("error", "drop"),
@@ -22,8 +22,10 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Policies:
-    """What to do with faulty rows: ``error`` stops, ``drop`` leaves the row out of the pool,
-    ``blank`` puts a blank picture in the image's place.
+    """What to do with faulty rows.
+
+    ``error``: stop; ``drop``: leave the row out of the pool; ``blank``: replace the image by a
+    blank one.
     """
 
     on_bad_row: str = "error"
@@ -31,7 +33,7 @@ class Policies:
     on_corrupt_image: str = "error"
 
     def __post_init__(self) -> None:
-        """Refuse an unknown choice."""
+        """Raise UserError for an unknown choice."""
         for option, choices in CHOICES.items():
             got = getattr(self, option)
             if got not in choices:
@@ -40,10 +42,10 @@ class Policies:
 
 @dataclass
 class Problem:
-    """One kind of fault. ``rows`` are the first ten, ``sources`` count all of them."""
+    """One kind of fault. ``rows``: the first ten; ``sources``: counts over all."""
 
     policy: str
-    """The option that decides: ``on_bad_row``, ``on_missing_image``, ``on_corrupt_image``."""
+    """The option that decides: ``on_bad_row``, ``on_missing_image`` or ``on_corrupt_image``."""
     count: int = 0
     rows: list[int] = field(default_factory=list)
     example: str = ""
@@ -61,7 +63,7 @@ class Problem:
 
 @dataclass
 class DataReport:
-    """A dataset in figures; every field is JSON."""
+    """Figures of a dataset; every field is JSON."""
 
     name: str
     rows: int = 0
@@ -70,15 +72,15 @@ class DataReport:
     text_only: int = 0
     turns: int = 0
     images: int = 0
-    """Distinct image files."""
+    """Number of distinct image files."""
     duplicate_ids: int = 0
-    """Ids that more than one row carries; harmless, since rows are keyed by index."""
+    """Ids that several rows have; harmless, since rows are identified by index."""
     duplicate_ids_first: list[str] = field(default_factory=list)
     without_id: int = 0
     left_out_turns: int = 0
     """Leading system or gpt turns, which LLaVA leaves out as well."""
     unlearnt_turns: int = 0
-    """Answers that the data marks as not to be learnt: context alone."""
+    """Answers that the data marks as not to be learnt; they are context only."""
     sources: dict[str, int] = field(default_factory=dict)
     problems: dict[str, Problem] = field(default_factory=dict)
 
@@ -87,7 +89,7 @@ class DataReport:
         self.problems.setdefault(kind, Problem(policy)).add(row, source, detail)
 
     def count_ids(self, ids: Iterable[str]) -> None:
-        """Count ids that occur more than once, and rows without any."""
+        """Count ids that occur more than once, and rows without an id."""
         counts = Counter(ids)
         self.without_id = counts.pop("", 0)
         repeated = [identity for identity, count in counts.items() if count > 1]
@@ -99,8 +101,9 @@ class DataReport:
         return asdict(self)
 
     def refuse(self, policies: Policies, lost_at_most: float = 1.0) -> None:
-        """Raise :class:`UserError` when there is a fault whose policy is ``error``, or when the
-        other policies drop or blank a larger share of the rows than ``lost_at_most``.
+        """Raise :class:`UserError` for faults whose policy is ``error``.
+
+        Also if the other policies drop or blank more than the share ``lost_at_most`` of the rows.
         """
         self._refuse_faults(policies)
         lost = self.dropped + self.blank

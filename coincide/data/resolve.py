@@ -1,4 +1,4 @@
-"""Rows of a dataset that a file made elsewhere names, or a refusal that says what is unclear."""
+"""Find the rows of a dataset that a file made elsewhere names, or refuse what is ambiguous."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ BY = ("auto", "row", "id")
 def resolve_rows(path: Path, examples: Sequence[Example], by: str = "auto") -> np.ndarray:
     """Row indices int64 [k], in the file's order, of a subset made elsewhere.
 
-    ``path`` is any of :data:`coincide.data.entries.TAKES`. ``by`` says what its entries are:
-    ``row`` indices, ``id``, or ``auto`` for what the file and the dataset leave no doubt of.
-    Records are matched by images and text and by their id where they have one; other words under
-    an id that one row has, of the same images, are that row, and told. Identical rows of the
-    dataset are taken one after the other. Raises :class:`UserError`, with the first ten, for
-    what is ambiguous or unknown, for rows out of range and for duplicates.
+    ``path``: any format of :data:`coincide.data.entries.TAKES`. ``by``: what its entries are:
+    ``row`` indices, ``id``, or ``auto`` if file and dataset leave no doubt. Records are matched by
+    images and text, and by id if they have one. A record whose id belongs to one row with the same
+    images but other text is matched to that row, and reported. Identical rows of the dataset are
+    taken one after the other. Raises :class:`UserError`, naming the first ten, for ambiguous or
+    unknown entries, rows out of range and duplicates.
     """
     entries = read_entries(path)
     if entries.kind == "mask":
@@ -75,7 +75,7 @@ def _of_words(entries: Entries, examples: Sequence[Example], path: Path, by: str
 
 
 def _refuse_ambiguous(numbers: Sequence[int], examples: Sequence[Example], path: Path) -> None:
-    """Refuse integers that may be ids as well as rows, unless both mean the same rows."""
+    """Refuse integers that may be ids as well as rows, unless both readings give the same rows."""
     rows_of = _rows_by_id(examples, {str(number) for number in numbers})
     if all(rows_of.get(str(number)) == [number] for number in numbers):
         return
@@ -97,7 +97,7 @@ def _refuse_ambiguous(numbers: Sequence[int], examples: Sequence[Example], path:
 def _check_ids(
     rows: Sequence[int], ids: Sequence[str], examples: Sequence[Example], path: Path
 ) -> None:
-    """Refuse a table of rows whose ids the dataset has not at these rows."""
+    """Refuse a table whose ids are not those of the dataset at its rows."""
     named = [(row, identity) for row, identity in zip(rows, ids, strict=True) if identity]
     other = [row for row, identity in named if identity != examples[row].id]
     refuse(
@@ -132,11 +132,13 @@ def _rows_of_ids(ids: Sequence[str], examples: Sequence[Example], path: Path) ->
 
 @dataclass(frozen=True)
 class _Said:
-    """What a row says, whatever the form it comes in; its pictures may be absolute or copied."""
+    """Turns and pictures of a row, comparable between formats; pictures may have absolute or copied
+    paths.
+    """
 
     turns: tuple[tuple[str, str], ...]
     names: tuple[str, ...]
-    """The pictures' file names, without folders."""
+    """File names of the pictures, without folders."""
 
 
 def _rows_of_records(
@@ -181,7 +183,9 @@ def _rows_of_records(
 
 
 def _fitting(wanted: Sequence[Example], examples: Sequence[Example]) -> list[list[int]]:
-    """For each record the rows that it may be: of its id where it has one; of no id, if any."""
+    """For each record, the rows that it may be: those with its id, or without an id those with its
+    content.
+    """
     keys = [_said(entry) for entry in wanted]
     rows: dict[_Said, list[int]] = {key: [] for key in keys}
     for example in examples:
@@ -226,7 +230,9 @@ def _example(number: int, record: Mapping[str, Any]) -> Example:
 
 
 def _said(example: Example) -> _Said:
-    """Without the white space that forms of messages cannot keep round a picture."""
+    """The comparable content, without white space around pictures, which messages cannot
+    preserve.
+    """
     turns = [
         (
             turn.role,
@@ -250,7 +256,7 @@ def _same_pictures(entry: Example, example: Example) -> bool:
 
 
 def check_rows(rows: Sequence[int], size: int, where: str) -> None:
-    """Refuse row indices outside the dataset or given twice."""
+    """Raise UserError for row indices outside the dataset or given twice."""
     outside = [row for row in rows if not 0 <= row < size]
     refuse(outside, f"row indices outside 0..{size - 1}", where)
     twice = [row for row, count in Counter(rows).items() if count > 1]
@@ -258,6 +264,6 @@ def check_rows(rows: Sequence[int], size: int, where: str) -> None:
 
 
 def refuse(found: Sequence[Any], what: str, where: Path | str) -> None:
-    """Raise :class:`UserError` naming the first ten of ``found``, where there are any."""
+    """Raise :class:`UserError` naming the first ten of ``found``, if there are any."""
     if found:
         raise UserError(f"{where}: {len(found):,} {what}: {first(found)}.")

@@ -1,4 +1,4 @@
-"""Scan an annotation file row by row, with the place of every fault."""
+"""Read an annotation file row by row; errors name the place in the file."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 _SHAPE = "a JSON list of rows, or one row a line (JSON lines)"
 ROW_KEYS = frozenset({"conversations", "messages", "conversation", "texts", "prompt", "query",
                       "instruction", "question", "id", "image", "images"})  # fmt: skip
-"""What tells a lone row from another JSON object."""
+"""Fields by which a single row is recognised among JSON objects."""
 
 
 def scan(path: Path) -> Iterator[tuple[int, str, Any]]:
-    """Yield ``(row, text, value)`` for each row of ``path``, whose kind its content tells.
+    """Yield ``(row, text, value)`` for each row of ``path``, whose format is recognised by content.
 
-    ``text`` is the row exactly as it stands in the file; of Parquet, whose rows are no text, the
-    row as JSON. Only one row's value lives at a time. Raises :class:`UserError` with byte offset
-    and row for anything malformed.
+    ``text`` is the row exactly as in the file; for Parquet, the row as JSON. Only one row's value
+    is in memory at a time. Raises :class:`UserError`, with byte offset and row, for anything
+    malformed.
     """
     if is_parquet(path):
         empty = True
@@ -43,7 +43,7 @@ def scan(path: Path) -> Iterator[tuple[int, str, Any]]:
 
 
 def inert(value: Any) -> str:
-    """A value that JSON does not have, for the text of a row."""
+    """A text for a value that JSON does not have."""
     return f"<{len(value):,} bytes>" if isinstance(value, bytes) else str(value)
 
 
@@ -150,7 +150,7 @@ def _parsed_lines(where: str, stream: IO[bytes]) -> Iterator[tuple[int, str, Any
 
 
 def _one_object(content: bytes) -> dict[str, Any] | None:
-    """The JSON object that ``content`` as a whole is; None where it is anything else."""
+    """The JSON object that ``content`` consists of; None for anything else."""
     try:
         value = json.loads(content)
     except (ValueError, RecursionError):
@@ -159,7 +159,7 @@ def _one_object(content: bytes) -> dict[str, Any] | None:
 
 
 def _refuse_object(where: str, value: dict[str, Any]) -> None:
-    """Refuse an object that holds a list of rows, or is none: it is not one row itself."""
+    """Refuse an object that contains a list of rows, or that is not a row itself."""
     if ROW_KEYS & value.keys():
         return
     lists = [key for key, rows in value.items() if isinstance(rows, list)]

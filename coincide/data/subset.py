@@ -2,12 +2,12 @@
 
 ``rows.npy``      sorted int64 row indices of the annotation file, the subset's identity
 ``ids.json``      their ids, in the same order; not unique in LLaVA-665K
-``subset.json``   the rows themselves, byte for byte as the annotation file has them
-``messages.json`` the same as ``{"messages": [{"role", "content"}], "images": [path]}``: for looking
-                  at; other trainers' forms are written by ``python -m coincide.export``
+``subset.json``   the rows themselves, byte for byte as in the annotation file
+``messages.json`` the same as ``{"messages": [{"role", "content"}], "images": [path]}``, for looking
+                  at; other trainers' formats are written by ``python -m coincide.export``
 ``facts.json``    how the subset was made, without times
 
-Image paths stay relative to the dataset's image root.
+Image paths are relative to the dataset's image root.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["Subset", "read_subset", "resolve_rows", "write_list", "write_subset"
 
 @dataclass(frozen=True)
 class Subset:
-    """A subset read back: ``rows`` int64 [k] sorted, ``ids`` of equal length."""
+    """A subset read from files: ``rows`` int64 [k] sorted, ``ids`` of the same length."""
 
     rows: np.ndarray
     ids: tuple[str, ...]
@@ -45,8 +45,8 @@ def write_subset(
 ) -> None:
     """Write the five files of the subset ``rows`` (in any order) into ``folder``.
 
-    The same rows of the same dataset give the same bytes. Raises :class:`UserError` for rows
-    out of range or given twice.
+    The same rows of the same dataset give the same bytes. Raises :class:`UserError` for rows out of
+    range or given twice.
     """
     chosen = np.asarray(rows, dtype=np.int64)
     check_rows(chosen.tolist(), len(dataset), "the selection")
@@ -64,7 +64,7 @@ def write_subset(
 
 
 def read_subset(folder: Path) -> Subset:
-    """The subset in ``folder``, as :func:`write_subset` left it."""
+    """The subset that :func:`write_subset` wrote to ``folder``."""
     rows = np.load(folder / "rows.npy", allow_pickle=False)
     ids, facts = (
         json.loads((folder / name).read_text(encoding="utf-8"))
@@ -74,7 +74,7 @@ def read_subset(folder: Path) -> Subset:
 
 
 def _texts(annotations: Path, rows: np.ndarray) -> list[str]:
-    """The rows' text in the annotation file, verbatim."""
+    """The text of each row in the annotation file, unchanged."""
     wanted = set(rows.tolist())
     texts = [text for row, text, _ in scan(annotations) if row in wanted]
     if len(texts) != len(wanted):
@@ -86,7 +86,7 @@ def _texts(annotations: Path, rows: np.ndarray) -> list[str]:
 
 
 def write_list(path: Path, items: Iterable[str]) -> None:
-    """Write ``items``, JSON each, as a JSON list with a line for each."""
+    """Write ``items``, each a JSON text, as a JSON list with one item per line."""
     with path.open("w", encoding="utf-8", newline="\n") as handle:
         handle.write("[\n")
         for number, item in enumerate(items):

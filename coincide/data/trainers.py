@@ -1,6 +1,6 @@
-"""What stands beside an exported file so that a trainer can start: settings and three lines.
+"""Settings files and start commands for other trainers, written beside an exported file.
 
-The versions are those with which ``scripts/clients.sh`` checks the forms; see docs/CLIENTS.md.
+The versions are those with which ``scripts/clients.sh`` checks the formats; see docs/CLIENTS.md.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ VERSIONS = {
     "axolotl": "axolotl==0.19.0",
 }
 MODEL = "llava-hf/llava-1.5-7b-hf"
-"""What the settings train, to be replaced by one's own."""
+"""The model named in the settings; to be replaced by one's own."""
 UNKNOWN_ROOT = "IMAGE_ROOT"
-"""Stands for the folder of the pictures where that is not known."""
+"""Stands for the image folder if it is not known."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A written file: ``out``, and the folder its picture paths start from."""
+    """An exported file: ``out``, and the folder that its picture paths are relative to."""
 
     out: Path
     root: str
-    """Absolute; ``UNKNOWN_ROOT`` where it is not known."""
+    """Absolute; ``UNKNOWN_ROOT`` if not known."""
     media: bool = False
-    """Whether a text holds ``<video>`` or ``<audio>`` that are just words."""
+    """Whether a text contains ``<video>`` or ``<audio>`` as plain words."""
 
     @property
     def folder(self) -> Path:
         return self.out.absolute().parent
 
     def beside(self, suffix: str) -> Path:
-        """A file next to the data."""
+        """A file beside the data."""
         return self.folder / f"{self.out.stem}.{suffix}"
 
 
 def write_beside(form: str, exported: Exported) -> tuple[list[Path], list[str]]:
-    """The files that the trainer ``form`` needs, written, and the three lines that start it.
+    """Write the files that the trainer ``form`` needs; returns them and the lines that start it.
 
-    The last file holds these lines. Nothing for forms that belong to no trainer.
+    The last file contains these lines. Empty for formats of no particular trainer.
     """
     if form not in TRAINERS:
         return [], []
@@ -85,7 +85,7 @@ def _llamafactory(exported: Exported) -> tuple[list[Path], list[str]]:
 
 
 def _known(info: Path) -> dict[str, object]:
-    """What ``dataset_info.json`` already lists: other entries stay."""
+    """The entries of an existing ``dataset_info.json``, which are kept."""
     if not info.exists():
         return {}
     try:
@@ -174,7 +174,7 @@ def _install(trainer: str) -> str:
 
 
 def _there(exported: Exported) -> str:
-    """The working folder: pictures' paths start from it."""
+    """The working directory for training: picture paths are relative to it."""
     return f"cd {shlex.quote(exported.root)}"
 
 
@@ -183,5 +183,5 @@ def _quoted(path: Path) -> str:
 
 
 def _yaml(fields: Mapping[str, object]) -> str:
-    """YAML of flat fields: JSON values are YAML."""
+    """YAML of flat fields; values are JSON, which is YAML."""
     return "".join(f"{key}: {json.dumps(value)}\n" for key, value in fields.items())

@@ -1,11 +1,11 @@
-"""Archives from strangers: unpack only plain files, only below the folder, only what fits.
+"""Unpack archives from untrusted sources: only plain files, only below the folder, only what fits.
 
-Refused whole, before anything is written: absolute paths and ``..`` (zip-slip), links, devices,
-encrypted members, archives that swell beyond reason; two members that are one file on some disk
-(one name, or names that differ by case or Unicode normalization alone), or file and folder at
-once; names with control characters, too long for a disk, or like our own temporary files; and what
-would be written through a link, or over a folder, that the target holds. What is there with the
-right size is left alone, so a killed run resumes.
+The whole archive is refused, before anything is written, for: absolute paths and ``..`` (zip-slip),
+links, devices, encrypted members, archives that expand beyond reason; two members that are the same
+file on some disk (equal names, or names that differ only in case or Unicode normalisation), or a
+file and a folder of one name; names with control characters, too long for a disk, or like our own
+temporary files; and members that would be written through a link, or over a folder, in the target.
+Existing files of the right size are kept, so a killed run resumes.
 """
 
 from __future__ import annotations
@@ -32,32 +32,32 @@ from coincide.terminal.inert import ACTING
 from coincide.terminal.progress import bar
 
 SWELL = 100
-"""An archive may unpack to this many times its size (pictures hardly swell at all)."""
+"""An archive may expand to this many times its size (pictures hardly expand at all)."""
 SLACK = 10_000_000
-"""Bytes that any archive may unpack to."""
+"""Bytes that any archive may expand to."""
 LONGEST = 240
-"""Bytes of one name; disks take 255, and a file that is being written has a longer one."""
+"""Bytes of a name; disks allow 255, and unfinished files have longer names."""
 
 
 class DamagedArchive(UserError):
-    """The archive's bytes are not those that were packed: fetch it again."""
+    """The archive's bytes are not as packed; it must be downloaded again."""
 
 
 @dataclass(frozen=True)
 class ArchiveMember:
-    """A plain file of an archive, or a folder: its name alone."""
+    """A plain file of an archive, or a folder."""
 
     name: str
     size: int = 0
     open: Callable[[], IO[bytes]] | None = None
-    """None: a folder."""
+    """Opens the file for reading; None: a folder."""
 
 
 def unpack(archive: Path, into: Path) -> int:
-    """Unpack a zip or tar ``archive`` below ``into``; return the number of files.
+    """Unpack the zip or tar ``archive`` below ``into``; returns the number of files.
 
-    Raises :class:`UserError` naming the first members that are refused, :class:`DamagedArchive` for
-    an archive that cannot be read to its end.
+    Raises :class:`UserError` naming the first members that are refused, and :class:`DamagedArchive`
+    for an archive that cannot be read to its end.
     """
     with ExitStack() as stack:
         try:
@@ -73,7 +73,7 @@ def unpack(archive: Path, into: Path) -> int:
 
 
 def _members(archive: Path, stack: ExitStack) -> Iterator[ArchiveMember | str]:
-    """The plain files and folders, and for every other member why it is refused."""
+    """The plain files and folders; for every other member the reason why it is refused, as text."""
     if zipfile.is_zipfile(archive):
         yield from _zip_members(stack.enter_context(zipfile.ZipFile(archive)))
     elif tarfile.is_tarfile(archive):
@@ -123,7 +123,7 @@ def _open_tar(packed: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
 def _checked(
     archive: Path, members: Iterator[ArchiveMember | str], into: Path
 ) -> list[ArchiveMember]:
-    """All files, or a refusal that names the first ten bad members."""
+    """All files; UserError naming the first ten bad members if there are any."""
     limit = archive.stat().st_size * SWELL + SLACK
     total = 0
     sound: list[ArchiveMember] = []
@@ -154,7 +154,7 @@ def _checked(
 
 
 class _Names:
-    """The names of an archive, against each other and against what the target folder holds."""
+    """Checks the names of an archive against each other and against the target folder."""
 
     def __init__(self, into: Path) -> None:
         self.into = into
@@ -165,7 +165,7 @@ class _Names:
         """Folders of the target that no link leads away from."""
 
     def refusal(self, member: ArchiveMember) -> str:
-        """Why ``member`` cannot be unpacked beside those before it; empty when it can."""
+        """Why ``member`` cannot be unpacked beside the earlier ones; empty if it can."""
         if why := _bad_name(member):
             return why
         name = os.path.normpath(member.name)
@@ -182,12 +182,12 @@ class _Names:
         return self._blocked(name, parents)
 
     def clashes(self) -> Iterator[tuple[str, str]]:
-        """Files whose name is a folder's as well."""
+        """Files whose name is also a folder's."""
         for folded in self.files.keys() & self.folders.keys():
             yield self.files[folded], f"a file, and {self.folders[folded]!a} a folder"
 
     def _blocked(self, name: str, parents: Iterable[str]) -> str:
-        """What stands in the way of ``name`` in the target folder."""
+        """What in the target folder is in the way of ``name``."""
         for parent in parents:
             if parent in self.sound:
                 continue
@@ -207,7 +207,7 @@ class _Names:
 
 
 def _bad_name(member: ArchiveMember) -> str:
-    """Why the name alone is refused."""
+    """Why the name alone is refused; empty if it is not."""
     folder = member.open is None
     name = member.name.rstrip("/") if folder else member.name
     if folder and os.path.normpath(name) == ".":
@@ -232,12 +232,12 @@ def _same(before: str) -> str:
 
 
 def _folded(name: str) -> str:
-    """What disks that fold case or normalize Unicode make of ``name``."""
+    """``name`` as on disks that fold case or normalise Unicode."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _partial(target: Path) -> Path:
-    """The name of ``target`` while it is not whole."""
+    """The name of ``target`` while it is unfinished."""
     return target.with_name(f".{target.name}.part")
 
 
@@ -257,7 +257,7 @@ def _is_there(member: ArchiveMember, target: Path) -> bool:
 
 
 def _write(member: ArchiveMember, target: Path) -> None:
-    """Write one member, under another name until it is whole."""
+    """Write one member, under another name until it is complete."""
     if _is_there(member, target):
         return
     assert member.open is not None  # folders come with their files

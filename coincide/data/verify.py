@@ -1,9 +1,9 @@
 """``python -m coincide.data.verify data=llava``: decode every image and report by source.
 
-The report says of each source how many of its images are fine, were converted to RGB (and from
-what), are missing or corrupt, and how many rows that touches. What becomes of those rows is the
-policies' choice: ``error`` stops, ``drop`` takes the row out of the pool, ``blank`` puts a blank
-picture in the image's place.
+The report says for each source how many of its images are fine, were converted to RGB (and from
+what), are missing or corrupt, and how many rows that affects. The policies decide what happens to
+those rows: ``error`` stops, ``drop`` removes the row from the pool, ``blank`` replaces the image by
+a blank one.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from coincide.terminal.program import hand_over
 def verify(
     source: Any, folder: Path = Path("reports"), *, processes: int | None = None
 ) -> dict[str, Any]:
-    """Print the table, write ``<folder>/verify_<name>.json``, return what it holds.
+    """Print the table, write ``<folder>/verify_<name>.json`` and return its content.
 
-    Raises :class:`UserError` after the report is written when a run with these policies would
-    refuse the data.
+    Raises :class:`UserError`, after writing the report, if a run with these policies would refuse
+    the data.
     """
     if not isinstance(source, LlavaJson):
         print(f"data={source.name} is made by the run itself: there is nothing to verify.")
@@ -74,7 +74,7 @@ def summary(
 
 
 def _by_source(dataset: Dataset, found: Mapping[str, Finding]) -> dict[str, dict[str, int]]:
-    """Per source: rows, distinct images by state, and rows with a missing or corrupt one."""
+    """Source -> rows, distinct images by state, and rows with a missing or corrupt image."""
     rows: Counter[str] = Counter()
     touched: Counter[str] = Counter()
     images: dict[str, set[str]] = {}
@@ -108,7 +108,7 @@ def _show(result: Mapping[str, Any], path: Path) -> None:
 
 
 def main() -> int:
-    """Compose the words in ``run.py`` and verify there."""
+    """Pass the words on to ``run.py``, which verifies the dataset."""
     return hand_over("verify", sys.argv[1:])
 
 

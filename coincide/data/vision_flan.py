@@ -20,7 +20,7 @@ _TASK = re.compile(r"(.*[A-Za-z])_\d+(_.*)?")
 
 
 def task_of(value: dict[str, Any]) -> str:
-    """The task of a raw row: its ``task_name``, else the beginning of its id or image name."""
+    """The task of a raw row: its ``task_name``, else the start of its id or image name."""
     name = value.get("task_name")
     if isinstance(name, str) and name:
         return name
@@ -34,7 +34,7 @@ def task_of(value: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class VisionFlan(LlavaJson):
-    """The sampled Vision-Flan. ``expect`` as for ``data=llava``."""
+    """The sampled Vision-Flan dataset. ``expect`` as for ``data=llava``."""
 
     sources: ClassVar[int] = 1
     """Version of :func:`task_of`."""
@@ -43,14 +43,14 @@ class VisionFlan(LlavaJson):
     clusters: int = 2_500
     expect: str = "published"
     on_media_tag: str = "text"
-    """Its media are pictures; what looks like a tag of others in a text is a text about tags."""
+    """Its media are pictures only; what looks like another tag in a text is plain text."""
 
     def source_of(self, value: dict[str, Any]) -> str:
-        """The task that a raw row belongs to."""
+        """The task of a raw row."""
         return task_of(value)
 
     def sources_rule(self) -> dict[str, Any]:
-        """How sources are told, for the key."""
+        """How sources are inferred, for the key."""
         return {"sources": f"vision_flan-{self.sources}"}
 
     def accept(self, report: DataReport) -> None:

@@ -1,4 +1,4 @@
-"""Captions for stage 1: they teach to see and to name, never the form of an instruction."""
+"""Captions for stage 1: they teach to see and to name things, but not to follow instructions."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def any_scene(rng: np.random.Generator, split: Split) -> Scene:
 
 
 def dense(scene: Scene) -> str:
-    """Every cell in raster order."""
+    """A caption that names every cell in raster order."""
     return " ".join("empty" if thing is None else thing.words() for thing in scene)
 
 
 def listed(scene: Scene, rng: np.random.Generator) -> str:
-    """Some cells in any order, the place before or after the thing."""
+    """A caption that names some cells in any order, the place before or after the thing."""
     parts = []
     for place in rng.permutation(len(scene))[: rng.integers(2, 5)]:
         thing = scene[place]
@@ -60,7 +60,7 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def captioned(rng: np.random.Generator, count: int, split: Split, processor: Any) -> dict[str, Any]:
-    """Model inputs of ``count`` fresh scenes, each with one caption."""
+    """Model inputs for ``count`` new scenes, each with one caption."""
     import torch
 
     scenes = [any_scene(rng, split) for _ in range(count)]

@@ -1,7 +1,7 @@
-"""The training mixture: which source gives how many rows, and what is wrong with some of them.
+"""The demo's training mixture: rows per source, with typical faults.
 
-Its proportions follow LLaVA-665K's: two sources dominate, several are small, 6 % are text-only,
-many rows ask several questions about one picture, pictures recur, and some answers are wrong.
+Proportions follow LLaVA-665K: two sources dominate, several are small, 6 % are text-only, many rows
+ask several questions about one picture, pictures recur, and some answers are wrong.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from coincide.schema import UserError
 
 @dataclass(frozen=True)
 class MixtureSource:
-    """A part of the mixture: ``share`` of the rows, at most ``turns`` questions in a row."""
+    """A part of the mixture: ``share`` of the rows, with at most ``turns`` questions each."""
 
     name: str
     share: float
     make: Maker | None
-    """None: text-only."""
+    """Draws a scene and its questions; None: text-only."""
     turns: int = 1
     repeats: float = 0.0
-    """Share of its rows that show the picture of an earlier row again, asking anew."""
+    """Share of its rows that show the picture of an earlier row again, with other questions."""
 
 
 SOURCES = (
@@ -47,7 +47,7 @@ SOURCES = (
 WRONG = 0.03
 """Share of rows whose answers belong to another picture of their source."""
 SHARED_IDS = 0.01
-"""Share of rows that carry the id of another row, as LLaVA-665K has."""
+"""Share of rows with the id of another row, as in LLaVA-665K."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ class MixtureRow:
     source: str
     scene: Scene | None
     picture: int
-    """Number of its picture; rows that share one have the same. -1: no picture."""
+    """Number of its picture; rows that share a picture have the same number. -1: no picture."""
     questions: tuple[Question, ...]
 
 
 def rows(n: int, seed: int) -> list[MixtureRow]:
-    """``n`` rows of the mixture in source order, as LLaVA's file has its blocks."""
+    """``n`` rows of the mixture, ordered by source like the blocks of LLaVA's file."""
     if n < 200:
         raise UserError(f"data.n={n}: expected at least 200, so that each source has rows.")
     counts = [round(source.share * n) for source in SOURCES]
@@ -100,7 +100,7 @@ def _block(
 
 
 def _some_wrong(block: list[MixtureRow], rng: np.random.Generator) -> list[MixtureRow]:
-    """A few rows take over the questions and answers of another picture of the block."""
+    """Give a few rows the questions and answers of another picture of the block."""
     spoiled = list(block)
     if block[0].scene is not None:
         for i in rng.permutation(len(block))[: round(WRONG * len(block))]:
@@ -112,7 +112,7 @@ def _some_wrong(block: list[MixtureRow], rng: np.random.Generator) -> list[Mixtu
 
 
 def llava_record(row: MixtureRow, number: int, ids: list[str]) -> dict[str, Any]:
-    """The row as LLaVA json has it; ``source`` is the field that LLaVA-665K lacks."""
+    """The row as LLaVA json; ``source`` is a field that LLaVA-665K does not have."""
     conversations = []
     for turn, question in enumerate(row.questions):
         opening = "<image>\n" if turn == 0 and row.scene is not None else ""
@@ -126,12 +126,12 @@ def llava_record(row: MixtureRow, number: int, ids: list[str]) -> dict[str, Any]
 
 
 def image_name(row: MixtureRow) -> str:
-    """Where the picture of ``row`` lies under the image root."""
+    """Path of the row's picture below the image root."""
     return f"{row.source}/{row.picture:06d}.png"
 
 
 def make_ids(rows_: list[MixtureRow], seed: int) -> list[str]:
-    """Ids, a few of them twice."""
+    """An id for each row; a few occur twice."""
     rng = np.random.Generator(np.random.PCG64([seed, 2]))
     ids = [f"{row.source}_{i:06d}" for i, row in enumerate(rows_)]
     for i in rng.permutation(len(ids))[: round(SHARED_IDS * len(ids))]:

@@ -31,22 +31,24 @@ BENCHMARKS: Mapping[str, tuple[Maker, ...]] = {
     "spatial": (tasks.locating, tasks.comparing),
     "charts": (tasks.charts,),
 }
-"""Makers of each benchmark's items, in turn."""
+"""Benchmark -> functions that make its questions, used in turn."""
 
 
 @dataclass(frozen=True)
 class Demo:
-    """``n`` training rows and ``items`` questions per benchmark, all from ``seed``."""
+    """The generated dataset: ``n`` training rows and ``items`` questions per benchmark, from
+    ``seed``.
+    """
 
     n: int = 4000
     items: int = 200
     seed: int = 0
     clusters: int = 80
-    """K for the methods that cluster; read by ``conf/method``, no part of the data."""
+    """K for methods that cluster; read by ``conf/method``, not part of the data."""
     name: str = "demo"
 
     def step(self) -> Step:
-        """The dataset's artifact: ``train.json``, ``images/``, ``benchmarks/<name>/``."""
+        """The step that generates it: ``train.json``, ``images/``, ``benchmarks/<name>/``."""
         config = {"n": self.n, "items": self.items, "seed": self.seed}
         return Step("data", self.name, VERSION, config, self._build, note=f"{self.n:,} examples")
 
@@ -55,7 +57,7 @@ class Demo:
         return self.n
 
     def open(self, artifact: Path) -> Dataset:
-        """The training examples through the general reader of LLaVA json."""
+        """The training examples, read like any LLaVA json."""
         return read(
             artifact / "train.json",
             artifact / "images",
@@ -80,7 +82,7 @@ class Demo:
 
 
 def _write_pictures(folder: Path, found: list[MixtureRow], seed: int) -> int:
-    """Each distinct picture once; picture i is drawn from its own generator."""
+    """Write each distinct picture once; picture i is drawn with a generator of its own."""
     scenes = {image_name(row): row for row in found if row.scene is not None}
     for name, row in scenes.items():
         path = folder / name
@@ -101,9 +103,9 @@ def png(scene: Scene, rng: np.random.Generator) -> bytes:
 def _write_benchmark(
     folder: Path, makers: tuple[Maker, ...], items: int, rng: np.random.Generator
 ) -> None:
-    """``test.parquet``: question_id, image (bytes, path), question, answer, category.
+    """Write ``test.parquet``: question_id, image (bytes, path), question, answer, category.
 
-    Each scene is asked the kind of question that is rarest so far, which keeps kinds balanced.
+    For each scene the kind of question that is rarest so far is asked, which balances the kinds.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -1,4 +1,4 @@
-"""Questions and answers about scenes: one function per skill, for training and tests alike."""
+"""Questions and answers about scenes: one function per skill, used for training and benchmarks."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class Question:
 
 
 Maker = Callable[[np.random.Generator, Split], tuple[Scene, list[Question]]]
-"""Draws a scene and asks all it can about it, in random order."""
+"""Draws a scene and all questions about it, in random order."""
 
 
 def objects(rng: np.random.Generator, low: int, high: int, names: tuple[str, ...]) -> list[Thing]:
-    """Between ``low`` and ``high`` things of different names."""
+    """Between ``low`` and ``high`` things with different names."""
     count = min(int(rng.integers(low, high + 1)), len(names))
     return [coloured(rng, (str(name),)) for name in rng.permutation(names)[:count]]
 
@@ -159,7 +159,7 @@ def describing(rng: np.random.Generator, split: Split) -> tuple[Scene, list[Ques
 
 
 def talking(rng: np.random.Generator) -> list[Question]:
-    """Without a picture: repeat, choose, count up."""
+    """Text-only questions: repeat, choose, count up."""
     words = [str(word) for word in rng.permutation([*COLOUR_NAMES, *SHAPES, *SIZES])[:3]]
     start = int(rng.integers(0, 7))
     upward = " ".join(NUMBERS[start : start + 3])

@@ -1,8 +1,8 @@
-"""The demo's little world: 48 x 48 pictures of 3 x 3 cells, each empty or holding one thing.
+"""The demo's pictures: 48 x 48 pixels in 3 x 3 cells, each empty or with one thing.
 
 Things are coloured shapes and textures in two sizes, real handwritten digits (scikit-learn's
-``load_digits``, UCI optdigits) and letters; charts are columns of bar cells. A cell is 16 x 16
-pixels, as is a patch of the vision tower, so a model of a million parameters can learn to see.
+``load_digits``, UCI optdigits) and letters; charts are columns of bar cells. A cell has 16 x 16
+pixels, like a patch of the vision tower, so a model of a million parameters can learn to see.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ POSITIONS = (
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 Split = Literal["pretrain", "train", "test"]
 DIGIT_ROWS = {"pretrain": (0, 900), "train": (900, 1350), "test": (1350, 1797)}
-"""Rows of ``load_digits``: no handwriting is shared between pretraining, training and tests."""
+"""Rows of ``load_digits``: pretraining, training and tests share no handwriting."""
 
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """What a cell holds. ``kind`` shape | texture | bar | digit | letter."""
+    """Content of a cell. ``kind``: shape, texture, bar, digit or letter."""
 
     kind: str
     name: str
@@ -51,10 +51,10 @@ class Thing:
     colour: str = ""
     size: str = ""
     sample: int = 0
-    """Row of ``load_digits``."""
+    """For a digit: row of ``load_digits``."""
 
     def words(self) -> str:
-        """The thing as a caption names it."""
+        """The thing's name in a caption."""
         if self.kind in ("digit", "letter"):
             return f"{self.kind} {self.name}"
         return " ".join(word for word in (self.size, self.colour, self.name) if word)
@@ -135,7 +135,7 @@ def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 
 def _shifted(mask: np.ndarray, down: int, right: int) -> np.ndarray:
-    """``mask`` moved by at most a pixel each way; what leaves the cell is lost."""
+    """``mask`` moved by at most a pixel in each direction; what leaves the cell is cut off."""
     padded = np.pad(mask, 1)
     return padded[1 - down : 1 - down + CELL, 1 - right : 1 - right + CELL]
 
