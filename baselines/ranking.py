@@ -69,15 +69,20 @@ def shares(pool: Pool, defined: np.ndarray, k: int, policy: TextOnly, seed: int)
     takes the first rows of one permutation per seed, so larger budgets contain the draws of smaller
     ones.
     """
+    # rows that may be selected at all, and rows without an image
     able = pool.usable & np.fromiter(map(has_answer, pool.examples), bool, len(pool.examples))
     text = np.fromiter((not e.images for e in pool.examples), bool, len(pool.examples))
+    # text-only rows compete like all others
     if policy == "keep":
         return Shares(able & defined, k, np.empty(0, np.int64))
+    # text-only rows do not compete, and get no places either
     candidates, texts = able & defined & ~text, able & text
     if policy == "drop":
         return Shares(candidates, k, np.empty(0, np.int64))
+    # their share of the places, in proportion to the rows, rounded half up
     total = int(candidates.sum() + texts.sum())
     quota = (2 * k * int(texts.sum()) + total) // max(2 * total, 1)
+    # the first text-only rows of one permutation of the pool
     shuffled = np.random.default_rng(seed).permutation(len(text))
     return Shares(candidates, k - quota, shuffled[texts[shuffled]][:quota])
 

@@ -72,20 +72,27 @@ def _state(
     events: Sequence[Mapping[str, Any]],
     others: Mapping[str, Status],
 ) -> tuple[str, str]:
+    # only events since the task was last submitted count
     since = max((i for i, e in enumerate(events) if e["event"] == "submit"), default=0)
     recent = events[since:]
     ends = [e for e in recent if e["event"] == "end"]
+    # SLURM knows the job: it waits or runs
     if job is not None:
         return ("running", f"job {job.id}") if job.running else ("queued", _waits(job, ends))
+    # finished, also if another sweep built its artifacts
     if task.built() or (ends and ends[-1]["how"] == "done"):
         return "done", ""
+    # a process of launcher=processes still works on it
     if recent and _alive(recent[-1]):
         return ("running" if recent[-1]["event"] == "start" else "queued"), "on this machine"
+    # it ended with an error
     if ends and ends[-1]["how"] == "failed":
         return "failed", f"exit code {ends[-1]['code']}, {len(ends)} of {task.failures} attempts"
+    # it started and left no result: stopped by a signal, or killed without an event
     if any(e["event"] == "start" for e in recent):
         told = bool(ends) and recent[-1]["event"] == "end"
         return "cancelled", "stopped by SIGTERM" if told else "killed without a word"
+    # it never started: because something it needs failed, or it was cancelled before
     failed = [name for name in task.after if name in others and others[name].state in STATES[3:]]
     return ("not run", f"stands on {failed[0]}") if failed else ("cancelled", "before it started")
 

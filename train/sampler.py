@@ -41,15 +41,19 @@ def global_batches(
     or the last two if both modalities leave more than half a batch. ``permute`` is called for the
     image examples, the text-only examples and the batches, in this order.
     """
+    # one modality, or no grouping: a permutation cut into batches
     every = np.arange(len(text_only))
     if not group or text_only.all() or not text_only.any():
         return _cut(permute(len(every)), global_batch)
+    # permute each modality by itself and cut it into batches
     image, text = (
         _cut(rows[permute(len(rows))], global_batch)
         for rows in (every[~text_only], every[text_only])
     )
+    # all batches but the last of each modality are whole and of one modality: shuffle them
     pure = image[:-1] + text[:-1]
     shuffled = [pure[i] for i in permute(len(pure))]
+    # the two last, incomplete ones are merged and come at the end
     return shuffled + _cut(np.array(sorted(image[-1] + text[-1])), global_batch)
 
 

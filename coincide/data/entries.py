@@ -153,17 +153,21 @@ def _of_columns(columns: Mapping[str, list[Any]], path: Path) -> Entries:
     """Entries of a table: its row column, else its id column, for rows where ``selected`` is
     true.
     """
+    # find the column of row indices and that of ids, whatever their case
     names = {name.strip().lower(): name for name in columns}
     row = next((names[name] for name in ROW_NAMES if name in names), None)
     identity = next((names[name] for name in ID_NAMES if name in names), None)
+    # neither: a single column is a list, anything else is refused
     if row is None and identity is None:
         if len(columns) == 1:
             return _of_list(_selected(next(iter(columns.values())), columns, path), path)
         shown = ", ".join(map(ascii, list(columns)[:_NAMED]))
         raise UserError(f"{path}: a table without a column row, index or id; it has {shown}.")
+    # only ids: the entries are ids
     ids = _selected(columns[identity], columns, path) if identity is not None else None
     if row is None:
         return Entries("ids", ["" if value is None else str(value) for value in ids or ()])
+    # row indices; ids beside them are to be compared with the dataset
     rows = [_integer(value, path) for value in _selected(columns[row], columns, path)]
     texts = None if ids is None else ["" if value is None else str(value) for value in ids]
     return Entries("rows", rows, texts)

@@ -76,12 +76,16 @@ def _turns(name: str, value: Any) -> list[Any]:
 
 def _pair(item: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A question and its answer as messages; other fields are kept with the answer."""
+    # which fields hold the question and the answer
     asked = [name for name in QUESTIONS if item.get(name) is not None]
     said = [name for name in ANSWERS if item.get(name) is not None]
+    # exactly one of each; Alpaca has two for the question, instruction and input
     if not said or (len(asked) > 1 and asked != ["input", "instruction"]) or len(said) > 1:
         raise BadRow("malformed turn", f"expected one question and one answer, got {short(item)}")
+    # the question: one field, or instruction and input on separate lines
     text = [item[name] for name in reversed(asked)]
     question = "\n".join(text) if len(text) > 1 else text[0] if text else ""
+    # other fields may say what is learnt of the answer, so they stay with it
     more = {k: v for k, v in item.items() if k not in (*QUESTIONS, *ANSWERS, SYSTEM)}
     opening = [{"role": SYSTEM, "content": item[SYSTEM]}] if item.get(SYSTEM) else []
     return [*opening, {"role": "user", "content": question},

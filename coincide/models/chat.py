@@ -211,6 +211,7 @@ def _tokenize(
     spans: Sequence[Span],
     opening: int,
 ) -> Chat:
+    # a template may have written BOS already: the tokenizer must not add a second one
     tokenizer = processor.tokenizer
     begun = tokenizer.bos_token is not None and rendered.startswith(tokenizer.bos_token)
     made = processor(
@@ -220,6 +221,7 @@ def _tokenize(
         **({"return_text_replacement_offsets": True} if pictures else {}),
         **({"add_special_tokens": False} if begun else {}),
     )
+    # first and last character of each token, and where the processor expanded placeholders
     offsets = np.asarray(made.pop("offset_mapping")[0], dtype=np.int64).reshape(-1, 2)
     replaced = made.pop("text_replacement_offsets", None)
     images = replaced[0] if pictures and replaced else []
@@ -231,12 +233,15 @@ def _tokenize(
         )
     made.convert_to_tensors("pt")
     made.pop("attention_mask")
+    # tokens of each image, with the markers around it
     region = np.full(len(offsets), -1)
     for number, image in enumerate(images):
         region[_overlap(offsets, image["new_span"])] = number
+    # answers: their characters in the rendered text, moved by the expansions before them
     answer = np.zeros(len(offsets), dtype=bool)
     for span in spans:
         answer |= _overlap(offsets, (_moved(span[0], images), _moved(span[1], images)))
+    # text counts after the first image, or after the system prompt where there is none
     after = images[0]["new_span"][1] if images else opening
     ids = made.pop("input_ids")[0]
     return Chat(

@@ -283,11 +283,14 @@ def _tokenize(
             f"template {template.name!r} ends answers with {template.end!r}, which is no token of "
             "this model's tokenizer. Choose the model's own template."
         )
+    # per character whether it belongs to an answer; sums tell it for any span
     is_answer = np.concatenate([np.full(len(s.text), s.answer) for s in segments])
     answers_before = np.concatenate([[0], np.cumsum(is_answer)])
+    # BOS once, at the start
     bos = tokenizer("").input_ids[:1] if tokenizer.bos_token_id is not None else []
     tokens = _Tokens(list(bos), [-1] * len(bos), [False] * len(bos), [False] * len(bos))
     for number, (start, piece) in enumerate(_pieces("".join(s.text for s in segments))):
+        # every piece but the first follows an image: its tokens
         if number:
             width = widths[number - 1]
             tokens.ids += [processor.image_token_id] * width
@@ -296,11 +299,14 @@ def _tokenize(
             tokens.text += [False] * width
         if not piece:
             continue
+        # the piece as a whole, with the character positions of its tokens
         found = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
         spans = start + np.asarray(found["offset_mapping"], dtype=np.int64).reshape(-1, 2)
         tokens.ids += found["input_ids"]
         tokens.image += [-1] * len(spans)
+        # a token with at least one character of an answer is learnt
         tokens.answer += (answers_before[spans[:, 1]] > answers_before[spans[:, 0]]).tolist()
+        # text after the first image; without images, after the system prompt
         after = spans[:, 1] > opening if number or not widths else np.zeros(len(spans), bool)
         tokens.text += after.tolist()
     return tokens

@@ -97,13 +97,18 @@ class Sketch:
     def __init__(self, x: Any, gamma: float) -> None:
         import torch
 
+        # evenly spaced rows, centred
         sample = torch.from_numpy(x[:: -(-len(x) // SAMPLE)]).float()
         middle = sample.mean(0)
         sample -= middle
+        # principal components of the sample, from its Gram matrix
         values, vectors = torch.linalg.eigh(sample @ sample.T)
+        # the strongest ones, without those that are only rounding
         strongest = values.argsort(descending=True)[:COMPONENTS]
         strongest = strongest[values[strongest] > 1e-6 * values.max()]
+        # as directions in feature space, of unit length
         basis = sample.T @ (vectors[:, strongest] / values[strongest].sqrt())
+        # every row in these components, and its squared length
         self.components = torch.empty(len(x), len(strongest))
         self.norms = np.empty(len(x), np.float32)
         for j in range(0, len(x), BLOCK_ROWS):

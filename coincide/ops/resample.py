@@ -120,17 +120,21 @@ def standard_error(units: ResamplingUnits) -> float | None:
     n = len(units.ids)
     if n < 2:
         return None
+    # a plain mean: the usual formula, in exact summation
     whole = len(set(units.ids)) == n
     if whole and not units.strata.any() and (units.den == units.den[0]).all():
         values = (units.num / units.den[0]).tolist()
         mean = math.fsum(values) / n
         return math.sqrt(math.fsum((x - mean) ** 2 for x in values) / (n - 1) / n)
+    # sums of each stratum; without a denominator there is no score
     strata = units.strata
     num, den = (np.bincount(strata, part) for part in (units.num, units.den))
     if not (den > 0).all():
         return None
+    # linearised deviation of each unit, over all its strata
     unit, group = group_units(units.ids, strata)
     z = np.bincount(unit, (units.num - (num / den)[strata] * units.den) / den[strata])
+    # variance within each group of units
     sizes = np.bincount(group)
     if sizes.max() < 2:
         return None

@@ -148,18 +148,22 @@ def bootstrap(
     ``OVERALL``. None: the overall figure is the plain mean of the scores. The same arguments give
     the same draws.
     """
+    # the same seed draws for all benchmarks, the same samples for all runs of a benchmark
     seeds = _seed_draws(groups, times, seed)
     runs, points, found = {}, {}, {}
     for i, (name, one) in enumerate(benchmarks.items()):
         runs[name], points[name] = resampled_scores(one, times, seed + 1 + i), one.scores()
         found[name] = _of_rows(runs[name], points[name], groups, seeds, one.units)
+    # what 100 % is, in every replicate and as it was measured
     if full is None:
         over = dict.fromkeys(benchmarks, (np.ones((times, 1)), 1.0))
     else:
         over = {n: (d.drawn[:, [full]] / 100, d.points[full] / 100) for n, d in found.items()}
+    # replicates in which a full-data score is not above 0 have no ratio
     kept = np.all([whole[:, 0] > 0 for whole, _ in over.values()], axis=0)
     if kept.mean() < 0.95:
         return found
+    # mean over benchmarks of score / full score, by replicate and run; then from runs to rows
     drawn = np.mean([runs[n][kept] / over[n][0][kept] for n in benchmarks], axis=0)
     point = np.mean([points[n] / over[n][1] for n in benchmarks], axis=0)
     units = sum(one.units for one in benchmarks.values())

@@ -95,11 +95,14 @@ def short_names(settings: Sequence[Setting]) -> tuple[list[str], str]:
     settings share, as in a sweep around a default; these are returned as second value, in the same
     form.
     """
+    # distinct settings, and how often each field has each value
     every = {canonical(fields): fields for fields in settings}.values()
     names = sorted({name for fields in every for name in fields})
     counts = {n: Counter(canonical(fields.get(n)) for fields in every) for n in names}
+    # fields that vary, and the value that most settings have
     varied = [n for n in names if len(counts[n]) > 1]
     usual = {n: v for n in varied for v, c in counts[n].items() if c > len(every) / 2}
+    # short names: the last part of the field, unless two fields share it
     last = [name.rsplit(".", 1)[-1] for name in varied]
     shown = {n: end if last.count(end) == 1 else n for n, end in zip(varied, last, strict=True)}
 
@@ -107,6 +110,7 @@ def short_names(settings: Sequence[Setting]) -> tuple[list[str], str]:
         named = [n for n in which if fields.get(n) not in _UNSET]
         return ", ".join(f"{shown[n]}={_brief(fields[n])}" for n in named)
 
+    # what sets each setting apart, and separately what most have in common
     rare = [
         said(fields, [n for n in varied if canonical(fields.get(n)) != usual.get(n)])
         for fields in settings

@@ -144,22 +144,28 @@ def relative(
     either there is none. ``full_is_exact``: a published row, whose noise is unknown and not
     counted. If a run lacks one of the columns there is no estimate.
     """
+    # a run without one of the columns has no figure: a mean over fewer cannot be compared
     lacking = [b for b in columns if not all(b in run for run in runs)]
     if lacking or not columns:
         why = f"no {', '.join(lacking)}" if lacking else "no benchmark that a ratio can be taken of"
         return Relative(None, tuple(columns), why=why)
+    # per benchmark the score of guessing, and the full-data mean above it
     floor = {b: (chance or {}).get(b, 0.0) for b in columns}
     whole = {b: m - floor[b] for b, m in mean_scores(full).items() if b in floor}
+    # Rel. of each run
     values = [_mean_of(100 * (run[b] - floor[b]) / whole[b] for b in columns) for run in runs]
+    # delta method: how much the figure moves with the scores of each full-data run
     mine = {b: m - floor[b] for b, m in mean_scores(runs).items() if b in floor}
     pulled = [
         _mean_of(100 * mine[b] * (one[b] - floor[b]) / whole[b] ** 2 for b in columns)
         for one in full
     ]
+    # the two sources of seed noise are independent: their variances add
     parts = [spread(values), *([] if full_is_exact else [spread(pulled)])]
     half, mean = half_width(parts), _mean_of(values)
     low, high = (None, None) if half is None else (mean - half, mean + half)
     missing = "" if half is not None else _no_interval(len(runs), len(full))
+    # Rel. is the mean over the runs; without an interval the reason is kept
     found = Estimate(mean, low, high, tuple(values))
     return Relative(found, tuple(columns), no_interval=missing)
 

@@ -242,6 +242,7 @@ def fill_to_budget(
 
     reasons = reasons or {}
 
+    # the method's rows must be in range, distinct, usable, and at most k
     rows = np.asarray(selection.rows, dtype=np.int64)
     if len(rows) and (rows.min() < 0 or rows.max() >= len(usable)):
         raise UserError(f"method {name} returned rows outside 0..{len(usable) - 1}.")
@@ -251,11 +252,13 @@ def fill_to_budget(
         raise UserError(_unusable(rows[~usable[rows]].tolist(), name, reasons))
     if len(rows) > k:
         raise UserError(f"method {name} returned {len(rows)} rows for a budget of {k}.")
+    # too few: the best rows of the ranking that are usable and not chosen yet
     missing = k - len(rows)
     if missing:
         ranking = np.asarray([] if selection.ranking is None else selection.ranking, np.int64)
         spare = ranking[usable[ranking] & ~np.isin(ranking, rows)][:missing]
         rows = np.concatenate([rows, spare])
+    # still too few: the budget cannot be met, or there is nothing at all
     if len(rows) < k:
         raise UserError(
             f"method {name} can give {len(rows):,} of the {k:,} examples that the budget asks for: "

@@ -25,14 +25,18 @@ from coincide.data.demo.world import (
 def any_scene(rng: np.random.Generator, split: Split) -> Scene:
     """A scene of any kind: objects, things mixed, writing, or a chart."""
     draw = rng.random()
+    # 30 %: one to seven shapes and textures
     if draw < 0.3:
         return scatter(rng, [coloured(rng, SHAPES + TEXTURES) for _ in range(rng.integers(1, 8))])
+    # 45 %: two to nine things, of which half are digits, a quarter shapes, a quarter letters
     if draw < 0.75:
         makers = (lambda: coloured(rng), lambda: letter(rng)) + 2 * (lambda: digit(rng, split),)
         return scatter(rng, [makers[rng.integers(4)]() for _ in range(rng.integers(2, 10))])
+    # 17 %: a row of one to three digits (70 %) or letters
     if draw < 0.92:
         maker = (lambda: digit(rng, split)) if rng.random() < 0.7 else (lambda: letter(rng))
         return written(rng, [maker() for _ in range(rng.integers(1, 4))])
+    # 8 %: a chart
     return chart(rng)
 
 

@@ -144,15 +144,18 @@ def _know(
     search: _Search, rows: RowBounds, unit: torch.Tensor, start: int, active: np.ndarray
 ) -> None:
     """Fill in what is missing of the ``active`` rows: own cosine, product with the centre, loss."""
+    # rows seen for the first time since the centre moved: product with it, rounding loss
     missing = active[np.isnan(rows.base[start + active])]
     for piece in row_blocks(len(missing), unit.device):
         some = missing[piece]
         base, lost = search.of_rows(unit.index_select(0, _index(some, unit)))
         rows.base[start + some], rows.lost[start + some] = base.cpu().numpy(), lost.cpu().numpy()
+    # rows whose own centroid moved: the cosine to it in float32
     nearest, cosine = rows.nearest[start + active], rows.cosine[start + active]
     unsure = active[np.isnan(cosine) & (nearest >= 0)]
     found = search.cosine(unit, _index(unsure, unit), _index(rows.nearest[start + unsure], unit))
     rows.cosine[start + unsure] = found.cpu().numpy()
+    # less than the cosine by its rounding error: a certain bound on the angle
     rows.near[start + unsure] = _angle(rows.cosine[start + unsure], -search.margin)
 
 
@@ -238,25 +241,31 @@ class _Search:
     def among(self, unit: torch.Tensor, rows: RowBounds, at: np.ndarray, length: int) -> _Found:
         """The nearest of the first ``length`` centroids and the present one of rows ``at``."""
         self.cosines += len(unit) * length
+        # what is known of the rows: cosine to their own centroid, product with the centre, loss
         own = torch.from_numpy(rows.cosine[at]).to(unit.device).nan_to_num(-torch.inf)
         base, lost = (
             torch.from_numpy(known[at]).to(unit.device) for known in (rows.base, rows.lost)
         )
         nearest = _index(rows.nearest[at], unit)
+        # inexact products with all centroids of the prefix, and the two largest
         half = self.buffers.get("half", tuple(unit.shape), self._half.dtype).copy_(unit)
         product = self.buffers.get("product", (len(unit), length), self._half.dtype)
         _multiply(half, self._half[:length], product)
         top, index = product.topk(min(2, length), dim=1)
         top = torch.nn.functional.pad(top.float(), (0, 2 - top.shape[1]), value=-torch.inf)
+        # bound on the error of these products
         error = self._error(lost, top[:, 0])
         # the nearest has at least this cosine, and whatever may tie with it in float32
         floor = torch.maximum(base + top[:, 0] - error, own) - 2 * self.margin
+        # candidates: all centroids whose inexact product reaches that, the own one aside
         cut = floor - base - error
         row, column = _candidates(product, top, index, cut)
         candidate = self._order[column]
         other = candidate != nearest[row]
         row, candidate = row[other], candidate[other]
+        # their cosines in float32
         cosine = self.cosine(unit, row, candidate)
+        # upper bound on the cosines of all others
         count = (top >= cut[:, None]).sum(1)
         seen = top.gather(1, count.clamp(max=1)[:, None])[:, 0]
         unseen = torch.where(count > 1, floor, base + seen + error)

@@ -50,13 +50,16 @@ def unit_rows(x: np.ndarray, start: int, stop: int, buffers: BufferPool) -> torc
 
     ``start`` is a multiple of a tile; one tile is read at a time.
     """
+    # the block in whole tiles; the buffer is reused
     whole = -(-(stop - start) // TILE) * TILE
     unit = buffers.get("unit", (whole, x.shape[1]), torch.float32)
     for first in range(0, whole, TILE):
+        # read one tile and pad the last one with zeros to the fixed shape
         rows = read_rows(x, start + first, min(start + first + TILE, stop))
         tile = torch.from_numpy(rows).to(buffers.device)
         if len(tile) < TILE:
             tile = torch.cat([tile, tile.new_zeros(TILE - len(tile), tile.shape[1])])
+        # scale to unit length in pieces that fit the cache, straight into the buffer
         for piece in row_blocks(TILE, buffers.device):
             normalize(tile[piece].float(), out=unit[first : first + TILE][piece])
     return unit[: stop - start]
