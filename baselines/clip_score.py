@@ -75,8 +75,9 @@ class ClipScore:
         return {}
 
     def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
-        """``{"score": float32 [N]}``: the cosine of image and text; NaN without an image or
-        text.
+        """``{"score": float32 [N]}``: the cosine of image and text.
+
+        NaN without an image or text.
         """
         return {"score": cosine(pool.signal(ClipImage())[:], pool.signal(ClipText(self.text))[:])}
 

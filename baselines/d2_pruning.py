@@ -102,8 +102,9 @@ def _exactly(g: np.ndarray, neighbors: np.ndarray, weights: np.ndarray, k: int) 
 
 
 def _lazily(g: np.ndarray, neighbors: np.ndarray, weights: np.ndarray, k: int) -> list[int]:
-    """The released order: a cursor over the initial ranking; a row below its successor is put on
-    standby.
+    """The released order: a cursor over the initial ranking.
+
+    A row below its successor is put on standby.
     """
     order = np.argsort(g)[::-1].tolist()  # ties as the released call leaves them
     standby = _Waiting(g, ())

@@ -20,8 +20,9 @@ from coincide.schema import Need, Pool, Selection, UserError
 
 @dataclass(frozen=True)
 class FromFile:
-    """The rows that the file ``path`` names; ambiguous or unknown ids are refused with the first
-    ten.
+    """The rows that the file ``path`` names.
+
+    Ambiguous or unknown ids are refused with the first ten.
     """
 
     path: str

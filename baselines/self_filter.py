@@ -149,8 +149,9 @@ class SelfFilter:
 
     @property
     def uses_seed(self) -> bool:
-        """Whether the run's seed matters: only for the quota of text-only rows; stage 1 has its own
-        seed.
+        """Whether the run's seed matters: only for the quota of text-only rows.
+
+        Stage 1 has its own seed.
         """
         return self.text_only == "quota"
 
@@ -167,8 +168,9 @@ class SelfFilter:
         return {"text_only": self.text_only}
 
     def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
-        """``score``: difficulty of the candidates, float32 [N]; also their nearest rows [n,
-        depth].
+        """``score``: difficulty of the candidates, float32 [N].
+
+        Also their nearest rows [n, depth].
         """
         difficulty, share = self._candidates(pool, 0, seed)
         lists = neighborhood(self._embedding(pool, share.candidates), self.depth).lists

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 
 class UserError(Exception):
-    """A mistake that the user can correct; the message says what was found, expected, and the
-    remedy.
+    """A mistake that the user can correct.
 
-    ``run.py`` and the module command lines print it without a traceback and exit with status 2.
+    The message says what was found, expected, and the remedy. ``run.py`` and the module command
+    lines print it without a traceback and exit with status 2.
     """
 
 

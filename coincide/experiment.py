@@ -40,8 +40,9 @@ from coincide.store import Step, Store
 
 @dataclass(frozen=True)
 class Makers:
-    """Functions of ``train`` and ``eval`` that an experiment calls; the core does not import
-    them.
+    """Functions of ``train`` and ``eval`` that an experiment calls.
+
+    The core does not import them.
     """
 
     train: Callable[..., Step]
@@ -129,8 +130,9 @@ class Experiment:
 
     @cached_property
     def target_extractions(self) -> dict[Targets, Extraction]:
-        """Step and pass of each signal of the target rows. UserError where ``targets`` is needed
-        and not set.
+        """Step and pass of each signal of the target rows.
+
+        UserError where ``targets`` is needed and not set.
         """
         needs = [need for need in self.needs if isinstance(need, Targets)]
         if needs and self.targets is None:

@@ -75,8 +75,9 @@ class DataSource(Protocol):
         ...
 
     def size(self) -> int:
-        """Number of rows, dropped ones included, as cheap as ``step``; a fractional budget refers
-        to it.
+        """Number of rows, dropped ones included, as cheap as ``step``.
+
+        A fractional budget refers to it.
         """
         ...
 
@@ -99,8 +100,9 @@ class ModelSource(Protocol):
 
     @property
     def max_length(self) -> int:
-        """Maximum sequence length in tokens, image tokens included; longer ones are truncated on
-        the right.
+        """Maximum sequence length in tokens, image tokens included.
+
+        Longer ones are truncated on the right.
         """
         ...
 

@@ -47,8 +47,9 @@ def files(folder: Path, wanted: Splits) -> CardFiles | None:
 
 
 def look(folder: Path, wanted: Splits) -> tuple[CardFiles, str]:
-    """:func:`files`, complete or not, and what is wrong: a file, and what to do. Empty if nothing
-    is.
+    """:func:`files`, complete or not, and what is wrong: a file, and what to do.
+
+    Empty if nothing is.
     """
     if not folder.is_dir():
         return {}, "there is no such folder"

@@ -30,8 +30,9 @@ IN_A_ROW = 3
 
 @dataclass(frozen=True)
 class Judge:
-    """Address and settings of the judge. Without a ``url``, benchmarks that need it are left
-    out.
+    """Address and settings of the judge.
+
+    Without a ``url``, benchmarks that need it are left out.
     """
 
     url: str | None = None
@@ -75,8 +76,9 @@ class Judge:
         return ""
 
     def requirement(self, names: list[str]) -> Requirement:
-        """The judge as a requirement of the benchmarks ``names``; not fatal: without it they are
-        left out.
+        """The judge as a requirement of the benchmarks ``names``.
+
+        Not fatal: without it they are left out.
         """
         why = self.absent()
         found = f"{self.model} at {self.host}" if not why else f"left out: {why}"

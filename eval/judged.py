@@ -33,8 +33,9 @@ def failure(sample: Mapping[str, Any]) -> str | None:
 
 
 def _mmvet(module: Globals, client: JudgeClient) -> None:
-    """Replace ``get_chat_response``, which returns reply and model; an empty reply means a failed
-    call.
+    """Replace ``get_chat_response``, which returns reply and model.
+
+    An empty reply means a failed call.
     """
 
     def ask(prompt: str, temperature: float = 0.0, **_: Any) -> tuple[str, str]:
@@ -48,8 +49,9 @@ def _mmvet(module: Globals, client: JudgeClient) -> None:
 
 
 def _llava_w(module: Globals, client: JudgeClient) -> None:
-    """Replace ``_get_pipeline()``, called with the prompt as ``content``; scores -1 mean a failed
-    call.
+    """Replace ``_get_pipeline()``, called with the prompt as ``content``.
+
+    Scores -1 mean a failed call.
     """
     from lmms_eval.verifiers import VerifyResult
 

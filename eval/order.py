@@ -18,8 +18,9 @@ many. Absent: not known, or the task does not place pictures this way."""
 
 
 def pictures_reordered(text: str) -> bool:
-    """Whether ``text`` (question and options) names pictures in another way than 1, 2, ... once
-    each.
+    """Whether ``text`` (question and options) names pictures in another way than 1, 2, ...
+
+    Once each.
     """
     named = [int(number) for number in re.findall(r"<image (\d+)>", text)]
     return named != sorted(set(named))

@@ -182,8 +182,9 @@ ROUNDED = {"preference": 0.0501, "mmmu_val": 0.00101}
 
 
 def number(value: Any) -> float | None:
-    """``value``, or its ``score`` if a metric logs a dict per sample, as a float; None if no
-    number.
+    """``value``, or its ``score`` if a metric logs a dict per sample, as a float.
+
+    None if no number.
     """
     if isinstance(value, Mapping):
         value = value.get("score")

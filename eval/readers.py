@@ -17,8 +17,9 @@ Options = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Reading:
-    """What the reply says, e.g. ``B`` or ``yes``; None: unreadable, and ``why`` is the kind of
-    reason.
+    """What the reply says, e.g. ``B`` or ``yes``.
+
+    None: unreadable, and ``why`` is the kind of reason.
     """
 
     said: str | None
@@ -140,8 +141,9 @@ def _within(text: str, options: Options) -> Reading:
 
 
 def _named(text: str, options: Options) -> set[str]:
-    """Options whose text occurs in the reply as whole words; inside a longer option's text, only
-    that one.
+    """Options whose text occurs in the reply as whole words.
+
+    Inside a longer option's text, only that one.
     """
     rest, found = _plain(text), set()
     for letter, choice in sorted(options.items(), key=lambda item: -len(_plain(item[1]))):

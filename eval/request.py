@@ -15,8 +15,9 @@ from eval.sample import Subsample
 
 @dataclass(frozen=True)
 class BenchmarkJob:
-    """One benchmark for the evaluation process. Paths are absolute. Fields as in
-    ``eval.suite.Benchmark``.
+    """One benchmark for the evaluation process. Paths are absolute.
+
+    Fields as in ``eval.suite.Benchmark``.
     """
 
     name: str

@@ -64,8 +64,9 @@ def _listed(texts: Any) -> dict[str, str]:
 
 
 def _lettered(doc: Doc) -> dict[str, str]:
-    """MMBench: the columns A to D that hold an option; a missing one is empty or the text
-    ``nan``.
+    """MMBench: the columns A to D that hold an option.
+
+    A missing one is empty or the text ``nan``.
     """
     found = {letter: doc.get(letter) for letter in "ABCD"}
     kept = {k: str(v).strip() for k, v in found.items() if v is not None and v == v}
@@ -73,8 +74,9 @@ def _lettered(doc: Doc) -> dict[str, str]:
 
 
 def _in_question(doc: Doc) -> dict[str, str]:
-    """Options from lines ``A. text`` of the question; the letters A to D without text if there are
-    none.
+    """Options from lines ``A. text`` of the question.
+
+    The letters A to D without text if there are none.
     """
     lines = re.findall(r"^\s*\(?([A-Z])[.):]\s*(.+?)\s*$", doc["question"], re.MULTILINE)
     return dict(lines) or dict.fromkeys("ABCD", "")
@@ -116,8 +118,9 @@ def without_punctuation(reply: str, options: Options) -> Reading:
 
 
 def mmbench(reply: str, options: Options) -> Reading:
-    """Strict: MMBench's own inference from letter or text, then lmms-eval's; parts of words do not
-    count.
+    """Strict: MMBench's own inference from letter or text, then lmms-eval's.
+
+    Parts of words do not count.
     """
     from lmms_eval.tasks._task_utils.mcq_extract import extract_mcq_answer
     from lmms_eval.tasks.mmbench.mmbench_evals import MMBench_Evaluator
@@ -240,8 +243,9 @@ def yes_or_no(
     *,
     own_mark: bool = False,
 ) -> ReplyRule:
-    """A rule for yes/no questions; arguments as for :func:`choice`, ``sums`` as in
-    :class:`ReplyRule`.
+    """A rule for yes/no questions.
+
+    Arguments as for :func:`choice`, ``sums`` as in :class:`ReplyRule`.
     """
 
     def true(doc: Doc) -> str:

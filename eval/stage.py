@@ -185,8 +185,9 @@ def world_size(suite: Suite) -> int:
 
 
 def _folder(evaluation: Evaluation, cache: Path) -> Path | None:
-    """The folder in which the process runs: the dataset's name is a path in it. None: any
-    folder.
+    """The folder in which the process runs: the dataset's name is a path in it.
+
+    None: any folder.
     """
     dataset, splits = evaluation.benchmark.dataset, evaluation.benchmark.splits
     if dataset is None:

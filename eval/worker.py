@@ -287,8 +287,9 @@ def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _channel() -> Send:
-    """A function that sends a message to the parent; from now on all other output goes to
-    stderr.
+    """A function that sends a message to the parent.
+
+    From now on all other output goes to stderr.
     """
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -303,8 +304,9 @@ def _channel() -> Send:
 
 
 def _offline(cache: Path) -> None:
-    """No network, and caches in the store. Called before the libraries are imported, which read it
-    once.
+    """No network, and caches in the store.
+
+    Called before the libraries are imported, which read it once.
     """
     os.environ |= {
         "HF_HUB_OFFLINE": "1",

@@ -44,8 +44,9 @@ def with_stages(job: Job, *stages: str) -> Job:
 
 
 def goal(job: Job) -> tuple[str, ...]:
-    """Keys of the artifacts that the run ends with. Two runs with the same goal are the same
-    run.
+    """Keys of the artifacts that the run ends with.
+
+    Two runs with the same goal are the same run.
     """
     if job.stages == ("report",):
         return ("report",)

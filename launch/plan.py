@@ -166,8 +166,9 @@ def _place_record(
     home: Mapping[str, str],
     in_flight: Mapping[str, str],
 ) -> None:
-    """Find the node after which the run's result can be written; a node of its own if others build
-    all of it.
+    """Find the node after which the run's result can be written.
+
+    A node of its own if others build all of it.
     """
     if "evaluate" not in job.stages or goal_key(job) in in_flight:
         return

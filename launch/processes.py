@@ -63,8 +63,9 @@ def _names(tasks: Sequence[Task]) -> str:
 
 
 def run_all(tasks: Sequence[Task], at_once: int) -> tuple[list[Task], list[Task]]:
-    """Run the tasks, ``at_once`` at a time. Returns those that failed and those that could not
-    start.
+    """Run the tasks, ``at_once`` at a time.
+
+    Returns those that failed and those that could not start.
     """
     waiting = {task.name: task for task in tasks}
     running: dict[int, tuple[Task, subprocess.Popen[bytes]]] = {}

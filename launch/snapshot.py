@@ -19,11 +19,11 @@ LEFT_OUT = {"__pycache__", "tests", "bench", "local"}
 
 
 def snapshot(folder: Path, project: Path = PROJECT) -> Path:
-    """Copy the project's code below ``folder``, unless there is a copy with this content; returns
-    it.
+    """Copy the project's code below ``folder``, unless there is a copy with this content.
 
-    Copied are ``*.py`` beside ``run.py``, every package beside it except tests and benchmarks, and
-    ``conf`` for reference. Uncommitted edits are included; the commit is noted in the copy.
+    Returns it. Copied are ``*.py`` beside ``run.py``, every package beside it except tests and
+    benchmarks, and ``conf`` for reference. Uncommitted edits are included; the commit is noted in
+    the copy.
     """
     files = sorted(_files(project))
     digest = hashlib.sha256()

@@ -142,8 +142,9 @@ def named_targets(group: str, conf: Path) -> frozenset[str]:
 
 
 def _targets(value: Any, place: str) -> Iterator[tuple[str, Any]]:
-    """Every ``_target_`` below ``value`` with its place; UserError for keys that would change
-    it.
+    """Every ``_target_`` below ``value`` with its place.
+
+    UserError for keys that would change it.
     """
     if isinstance(value, Mapping):
         for key, item in value.items():

@@ -28,8 +28,9 @@ class Comparison:
     """Label of its row in the report: charts average over the runs with the same label."""
 
     def summary(self) -> dict[str, float]:
-        """The figures under the names that the dashboard's charts use; unknown ones are left
-        out.
+        """The figures under the names that the dashboard's charts use.
+
+        Unknown ones are left out.
         """
         found = {} if self.rel is None else {"rel": self.rel}
         found |= {f"rel/{name}": value for name, value in self.by_benchmark.items()}

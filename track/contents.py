@@ -110,8 +110,9 @@ def _flat(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
 
 
 def _histograms(folders: Mapping[str, Path]) -> dict[str, dict[str, list[float]]]:
-    """Histograms of the scores of all rows and of chosen ones; of clusters if rows have no
-    score.
+    """Histograms of the scores of all rows and of the chosen ones.
+
+    Histograms of the clusters' scores if rows have none.
     """
     import numpy as np
 

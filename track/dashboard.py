@@ -69,8 +69,9 @@ def main() -> None:
 
 
 def report(logger: Logger, results: Sequence[Result], *, entity: str) -> Any:
-    """The report as an object of wandb-workspaces; nothing is sent. Raises if that is not
-    installed.
+    """The report as an object of wandb-workspaces; nothing is sent.
+
+    Raises if that is not installed.
     """
     wr, _ = _clients()
     blocks: list[Any] = [

@@ -44,8 +44,9 @@ class Live:
                 self._warn(error)
 
     def finish(self, experiments: Sequence[Experiment]) -> None:
-        """At the end of a sweep, add Rel. (%) to runs that were evaluated before the full-data
-        run.
+        """At the end of a sweep, add Rel.
+
+        (%) to runs that were evaluated before the full-data run.
         """
         if experiments and self.logger.mode != "off" and time.monotonic() > self.quiet_until:
             try:

@@ -49,8 +49,9 @@ def _at(config: Any, name: str) -> Any:
 
 
 def _same(got: Any, wanted: Any) -> bool:
-    """Whether two settings agree; config groups are compared by what they make, not by their
-    fields.
+    """Whether two settings agree.
+
+    Config groups are compared by what they make, not by their fields.
     """
     if isinstance(wanted, Mapping):
         telling = [key for key in ("_target_", "name") if key in wanted]

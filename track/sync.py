@@ -107,8 +107,9 @@ def _mark(run: WandbRun, logger: Logger, folder: str) -> None:
 
 
 def _remove_others(newest: Path, run_id: str, places: Path) -> None:
-    """Remove older versions of the run, unfinished ones too; not those that were uploaded or
-    marked.
+    """Remove older versions of the run, unfinished ones too.
+
+    Not those that were uploaded or marked.
     """
     marked = [json.loads(m.read_text(encoding="utf-8")) for m in places.glob(f"*/{run_id}.json")]
     kept = {newest.name, *(Path(mark["folder"]).name for mark in marked)}

@@ -36,8 +36,9 @@ def open_subset(job: TrainingJob) -> Dataset:
 
 
 class EncodedExamples(TorchDataset[Encoded]):
-    """Dataset of the subset's examples, encoded when accessed; index ``FILLER`` gives the filler
-    row.
+    """Dataset of the subset's examples, encoded when accessed.
+
+    Index ``FILLER`` gives the filler row.
     """
 
     def __init__(self, dataset: Dataset, processor: Any, template: str, max_length: int) -> None:

@@ -17,8 +17,9 @@ class Gpu:
 
 
 def gpus(environ: Mapping[str, str] | None = None) -> tuple[Gpu, ...]:
-    """The GPUs that ``nvidia-smi`` lists, restricted to ``CUDA_VISIBLE_DEVICES``; none without
-    it.
+    """The GPUs that ``nvidia-smi`` lists, restricted to ``CUDA_VISIBLE_DEVICES``.
+
+    None without it.
     """
     query = [
         "nvidia-smi",

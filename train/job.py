@@ -25,8 +25,9 @@ them."""
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """Everything a rank needs to know; ``python -m train.worker recipe.json`` needs nothing
-    else.
+    """Everything a rank needs to know.
+
+    ``python -m train.worker recipe.json`` needs nothing else.
     """
 
     model: str

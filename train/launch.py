@@ -28,12 +28,12 @@ SHOW_SECONDS = 15.0
 def launch(
     job: TrainingJob, job_path: Path, *, steps: int, worker: Sequence[str] = ("-m", "train.worker")
 ) -> None:
-    """Run the job's ranks until they end; ``steps`` is the number of optimizer steps, for the
-    progress.
+    """Run the job's ranks until they end.
 
-    If this process receives SIGTERM or SIGUSR2, the ranks write a checkpoint and stop; the signal
-    is then passed to the handler that was installed before. Raises :class:`OutOfMemory`,
-    :class:`Stopped`, or UserError with the failing rank, its exit code and the end of its log.
+    ``steps`` is the number of optimizer steps, for the progress. If this process receives SIGTERM
+    or SIGUSR2, the ranks write a checkpoint and stop; the signal is then passed to the handler that
+    was installed before. Raises :class:`OutOfMemory`, :class:`Stopped`, or UserError with the
+    failing rank, its exit code and the end of its log.
     """
     shutil.rmtree(job.logs, ignore_errors=True)
     job.logs.mkdir(parents=True)
@@ -137,8 +137,9 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def rank_environment(job: TrainingJob) -> dict[str, str]:
-    """Environment variables of the ranks; they set the sizes of thread pools before torch creates
-    them.
+    """Environment variables of the ranks.
+
+    They set the sizes of thread pools before torch creates them.
     """
     path = os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
     threads = job.recipe.threads

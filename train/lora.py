@@ -112,8 +112,9 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Name -> trained tensor, on the CPU. Under ZeRO-3 a collective call: every rank must make
-    it.
+    """Name -> trained tensor, on the CPU.
+
+    Under ZeRO-3 a collective call: every rank must make it.
     """
     state = {}
     for name, parameter in model.named_parameters():

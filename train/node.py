@@ -46,8 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def follow(recipe: Path) -> int:
-    """Serve node 0's launches until one ends in anything but lack of memory; returns the exit
-    code.
+    """Serve node 0's launches until one ends in anything but lack of memory.
+
+    Returns the exit code.
     """
     served: str | None = None
     code = REPLACED
@@ -87,8 +88,9 @@ def serve(job: TrainingJob, recipe: Path, here: Rendezvous, launch: str) -> int:
 
 
 def _watched(process: subprocess.Popen[bytes], watch: NodeWatch) -> tuple[int, str | None]:
-    """Wait for the ranks of this node; returns their exit code and, in words, which node was
-    lost.
+    """Wait for the ranks of this node.
+
+    Returns their exit code and, in words, which node was lost.
     """
     failed_at: float | None = None
     while (code := process.poll()) is None:

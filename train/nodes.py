@@ -140,8 +140,9 @@ class NodeWatch:
         return [k for k in nodes if not self.job.node_status(k).is_file()]
 
     def lost(self) -> str | None:
-        """In words: which node has no heartbeat any more, or never started; None if all are
-        well.
+        """In words: which node has no heartbeat any more, or never started.
+
+        None if all are well.
         """
         patience = self.job.recipe.timeout
         silence = min(SILENT_SECONDS, patience / 2)

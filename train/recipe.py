@@ -171,8 +171,9 @@ class Recipe:
 
 
 def largest_micro_batch(global_batch: int, world_size: int, at_most: int) -> int | None:
-    """The largest micro-batch up to ``at_most`` that divides the global batch; None if none
-    does.
+    """The largest micro-batch up to ``at_most`` that divides the global batch.
+
+    None if none does.
     """
     fitting = [m for m in range(1, at_most + 1) if global_batch % (m * world_size) == 0]
     return fitting[-1] if fitting else None

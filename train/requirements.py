@@ -107,8 +107,9 @@ def batches(recipe: Recipe, devices: Sequence[Gpu]) -> Requirement:
 
 
 def memory(recipe: Recipe, parameters: int, devices: Sequence[Gpu]) -> Requirement:
-    """Whether the memory estimate fits the smallest GPU. Not fatal: a smaller micro-batch is then
-    tried.
+    """Whether the memory estimate fits the smallest GPU.
+
+    Not fatal: a smaller micro-batch is then tried.
     """
     estimate = memory_estimate(recipe, parameters=parameters, world_size=ranks(recipe, devices))
     smallest = min(devices, key=lambda gpu: gpu.bytes)

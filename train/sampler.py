@@ -71,8 +71,9 @@ def plan(
     group: bool,
     max_steps: int | None = None,
 ) -> list[list[int]]:
-    """The global batches of the whole run, epoch after epoch; arguments as for
-    :func:`global_batches`.
+    """The global batches of the whole run, epoch after epoch.
+
+    Arguments as for :func:`global_batches`.
     """
     batches: list[list[int]] = []
     for epoch in range(epochs):

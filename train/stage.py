@@ -110,8 +110,9 @@ def _positions(rows_path: Path, wanted: frozenset[int]) -> tuple[int, ...]:
 
 
 def _train(build: Build, job: TrainingJob) -> dict[str, Any]:
-    """Run the job, with smaller and smaller micro-batches while memory runs out; facts for the
-    manifest.
+    """Run the job, with smaller and smaller micro-batches while memory runs out.
+
+    Facts for the manifest.
     """
     examples = len(json.loads(Path(job.annotations).read_text(encoding="utf-8")))
     recipe = job.recipe
@@ -156,8 +157,9 @@ def _is_finished(job: TrainingJob, former: Path, steps: int) -> bool:
 
 
 def _prepare(job: TrainingJob) -> TrainingJob:
-    """The job, set to resume from its newest complete checkpoint; the log is cut back to that
-    step.
+    """The job, set to resume from its newest complete checkpoint.
+
+    The log is cut back to that step.
     """
     found = newest_complete(job.checkpoints, check=True)
     if found is not None:

@@ -146,8 +146,9 @@ def _all_batches(
     state: Path,
     save_every: int | None,
 ) -> None:
-    """Train on all batches from ``learner.progress`` on; a checkpoint every ``save_every``
-    steps.
+    """Train on all batches from ``learner.progress`` on.
+
+    A checkpoint every ``save_every`` steps.
     """
     from coincide.terminal.progress import bar
 
@@ -193,8 +194,9 @@ def _write(folder: Path, learner: Learner, features: np.ndarray) -> dict[str, An
 def fitting_step(
     learner: Learner, examples: Sequence[Encoded], features: torch.Tensor
 ) -> dict[str, float]:
-    """One step on ``examples``, in as many parts as memory requires; may lower
-    ``progress.size``.
+    """One step on ``examples``, in as many parts as memory requires.
+
+    May lower ``progress.size``.
     """
     progress = learner.progress
     while True:

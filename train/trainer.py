@@ -37,10 +37,10 @@ def answer_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any) -> 
 
 
 class LoraTrainer(Trainer):
-    """Trainer for the job's adapter. Replaced are the data loader, the optimizer's groups and
-    saving.
+    """Trainer for the job's adapter.
 
-    The loader shards by itself; only the trained tensors are saved, without pickle.
+    Replaced are the data loader, the optimizer's groups and saving. The loader shards by itself;
+    only the trained tensors are saved, without pickle.
     """
 
     def __init__(

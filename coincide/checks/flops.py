@@ -31,8 +31,9 @@ def device_name(drivers: Path = Path("/proc/driver/nvidia/gpus")) -> str:
 
 
 def peak_flops(device: str) -> tuple[str, float]:
-    """Entry of ``PEAKS`` for this device name and its FLOP/s; an unknown device counts as an
-    A100.
+    """Entry of ``PEAKS`` for this device name and its FLOP/s.
+
+    An unknown device counts as an A100.
     """
     known = next((name for name in PEAKS if name in device), ASSUMED_DEVICE)
     return known, PEAKS[known]

@@ -153,8 +153,9 @@ def _refuse_kind(where: str, kind: str) -> None:
 
 
 def _filled(turns: list[dict[str, Any]], pictures: Pictures, listed: list[str]) -> list[str]:
-    """All pictures in the order of their places; those without a place go before the first
-    question.
+    """All pictures in the order of their places.
+
+    Those without a place go before the first question.
     """
     places = pictures.slots.count(None)
     lacking = max(0, len(listed) - places)

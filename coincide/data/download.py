@@ -76,8 +76,9 @@ class DownloadRefused(UserError):
 
 
 class _Broken(Exception):
-    """An attempt failed, but a later one may succeed. ``wait``: seconds that the server asked
-    for.
+    """An attempt failed, but a later one may succeed.
+
+    ``wait``: seconds that the server asked for.
     """
 
     def __init__(self, why: str, wait: float | None = None) -> None:
@@ -86,10 +87,10 @@ class _Broken(Exception):
 
 
 def download(item: Download, target: Path, *, pause: Callable[[float], None] = time.sleep) -> None:
-    """Download ``item`` to ``target``, resuming ``target.part``; does nothing if ``target`` is
-    complete.
+    """Download ``item`` to ``target``, resuming ``target.part``.
 
-    Raises :class:`UserError` naming every address tried and what was wrong with it.
+    Does nothing if ``target`` is complete. Raises :class:`UserError` naming every address tried and
+    what was wrong with it.
     """
     if target.is_file() and item.bytes in (0, target.stat().st_size):
         return None
@@ -117,8 +118,9 @@ def address(url: str) -> str:
 
 
 def _address_hash(url: str) -> str:
-    """A hash that identifies an address; the address itself may contain secrets and is not
-    stored.
+    """A hash that identifies an address.
+
+    The address itself may contain secrets and is not stored.
     """
     return hashlib.sha256(url.encode()).hexdigest()
 

@@ -57,8 +57,9 @@ class Entries:
 
 
 def read_entries(path: Path) -> Entries:
-    """The entries of ``path`` in its order. Raises :class:`UserError`, listing the accepted
-    formats.
+    """The entries of ``path`` in its order.
+
+    Raises :class:`UserError`, listing the accepted formats.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file. {TAKES}")

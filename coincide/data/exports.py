@@ -96,18 +96,18 @@ def as_trl(row: ExportRow) -> dict[str, Any]:
 
 
 def as_axolotl(row: ExportRow) -> dict[str, Any]:
-    """Contents as parts, with pictures as ``{"type": "image", "path": ...}``; no column
-    ``images``.
+    """Contents as parts, with pictures as ``{"type": "image", "path": ...}``.
+
+    No column ``images``.
     """
     return _parts(row, lambda path: {"path": path}, marks=False)
 
 
 def as_parts(row: ExportRow) -> dict[str, Any]:
-    """Contents as parts, with pictures as ``{"type": "image", "image": ...}``; all trainers read it
-    alike.
+    """Contents as parts, with pictures as ``{"type": "image", "image": ...}``.
 
-    The column ``images`` is null: TRL recognises rows with pictures by its presence, and axolotl
-    ignores a null one.
+    All trainers read it alike. The column ``images`` is null: TRL recognises rows with pictures by
+    its presence, and axolotl ignores a null one.
     """
     return {**_parts(row, lambda path: {"image": path}), "images": None}
 

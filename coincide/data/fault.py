@@ -6,8 +6,9 @@ from typing import Any
 
 
 class BadRow(Exception):
-    """A row that cannot be trained on: rows are counted by ``kind``; ``detail`` is for the first
-    one.
+    """A row that cannot be trained on: rows are counted by ``kind``.
+
+    ``detail`` is for the first one.
     """
 
     def __init__(self, kind: str, detail: str) -> None:

@@ -69,8 +69,9 @@ def decode_inline(text: str) -> bytes:
 
 
 def as_bytes(value: Any) -> bytes:
-    """``value`` of a field ``bytes`` as bytes; it may be bytes, base64, or a JSON list of
-    numbers.
+    """``value`` of a field ``bytes`` as bytes.
+
+    It may be bytes, base64, or a JSON list of numbers.
     """
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value)
@@ -91,8 +92,9 @@ def name_of(content: bytes) -> str:
 
 
 def picture_writer(root: Path) -> PictureWriter:
-    """A :data:`PictureWriter` below ``root`` that writes each picture once; UserError if it
-    cannot.
+    """A :data:`PictureWriter` below ``root`` that writes each picture once.
+
+    UserError if it cannot.
     """
 
     def keep(name: str, content: bytes) -> None:

@@ -89,10 +89,10 @@ def inspect(
     rows: RowReader = scan,
     tags_as_text: bool = False,
 ) -> tuple[Dataset, DataReport]:
-    """Like :func:`read`, with the report; faulty rows are dropped even if their policy is
-    ``error``.
+    """Like :func:`read`, with the report.
 
-    ``rows`` yields the rows of the file, as LLaVA json or as the fault that prevents it.
+    Faulty rows are dropped even if their policy is ``error``. ``rows`` yields the rows of the file,
+    as LLaVA json or as the fault that prevents it.
     """
     policies = policies or Policies()
     report = DataReport(name)
@@ -199,8 +199,9 @@ class LlavaJson:
     fault of the row with the policy ``on_bad_row``; ``text``: plain text."""
 
     def __post_init__(self) -> None:
-        """Raise UserError for invalid options; whether the files exist is checked when they are
-        needed.
+        """Raise UserError for invalid options.
+
+        Whether the files exist is checked when they are needed.
         """
         _ = self.policies
         if not 0 <= self.lost_at_most <= 1:
@@ -253,8 +254,9 @@ class LlavaJson:
         return dict(found)
 
     def step(self) -> Step:
-        """The step that checks the data; its key contains the bytes of annotations and images, not
-        their paths.
+        """The step that checks the data.
+
+        Its key contains the bytes of annotations and images, not their paths.
         """
         content = self.content()
         config = {
@@ -283,8 +285,9 @@ class LlavaJson:
         return False
 
     def content(self) -> Content:
-        """Hashes of annotations and images. Raises :class:`UserError` naming what is missing and
-        how to get it.
+        """Hashes of annotations and images.
+
+        Raises :class:`UserError` naming what is missing and how to get it.
         """
         refuse_absent(self)
         return content_of(Path(self.annotations), Path(self.images), self.rows, self.reading())

@@ -44,11 +44,10 @@ FAULTS = (MARK, TOOL, UNREAD, SECOND)
 
 
 def is_learnt(turn: str, fields: Mapping[str, Any], answer: bool) -> bool:
-    """Whether a turn with ``fields`` is learnt, according to its marks; ``turn`` names it in
-    errors.
+    """Whether a turn with ``fields`` is learnt, according to its marks.
 
-    Raises :class:`BadRow` for marks that are unsupported or contradict each other, or that ask to
-    learn a turn that is no ``answer``.
+    ``turn`` names it in errors. Raises :class:`BadRow` for marks that are unsupported or contradict
+    each other, or that ask to learn a turn that is no ``answer``.
     """
     said: dict[str, bool] = {}
     for key, value in fields.items():

@@ -30,8 +30,9 @@ class Neighbours:
     _listings: dict[str, _Listing] = field(default_factory=dict)
 
     def near(self, name: str) -> tuple[str, str] | None:
-        """The existing path below the root most like ``name``, and how the two differ; None if
-        none.
+        """The existing path below the root most like ``name``, and how the two differ.
+
+        None if none.
         """
         there = self._walked(_parts(name))
         return (there, _difference(name, there)) if there else self._shorter(name)
@@ -45,8 +46,9 @@ class Neighbours:
         return None
 
     def _walked(self, parts: Sequence[str]) -> str:
-        """The file that ``parts`` lead to, taking the most similar name at each level; empty if
-        none.
+        """The file that ``parts`` lead to, taking the most similar name at each level.
+
+        Empty if none.
         """
         there = ""
         for part in parts:
@@ -57,8 +59,9 @@ class Neighbours:
         return there if (self.root / there).is_file() else ""
 
     def other_root(self, name: str) -> Path | None:
-        """Another folder below which ``name`` exists exactly, i.e. the root is set wrongly; None if
-        none.
+        """Another folder below which ``name`` exists exactly; None if there is none.
+
+        The image root is then set wrongly.
         """
         root = Path(os.path.abspath(self.root))  # noqa: PTH100 links stay as they are
         above = list(root.parents)[:2]
@@ -83,8 +86,9 @@ class Neighbours:
         return f"{said}{self._counted(missing)}" if len(missing) > 1 else said
 
     def _counted(self, missing: Collection[str]) -> str:
-        """How many of the missing pictures have a similar path, by kind of difference; may be
-        empty.
+        """How many of the missing pictures have a similar path, by kind of difference.
+
+        May be empty.
         """
         looked = sorted(missing)[:MOST]
         kinds = Counter(near[1] for name in looked if (near := self.near(name)))

@@ -132,8 +132,9 @@ def _rows_of_ids(ids: Sequence[str], examples: Sequence[Example], path: Path) ->
 
 @dataclass(frozen=True)
 class _Said:
-    """Turns and pictures of a row, comparable between formats; pictures may have absolute or copied
-    paths.
+    """Turns and pictures of a row, comparable between formats.
+
+    Pictures may have absolute or copied paths.
     """
 
     turns: tuple[tuple[str, str], ...]

@@ -98,8 +98,9 @@ def remarks(store: Store, scores: Sequence[Score]) -> list[str]:
 
 
 def variant_of(method: Method) -> str:
-    """What tables show after the method's name: its ``label`` or ``variant``; empty without
-    either.
+    """What tables show after the method's name: its ``label`` or ``variant``.
+
+    Empty without either.
     """
     return str(getattr(method, "label", getattr(method, "variant", "")))
 

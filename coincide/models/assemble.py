@@ -32,8 +32,9 @@ def vocabulary(tokenizer: Any) -> int:
 
 
 def language(state: Tensors, known: int, rows: int) -> dict[str, torch.Tensor]:
-    """The decoder's tensors with new names; the vocabulary is cut to ``known`` rows and padded to
-    ``rows``.
+    """The decoder's tensors with new names.
+
+    The vocabulary is cut to ``known`` rows and padded to ``rows``.
     """
     kept = {name: t for name, t in state.items() if name.startswith(("model.", "lm_head."))}
     skip = ("rotary_emb.inv_freq", "mm_projector.", "vision_tower.")

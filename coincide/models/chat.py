@@ -57,11 +57,11 @@ class Chat:
 def encode_turns(
     turns: Sequence[Turn], pictures: Sequence[Image], processor: Any, where: str, *, asking: bool
 ) -> Chat:
-    """Encode ``turns`` with their ``pictures``; with ``asking`` the text ends where the model is to
-    answer.
+    """Encode ``turns`` with their ``pictures``.
 
-    Raises :class:`ConversationRefused`, its text beginning with ``where``, for a conversation that
-    the chat template or the processor does not accept.
+    With ``asking`` the text ends where the model is to answer. Raises :class:`ConversationRefused`,
+    its text beginning with ``where``, for a conversation that the chat template or the processor
+    does not accept.
     """
     written = sum(turn.text.count(IMAGE) for turn in turns)
     if written != len(pictures):
@@ -257,8 +257,9 @@ def _tokenize(
 
 
 def _feature_token(processor: Any) -> int:
-    """The id of the tokens that stand for image features; not always the placeholder's (Gemma
-    3).
+    """The id of the tokens that stand for image features.
+
+    Not always the placeholder's (Gemma 3).
     """
     known = getattr(processor.tokenizer, "image_token_id", None)
     return int(processor.image_token_id if known is None else known)

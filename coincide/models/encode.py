@@ -58,8 +58,9 @@ class Encoded:
 
 @dataclass
 class ImageCache:
-    """Images that were read and prepared already, for rows that share them. Keys: name, blank
-    allowed.
+    """Images that were read and prepared already, for rows that share them.
+
+    Keys: name, blank allowed.
     """
 
     pictures: dict[tuple[str, bool], Image] = field(default_factory=dict)

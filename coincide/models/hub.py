@@ -64,8 +64,9 @@ class Hub:
         return [files, Requirement(f"model {self.repo}", not faults, found, remedy)]
 
     def step(self) -> Step:
-        """The step that copies the model into the store; its key contains the commit, or a folder's
-        content.
+        """The step that copies the model into the store.
+
+        Its key contains the commit, or a folder's content.
         """
         config = {"model": self.checkpoint.identity()}
         return Step("model", self.name, VERSION, config, self._build)

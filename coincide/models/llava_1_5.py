@@ -53,8 +53,9 @@ class Llava15:
         return [part.requirement() for part in self.parts.values()]
 
     def step(self) -> Step:
-        """The step that assembles the model; its key contains the parts' contents, not their
-        paths.
+        """The step that assembles the model.
+
+        Its key contains the parts' contents, not their paths.
         """
         config = {name: part.identity() for name, part in self.parts.items()}
         return Step("model", self.name, VERSION, config, self._build)

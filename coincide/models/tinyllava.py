@@ -55,8 +55,9 @@ class TinyLlava:
         return [part.requirement() for part in self.parts.values()]
 
     def step(self) -> Step:
-        """The step that converts the model; its key contains the parts' contents, not their
-        paths.
+        """The step that converts the model.
+
+        Its key contains the parts' contents, not their paths.
         """
         config = {name: part.identity() for name, part in self.parts.items()}
         return Step("model", self.name, VERSION, config, self._build)

@@ -120,11 +120,11 @@ def find_adapter(where: str) -> Path | str:
 
 
 def merge(model: Any, folder: Path) -> int:
-    """Merge the adapter in ``folder`` into ``model``, in place; returns the number of weights
-    changed.
+    """Merge the adapter in ``folder`` into ``model``, in place.
 
-    The sum is computed in float32 and rounded once to the weight's precision. Raises
-    :class:`UserError` for an adapter that is not plain LoRA or does not fit the model.
+    Returns the number of weights changed. The sum is computed in float32 and rounded once to the
+    weight's precision. Raises :class:`UserError` for an adapter that is not plain LoRA or does not
+    fit the model.
     """
     import torch
     from safetensors.torch import load_file
@@ -155,8 +155,9 @@ def merge(model: Any, folder: Path) -> int:
 
 
 def scale(module: str, rules: Mapping[str, Any]) -> float:
-    """The factor s of W + s B A for ``module``; patterns match its name or the end of it, as in
-    PEFT.
+    """The factor s of W + s B A for ``module``.
+
+    Patterns match its name or the end of it, as in PEFT.
     """
     rank = _by_pattern(module, rules["rank_pattern"], rules["r"])
     alpha = _by_pattern(module, rules["alpha_pattern"], rules["lora_alpha"])

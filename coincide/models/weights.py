@@ -148,8 +148,9 @@ def needed_files(names: Iterable[str]) -> list[str]:
 
 
 def missing_files(folder: Path, files: Sequence[str] = ()) -> str:
-    """In words: what ``folder`` lacks to be a whole model (or to contain ``files``); empty:
-    nothing.
+    """In words: what ``folder`` lacks to be a whole model (or to contain ``files``).
+
+    Empty: nothing.
     """
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
     if files:

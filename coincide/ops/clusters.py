@@ -20,8 +20,9 @@ _Result = TypeVar("_Result")
 
 
 class LazyRows:
-    """``x[rows]`` without reading it: ``x`` [N, D], ``rows`` int64 [n]. Indexing reads the rows it
-    names.
+    """``x[rows]`` without reading it: ``x`` [N, D], ``rows`` int64 [n].
+
+    Indexing reads the rows it names.
     """
 
     def __init__(self, x: Any, rows: np.ndarray) -> None:

@@ -80,8 +80,9 @@ def _any_printed(zoo: PublishedTable | None, columns: Sequence[Column]) -> bool:
 
 
 def _by_row(results: Sequence[Result]) -> tuple[dict[str, list[Result]], list[Note]]:
-    """Row identity -> runs that differ only in the seed. Of two runs with one seed the newer, and a
-    note.
+    """Row identity -> runs that differ only in the seed.
+
+    Of two runs with one seed the newer, and a note.
     """
     groups: dict[str, dict[int, Result]] = defaultdict(dict)
     notes = []

@@ -35,8 +35,9 @@ class ArtifactShelf:
     _told: set[str] = field(default_factory=set, compare=False)
 
     def folder(self, recorded: str) -> Path | None:
-        """The artifact recorded as ``<kind>/<name>-<hex>``, found by its key alone; None if not
-        there.
+        """The artifact recorded as ``<kind>/<name>-<hex>``, found by its key alone.
+
+        None if not there.
         """
         parts = [part for part in recorded.split("/") if part][-2:]
         if self.root is None or len(parts) < 2 or not all(map(_is_name, parts)):
@@ -69,8 +70,9 @@ class ArtifactShelf:
             print(f"report: {error} It is left out.", flush=True)
 
     def need(self, folder: Path, kind: str) -> Path | None:
-        """The first artifact of ``kind`` that the one in ``folder`` was made from; None if not
-        there.
+        """The first artifact of ``kind`` that the one in ``folder`` was made from.
+
+        None if not there.
         """
         for place, name in sorted(self.manifest(folder).get("needs", {}).items()):
             if place.rsplit(".", 1)[-1] == kind:
@@ -136,11 +138,11 @@ class Samples:
 
     @cached_property
     def numbers(self) -> Mapping[str, np.ndarray]:
-        """Columns [n]: ``doc_id`` int64; ``score``, ``num``, ``den`` float64; ``stratum``, ``unit``
-        text.
+        """Columns [n]: ``doc_id`` int64; ``score``, ``num``, ``den`` float64.
 
-        Samples without a score are left out. Samples with the same ``unit`` are resampled together;
-        a sample without one has its doc_id there. Empty if the file cannot be read.
+        ``stratum``, ``unit`` text. Samples without a score are left out. Samples with the same
+        ``unit`` are resampled together; a sample without one has its doc_id there. Empty if the
+        file cannot be read.
         """
         import numpy as np
 

@@ -118,8 +118,9 @@ def _drawn(rng: np.random.Generator, times: int, n: int) -> np.ndarray:
 
 
 def _ratios(of: Sampled, counts: np.ndarray) -> np.ndarray:
-    """Scores [times, R] with the weights ``counts`` [times, U]; a stratum with denominator 0 adds
-    0.
+    """Scores [times, R] with the weights ``counts`` [times, U].
+
+    A stratum with denominator 0 adds 0.
     """
     total = np.zeros((len(counts), len(of.num)))
     for stratum in np.unique(of.strata):

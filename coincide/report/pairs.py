@@ -30,8 +30,9 @@ LEFT_OUT = "is left out of differences"
 
 @dataclass(frozen=True)
 class Pairs:
-    """Differences between rows of a panel; keys are pairs of row indices, the better ranked one
-    first.
+    """Differences between rows of a panel.
+
+    Keys are pairs of row indices, the better ranked one first.
     """
 
     of: str
@@ -130,8 +131,10 @@ def _is_its_rel(row: PanelRow, point: float) -> bool:
 
 
 def _by_seeds(first: PanelRow, second: PanelRow, left_out: tuple[str, ...]) -> Difference | None:
-    """The difference from the Rel. of each seed, if both rows have two seeds and no ``left_out``
-    benchmark.
+    """The difference from each seed's Rel. alone.
+
+    None unless both rows have two seeds, and if a ``left_out`` benchmark is among the columns of
+    Rel.
     """
     if first.rel.estimate is None or second.rel.estimate is None:
         return None

@@ -29,8 +29,9 @@ class Budget:
     left: int
 
     def uri(self, picture: Image.Image | None, side: int) -> str:
-        """The picture, at most ``side`` pixels wide and high, as a data URI; empty if no bytes are
-        left.
+        """The picture, at most ``side`` pixels wide and high, as a data URI.
+
+        Empty if no bytes are left.
         """
         if picture is None or self.left <= 0:
             return ""

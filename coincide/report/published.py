@@ -127,8 +127,9 @@ def protocol_of(benchmark: str) -> str:
 
 
 def stated(protocol: str) -> dict[str, str]:
-    """Field -> value of a protocol in one line. A part without ``=`` belongs to the field before
-    it.
+    """Field -> value of a protocol in one line.
+
+    A part without ``=`` belongs to the field before it.
     """
     found: dict[str, str] = {}
     last = ""

@@ -56,8 +56,9 @@ def _measured(rows: Sequence[PanelRow]) -> Mapping[str, tuple[float, ...]]:
 
 
 def _interval(ours: Mapping[str, Sequence[float]], theirs: Sequence[float]) -> str:
-    """95 % interval of rho when the seeds of each method are resampled, as text; empty with one
-    seed.
+    """95 % interval of rho when the seeds of each method are resampled, as text.
+
+    Empty with one seed.
     """
     from scipy.stats import rankdata
 

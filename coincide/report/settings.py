@@ -65,8 +65,9 @@ def identity(result: Result) -> str:
 
 
 def naming(fields: Setting, run: Result) -> Setting:
-    """The fields by which labels name rows; with the path of a method whose file's content
-    matters.
+    """The fields by which labels name rows.
+
+    With the path of a method whose file's content matters.
     """
     method = run.config.get("method") if "method" in run.contents else None
     paths = {} if not isinstance(method, Mapping) else {

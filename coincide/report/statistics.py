@@ -79,8 +79,9 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def half_width(parts: Sequence[Spread], level: float = LEVEL) -> float | None:
-    """Half the t interval of a sum of independent means (Welch 1947); None if a variance is
-    unknown.
+    """Half the t interval of a sum of independent means (Welch 1947).
+
+    None if a variance is unknown.
     """
     variances = [part.variance for part in parts if part.variance is not None]
     if len(variances) < len(parts):

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 
 def summary_tables(results: Sequence[Result]) -> list[Table]:
-    """A rich table per panel: method, budget, seeds, Rel. (%), scores. Texts are not parsed as
-    markup.
+    """A rich table per panel: method, budget, seeds, Rel. (%), scores.
+
+    Texts are not parsed as markup.
     """
     from rich.table import Table
     from rich.text import Text

@@ -203,8 +203,9 @@ def _share(count: float, examples: int) -> Cell:
 
 
 def matrices(panel: Panel, pairs: Pairs) -> list[dict[str, Any]]:
-    """Per budget, the verdict of each row against each other one; the full run is in all of
-    them.
+    """Per budget, the verdict of each row against each other one.
+
+    The full run is in all of them.
     """
     if not pairs.overall:
         return []

@@ -11,8 +11,9 @@ CHOICES = "a float in (0, 1] (a fraction: 0.2, 1.0) or an int >= 1 (a count: 800
 
 
 def check(budget: Any) -> float | int:
-    """``budget`` unchanged; UserError unless it is valid. ``1`` is one example, ``1.0`` is all of
-    them.
+    """``budget`` unchanged; UserError unless it is valid.
+
+    ``1`` is one example, ``1.0`` is all of them.
     """
     fraction = isinstance(budget, float) and math.isfinite(budget) and 0 < budget <= 1
     count = isinstance(budget, int) and not isinstance(budget, bool) and budget >= 1

@@ -151,8 +151,9 @@ def _verdicts(dataset: Dataset, prober: Prober | None) -> Iterator[tuple[int, Pr
 
 @dataclass
 class _Look:
-    """``look(rows)``: the verdicts on those of ``rows`` that are barred; each picture's header is
-    read once.
+    """``look(rows)``: the verdicts on those of ``rows`` that are barred.
+
+    Each picture's header is read once.
     """
 
     dataset: Dataset

@@ -42,8 +42,9 @@ SUBSET_VERSION = 3
 
 
 def clusters_step(clustering: Clustering, features: Step) -> Step:
-    """Step of the spherical k-means clustering of one signal's usable rows; shared between
-    methods.
+    """Step of the spherical k-means clustering of one signal's usable rows.
+
+    Shared between methods.
     """
     config = {
         "clusters": clustering.clusters,

@@ -44,8 +44,9 @@ class Artifact:
 
     @property
     def seconds(self) -> float:
-        """Wall-clock seconds of the build over all attempts; a killed one counts up to its last
-        file.
+        """Wall-clock seconds of the build over all attempts.
+
+        A killed one counts up to its last file.
         """
         return self.manifest["seconds"]
 

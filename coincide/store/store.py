@@ -63,11 +63,10 @@ class Store:
         return self.root / step.kind / f".{what}-{step.digits}"
 
     def find(self, step: Step) -> Artifact | None:
-        """The finished artifact of ``step``, under whatever readable name it was built; None if
-        none.
+        """The finished artifact of ``step``, under whatever readable name it was built.
 
-        None as well if the manifest is invalid or another step's, or if files are missing or have
-        another size. Bytes are not read.
+        None if none. None as well if the manifest is invalid or another step's, or if files are
+        missing or have another size. Bytes are not read.
         """
         for folder in self._named(step):
             with suppress(DamagedArtifact):
@@ -77,10 +76,9 @@ class Store:
         return None
 
     def artifact(self, step: Step) -> Artifact:
-        """The finished artifact of ``step``, for its manifest; call ``verify`` before reading its
-        files.
+        """The finished artifact of ``step``, for its manifest.
 
-        Raises UserError if there is none.
+        Call ``verify`` before reading its files. Raises UserError if there is none.
         """
         found = self.find(step)
         if found is None:
@@ -92,8 +90,9 @@ class Store:
         return found
 
     def fault(self, step: Step) -> str:
-        """Why the folder in the place of ``step`` is not its artifact; empty if there is no
-        folder.
+        """Why the folder in the place of ``step`` is not its artifact.
+
+        Empty if there is no folder.
         """
         for folder in self._named(step):
             try:
@@ -152,8 +151,9 @@ class Store:
     # -- building --
 
     def ensure(self, step: Step) -> Artifact:
-        """The artifact of ``step``, built now if it is missing. The artifacts it needs must
-        exist.
+        """The artifact of ``step``, built now if it is missing.
+
+        The artifacts it needs must exist.
         """
         return self.ensure_together([step], lambda builds: _build_each(builds))[0]
 
@@ -261,8 +261,9 @@ class Store:
                 attempts.release(build.dir)
 
     def _take(self, step: Step, *, repair: bool = False) -> Path | None:
-        """A folder to build ``step`` in, once no other process builds it; None if it exists by
-        then.
+        """A folder to build ``step`` in, once no other process builds it.
+
+        None if it exists by then.
         """
         kind = self.root / step.kind
         began = time.monotonic()
@@ -323,8 +324,9 @@ class Store:
         return artifact
 
     def _finish(self, folder: Path, step: Step) -> None:
-        """Rename a complete attempt into place. If another process was first, its artifact is
-        used.
+        """Rename a complete attempt into place.
+
+        If another process was first, its artifact is used.
         """
         final = self.path(step)
         if not attempts.is_mine(folder):

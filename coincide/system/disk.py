@@ -84,10 +84,9 @@ def as_disk_error(
 def disk_full(
     place: Path, what: str, remedy: str, *, needed: int | None = None, why: str = ""
 ) -> DiskError:
-    """The error for a disk that has no room for ``what``; ``why`` is the message of the failed
-    write.
+    """The error for a disk that has no room for ``what``.
 
-    Other arguments as for :func:`as_disk_error`.
+    ``why`` is the message of the failed write. Other arguments as for :func:`as_disk_error`.
     """
     wanted = f", at least {needed:,} needed" if needed else ""
     said = f" ({why})" if why else ""

@@ -21,8 +21,9 @@ _HOUR = 3600.0
 
 
 def canonical(value: Any) -> str:
-    """``value`` as JSON with sorted keys and no spaces; ValueError or TypeError for NaN and
-    non-JSON.
+    """``value`` as JSON with sorted keys and no spaces.
+
+    ValueError or TypeError for NaN and non-JSON.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
@@ -89,8 +90,9 @@ def _in_use(temporary: Path) -> bool:
 
 
 def write_json(path: Path, value: Any, *, mode: int = 0o666) -> None:
-    """Write ``value`` atomically as indented JSON with sorted keys; ``mode`` as in
-    ``write_atomic``.
+    """Write ``value`` atomically as indented JSON with sorted keys.
+
+    ``mode`` as in ``write_atomic``.
     """
     text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
     write_text(path, text, mode=mode)

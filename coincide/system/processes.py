@@ -53,8 +53,9 @@ def dying_with_me() -> Callable[[], None]:
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """A process, identified across machines and restarts; ``str()`` of it can be part of a file
-    name.
+    """A process, identified across machines and restarts.
+
+    ``str()`` of it can be part of a file name.
     """
 
     host: str
@@ -107,8 +108,9 @@ def _place() -> str:
 
 
 def _status(pid: int) -> list[str]:
-    """Fields from the third on of ``/proc/<pid>/stat``; empty without such a process or without
-    /proc.
+    """Fields from the third on of ``/proc/<pid>/stat``.
+
+    Empty without such a process or without /proc.
     """
     with suppress(OSError):
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")

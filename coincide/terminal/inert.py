@@ -75,8 +75,9 @@ def raw(stream: TextIO) -> TextIO:
 
 
 def guard_terminal() -> None:
-    """Make standard output and error :class:`InertStream` from here on; called where a program
-    begins.
+    """Make standard output and error :class:`InertStream` from here on.
+
+    Called where a program begins.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

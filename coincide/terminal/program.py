@@ -11,7 +11,8 @@ RUN = Path(__file__).resolve().parents[2] / "run.py"
 
 
 def hand_over(command: str, words: Sequence[str]) -> int:
-    """Run ``run.py``, the only file that knows Hydra, with ``command`` and ``words``; its exit
-    status.
+    """Run ``run.py``, the only file that knows Hydra, with ``command`` and ``words``.
+
+    Its exit status.
     """
     return subprocess.run([sys.executable, str(RUN), *words, f"command={command}"]).returncode

@@ -96,8 +96,9 @@ def is_secret(name: str, value: Any = "") -> bool:
 
 
 def is_secret_variable(name: str) -> bool:
-    """Whether the environment variable ``name`` may hold a credential; one word of its name is
-    enough.
+    """Whether the environment variable ``name`` may hold a credential.
+
+    One word of its name is enough.
     """
     words = {word.lower() for word in _WORD.findall(name)}
     telling = _ALWAYS | _TEXTS | {"key", "pass"}

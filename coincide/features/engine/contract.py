@@ -33,8 +33,9 @@ class SignalPass(Protocol):
     @property
     def options(self) -> FeaturePass: ...
     def config(self) -> dict[str, Any]:
-        """What changes the values, besides model and data, as JSON. Goes into the artifact's
-        key.
+        """What changes the values, besides model and data, as JSON.
+
+        Goes into the artifact's key.
         """
         ...
 

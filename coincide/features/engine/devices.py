@@ -90,8 +90,9 @@ def free_memory() -> float:
 
 
 def device_of(wanted: str) -> str:
-    """The torch device for the setting ``wanted``; ``auto``: the first GPU if there is one, else
-    ``cpu``.
+    """The torch device for the setting ``wanted``.
+
+    ``auto``: the first GPU if there is one, else ``cpu``.
     """
     import torch
 

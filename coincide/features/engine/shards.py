@@ -19,8 +19,9 @@ from coincide.system.files import write_atomic
 
 
 def write_shard(folder: Path, index: int, values: np.ndarray, valid: np.ndarray) -> None:
-    """Write shard ``index``: ``values`` [n, D], ``valid`` bool [n]. The values' file is written
-    last.
+    """Write shard ``index``: ``values`` [n, D], ``valid`` bool [n].
+
+    The values' file is written last.
     """
     _save(folder / f"valid-{index:05d}.npy", valid)
     _save(folder / f"values-{index:05d}.npy", values)

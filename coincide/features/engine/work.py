@@ -59,8 +59,9 @@ class PassWork:
         return [range(i, min(i + step, self.rows)) for i in range(0, self.rows, step)]
 
     def missing_shards(self) -> list[int]:
-        """Numbers of the shards that are not there for every signal; empty once the artifacts are
-        made.
+        """Numbers of the shards that are not there for every signal.
+
+        Empty once the artifacts are made.
         """
         try:
             names = [{path.name for path in folder.iterdir()} for folder in self.folders]
@@ -74,8 +75,9 @@ class PassWork:
 
 
 def layout_of(folder: Path) -> Mapping[str, int] | None:
-    """``shard_rows`` and ``rows`` of a build that was started in ``folder``; None if there is
-    none.
+    """``shard_rows`` and ``rows`` of a build that was started in ``folder``.
+
+    None if there is none.
     """
     with suppress(FileNotFoundError):
         found: Mapping[str, int] = json.loads((folder / "layout.json").read_text(encoding="utf-8"))

@@ -101,8 +101,9 @@ class ClipEncoder:
         return int(self.model.config.projection_dim)
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings float32 [n, D] of ``texts``, cut at CLIP's token limit; NaN for an empty
-        text.
+        """Embeddings float32 [n, D] of ``texts``, cut at CLIP's token limit.
+
+        NaN for an empty text.
         """
         found = np.full((len(texts), self.width), np.nan, dtype=np.float32)
         rows = sorted((i for i, text in enumerate(texts) if text), key=lambda i: len(texts[i]))
@@ -123,10 +124,9 @@ class ClipEncoder:
         return np.concatenate(found)
 
     def images_of(self, examples: Sequence[Example]) -> np.ndarray:
-        """Embedding [n, D] of each example's image; of several images, their mean scaled to unit
-        length.
+        """Embedding [n, D] of each example's image.
 
-        NaN for an example without an image.
+        Of several images, their mean scaled to unit length. NaN for an example without an image.
         """
         assert self.shown is not None, "no pass is running"
         return self.shown.embed(examples)
@@ -183,10 +183,10 @@ class ClipEncoder:
 
 
 class ImagesOnce:
-    """Image embeddings of examples that arrive shard by shard; each image is encoded once per
-    worker.
+    """Image embeddings of examples that arrive shard by shard.
 
-    An embedding is kept until the last row that shows its image is done.
+    Each image is encoded once per worker. An embedding is kept until the last row that shows its
+    image is done.
     """
 
     def __init__(self, encoder: ClipEncoder, dataset: Dataset, ordered: Ordered) -> None:

@@ -108,8 +108,9 @@ class ForwardSignal(Signal, ABC):
 
 
 class Embedder(Protocol):
-    """A model that embeds images and texts, such as CLIP. Embeddings are float32 rows of unit
-    length.
+    """A model that embeds images and texts, such as CLIP.
+
+    Embeddings are float32 rows of unit length.
     """
 
     @property
@@ -122,10 +123,10 @@ class Embedder(Protocol):
         ...
 
     def images_of(self, examples: Sequence[Example]) -> np.ndarray:
-        """Embedding [n, D] of each example's image; of several images, their mean scaled to unit
-        length.
+        """Embedding [n, D] of each example's image.
 
-        A row of NaN for an example without an image.
+        Of several images, their mean scaled to unit length. A row of NaN for an example without an
+        image.
         """
         ...
 
@@ -135,6 +136,7 @@ class EmbeddingSignal(Signal, ABC):
 
     @abstractmethod
     def embed(self, encoder: Embedder, examples: Sequence[Example]) -> np.ndarray:
-        """Embeddings float32 [n, D] of ``examples``; a row of NaN for one without an image or text
-        to embed.
+        """Embeddings float32 [n, D] of ``examples``.
+
+        A row of NaN for one without an image or text to embed.
         """

@@ -25,8 +25,9 @@ def variants_of(signals: Sequence[ForwardSignal]) -> tuple[Variant, ...]:
 
 @dataclass(frozen=True)
 class RowEncoder:
-    """Rows of a dataset -> what the model reads, as numpy arrays by variant; a call reads an image
-    once.
+    """Rows of a dataset -> what the model reads, as numpy arrays by variant.
+
+    A call reads an image once.
     """
 
     dataset: Dataset

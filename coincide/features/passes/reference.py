@@ -32,8 +32,9 @@ class ReferenceSignal(ForwardSignal):
 
 @dataclass(frozen=True)
 class ReferencePass:
-    """A forward pass of the reference model over a dataset. Picklable: it is sent to every
-    worker.
+    """A forward pass of the reference model over a dataset.
+
+    Picklable: it is sent to every worker.
     """
 
     model: ModelSource

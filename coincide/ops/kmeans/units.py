@@ -28,8 +28,9 @@ class BufferPool:
         self._kept: dict[str, torch.Tensor] = {}
 
     def get(self, name: str, shape: tuple[int, ...], kind: torch.dtype) -> torch.Tensor:
-        """The buffer ``name`` in this shape and dtype; its content is whatever was written to it
-        last.
+        """The buffer ``name`` in this shape and dtype.
+
+        Its content is whatever was written to it last.
         """
         size = prod(shape)
         kept = self._kept.get(name)
