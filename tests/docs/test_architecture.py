@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -76,9 +77,13 @@ def doubled(trees: Iterable[tuple[str, ast.Module]]) -> dict[str, list[str]]:
     return {name: modules for name, modules in found.items() if len(modules) > 1}
 
 
-def test_no_two_public_types_share_a_name() -> None:
+@pytest.fixture(scope="module")
+def trees() -> list[tuple[str, ast.Module]]:
     files = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-    trees = [(str(path), ast.parse(path.read_text(encoding="utf-8"))) for path in files]
+    return [(str(path), ast.parse(path.read_text(encoding="utf-8"))) for path in files]
+
+
+def test_no_two_public_types_share_a_name(trees: list[tuple[str, ast.Module]]) -> None:
     assert sum(len(list(types(tree))) for _, tree in trees) > 200
     assert doubled(trees) == {}
 
@@ -86,3 +91,10 @@ def test_no_two_public_types_share_a_name() -> None:
 def test_a_doubled_name_would_be_found() -> None:
     one, two = ast.parse("class Job: ..."), ast.parse("Job = dict[str, int]\nLIMIT = 1")
     assert doubled([("a", one), ("b", two)]) == {"Job": ["a", "b"]}
+
+
+def test_the_glossary_names_types_that_there_are(trees: list[tuple[str, ast.Module]]) -> None:
+    page = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8").partition("## Words")[2]
+    named = set(re.findall(r"`([A-Z][a-z]\w+)`", page))
+    assert len(named) > 30
+    assert named - {name for _, tree in trees for name in types(tree)} == set()
