@@ -16,12 +16,12 @@ from coincide.schema import Example, Signal
 if TYPE_CHECKING:
     import torch
 
-Variant = Literal["whole", "blind", "masked", "unasked"]
-VARIANTS: tuple[Variant, ...] = ("whole", "blind", "masked", "unasked")
+RowVariant = Literal["whole", "blind", "masked", "unasked"]
+VARIANTS: tuple[RowVariant, ...] = ("whole", "blind", "masked", "unasked")
 """What the model reads of a row: all of it; its text with the images taken out; the same with a
 gap of one position for each; its images and answers without the questions
 (``coincide.features.forward.variants``). In the order of the runs."""
-BLIND: tuple[Variant, ...] = ("blind", "masked")
+BLIND: tuple[RowVariant, ...] = ("blind", "masked")
 """Those without images: of a row that has none they are the whole row."""
 
 
@@ -92,7 +92,7 @@ class ForwardSignal(Signal, ABC):
     last_layer: ClassVar[bool] = False
     """Whether it reads the output of the last layer. While no signal of a variant does, the blocks
     after the last tap are not computed."""
-    variant: ClassVar[Variant] = "whole"
+    variant: ClassVar[RowVariant] = "whole"
     """What the model reads for it. Each variant that some signal of a pass asks for is run once."""
     answers_only: ClassVar[bool] = False
     """Of a variant: whether nothing but the answer tokens is read. What comes before them may then

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from coincide.features.forward import variants
-from coincide.features.forward.contract import BLIND, VARIANTS, ForwardSignal, Variant
+from coincide.features.forward.contract import BLIND, VARIANTS, ForwardSignal, RowVariant
 from coincide.models.chat import ConversationRefused
 from coincide.models.encode import Encoded, ImageCache, encode
 from coincide.models.template import TEMPLATES
 from coincide.schema import Dataset, Example
 
 
-def variants_of(signals: Sequence[ForwardSignal]) -> tuple[Variant, ...]:
+def variants_of(signals: Sequence[ForwardSignal]) -> tuple[RowVariant, ...]:
     """What has to be run for ``signals``, in the order of the runs."""
     asked = {signal.variant for signal in signals}
     return tuple(variant for variant in VARIANTS if variant in asked)
@@ -35,9 +35,9 @@ class RowEncoder:
     template: str
     max_length: int
     drop_refused: bool = False
-    variants: tuple[Variant, ...] = ("whole",)
+    variants: tuple[RowVariant, ...] = ("whole",)
 
-    def __call__(self, rows: Sequence[int]) -> list[dict[Variant, dict[str, Any]] | None]:
+    def __call__(self, rows: Sequence[int]) -> list[dict[RowVariant, dict[str, Any]] | None]:
         cache = ImageCache()
         shared: dict[int, tuple[torch.Tensor, np.ndarray]] = {}
         return [self._one(self.dataset.examples[row], cache, shared) for row in rows]
@@ -47,7 +47,7 @@ class RowEncoder:
         example: Example,
         cache: ImageCache,
         shared: dict[int, tuple[torch.Tensor, np.ndarray]],
-    ) -> dict[Variant, dict[str, Any]] | None:
+    ) -> dict[RowVariant, dict[str, Any]] | None:
         """None for a row that a policy drops, and for one without text after its image.
 
         ``shared``: by identity, so that the pixels of several rows travel once.
@@ -73,13 +73,13 @@ class RowEncoder:
 
         return {variant: arrays(encoded) for variant, encoded in found.items()}
 
-    def _variants(self, example: Example, cache: ImageCache) -> dict[Variant, Encoded] | None:
+    def _variants(self, example: Example, cache: ImageCache) -> dict[RowVariant, Encoded] | None:
         """``example`` as each variant reads it; None where no text follows its image."""
         given = (example, self.dataset, self.processor, TEMPLATES[self.template], self.max_length)
         whole = encode(*given, cache)
         if not whole.text_mask.any():
             return None
-        found: dict[Variant, Encoded] = {"whole": whole} if "whole" in self.variants else {}
+        found: dict[RowVariant, Encoded] = {"whole": whole} if "whole" in self.variants else {}
         for variant in BLIND:
             if variant in self.variants and (example.images or "whole" not in found):
                 found[variant] = getattr(variants, variant)(whole, *given)

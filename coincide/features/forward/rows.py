@@ -17,7 +17,7 @@ from coincide.config import FeaturePass
 from coincide.features.engine.ahead import Ordered, decoding, groups_by_image
 from coincide.features.engine.contract import Computer
 from coincide.features.forward import capture
-from coincide.features.forward.contract import BLIND, Captured, ForwardSignal, Variant
+from coincide.features.forward.contract import BLIND, Captured, ForwardSignal, RowVariant
 from coincide.features.forward.encoder import RowEncoder, as_tensors, variants_of
 from coincide.features.forward.prefix import can_share, prefix_of, rest_of, shared_length
 from coincide.features.forward.vision import TowerOnce
@@ -29,7 +29,7 @@ CPU_TOKENS = 2048
 """Most tokens of a batch on a CPU; larger batches exceed the caches and are slower."""
 WINDOW = 256
 """Rows held ready on the CPU, so that a batch finds others of its length: 0.5 GB of TinyLLaVA's."""
-EncodedRow = tuple[int, Mapping[Variant, Encoded]]
+EncodedRow = tuple[int, Mapping[RowVariant, Encoded]]
 """Place in the shard, and the row as each variant reads it; without a
 blind variant where that is the whole row, which runs as well."""
 
@@ -73,7 +73,7 @@ class Forward:
     device: str
     options: FeaturePass
     tower: TowerOnce = field(init=False)
-    by_variant: Mapping[Variant, Sequence[ForwardSignal]] = field(init=False)
+    by_variant: Mapping[RowVariant, Sequence[ForwardSignal]] = field(init=False)
 
     def __post_init__(self) -> None:
         if self.device == "cpu":
@@ -144,7 +144,7 @@ class Forward:
 
     def _runs(
         self,
-        variant: Variant,
+        variant: RowVariant,
         batch: Sequence[EncodedRow],
         examples: Sequence[Example],
         whole: Captured | None,
@@ -164,7 +164,7 @@ class Forward:
             yield own, self._run(variant, rows, images)
 
     def _lengths(
-        self, variant: Variant, batch: Sequence[EncodedRow], whole: Captured | None
+        self, variant: RowVariant, batch: Sequence[EncodedRow], whole: Captured | None
     ) -> dict[int, list[int]]:
         """Places of the rows that the variant has, by how many tokens need not run."""
         shares = (
@@ -180,7 +180,7 @@ class Forward:
         return found
 
     def _run(
-        self, variant: Variant, rows: Sequence[Encoded], images: Any, behind: Any = None
+        self, variant: RowVariant, rows: Sequence[Encoded], images: Any, behind: Any = None
     ) -> Captured:
         """One run of the model over ``rows``, no deeper than the variant's signals look."""
         signals = self.by_variant[variant]
@@ -228,7 +228,7 @@ def _rows(
 
 
 def _shown(
-    variant: Variant, batch: Sequence[EncodedRow], examples: Sequence[Example]
+    variant: RowVariant, batch: Sequence[EncodedRow], examples: Sequence[Example]
 ) -> list[tuple[str, ...]]:
     """The images of each row that the variant shows."""
     return [
@@ -237,7 +237,7 @@ def _shown(
     ]
 
 
-def _length(row: Mapping[Variant, Encoded]) -> int:
+def _length(row: Mapping[RowVariant, Encoded]) -> int:
     """Tokens of the longest variant."""
     return max(len(encoded.input_ids) for encoded in row.values())
 

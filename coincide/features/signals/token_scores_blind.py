@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from coincide.features.forward.contract import Variant
+from coincide.features.forward.contract import RowVariant
 from coincide.features.passes.reference import ReferenceSignal
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class TokenScoresBlind(ReferenceSignal):
     dtype: ClassVar[str] = "float32"
     last_layer: ClassVar[bool] = True
     nan_allowed: ClassVar[bool] = True
-    variant: ClassVar[Variant] = "blind"
+    variant: ClassVar[RowVariant] = "blind"
     answers_only: ClassVar[bool] = True
 
     def width(self, hidden: int) -> int:

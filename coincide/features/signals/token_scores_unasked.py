@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from coincide.features.forward.contract import Variant
+from coincide.features.forward.contract import RowVariant
 from coincide.features.passes.reference import ReferenceSignal
 from coincide.features.signals.token_scores_blind import answers_nll
 
@@ -27,7 +27,7 @@ class TokenScoresUnasked(ReferenceSignal):
     dtype: ClassVar[str] = "float32"
     last_layer: ClassVar[bool] = True
     nan_allowed: ClassVar[bool] = True
-    variant: ClassVar[Variant] = "unasked"
+    variant: ClassVar[RowVariant] = "unasked"
     answers_only: ClassVar[bool] = True
 
     def width(self, hidden: int) -> int:
