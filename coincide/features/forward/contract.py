@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 RowVariant = Literal["whole", "blind", "masked", "unasked"]
 VARIANTS: tuple[RowVariant, ...] = ("whole", "blind", "masked", "unasked")
-"""What the model reads of a row: all of it; its text with the images taken out; the same with a
-gap of one position for each; its images and answers without the questions
-(``coincide.features.forward.variants``). In the order of the runs."""
+"""What the model reads of a row: all of it; its text without the images; the same with a gap of one
+position for each image; its images and answers without the questions
+(``coincide.features.forward.variants``). In the order in which they run."""
 BLIND: tuple[RowVariant, ...] = ("blind", "masked")
-"""Those without images: of a row that has none they are the whole row."""
+"""Variants without images; for a row that has none they are the whole row."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Captured:
     removed (``last_layer = False`` for all signals)."""
     head: Callable[[torch.Tensor], torch.Tensor]
     cache: Any = None
-    """Keys and values of the run, where they were asked for; a transformers ``Cache``."""
+    """Keys and values of the run, if asked for: a transformers ``Cache``."""
     _answers: tuple[torch.Tensor, torch.Tensor] | None = field(default=None, init=False)
 
     def answer_logits(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -93,10 +93,10 @@ class ForwardSignal(Signal, ABC):
     """Whether it reads the output of the last layer. While no signal of a variant does, the blocks
     after the last tap are not computed."""
     variant: ClassVar[RowVariant] = "whole"
-    """What the model reads for it. Each variant that some signal of a pass asks for is run once."""
+    """What the model reads for it. Each variant that a signal of the pass asks for runs once."""
     answers_only: ClassVar[bool] = False
-    """Of a variant: whether nothing but the answer tokens is read. What comes before them may then
-    be keys and values that another variant left behind, and ``hidden`` starts after those."""
+    """For a variant other than the whole row: whether only answer tokens are read. The tokens
+    before them may then come from another variant's cache, and ``hidden`` starts after these."""
 
     def taps(self) -> Sequence[Tap]:
         """The places in the decoder that it reads, besides the output of the last layer."""

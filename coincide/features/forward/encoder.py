@@ -1,4 +1,4 @@
-"""Rows of a dataset encoded for the model, in every variant that a pass asks for."""
+"""Encode rows of a dataset for the model, in every variant that a pass asks for."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from coincide.schema import Dataset, Example
 
 
 def variants_of(signals: Sequence[ForwardSignal]) -> tuple[RowVariant, ...]:
-    """What has to be run for ``signals``, in the order of the runs."""
+    """The variants that ``signals`` need, in the order in which they run."""
     asked = {signal.variant for signal in signals}
     return tuple(variant for variant in VARIANTS if variant in asked)
 
 
 @dataclass(frozen=True)
 class RowEncoder:
-    """Rows of a dataset -> what the model reads, as numpy arrays by variant.
+    """``encoder(rows)``: these rows of the dataset as model inputs, numpy arrays by variant.
 
-    A call reads an image once.
+    An image that several of the rows show is read once.
     """
 
     dataset: Dataset
@@ -48,9 +48,9 @@ class RowEncoder:
         cache: ImageCache,
         shared: dict[int, tuple[torch.Tensor, np.ndarray]],
     ) -> dict[RowVariant, dict[str, Any]] | None:
-        """None for a row that a policy drops, and for one without text after its image.
+        """One example; None if a policy drops it, or if no text is left after its image.
 
-        ``shared``: by identity, so that the pixels of several rows travel once.
+        ``shared`` (by identity) lets the pixels of several rows travel once.
         """
         if example.row in self.dataset.dropped:
             return None
@@ -74,7 +74,7 @@ class RowEncoder:
         return {variant: arrays(encoded) for variant, encoded in found.items()}
 
     def _variants(self, example: Example, cache: ImageCache) -> dict[RowVariant, Encoded] | None:
-        """``example`` as each variant reads it; None where no text follows its image."""
+        """``example`` in each variant; None if no text follows its image."""
         given = (example, self.dataset, self.processor, TEMPLATES[self.template], self.max_length)
         whole = encode(*given, cache)
         if not whole.text_mask.any():
@@ -89,7 +89,7 @@ class RowEncoder:
 
 
 def as_tensors(arrays: dict[str, Any]) -> Encoded:
-    """One variant of a row, as :class:`RowEncoder` gives it, for the model."""
+    """One variant of a row from :class:`RowEncoder` as tensors."""
     tensors: dict[str, Any] = {k: torch.from_numpy(v) for k, v in arrays.items() if k != "extra"}
     extra = {k: torch.from_numpy(v) for k, v in arrays["extra"].items()}
     return Encoded(**{"pixel_values": None, **tensors}, extra=extra)

@@ -1,9 +1,10 @@
-"""Keys and values that one variant of a row leaves to another: what both begin with runs once.
+"""Reuse keys and values between variants of a row: a common beginning is computed once.
 
-The unasked variant of a row begins like the whole one, opening and image, which is most of its
-tokens. Its rest runs behind the cache of the whole row, cut where the two part. That is right for
-decoders whose layers all keep every key, with one position a token: others (sliding windows,
-linear attention, multimodal positions, attention both ways) run the variant from its beginning.
+The unasked variant begins like the whole row, with the opening and the image, which is most of its
+tokens. The rest of it runs with the cache of the whole row, cut where the two differ. That is
+correct for decoders whose layers all keep every key, with one position per token. With others
+(sliding windows, linear attention, multimodal positions, bidirectional attention) the variant runs
+from its beginning.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from coincide.models.encode import IGNORE, PER_TOKEN, Encoded
 
 @dataclass(frozen=True)
 class Prefix:
-    """The first ``length`` tokens of some rows, as a transformers cache."""
+    """Cached keys and values of the first ``length`` tokens of some rows."""
 
     cache: Any
     length: int
 
 
 def can_share(model: Any, cache: Any) -> bool:
-    """Whether ``cache``, left behind by a run of ``model``, may be cut and run on from."""
+    """Whether ``cache``, from a run of ``model``, can be cut and continued."""
     from transformers.cache_utils import DynamicLayer
 
     config = model.config.get_text_config()
@@ -40,9 +41,9 @@ def can_share(model: Any, cache: Any) -> bool:
 
 
 def shared_length(whole: Encoded, variant: Encoded) -> int:
-    """How many tokens of ``variant`` need not run where those of ``whole`` have; 0: all have to.
+    """Number of leading tokens of ``variant`` that are computed already in ``whole``; 0: none.
 
-    The token that predicts the first answer always runs, and images are shared whole.
+    The token that predicts the first answer is always computed, and images are never split.
     """
     if any(name in PER_TOKEN for name in (*whole.extra, *variant.extra)):
         return 0
@@ -55,7 +56,7 @@ def shared_length(whole: Encoded, variant: Encoded) -> int:
 
 
 def prefix_of(cache: Any, rows: Sequence[int], length: int) -> Prefix:
-    """The first ``length`` tokens of ``rows`` of ``cache``, in a cache of their own."""
+    """The first ``length`` tokens of ``rows`` of ``cache``, as a cache of their own."""
     from transformers.cache_utils import DynamicCache
 
     chosen = None if len(rows) == len(cache.layers[0].keys) else list(rows)
@@ -67,7 +68,7 @@ def prefix_of(cache: Any, rows: Sequence[int], length: int) -> Prefix:
 
 
 def rest_of(row: Encoded, length: int) -> Encoded:
-    """``row`` after its first ``length`` tokens, whose images are all among those."""
+    """``row`` without its first ``length`` tokens, which contain all its images."""
     return replace(
         row,
         input_ids=row.input_ids[length:],

@@ -1,14 +1,14 @@
-"""What the model reads of a row besides the whole of it: blind, masked and unasked.
+"""Variants of a row that the model reads besides the whole row: blind, masked and unasked.
 
-``blind``: the row with its images taken out. Their tokens are removed, so that positions close up,
-and all other tokens stay; under a template of the processor (``chat``) the conversation is written
-as that template has it without the images, so that no marker of one is left. Answers that the whole
-row loses to ``max_length`` are not scored either, so that both speak of the same tokens.
+``blind``: the row without its images. Their tokens are removed, so that positions close up, and all
+other tokens stay; with a template of the processor (``chat``) the conversation is rendered without
+the images, so that no marker of one remains. Answers that the whole row loses to ``max_length`` are
+not scored either, so that both variants score the same tokens.
 
-``masked``: the same with one position left free for each image, as if a token stood there that
-nothing attends to: the form of VisNec's released code. Templates of ours alone.
+``masked``: the same with one position left free for each image, as if there were a token that
+nothing attends to: the form of VisNec's released code. Only with templates of ours.
 
-``unasked``: the images alone as the question, and all answers that are to be learnt, joined by
+``unasked``: only the images as the question, and all answers that are to be learnt, joined by
 blanks, as the answer. Without an image the question is empty.
 """
 
@@ -28,7 +28,7 @@ def blind(
     whole: Encoded, example: Example, dataset: Dataset, processor: Any, template: Template,
     max_length: int,
 ) -> Encoded:  # fmt: skip
-    """``example``, encoded as ``whole``, without its images; ``whole`` itself where it has none."""
+    """``example``, encoded as ``whole``, without its images; ``whole`` itself if it has none."""
     if not example.images:
         return whole
     if template.of_processor:
@@ -49,9 +49,9 @@ def masked(
     whole: Encoded, example: Example, dataset: Dataset, processor: Any, template: Template,
     max_length: int,
 ) -> Encoded:  # fmt: skip
-    """``example``, encoded as ``whole``, its images gaps of one position each.
+    """``example``, encoded as ``whole``, with a gap of one position in the place of each image.
 
-    Raises :class:`UserError` under a template of the processor.
+    Raises :class:`UserError` with a template of the processor.
     """
     if template.of_processor:
         raise UserError(
@@ -71,7 +71,7 @@ def unasked(
     whole: Encoded, example: Example, dataset: Dataset, processor: Any, template: Template,
     max_length: int, cache: ImageCache,
 ) -> Encoded:  # fmt: skip
-    """``example``, encoded as ``whole``, with its images and answers and no question."""
+    """``example``, encoded as ``whole``, with its images and answers but without questions."""
     answers = [_text(turn) for turn in example.turns if turn.role == "gpt" and turn.learn]
     turns = (
         Turn("human", IMAGE * len(example.images)),
@@ -92,12 +92,12 @@ def _without_images(turn: Turn) -> Turn:
 
 
 def _text(turn: Turn) -> str:
-    """The text beside the images of a turn."""
+    """The text of a turn without its image placeholders."""
     pieces = [piece.strip() for piece in image_first(turn.text).split(IMAGE)]
     return " ".join(filter(None, pieces)) if IMAGE in turn.text else turn.text
 
 
 def _scored_at_most(encoded: Encoded, answers: int) -> Encoded:
-    """``encoded`` with labels for its first ``answers`` answer tokens alone."""
+    """``encoded`` with labels for only the first ``answers`` answer tokens."""
     number = torch.cumsum(encoded.labels != IGNORE, dim=0)
     return replace(encoded, labels=encoded.labels.masked_fill(number > answers, IGNORE))

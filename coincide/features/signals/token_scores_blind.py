@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TokenScoresBlind(ReferenceSignal):
-    """[N, 1]: mean negative log-likelihood in nats over all answer tokens, the images taken out.
+    """Mean negative log-likelihood in nats of the answer tokens without the images: [N, 1].
 
     The tokens of an image are removed, so that positions close up
-    (``coincide.features.forward.variants``). For a row without an image it is ``nll`` of
-    ``token_scores``; from one pass with it, to the bit. NaN for a row without answer tokens.
+    (``coincide.features.forward.variants``). For a row without an image it equals ``nll`` of
+    ``token_scores``, bit for bit if both come from one pass. NaN for a row without answer tokens.
     """
 
     name: ClassVar[str] = "token_scores_blind"
@@ -38,7 +38,7 @@ class TokenScoresBlind(ReferenceSignal):
 
 
 def answers_nll(captured: Captured) -> torch.Tensor:
-    """Mean negative log-likelihood of the answer tokens, nats, float64 [B, 1]."""
+    """Mean negative log-likelihood in nats of the answer tokens, float64 [B, 1]."""
     from coincide.ops.scores import perplexity
 
     return perplexity(*captured.answer_logits()).double().unsqueeze(1)

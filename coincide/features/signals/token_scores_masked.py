@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TokenScoresMasked(ReferenceSignal):
-    """As :class:`TokenScoresBlind`, with one masked token left in the place of each image: VisNec's
-    released form. For templates of ours; ``chat`` is refused.
+    """Like :class:`TokenScoresBlind`, with one masked token in the place of each image: [N, 1].
+
+    VisNec's released form. Only with templates of ours; ``chat`` is refused.
     """
 
     name: ClassVar[str] = "token_scores_masked"

@@ -1,4 +1,4 @@
-"""How well the reference model predicts the answers of a row that it is not asked for."""
+"""How well the reference model predicts the answers of a row without being asked the questions."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TokenScoresUnasked(ReferenceSignal):
-    """[N, 1]: mean negative log-likelihood in nats of the answers, given the image and no question.
+    """Mean negative log-likelihood in nats of the answers, given the images but no question: [N,
+    1].
 
-    All answers of a conversation are joined by blanks into one, and the images are all that comes
-    before it; of a row without an image, nothing does. NaN for a row without answer tokens.
+    All answers of a conversation are joined by blanks into one, and only the images come before it;
+    for a row without an image, nothing does. NaN for a row without answer tokens.
     """
 
     name: ClassVar[str] = "token_scores_unasked"
