@@ -23,12 +23,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from coincide.checks.needs import refuse_unmet
 from coincide.config import FeaturePass, HealthLimits, Root, check_command, check_name, check_stages
-from coincide.experiment import Experiment, Makers
+from coincide.experiment import Experiment
 from coincide.schema import UserError
 from coincide.selection.budget import check
 from coincide.store import Store
 from coincide.terminal.inert import guard_terminal
-from eval.stage import eval_steps, evaluate, examine
+from eval import stage as evaluation
 from launch.commands import COMMANDS
 from launch.execute import Executor, Launcher
 from launch.frozen import HERE_ONLY, FrozenCommand, frozen_command, read
@@ -42,10 +42,7 @@ from launch.words import literal_words
 from track.commands import DASHBOARD
 from track.live import Live
 from track.settings import Logger, group_of
-from train.estimate import estimate_gpu_hours
-from train.requirements import requirements, resumable, trainable
-from train.self_filter import difficulty_step
-from train.stage import train_step
+from train import interface as finetuning
 
 CONF = Path(__file__).resolve().parent / "conf"
 GROUPS = ("data", "method", "reference", "clip", "target", "train", "eval")
@@ -55,17 +52,6 @@ ASKING = (
     "--info", "-i", "--shell-completion", "-sc",
 )  # fmt: skip
 """Flags of Hydra that print something and run nothing."""
-MAKERS = Makers(
-    train_step,
-    difficulty_step,
-    eval_steps,
-    evaluate,
-    examine,
-    estimate_gpu_hours,
-    requirements,
-    resumable,
-    trainable,
-)
 ConfigStore.instance().store(name="root", node=Root)
 
 
@@ -100,7 +86,8 @@ def make_job(cfg: DictConfig, words: Sequence[str], group: str = "") -> Job:
         raise UserError(f"these values are needed and not given: {', '.join(missing)}.")
     parts = {name: build(cfg, name) for name in GROUPS}
     for name, part in parts.items():
-        check_name(name, getattr(part, "name", name))
+        if name != "train":  # a recipe has none
+            check_name(name, part.name)
     targets = None if cfg.targets is None else build(cfg, "targets")
     logger: Logger = build(cfg, "logger")
     experiment = Experiment(
@@ -112,7 +99,8 @@ def make_job(cfg: DictConfig, words: Sequence[str], group: str = "") -> Job:
         budget=cfg.budget,
         seed=cfg.seed,
         trains=bool({"train", "evaluate"} & set(cfg.stages)),
-        makers=MAKERS,
+        finetuning=finetuning,
+        evaluation=evaluation,
         targets=targets,
         features=cast(FeaturePass, OmegaConf.to_object(cfg.features)),
         health=cast(HealthLimits, OmegaConf.to_object(cfg.health)),

@@ -87,7 +87,7 @@ class SelfSup:
         check_positive(self.name, clusters=self.clusters, iterations=self.iterations)
 
     @property
-    def variant(self) -> str:
+    def label(self) -> str:
         """Which end of the ranking is kept, for tables."""
         return self.keep
 

@@ -5,17 +5,22 @@ data, reference -> features -> subset -> adapter -> scores -> a result in the le
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from coincide.checks.requirements import Requirement, requirements_of
 from coincide.config import FeaturePass, HealthLimits
-from coincide.features.extract import Extraction, extract_all, extraction
+from coincide.features.extract import Extraction, extraction
 from coincide.ledger.collect import collect, variant_of
 from coincide.ledger.identity import content_keys, fields_outside_key
-from coincide.pipeline import Stage
+from coincide.protocols import (
+    EvalStage,
+    EvaluationSuite,
+    FinetuningRecipe,
+    TrainStage,
+    requirements_of,
+)
 from coincide.schema import (
     ClipSource,
     Clustering,
@@ -34,35 +39,8 @@ from coincide.selection.budget import count
 from coincide.selection.pool import NeedSteps
 from coincide.selection.scan import read_scan, scan_step
 from coincide.selection.scoring import scores_step
-from coincide.selection.stage import check_lost, clusters_step, subset_step
+from coincide.selection.stage import clusters_step, subset_step
 from coincide.store import Step, Store
-
-
-@dataclass(frozen=True)
-class Makers:
-    """Functions of ``train`` and ``eval`` that an experiment calls.
-
-    The core does not import them.
-    """
-
-    train: Callable[..., Step]
-    """The step that finetunes the target on a subset."""
-    difficulty: Callable[..., Step]
-    """The step of a :class:`~coincide.schema.Difficulty`."""
-    scores: Callable[..., list[Step]]
-    """The evaluation steps of a suite, one for each benchmark."""
-    evaluate: Callable[[Store, Sequence[Step]], object]
-    """Builds these evaluation steps together."""
-    examine: Callable[[Store, Sequence[Step]], None]
-    """Tries some documents of each benchmark without the model, before training."""
-    hours: Callable[..., Any]
-    """GPU hours of a finetuning and the assumptions behind them, for estimates."""
-    needs: Callable[..., Sequence[Requirement]]
-    """Requirements of a finetuning on this machine, checked before it is queued."""
-    resumable: Callable[[Store, Step, Any], Requirement | None]
-    """Whether this layout can resume from the checkpoint of a stopped finetuning."""
-    trainable: Callable[[Any], Sequence[Requirement]] = lambda model: ()
-    """Requirements of finetuning on the parts of a model."""
 
 
 @dataclass
@@ -75,11 +53,12 @@ class Experiment:
     reference: ModelSource
     clip: ClipSource
     target: ModelSource
-    recipe: Any
-    suite: Any
+    recipe: FinetuningRecipe
+    suite: EvaluationSuite
     budget: float | int
     seed: int
-    makers: Makers
+    finetuning: TrainStage
+    evaluation: EvalStage
     targets: DataSource | None = None
     """The dataset of the target rows, for methods that use them."""
     features: FeaturePass = field(default_factory=FeaturePass)
@@ -180,8 +159,8 @@ class Experiment:
         learn from.
         """
         if self.trains or not requirements_of(self.target):
-            longest = getattr(self.recipe, "max_length", self.target.max_length)
-            return self._scan(self.target, min(longest, self.target.max_length))
+            longest = min(self.recipe.max_length, self.target.max_length)
+            return self._scan(self.target, longest)
         return scan_step(self.source, self.data, model=None, base=None, max_length=0)
 
     def _scan(self, model: ModelSource, max_length: int, source: DataSource | None = None) -> Step:
@@ -210,7 +189,7 @@ class Experiment:
     def difficulties(self) -> dict[Difficulty, Step]:
         needs = [n for n in self.needs if isinstance(n, Difficulty)]
         return {
-            need: self.makers.difficulty(
+            need: self.finetuning.difficulty_step(
                 need,
                 [self.signal(signal) for signal in need.signals],
                 model=self.target,
@@ -261,14 +240,15 @@ class Experiment:
             health=self.health,
         )
 
-    def _selecting(self) -> tuple[Step, ...]:
+    @property
+    def selecting(self) -> tuple[Step, ...]:
         """The steps of the select stage that precede the subset."""
         scored = (self.scored,) if self.scored else ()
         return (*self.clusterings.values(), *self.difficulties.values(), *scored)
 
     @cached_property
     def adapter(self) -> Step:
-        return self.makers.train(
+        return self.finetuning.train_step(
             self.recipe,
             model=self.target,
             base=self.target.step(),
@@ -280,7 +260,7 @@ class Experiment:
 
     @cached_property
     def scores(self) -> list[Step]:
-        return self.makers.scores(
+        return self.evaluation.eval_steps(
             self.suite,
             model=self.target,
             base=self.target.step(),
@@ -288,58 +268,10 @@ class Experiment:
             data=self.data,
         )
 
-    def stages(self, wanted: Iterable[str]) -> list[Stage]:
-        """``prepare`` (data, models, scans), then the stages up to the last of ``wanted``, in
-        order.
-
-        Later stages are not made, so their parts need not be available.
-        """
-        goals = set(wanted)
-        stages = []
-        for make in (self._features, self._select, self._train, self._evaluate):
-            stages.append(make())
-            goals.discard(stages[-1].name)
-            if not goals - {"report"}:
-                break
-        return [self._prepare(stages), *stages]
-
-    def _features(self) -> Stage:
-        return Stage("features", tuple(each.step for each in self.wanted), self._extract)
-
-    def _select(self) -> Stage:
-        return Stage("select", (*self._selecting(), self.subset))
-
-    def _train(self) -> Stage:
-        return Stage("train", (self.adapter,))
-
-    def _evaluate(self) -> Stage:
-        return Stage("evaluate", tuple(self.scores), self.makers.evaluate)
-
-    def _prepare(self, stages: Sequence[Stage]) -> Stage:
-        """The data, models and scans that the steps of ``stages`` depend on."""
-        steps = [step for stage in stages for step in stage.steps]
-        scans = [scan for step in steps for scan in step.after]
-        needs = [need for step in (*steps, *scans) for need in step.needs]
-        found = {step.key: step for step in (self.data, *needs) if step.kind in ("data", "model")}
-        found |= {scan.key: scan for scan in scans}
-        return Stage("prepare", tuple(found.values()))
-
     @property
     def wanted(self) -> list[Extraction]:
         """The signals that this run computes, of the pool's and of the target rows."""
         return [*self.extractions.values(), *self.target_extractions.values()]
-
-    def _extract(self, store: Store, steps: Sequence[Step]) -> None:
-        """Compute this run's signals and, in the same passes, those of its siblings."""
-        check_lost(store.artifact(self.data), self.health)
-        mine = {_pass_of(each) for each in self.wanted}
-        others = [other for other in self.siblings if other is not self and self._shares(other)]
-        more = [each for other in others for each in other.wanted if _pass_of(each) in mine]
-        extract_all(store, [*self.wanted, *more])
-
-    def _shares(self, other: Experiment) -> bool:
-        mine = (self.source, self.reference, self.clip, self.targets)
-        return mine == (other.source, other.reference, other.clip, other.targets)
 
     def parts(self, stages: Iterable[str]) -> dict[str, Any]:
         """The parts that ``stages`` use, by config group."""
@@ -355,42 +287,6 @@ class Experiment:
         parts |= {"train": self.recipe} if "train" in goals else {}
         parts |= {"eval": self.suite} if "evaluate" in goals else {}
         return parts
-
-    def requirements(self, stages: Iterable[str]) -> list[tuple[str, Requirement]]:
-        """What ``stages`` need and cannot make themselves: pairs of config group and requirement.
-
-        A model whose artifact is in the store needs nothing.
-        """
-        return [
-            (group, requirement)
-            for group, part in self.parts(stages).items()
-            if not (group in ("reference", "clip", "target") and self._in_store(part))
-            for requirement in self._requirements_of(group, part, stages)
-        ]
-
-    def _requirements_of(
-        self, group: str, part: Any, stages: Iterable[str]
-    ) -> Sequence[Requirement]:
-        if group == "target" and "train" in set(stages):
-            return [*requirements_of(part), *self.makers.trainable(part)]
-        if group == "train":
-            size = getattr(self.target, "scale", {}).get("parameters")
-            return self.makers.needs(part, parameters=size, folder=self.store.root)
-        return requirements_of(part)
-
-    def check_resume(self) -> None:
-        """Raise UserError if the layout cannot resume from the checkpoint of a stopped
-        finetuning.
-        """
-        found = self.makers.resumable(self.store, self.adapter, self.recipe)
-        if found is not None and not found.met:
-            raise UserError(f"{found.name}: {found.found}. {found.remedy}")
-
-    def _in_store(self, model: Any) -> bool:
-        try:
-            return self.store.find(model.step()) is not None
-        except UserError:
-            return False
 
     @property
     def title(self) -> str:
@@ -408,18 +304,21 @@ class Experiment:
         k = count(self.budget, rows)
         return f"{self.method.name}, {k:,} of {rows:,} examples of {self.source.name}"
 
-    def result(self, failures: Mapping[str, str] | None = None) -> Result:
-        """The result of the run, read from its artifacts.
+    def result(
+        self, failures: Mapping[str, str] | None = None, *, upto: str = "evaluate"
+    ) -> Result:
+        """The run's result, read from the artifacts of the stages up to ``upto``: ``select``,
+        ``train`` or ``evaluate``.
 
-        ``failures``: benchmark -> reason, for benchmarks without an artifact.
+        ``failures``: benchmarks that have no artifact, with the reason.
         """
         return collect(
             self.store,
             features=[each.step for each in self.wanted],
-            before=self._selecting(),
+            before=self.selecting,
             subset=self.subset,
-            adapter=self.adapter,
-            scores=self.scores,
+            adapter=None if upto == "select" else self.adapter,
+            scores=self.scores if upto == "evaluate" else (),
             names={
                 "method": self.method.name,
                 "variant": variant_of(self.method),
@@ -440,8 +339,3 @@ class Experiment:
         parts: dict[str, Any] = {"reference": self.reference, "clip": self.clip}
         models = {name: part.step() for name, part in parts.items() if self.asks(name)}
         return content_keys(self.method, data=self.data, target=self.target.step(), **models)
-
-
-def _pass_of(each: Extraction) -> tuple[str, ...]:
-    """Keys of the data and model of the pass that computes ``each``."""
-    return tuple(need.key for need in each.step.needs)

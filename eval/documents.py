@@ -14,7 +14,7 @@ IDS = ("question_id", "questionId", "id", "index")
 class TaskDocument(dict[str, Any]):
     """A document (column -> value) with its row in the file."""
 
-    row: int
+    row: int | None = None
 
 
 class TaskDocuments(Sequence[TaskDocument]):
@@ -80,7 +80,7 @@ def naming_document(call: Callable[..., Any], benchmark: str, what: str) -> Call
             return call(document, *others, **more)
         except Exception as error:
             cause = root_error(error)
-            row = getattr(document, "row", None)
+            row = document.row if isinstance(document, TaskDocument) else None
             empty = [name for name, value in document.items() if value is None]
             why = str(cause) if isinstance(cause, UserError) else f"{type(cause).__name__}: {cause}"
             hint = f"; its empty columns: {', '.join(empty)}" if empty else ""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from coincide.checks.requirements import Requirement
+from coincide.protocols import Requirement
 from coincide.schema import UserError
 
 FAILED = "judge failed: "

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from coincide.checks.requirements import Requirement
+from coincide.protocols import Requirement
 from coincide.schema import UserError
 from coincide.system.files import sha256_file, write_atomic, write_json
 from coincide.terminal.progress import bar

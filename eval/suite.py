@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from coincide.checks.requirements import Requirement
+from coincide.protocols import Requirement
 from coincide.schema import UserError
 from eval import mirror, taskfile
 from eval.judge import Judge

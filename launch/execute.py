@@ -10,17 +10,16 @@ from typing import Protocol
 
 from coincide.checks.estimate import costs
 from coincide.checks.flops import device_name
-from coincide.checks.needs import gather, unmet
+from coincide.checks.needs import check_resume, gather, unmet
 from coincide.checks.needs import show as show_requirements
 from coincide.errors import PartlyFailed
 from coincide.experiment import Experiment
-from coincide.features.extract import extract_all
 from coincide.ledger.files import read_ledger
 from coincide.pipeline import Planned, execute, plan
 from coincide.report.build import build_report
 from coincide.report.committed import with_committed
 from coincide.report.summary import summary_tables
-from coincide.selection.stage import check_lost
+from coincide.stages import extract, stages_of
 from coincide.store import Step
 from launch.jobs import Job, record
 from launch.plan import KEY_DIGITS
@@ -76,12 +75,12 @@ class Executor:
             changed = experiment.settle()  # keys hold which rows cannot be learnt from
             lines = (_plan if changed else _lines)(experiment, stages)
         if "train" in stages:
-            experiment.check_resume()
+            check_resume(experiment)
         for stage, of_stage in groupby(lines, key=lambda line: line.stage.name):
             todo = list(of_stage)
             builds = any(line.state == "build" for line in todo)
             if stage == "train" and builds and "evaluate" in stages:
-                experiment.makers.examine(experiment.store, experiment.scores)
+                experiment.evaluation.examine(experiment.store, experiment.scores)
             try:
                 execute(todo, experiment.store)
             except PartlyFailed as error:
@@ -103,7 +102,7 @@ class Executor:
             for job in jobs:
                 self.observer.after("features", job.experiment)
         for job in jobs:
-            for stage in job.experiment.stages(job.stages):
+            for stage in stages_of(job.experiment, job.stages):
                 todo = [step for step in stage.steps if _missing(job, step, wanted)]
                 if todo and stage.name != "features":
                     print(f"{stage.name}: {', '.join(step.folder for step in todo)}", flush=True)
@@ -141,7 +140,7 @@ def show_dry_run(experiment: Experiment, stages: Sequence[str]) -> None:
 
 
 def _lines(experiment: Experiment, stages: Sequence[str]) -> list[Planned]:
-    return plan(experiment.stages(stages), experiment.store, stages)
+    return plan(stages_of(experiment, stages), experiment.store, stages)
 
 
 def _plan(experiment: Experiment, stages: Sequence[str]) -> list[Planned]:
@@ -171,8 +170,7 @@ def _extract_together(jobs: Sequence[Job], wanted: Collection[str]) -> bool:
     if found:
         print(f"features: {', '.join(f.step.folder for f in found.values())}", flush=True)
         first = jobs[0].experiment
-        check_lost(first.store.artifact(first.data), first.health)
-        extract_all(jobs[0].experiment.store, list(found.values()))
+        extract(first, first.store, list(found.values()))
     return bool(found)
 
 

@@ -12,6 +12,7 @@ from coincide.config import check_stages
 from coincide.experiment import Experiment
 from coincide.ledger.collect import remarks
 from coincide.ledger.files import write_result
+from coincide.stages import stages_of
 from launch.show import show_result
 from launch.words import shell
 
@@ -50,7 +51,7 @@ def goal(job: Job) -> tuple[str, ...]:
     """
     if job.stages == ("report",):
         return ("report",)
-    return tuple(step.planned for step in job.experiment.stages(job.stages)[-1].steps)
+    return tuple(step.planned for step in stages_of(job.experiment, job.stages)[-1].steps)
 
 
 def without_duplicates(jobs: Sequence[Job]) -> list[Job]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from coincide.pipeline import Planned, plan
 from coincide.schema import STAGES
+from coincide.stages import stages_of
 from coincide.store import Step
 from coincide.system.files import as_name, canonical
 from launch.jobs import Job, goal
@@ -56,8 +57,8 @@ class _Group:
     records: list[int] = field(default_factory=list)
     waits: dict[str, None] = field(default_factory=dict)
     """Keys of what must exist before."""
-    wide: Any = None
-    """Feature pass, recipe or suite, which says how many processes and machines it uses."""
+    processes: int | str = 1
+    machines: int = 1
 
 
 Together = Callable[[Job], bool]
@@ -89,7 +90,7 @@ def plan_nodes(
 
 def _to_build(job: Job) -> Iterator[Planned]:
     experiment = job.experiment
-    lines = plan(experiment.stages(job.stages), experiment.store, job.stages, explain=False)
+    lines = plan(stages_of(experiment, job.stages), experiment.store, job.stages, explain=False)
     return (line for line in lines if line.state == "build")
 
 
@@ -108,16 +109,27 @@ def _place(
     ident = _ident(line, home, together(job))
     if ident not in groups:
         name = _name(line, ident, job.experiment.seed)
-        groups[ident] = _Group(name, line.stage.name, step.kind)
+        group = _Group(name, line.stage.name, step.kind)
+        group.processes, group.machines = _width(line, job)
+        groups[ident] = group
     group = groups[ident]
     home[step.planned] = ident
     group.steps[step.planned] = step
     group.runs[number] = None
     group.waits |= dict.fromkeys(name for need in (*step.needs, *step.after) for name in need.names)
-    if group.wide is None:
-        experiment = job.experiment
-        wide = {"features": experiment.features, "train": experiment.recipe}
-        group.wide = {**wide, "evaluate": experiment.suite}.get(line.stage.name)
+
+
+def _width(line: Planned, job: Job) -> tuple[int | str, int]:
+    """Processes on each machine, and machines, of the stage that the step belongs to."""
+    experiment = job.experiment
+    match line.stage.name:
+        case "features":
+            return experiment.features.processes, 1
+        case "train":
+            return experiment.recipe.processes, experiment.recipe.nodes
+        case "evaluate":
+            return experiment.suite.processes, 1
+    return 1, 1
 
 
 def _ident(line: Planned, home: Mapping[str, str], together: bool) -> str:
@@ -208,8 +220,8 @@ def _node(
         tuple(group.records),
         tuple(groups[other].name for other in after),
         tuple(dict.fromkeys(in_flight[key] for key in group.waits if key in in_flight)),
-        getattr(group.wide, "processes", 1),
-        getattr(group.wide, "nodes", 1),
+        group.processes,
+        group.machines,
     )
 
 

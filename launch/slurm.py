@@ -82,9 +82,9 @@ class Slurm:
         machines idle.
         """
         recipe, suite = job.experiment.recipe, job.experiment.suite
-        trains = self.gpus("adapter", getattr(recipe, "processes", 1))
-        measures = self.gpus("eval", getattr(suite, "processes", 1))
-        return getattr(recipe, "nodes", 1) == 1 and trains <= measures
+        trains = self.gpus("adapter", recipe.processes)
+        measures = self.gpus("eval", suite.processes)
+        return recipe.nodes == 1 and trains <= measures
 
     def gpus(self, kind: str, processes: int | str = 1) -> int:
         """GPUs per machine for a job whose first artifact is of ``kind``."""

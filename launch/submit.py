@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from coincide.checks.needs import check_resume
 from coincide.ledger.files import file_name
 from coincide.terminal.inert import console
 from launch.again import reopen_unanswered
@@ -36,9 +37,9 @@ def _check_resume(nodes: Sequence[Node], jobs: Sequence[Job]) -> None:
     """
     trained = {step.planned for node in nodes for step in node.steps if step.kind == "adapter"}
     for job in jobs:
-        known = getattr(job.experiment.recipe, "processes", "auto") != "auto"
+        known = job.experiment.recipe.processes != "auto"
         if trained and known and job.experiment.adapter.planned in trained:
-            job.experiment.check_resume()
+            check_resume(job.experiment)
 
 
 def freeze_all(

@@ -199,12 +199,13 @@ def features(method: str) -> Any:
     """The signals of ``method`` over the demo: float64, stored as the pass stores them."""
     import run as program
     from coincide.features.engine.shards import ShardedArray, read_valid
+    from coincide.stages import stages_of
 
     words = [f"method={method}", "data.n=200", "data.items=6", "stages=[features]"]
     store = _store()
     with contextlib.redirect_stdout(io.StringIO()):
         (job,) = program.compose_all([*words, f"paths.store={store.root}"])
-        for stage in job.experiment.stages(job.stages):
+        for stage in stages_of(job.experiment, job.stages):
             todo = [step for step in stage.steps if store.find(step) is None]
             if todo:
                 stage.build(store, todo)

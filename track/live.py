@@ -14,7 +14,6 @@ from pathlib import Path
 
 from coincide.experiment import Experiment
 from coincide.ledger.files import read_ledger
-from track.partial import partial_result
 from track.places import ArtifactPaths
 from track.records import JOB_TYPES, WandbRun, runs_of
 from track.replay import ledger_runs
@@ -64,9 +63,9 @@ class Live:
 
     def _runs(self, stage: str, experiment: Experiment) -> list[WandbRun]:
         places = ArtifactPaths(experiment.store.root)
+        result = experiment.result(upto=stage)
         if stage != "evaluate":
-            return runs_of(partial_result(experiment, stage), places, group=self._group)
-        result = experiment.result()
+            return runs_of(result, places, group=self._group)
         return ledger_runs([result], [*read_ledger(self.ledger), result], places, group=self._group)
 
     def _warn(self, error: Exception) -> None:

@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from coincide.checks.requirements import Requirement
 from coincide.models.headers import shapes
+from coincide.protocols import HasCheckpoint, Requirement
 from coincide.schema import UserError
 from coincide.store import Step, Store
 from train.checkpoint import newest_complete
@@ -50,8 +50,10 @@ def trainable(model: Any) -> list[Requirement]:
 
     Decided by the tensor names in the headers of its safetensors files, if it is a folder of such.
     """
-    checkpoint = getattr(model, "checkpoint", None)
-    if checkpoint is None or not checkpoint.requirement().met:
+    if not isinstance(model, HasCheckpoint):
+        return []
+    checkpoint = model.checkpoint
+    if not checkpoint.requirement().met:
         return []
     names = shapes(checkpoint.paths())
     found = sorted({path for name in names for path in _projectors(name)})

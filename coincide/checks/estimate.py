@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from coincide.checks.flops import ASSUMED_MFU, gpu_hours, peak_flops
+from coincide.protocols import scale_of
 from coincide.schema import Clustering, Difficulty, UserError
 from coincide.selection.budget import count
 
@@ -58,7 +59,7 @@ def rows_of(experiment: Experiment) -> int | None:
         data = experiment.store.find(experiment.data)
     except UserError:  # its files are not here
         data = None
-    return data.facts["rows"] if data else _scale(experiment.source).get("rows")
+    return data.facts["rows"] if data else scale_of(experiment.source).get("rows")
 
 
 def chosen_of(experiment: Experiment) -> int | None:
@@ -76,14 +77,14 @@ def _features(experiment: Experiment, device: str) -> StageEstimate | None:
     besides the whole ones (``ForwardSignal.variant``) adds their text."""
     if not experiment.signals:
         return None
-    rows, text = rows_of(experiment), _scale(experiment.source).get("text_tokens")
+    rows, text = rows_of(experiment), scale_of(experiment.source).get("text_tokens")
     hours, disk, said = 0.0, 0.0, []
     for model in (experiment.reference, experiment.clip):
         of_clip = model is experiment.clip
         signals = [s for s in experiment.signals if (s.model == "clip") == of_clip]
         if not signals:
             continue
-        scale = _scale(model)
+        scale = scale_of(model)
         if rows is None or text is None or "parameters" not in scale:
             return StageEstimate("features", None, None, "sizes of data or model are not known")
         more = len({getattr(s, "variant", "whole") for s in signals} - {"whole"})
@@ -106,7 +107,7 @@ def _select(experiment: Experiment, device: str) -> StageEstimate | None:
         return StageEstimate("select", None, None, "rows of the data are not known")
     hours, disk, said = 0.0, 0.0, []
     for need in clusterings:
-        scale = _scale(experiment.reference)
+        scale = scale_of(experiment.reference)
         if "hidden" not in scale:
             return StageEstimate("select", None, None, "size of the reference is not known")
         columns = need.signal.width(scale["hidden"])
@@ -131,17 +132,19 @@ def _train(experiment: Experiment, device: str) -> StageEstimate | None:
 
 
 def _tuning(experiment: Experiment, rows: int, device: str) -> tuple[float, str] | None:
-    scale, text = _scale(experiment.target), _scale(experiment.source).get("text_tokens")
+    scale, text = scale_of(experiment.target), scale_of(experiment.source).get("text_tokens")
     if "parameters" not in scale or text is None:
         return None
     tokens = scale["image_tokens"] + text
-    found = experiment.makers.hours(experiment.recipe, rows, scale["parameters"], tokens, device)
+    found = experiment.finetuning.estimate_gpu_hours(
+        experiment.recipe, rows, scale["parameters"], tokens, device
+    )
     return found.hours, found.basis
 
 
 def _evaluate(experiment: Experiment, device: str) -> StageEstimate | None:
-    scale = _scale(experiment.target)
-    counts = [getattr(b, "asked", None) for b in experiment.suite.benchmarks.values()]
+    scale = scale_of(experiment.target)
+    counts = [b.asked for b in experiment.suite.benchmarks.values()]
     if "parameters" not in scale or any(count is None for count in counts):
         return StageEstimate("evaluate", None, None, "sizes of target or benchmarks are not known")
     documents = sum(count for count in counts if count is not None)
@@ -149,10 +152,6 @@ def _evaluate(experiment: Experiment, device: str) -> StageEstimate | None:
     hours = gpu_hours(2 * scale["parameters"] * tokens, device, GENERATION_MFU)
     basis = f"{documents:,} questions, {tokens / 1e6:,.0f}M tokens x 2 x {_n(scale)}"
     return StageEstimate("evaluate", hours, None, f"{basis} {_at(device, GENERATION_MFU)}")
-
-
-def _scale(part: Any) -> Mapping[str, Any]:
-    return getattr(part, "scale", None) or {}
 
 
 def _n(scale: Mapping[str, Any]) -> str:

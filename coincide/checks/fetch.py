@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from coincide.checks.needs import gather, show
-from coincide.checks.requirements import Requirement
+from coincide.protocols import Requirement
 from coincide.schema import UserError
 from coincide.system.disk import size_text
 from coincide.terminal.inert import console

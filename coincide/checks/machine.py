@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement as Package
 
-from coincide.checks.requirements import Requirement
+from coincide.protocols import Requirement
 from coincide.system.disk import size_text
 
 if TYPE_CHECKING:

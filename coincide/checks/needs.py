@@ -6,14 +6,14 @@ Nothing is downloaded, hashed or built.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
 from coincide.checks.machine import machine_requirements
-from coincide.checks.requirements import Requirement
-from coincide.schema import UserError
+from coincide.protocols import Requirement, requirements_of, scale_of
+from coincide.schema import ModelSource, UserError
 from coincide.system.disk import size_text
 from coincide.terminal.inert import console, inert
 
@@ -23,15 +23,47 @@ if TYPE_CHECKING:
 ExperimentStages = Iterable[tuple["Experiment", Sequence[str]]]
 GroupRequirements = list[tuple[str, Requirement]]
 """``(config group, requirement)``."""
+MODELS = ("reference", "clip", "target")
+"""Config groups whose parts become artifacts of the store."""
 
 
 def gather(asked: ExperimentStages) -> GroupRequirements:
     """What all the experiments need, each requirement once, in the order of the config groups."""
     found: dict[tuple[str, str], tuple[str, Requirement]] = {}
     for experiment, stages in asked:
-        for group, requirement in experiment.requirements(stages):
-            found.setdefault((group, requirement.name), (group, requirement))
+        for group, part in experiment.parts(stages).items():
+            if group in MODELS and _in_store(experiment, part):
+                continue
+            for requirement in _requirements(experiment, group, part, stages):
+                found.setdefault((group, requirement.name), (group, requirement))
     return list(found.values())
+
+
+def _in_store(experiment: Experiment, model: ModelSource) -> bool:
+    """Whether the model is an artifact already, so that its files are no longer needed."""
+    try:
+        return experiment.store.find(model.step()) is not None
+    except UserError:
+        return False
+
+
+def _requirements(
+    experiment: Experiment, group: str, part: Any, stages: Sequence[str]
+) -> Sequence[Requirement]:
+    if group == "target" and "train" in stages:
+        return [*requirements_of(part), *experiment.finetuning.trainable(part)]
+    if group == "train":
+        size = scale_of(experiment.target).get("parameters")
+        folder = experiment.store.root
+        return experiment.finetuning.requirements(part, parameters=size, folder=folder)
+    return requirements_of(part)
+
+
+def check_resume(experiment: Experiment) -> None:
+    """Refuse to resume a finetuning from a checkpoint that this layout cannot read."""
+    found = experiment.finetuning.resumable(experiment.store, experiment.adapter, experiment.recipe)
+    if found is not None and not found.met:
+        raise UserError(f"{found.name}: {found.found}. {found.remedy}")
 
 
 def unmet(asked: ExperimentStages) -> GroupRequirements:

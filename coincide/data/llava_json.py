@@ -16,7 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from coincide.checks.requirements import Requirement
 from coincide.data.check import corrupt_images
 from coincide.data.digest import Content, RowReader, content_of
 from coincide.data.download import Download
@@ -27,6 +26,7 @@ from coincide.data.parse import SourceOf, image_paths, parse
 from coincide.data.prepare import refuse_absent, requirements
 from coincide.data.report import DataReport, Policies
 from coincide.data.rows import scan
+from coincide.protocols import Requirement
 from coincide.schema import Dataset, Example, UserError
 from coincide.store import MANIFEST, Build, Step
 from coincide.system.files import write_atomic, write_json

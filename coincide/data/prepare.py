@@ -11,17 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, runtime_checkable
 
 from filelock import Timeout
 
-from coincide.checks.requirements import Requirement
 from coincide.data.download import Download, disk_error, download, shown
 from coincide.data.listing import missing_files
 from coincide.data.presence import WORK, count_files, gigabytes, look_at_download, mark, space
 from coincide.data.report import by_source
 from coincide.data.unpack import DamagedArchive, unpack
-from coincide.schema import UserError
+from coincide.protocols import Requirement
+from coincide.schema import DataSource, UserError
 from coincide.system.files import write_json
 from coincide.system.processes import ProcessLock
 from coincide.terminal.program import hand_over
@@ -29,6 +29,7 @@ from coincide.terminal.program import hand_over
 LOST = "lost_images.json"
 
 
+@runtime_checkable
 class Prepared(Protocol):
     """A data source with downloads."""
 
@@ -50,12 +51,12 @@ class Prepared(Protocol):
         ...
 
 
-def prepare(source: Any) -> None:
+def prepare(source: DataSource) -> None:
     """Print what exists and what is needed, then download and unpack what is missing.
 
     Raises :class:`UserError` if the disk is too small or an address does not give its file.
     """
-    if not getattr(source, "downloads", ()):
+    if not isinstance(source, Prepared) or not source.downloads:
         print(f"data={source.name} names no downloads: there is nothing to fetch.")
         return
     root = Path(source.root)

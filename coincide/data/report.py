@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from coincide.protocols import HasPolicies
 from coincide.schema import UserError
 from coincide.terminal.inert import inert
 
@@ -38,6 +39,11 @@ class Policies:
             got = getattr(self, option)
             if got not in choices:
                 raise UserError(f"{option}={got!r}: the choices are {', '.join(choices)}.")
+
+
+def policies_of(source: object) -> Policies:
+    """The policies of a dataset; if it has none to choose, those that stop at every fault."""
+    return source.policies if isinstance(source, HasPolicies) else Policies()
 
 
 @dataclass

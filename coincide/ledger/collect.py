@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from coincide.ledger.identity import asked_hash
+from coincide.protocols import HasLabel
 from coincide.schema import Cost, Method, Result, Score
 from coincide.store import Artifact, Step, Store
 from coincide.store.provenance import commit, hardware, versions
@@ -21,7 +22,7 @@ def collect(
     features: Sequence[Step],
     before: Sequence[Step],
     subset: Step,
-    adapter: Step,
+    adapter: Step | None,
     scores: Sequence[Step],
     names: Mapping[str, str],
     seed: int,
@@ -32,7 +33,8 @@ def collect(
 ) -> Result:
     """The :class:`Result` of finished artifacts.
 
-    ``before``: steps that selection depends on, e.g. clusters. ``failures``: benchmark -> reason,
+    Of an unfinished run ``adapter`` is None or ``scores`` are empty. ``before``: steps that
+    selection depends on, e.g. clusters. ``failures``: benchmark -> reason,
     for benchmarks without an artifact; their scores are missing. Seconds are those of the builds,
     not of cache hits; signals of one pass, and benchmarks of one process, share a clock, so the
     longest counts.
@@ -47,9 +49,11 @@ def collect(
     seconds = {
         "features": _longest(store, features),
         "select": sum(_seconds(store, step) for step in [*before, subset]),
-        "train": store.artifact(adapter).seconds,
-        "evaluate": _longest(store, scores),
     }
+    if adapter is not None:
+        seconds["train"] = store.artifact(adapter).seconds
+    if scores:
+        seconds["evaluate"] = _longest(store, scores)
     return Result(
         **names,
         budget=chosen.facts["budget"],
@@ -67,7 +71,7 @@ def collect(
         lenient=tuple(s for found in measured.values() for s in _scores(*found, "lenient")),
         seconds=seconds,
         keys={
-            **{step.kind: step.folder for step in [subset, adapter]},
+            **{step.kind: step.folder for step in (subset, adapter) if step is not None},
             **{f"eval.{step.name}": step.folder for step in scores},
         },
         costs=_costs(store, features, before, subset, adapter, scores),
@@ -102,7 +106,7 @@ def variant_of(method: Method) -> str:
 
     Empty without either.
     """
-    return str(getattr(method, "label", getattr(method, "variant", "")))
+    return method.label if isinstance(method, HasLabel) else ""
 
 
 def _missing(step: Step, why: str) -> list[Score]:
@@ -130,7 +134,7 @@ def _costs(
     features: Sequence[Step],
     before: Sequence[Step],
     subset: Step,
-    adapter: Step,
+    adapter: Step | None,
     scores: Sequence[Step],
 ) -> tuple[Cost, ...]:
     """Cost of each artifact that still exists, including the models that features come from."""
@@ -139,7 +143,7 @@ def _costs(
         "reference": models,
         "features": features,
         "select": [*before, subset],
-        "train": [adapter],
+        "train": [adapter] if adapter else [],
         "evaluate": scores,
     }
     trained = [

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
+from coincide.protocols import FinetuningRecipe
 from coincide.schema import Method
 from coincide.selection.stage import method_config
 from coincide.store import Step
@@ -34,13 +35,12 @@ def content_keys(method: Method, **steps: Step | None) -> dict[str, str]:
     return {**keys, **method_content(method)}
 
 
-def fields_outside_key(method: Method, recipe: Any) -> list[str]:
+def fields_outside_key(method: Method, recipe: FinetuningRecipe) -> list[str]:
     """Dotted fields of method and training that do not change the result.
 
     These are the fields that method and recipe leave out of their part of the key.
     """
-    own = getattr(recipe, "answer_config", None)
-    kept = {"method": method_config(method), "train": own() if own else _fields(recipe)}
+    kept = {"method": method_config(method), "train": recipe.answer_config()}
     parts = {"method": _fields(method), "train": _fields(recipe)}
     return sorted(f"{p}.{name}" for p in parts for name in parts[p] if name not in kept[p])
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coincide.checks.requirements import Requirement
 from coincide.data.demo.captions import captioned
 from coincide.data.demo.world import CELL, SIDE
 from coincide.models.hub import copy_model
 from coincide.models.tiny import ASSETS, WORDS
 from coincide.models.weights import PretrainedCheckpoint
+from coincide.protocols import Requirement
 from coincide.schema import HealthError, UserError
 from coincide.store import Build, Step
 from coincide.system.files import sha256_file

@@ -15,9 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from coincide.checks.requirements import Requirement
 from coincide.models.headers import unusable_reason
 from coincide.models.weights import PretrainedCheckpoint
+from coincide.protocols import Requirement
 from coincide.store import Build, Step
 from coincide.system.files import write_atomic
 

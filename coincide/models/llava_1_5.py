@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from coincide.checks.requirements import Requirement
 from coincide.models import assemble
 from coincide.models.weights import PretrainedCheckpoint
+from coincide.protocols import Requirement
 from coincide.store import Build, Step
 
 VERSION = 1

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from coincide.checks.requirements import Requirement
 from coincide.models import assemble
 from coincide.models.weights import PretrainedCheckpoint
+from coincide.protocols import Requirement
 from coincide.schema import UserError
 from coincide.store import Build, Step
 

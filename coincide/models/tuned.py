@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coincide.checks.requirements import Requirement, requirements_of
 from coincide.models.weights import content
+from coincide.protocols import Requirement, requirements_of, scale_of
 from coincide.schema import ModelSource, UserError
 from coincide.store import Build, Step, check_path
 
@@ -49,9 +49,9 @@ class Tuned:
     """For a reference: precision of the feature pass."""
 
     @property
-    def scale(self) -> Mapping[str, int]:
+    def scale(self) -> Mapping[str, Any]:
         """That of the base, for estimates."""
-        return getattr(self.base, "scale", {})
+        return scale_of(self.base)
 
     @property
     def template(self) -> str:

@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from coincide.checks.requirements import Requirement
 from coincide.models.headers import broken_files
+from coincide.protocols import Requirement
 from coincide.schema import UserError
 from coincide.system.files import canonical, sha256_file, write_json
 from coincide.terminal.progress import bar

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -32,6 +32,13 @@ def block_rows(x: np.ndarray, chunk_rows: int | None, tile: int = TILE) -> int:
     return max(asked + (tile - 1 if chunk_rows else 0), tile) // tile * tile
 
 
+@runtime_checkable
+class Releasable(Protocol):
+    """An array over several files that gives the pages of its memory maps back itself."""
+
+    def release(self) -> None: ...
+
+
 def read_rows(x: np.ndarray, start: int, stop: int) -> np.ndarray:
     """A copy of rows ``start`` to ``stop`` of ``x``, in its dtype.
 
@@ -46,13 +53,12 @@ def read_rows(x: np.ndarray, start: int, stop: int) -> np.ndarray:
 
 def release(x: np.ndarray) -> None:
     """Give the resident pages of a memory-mapped ``x`` back to the operating system."""
-    own = getattr(x, "release", None)
-    if own is not None:
-        own()
-    pages = getattr(x, "_mmap", None)
-    private = getattr(x, "mode", "c") == "c"  # its changes are in memory alone
-    if isinstance(pages, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED") and not private:
-        pages.madvise(mmap.MADV_DONTNEED)
+    if isinstance(x, Releasable):
+        x.release()
+    elif isinstance(x, np.memmap) and x.mode != "c":  # else its changes are in memory alone
+        pages = x._mmap  # type: ignore[attr-defined]
+        if isinstance(pages, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            pages.madvise(mmap.MADV_DONTNEED)
 
 
 def tiles(

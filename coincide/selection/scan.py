@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coincide.data.report import DataReport, Policies
+from coincide.data.report import DataReport, Policies, policies_of
 from coincide.schema import Dataset, DataSource, ModelSource, UserError
 from coincide.store import Build, Step
 from coincide.system.files import canonical, write_json
@@ -73,7 +73,7 @@ def scan_step(
             prober = _prober(build.need(1).path / "model", model, max_length)
         found = scan_rows(dataset, prober)
         by = model.name if model else ""
-        _refuse(found, dataset, getattr(source, "policies", Policies()), by)
+        _refuse(found, dataset, policies_of(source), by)
         write_json(build.dir / FILE, {"refused": found.refused, "unlearnt": found.unlearnt})
         told = summary(dataset, found.barred)
         if told:

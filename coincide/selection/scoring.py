@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from coincide.protocols import HasScore
 from coincide.schema import Dataset, DataSource, Method, UserError
 from coincide.selection.pool import NeedSteps
 from coincide.selection.scan import read_scan
@@ -39,9 +40,9 @@ def scores_step(
     The key contains ``method.score_config(seed)``, what the scores depend on besides the signals,
     and ``barred``, the digest of the rows that ``scan`` excludes, if there are any.
     """
-    if not hasattr(method, "score"):
+    if not isinstance(method, HasScore):
         return None
-    scorer: Any = method
+    scorer: HasScore = method
 
     def build(build: Build) -> Mapping[str, Any]:
         dataset = source.open(build.need(0).path)

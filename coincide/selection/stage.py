@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from coincide.config import HealthLimits
 from coincide.data.report import FIRST
+from coincide.protocols import HasKeyConfig
 from coincide.schema import (
     Clustering,
     Dataset,
@@ -163,8 +164,9 @@ def _tell(pool: StorePool, dataset: Dataset) -> None:
 
 def method_config(method: Method) -> dict[str, Any]:
     """What determines the method's result: its ``key_config()`` if it has one, else its fields."""
-    own = getattr(method, "key_config", None)
-    return dict(own()) if own else asdict(method)  # type: ignore[call-overload]
+    if isinstance(method, HasKeyConfig):
+        return dict(method.key_config())
+    return asdict(method)  # type: ignore[call-overload]
 
 
 def _select(

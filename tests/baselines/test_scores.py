@@ -53,7 +53,7 @@ def test_planted_outliers_are_hard() -> None:
     easy = SelfSup(clusters=8, keep="easy").select(pool, 150, 0)
     assert set(outliers) <= set(hard.rows.tolist())
     assert not set(outliers) & set(easy.rows.tolist())
-    assert SelfSup(clusters=8, keep="easy").variant == "easy"
+    assert SelfSup(clusters=8, keep="easy").label == "easy"
 
 
 def test_clip_score_is_the_dot_product_of_unit_rows() -> None:

@@ -10,14 +10,14 @@ import pytest
 from coincide.checks.fetch import fetch_all
 from coincide.checks.machine import packages, store_space
 from coincide.checks.needs import examine, gather, refuse_unmet
-from coincide.checks.requirements import Requirement
+from coincide.protocols import Requirement
 from coincide.schema import UserError
 from coincide.store import Store
 
 
 @dataclass
 class Asking:
-    """Stands for an experiment: requirements made afresh at each call, as parts make them."""
+    """Stands for an experiment and its one part, whose requirements are made at each call."""
 
     folder: Path
     fatal: bool = True
@@ -28,8 +28,11 @@ class Asking:
     def store(self) -> Store:
         return Store(self.folder / "store")
 
-    def requirements(self, stages: object) -> list[tuple[str, Requirement]]:
-        return [("data", self._of(name)) for name in ("annotations", "images")]
+    def parts(self, stages: object) -> dict[str, Asking]:
+        return {"data": self}
+
+    def requirements(self) -> list[Requirement]:
+        return [self._of(name) for name in ("annotations", "images")]
 
     def _of(self, name: str) -> Requirement:
         path = self.folder / name

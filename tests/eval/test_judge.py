@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from coincide.checks.requirements import Requirement
+from coincide.protocols import Requirement
 from coincide.schema import UserError
 from coincide.store import Step, Store
 from eval import process

@@ -17,6 +17,7 @@ import torch
 
 from coincide.features.engine import work
 from coincide.pipeline import execute, plan
+from coincide.stages import stages_of
 from run import compose_all
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
@@ -33,7 +34,7 @@ def select(folder: Path, *words: str) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for job in compose_all(["-m", *words]):
         run = job.experiment
-        execute(plan(run.stages(GOALS), run.store, GOALS), run.store)
+        execute(plan(stages_of(run, GOALS), run.store, GOALS), run.store)
         for path in sorted(run.store.artifact(run.subset).path.rglob("*")):
             if path.is_file() and path.name != "manifest.json":
                 found[f"{run.subset.folder}/{path.name}"] = path.read_bytes()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from coincide.stages import stages_of
 from coincide.store import Step
 from launch.execute import Executor
 from launch.jobs import Job
@@ -22,7 +23,7 @@ from tests.launch.conftest import Compose, pretend
 def job(compose: Compose) -> Job:
     """A run whose artifacts are all there; the judge of one benchmark failed twice."""
     (job,) = compose("method=random")
-    for stage in job.experiment.stages(job.stages):
+    for stage in stages_of(job.experiment, job.stages):
         pretend(job, *stage.steps)
     folder = job.experiment.store.path(judged(job))
     manifest = {"key": judged(job).key, "facts": {"judge_failed": 2}, "seconds": 40.0}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from coincide.checks.requirements import Requirement
+from coincide.protocols import Requirement
 from tests.train.test_recipe import load
 from tests.train.tiny import Bench
 from train import devices, requirements

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from coincide.config import FeaturePass
+from coincide.data.report import policies_of
 from coincide.features.engine.contract import Computer, SignalPass, check_dtype
 from coincide.features.forward.contract import ForwardSignal
 from coincide.schema import Dataset, DataSource, ModelSource
@@ -65,7 +66,7 @@ class ReferencePass:
         """Load the model once; see :class:`coincide.features.engine.contract.SignalPass`."""
         from coincide.features.forward.rows import reference_computer
 
-        drop = getattr(self.source, "on_bad_row", "error") == "drop"
+        drop = policies_of(self.source).on_bad_row == "drop"
         return reference_computer(
             self.model,
             self.dtype,

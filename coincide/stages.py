@@ -1,0 +1,83 @@
+"""The stages of an experiment: prepare, features, select, train, evaluate, as steps to be built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+
+from coincide.experiment import Experiment
+from coincide.features.extract import Extraction, extract_all
+from coincide.pipeline import Stage
+from coincide.selection.stage import check_lost
+from coincide.store import Step, Store
+
+
+def stages_of(experiment: Experiment, wanted: Iterable[str]) -> list[Stage]:
+    """Data and models first, then the stages up to the last of ``wanted``, in order.
+
+    What comes after is not made, so that it need not be there either.
+    """
+    goals = set(wanted)
+    stages: list[Stage] = []
+    for make in (_features, _select, _train, _evaluate):
+        stages.append(make(experiment))
+        goals.discard(stages[-1].name)
+        if not goals - {"report"}:
+            break
+    return [_prepare(experiment, stages), *stages]
+
+
+def _features(experiment: Experiment) -> Stage:
+    steps = tuple(each.step for each in experiment.wanted)
+    return Stage("features", steps, partial(_extract, experiment))
+
+
+def _select(experiment: Experiment) -> Stage:
+    return Stage("select", (*experiment.selecting, experiment.subset))
+
+
+def _train(experiment: Experiment) -> Stage:
+    return Stage("train", (experiment.adapter,))
+
+
+def _evaluate(experiment: Experiment) -> Stage:
+    return Stage("evaluate", tuple(experiment.scores), experiment.evaluation.evaluate)
+
+
+def _prepare(experiment: Experiment, stages: Sequence[Stage]) -> Stage:
+    """The data and the models that the steps of ``stages`` stand on, and how the models read the
+    data.
+    """
+    steps = [step for stage in stages for step in stage.steps]
+    scans = [scan for step in steps for scan in step.after]
+    needs = [need for step in (*steps, *scans) for need in step.needs]
+    found = {s.key: s for s in (experiment.data, *needs) if s.kind in ("data", "model")}
+    found |= {scan.key: scan for scan in scans}
+    return Stage("prepare", tuple(found.values()))
+
+
+def _extract(experiment: Experiment, store: Store, steps: Sequence[Step]) -> None:
+    """Compute the signals of ``experiment`` and, in the same passes, those of the other runs of
+    the command.
+    """
+    mine = {_pass_of(each) for each in experiment.wanted}
+    others = [o for o in experiment.siblings if o is not experiment and _alike(experiment, o)]
+    more = [each for other in others for each in other.wanted if _pass_of(each) in mine]
+    extract(experiment, store, [*experiment.wanted, *more])
+
+
+def extract(experiment: Experiment, store: Store, wanted: Sequence[Extraction]) -> None:
+    """Compute ``wanted``, unless the data of ``experiment`` has lost too many rows."""
+    check_lost(store.artifact(experiment.data), experiment.health)
+    extract_all(store, wanted)
+
+
+def _alike(one: Experiment, other: Experiment) -> bool:
+    """Whether both read the same data with the same models."""
+    parts = ((e.source, e.reference, e.clip, e.targets) for e in (one, other))
+    return next(parts) == next(parts)
+
+
+def _pass_of(each: Extraction) -> tuple[str, ...]:
+    """Data and model of the pass that computes ``each``, by key."""
+    return tuple(need.key for need in each.step.needs)

@@ -1,0 +1,15 @@
+"""What experiments ask of finetuning, under the names of :class:`coincide.protocols.TrainStage`."""
+
+from train.estimate import estimate_gpu_hours
+from train.requirements import requirements, resumable, trainable
+from train.self_filter import difficulty_step
+from train.stage import train_step
+
+__all__ = [
+    "difficulty_step",
+    "estimate_gpu_hours",
+    "requirements",
+    "resumable",
+    "train_step",
+    "trainable",
+]
