@@ -98,7 +98,6 @@ def make_job(cfg: DictConfig, words: Sequence[str], group: str = "") -> Job:
         **{name: parts[name] for name in ("method", "reference", "clip", "target")},
         budget=cfg.budget,
         seed=cfg.seed,
-        trains=bool({"train", "evaluate"} & set(cfg.stages)),
         finetuning=finetuning,
         evaluation=evaluation,
         targets=targets,

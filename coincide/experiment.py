@@ -19,7 +19,6 @@ from coincide.protocols import (
     EvaluationSuite,
     FinetuningRecipe,
     TrainStage,
-    requirements_of,
 )
 from coincide.schema import (
     ClipSource,
@@ -67,9 +66,6 @@ class Experiment:
     """The resolved configuration and the words of the command line, for the ledger."""
     words: tuple[str, ...] = ()
     """The overrides of the command line."""
-    trains: bool = True
-    """Whether training or evaluation is asked for; then the target model decides which rows can be
-    learnt from."""
     siblings: Sequence[Experiment] = ()
     """All experiments of this command, this one included: they share feature passes."""
 
@@ -155,17 +151,24 @@ class Experiment:
     def scan(self) -> Step:
         """The step that finds rows that the target cannot read or cannot learn anything from.
 
-        If nothing is trained and the target's weights are not there, only rows that no model could
-        learn from.
+        The target's processor is enough for it. If that is not on this machine, only rows that no
+        model could learn from.
         """
-        if self.trains or not requirements_of(self.target):
+        files = self.target.processor()
+        if files.there or self.in_store(self.target):
             longest = min(self.recipe.max_length, self.target.max_length)
             return self._scan(self.target, longest)
-        return scan_step(self.source, self.data, model=None, base=None, max_length=0)
+        absent = "; ".join(f"{r.name}: {r.found}" for r in files.requirements if not r.met)
+        note = (
+            f"The processor of {self.target.name}, which would train on the subset, is not here "
+            f"({absent}): only rows that no model learns from are left out. With it, rows that it "
+            "refuses or cuts off are not chosen either (python -m coincide.prefetch)."
+        )
+        return scan_step(self.source, self.data, model=None, max_length=0, note=note)
 
     def _scan(self, model: ModelSource, max_length: int, source: DataSource | None = None) -> Step:
         over = source or self.source
-        return scan_step(over, over.step(), model=model, base=model.step(), max_length=max_length)
+        return scan_step(over, over.step(), model=model, max_length=max_length)
 
     @cached_property
     def barred(self) -> str:
@@ -287,6 +290,13 @@ class Experiment:
         parts |= {"train": self.recipe} if "train" in goals else {}
         parts |= {"eval": self.suite} if "evaluate" in goals else {}
         return parts
+
+    def in_store(self, model: ModelSource) -> bool:
+        """Whether ``model`` is an artifact already, so that its files are no longer needed."""
+        try:
+            return self.store.find(model.step()) is not None
+        except UserError:
+            return False
 
     @property
     def title(self) -> str:

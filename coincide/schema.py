@@ -16,6 +16,7 @@ from coincide.errors import UserError as UserError
 if TYPE_CHECKING:
     import numpy as np
 
+    from coincide.models.processor import ProcessorFiles
     from coincide.store import Step
 
 Role = Literal["human", "gpt"]
@@ -107,6 +108,9 @@ class ModelSource(Protocol):
         ...
 
     def step(self) -> Step: ...
+    def processor(self) -> ProcessorFiles:
+        """Its processor, which needs no weights. Made by looking only."""
+        ...
 
 
 class ClipSource(Protocol):

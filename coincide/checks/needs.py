@@ -13,7 +13,7 @@ from rich.text import Text
 
 from coincide.checks.machine import machine_requirements
 from coincide.protocols import Requirement, requirements_of, scale_of
-from coincide.schema import ModelSource, UserError
+from coincide.schema import UserError
 from coincide.system.disk import size_text
 from coincide.terminal.inert import console, inert
 
@@ -32,19 +32,21 @@ def gather(asked: ExperimentStages) -> GroupRequirements:
     found: dict[tuple[str, str], tuple[str, Requirement]] = {}
     for experiment, stages in asked:
         for group, part in experiment.parts(stages).items():
-            if group in MODELS and _in_store(experiment, part):
+            if group in MODELS and experiment.in_store(part):
                 continue
             for requirement in _requirements(experiment, group, part, stages):
                 found.setdefault((group, requirement.name), (group, requirement))
+        for requirement in _processor(experiment, stages):
+            found.setdefault(("target", requirement.name), ("target", requirement))
     return list(found.values())
 
 
-def _in_store(experiment: Experiment, model: ModelSource) -> bool:
-    """Whether the model is an artifact already, so that its files are no longer needed."""
-    try:
-        return experiment.store.find(model.step()) is not None
-    except UserError:
-        return False
+def _processor(experiment: Experiment, stages: Sequence[str]) -> Sequence[Requirement]:
+    """Of a target that trains nothing the processor alone, which a selection can do without."""
+    if "select" not in stages or "target" in experiment.parts(stages):
+        return ()
+    files = experiment.target.processor()
+    return files.requirements if files.there or not experiment.in_store(experiment.target) else ()
 
 
 def _requirements(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from coincide.models.headers import unusable_reason
+from coincide.models.processor import ProcessorFiles, published
 from coincide.models.weights import PretrainedCheckpoint
 from coincide.protocols import Requirement
 from coincide.store import Build, Step
@@ -62,6 +63,10 @@ class Hub:
         found = "; ".join(faults) or "tokenizer, template and embedding fit"
         remedy = "Mend the folder's files, or choose another model or template." if faults else ""
         return [files, Requirement(f"model {self.repo}", not faults, found, remedy)]
+
+    def processor(self) -> ProcessorFiles:
+        """The model's small files."""
+        return published(self.checkpoint)
 
     def step(self) -> Step:
         """The step that copies the model into the store.

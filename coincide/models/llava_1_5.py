@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from coincide.models import assemble
+from coincide.models.processor import CONFIGS, ProcessorFiles, optional
 from coincide.models.weights import PretrainedCheckpoint
 from coincide.protocols import Requirement
 from coincide.store import Build, Step
 
 VERSION = 1
+OPTIONS: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 LAYER = -2
 """LLaVA reads CLIP's second-to-last hidden state, without the class token."""
 
@@ -52,6 +55,16 @@ class Llava15:
         """The weights of the parts on this machine."""
         return [part.requirement() for part in self.parts.values()]
 
+    def processor(self) -> ProcessorFiles:
+        """Vicuna's vocabulary and CLIP's preparation of pictures."""
+        language = self.parts["language"].small(("tokenizer.model",))
+        vision = self.parts["vision"].small(CONFIGS, ("config.json",))
+        return ProcessorFiles(
+            {"language": language.identity(), "vision": vision.identity()},
+            lambda folder: _processor(*map(_folder, (language, vision))).save_pretrained(folder),
+            optional(language, vision),
+        )
+
     def step(self) -> Step:
         """The step that assembles the model.
 
@@ -61,28 +74,47 @@ class Llava15:
         return Step("model", self.name, VERSION, config, self._build)
 
     def _build(self, build: Build) -> Mapping[str, Any]:
-        from transformers import AutoConfig, AutoImageProcessor
+        from transformers import AutoConfig
 
-        from coincide.models.bpe import ADDED, llama_tokenizer
+        from coincide.models.bpe import ADDED
         from coincide.models.tensors import read_tensors
 
         files = {name: part.paths() for name, part in self.parts.items()}
         vicuna, clip = files["language"][0].parent, files["vision"][0].parent
-        options = {"local_files_only": True, "trust_remote_code": False}
-        text = AutoConfig.from_pretrained(vicuna, **options)
-        tower = AutoConfig.from_pretrained(clip, **options)
-        tower = getattr(tower, "vision_config", tower)
-        tokenizer = llama_tokenizer(vicuna)
+        text = AutoConfig.from_pretrained(vicuna, **OPTIONS)
+        tower = _tower(clip)
+        processor = _processor(vicuna, clip)
+        tokenizer = processor.tokenizer
         known, rows = len(tokenizer) - len(ADDED), assemble.vocabulary(tokenizer)
         tensors = {
             **assemble.language(read_tensors(files["language"]), known, rows),
             **assemble.vision(read_tensors(files["vision"])),
             **assemble.projector(read_tensors(files["projector"])),
         }
-        images = AutoImageProcessor.from_pretrained(clip, backend="pil", **options)
         return assemble.save(
             build.dir / "model",
             tensors,
             assemble.make_config(tokenizer, text, tower, layer=LAYER, cls_token=True),
-            assemble.make_processor(tokenizer, images, tower, cls_token=True),
+            processor,
         )
+
+
+def _tower(clip: Path) -> Any:
+    """The config of CLIP's vision tower."""
+    from transformers import AutoConfig
+
+    found = AutoConfig.from_pretrained(clip, **OPTIONS)
+    return getattr(found, "vision_config", found)
+
+
+def _processor(vicuna: Path, clip: Path) -> Any:
+    from transformers import AutoImageProcessor
+
+    from coincide.models.bpe import llama_tokenizer
+
+    images = AutoImageProcessor.from_pretrained(clip, backend="pil", **OPTIONS)
+    return assemble.make_processor(llama_tokenizer(vicuna), images, _tower(clip), cls_token=True)
+
+
+def _folder(part: PretrainedCheckpoint) -> Path:
+    return part.paths()[0].parent

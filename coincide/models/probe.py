@@ -27,6 +27,7 @@ EMPTY = "every answer is empty"
 NOT_LEARNT = "no turn is to be learnt"
 CUT = "every answer is cut off by max_length"
 CUT_AT_IMAGE = "pictures do not fit into max_length"
+LONG_PICTURES = "pictures that take more tokens than max_length"
 NOMINAL: ImageSize = (64, 64)
 """Used for every picture if the processor brings all pictures to one size."""
 
@@ -63,6 +64,9 @@ class Prober:
         cost = self._cost(seen)
         if isinstance(cost, ProbeVerdict):
             return cost
+        if cost > self.max_length:
+            told = f"{len(seen)} of them take {cost:,} tokens, max_length is {self.max_length:,}"
+            return ProbeVerdict(True, LONG_PICTURES, told)
         return self._judge(turns, seen, cost)
 
     def _cost(self, sizes: tuple[ImageSize, ...]) -> int | ProbeVerdict:

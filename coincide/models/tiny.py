@@ -23,6 +23,7 @@ from coincide.data.demo.world import (
     SIZES,
     TEXTURES,
 )
+from coincide.models.processor import ProcessorFiles
 from coincide.schema import HealthError, UserError
 from coincide.store import Build, Step
 from coincide.system.files import sha256_file
@@ -148,6 +149,10 @@ class Tiny:
     def weights(self) -> Path:
         """Path of the shipped weights."""
         return ASSETS / f"{self.size}.safetensors"
+
+    def processor(self) -> ProcessorFiles:
+        """Both sizes have the same, made by code."""
+        return ProcessorFiles({"tiny": VERSION}, make_processor().save_pretrained)
 
     def step(self) -> Step:
         """The step that makes the model folder from the shipped weights, after checking its

@@ -14,12 +14,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from coincide.models import assemble
+from coincide.models.processor import ProcessorFiles, optional
 from coincide.models.weights import PretrainedCheckpoint
 from coincide.protocols import Requirement
 from coincide.schema import UserError
 from coincide.store import Build, Step
 
 VERSION = 1
+VOCABULARY = "arcade100k.tiktoken"
 LAYER = -1
 """The original drops the tower's last block and uses the output of the one before, not
 normalised."""
@@ -54,6 +56,16 @@ class TinyLlava:
         """The weights of the parts on this machine."""
         return [part.requirement() for part in self.parts.values()]
 
+    def processor(self) -> ProcessorFiles:
+        """The model's vocabulary and the tower's size of pictures."""
+        model = self.parts["model"].small((VOCABULARY,))
+        tower = self.parts["tower"].small(("config.json",))
+        return ProcessorFiles(
+            {"model": model.identity(), "tower": tower.identity()},
+            lambda folder: _processor(_folder(model), _folder(tower)).save_pretrained(folder),
+            optional(model, tower),
+        )
+
     def step(self) -> Step:
         """The step that converts the model.
 
@@ -63,12 +75,12 @@ class TinyLlava:
         return Step("model", self.name, VERSION, config, self._build)
 
     def _build(self, build: Build) -> Mapping[str, Any]:
-        from coincide.models.bpe import arcade_tokenizer
         from coincide.models.tensors import read_tensors
 
         files = {name: part.paths() for name, part in self.parts.items()}
         folder, tower_folder = files["model"][0].parent, files["tower"][0].parent
-        tokenizer = arcade_tokenizer(_vocabulary(folder))
+        processor = _processor(folder, tower_folder)
+        tokenizer = processor.tokenizer
         known = len(tokenizer) - 1  # all but <image>; the original cuts the rest off as well
         text, tower = text_config(_read(folder)), tower_config(_read(tower_folder))
         state = read_tensors(files["model"])
@@ -78,13 +90,24 @@ class TinyLlava:
             **assemble.vision(read_tensors(files["tower"]), (last, "vision_model.head.")),
             **assemble.projector(state),
         }
-        half = SimpleNamespace(image_mean=[0.5] * 3, image_std=[0.5] * 3)
         return assemble.save(
             build.dir / "model",
             tensors,
             assemble.make_config(tokenizer, text, tower, layer=LAYER, cls_token=False),
-            assemble.make_processor(tokenizer, half, tower, cls_token=False),
+            processor,
         )
+
+
+def _processor(folder: Path, tower_folder: Path) -> Any:
+    from coincide.models.bpe import arcade_tokenizer
+
+    half = SimpleNamespace(image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    tokenizer, tower = arcade_tokenizer(_vocabulary(folder)), tower_config(_read(tower_folder))
+    return assemble.make_processor(tokenizer, half, tower, cls_token=False)
+
+
+def _folder(part: PretrainedCheckpoint) -> Path:
+    return part.paths()[0].parent
 
 
 def text_config(stored: Mapping[str, Any]) -> Any:
@@ -140,7 +163,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _vocabulary(folder: Path) -> Path:
-    file = folder / "arcade100k.tiktoken"
+    file = folder / VOCABULARY
     if not file.is_file():
         raise UserError(
             f"{folder} has no arcade100k.tiktoken, the vocabulary of TinyLLaVA-2.0B. It lies "

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coincide.models.processor import ProcessorFiles
 from coincide.models.weights import content
 from coincide.protocols import Requirement, requirements_of, scale_of
 from coincide.schema import ModelSource, UserError
@@ -70,6 +71,10 @@ class Tuned:
             *requirements_of(self.base),
             Requirement(f"adapter of {self.name}", met, str(found), remedy),
         ]
+
+    def processor(self) -> ProcessorFiles:
+        """That of the base."""
+        return self.base.processor()
 
     def step(self) -> Step:
         """The step that merges. Its key contains the adapter's weights and merging rules, not its

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from coincide.terminal.progress import bar
 
 SMALL = (".json", ".txt", ".model", ".tiktoken", ".jinja")
 """Configuration, vocabulary, chat template. Never ``.py``."""
+SMALL_FILES = tuple(f"*{ending}" for ending in SMALL)
 REPOSITORY = re.compile(r"\w[\w.-]*/[\w.-]+")
 FORMS = {
     "model.safetensors.index.json": r"model(-\d+-of-\d+)?\.safetensors",
@@ -86,6 +87,18 @@ class PretrainedCheckpoint:
         found = try_to_load_from_cache(repo, first, revision=revision)
         return Path(found).parent if isinstance(found, str) else None
 
+    def small(self, *needed: tuple[str, ...]) -> PretrainedCheckpoint:
+        """The same without weights: configuration, vocabulary, chat template.
+
+        Of each of ``needed``, files that stand for one another, one has to be there.
+        """
+        folder = self.folder()
+        there = folder.iterdir() if folder is not None and folder.is_dir() else ()
+        names = [name for name in needed_files(path.name for path in there) if _is_small(name)]
+        lacking = [others[0] for others in needed if not set(others) & set(names)]
+        wanted = SMALL_FILES if lacking and not self.local else ()
+        return replace(self, files=(*lacking, *names, *wanted))
+
     def paths(self) -> list[Path]:
         """Paths of the files needed. Raises :class:`UserError`, saying what to do, if any is
         missing.
@@ -139,12 +152,16 @@ def needed_files(names: Iterable[str]) -> list[str]:
     pickles.
     """
     top = sorted(name for name in names if "/" not in name)
-    small = [name for name in top if name.endswith(SMALL) and ".index." not in name]
+    small = [name for name in top if _is_small(name)]
     for index, form in FORMS.items():
         weights = [name for name in top if re.fullmatch(form, name)]
         if weights:
             return sorted([*small, *weights, *({index} & set(top))])
     return small
+
+
+def _is_small(name: str) -> bool:
+    return name.endswith(SMALL) and ".index." not in name
 
 
 def missing_files(folder: Path, files: Sequence[str] = ()) -> str:

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from coincide.data.report import DataReport, Policies, policies_of
 from coincide.schema import Dataset, DataSource, ModelSource, UserError
-from coincide.store import Build, Step
+from coincide.store import Build, Step, Store
 from coincide.system.files import canonical, write_json
 from coincide.terminal.progress import bar
 
 if TYPE_CHECKING:
     from coincide.models.probe import ImageSize, Prober, ProbeVerdict
 
-KIND, VERSION, FILE = "scan", 1, "rows.json"
+KIND, VERSION, FILE = "scan", 2, "rows.json"
 CHUNK = 256
 """Rows per task of a scanning process."""
 FEW = 8192
@@ -54,9 +54,9 @@ class Scan:
 
 
 def scan_step(
-    source: DataSource, data: Step, *, model: ModelSource | None, base: Step | None, max_length: int
+    source: DataSource, data: Step, *, model: ModelSource | None, max_length: int, note: str = ""
 ) -> Step:
-    """The step that scans ``source`` for ``model`` (artifact ``base``) at ``max_length`` tokens.
+    """The step that scans ``source`` for ``model``, whose examples are cut at ``max_length`` tokens.
 
     Without a model: only what holds for every model. The build raises :class:`UserError`, naming
     the first ten rows of each kind, if rows are refused and the data's ``on_bad_row`` is ``error``,
@@ -64,25 +64,27 @@ def scan_step(
     """
     config: dict[str, Any] = {}
     if model is not None:
-        config = {"template": model.template, "max_length": max_length}
+        processor = dict(model.processor().identity)
+        config = {"template": model.template, "max_length": max_length, "processor": processor}
 
     def build(build: Build) -> Mapping[str, Any]:
         dataset = source.open(build.need(0).path)
         prober = None
         if model is not None:
-            prober = _prober(build.need(1).path / "model", model, max_length)
+            prober = _prober(_processor(model, build.store), model, max_length)
         found = scan_rows(dataset, prober)
         by = model.name if model else ""
         _refuse(found, dataset, policies_of(source), by)
         write_json(build.dir / FILE, {"refused": found.refused, "unlearnt": found.unlearnt})
+        if note:
+            print(note, flush=True)
         told = summary(dataset, found.barred)
         if told:
             print(f"{dataset.name} for {by or 'any model'}: never chosen:\n{told}", flush=True)
         return {"refused": len(found.refused), "unlearnt": len(found.unlearnt)}
 
     name = f"{model.name}-{source.name}" if model else source.name
-    needs = (data, base) if base is not None else (data,)
-    return Step(KIND, name, VERSION, config, build, needs)
+    return Step(KIND, name, VERSION, config, build, (data,))
 
 
 def read_scan(folder: Path) -> Scan:
@@ -113,11 +115,18 @@ def count_by_reason(reasons: Mapping[int, str]) -> dict[str, int]:
     return dict(sorted(Counter(reasons.values()).items()))
 
 
-def _prober(folder: Path, model: ModelSource, max_length: int) -> Prober:
+def _processor(model: ModelSource, store: Store) -> Any:
+    """Made of the published files of ``model``, or of its artifact where those are gone."""
     from coincide.models.load import load_processor
+
+    files = model.processor()
+    found = None if files.there else store.find(model.step())
+    return load_processor(found.path / "model") if found else files.load(model.name)
+
+
+def _prober(processor: Any, model: ModelSource, max_length: int) -> Prober:
     from coincide.models.probe import Prober, check_model
 
-    processor = load_processor(folder)
     try:
         check_model(processor, model.template)
     except (ValueError, UserError) as error:

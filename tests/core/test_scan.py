@@ -17,6 +17,7 @@ from coincide.models.probe import (
     CUT,
     CUT_AT_IMAGE,
     EMPTY,
+    LONG_PICTURES,
     REFUSED_PICTURE,
     REFUSED_TEXT,
     Prober,
@@ -68,14 +69,16 @@ HALVES = [
     image("a.png", "what", "red " + LONG),
     {"conversations": talk(LONG, "yes")},
     {"image": ["a.png"] * 60, "conversations": talk("<image>" * 60 + "which", "none")},
+    {"image": "a.png", "conversations": talk(LONG, "yes", "no") + talk("<image>\nwhich", "none")},
 ]
 
 
 def test_nothing_to_learn_is_told_apart_by_its_reason(tmp_path: Path) -> None:
     found = scan_rows(dataset(tmp_path, HALVES), Prober(make_processor(), "tiny", 512))
     kinds = {row: kind for row, (kind, _) in found.unlearnt.items()}
-    assert kinds == {0: EMPTY, 3: CUT, 5: CUT, 6: CUT_AT_IMAGE}
-    assert not found.refused
+    assert kinds == {0: EMPTY, 3: CUT, 5: CUT, 7: CUT_AT_IMAGE}
+    assert {row: kind for row, (kind, _) in found.refused.items()} == {6: LONG_PICTURES}
+    assert found.refused[6][1] == "60 of them take 540 tokens, max_length is 512"
     assert found.digest
     assert found.digest != scan_rows(dataset(tmp_path, HALVES[1:]), None).digest == ""
 
@@ -87,7 +90,7 @@ def test_the_verdict_is_that_of_training(tmp_path: Path, family: str) -> None:
 
     processor = load_processor(make_tiny_chat(family, tmp_path))
     rows = [
-        *HALVES[:-1],
+        *HALVES[:-2],
         {"image": ["a.png"] * 3, "conversations": talk("<image>" * 3 + "which", "none")},
         image("tall.png", "what", "red", "blue"),
         {"image": ["a.png", "tall.png"], "conversations": talk("<image>\n<image>\nx", "y")},
@@ -103,9 +106,9 @@ def test_the_verdict_is_that_of_training(tmp_path: Path, family: str) -> None:
             except UserError:
                 assert example.row in found.refused
             else:
-                assert example.row not in found.refused
                 learnt = bool((whole.labels[1:] != IGNORE).any())
-                assert (example.row in found.unlearnt) == (not learnt), (limit, example.row)
+                assert (example.row in found.barred) == (not learnt), (limit, example.row)
+                assert found.refused.get(example.row, (LONG_PICTURES,))[0] == LONG_PICTURES
 
 
 def test_what_qwen_s_processor_refuses_is_found_by_sizes_alone(tmp_path: Path) -> None:
@@ -186,6 +189,34 @@ def test_rows_all_of_which_teach_leave_the_key_alone(tmp_path: Path) -> None:
     assert "barred" not in json.loads(subset.read_text())["config"]
     (found,) = (folder / "store" / "scan").glob("*/")
     assert not read_scan(found).barred
+
+
+def test_what_only_selects_looks_through_the_target_s_processor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without its weights, which are neither needed nor built; without any file of it, the rows
+    that no model learns from are left out, and that is said.
+    """
+    model = make_tiny_chat("llava", tmp_path)
+    (model / "model.safetensors").unlink()
+    rows = [image("a.png", f"what {i}", *(["red"] if i else [""])) for i in range(6)]
+    rows += [image("a.png", LONG, "red"), {"image": ["a.png"] * 60, "conversations": talk(
+        "<image>" * 60 + "which", "none")}]  # fmt: skip
+    folder = write(tmp_path / "d", rows)
+    words = ("target=hub", "target.max_length=128", "method=full", "stages=[select]",
+             "data.on_bad_row=drop")  # fmt: skip
+    run(folder, *words, f"target.repo={model}")
+    assert chosen(folder, "full") == [1, 2, 3, 4, 5]
+    assert not [p.name for p in (folder / "store" / "model").glob("*") if model.name in p.name]
+    with pytest.raises(UserError, match=rf"1 x {LONG_PICTURES}: rows 7.*60 of them take"):
+        run(folder, *words[:-1], f"target.repo={model}")
+    capsys.readouterr()
+    run(folder, *words, f"target.repo={tmp_path / 'gone'}", f"paths.store={folder / 'other'}")
+    assert (
+        "The processor of gone, which would train on the subset, is not" in capsys.readouterr().out
+    )
+    (rest,) = (folder / "other" / "subset").glob("full-*/rows.npy")
+    assert np.load(rest).tolist() == [1, 2, 3, 4, 5, 6, 7]
 
 
 def refused(folder: Path) -> tuple[Path, tuple[str, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -171,6 +172,29 @@ def test_processor_counts_tokens_as_the_model_does(folder: Path) -> None:
     )
     assert (made["input_ids"] == processor.image_token_id).sum() == GRID**2
     assert processor.tokenizer.pad_token_id == 701 and processor.image_token_id == 700
+
+
+def test_the_processor_is_the_model_s_and_needs_no_weights(
+    source: Llava15, folder: Path, tmp_path: Path
+) -> None:
+    """File by file what the model's artifact holds, from folders without weights."""
+    names = {}
+    for part in ("language", "vision"):
+        names[part] = str(tmp_path / part)
+        shutil.copytree(
+            getattr(source, part), names[part],
+            ignore=shutil.ignore_patterns("*.bin", "*.safetensors", "*.index.json"),
+        )  # fmt: skip
+    alone = Llava15(**names, projector=str(tmp_path / "none")).processor()
+    assert alone.there
+    assert alone.identity == source.processor().identity
+    (tmp_path / "made").mkdir()
+    alone.write(tmp_path / "made")
+    made = sorted((tmp_path / "made").iterdir())
+    assert made
+    assert all(file.read_bytes() == (folder / file.name).read_bytes() for file in made)
+    (tmp_path / "language" / "tokenizer.model").unlink()
+    assert not Llava15(**names, projector="x").processor().there
 
 
 def test_key_follows_the_weights_not_their_place(source: Llava15, tmp_path: Path) -> None:

@@ -177,6 +177,13 @@ def test_features_and_scores_are_coincides(
         np.testing.assert_allclose(torch.cat(values).numpy(), RECORDED[name + suffix], atol=2e-6)
 
 
+def test_the_processor_is_the_model_s(source: TinyLlava, converted: Path, tmp_path: Path) -> None:
+    source.processor().write(tmp_path)
+    made = sorted(tmp_path.iterdir())
+    assert made
+    assert all(file.read_bytes() == (converted / file.name).read_bytes() for file in made)
+
+
 def test_key_follows_the_weights(source: TinyLlava, tmp_path: Path) -> None:
     moved = make_tinyllava(tmp_path / "elsewhere")
     same = TinyLlava(repo=str(moved), tower=f"{moved}-SigLIP")
