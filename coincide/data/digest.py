@@ -23,6 +23,7 @@ from coincide.data.marks import FAULTS as MARKS
 from coincide.data.media import FIELD, TAG
 from coincide.data.parse import image_paths, parse
 from coincide.data.rows import scan
+from coincide.data.shards import shards_of, stamp_of
 from coincide.system.files import sha256_file, write_json
 from coincide.terminal.progress import bar
 
@@ -34,7 +35,7 @@ KEPT = ("sha256", "rows", "marks", "tags")
 
 @dataclass(frozen=True)
 class Content:
-    """SHA-256 of the annotation file, and of (path, size, SHA-256) over its existing images."""
+    """SHA-256 of the annotations, and of (path, size, SHA-256) over its existing images."""
 
     annotations: str
     images: str
@@ -54,15 +55,14 @@ def content_of(
     """
     file = _cache_file(annotations, image_root, form)
     known = _recall(file)
-    status = annotations.stat() if annotations.is_file() else None
-    stamp = [status.st_size, status.st_mtime_ns] if status else None
+    stamp = stamp_of(annotations)
     now: dict[str, Any] = {"stamp": stamp, "images": {}}
     if stamp and known.get("stamp") == stamp and known.keys() >= set(KEPT):
         names = list(known["images"])
         now |= {key: known[key] for key in KEPT}
     else:
         names, found = _look(rows(annotations))
-        now |= {"sha256": sha256_file(annotations), **found}
+        now |= {"sha256": _digest(annotations), **found}
     now["images"] = _hashes(image_root, names, known.get("images", {}))
     if now != known:
         with suppress(OSError):  # a read-only home costs time, not the answer
@@ -74,6 +74,14 @@ def content_of(
         if entry:
             digest.update(f"{name}\0{entry[0]}\0{entry[2]}\n".encode())
     return Content(now["sha256"], digest.hexdigest(), now["rows"], now["marks"], now["tags"])
+
+
+def _digest(annotations: Path) -> str:
+    """SHA-256 of a file, or of those of a folder's shards in their order."""
+    if not annotations.is_dir():
+        return sha256_file(annotations)
+    found = "\n".join(map(sha256_file, shards_of(annotations)))
+    return hashlib.sha256(found.encode()).hexdigest()
 
 
 def _look(values: Iterable[tuple[int, str, Any]]) -> tuple[list[str], dict[str, Any]]:

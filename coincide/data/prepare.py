@@ -19,6 +19,7 @@ from coincide.data.download import Download, disk_error, download, shown
 from coincide.data.listing import missing_files
 from coincide.data.presence import WORK, count_files, gigabytes, look_at_download, mark, space
 from coincide.data.report import by_source
+from coincide.data.shards import shards_of
 from coincide.data.unpack import DamagedArchive, unpack
 from coincide.protocols import Requirement
 from coincide.schema import DataSource, UserError
@@ -151,13 +152,14 @@ def refuse_absent(source: Prepared) -> None:
 def _absent(source: Prepared, what: str) -> str:
     """Why ``annotations`` or ``images`` cannot be read; empty if they can."""
     path = Path(getattr(source, what))
-    there = path.is_file() if what == "annotations" else path.is_dir()
-    kind = "file" if what == "annotations" else "folder (the image root)"
     if what == "annotations" and path.is_dir():
-        return (
-            f"data.annotations={str(path)!r} is a folder, expected a file. Of several files make "
-            "one: JSON lines one after the other, Parquet by pyarrow.dataset or DuckDB."
-        )
+        try:
+            shards_of(path)
+        except UserError as error:
+            return str(error)
+        return ""
+    there = path.is_file() if what == "annotations" else path.is_dir()
+    kind = "file or folder of shards" if what == "annotations" else "folder (the image root)"
     return "" if there else f"data.{what}={str(path)!r}: no such {kind}."
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from coincide.data.filekind import READ, is_parquet, open_utf8, table_rows
+from coincide.data.shards import shards_of
 from coincide.schema import UserError
 
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -21,10 +22,19 @@ ROW_KEYS = frozenset({"conversations", "messages", "conversation", "texts", "pro
 def scan(path: Path) -> Iterator[tuple[int, str, Any]]:
     """Yield ``(row, text, value)`` for each row of ``path``, whose format is recognised by content.
 
+    Of a folder, the rows of its shards, one after the other (:mod:`coincide.data.shards`).
     ``text`` is the row exactly as in the file; for Parquet, the row as JSON. Only one row's value
-    is in memory at a time. Raises :class:`UserError`, with byte offset and row, for anything
-    malformed.
+    is in memory at a time. Raises :class:`UserError`, with byte offset and row of the file, for
+    anything malformed.
     """
+    if path.is_dir():
+        rows = (row for shard in shards_of(path) for row in _scan(shard))
+        yield from ((number, text, value) for number, (_, text, value) in enumerate(rows))
+    else:
+        yield from _scan(path)
+
+
+def _scan(path: Path) -> Iterator[tuple[int, str, Any]]:
     if is_parquet(path):
         empty = True
         for row, record in enumerate(table_rows(path)):

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import random
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from coincide.data.convert import to_llava
-from coincide.data.fault import BadRow
-from coincide.data.llava_json import folder_source, read
+from coincide.data.llava_json import read
 from coincide.data.messages import Messages
-from coincide.data.parse import parse
 from coincide.data.subset import write_subset
 from coincide.schema import Dataset, Turn, UserError
 from coincide.store import Store
@@ -315,18 +310,22 @@ def test_every_picture_stands_in_its_place(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ('{"messages": []}\n{"mess', r"in row 1, the line at byte 17"),
-        ('{"a": 1}\n\xff', "malformed JSON in row 1"),
-        ("[1, 2", "malformed JSON at byte"),
-        ("", "an empty file"),
-    ],
-)
-def test_malformed_files(tmp_path: Path, text: str, expected: str) -> None:
-    with pytest.raises(UserError, match=expected):
-        opened(tmp_path, text)
+def test_a_part_may_name_its_picture_by_number(tmp_path: Path) -> None:
+    """As HuggingFaceH4/llava-instruct-mix-vsft does: ``index`` is a place in ``images``."""
+
+    def asks(*numbers: Any) -> dict[str, Any]:
+        parts = [{"type": "image", "text": None, "index": n} for n in numbers]
+        text = {"type": "text", "text": "same?", "index": None}
+        return {"messages": [user([*parts, text]), assistant()], "images": TWO}
+
+    rows = [asks(0, 1), asks(1, 0), asks(1, 0, 1), asks(0), asks(0, 2), asks(0, None), asks("0")]
+    dataset = opened(tmp_path, rows, on_bad_row="drop")
+    back = (TWO[1], TWO[0])
+    assert [e.images for e in dataset.examples[:3]] == [tuple(TWO), back, (*back, TWO[1])]
+    assert dataset.dropped == {
+        3: "fewer <image> than images", 4: "wrong image field", 5: "wrong image field",
+        6: "malformed turn",
+    }  # fmt: skip
 
 
 def test_the_export_of_a_subset_is_read_back_losslessly(tmp_path: Path) -> None:
@@ -386,55 +385,3 @@ def test_a_text_that_quotes_img_tags_is_text_where_tags_are(tmp_path: Path) -> N
         assert (read_so.images, read_so.turns[0].text) == (("pics/a.png",), "What is <image>?")
         (text,) = opened(tmp_path, rows, on_media_tag="text").examples
         assert (text.images, text.turns[0].text) == ((), quoted)
-
-
-def test_a_folder_of_files_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is a folder, expected a file"):
-        Messages(str(tmp_path), str(tmp_path)).step()
-
-
-FUZZ_KEYS = (
-    "id image images messages conversations texts prompt completion query response history "
-    "instruction input output system role from content value type text image_url url path bytes "
-    "source data loss weight train video audio tools user assistant base64 mask <image_00>"
-).split()
-ATOMS: list[Any] = [
-    None, True, False, 0, 1, 0.5, float("nan"), 10**30, "", "a", "<image>\nq", "user", "assistant",
-    "text", "image", "<img>a.png</img>", "<video>", "data:image/png;base64,AAAA", "\ud800", b"x",
-]  # fmt: skip
-
-
-def anything(draw: random.Random, depth: int = 0) -> Any:
-    kind = draw.random()
-    if depth > 4 or kind < 0.45:
-        return draw.choice(ATOMS)
-    if kind < 0.7:
-        return [anything(draw, depth + 1) for _ in range(draw.randint(0, 3))]
-    count = draw.randint(0, 5)
-    return {draw.choice(FUZZ_KEYS): anything(draw, depth + 1) for _ in range(count)}
-
-
-def test_whatever_a_row_holds_it_is_read_or_a_fault(tmp_path: Path) -> None:
-    """Never a traceback: wrong types in every field of every form."""
-    kinds: Counter[str] = Counter()
-    for seed in range(2000):
-        draw = random.Random(seed)
-        turns = [
-            {
-                draw.choice(["role", "from"]): draw.choice(["user", "assistant", "system", None]),
-                draw.choice(["content", "value"]): anything(draw, 2),
-                draw.choice(FUZZ_KEYS): anything(draw, 3),
-            }
-            for _ in range(draw.randint(0, 4))
-        ]
-        row = {draw.choice(FUZZ_KEYS): anything(draw, 1) for _ in range(draw.randint(0, 6))}
-        row[draw.choice(["messages", "conversations", "prompt", "texts", "history"])] = turns
-        for value in (row, anything(draw)):
-            try:
-                found: Any = to_llava(value, tmp_path)
-            except BadRow as fault:
-                found = fault
-            for read_as in (found, value):
-                fault = parse(0, read_as, folder_source)[2]
-                kinds[fault.kind if fault else "read"] += 1
-    assert len(kinds) > 10, "many kinds are met"

@@ -1,0 +1,110 @@
+"""Annotations in several files: the shards of a folder, in the order of their names.
+
+One dataset, and all of it: numbered shards of which some are missing, several splits, files of two
+kinds, and files with data that are not read are refused, since leaving any out would be silent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from coincide.data.report import FIRST
+from coincide.schema import UserError
+
+READ = re.compile(r"\.(parquet|json|jsonl|ndjson)(\.(gz|bz2|xz))?$", re.IGNORECASE)
+UNREAD = re.compile(
+    r"\.(arrow|feather|csv|tsv|orc|avro|lance|zst|lz4|zip|tar|tgz|7z|npz|npy|pkl|pickle|pt|h5|hdf5|db|"
+    r"sqlite|mds|tfrecords?|webdataset)(\.(gz|bz2|xz))?$",
+    re.IGNORECASE,
+)
+NOTES = re.compile(r"(dataset_infos?|dataset_dict|state|metadata|config|schema|croissant)\.json$")
+"""What lies beside shards and holds no rows."""
+NUMBERED = re.compile(r"(.*?)[-_.]?(\d+)-of-(\d+)(-[0-9a-f]+)?\.")
+SPLIT = re.compile(
+    r"(?:^|[-_.])(train|training|test|testing|val|valid|validation|dev|eval)(?=[-_.\d]|$)",
+    re.IGNORECASE,
+)
+
+
+def shards_of(path: Path) -> list[Path]:
+    """``path`` itself where it is no folder, else the files with rows that lie in it, by name.
+
+    Hidden files, those that begin with ``_``, folders and notes (README, dataset_infos.json) are
+    none. Raises :class:`UserError` for a folder that is not one whole dataset.
+    """
+    if not path.is_dir():
+        return [path]
+    names = sorted(p.name for p in path.iterdir() if p.is_file() and p.name[0] not in "._")
+    if other := [name for name in names if UNREAD.search(name)]:
+        raise UserError(
+            f"data.annotations={str(path)!r}: this folder holds {_some(other)}, which are not read "
+            "as shards. Name one file, or a folder of Parquet, JSON or JSON lines files alone."
+        )
+    shards = [name for name in names if READ.search(name) and not NOTES.fullmatch(name)]
+    if not shards:
+        inner = sorted(p.name for p in path.iterdir() if p.is_dir() and p.name[0] not in "._")
+        hint = f" It has the folders {_some(inner)}: name one of them." if inner else ""
+        raise UserError(
+            f"data.annotations={str(path)!r} is a folder without a Parquet, JSON or JSON lines "
+            f"file; it holds {_some(names)}.{hint}"
+        )
+    _one_dataset(path, shards)
+    return [path / name for name in shards]
+
+
+def stamp_of(path: Path) -> list[object] | None:
+    """Sizes and times of a file, or of a folder's shards with their names; None where none is."""
+    if path.is_file():
+        return [path.stat().st_size, path.stat().st_mtime_ns]
+    if not path.is_dir():
+        return None
+    found = [(shard.name, shard.stat()) for shard in shards_of(path)]
+    return [[name, status.st_size, status.st_mtime_ns] for name, status in found]
+
+
+def _one_dataset(path: Path, names: Sequence[str]) -> None:
+    kinds = sorted(
+        {match[1].lower().replace("ndjson", "jsonl") for match in map(READ.search, names) if match}
+    )
+    if len(kinds) > 1:
+        raise UserError(
+            f"data.annotations={str(path)!r}: files of several kinds ({', '.join(kinds)}): "
+            f"{_some(names)}. Name one file, or put the shards of one dataset alone into a folder."
+        )
+    families: dict[str, list[re.Match[str] | None]] = {}
+    for name in names:
+        number, split = NUMBERED.match(name), SPLIT.search(name)
+        families.setdefault(number[1] if number else split[1].lower() if split else "", []).append(
+            number
+        )
+    splits = {match[1].lower() for match in map(SPLIT.search, names) if match}
+    if len(splits) > 1 or (len(families) > 1 and any(map(NUMBERED.match, names))):
+        raise UserError(
+            f"data.annotations={str(path)!r}: several splits or datasets in one folder "
+            f"({_some(sorted(families))}): {_some(names)}. Name one file, or put the shards of one "
+            "into a folder."
+        )
+    for found in families.values():
+        _none_missing(path, [match for match in found if match])
+
+
+def _none_missing(path: Path, found: Sequence[re.Match[str]]) -> None:
+    totals = {int(match[3]) for match in found}
+    there = sorted(int(match[2]) for match in found)
+    if not found or (len(totals) == 1 and len(there) == len(set(there)) == max(totals)):
+        return
+    raise UserError(
+        f"data.annotations={str(path)!r}: {len(there):,} shards of "
+        f"{' and '.join(map(str, sorted(totals)))} ({_some(match.string for match in found)}). A "
+        "download that broke off looks like this: fetch the others, or rename those that are to be "
+        "read."
+    )
+
+
+def _some(names: Iterable[str]) -> str:
+    shown = [*map(repr, names)]
+    return (
+        ", ".join(shown[:FIRST]) + (", ..." if len(shown) > FIRST else "") if shown else "nothing"
+    )
