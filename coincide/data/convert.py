@@ -135,12 +135,21 @@ def _part(number: int, part: Any, pictures: Pictures) -> str:
         shown = next((part[k] for k in SHOWN if k in part), None)
         if shown is not None:
             return pictures.add(shown)
-        pictures.slots.append(None)
+        pictures.slots.append(_index(where, part.get("index")))
         pictures.by_part = True
         return IMAGE
     else:
         _refuse_kind(where, kind)
     raise BadRow("malformed turn", f"{where} is of type {short(kind)}: {short(part)}")
+
+
+def _index(where: str, value: Any) -> int | None:
+    """Which of the row's pictures a part names (Hugging Face's llava-instruct-mix); None: the next
+    one.
+    """
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        return value
+    raise BadRow("malformed turn", f"{where} has the index {short(value)}, expected 0, 1, ...")
 
 
 def _refuse_kind(where: str, kind: str) -> None:
@@ -157,7 +166,13 @@ def _filled(turns: list[dict[str, Any]], pictures: Pictures, listed: list[str]) 
 
     Those without a place go before the first question.
     """
-    places = pictures.slots.count(None)
+    named = {slot for slot in pictures.slots if isinstance(slot, int)}
+    if named and (None in pictures.slots or max(named) >= len(listed)):
+        raise BadRow(
+            "wrong image field", f"parts name the images {sorted(named)} of {len(listed)}, and "
+            f"{pictures.slots.count(None)} name none"
+        )  # fmt: skip
+    places = pictures.slots.count(None) + len(named)
     lacking = max(0, len(listed) - places)
     if lacking and pictures.by_part:
         raise BadRow(
@@ -170,7 +185,10 @@ def _filled(turns: list[dict[str, Any]], pictures: Pictures, listed: list[str]) 
         first["value"] = f"{IMAGE}\n" * lacking + first["value"]
     left = iter(listed)
     slots = [*[None] * lacking, *pictures.slots]
-    paths = (next(left, None) if slot is None else slot for slot in slots)
+    paths = (
+        next(left, None) if slot is None else listed[slot] if isinstance(slot, int) else slot
+        for slot in slots
+    )
     return [path for path in paths if path is not None]
 
 

@@ -22,14 +22,15 @@ LEARNT = frozenset({LOSS, "weight", "loss_weight", "loss_scale", "loss_mask", "l
                     "supervised"})  # fmt: skip
 """Fields of a turn that say whether it is learnt."""
 UNCLEAR = frozenset({"train_detail", "training_detail", "mask", "masked", "masks", "weights",
-                     "token_weights", "label_mask", "labels", "input_ids"})  # fmt: skip
+                     "token_weights", "label_mask", "labels", "input_ids", "assistant_mask",
+                     "assistant_masks", "completion_mask", "answer_mask"})  # fmt: skip
 """Fields of a turn that change what is learnt in an unsupported or ambiguous way."""
 TOOLS = frozenset({"tools", "functions", "function_call", "tool_calls", "tool_call_id",
                    "tool_choice"})  # fmt: skip
 UNREAD_TEXT = frozenset({"reasoning_content", "reasoning", "thinking", "thought", "refusal",
                          "prefix", "suffix", "backtrack_content"})  # fmt: skip
 """Fields of a turn with text that other trainers put into or before the answer."""
-_PREFERENCE = ("rejected", "chosen", "negative", "positive")
+_PREFERENCE = ("rejected", "chosen", "negative", "positive", "preferred", "non_preferred")
 _WHAT = ("", "s", "_response", "_responses", "_answer", "_output", "_messages", "_message",
          "_conversations", "_conversation", "_completion", "_completions", "_images", "_image",
          "_text")  # fmt: skip

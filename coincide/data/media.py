@@ -24,7 +24,8 @@ _TAIL = (
 )
 _PLACES = (
     r"ref|box|quad|bbox|ref[-_]object|grounding|points?\s+x\d?\s*=[^>]*|"
-    r"(?:loc|seg|region|patch_index|bin)_?\d+"
+    r"(?:loc|seg|region|patch_index|bin|coor|coord)_?\d+|region_fea(?:t|ture)?|"
+    r"phrase|delimiter_of_multi_objects"
 )
 _TAGS = re.compile(
     rf"""
@@ -42,7 +43,7 @@ _TAGS = re.compile(
     | <points?>\s*[\[(]?\d
     | (?-i:<image>)[^<\n]{{0,4096}}</image>
     | \{{<\d+><\d+>
-    | (?-i:\[(?:IMG(?:_BREAK|_END)?|BEGIN_AUDIO|AUDIO|VIDEO)\])(?!https?:)
+    | (?-i:\[(?:IMG(?:_BREAK|_END)?|BEGIN_AUDIO|AUDIO|VIDEO|SEG)\])(?!https?:)
     | data:(?:image|video|audio)/[\w.+-]+;base64,
     """,
     re.VERBOSE | re.IGNORECASE,
@@ -52,7 +53,8 @@ _TAGS = re.compile(
 MiniCPM-V (<image_00>, <image>./</image>), DeepSeek-VL (<image_placeholder>, <|det|>), LLaVA
 (<im_patch>, <image-placeholder>), Phi (<|image_1|>), Llama (<|image|>), Gemma (<start_of_image>),
 Idefics (<fake_token_around_image>), Pixtral ([IMG]), PaliGemma and Florence (<loc0001>), Kosmos
-(<grounding>), Molmo (<point x=...>), MiniGPT (<Img>, <ImageHere>, {<1><2>...})."""
+(<grounding>, <phrase>), LISA ([SEG]), Ferret (<region_fea>), Molmo (<point x=...>), MiniGPT (<Img>,
+<ImageHere>, {<1><2>...})."""
 
 _OTHER = re.compile(
     r"(?:input_)?(?:videos?|audios?|speech|sounds?|voices?|wavs?|mp3s?|mp4s?|video_frames|frames|"

@@ -27,8 +27,9 @@ class Pictures:
     named: Mapping[str, Any] = field(default_factory=dict)
     """MiniCPM-V: tag -> the picture that it stands for."""
     tag: re.Pattern[str] = field(default_factory=lambda: TAG)
-    slots: list[str | None] = field(default_factory=list)
-    """Paths in the order of their places; None: the next of the pictures that the row lists."""
+    slots: list[str | int | None] = field(default_factory=list)
+    """Paths in the order of their places; None: the next of the pictures that the row lists, a
+    number: the one at that place among them."""
     by_part: bool = False
     """A part without a path stands for a picture that the row lists, so each of these needs a
     part."""

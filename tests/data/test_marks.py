@@ -96,7 +96,10 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("mark of what is learnt", {**talk(), "label": False}),
     ("mark of what is learnt", {**talk(), "train_on_inputs": True}),
     ("mark of what is learnt", {**talk(), "loss_mask": [0, 1, 1]}),
+    ("mark of what is learnt", {**talk(), "assistant_masks": [0, 1]}),
+    ("mark of what is learnt", {**talk(), "completion_mask": [0, 1]}),
     ("preference data", {**talk(), "rejected_response": "worse"}),
+    ("preference data", {**talk(), "non_preferred_output": [turn("gpt", "worse")]}),
     ("preference data", {**talk(), "chosen": "a", "rejected": "b"}),
     ("preference data", {**talk(), "rejected_messages": [turn("gpt", "worse")]}),
     ("tool call", {**talk(), "tools": [{"name": "search"}]}),
@@ -114,7 +117,7 @@ def test_what_is_not_done_is_a_counted_fault(tmp_path: Path, chat: bool) -> None
     ]
     dataset = opened(tmp_path, rows, kind, on_bad_row="drop")
     assert dataset.dropped == {n: kind for n, (kind, _) in enumerate(REFUSED, 1)}
-    with pytest.raises(UserError, match="12 x mark of what is learnt: rows 1, 2, 3"):
+    with pytest.raises(UserError, match="14 x mark of what is learnt: rows 1, 2, 3"):
         opened(tmp_path, rows, kind)
 
 

@@ -29,7 +29,7 @@ TAGS = [
     "<loc0012>", "<loc_12>", "<seg001>", "<region1>", "<patch_index_0001>", "<grounding>",
     '<point x="1.5" y="2">', "{<1><2><3><4>}", "<image/>", "<video />",
     "<|begin_of_box|>", "<point>12 30</point>", "<imgpad>", "<|video_frame|>",
-    "data:image/png;base64,iVBORw0KGgo=",
+    "data:image/png;base64,iVBORw0KGgo=", "[SEG]", "<region_fea>", "<coor_12>", "<phrase>",
 ]  # fmt: skip
 WORDS = [
     "a < b and c > d", "<b>bold</b>", '<img src="a.png">', '<video controls src="x.mp4"></video>',
