@@ -39,12 +39,14 @@ def sync_ledger(experiments: Sequence[Experiment], logger: Logger, ledger: Path)
         ) from error
     lacking = sum(not run.sources for run in runs)
     note = f"; {lacking} without curves and artifacts, which this store lacks" if lacking else ""
+    if done.damaged:
+        note += f"; {done.damaged} not whole, as artifacts of the store are damaged (named above)"
     console().print(
         f"{len(chosen)} results: {done.written} runs written, {done.known} were there already"
         f"{note}. Marks: {marks(logger)}",
         highlight=False,
     )
-    return 0
+    return 1 if done.damaged else 0
 
 
 def create_dashboard(experiments: Sequence[Experiment], logger: Logger, ledger: Path) -> int:

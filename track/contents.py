@@ -27,9 +27,13 @@ _ADAPTER = ("adapter/*", "log.jsonl")
 
 
 def with_store_contents(run: WandbRun, *, artifact_mb: int, thumbnails: int) -> WandbRun:
-    """``run`` with everything from its ``sources``, limited in size."""
+    """``run`` with everything from its ``sources``, limited in size.
+
+    Sources that are damaged are not among its ``sources`` any more.
+    """
     named = {kind: Path(path) for kind, path in run.sources.items()}
     folders = {kind: p for kind, p in named.items() if kind == "pictures" or intact(p)}
+    run = replace(run, sources={kind: str(path) for kind, path in folders.items()})
     subset, adapter = (
         [_files(folders[kind], kind, names, artifact_mb)] if kind in folders else []
         for kind, names in (("subset", _SUBSET), ("adapter", _ADAPTER))

@@ -26,6 +26,8 @@ from track.places import ArtifactPaths
 
 VERSION = 1
 """To be raised when the same result is shown differently: everything is then written again."""
+LONGEST = 64
+"""Letters of a tag at wandb."""
 JOB_TYPES = ("select", "train", "evaluate")
 
 
@@ -182,7 +184,7 @@ def _evaluate(result: Result, places: ArtifactPaths, group: str, compared: Compa
     }
     return WandbRun(
         id=f"evaluate-{name.removesuffix('.json').rsplit('-', 1)[-1]}",
-        name=f"{result.method} on {result.data}, {_budget(result)}, seed {result.seed}",
+        name=f"{result.method} on {_short(result.data)}, {_budget(result)}, seed {result.seed}",
         job_type="evaluate",
         group=group,
         tags=_tags(result.method, result.data, result.target, _budget(result)),
@@ -253,8 +255,13 @@ def _seconds(result: Result, stages: Iterable[str]) -> dict[str, float]:
     }
 
 
+def _short(name: str) -> str:
+    """``name`` as part of a run's name, of which wandb's server takes 128 letters."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+
+
 def _tags(*names: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name[:64] for name in names if name))
+    return tuple(dict.fromkeys(name[:LONGEST] for name in names if name))
 
 
 def _budget(result: Result) -> str:

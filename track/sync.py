@@ -13,7 +13,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -43,6 +43,8 @@ class SyncCounts:
 
     written: int
     known: int
+    damaged: int = 0
+    """Of those written, how many lack an artifact of the store that is damaged."""
 
 
 def sync(runs: Iterable[WandbRun], logger: Logger) -> SyncCounts:
@@ -57,11 +59,14 @@ def sync(runs: Iterable[WandbRun], logger: Logger) -> SyncCounts:
     with _alone(logger):
         orders = [(run, lacks) for run in unique if (lacks := _lacks(run, logger))]
         failures: list[str] = []
+        damaged = 0
         for i in range(0, len(orders), BATCH):
-            failures += _write(orders[i : i + BATCH], logger)
+            failed, lacking = _write(orders[i : i + BATCH], logger)
+            failures += failed
+            damaged += lacking
     if failures:
         raise NotWritten(f"{len(failures)} of {len(orders)} runs: {failures[0]}")
-    return SyncCounts(len(orders), len(unique) - len(orders))
+    return SyncCounts(len(orders), len(unique) - len(orders), damaged)
 
 
 # --- marks ------------------------------------------------------------------------------------
@@ -134,8 +139,11 @@ def _alone(logger: Logger) -> Iterator[None]:
 # --- the process that writes ------------------------------------------------------------------
 
 
-def _write(orders: Sequence[tuple[WandbRun, Lack]], logger: Logger) -> list[str]:
-    """Write and mark; returns the reasons of failures. Stops after two in a row."""
+def _write(orders: Sequence[tuple[WandbRun, Lack]], logger: Logger) -> tuple[list[str], int]:
+    """Write and mark; the reasons of failures, and how many runs lack a damaged artifact.
+
+    Stops after two failures in a row.
+    """
     size = {"artifact_mb": logger.artifact_mb, "thumbnails": logger.thumbnails}
     told = [without_secrets(with_store_contents(run, **size)) for run, _ in orders]
     order = {
@@ -150,19 +158,20 @@ def _write(orders: Sequence[tuple[WandbRun, Lack]], logger: Logger) -> list[str]
     in_a_row = 0
     deadlines = [logger.timeout + _bytes(run) / BYTES_A_SECOND for run in told]
     with running("track.write", order, logger, sum(deadlines)) as child:
-        for (run, _), seconds in zip(orders, deadlines, strict=True):
+        for (run, _), found, seconds in zip(orders, told, deadlines, strict=True):
             said = answer(child, seconds)
             if said is None:
                 raise NotWritten(why(child, logger))
             if "folder" in said:
-                _mark(run, logger, said["folder"])
+                _mark(replace(run, sources=found.sources), logger, said["folder"])
                 in_a_row = 0
                 continue
             failures.append(shown(said["failed"]))
             in_a_row += 1
             if in_a_row == 2:
                 raise NotWritten(failures[0])
-    return failures
+    pairs = zip(orders, told, strict=True)
+    return failures, sum(found.sources != run.sources for (run, _), found in pairs)
 
 
 def _bytes(run: WandbRun) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.track.reader import Offline, offline_runs
-from tests.track.world import SECRET, STEPS, World, with_secrets
+from tests.track.world import SECRET, STEPS, World, make, with_secrets
 from track import process
 from track.places import ArtifactPaths
 from track.records import WandbRun
@@ -57,6 +58,50 @@ def test_every_run_is_there_once_and_ended(written: Path) -> None:
     assert len(found) == 9
     assert {run.group for run in found.values()} == {"sweep-toy"}
     assert all(run.exits == 1 for run in found.values())
+
+
+def test_what_is_said_to_be_written_is_there_whatever_the_names(tmp_path: Path) -> None:
+    """Every record of a run with its artifacts, read back."""
+    names = ["org/set", "..", "x" * 260, "演示 и ü, ?*", "<i>a</i>=1"]
+    worlds = [make(tmp_path / str(number), name) for number, name in enumerate(names)]
+    made = [(ledger_runs([w.random], [w.random], ArtifactPaths(w.store)), w.random.data) for w in worlds]
+    out = tmp_path / "out"
+    runs = [run for found, _ in made for run in found]
+    assert sync(runs, logger(out)) == SyncCounts(3 * len(names), 0)
+    there = offline_runs(out)
+    assert there.keys() == {run.id for run in runs}
+    for found, name in made:
+        select, train, evaluate = (there[run.id] for run in found)
+        for run in (select, train, evaluate):
+            assert run.exits == 1
+            assert run.config["data_name"] == name
+            assert name[:64] in run.tags
+        assert train.used == own(select) != {}
+        assert evaluate.used == own(train) != {}
+        assert all(re.fullmatch(r"[A-Za-z0-9_.-]{1,128}", used) for used in train.used)
+        assert len([line for line in train.history if "train/loss" in line]) == STEPS
+        assert [line["composition.nrows"] for line in select.history if "k" in line] == [2]
+    assert sync(runs, logger(out)) == SyncCounts(0, len(runs))
+
+
+def own(run: Offline) -> dict[str, str]:
+    """The artifacts of the store that ``run`` made, without wandb's of its tables."""
+    return {name: digest for name, digest in run.made.items() if not name.startswith("run-")}
+
+
+def test_a_run_that_cannot_be_written_whole_is_not_said_to_be(tmp_path: Path) -> None:
+    """A file of an artifact that is gone: told, and written once it is back."""
+    world = make(tmp_path / "world", "org/set")
+    runs = ledger_runs([world.random], [world.random], ArtifactPaths(world.store))
+    folder = next(iter(world.store.glob(world.random.keys["adapter"])))
+    weights = folder / "adapter" / "adapter_model.safetensors"
+    weights.rename(tmp_path / "kept")
+    out = logger(tmp_path / "out")
+    assert sync(runs, out) == SyncCounts(3, 0, damaged=2)
+    assert not own(one(tmp_path / "out", "train", "random"))
+    (tmp_path / "kept").rename(weights)
+    assert sync(runs, out) == SyncCounts(2, 1)
+    assert own(one(tmp_path / "out", "train", "random"))
 
 
 def test_configuration_tags_and_scores(written: Path) -> None:

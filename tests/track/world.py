@@ -36,11 +36,12 @@ class World:
         return [self.full, self.random, self.coincide]
 
 
-def make(root: Path) -> World:
+def make(root: Path, name: str = "toy") -> World:
+    """``name``: of the data, which the content of another follows."""
     store = Store(root / "store")
-    data = Step("data", "toy", 1, {"n": ROWS}, _data)
-    clusters = Step("clusters", "toy-k3", 1, {"k": 3}, _clusters, needs=(data,))
-    scores = Step("scores", "random-toy", 1, {}, _scores, needs=(data,))
+    data = Step("data", name, 1, {"n": ROWS} | ({"of": name} if name != "toy" else {}), _data)
+    clusters = Step("clusters", f"{name}-k3", 1, {"k": 3}, _clusters, needs=(data,))
+    scores = Step("scores", f"random-{name}", 1, {}, _scores, needs=(data,))
     for step in (data, clusters, scores):
         store.ensure(step)
     return World(
@@ -62,7 +63,8 @@ def _result(
     basis: Step | None = None,
 ) -> Result:
     needs = (data, basis) if basis else (data,)
-    name = f"{method}-toy"
+    of = data.name
+    name = f"{method}-{of}"
 
     def choose(build: Build) -> dict[str, Any]:
         return _subset(build, np.asarray(list(rows)), with_table=method == "coincide")
@@ -76,7 +78,7 @@ def _result(
     return Result(
         method=method,
         variant="released" if method == "coincide" else "",
-        data="toy",
+        data=of,
         reference="tiny_ref" if method == "coincide" else "",
         target="tiny",
         suite="demo",
@@ -92,7 +94,7 @@ def _result(
         composition={"shapes": k - 1, "digits": 1},
         config={
             "method": {"name": method},
-            "data": {"name": "toy"},
+            "data": {"name": of},
             "target": {"name": "tiny"},
             "train": {"lr": 1e-3},
             "budget": k / ROWS,
