@@ -43,7 +43,10 @@ marks of a chat template, a picture inside a line of `parts`), and pictures that
 
 Made by `scripts/clients.sh`: each trainer's own loader with its own template or collator, a LLaVA
 of 60,000 parameters with LLaVA-1.5's chat template, on {data}. A row is right when its pictures (by
-pixel), its roles with their texts, and the text under loss are those of the product.
+pixel), its roles with their texts, and the text under loss are those of the product. Then the
+lines of `x.FORM.sh` were run on the odd rows, on a CPU: that small model in place of the one they
+name, and what a CPU needs (two steps, float32; `swift` the model's type, which it knows of a
+published one).
 """
 TAIL = """
 "learn all": loss is on questions as well. In TRL that depends on the chat template: with
@@ -79,6 +82,17 @@ def cell(found: dict[str, Any]) -> str:
     return "; ".join([text, *wrong, *stopped])
 
 
+def started(path: Path) -> str:
+    """What came of the lines that start training."""
+    if not path.is_file():
+        return "Its lines were not started.\n"
+    found = json.loads(path.read_text())
+    if found["status"] == 0 and found["losses"]:
+        return f"Its lines start training; losses on the odd rows: {', '.join(found['losses'])}.\n"
+    why = shown(found["error"]) or "no loss was printed"
+    return f"Its lines do not train here (status {found['status']}): {why}.\n"
+
+
 def shown(error: str) -> str:
     """The start of an error, for a cell of a table."""
     text = error.replace("|", "/").replace("<", "&lt;").replace("`", "'")
@@ -95,7 +109,8 @@ def main(folder: Path, out: Path) -> None:
             continue
         found = json.loads(path.read_text())
         versions = ", ".join(f"{k} {v}" for k, v in found["versions"].items())
-        lines = [f"### {title}\n", f"{versions}\n"]
+        start = started(folder / f"{name}-start.json")
+        lines = [f"### {title}\n", f"{versions}\n", start]
         lines += ["| form | " + " | ".join(DATA) + " |", "| --- |" + " --- |" * len(DATA)]
         for form in FORMS:
             cells = [found["forms"].get(f"{data} {form}") for data in DATA]
