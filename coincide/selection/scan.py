@@ -56,7 +56,7 @@ class Scan:
 def scan_step(
     source: DataSource, data: Step, *, model: ModelSource | None, max_length: int, note: str = ""
 ) -> Step:
-    """The step that scans ``source`` for ``model``, whose examples are cut at ``max_length`` tokens.
+    """The step that scans ``source`` for ``model``, examples cut at ``max_length`` tokens.
 
     Without a model: only what holds for every model. The build raises :class:`UserError`, naming
     the first ten rows of each kind, if rows are refused and the data's ``on_bad_row`` is ``error``,

@@ -64,7 +64,9 @@ def test_what_is_said_to_be_written_is_there_whatever_the_names(tmp_path: Path) 
     """Every record of a run with its artifacts, read back."""
     names = ["org/set", "..", "x" * 260, "演示 и ü, ?*", "<i>a</i>=1"]
     worlds = [make(tmp_path / str(number), name) for number, name in enumerate(names)]
-    made = [(ledger_runs([w.random], [w.random], ArtifactPaths(w.store)), w.random.data) for w in worlds]
+    made = [
+        (ledger_runs([w.random], [w.random], ArtifactPaths(w.store)), w.random.data) for w in worlds
+    ]
     out = tmp_path / "out"
     runs = [run for found, _ in made for run in found]
     assert sync(runs, logger(out)) == SyncCounts(3 * len(names), 0)
