@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -45,7 +46,7 @@ from track.settings import Logger, group_of
 from train import interface as finetuning
 
 CONF = Path(__file__).resolve().parent / "conf"
-GROUPS = ("data", "method", "reference", "clip", "target", "train", "eval")
+GROUPS = ("data", "method", "reference", "clip", "vision", "target", "train", "eval")
 MULTIRUN = ("-m", "--multirun")
 ASKING = (
     "--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p",
@@ -64,10 +65,40 @@ def compose_all(words: Sequence[str]) -> list[Job]:
     overrides = literal_words(overrides, multirun=len(overrides) < len(words))
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         batches = _split(overrides, multirun=len(overrides) < len(words))
-        jobs = [make_job(_compose(batch), batch, group_of(words)) for batch in batches]
+        jobs = [make_job(compose_run(batch), batch, group_of(words)) for batch in batches]
     for job in jobs:
         job.experiment.siblings = [other.experiment for other in jobs]
     return jobs
+
+
+def compose_run(words: Sequence[str]) -> DictConfig:
+    """The configuration of one run; a method that names another (``method.of``) holds it whole,
+    as ``method.other``. Inside ``hydra.initialize_config_dir``.
+    """
+    cfg = _compose(words)
+    if "of" in (cfg.method or {}) and cfg.method.get("other") is None:
+        other = _method_file(str(cfg.method.of), words)
+        if "of" in other:
+            raise UserError(
+                f"method.of={cfg.method.of!r} is a method that follows another itself: name that "
+                f"other one, e.g. method.of={other.of}."
+            )
+        settings = cfg.method.get("settings") or {}
+        OmegaConf.update(cfg, "method.other", OmegaConf.merge(other, settings), force_add=True)
+    return cfg
+
+
+def _method_file(name: str, words: Sequence[str]) -> DictConfig:
+    """``conf/method/<name>.yaml``, its interpolations left to the whole configuration."""
+    search = [word for word in words if word.startswith("hydra.searchpath=")]
+    choices = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+    if re.fullmatch(r"[\w.-]+", name):
+        with suppress(MissingConfigException):
+            found = hydra.compose(f"method/{name}", search).method
+            return DictConfig(OmegaConf.to_container(found, resolve=False))
+    near = difflib.get_close_matches(name, choices, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise UserError(f"method.of={name!r}: the choices are {', '.join(choices)}.{hint}")
 
 
 def make_job(cfg: DictConfig, words: Sequence[str], group: str = "") -> Job:
@@ -95,7 +126,7 @@ def make_job(cfg: DictConfig, words: Sequence[str], group: str = "") -> Job:
         source=parts["data"],
         recipe=parts["train"],
         suite=parts["eval"],
-        **{name: parts[name] for name in ("method", "reference", "clip", "target")},
+        **{name: parts[name] for name in ("method", "reference", "clip", "vision", "target")},
         budget=cfg.budget,
         seed=cfg.seed,
         finetuning=finetuning,

@@ -79,6 +79,8 @@ class Root:
     method: Any = None
     reference: Any = None
     clip: Any = None
+    vision: Any = None
+    """The vision tower that embeddings of pictures come from."""
     targets: Any = None
     """Rows of another dataset, for methods that look at targets; null: none."""
     target: Any = None

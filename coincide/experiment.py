@@ -6,7 +6,7 @@ data, reference -> features -> subset -> adapter -> scores -> a result in the le
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -30,7 +30,9 @@ from coincide.schema import (
     Need,
     Result,
     Signal,
+    SubsetOf,
     Targets,
+    Tuned,
     UserError,
     signals_of,
 )
@@ -39,7 +41,11 @@ from coincide.selection.pool import NeedSteps
 from coincide.selection.scan import read_scan, scan_step
 from coincide.selection.scoring import scores_step
 from coincide.selection.stage import clusters_step, subset_step
+from coincide.selection.tuned import merged_target, read_off
 from coincide.store import Step, Store
+
+LATE = ("scored", "subset", "adapter", "merged", "scores")
+"""Steps of an experiment whose keys hold which rows are barred."""
 
 
 @dataclass
@@ -58,6 +64,8 @@ class Experiment:
     seed: int
     finetuning: TrainStage
     evaluation: EvalStage
+    vision: ClipSource | None = None
+    """The vision tower."""
     targets: DataSource | None = None
     """The dataset of the target rows, for methods that use them."""
     features: FeaturePass = field(default_factory=FeaturePass)
@@ -87,7 +95,7 @@ class Experiment:
     @property
     def models(self) -> dict[str, Any]:
         """The models that signals can come from, by config group."""
-        return {"reference": self.reference, "clip": self.clip}
+        return {"reference": self.reference, "clip": self.clip, "vision": self.vision}
 
     @cached_property
     def extractions(self) -> dict[Signal, Extraction]:
@@ -109,7 +117,7 @@ class Experiment:
 
         UserError where ``targets`` is needed and not set.
         """
-        needs = [need for need in self.needs if isinstance(need, Targets)]
+        needs = _targets(self.needs)
         if needs and self.targets is None:
             raise UserError(
                 f"method {self.method.name} looks at target rows, and none are given. Set targets="
@@ -130,7 +138,8 @@ class Experiment:
 
     def asks(self, model: str) -> bool:
         """Whether the method needs a signal of the model in config group ``model``."""
-        wanted = [*self.signals, *(n.signal for n in self.needs if isinstance(n, Targets))]
+        needs = [need for each in self.family for need in each.needs]
+        wanted = [*(s for n in needs for s in signals_of(n)), *(t.signal for t in _targets(needs))]
         return any(signal.model == model for signal in wanted)
 
     def signal(self, signal: Signal) -> Step:
@@ -179,7 +188,7 @@ class Experiment:
     def settle(self) -> bool:
         """Read the scan again after it was built; returns whether its result changes keys."""
         before = self.barred
-        for name in ("barred", "scored", "subset", "adapter", "scores"):
+        for name in ("barred", "others", "tuned", "before", *LATE):
             self.__dict__.pop(name, None)
         return self.barred != before
 
@@ -205,6 +214,52 @@ class Experiment:
             for need in needs
         }
 
+    @property
+    def family(self) -> list[Experiment]:
+        """This experiment, and those whose subsets it looks at, and so on."""
+        return [self, *(each for other in self.others.values() for each in other.family)]
+
+    @cached_property
+    def others(self) -> dict[SubsetOf, Experiment]:
+        """The experiments that make the subsets which the method looks at."""
+        found = (need.subset if isinstance(need, Tuned) else need for need in self.needs)
+        asked = dict.fromkeys(need for need in found if isinstance(need, SubsetOf))
+        return {
+            need: replace(
+                self,
+                method=need.method,
+                budget=self._budget_of(need),
+                seed=self.seed if need.seed is None else need.seed,
+            )
+            for need in asked
+        }
+
+    def _budget_of(self, need: SubsetOf) -> float | int:
+        if need.share == need.at_most == 1:
+            return self.budget
+        rows = self.source.size()
+        share = int(need.share * count(self.budget, rows) + 1e-9)
+        return max(1, min(share, count(need.at_most, rows)))
+
+    @cached_property
+    def tuned(self) -> dict[Tuned, Extraction]:
+        """Step and pass of each signal that is read off the target after a finetuning."""
+        return {
+            need: read_off(need.signal, self.others[need.subset])
+            for need in self.needs
+            if isinstance(need, Tuned)
+        }
+
+    @property
+    def all_tuned(self) -> list[Extraction]:
+        """Those of the whole family."""
+        return [extraction for each in self.family for extraction in each.tuned.values()]
+
+    @cached_property
+    def merged(self) -> Step:
+        """The target with this run's adapter merged in."""
+        return merged_target(self.target, self.adapter)
+
     @cached_property
     def before(self) -> NeedSteps:
         """The steps whose artifacts the method reads when it selects."""
@@ -214,6 +269,8 @@ class Experiment:
             self.difficulties,
             {need: found.step for need, found in self.target_extractions.items()},
             self.targets,
+            {n: self.others[n].subset for n in self.needs if isinstance(n, SubsetOf)},
+            {need: found.step for need, found in self.tuned.items()},
         )
 
     @cached_property
@@ -245,9 +302,18 @@ class Experiment:
 
     @property
     def selecting(self) -> tuple[Step, ...]:
-        """The steps of the select stage that precede the subset."""
-        scored = (self.scored,) if self.scored else ()
-        return (*self.clusterings.values(), *self.difficulties.values(), *scored)
+        """The steps of the select stage that precede the subset, in the order of their build."""
+        others = self.others.values()
+        learnt = {need.subset: self.others[need.subset] for need in self.tuned}.values()
+        found = (
+            *(step for other in others for step in (*other.selecting, other.subset)),
+            *(step for other in learnt for step in (other.adapter, other.merged)),
+            *(each.step for each in self.tuned.values()),
+            *self.clusterings.values(),
+            *self.difficulties.values(),
+            *((self.scored,) if self.scored else ()),
+        )
+        return tuple({step.key: step for step in found}.values())
 
     @cached_property
     def adapter(self) -> Step:
@@ -273,8 +339,12 @@ class Experiment:
 
     @property
     def wanted(self) -> list[Extraction]:
-        """The signals that this run computes, of the pool's and of the target rows."""
-        return [*self.extractions.values(), *self.target_extractions.values()]
+        """The signals that this run computes, of the pool's and of the target rows, and those of
+        the runs whose subsets it looks at.
+        """
+        both = [f for e in self.family for f in (e.extractions, e.target_extractions)]
+        found = [each for one in both for each in one.values()]
+        return list({each.step.key: each for each in found}.values())
 
     def parts(self, stages: Iterable[str]) -> dict[str, Any]:
         """The parts that ``stages`` use, by config group."""
@@ -282,12 +352,13 @@ class Experiment:
         tuned = goals & {"train", "evaluate"}
         parts: dict[str, Any] = {"data": self.source} if goals - {"report"} else {}
         if goals & {"features", "select"} or tuned:
-            parts |= {"reference": self.reference} if self.asks("reference") else {}
-            parts |= {"clip": self.clip} if self.asks("clip") else {}
-            parts |= {"targets": self.targets} if self.target_extractions else {}
-        if tuned or any(isinstance(need, Difficulty) for need in self.needs):
+            parts |= {name: part for name, part in self.models.items() if self.asks(name)}
+            looks = any(each.target_extractions for each in self.family)
+            parts |= {"targets": self.targets} if looks else {}
+        needs = [need for each in self.family for need in each.needs]
+        if tuned or any(isinstance(need, Difficulty | Tuned) for need in needs):
             parts |= {"target": self.target}
-        parts |= {"train": self.recipe} if "train" in goals else {}
+        parts |= {"train": self.recipe} if self.finetunes(goals) else {}
         parts |= {"eval": self.suite} if "evaluate" in goals else {}
         return parts
 
@@ -297,6 +368,11 @@ class Experiment:
             return self.store.find(model.step()) is not None
         except UserError:
             return False
+
+    def finetunes(self, stages: Iterable[str]) -> bool:
+        """Whether ``stages`` finetune the target by the recipe, be it for a selection."""
+        goals = set(stages)
+        return "train" in goals or bool(goals & {"select", "evaluate"} and self.all_tuned)
 
     @property
     def title(self) -> str:
@@ -346,6 +422,9 @@ class Experiment:
 
     def contents(self) -> dict[str, str]:
         """Keys of data, target and the models that signals come from (``Result.contents``)."""
-        parts: dict[str, Any] = {"reference": self.reference, "clip": self.clip}
-        models = {name: part.step() for name, part in parts.items() if self.asks(name)}
+        models = {name: part.step() for name, part in self.models.items() if self.asks(name)}
         return content_keys(self.method, data=self.data, target=self.target.step(), **models)
+
+
+def _targets(needs: Iterable[Need]) -> list[Targets]:
+    return [need for need in needs if isinstance(need, Targets)]

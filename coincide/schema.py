@@ -114,13 +114,14 @@ class ModelSource(Protocol):
 
 
 class ClipSource(Protocol):
-    """A CLIP model of ``conf/clip``: ``model/`` loads as CLIPModel and CLIPProcessor."""
+    """A CLIP model of ``conf/clip``: ``model/`` loads as CLIPModel and CLIPProcessor; or a vision
+    tower of ``conf/vision``, of any class of transformers that embeds pictures."""
 
     @property
     def name(self) -> str: ...
     @property
     def dtype(self) -> str:
-        """Precision of the CLIP pass, a torch name."""
+        """Precision of its pass, a torch name."""
         ...
 
     def step(self) -> Step: ...
@@ -217,7 +218,34 @@ class Targets:
     signal: Signal
 
 
-Need = Signal | Clustering | Difficulty | Targets
+@dataclass(frozen=True)
+class SubsetOf:
+    """The rows that another ``method`` selects for the run's budget of k rows: ``share`` of k, and
+    at most ``at_most`` of the pool, but one row at least. A method with a size of its own gives
+    that.
+    """
+
+    method: Any
+    """A :class:`Method`."""
+    share: float = 1.0
+    at_most: float = 1.0
+    seed: int | None = None
+    """Of the selection, and of the finetuning where one follows; None: the run's."""
+
+    def __hash__(self) -> int:
+        return hash(repr(self))  # fields of methods may be lists
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """``signal`` of the rows of ``subset`` alone, read off the target after it was finetuned on
+    them by the run's recipe."""
+
+    subset: SubsetOf
+    signal: Signal
+
+
+Need = Signal | Clustering | Difficulty | Targets | SubsetOf | Tuned
 
 
 def signals_of(need: Need) -> tuple[Signal, ...]:
@@ -265,6 +293,14 @@ class Pool(Protocol):
         ...
 
     def targets(self, targets: Targets) -> TargetRows: ...
+    def subset(self, subset: SubsetOf) -> np.ndarray:
+        """Its rows, int64, ascending."""
+        ...
+
+    def tuned(self, tuned: Tuned) -> np.ndarray:
+        """[N, D], NaN for rows outside the subset and those without a value."""
+        ...
+
     def scored(self, method: Any, seed: int) -> Mapping[str, np.ndarray]:
         """The arrays that ``method.score`` returned, read from the scores artifact."""
         ...
@@ -386,7 +422,7 @@ class Result:
     """Cost of each artifact; results that name the same artifact share its cost."""
     hardware: Mapping[str, Any] = field(default_factory=dict)
     contents: Mapping[str, str] = field(default_factory=dict)
-    """Keys of the parts by config group (``data``, ``target``, ``reference``, ``clip``,
+    """Keys of the parts by config group (``data``, ``target``, ``reference``, ``clip``, ``vision``,
     ``method``). Two parts may share a name, but not a key. Empty: not recorded."""
     aside: tuple[str, ...] = ()
     """Fields of ``config.method`` and ``config.train`` that do not change the answer, as declared

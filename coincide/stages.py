@@ -33,7 +33,8 @@ def _features(experiment: Experiment) -> Stage:
 
 
 def _select(experiment: Experiment) -> Stage:
-    return Stage("select", (*experiment.selecting, experiment.subset))
+    steps = (*experiment.selecting, experiment.subset)
+    return Stage("select", steps, partial(_choose, experiment))
 
 
 def _train(experiment: Experiment) -> Stage:
@@ -66,6 +67,18 @@ def _extract(experiment: Experiment, store: Store, steps: Sequence[Step]) -> Non
     extract(experiment, store, [*experiment.wanted, *more])
 
 
+def _choose(experiment: Experiment, store: Store, steps: Sequence[Step]) -> None:
+    """Build ``steps`` in order; signals that are read off one finetuned model together."""
+    asked = {step.key for step in steps}
+    tuned = {each.step.key: each for each in experiment.all_tuned if each.step.key in asked}
+    for step in steps:
+        if step.key in tuned:
+            of = _pass_of(tuned[step.key])
+            extract_all(store, [each for each in tuned.values() if _pass_of(each) == of])
+        else:
+            store.ensure(step)
+
+
 def extract(experiment: Experiment, store: Store, wanted: Sequence[Extraction]) -> None:
     """Compute ``wanted``, unless the data of ``experiment`` has lost too many rows."""
     check_lost(store.artifact(experiment.data), experiment.health)
@@ -74,7 +87,7 @@ def extract(experiment: Experiment, store: Store, wanted: Sequence[Extraction]) 
 
 def _alike(one: Experiment, other: Experiment) -> bool:
     """Whether both read the same data with the same models."""
-    parts = ((e.source, e.reference, e.clip, e.targets) for e in (one, other))
+    parts = ((e.source, e.models, e.targets) for e in (one, other))
     return next(parts) == next(parts)
 
 

@@ -120,14 +120,14 @@ def _place(
 
 
 def _width(line: Planned, job: Job) -> tuple[int | str, int]:
-    """Processes on each machine, and machines, of the stage that the step belongs to."""
+    """Processes on each machine, and machines, that build the step."""
     experiment = job.experiment
-    match line.stage.name:
+    match line.step.kind:
         case "features":
             return experiment.features.processes, 1
-        case "train":
+        case "adapter":
             return experiment.recipe.processes, experiment.recipe.nodes
-        case "evaluate":
+        case "eval":
             return experiment.suite.processes, 1
     return 1, 1
 

@@ -4,7 +4,7 @@ A YAML may come from anyone: a frozen run on a shared disk, a file that was copi
 Whatever ``_target_`` names is called, so every name is checked before the first one is imported. A
 config group may build
 
-- a dataclass with the group's protocol (``ROLES``), and
+- a dataclass with the group's protocol (``ROLES``), one inside another too, and
 - its parts: what the files of that group in ``conf`` name (a download, a benchmark), or a
   dataclass of the same module,
 
@@ -32,6 +32,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "method": ("name", "uses_seed", "fixed_size", "needs", "select"),
     "reference": _MODEL,
     "clip": ("name", "dtype", "step"),
+    "vision": ("name", "dtype", "step"),
     "target": _MODEL,
     "targets": ("name", "step", "open"),
     "train": ("accumulation", "answer_config"),
@@ -69,7 +70,8 @@ def check_targets(config: Mapping[str, Any], conf: Path) -> None:
             if place == f"{group}._target_":
                 fits = found is not None and _has_role(found, group)
             else:
-                fits = target in allowed or _part_of(found, whole)
+                inner = found is not None and _has_role(found, group)
+                fits = inner or target in allowed or _part_of(found, whole)
             if found is None or not fits:
                 raise UserError(_refusal(place, target, group, allowed))
             _PASSED[target] = found

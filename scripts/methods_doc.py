@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 import run as program  # noqa: E402
 from coincide.report.published import SOURCE, published  # noqa: E402
-from coincide.schema import Clustering, Need, Signal  # noqa: E402
+from coincide.schema import Clustering, Need, Signal, SubsetOf, Tuned  # noqa: E402
 
 TABLES = {"7B": "llava665k_20pct_llava15_7b", "13B": "llava665k_20pct_llava15_13b"}
 OPENING = """# Selection methods
@@ -55,7 +55,7 @@ def _method(name: str) -> Any:
     """The method as its YAML makes it for the demo."""
     given = [f"method.path={__file__}"] if name == "from_file" else []
     with hydra.initialize_config_dir(str(program.CONF), version_base="1.3"):
-        cfg = hydra.compose("config", [f"method={name}", *given])
+        cfg = program.compose_run([f"method={name}", *given])
     return program.build(cfg, "method")
 
 
@@ -73,6 +73,10 @@ def _needs(method: Any) -> str:
 def _name(need: Need) -> str:
     if isinstance(need, Signal):
         return f"`{need.name}`"
+    if isinstance(need, SubsetOf):
+        return f"the rows of `{need.method.name}`"
+    if isinstance(need, Tuned):
+        return f"`{need.signal.name}` after training on a part"
     return f"k-means of `{need.signal.name}`" if isinstance(need, Clustering) else "stage 1"
 
 

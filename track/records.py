@@ -148,7 +148,7 @@ def _select(result: Result, places: ArtifactPaths, group: str) -> WandbRun:
         job_type="select",
         group=group,
         tags=_tags(result.method, result.data, _budget(result)),
-        config=_config(result, ("data", "method", "reference", "clip")),
+        config=_config(result, ("data", "method", "reference", "clip", "vision")),
         summary={
             "k": result.k,
             "budget": result.budget,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ExperimentStages = Iterable[tuple["Experiment", Sequence[str]]]
 GroupRequirements = list[tuple[str, Requirement]]
 """``(config group, requirement)``."""
-MODELS = ("reference", "clip", "target")
+MODELS = ("reference", "clip", "vision", "target")
 """Config groups whose parts become artifacts of the store."""
 
 
@@ -52,7 +52,7 @@ def _processor(experiment: Experiment, stages: Sequence[str]) -> Sequence[Requir
 def _requirements(
     experiment: Experiment, group: str, part: Any, stages: Sequence[str]
 ) -> Sequence[Requirement]:
-    if group == "target" and "train" in stages:
+    if group == "target" and experiment.finetunes(stages):
         return [*requirements_of(part), *experiment.finetuning.trainable(part)]
     if group == "train":
         size = scale_of(experiment.target).get("parameters")

@@ -109,7 +109,7 @@ def _from(mine: Sequence[Result], others: Sequence[Result], part: str) -> str:
 
 def _made_from(result: Result, part: str) -> str:
     """Name and configuration of a part. CLIP and a method's content belong to the method."""
-    names: Mapping[str, Any] = {"clip": result.method, "method": result.method}
+    names: Mapping[str, Any] = dict.fromkeys(("clip", "vision", "method"), result.method)
     config = {k: v for k, v in _config(result, part).items() if k not in _LOOSE}
     return canonical([part, names.get(part) or getattr(result, part, ""), config])
 

@@ -10,11 +10,11 @@ from typing import Any
 from coincide.schema import Result
 from coincide.system.files import canonical
 
-COMPARED = ("data", "method", "reference", "clip", "target", "train", "eval")
+COMPARED = ("data", "method", "reference", "clip", "vision", "target", "train", "eval")
 """Config groups that can change an answer; budget and seed have columns of their own."""
 WHOLE = ("data", "target", "train", "eval")
 """Groups in which a full-data run must agree with the runs that are compared with it."""
-MODELS = ("reference", "clip", "target")
+MODELS = ("reference", "clip", "vision", "target")
 BESIDE_CONTENT = ("template", "max_length", "dtype", "layers")
 """Fields of a model that change an answer but are not part of its content (``ModelSource``)."""
 NEUTRAL = (
@@ -45,10 +45,11 @@ _UNSET: tuple[Any, ...] = (None, [], ())
 def setting(result: Result) -> Setting:
     """Dotted field -> value of everything that can change the answer, except budget and seed.
 
-    Fields of reference model and CLIP only count if the method uses the model. If the content of
+    Fields of a model that signals come from only count if the method uses it. If the content of
     data or a model is recorded, its key replaces the fields that it was made from.
     """
-    unused = {"reference": not result.reference, "clip": "clip" not in result.contents}
+    beside = {part: part not in result.contents for part in ("clip", "vision")}
+    unused = {"reference": not result.reference, **beside}
     groups = [g for g in COMPARED if not unused.get(g)]
     flat = {k: v for g in groups for k, v in _flat(result.config.get(g), g)}
     return {k: v for k, v in sorted(flat.items()) if _counts(k, v, result)}

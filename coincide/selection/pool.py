@@ -15,8 +15,10 @@ from coincide.schema import (
     Difficulty,
     Example,
     Signal,
+    SubsetOf,
     TargetRows,
     Targets,
+    Tuned,
 )
 from coincide.selection.scan import read_scan
 from coincide.store import Step, Store
@@ -36,6 +38,8 @@ class NeedSteps:
     """Steps of the target rows' signals; the first need of each step is the target rows' data."""
     target_source: DataSource | None = None
     """The dataset of the target rows."""
+    subsets: Mapping[SubsetOf, Step] = field(default_factory=dict)
+    tuned: Mapping[Tuned, Step] = field(default_factory=dict)
 
     def steps(self) -> tuple[Step, ...]:
         """All of these steps."""
@@ -44,6 +48,8 @@ class NeedSteps:
             *self.clusterings.values(),
             *self.difficulties.values(),
             *self.targets.values(),
+            *self.subsets.values(),
+            *self.tuned.values(),
         )
 
     def pool(
@@ -158,6 +164,22 @@ class StorePool:
             step = self._needs.targets[targets]
             self._targets[targets] = self._needs.target_rows(self._store, step)
         return self._targets[targets]
+
+    def subset(self, subset: SubsetOf) -> np.ndarray:
+        import numpy as np
+
+        artifact = self._store.verify(self._needs.subsets[subset], "rows.npy")
+        rows: np.ndarray = np.load(artifact.path / "rows.npy", allow_pickle=False)
+        return rows
+
+    def tuned(self, tuned: Tuned) -> np.ndarray:
+        import numpy as np
+
+        from coincide.features.engine.shards import ShardedArray, read_valid
+
+        folder = self._store.verify(self._needs.tuned[tuned]).path
+        values = np.asarray(ShardedArray(folder))
+        return np.where(read_valid(folder)[:, None], values, values.dtype.type(np.nan))
 
     def scored(self, method: Any, seed: int) -> Mapping[str, np.ndarray]:
         import numpy as np

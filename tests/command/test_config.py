@@ -10,8 +10,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import run as program
+from coincide.schema import UserError
 
-GROUPS = ("data", "method", "reference", "clip", "target", "train", "eval")
+GROUPS = ("data", "method", "reference", "clip", "vision", "target", "train", "eval")
 FILES = [
     (group, path.stem) for group in GROUPS for path in sorted((program.CONF / group).glob("*.yaml"))
 ]
@@ -30,7 +31,7 @@ def test_composes_and_instantiates(group: str, name: str, tmp_path: Path) -> Non
     file.write_text("[]")
     more = [word.format(file=file, folder=tmp_path) for word in GIVEN.get((group, name), [])]
     with hydra.initialize_config_dir(str(program.CONF), version_base="1.3"):
-        cfg = hydra.compose("config", [f"{group}={name}", *more])
+        cfg = program.compose_run([f"{group}={name}", *more])
     program.make_job(cfg, [])
     for each in GROUPS:
         made = program.build(cfg, each)
@@ -50,10 +51,39 @@ def test_a_methods_signals_have_files_of_their_names() -> None:
     for group, name in FILES:
         if group == "method" and name != "from_file":
             with hydra.initialize_config_dir(str(program.CONF), version_base="1.3"):
-                cfg = hydra.compose("config", [f"method={name}"])
+                cfg = program.compose_run([f"method={name}"])
             for need in program.build(cfg, "method").needs():
                 for signal in signals_of(need):
                     assert f"coincide.features.signals.{signal.name}" == type(signal).__module__
+
+
+def test_matched_takes_the_other_method_as_its_file_and_the_words_have_it(tmp_path: Path) -> None:
+    words = ["method=matched", "method.of=coincide", f"paths.store={tmp_path}"]
+    [plain] = program.compose_all(words)
+    [changed] = program.compose_all([*words, "method.settings={temperature: 0.2}"])
+    [theirs] = program.compose_all(["method=coincide", f"paths.store={tmp_path}"])
+    [hotter] = program.compose_all(["method=coincide", "method.temperature=0.2"])
+    for ours, other in ((plain, theirs), (changed, hotter)):
+        assert other.experiment.subset.key in {s.key for s in ours.experiment.selecting}
+        assert {w.step.key for w in ours.experiment.wanted} == {
+            w.step.key for w in other.experiment.wanted
+        }
+    assert plain.experiment.subset.key != changed.experiment.subset.key
+    assert plain.experiment.contents()["method"] != changed.experiment.contents()["method"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["method.of=coinside"], "method.of='coinside': the choices are.*Did you mean coincide"),
+        (["method.of=matched"], "follows another itself: name that other one"),
+        (["method.of=../config"], "method.of='../config': the choices are"),
+        (["method.of=el2n", "method.settings={up: 1}"], "El2n has no field 'up'; it has direction"),
+    ],
+)
+def test_matched_of_what_is_no_other_method_is_refused(words: list[str], expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        program.compose_all(["method=matched", *words])
 
 
 @pytest.mark.parametrize(
@@ -65,7 +95,7 @@ def test_experiments_span_what_they_say(name: str) -> None:
     assert f"python run.py experiment={name}" in text
     with hydra.initialize_config_dir(str(program.CONF), version_base="1.3"):
         batches = program._split([f"experiment={name}"], multirun=False)
-        jobs = [program.make_job(program._compose(b), b) for b in (batches[0], batches[-1])]
+        jobs = [program.make_job(program.compose_run(b), b) for b in (batches[0], batches[-1])]
     assert len({tuple(batch) for batch in batches}) == len(batches)
     assert (len(batches) > 1) == ("MULTIRUN" in text)
-    assert {job.experiment.source.name == "demo" for job in jobs} == {name.startswith("demo_")}
+    assert {job.experiment.source.name == "demo" for job in jobs} == {"demo" in name.split("_")}

@@ -55,6 +55,25 @@ def test_sixteen_points_are_fourteen_runs_of_one_pass(
     assert sorted(n for node in nodes for n in node.records) == list(range(14))
 
 
+def test_what_follows_another_method_waits_for_its_subset_and_shares_it(compose: Compose) -> None:
+    jobs = compose("-m", "method=coincide,matched,presel")
+    nodes = plan_nodes(jobs)
+    check(nodes)
+    assert by_kind(nodes) == {
+        "data": 1,
+        "model": 3,
+        "features": 2 + 1,  # the reference's, the pictures', and after training on a part
+        "clusters": 1,
+        "scores": 1,
+        "subset": 3 + 1,
+        "merged": 1,
+        "adapter": 3 + 1,
+    }
+    after = {step.config["signal"] for n in nodes if n.stage == "select" for step in n.steps
+             if step.kind == "features"}  # fmt: skip
+    assert after == {"token_scores", "token_scores_unasked"}
+
+
 def test_a_checkpoint_of_another_layout_is_refused_before_anything_is_queued(
     compose: Compose, tmp_path: Path
 ) -> None:

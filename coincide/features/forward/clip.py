@@ -1,4 +1,4 @@
-"""CLIP over the examples of a shard: unit embeddings of images and texts, each image encoded once.
+"""CLIP, or a vision tower, over the examples of a shard: unit embeddings, each image encoded once.
 
 An example without an image, or with an empty text, gets a row of NaN. The row is valid: nothing is
 wrong with the example, it just has no such embedding.
@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -47,26 +49,50 @@ def clip_computer(
         model = load_clip(folder, dtype, device)
         encoder = ClipEncoder(model, processor, options.batch_size)
         encoder.shown = ImagesOnce(encoder, dataset, ordered)
+        yield partial(_compute, signals, encoder, dataset)
 
-        def compute(
-            examples: Sequence[Example], progress: Callable[[int], None]
-        ) -> tuple[list[np.ndarray], np.ndarray]:
-            valid = np.array([example.row not in dataset.dropped for example in examples])
-            kept = [example for example in examples if example.row not in dataset.dropped]
-            values = []
-            for signal in signals:
-                whole = np.zeros((len(examples), signal.width(encoder.width)), dtype=np.float32)
-                whole[valid] = signal.embed(encoder, kept)
-                values.append(whole)
-            progress(len(examples))
-            return values, valid
 
-        yield compute
+@contextmanager
+def tower_computer(
+    dtype: str,
+    options: FeaturePass,
+    signals: Sequence[EmbeddingSignal],
+    folder: Path,
+    dataset: Dataset,
+    device: str,
+    decoders: int,
+) -> Iterator[Computer]:
+    """The same with the vision tower in ``folder``, for signals of images alone."""
+    from coincide.models.vision import load_image_processor, load_tower
+
+    processor = SimpleNamespace(image_processor=load_image_processor(folder))
+    with decoding(PixelReader(dataset, processor), decoders) as ordered:
+        encoder = ImageEncoder(load_tower(folder, dtype, device), processor, options.batch_size)
+        encoder.shown = ImagesOnce(encoder, dataset, ordered)
+        yield partial(_compute, signals, encoder, dataset)
+
+
+def _compute(
+    signals: Sequence[EmbeddingSignal],
+    encoder: Any,
+    dataset: Dataset,
+    examples: Sequence[Example],
+    progress: Callable[[int], None],
+) -> tuple[list[np.ndarray], np.ndarray]:
+    valid = np.array([example.row not in dataset.dropped for example in examples])
+    kept = [example for example in examples if example.row not in dataset.dropped]
+    values = []
+    for signal in signals:
+        whole = np.zeros((len(examples), signal.width(encoder.width)), dtype=np.float32)
+        whole[valid] = signal.embed(encoder, kept)
+        values.append(whole)
+    progress(len(examples))
+    return values, valid
 
 
 @dataclass(frozen=True)
 class PixelReader:
-    """``reader((row, image name))``: that image as CLIP's processor gives it, float32 [3, H, W]."""
+    """``reader((row, image name))``: that image as the processor gives it, float32 [3, H, W]."""
 
     dataset: Dataset
     processor: Any
@@ -83,8 +109,8 @@ class PixelReader:
 
 
 @dataclass
-class ClipEncoder:
-    """CLIP and its processor. Embeddings are float32 rows of unit length. See :class:`Embedder`.
+class ImageEncoder:
+    """A model of images and its processor. Embeddings are float32 rows of unit length.
 
     ``batch_size`` is halved when the GPU runs out of memory.
     """
@@ -94,6 +120,79 @@ class ClipEncoder:
     batch_size: int
     shown: ImagesOnce | None = None
     """Embeddings of the images of the current shard; set by the pass."""
+    group: ClassVar[str] = "vision"
+    """Config group of the model."""
+
+    @property
+    def width(self) -> int:
+        """Columns of an embedding."""
+        return int(self.model.width)
+
+    def images(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        """Embeddings float32 [n, D] of ``pixels``, n arrays [3, H, W] from :class:`PixelReader`."""
+        found = []
+        while len(pixels):
+            found.append(self._within_memory(self._images, pixels))
+            pixels = pixels[len(found[-1]) :]
+        return np.concatenate(found)
+
+    def images_of(self, examples: Sequence[Example]) -> np.ndarray:
+        """Embedding [n, D] of each example's image; of several images, their mean scaled to unit
+        length.
+
+        NaN for an example without an image.
+        """
+        assert self.shown is not None, "no pass is running"
+        return self.shown.embed(examples)
+
+    def _embed(self, pixels: torch.Tensor) -> torch.Tensor:
+        """[n, D], of any norm."""
+        found: torch.Tensor = self.model(pixels)
+        return found
+
+    def _images(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        import torch
+
+        tensor = torch.from_numpy(np.stack(pixels)).to(self.model.device, self.model.dtype)
+        with torch.inference_mode():
+            return self._units(self._embed(tensor))
+
+    def _within_memory(
+        self, embed: Callable[[Sequence[Any]], np.ndarray], items: Sequence[Any]
+    ) -> np.ndarray:
+        """Embeddings of the first ``items``: of all, or of as many as the GPU has memory for."""
+        import torch
+
+        try:
+            return embed(items)
+        except torch.OutOfMemoryError:
+            if len(items) == 1:
+                raise
+        self.batch_size = len(items) // 2
+        print(
+            f"features: {self.model.device} is out of memory with {len(items)} rows of "
+            f"{self.group}; going on with {self.batch_size}",
+            flush=True,
+        )
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return self._within_memory(embed, items[: self.batch_size])
+
+    def _units(self, features: torch.Tensor) -> np.ndarray:
+        features = features.double()
+        units = features / features.norm(dim=1, keepdim=True)
+        if not units.isfinite().all():
+            raise UserError(
+                f"{self.group} gives NaN or infinite embeddings in this precision; set "
+                f"{self.group}.dtype=float32."
+            )
+        return units.float().cpu().numpy()
+
+
+class ClipEncoder(ImageEncoder):
+    """CLIP and its processor. See :class:`Embedder`."""
+
+    group: ClassVar[str] = "clip"
 
     @property
     def width(self) -> int:
@@ -115,23 +214,13 @@ class ClipEncoder:
             at += len(done)
         return found
 
-    def images(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
-        """Embeddings float32 [n, D] of ``pixels``, n arrays [3, H, W] from :class:`PixelReader`."""
-        found = []
-        while len(pixels):
-            found.append(self._within_memory(self._images, pixels))
-            pixels = pixels[len(found[-1]) :]
-        return np.concatenate(found)
-
-    def images_of(self, examples: Sequence[Example]) -> np.ndarray:
-        """Embedding [n, D] of each example's image.
-
-        Of several images, their mean scaled to unit length. NaN for an example without an image.
-        """
-        assert self.shown is not None, "no pass is running"
-        return self.shown.embed(examples)
+    def _embed(self, pixels: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.model.get_image_features(pixel_values=pixels).pooler_output
+        return found
 
     def _texts(self, texts: Sequence[str]) -> np.ndarray:
+        import torch
+
         batch = self.processor.tokenizer(
             list(texts),
             truncation=True,
@@ -140,46 +229,8 @@ class ClipEncoder:
             return_tensors="pt",
             return_token_type_ids=False,
         ).to(self.model.device)
-        return self._units(self.model.get_text_features, **batch)
-
-    def _images(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
-        import torch
-
-        tensor = torch.from_numpy(np.stack(pixels)).to(self.model.device, self.model.dtype)
-        return self._units(self.model.get_image_features, pixel_values=tensor)
-
-    def _within_memory(
-        self, embed: Callable[[Sequence[Any]], np.ndarray], items: Sequence[Any]
-    ) -> np.ndarray:
-        """Embeddings of the first ``items``: of all, or of as many as fit the GPU's memory."""
-        import torch
-
-        try:
-            return embed(items)
-        except torch.OutOfMemoryError:
-            if len(items) == 1:
-                raise
-        self.batch_size = len(items) // 2
-        print(
-            f"features: {self.model.device} is out of memory with {len(items)} rows of CLIP; going "
-            f"on with {self.batch_size}",
-            flush=True,
-        )
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return self._within_memory(embed, items[: self.batch_size])
-
-    def _units(self, forward: Callable[..., Any], **inputs: torch.Tensor) -> np.ndarray:
-        import torch
-
         with torch.inference_mode():
-            features = forward(**inputs).pooler_output.double()
-        units = features / features.norm(dim=1, keepdim=True)
-        if not units.isfinite().all():
-            raise UserError(
-                "CLIP gives NaN or infinite embeddings in this precision; set clip.dtype=float32."
-            )
-        return units.float().cpu().numpy()
+            return self._units(self.model.get_text_features(**batch).pooler_output)
 
 
 class ImagesOnce:
@@ -189,7 +240,7 @@ class ImagesOnce:
     image is done.
     """
 
-    def __init__(self, encoder: ClipEncoder, dataset: Dataset, ordered: Ordered) -> None:
+    def __init__(self, encoder: ImageEncoder, dataset: Dataset, ordered: Ordered) -> None:
         self.encoder = encoder
         self.ordered = ordered
         self.seen: dict[str, np.ndarray] = {}

@@ -1,0 +1,57 @@
+"""Signals of a vision tower, unit embeddings of pictures, and its pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from coincide.config import FeaturePass
+from coincide.features.engine.contract import Computer, SignalPass, check_dtype
+from coincide.features.forward.contract import EmbeddingSignal
+from coincide.schema import ClipSource, Dataset, DataSource
+
+
+class VisionSignal(EmbeddingSignal):
+    """A signal that is an embedding of a vision tower."""
+
+    model: ClassVar[str] = "vision"
+    dtype: ClassVar[str] = "float32"
+    nan_allowed: ClassVar[bool] = True
+
+    @classmethod
+    def make_pass(cls, model: Any, source: DataSource, options: FeaturePass) -> SignalPass:
+        return VisionPass(model, source, options)
+
+
+@dataclass(frozen=True)
+class VisionPass:
+    """A pass of a vision tower over a dataset. Sent to every worker."""
+
+    model: ClipSource
+    source: DataSource
+    options: FeaturePass
+
+    def __post_init__(self) -> None:
+        check_dtype(self.model.dtype, "vision.dtype")
+
+    def config(self) -> dict[str, Any]:
+        """What of the pass changes the values."""
+        return {"dtype": self.model.dtype}
+
+    def computer(
+        self,
+        signals: Sequence[Any],
+        folder: Path,
+        dataset: Dataset,
+        device: str,
+        decoders: int,
+    ) -> AbstractContextManager[Computer]:
+        """Load the tower once; see :class:`coincide.features.engine.contract.SignalPass`."""
+        from coincide.features.forward.clip import tower_computer
+
+        return tower_computer(
+            self.model.dtype, self.options, signals, folder, dataset, device, decoders
+        )

@@ -1,0 +1,136 @@
+"""Vision towers: any model of transformers that makes one vector of a picture.
+
+DINOv2, ViT, SigLIP, CLIP, ConvNeXt and the like. Code that comes with a model is never run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coincide.models.clip import HubClip
+from coincide.models.hub import copy_model
+from coincide.schema import UserError
+from coincide.store import Build, Step
+
+if TYPE_CHECKING:
+    import torch
+
+VERSION = 1
+POOLER = "pooler."
+"""Weights that some checkpoints lack, because their embedding is the class token."""
+
+
+@dataclass(frozen=True)
+class HubVision(HubClip):
+    """A published vision tower of ``conf/vision``, as it is."""
+
+    def step(self) -> Step:
+        """The model folder; the key holds the commit, or a folder's content."""
+        config = {"vision": self.checkpoint.identity()}
+        return Step("model", self.name, VERSION, config, self._build)
+
+    def _build(self, build: Build) -> Mapping[str, Any]:
+        copy_model(self.checkpoint, build.dir / "model")
+        return {"source": self.checkpoint.identity()}
+
+
+@dataclass
+class Tower:
+    """A loaded vision tower. ``width``: columns of an embedding."""
+
+    model: Any
+    pooled: bool
+    """Whether its pooler was trained; else the class token is the embedding."""
+    width: int
+
+    @property
+    def device(self) -> Any:
+        """Where it is."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> Any:
+        """Its precision."""
+        return self.model.dtype
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Embeddings [n, D] of ``pixels`` [n, 3, H, W].
+
+        What the model itself makes of a picture: its projection where it has a text side, else its
+        pooler's output, else its first token after the last norm (the class token of DINO).
+        """
+        if hasattr(self.model, "get_image_features"):
+            found: torch.Tensor = self.model.get_image_features(pixel_values=pixels).pooler_output
+            return found
+        output = self.model(pixel_values=pixels)
+        if self.pooled and getattr(output, "pooler_output", None) is not None:
+            found = output.pooler_output
+        else:
+            found = output.last_hidden_state[:, 0]
+        return found.flatten(start_dim=1)
+
+
+def load_tower(folder: Path, dtype: str, device: str) -> Tower:
+    """The vision tower in ``folder`` (safetensors), evaluation mode; ``dtype`` a torch name.
+
+    Raises :class:`UserError` for what transformers does not know, or cannot take pictures, or lacks
+    weights of its own architecture.
+    """
+    import torch
+    from transformers import AutoModel
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    try:
+        loaded: Any = AutoModel.from_pretrained(
+            folder,
+            output_loading_info=True,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"vision tower {folder} does not load: {error}\nExpected a model of pictures that "
+            "transformers itself knows, such as facebook/dinov2-base, with safetensors weights."
+        ) from error
+    model, info = loaded
+    missing = sorted(info["missing_keys"])
+    if beyond := [name for name in missing if not name.startswith(POOLER)]:
+        raise UserError(
+            f"vision tower {folder} lacks weights of a {type(model).__name__}: "
+            f"{', '.join(beyond[:3])}. It holds another kind of model."
+        )
+    tower = Tower(model.to(device).eval(), not missing, 0)
+    tower.width = _width(tower, folder)
+    return tower
+
+
+def load_image_processor(folder: Path) -> Any:
+    """What prepares pictures for the tower in ``folder``, with PIL."""
+    from transformers import AutoImageProcessor
+
+    options = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        return AutoImageProcessor.from_pretrained(folder, backend="pil", **options)
+    except (ImportError, ValueError, OSError, KeyError) as error:
+        raise UserError(
+            f"the image processor in {folder} does not load: {error}\nExpected a "
+            "preprocessor_config.json that transformers itself knows."
+        ) from error
+
+
+def _width(tower: Tower, folder: Path) -> int:
+    """Columns of an embedding, by a grey picture."""
+    import torch
+    from PIL import Image
+
+    picture = Image.new("RGB", (64, 64), (127, 127, 127))
+    pixels = load_image_processor(folder)([picture], return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        found = tower(pixels.to(tower.device, tower.dtype))
+    return int(found.shape[1])
