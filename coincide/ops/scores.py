@@ -11,6 +11,9 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+COLUMNS = 16384
+"""Of the vocabulary, held in float64 at once."""
+
 
 def el2n(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int = -100) -> torch.Tensor:
     """Mean ‖p_t - onehot(y_t)‖₂ in [0, √2] (Paul et al. 2021, averaged over answer tokens)."""
@@ -38,6 +41,44 @@ def perplexity(
     """
     rows, token_logits, targets = _answer_tokens(logits, labels, ignore_index)
     return _mean_by_row(F.cross_entropy(token_logits, targets, reduction="none"), rows, len(labels))
+
+
+def gradient_norm(
+    hidden: torch.Tensor,
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    ignore_index: int = -100,
+) -> torch.Tensor:
+    """‖∂l/∂W‖ of l, the mean negative log-likelihood, by the head's weights W (GraNd of the last
+    layer). ``hidden`` [B, T, H] are the states from which W gives ``logits``.
+
+    ∂l/∂W = 1/n Σ_t (p_t - onehot(y_t)) h_tᵀ is never made: its squared norm is 1/n² times the sum
+    over pairs of tokens of (error_s · error_t)(h_s · h_t), in float64, one row at a time.
+    """
+    wanted = labels[:, 1:] != ignore_index
+    norms = [
+        _pairs(states[chosen], found[chosen], target[chosen])
+        for states, found, target, chosen in zip(
+            hidden[:, :-1], logits[:, :-1], labels[:, 1:], wanted, strict=True
+        )
+    ]
+    return torch.stack(norms).float()
+
+
+def _pairs(hidden: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The norm for one row: ``hidden`` [n, H], ``logits`` [n, V], ``targets`` [n]; NaN for none."""
+    n = len(targets)
+    if not n:
+        return torch.full((), torch.nan, dtype=torch.float64, device=hidden.device)
+    level = torch.logsumexp(logits.float(), dim=1, keepdim=True).double()
+    errors = torch.zeros(n, n, dtype=torch.float64, device=hidden.device)
+    for part in logits.split(COLUMNS, dim=1):
+        probability = torch.exp(part.double() - level)
+        errors += probability @ probability.T
+    crossed = torch.exp(logits[:, targets].double() - level)  # p_s(y_t)
+    errors += (targets[:, None] == targets).double() - crossed - crossed.T
+    states = hidden.double()
+    return (errors * (states @ states.T)).sum().clamp_min(0).sqrt() / n
 
 
 def _answer_tokens(

@@ -73,17 +73,33 @@ class Captured:
     def _predict(self) -> tuple[torch.Tensor, torch.Tensor]:
         import torch
 
-        wanted = self.labels[:, 1:] != -100
-        width = max(1, int(wanted.sum(dim=1).max()))
-        order = torch.argsort(wanted.logical_not().to(torch.int8), dim=1, stable=True)[:, :width]
-        hidden = torch.gather(
-            self.hidden, 1, order.unsqueeze(-1).expand(-1, -1, self.hidden.shape[-1])
-        )
+        order = self._answer_places()
         labels = torch.gather(self.labels[:, 1:], 1, order)
         blank = labels.new_full((len(labels), 1), -100)
-        logits = self.head(hidden)
+        logits = self.head(self._states_at(order))
         padded = torch.cat([logits, logits.new_zeros(len(logits), 1, logits.shape[-1])], dim=1)
         return padded, torch.cat([blank, labels], dim=1)
+
+    def answer_states(self) -> torch.Tensor:
+        """The states [B, A+1, H] that :meth:`answer_logits` is the head of; the last is zero."""
+        import torch
+
+        states = self._states_at(self._answer_places())
+        return torch.cat([states, states.new_zeros(len(states), 1, states.shape[-1])], dim=1)
+
+    def _answer_places(self) -> torch.Tensor:
+        """Positions int64 [B, A] that predict an answer token, first; behind them any others."""
+        import torch
+
+        wanted = self.labels[:, 1:] != -100
+        width = max(1, int(wanted.sum(dim=1).max()))
+        return torch.argsort(wanted.logical_not().to(torch.int8), dim=1, stable=True)[:, :width]
+
+    def _states_at(self, places: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        wide = places.unsqueeze(-1).expand(-1, -1, self.hidden.shape[-1])
+        return torch.gather(self.hidden, 1, wide)
 
 
 class ForwardSignal(Signal, ABC):

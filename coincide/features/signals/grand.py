@@ -1,0 +1,37 @@
+"""The norm of the gradient that a row gives the reference model's last layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from coincide.features.passes.reference import ReferenceSignal
+
+if TYPE_CHECKING:
+    import torch
+
+    from coincide.features.forward.contract import Captured
+
+
+@dataclass(frozen=True)
+class Grand(ReferenceSignal):
+    """[N, 1]: norm of the gradient, by the weights of the output layer, of the mean negative
+    log-likelihood of the answer tokens (``coincide.ops.scores.gradient_norm``): a forward pass
+    gives it, no backward pass is run. NaN for a row without answer tokens.
+
+    Weights that the output layer shares with the embedding count for the output alone.
+    """
+
+    name: ClassVar[str] = "grand"
+    dtype: ClassVar[str] = "float32"
+    last_layer: ClassVar[bool] = True
+    nan_allowed: ClassVar[bool] = True
+
+    def width(self, hidden: int) -> int:
+        return 1
+
+    def read(self, captured: Captured) -> torch.Tensor:
+        from coincide.ops.scores import gradient_norm
+
+        logits, labels = captured.answer_logits()
+        return gradient_norm(captured.answer_states(), logits, labels).double().unsqueeze(1)
