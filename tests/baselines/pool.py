@@ -8,14 +8,29 @@ from typing import Any
 
 import numpy as np
 
+from baselines.presel import PreSel
 from baselines.self_filter import SelfFilter
 from coincide.features.signals.clip_image import ClipImage
 from coincide.features.signals.clip_text import ClipText
+from coincide.features.signals.grand import Grand
 from coincide.features.signals.hidden_last import HiddenLast
 from coincide.features.signals.hidden_mean import HiddenMean
+from coincide.features.signals.picture_embedding import PictureEmbedding
 from coincide.features.signals.token_scores import TokenScores
+from coincide.features.signals.token_scores_blind import TokenScoresBlind
+from coincide.features.signals.token_scores_unasked import TokenScoresUnasked
 from coincide.ops.kmeans import spherical_kmeans
-from coincide.schema import Clustering, Clusters, Example, Signal, TargetRows, Targets, Turn
+from coincide.schema import (
+    Clustering,
+    Clusters,
+    Example,
+    Signal,
+    SubsetOf,
+    TargetRows,
+    Targets,
+    Tuned,
+    Turn,
+)
 
 TEXT_ONLY_EVERY, EMPTY_EVERY, BROKEN_EVERY = 7, 41, 29
 
@@ -28,6 +43,8 @@ class MemoryPool:
     found: dict[Clustering, Clusters] = field(default_factory=dict)
     difficulties: Mapping[Any, np.ndarray] = field(default_factory=dict)
     target_rows: Mapping[Targets, TargetRows] = field(default_factory=dict)
+    subsets: dict[SubsetOf, np.ndarray] = field(default_factory=dict)
+    tuned_signals: dict[Tuned, np.ndarray] = field(default_factory=dict)
 
     def signal(self, signal: Signal) -> np.ndarray:
         return self.signals[signal]
@@ -37,6 +54,12 @@ class MemoryPool:
 
     def targets(self, targets: Targets) -> TargetRows:
         return self.target_rows[targets]
+
+    def subset(self, subset: SubsetOf) -> np.ndarray:
+        return self.subsets[subset]
+
+    def tuned(self, tuned: Tuned) -> np.ndarray:
+        return self.tuned_signals[tuned]
 
     def scored(self, method: Any, seed: int) -> Mapping[str, np.ndarray]:
         """Made afresh; the pipeline keeps it as an artifact."""
@@ -95,10 +118,19 @@ def make_pool(rows: int = 300, seed: int = 0) -> MemoryPool:
     image[no_image] = np.nan
     difficulty = rng.normal(size=rows)
     difficulty[no_image | empty] = np.nan
+    more = _of_today(rows, x, empty, no_image, np.where(empty, np.nan, scores[:, 2]))
+    reference = PreSel().needs()[1]
+    assert isinstance(reference, SubsetOf)
+    learnt = np.flatnonzero(usable & ~no_image & ~empty)[::17]
+    losses = np.full((rows, 4), np.nan, np.float32)
+    losses[learnt, 2] = scores[learnt, 2] * (1 + learnt % 4)
+    unasked = np.full((rows, 1), np.nan, np.float32)
+    unasked[learnt, 0] = 4 * scores[learnt, 2]
     return MemoryPool(
         examples,
         usable,
         {
+            **more,
             HiddenLast(): (5 * x).astype(np.float16),
             HiddenMean(): (5 * x + rng.normal(size=x.shape)).astype(np.float16),
             TokenScores(): np.column_stack([scores, tokens]).astype(np.float32),
@@ -106,7 +138,30 @@ def make_pool(rows: int = 300, seed: int = 0) -> MemoryPool:
             ClipText("dialogue"): text,
         },
         difficulties={SelfFilter().needs()[2]: difficulty.astype(np.float32)},
+        subsets={reference: learnt},
+        tuned_signals={
+            Tuned(reference, TokenScores()): losses,
+            Tuned(reference, TokenScoresUnasked()): unasked,
+        },
     )
+
+
+def _of_today(
+    rows: int, x: np.ndarray, empty: np.ndarray, no_image: np.ndarray, nll: np.ndarray
+) -> dict[Signal, np.ndarray]:
+    """Signals of the methods of 2026; pictures are shared by rows, and so is what is of them."""
+    rng = np.random.default_rng(77)
+    blind, unasked = (nll + rng.exponential(size=rows) - 0.3 for _ in range(2))
+    blind[no_image] = nll[no_image]
+    shown = unit(x[np.arange(rows) // 3 * 3] @ rng.normal(size=(24, 10)))
+    shown[no_image] = np.nan
+    return {
+        Grand(): np.where(empty, np.nan, rng.exponential(size=rows))[:, None].astype(np.float32),
+        TokenScoresBlind(): blind[:, None].astype(np.float32),
+        TokenScoresUnasked(): unasked[:, None].astype(np.float32),
+        PictureEmbedding(): shown,
+        ClipText("question"): unit(x @ rng.normal(size=(24, 12))),
+    }
 
 
 def unit(x: np.ndarray) -> np.ndarray:
