@@ -12,6 +12,7 @@ import codecs
 import gzip
 import io
 import lzma
+import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -149,13 +150,24 @@ def _head(path: Path) -> bytes:
         return handle.read(512)
 
 
-def table_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a Parquet file as dicts of plain values; null columns are left out."""
+def size_of(stream: IO[bytes]) -> int | None:
+    """Bytes of a stream that :func:`open_utf8` gave; None where only unpacking it would tell."""
+    if isinstance(stream, io.BytesIO):
+        return stream.getbuffer().nbytes
+    return os.fstat(stream.fileno()).st_size if isinstance(stream, io.BufferedReader) else None
+
+
+def table_rows(path: Path, progress: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file as dicts of plain values; null columns are left out.
+
+    ``progress``: the bar that is told how many there are.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(path) as file:
+            progress.total = file.metadata.num_rows
             for batch in file.iter_batches(batch_size=64):
                 for row in batch.to_pylist():
                     yield {key: value for key, value in row.items() if value is not None}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from coincide.data.images import UnsafePath, safe_path, unsafe_reason
+from coincide.terminal.progress import SOON, bar
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def _folders(
             continue
         folder, base = os.path.split(name)
         by_folder[folder].append((base, name))
-    for folder in sorted(by_folder):
+    for folder in _shown(by_folder):
         entries = _entries(root / folder)
         linked = bool(entries) and folder != "" and _leaves(root, folder)
         for base, name in by_folder[folder]:
@@ -73,6 +74,15 @@ def _folders(
             "Paths must be relative and stay below the root: set it to the folder in which the "
             "images truly lie, or copy or bind-mount them below it."
         )
+
+
+def _shown(by_folder: Mapping[str, Sequence[object]]) -> Iterator[str]:
+    """The folders in order, behind a progress bar of the images that are looked for in them."""
+    total = sum(map(len, by_folder.values()))
+    with bar("look for images", total=total, unit="image", delay=SOON) as progress:
+        for folder in sorted(by_folder):
+            yield folder
+            progress.update(len(by_folder[folder]))
 
 
 def _leaves(root: Path, name: str) -> bool:

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from coincide.data.filekind import READ, is_parquet, open_utf8, table_rows
+from coincide.data.filekind import READ, is_parquet, open_utf8, size_of, table_rows
 from coincide.data.shards import shards_of
 from coincide.schema import UserError
+from coincide.terminal.progress import SOON, bar
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _SHAPE = "a JSON list of rows, or one row a line (JSON lines)"
@@ -36,20 +37,30 @@ def scan(path: Path) -> Iterator[tuple[int, str, Any]]:
 
 def _scan(path: Path) -> Iterator[tuple[int, str, Any]]:
     if is_parquet(path):
-        empty = True
-        for row, record in enumerate(table_rows(path)):
-            empty = False
-            yield row, json.dumps(record, default=inert), record
-        if empty:
-            raise UserError(f"{path}: a Parquet file without a row.")
+        yield from _table(path)
         return
-    with open_utf8(path) as (stream, undone):
+    with open_utf8(path) as (stream, undone), _progress(path, "B") as progress:
         where = f"{path}{undone}"
         begin = stream.tell()
         while (byte := stream.read(1)).isspace():
             pass
         stream.seek(begin)
-        yield from (_lines if byte == b"{" else _list)(where, stream)
+        yield from (_lines if byte == b"{" else _list)(where, stream, progress)
+
+
+def _progress(path: Path, unit: str) -> Any:
+    """The bar of a file that is read, whose size is set once it is known."""
+    return bar(f"read {path.name}", total=0, unit=unit, delay=SOON)
+
+
+def _table(path: Path) -> Iterator[tuple[int, str, Any]]:
+    row = -1
+    with _progress(path, "row") as progress:
+        for row, record in enumerate(table_rows(path, progress)):
+            yield row, json.dumps(record, default=inert), record
+            progress.update(1)
+    if row < 0:
+        raise UserError(f"{path}: a Parquet file without a row.")
 
 
 def inert(value: Any) -> str:
@@ -60,8 +71,9 @@ def inert(value: Any) -> str:
 # --- JSON list --------------------------------------------------------------------------------
 
 
-def _list(where: str, stream: IO[bytes]) -> Iterator[tuple[int, str, Any]]:
+def _list(where: str, stream: IO[bytes], progress: Any) -> Iterator[tuple[int, str, Any]]:
     text = _decoded(where, stream.read())
+    progress.total = len(text)  # characters, which differ little from bytes
     at = _skip(text, 0)
     if text[at : at + 1] != "[":
         raise UserError(f"{where}: expected {_SHAPE}, got {_what(text, at)}. Read are {READ}.")
@@ -78,6 +90,7 @@ def _list(where: str, stream: IO[bytes]) -> Iterator[tuple[int, str, Any]]:
         except RecursionError:
             raise _malformed(where, text, row, at, at, "nested too deeply") from None
         yield row, text[at:end], value
+        progress.update(end - progress.n)
         at = _skip(text, end)
         mark = text[at : at + 1]
         if mark == "]":
@@ -125,8 +138,8 @@ def _malformed(where: str, text: str, row: int, begin: int, at: int, why: str) -
 # --- JSON lines -------------------------------------------------------------------------------
 
 
-def _lines(where: str, stream: IO[bytes]) -> Iterator[tuple[int, str, Any]]:
-    rows = _parsed_lines(where, stream)
+def _lines(where: str, stream: IO[bytes], progress: Any) -> Iterator[tuple[int, str, Any]]:
+    rows = _parsed_lines(where, stream, progress)
     first = next(rows)
     second = next(rows, None)
     if second is None:
@@ -137,8 +150,9 @@ def _lines(where: str, stream: IO[bytes]) -> Iterator[tuple[int, str, Any]]:
     yield from rows
 
 
-def _parsed_lines(where: str, stream: IO[bytes]) -> Iterator[tuple[int, str, Any]]:
+def _parsed_lines(where: str, stream: IO[bytes], progress: Any) -> Iterator[tuple[int, str, Any]]:
     row, begin = 0, 0
+    progress.total = size_of(stream)
     for line in stream:
         if line.strip():
             try:
@@ -157,6 +171,7 @@ def _parsed_lines(where: str, stream: IO[bytes]) -> Iterator[tuple[int, str, Any
             yield row, text, value
             row += 1
         begin += len(line)
+        progress.update(len(line))
 
 
 def _one_object(content: bytes) -> dict[str, Any] | None:

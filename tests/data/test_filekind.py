@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from coincide.data import rows
 from coincide.data.llava_json import read
 from coincide.data.messages import read_messages
 from coincide.data.rows import scan
@@ -56,6 +57,35 @@ def test_the_same_rows_in_every_kind_of_file(tmp_path: Path, kind: str, text: st
     assert [value for _, _, value in read_messages(path, tmp_path)] == [
         {**value, **({"image": [value["image"]]} if "image" in value else {})} for value in ROWS
     ]
+
+
+class Bar:
+    """Stands for the bar of a terminal: what it was told."""
+
+    total, n = 0, 0
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def update(self, n: int) -> None:
+        self.n += n
+
+
+@pytest.mark.parametrize("kind", ["UTF-8", "UTF-16", "gzip", "parquet"])
+@pytest.mark.parametrize("text", [LIST, LINES], ids=["list", "lines"])
+def test_a_bar_shows_how_much_is_read(
+    tmp_path: Path, kind: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = Bar()
+    monkeypatch.setattr(rows, "bar", lambda stage, **told: shown)
+    path = tmp_path / "rows.txt"
+    parquet(ROWS, path) if kind == "parquet" else path.write_bytes(KINDS[kind](text))
+    halfway = [shown.n for _ in scan(path)][1:]
+    assert 0 < halfway[0] < halfway[1] < shown.n
+    if kind != "gzip" or text == LIST:  # else only unpacking it would tell
+        assert shown.total - 4 <= shown.n <= shown.total
 
 
 def test_parquet_is_read_by_both_readers(tmp_path: Path) -> None:
