@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +25,7 @@ from coincide.data.rows import scan
 from coincide.schema import Dataset, UserError
 from coincide.system.files import write_atomic, write_json
 
-__all__ = ["Subset", "read_subset", "resolve_rows", "write_list", "write_subset"]
-
-
-@dataclass(frozen=True)
-class Subset:
-    """A subset read from files: ``rows`` int64 [k] sorted, ``ids`` of the same length."""
-
-    rows: np.ndarray
-    ids: tuple[str, ...]
-    annotations: Path
-    """The selected rows as LLaVA json."""
-    facts: Mapping[str, Any]
+__all__ = ["resolve_rows", "write_list", "write_subset"]
 
 
 def write_subset(
@@ -61,16 +49,6 @@ def write_subset(
     write_atomic(folder / "messages.json", lambda path: write_list(path, messages))
     kept = {name: fact for name, fact in facts.items() if not name.endswith("seconds")}
     write_json(folder / "facts.json", kept)
-
-
-def read_subset(folder: Path) -> Subset:
-    """The subset that :func:`write_subset` wrote to ``folder``."""
-    rows = np.load(folder / "rows.npy", allow_pickle=False)
-    ids, facts = (
-        json.loads((folder / name).read_text(encoding="utf-8"))
-        for name in ("ids.json", "facts.json")
-    )
-    return Subset(rows, tuple(ids), folder / "subset.json", facts)
 
 
 def _texts(annotations: Path, rows: np.ndarray) -> list[str]:

@@ -37,7 +37,7 @@ class KernelRows:
             self.lengths[j : j + BLOCK_ROWS] = squared_lengths(wide(x[j : j + BLOCK_ROWS]))
         self.mean = mean.astype(np.float32)
         self.to_subset = np.zeros(len(mean), np.float32)
-        self.taken = self.computed = 0
+        self.taken = 0
         self.table = np.empty((min(max(held, AHEAD), len(mean)), len(mean)))
         self.place: dict[int, int] = {}
         """Rows in the table that are not yet taken."""
@@ -79,7 +79,6 @@ class KernelRows:
             block = kernel_of(block, self.lengths[rows], self.lengths[here], self.gamma)
             self.table[places, here] = block
         self.place.update(zip(rows, places, strict=True))
-        self.computed += len(rows)
 
     def _free(self, count: int) -> list[int]:
         """Places in the table: unused ones, then those of the rows least likely to be taken."""

@@ -94,21 +94,6 @@ def ratio_of_sums(
     return total if len(num) else np.full(len(drawn), np.nan)
 
 
-def draws(strata: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
-    """``count`` bootstrap draws as weights [count, U]: each stratum draws as many units as it has.
-
-    Entry (b, u) is how often draw b contains unit u; ``seed`` is for numpy's default generator.
-    """
-    generator = np.random.default_rng(seed)
-    weights = np.zeros((count, len(strata)), np.int64)
-    for stratum in range(int(strata.max(initial=-1)) + 1):
-        inside = np.flatnonzero(strata == stratum)
-        weights[:, inside] = generator.multinomial(
-            len(inside), np.full(len(inside), 1 / len(inside)), size=count
-        )
-    return weights
-
-
 def standard_error(units: ResamplingUnits) -> float | None:
     """Standard error of S; None for fewer than two units, or where S has no value.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -163,8 +163,3 @@ def _no_pictures(clusters: Path | None, root: Path | None) -> str:
     if clusters is None:
         return "Which rows are in which cluster is not in this store."
     return "" if root else "The pictures of the dataset are not on this machine."
-
-
-def searchable(found: Mapping[str, Any]) -> Sequence[str]:
-    """The text of each cluster that the page's search uses."""
-    return [" ".join(f"{e[0]} {e[1]}" for e in each).lower() for each in found["examples"]]

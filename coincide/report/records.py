@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from coincide.report.cost import RunCost
@@ -131,8 +131,3 @@ class Panel:
 
     def column(self, name: str) -> Column:
         return next(column for column in self.columns if column.name == name)
-
-
-def own_columns(rows: Sequence[PanelRow], kind: str = "rel") -> list[tuple[str, ...]]:
-    """The sets of columns of these rows' Rel.; a single set if there is one full run."""
-    return list(dict.fromkeys(r.columns for row in rows if (r := getattr(row, kind)).columns))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from coincide.data.llava_json import read
-from coincide.data.subset import read_subset, resolve_rows, write_subset
+from coincide.data.subset import resolve_rows, write_subset
 from coincide.schema import Dataset, UserError
 from tests.data.files import row, text_row, write
 
@@ -43,12 +43,12 @@ def test_round_trip(dataset: Dataset, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
     write_subset(folder, dataset, [5, 0, 2], {"method": "mine", "select_seconds": 1.25})
-    subset = read_subset(folder)
-    assert subset.rows.dtype == np.int64
-    assert subset.rows.tolist() == [0, 2, 5]
-    assert subset.ids == ("0", "same", "last")
-    assert subset.facts == {"method": "mine"}
-    again = read(subset.annotations, dataset.image_root, name="again")
+    rows = np.load(folder / "rows.npy")
+    assert rows.dtype == np.int64
+    assert rows.tolist() == [0, 2, 5]
+    assert json.loads((folder / "ids.json").read_text()) == ["0", "same", "last"]
+    assert json.loads((folder / "facts.json").read_text()) == {"method": "mine"}
+    again = read(folder / "subset.json", dataset.image_root, name="again")
     assert [e.turns for e in again.examples] == [dataset.examples[r].turns for r in (0, 2, 5)]
     assert again.examples[0].images == ("pics/a.png",)
 
