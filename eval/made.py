@@ -365,16 +365,6 @@ def right(benchmark: str, doc: MadeDocument) -> str:
     return str(doc["answer"])
 
 
-def wrong(benchmark: str, doc: MadeDocument) -> str:
-    """A readable answer that the benchmark counts as wrong."""
-    match benchmark:
-        case "pope" | "mme":
-            return "no" if doc["answer"].lower() == "yes" else "yes"
-        case "scienceqa_img" | "ai2d" | "mmbench_en" | "mmbench_cn" | "seed" | "mmmu":
-            return "A" if right(benchmark, doc) != "A" else "B"
-    return "zebra crossing"
-
-
 def option_text(benchmark: str, doc: MadeDocument) -> str:
     """The text of the right option; empty if the answer is no option's letter."""
     letter = right(benchmark, doc)

@@ -20,7 +20,7 @@ import torch
 from coincide.data.images import BadImage, load_image
 from coincide.models.chat import cut_before, encode_turns
 from coincide.models.squares import bounded
-from coincide.models.template import IMAGE, Segment, Template, render
+from coincide.models.template import IMAGE, Segment, Template, prompt, render
 from coincide.schema import Dataset, Example, Turn, UserError
 
 if TYPE_CHECKING:
@@ -134,9 +134,8 @@ def encode_prompt(
     pictures = [bounded(image, processor) for image in pictures]
     if template.of_processor:
         return _chat(turns, pictures, processor, sys.maxsize, "prompt", asking=True)
-    asking = [*render(template, turns), Segment(f"{template.assistant}:", False)]
     pixels = pixels_of(pictures, processor) if pictures else None
-    return _encoded(asking, pixels, processor, template, sys.maxsize, "prompt")
+    return _encoded(prompt(template, turns), pixels, processor, template, sys.maxsize, "prompt")
 
 
 def pixels_of(pictures: Sequence[Image], processor: Any) -> torch.Tensor:

@@ -10,8 +10,6 @@ import numpy as np
 from coincide.data.demo.captions import any_scene, dense
 from coincide.data.demo.world import COLOURS, SHAPES, Scene, draw
 
-PREFIX = "<image>\n"
-
 
 def caption_accuracy(model: Any, processor: Any, *, scenes: int, seed: int) -> dict[str, float]:
     """Share of caption words that are predicted correctly (teacher-forced), by kind of word.

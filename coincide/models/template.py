@@ -79,10 +79,9 @@ def render(template: Template, turns: Sequence[Turn]) -> list[Segment]:
     return segments
 
 
-def prompt(template: Template, turns: Sequence[Turn]) -> str:
-    """The text after which the model is to answer; it ends in ``ASSISTANT:``, without a space."""
-    text = "".join(segment.text for segment in render(template, turns))
-    return f"{text}{template.assistant}:"
+def prompt(template: Template, turns: Sequence[Turn]) -> list[Segment]:
+    """The text after which the model is to answer: it ends in ``ASSISTANT:``, without a space."""
+    return [*render(template, turns), Segment(f"{template.assistant}:", False)]
 
 
 def image_first(text: str) -> str:

@@ -31,7 +31,7 @@ def test_whole_text(name: str, opening: str) -> None:
 
 def test_prompt_is_the_text_before_the_answer() -> None:
     template = TEMPLATES["vicuna_v1"]
-    text = prompt(template, TALK[:3])
+    text = "".join(segment.text for segment in prompt(template, TALK[:3]))
     assert text.endswith("USER: why ASSISTANT:")
     whole = "".join(segment.text for segment in render(template, TALK))
     assert whole.removeprefix(text) == " so</s>"
