@@ -20,7 +20,7 @@ import torch
 
 from coincide.config import FeaturePass
 from coincide.features.engine import workers
-from coincide.features.engine.contract import Computer, SignalPass
+from coincide.features.engine.contract import Computer, SignalPass, WorkerSite
 from coincide.features.engine.workers import WorkerFailed
 from coincide.features.extract import extract, signal_step
 from coincide.features.passes.clip import ClipPass
@@ -30,7 +30,7 @@ from coincide.features.signals.clip_image import ClipImage
 from coincide.features.signals.clip_text import ClipText
 from coincide.features.signals.hidden_mean import HiddenMean
 from coincide.features.signals.token_scores import TokenScores
-from coincide.schema import Dataset, Signal, UserError
+from coincide.schema import Signal, UserError
 from coincide.store import Artifact, Store
 from tests.features.conftest import Model, Source
 from tests.features.test_clip import RandomClip
@@ -51,17 +51,8 @@ class Slow(ReferencePass):
     raises: type[Exception] | None = None
 
     @contextmanager
-    def computer(
-        self,
-        signals: Sequence[Signal],
-        folder: Path,
-        dataset: Dataset,
-        device: str,
-        decoders: int,
-    ) -> Iterator[Computer]:
-        made: AbstractContextManager[Computer] = super().computer(
-            signals, folder, dataset, device, decoders
-        )
+    def computer(self, signals: Sequence[Signal], site: WorkerSite) -> Iterator[Computer]:
+        made: AbstractContextManager[Computer] = super().computer(signals, site)
         with made as compute:
 
             def slowly(examples: Any, told: Any) -> Any:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,20 @@ Computer = Callable[[Sequence[Example], Callable[[int], None]], tuple[list[np.nd
 """Computes one shard. Arguments: the shard's examples, and a callback to which the number of newly
 finished rows is passed. Returns the values [n, D] of each signal, in the order of the signals, and
 ``valid`` bool [n]: False for a row without usable values."""
+
+
+@dataclass(frozen=True)
+class WorkerSite:
+    """Where and on what one worker computes a pass."""
+
+    model: Path
+    """The folder that the model is loaded from."""
+    dataset: Dataset
+    """That of the shards' examples."""
+    device: str
+    """``cpu``, ``cuda:0``, ..."""
+    decoders: int
+    """Processes that read rows ahead of the model."""
 
 
 class SignalPass(Protocol):
@@ -40,17 +55,10 @@ class SignalPass(Protocol):
         ...
 
     def computer(
-        self,
-        signals: Sequence[Signal],
-        folder: Path,
-        dataset: Dataset,
-        device: str,
-        decoders: int,
+        self, signals: Sequence[Signal], site: WorkerSite
     ) -> AbstractContextManager[Computer]:
-        """A context in which shards can be computed: loads the model in ``folder`` on ``device``.
-
-        ``dataset`` is the one the shards' examples belong to; ``decoders`` processes read and
-        encode rows ahead of the model.
+        """A context in which shards can be computed: loads the model as ``site`` says, and starts
+        the processes that read and encode rows ahead of it.
         """
         ...
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from coincide.features.engine.claims import Claims
-from coincide.features.engine.contract import SignalPass
+from coincide.features.engine.contract import SignalPass, WorkerSite
 from coincide.features.engine.shards import has_shard, write_shard
 from coincide.schema import Signal
 
@@ -92,7 +92,8 @@ def do_shards(work: PassWork, device: str, decoders: int, tell: ProgressListener
     ``tell`` receives the progress.
     """
     dataset = work.signal_pass.source.open(work.data)
-    made = work.signal_pass.computer(work.signals, work.model, dataset, device, decoders)
+    site = WorkerSite(work.model, dataset, device, decoders)
+    made = work.signal_pass.computer(work.signals, site)
     waited = 0.0
     with made as compute, Claims(work.claims) as claims:
         while left := work.missing_shards():

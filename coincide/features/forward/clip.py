@@ -11,15 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from coincide.config import FeaturePass
 from coincide.features.engine.ahead import Ordered, decoding
-from coincide.features.engine.contract import Computer
+from coincide.features.engine.contract import Computer, WorkerSite
 from coincide.features.forward.contract import EmbeddingSignal
 from coincide.schema import Dataset, Example, UserError
 
@@ -32,21 +30,18 @@ def clip_computer(
     dtype: str,
     options: FeaturePass,
     signals: Sequence[EmbeddingSignal],
-    folder: Path,
-    dataset: Dataset,
-    device: str,
-    decoders: int,
+    site: WorkerSite,
 ) -> Iterator[Computer]:
-    """Load CLIP from ``folder`` in ``dtype`` on ``device``; yields the :data:`Computer` of a shard.
+    """Load CLIP in ``dtype`` as ``site`` says; yields the :data:`Computer` of a shard.
 
-    ``signals`` are computed together; ``decoders`` processes read the pictures ahead.
+    ``signals`` are computed together.
     """
     from coincide.models.clip import load_clip
     from coincide.models.load import load_processor
 
-    processor = load_processor(folder)
-    with decoding(PixelReader(dataset, processor), decoders) as ordered:
-        model = load_clip(folder, dtype, device)
+    dataset, processor = site.dataset, load_processor(site.model)
+    with decoding(PixelReader(dataset, processor), site.decoders) as ordered:
+        model = load_clip(site.model, dtype, site.device)
         encoder = ClipEncoder(model, processor, options.batch_size)
         encoder.shown = ImagesOnce(encoder, dataset, ordered)
         yield partial(_compute, signals, encoder, dataset)
@@ -57,17 +52,16 @@ def tower_computer(
     dtype: str,
     options: FeaturePass,
     signals: Sequence[EmbeddingSignal],
-    folder: Path,
-    dataset: Dataset,
-    device: str,
-    decoders: int,
+    site: WorkerSite,
 ) -> Iterator[Computer]:
-    """The same with the vision tower in ``folder``, for signals of images alone."""
+    """The same with a vision tower, for signals of images alone."""
     from coincide.models.vision import load_image_processor, load_tower
 
-    processor = SimpleNamespace(image_processor=load_image_processor(folder))
-    with decoding(PixelReader(dataset, processor), decoders) as ordered:
-        encoder = ImageEncoder(load_tower(folder, dtype, device), processor, options.batch_size)
+    processor = SimpleNamespace(image_processor=load_image_processor(site.model))
+    dataset = site.dataset
+    with decoding(PixelReader(dataset, processor), site.decoders) as ordered:
+        tower = load_tower(site.model, dtype, site.device)
+        encoder = ImageEncoder(tower, processor, options.batch_size)
         encoder.shown = ImagesOnce(encoder, dataset, ordered)
         yield partial(_compute, signals, encoder, dataset)
 

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 
 from coincide.config import FeaturePass
 from coincide.features.engine.ahead import Ordered, decoding, groups_by_image
-from coincide.features.engine.contract import Computer
+from coincide.features.engine.contract import Computer, WorkerSite
 from coincide.features.forward import capture
 from coincide.features.forward.contract import BLIND, Captured, ForwardSignal, RowVariant
 from coincide.features.forward.encoder import RowEncoder, as_tensors, variants_of
@@ -23,7 +22,7 @@ from coincide.features.forward.prefix import can_share, prefix_of, rest_of, shar
 from coincide.features.forward.vision import TowerOnce
 from coincide.models.encode import Encoded, collate
 from coincide.models.load import load_model, load_processor
-from coincide.schema import Dataset, Example, ModelSource, UserError
+from coincide.schema import Example, ModelSource, UserError
 
 CPU_TOKENS = 2048
 """Most tokens of a batch on a CPU; larger batches exceed the caches and are slower."""
@@ -40,25 +39,21 @@ def reference_computer(
     dtype: str,
     options: FeaturePass,
     signals: Sequence[ForwardSignal],
-    folder: Path,
-    dataset: Dataset,
-    device: str,
-    decoders: int,
+    site: WorkerSite,
     *,
     drop_refused: bool = False,
 ) -> Iterator[Computer]:
-    """Load the model in ``folder`` in ``dtype``; yields the :data:`Computer` of a shard.
+    """Load the model in ``dtype`` as ``site`` says; yields the :data:`Computer` of a shard.
 
-    ``signals`` are computed together; ``decoders`` processes read rows ahead. ``drop_refused``: a
-    row that the model's processor does not accept is marked as not valid instead of raising an
-    error.
+    ``signals`` are computed together. ``drop_refused``: a row that the model's processor does not
+    accept is marked as not valid instead of raising an error.
     """
-    processor = load_processor(folder)
-    wanted = variants_of(signals)
-    encoder = RowEncoder(dataset, processor, model.template, model.max_length, drop_refused, wanted)
-    with decoding(encoder, decoders) as ordered:
-        network = load_model(folder, dtype=getattr(torch, dtype), device=device)
-        forward = Forward(network, signals, processor.tokenizer.pad_token_id, device, options)
+    wanted, processor = variants_of(signals), load_processor(site.model)
+    template, longest = model.template, model.max_length
+    encoder = RowEncoder(site.dataset, processor, template, longest, drop_refused, wanted)
+    with decoding(encoder, site.decoders) as ordered:
+        network = load_model(site.model, dtype=getattr(torch, dtype), device=site.device)
+        forward = Forward(network, signals, processor.tokenizer.pad_token_id, site.device, options)
         with torch.inference_mode():
             yield lambda examples, progress: _compute(examples, progress, ordered, forward)
 

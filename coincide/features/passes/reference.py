@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from coincide.config import FeaturePass
 from coincide.data.report import policies_of
-from coincide.features.engine.contract import Computer, SignalPass, check_dtype
+from coincide.features.engine.contract import Computer, SignalPass, WorkerSite, check_dtype
 from coincide.features.forward.contract import ForwardSignal
-from coincide.schema import Dataset, DataSource, ModelSource
+from coincide.schema import DataSource, ModelSource
 
 
 class ReferenceSignal(ForwardSignal):
@@ -56,25 +55,12 @@ class ReferencePass:
         }
 
     def computer(
-        self,
-        signals: Sequence[Any],
-        folder: Path,
-        dataset: Dataset,
-        device: str,
-        decoders: int,
+        self, signals: Sequence[Any], site: WorkerSite
     ) -> AbstractContextManager[Computer]:
         """Load the model once; see :class:`coincide.features.engine.contract.SignalPass`."""
         from coincide.features.forward.rows import reference_computer
 
         drop = policies_of(self.source).on_bad_row == "drop"
         return reference_computer(
-            self.model,
-            self.dtype,
-            self.options,
-            signals,
-            folder,
-            dataset,
-            device,
-            decoders,
-            drop_refused=drop,
+            self.model, self.dtype, self.options, signals, site, drop_refused=drop
         )
