@@ -34,14 +34,13 @@ from coincide.data.exports import FORMS, Misread, as_json_line, read_rows, words
 from coincide.data.images import safe_path
 from coincide.data.listing import missing_files
 from coincide.data.report import FIRST
-from coincide.data.subset import write_list
 from coincide.data.trainers import UNKNOWN_ROOT, Exported, write_beside
 from coincide.ledger.files import read_result
 from coincide.report.evidence import ArtifactShelf
 from coincide.report.export_table import export_table, need
 from coincide.schema import UserError
 from coincide.store import check_path
-from coincide.system.files import write_atomic, write_json
+from coincide.system.files import write_atomic, write_json, write_list
 from coincide.terminal.inert import guard_terminal
 
 CHOICES = (*FORMS, "ids", "npy", "table")
@@ -139,7 +138,7 @@ def export_subset(
             media = media or words_for_media(row)
             yield as_json_line(row, form, place)
 
-    write_atomic(out, lambda path: write_list(path, texts()))
+    write_list(out, texts())
     notes = [*misread.lines(), *_pictures(images, root, out, names)]
     files, lines = write_beside(form, Exported(out, base, media))
     if lines and base == UNKNOWN_ROOT and names:

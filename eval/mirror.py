@@ -8,7 +8,6 @@ the hub), else from the hub's own cache; never over the network.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from coincide.protocols import Requirement
 from coincide.schema import UserError
-from coincide.system.files import sha256_file, write_atomic, write_json
+from coincide.system.files import read_cache, sha256_file, write_atomic, write_json
 from coincide.terminal.progress import bar
 from eval import card
 from eval.card import Splits
@@ -207,11 +206,6 @@ def _state(path: Path) -> list[object]:
 
 
 def _recall(file: Path) -> dict[str, list[object]]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    sound = isinstance(found, dict) and all(
-        isinstance(entry, list) and len(entry) == 3 for entry in found.values()
-    )
+    found = read_cache(file)
+    sound = all(isinstance(entry, list) and len(entry) == 3 for entry in found.values())
     return found if sound else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 from coincide.errors import PartlyFailed
 from coincide.schema import ModelSource, Score, UserError
 from coincide.store import Artifact, Build, Step, Store
-from coincide.system.files import canonical, write_atomic, write_json
+from coincide.system.files import digest_of, write_atomic, write_json
 from eval import mirror
 from eval.process import follow
 from eval.request import BenchmarkJob, EvaluationRequest
@@ -133,7 +132,7 @@ def examine(store: Store, steps: Sequence[Step]) -> None:
         evaluation = step.build
         assert isinstance(evaluation, Evaluation)
         measured, suite = evaluation.benchmark, evaluation.suite
-        name = hashlib.sha256(canonical(step.config).encode()).hexdigest()[:16]
+        name = digest_of(step.config)[:16]
         seen = store.root / ".cache" / "examined" / f"{name}.json"
         if not measured.dataset or suite.left_out(measured) or seen.is_file() or store.find(step):
             continue

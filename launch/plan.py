@@ -6,16 +6,14 @@ steps need, so that no job waits for another while it runs.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from coincide.pipeline import Planned, plan
 from coincide.schema import STAGES
 from coincide.stages import stages_of
 from coincide.store import Step
-from coincide.system.files import as_name, canonical
+from coincide.system.files import as_name, digest_of
 from launch.jobs import Job, goal
 
 ORDER = ("prepare", *STAGES)
@@ -143,13 +141,13 @@ def _ident(line: Planned, home: Mapping[str, str], together: bool) -> str:
         return home.get(step.needs[-1].planned, step.planned)
     if step.kind == "features":
         of_the_pass = {k: v for k, v in step.config.items() if k not in ("signal", "params")}
-        return _digest(["features", of_the_pass, *(need.planned for need in step.needs)])
+        return digest_of(["features", of_the_pass, *(need.planned for need in step.needs)])
     adapter = _adapter_below(step) if line.stage.name == "evaluate" else None
     if adapter is None:
         return step.planned
     if together and adapter.planned in home:
         return home[adapter.planned]
-    return _digest(["evaluate", adapter.planned])
+    return digest_of(["evaluate", adapter.planned])
 
 
 def _adapter_below(step: Step) -> Step | None:
@@ -187,7 +185,7 @@ def _place_record(
     scores = job.experiment.scores
     built = [home[step.planned] for step in scores if step.planned in home]
     if not built and any(name in in_flight for step in scores for name in step.names):
-        ident = _digest(["record", goal_key(job)])
+        ident = digest_of(["record", goal_key(job)])
         name = f"record-{as_name(job.experiment.adapter.name, 60)}-{ident[:8]}"
         groups[ident] = _Group(name, "evaluate", "record")
         built = [ident]
@@ -200,7 +198,7 @@ def _place_record(
 
 def goal_key(job: Job) -> str:
     """One key for everything that a run ends with."""
-    return _digest(["goal", *goal(job)])
+    return digest_of(["goal", *goal(job)])
 
 
 def _node(
@@ -223,7 +221,3 @@ def _node(
         group.processes,
         group.machines,
     )
-
-
-def _digest(content: list[Any]) -> str:
-    return hashlib.sha256(canonical(content).encode()).hexdigest()

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from coincide.schema import UserError
-from coincide.system.files import as_name, canonical, write_json
+from coincide.system.files import as_name, canonical, digest_of, write_json
 from coincide.terminal.redact import redact
 from launch.frozen import freeze, resolved_run
 from launch.jobs import Job
@@ -138,7 +137,7 @@ def open_sweep(which: str, sweeps: Path) -> Sweep:
 def sweep_id(jobs: Sequence[Job]) -> str:
     """``<data>-<n>-runs-<8 hex>``: the same for the same runs."""
     configs = [{**resolved_run(job)["config"], "logger": None} for job in jobs]
-    digest = hashlib.sha256(canonical(sorted(map(canonical, configs))).encode()).hexdigest()
+    digest = digest_of(sorted(map(canonical, configs)))
     runs = f"{len(jobs)}-run{'s' if len(jobs) > 1 else ''}"
     return f"{as_name(jobs[0].experiment.source.name, 60)}-{runs}-{digest[:8]}"
 

@@ -18,7 +18,7 @@ from typing import Any
 from coincide.ledger.files import file_name
 from coincide.report.settings import identity
 from coincide.schema import Result, Score
-from coincide.system.files import canonical
+from coincide.system.files import digest_of
 from coincide.terminal.inert import printable
 from coincide.terminal.redact import redact
 from track.compared import NOTHING, Comparison
@@ -100,7 +100,7 @@ def digest(run: WandbRun) -> str:
     ]
     if run.job_type == "evaluate":
         told.append(run.config["row"])  # its label depends on the other rows
-    return hashlib.sha256(canonical(told).encode()).hexdigest()[:16]
+    return digest_of(told)[:16]
 
 
 def without_secrets(run: WandbRun, environ: Mapping[str, str] | None = None) -> WandbRun:

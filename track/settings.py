@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from coincide.schema import UserError
-from coincide.system.files import canonical
+from coincide.system.files import digest_of
 
 MODES = ("off", "online", "offline")
 LENT = "lent"
@@ -57,7 +56,7 @@ def group_of(words: Iterable[str]) -> str:
     Words about where and how to run are ignored.
     """
     telling = sorted(word for word in words if not beside(word))
-    return f"sweep-{hashlib.sha256(canonical(telling).encode()).hexdigest()[:8]}"
+    return f"sweep-{digest_of(telling)[:8]}"
 
 
 def beside(word: str) -> bool:

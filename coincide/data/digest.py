@@ -8,7 +8,6 @@ and modification time in the user's cache folder (``$XDG_CACHE_HOME/coincide`` o
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,8 +22,7 @@ from coincide.data.marks import FAULTS as MARKS
 from coincide.data.media import FIELD, TAG
 from coincide.data.parse import image_paths, parse
 from coincide.data.rows import scan
-from coincide.data.shards import shards_of, stamp_of
-from coincide.system.files import sha256_file, write_json
+from coincide.system.files import read_cache, sha256_file, write_json
 from coincide.terminal.progress import bar
 
 RowReader = Callable[[Path], Iterable[tuple[int, str, Any]]]
@@ -132,9 +130,5 @@ def _cache_file(annotations: Path, image_root: Path, form: str) -> Path:
 
 
 def _recall(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    sound = isinstance(found, dict) and {"stamp", "images"} <= found.keys()
-    return found if sound else {}
+    found = read_cache(file)
+    return found if {"stamp", "images"} <= found.keys() else {}

@@ -14,7 +14,6 @@ from __future__ import annotations
 import email.utils
 import errno
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -28,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from coincide.schema import UserError
-from coincide.system.files import write_json
+from coincide.system.files import read_cache, write_json
 from coincide.terminal.inert import inert, raw
 
 if TYPE_CHECKING:
@@ -296,12 +295,8 @@ class _Transfer:
 
     def _recall(self) -> dict[str, Any]:
         """What is known of a partial file; empty if it came from another address."""
-        try:
-            known = json.loads(self.notes.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        mine = isinstance(known, dict) and known.get("url") == _address_hash(self.url)
-        return known if mine else {}
+        known = read_cache(self.notes)
+        return known if known.get("url") == _address_hash(self.url) else {}
 
     def _forget(self) -> None:
         self.part.unlink(missing_ok=True)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,7 +27,7 @@ from coincide.data.llava_json import LlavaJson
 from coincide.data.rows import inert, scan
 from coincide.schema import Dataset
 from coincide.store import Build
-from coincide.system.files import write_atomic
+from coincide.system.files import write_list
 
 TRAIN = "train.json"
 """File of the artifact with the rows as LLaVA json, from which subsets are written."""
@@ -70,7 +69,7 @@ class Messages(LlavaJson):
     def _build(self, build: Build) -> dict[str, Any]:
         facts = super()._build(build)
         texts = (text for _, text, _ in self.rows(Path(self.annotations)))
-        write_atomic(build.dir / TRAIN, partial(_write_list, texts))
+        write_list(build.dir / TRAIN, texts)
         return facts
 
 
@@ -89,11 +88,3 @@ def read_messages(
             yield row, json.dumps(record, default=inert), record
         except BadRow as fault:
             yield row, text, fault
-
-
-def _write_list(items: Iterable[str], path: Path) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as handle:
-        handle.write("[\n")
-        for number, item in enumerate(items):
-            handle.write((",\n" if number else "") + item)
-        handle.write("\n]\n")

@@ -13,7 +13,7 @@ Image paths are relative to the dataset's image root.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from coincide.data.exports import as_messages, read_rows
 from coincide.data.resolve import check_rows, resolve_rows
 from coincide.data.rows import scan
 from coincide.schema import Dataset, UserError
-from coincide.system.files import write_atomic, write_json
+from coincide.system.files import write_array, write_json, write_list
 
-__all__ = ["resolve_rows", "write_list", "write_subset"]
+__all__ = ["resolve_rows", "write_subset"]
 
 
 def write_subset(
@@ -40,13 +40,13 @@ def write_subset(
     check_rows(chosen.tolist(), len(dataset), "the selection")
     chosen = np.sort(chosen)
     examples = [dataset.examples[row] for row in chosen]
-    write_atomic(folder / "rows.npy", lambda path: _save(path, chosen))
+    write_array(folder / "rows.npy", chosen)
     write_json(folder / "ids.json", [example.id for example in examples])
     texts = _texts(dataset.annotations, chosen)
-    write_atomic(folder / "subset.json", lambda path: write_list(path, texts))
+    write_list(folder / "subset.json", texts)
     said = map(as_messages, read_rows(folder / "subset.json"))
     messages = (json.dumps(record, ensure_ascii=False) for record in said)
-    write_atomic(folder / "messages.json", lambda path: write_list(path, messages))
+    write_list(folder / "messages.json", messages)
     kept = {name: fact for name, fact in facts.items() if not name.endswith("seconds")}
     write_json(folder / "facts.json", kept)
 
@@ -61,17 +61,3 @@ def _texts(annotations: Path, rows: np.ndarray) -> list[str]:
             "Start again; the subset will be keyed by the new content."
         )
     return texts
-
-
-def write_list(path: Path, items: Iterable[str]) -> None:
-    """Write ``items``, each a JSON text, as a JSON list with one item per line."""
-    with path.open("w", encoding="utf-8", newline="\n") as handle:
-        handle.write("[\n")
-        for number, item in enumerate(items):
-            handle.write((",\n" if number else "") + item)
-        handle.write("\n]\n")
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    with path.open("wb") as handle:
-        np.save(handle, array, allow_pickle=False)

@@ -6,7 +6,6 @@ apart, on any machine.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from coincide.protocols import FinetuningRecipe
 from coincide.schema import Method
 from coincide.selection.stage import method_config
 from coincide.store import Step
-from coincide.system.files import canonical
+from coincide.system.files import digest_of
 
 DIGITS = 12
 """Digits of a key that are kept, as in the folder names of artifacts."""
@@ -76,7 +75,7 @@ def same_asked(first: str, second: str) -> bool:
 
 def digest(value: Any) -> str:
     """First 12 hexadecimal digits of the SHA-256 of ``value`` (JSON)."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()[:DIGITS]
+    return digest_of(value)[:DIGITS]
 
 
 def _fields(part: Any) -> Mapping[str, Any]:

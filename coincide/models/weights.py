@@ -19,7 +19,7 @@ from typing import Any
 from coincide.models.headers import broken_files
 from coincide.protocols import Requirement
 from coincide.schema import UserError
-from coincide.system.files import canonical, sha256_file, write_json
+from coincide.system.files import digest_of, read_cache, sha256_file, write_json
 from coincide.terminal.progress import bar
 
 SMALL = (".json", ".txt", ".model", ".tiktoken", ".jinja")
@@ -203,7 +203,7 @@ def content(files: Sequence[Path]) -> str:
 
     Hashes are cached by size and modification time, like those of images.
     """
-    known = _recall(_cache_file(files))
+    known = read_cache(_cache_file(files))
     stamps = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
     now: dict[str, Any] = {n: known[n] for n in stamps if known.get(n, [])[:2] == stamps[n]}
     stale = [file for file in files if file.name not in now]
@@ -219,7 +219,7 @@ def content(files: Sequence[Path]) -> str:
     if len(files) == 1:
         return str(now[files[0].name][2])
     parts = {name: entry[2] for name, entry in now.items()}
-    return hashlib.sha256(canonical(parts).encode()).hexdigest()
+    return digest_of(parts)
 
 
 def _files(folder: Path, only: Sequence[str]) -> list[Path]:
@@ -234,11 +234,3 @@ def _cache_file(files: Sequence[Path]) -> Path:
     which = "\0".join(str(file.absolute()) for file in files)
     name = hashlib.sha256(which.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return Path(base) / "coincide" / "digests" / f"weights-{name}.json"
-
-
-def _recall(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

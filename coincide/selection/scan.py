@@ -10,7 +10,6 @@ Pictures are not decoded; their sizes come from the files' headers. See ``coinci
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from coincide.data.report import DataReport, Policies, policies_of
 from coincide.schema import Dataset, DataSource, ModelSource, UserError
-from coincide.store import Build, Step, Store
-from coincide.system.files import canonical, write_json
+from coincide.system.files import digest_of, write_json
 from coincide.terminal.progress import bar
 
 if TYPE_CHECKING:
@@ -50,7 +48,7 @@ class Scan:
     def digest(self) -> str:
         """Hash of the set of barred rows; empty if there are none."""
         rows = sorted({*self.refused, *self.unlearnt})
-        return hashlib.sha256(canonical(rows).encode()).hexdigest() if rows else ""
+        return digest_of(rows) if rows else ""
 
 
 def scan_step(

@@ -15,7 +15,7 @@ from coincide.schema import Dataset, DataSource, Method, UserError
 from coincide.selection.pool import NeedSteps
 from coincide.selection.scan import read_scan
 from coincide.store import Build, Step, Store
-from coincide.system.files import write_atomic
+from coincide.system.files import write_array, write_atomic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +49,7 @@ def scores_step(
         pool = needs.pool(build.store, dataset, barred=barred_rows(build.store, scan, barred))
         arrays = scorer.score(pool, seed)
         for name, array in arrays.items():
-            save(build, f"{name}.npy", array)
+            write_array(build.dir / f"{name}.npy", array)
         write_atomic(
             build.dir / "scores.parquet", lambda path: _write_table(path, dataset, arrays["score"])
         )
@@ -81,17 +81,6 @@ def own_class(method: Method) -> dict[str, str]:
     """
     name = f"{type(method).__module__}.{type(method).__qualname__}"
     return {} if name.split(".")[0] in ("coincide", "baselines") else {"class": name}
-
-
-def save(build: Build, name: str, array: np.ndarray) -> None:
-    """Write ``array`` as the file ``name`` of the artifact."""
-    import numpy as np
-
-    def write(path: Any) -> None:
-        with path.open("wb") as handle:
-            np.save(handle, array, allow_pickle=False)
-
-    write_atomic(build.dir / name, write)
 
 
 def _write_table(path: Any, dataset: Dataset, score: np.ndarray) -> None:

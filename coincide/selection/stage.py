@@ -27,9 +27,9 @@ from coincide.schema import (
 from coincide.selection.budget import count
 from coincide.selection.pool import NeedSteps, StorePool
 from coincide.selection.scan import count_by_reason, summary
-from coincide.selection.scoring import LATE, barred_rows, own_class, save
+from coincide.selection.scoring import LATE, barred_rows, own_class
 from coincide.store import Artifact, Build, Step
-from coincide.system.files import write_atomic
+from coincide.system.files import write_array, write_atomic
 from coincide.terminal.progress import bar
 
 if TYPE_CHECKING:
@@ -83,8 +83,8 @@ def _cluster(build: Build) -> Mapping[str, Any]:
         raise UserError(f"clustering {build.step.needs[0].folder}: {error}") from error
     assignment = np.full(len(valid), -1, dtype=np.int32)
     assignment[rows] = found
-    save(build, "centroids.npy", centroids)
-    save(build, "assignment.npy", assignment)
+    write_array(build.dir / "centroids.npy", centroids)
+    write_array(build.dir / "assignment.npy", assignment)
     state.unlink(missing_ok=True)
     return clustering_health(values, centroids, found)
 
@@ -184,7 +184,7 @@ def _select(
     composition = Counter(dataset.examples[row].source for row in rows)
     whole = Counter(example.source for example in dataset.examples)
     _write_tables(build, selection)
-    save(build, "order.npy", selection_order(selection, rows, pool.usable))
+    write_array(build.dir / "order.npy", selection_order(selection, rows, pool.usable))
     facts = {
         "method": method.name,
         "params": method_config(method),
@@ -207,7 +207,7 @@ def _write_tables(build: Build, selection: Selection) -> None:
     import pandas as pd
 
     if selection.scores is not None:
-        save(build, "scores.npy", selection.scores.astype("float32"))
+        write_array(build.dir / "scores.npy", selection.scores.astype("float32"))
     for name, columns in selection.tables.items():
         frame = pd.DataFrame({column: list(values) for column, values in columns.items()})
         write_atomic(build.dir / f"{name}.parquet", frame.to_parquet)

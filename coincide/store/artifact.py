@@ -7,7 +7,6 @@ to find artifacts, and :meth:`Artifact.file` to read their files.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 from coincide.errors import UserError
 from coincide.store.hashes import digests, stamp
-from coincide.system.files import canonical
+from coincide.system.files import digest_of
 
 MANIFEST = "manifest.json"
 SEAL = "sha256"
@@ -128,7 +127,7 @@ def _literal(name: str) -> str:
 def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """``manifest`` with the hash of its content, so that a later change is detected."""
     content = {k: v for k, v in manifest.items() if k != SEAL}
-    return {**content, SEAL: hashlib.sha256(canonical(content).encode()).hexdigest()}
+    return {**content, SEAL: digest_of(content)}
 
 
 def is_sealed(manifest: Mapping[str, Any]) -> bool:

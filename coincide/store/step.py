@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from coincide.system.files import as_name, canonical
+from coincide.system.files import as_name, canonical, digest_of
 
 if TYPE_CHECKING:
     from coincide.store.store import Build
@@ -77,7 +76,7 @@ class Step:
             "config": json.loads(canonical(config)),
             "needs": list(needs),
         }
-        return hashlib.sha256(canonical(content).encode()).hexdigest()
+        return digest_of(content)
 
     @property
     def digits(self) -> str:

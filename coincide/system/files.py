@@ -8,12 +8,15 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coincide.system.processes import parse_process, this_process
+
+if TYPE_CHECKING:
+    import numpy as np
 
 TEMPORARY = ".tmp-"
 """Prefix of the names of unfinished files."""
@@ -40,6 +43,11 @@ def as_name(text: str, longest: int = 100) -> str:
         return text
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{plain[: longest - 9].rstrip('.-')}-{digest}".lstrip("-")
+
+
+def digest_of(value: Any) -> str:
+    """Hex digest of the SHA-256 of ``value`` as canonical JSON."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
@@ -105,6 +113,39 @@ def write_text(path: Path, text: str, *, mode: int = 0o666) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
     write_atomic(path, write, mode=mode)
+
+
+def write_list(path: Path, items: Iterable[str]) -> None:
+    """Write ``items``, JSON each, atomically as a JSON list with a line for each."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8", newline="\n") as handle:
+            handle.write("[\n")
+            for number, item in enumerate(items):
+                handle.write((",\n" if number else "") + item)
+            handle.write("\n]\n")
+
+    write_atomic(path, write)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write ``array`` atomically as ``.npy``."""
+    import numpy as np
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as handle:
+            np.save(handle, array, allow_pickle=False)
+
+    write_atomic(path, write)
+
+
+def read_cache(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``, which only saves work; empty where it is missing or damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def fsync(path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from coincide.store import note_done
-from coincide.system.files import write_atomic
+from coincide.system.files import write_array
 
 
 def write_shard(folder: Path, index: int, values: np.ndarray, valid: np.ndarray) -> None:
@@ -39,11 +39,7 @@ def has_shard(folder: Path, index: int, listed: Set[str] | None = None) -> bool:
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as handle:
-            np.save(handle, array, allow_pickle=False)
-
-    write_atomic(path, write)
+    write_array(path, array)
     note_done(path)
 
 
