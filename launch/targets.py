@@ -40,9 +40,9 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "logger": ("mode", "project"),
     "launcher": ("launch",),
 }
-"""Config group -> what an object of it has (``coincide.schema``)."""
+"""Config group -> attributes that its objects must have (``coincide.schema``)."""
 PARTS = {"eval": ("benchmark", "eval/shared")}
-"""Group -> groups whose objects stand inside its own, or that its files build on."""
+"""Group -> groups whose objects are nested in its own, or that its files build on."""
 SPECIAL = ("_args_", "_partial_", "_recursive_", "_convert_")
 """Hydra's other keys; ``_convert_`` is allowed, since all containers are plain already."""
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")

@@ -1,62 +1,48 @@
-"""The rooms: no circle of imports, each module of the core in a layer, no name for two things."""
+"""The rooms: no circle of imports, each module of the core in a layer, no type name given twice."""
 
 from __future__ import annotations
 
 import ast
-import re
-import tomllib
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-import grimp
-import numpy as np
 import pytest
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import connected_components
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("coincide", "train", "eval", "baselines", "launch", "track")
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import imports  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def graph() -> grimp.ImportGraph:
-    return grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)
+def graph() -> Any:
+    return imports.graph_of(ROOT)
 
 
-def circles(arrows: set[tuple[str, str]]) -> list[list[str]]:
-    """Groups of names that lead to each other."""
-    names = sorted({name for arrow in arrows for name in arrow})
-    place = {name: i for i, name in enumerate(names)}
-    ends = np.array([[place[a], place[b]] for a, b in sorted(arrows)]).T
-    matrix = csr_matrix((np.ones(ends.shape[1]), (ends[0], ends[1])), shape=(len(names),) * 2)
-    _, label = connected_components(matrix, directed=True, connection="strong")
-    groups = [[names[i] for i in np.flatnonzero(label == k)] for k in np.unique(label)]
-    return [group for group in groups if len(group) > 1]
-
-
-def test_no_modules_import_each_other(graph: grimp.ImportGraph) -> None:
-    arrows = {(a, b) for a in graph.modules for b in graph.find_modules_directly_imported_by(a)}
+def test_neither_modules_nor_rooms_import_each_other(graph: Any) -> None:
+    arrows = imports.arrows_of(graph)
     assert len(arrows) > 500
-    assert circles(arrows) == []
+    assert imports.circles(arrows) == []
+    assert len(imports.between_rooms(arrows)) > 50
+    assert imports.circles(imports.between_rooms(arrows)) == []
 
 
 def test_a_circle_would_be_found() -> None:
-    assert circles({("a", "b"), ("b", "c"), ("c", "a"), ("c", "d")}) == [["a", "b", "c"]]
-
-
-def test_every_module_of_the_core_has_a_layer(graph: grimp.ImportGraph) -> None:
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    layers = settings["tool"]["importlinter"]["contracts"][0]["layers"]
-    named = {name.strip() for layer in layers for name in layer.split("|")}
-    core = {module for module in graph.modules if module.startswith("coincide.")}
-    packages = {module.rsplit(".", 1)[0] for module in core}
-    loose = {
-        module
-        for module in core - packages
-        if not any(module == name or module.startswith(f"{name}.") for name in named)
+    arrows = {("a", "b"), ("b", "c"), ("c", "a"), ("c", "d")}
+    assert imports.circles(arrows) == [["a", "b", "c"]]
+    upwards = {
+        ("coincide.data.rows", "coincide.checks.x"),
+        ("coincide.checks.y", "coincide.data.z"),
     }
-    assert loose == set()
+    assert imports.circles(imports.between_rooms(upwards)) == [["coincide.checks", "coincide.data"]]
+
+
+def test_every_module_of_the_core_has_a_layer(graph: Any) -> None:
+    assert imports.without_layer(graph.modules, ROOT) == set()
+    assert imports.without_layer({"coincide.lost", "coincide.data.rows"}, ROOT) == {"coincide.lost"}
 
 
 def types(tree: ast.Module) -> Iterator[str]:
@@ -79,7 +65,9 @@ def doubled(trees: Iterable[tuple[str, ast.Module]]) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def trees() -> list[tuple[str, ast.Module]]:
-    files = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    files = [
+        path for package in imports.PACKAGES for path in sorted((ROOT / package).rglob("*.py"))
+    ]
     return [(str(path), ast.parse(path.read_text(encoding="utf-8"))) for path in files]
 
 
