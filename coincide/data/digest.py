@@ -22,6 +22,7 @@ from coincide.data.marks import FAULTS as MARKS
 from coincide.data.media import FIELD, TAG
 from coincide.data.parse import image_paths, parse
 from coincide.data.rows import scan
+from coincide.data.shards import shards_of, stamp_of
 from coincide.system.files import read_cache, sha256_file, write_json
 from coincide.terminal.progress import bar
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from coincide.data.report import DataReport, Policies, policies_of
 from coincide.schema import Dataset, DataSource, ModelSource, UserError
+from coincide.store import Build, Step, Store
 from coincide.system.files import digest_of, write_json
 from coincide.terminal.progress import bar
 
