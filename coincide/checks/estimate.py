@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from coincide.checks.flops import ASSUMED_MFU, gpu_hours, peak_flops
+from coincide.features.forward.contract import ForwardSignal
 from coincide.protocols import scale_of
 from coincide.schema import Clustering, Difficulty, UserError
 from coincide.selection.budget import count
@@ -79,16 +80,16 @@ def _features(experiment: Experiment, device: str) -> StageEstimate | None:
         return None
     rows, text = rows_of(experiment), scale_of(experiment.source).get("text_tokens")
     hours, disk, said = 0.0, 0.0, []
-    for model in (experiment.reference, experiment.clip):
-        of_clip = model is experiment.clip
-        signals = [s for s in experiment.signals if (s.model == "clip") == of_clip]
+    for group, model in experiment.models.items():
+        signals = [s for s in experiment.signals if s.model == group]
         if not signals:
             continue
         scale = scale_of(model)
         if rows is None or text is None or "parameters" not in scale:
             return StageEstimate("features", None, None, "sizes of data or model are not known")
-        more = len({getattr(s, "variant", "whole") for s in signals} - {"whole"})
-        tokens = rows * (scale["image_tokens"] + (CLIP_TOKENS if of_clip else text * (1 + more)))
+        runs = 1 + len({s.variant for s in signals if isinstance(s, ForwardSignal)} - {"whole"})
+        read = {"reference": text * runs, "clip": CLIP_TOKENS}.get(group, 0)
+        tokens = rows * (scale["image_tokens"] + read)
         hours += gpu_hours(2 * scale["parameters"] * tokens, device)
         values = sum(s.width(scale["hidden"]) * BYTES[s.dtype] for s in signals)
         disk += rows * values

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from coincide.config import FeaturePass
-from coincide.features.engine.contract import Computer, SignalPass, check_dtype
+from coincide.features.engine.contract import Computer, SignalPass, WorkerSite, check_dtype
 from coincide.features.forward.contract import EmbeddingSignal
-from coincide.schema import ClipSource, Dataset, DataSource
+from coincide.schema import ClipSource, DataSource
 
 
 class VisionSignal(EmbeddingSignal):
@@ -42,16 +41,9 @@ class VisionPass:
         return {"dtype": self.model.dtype}
 
     def computer(
-        self,
-        signals: Sequence[Any],
-        folder: Path,
-        dataset: Dataset,
-        device: str,
-        decoders: int,
+        self, signals: Sequence[Any], site: WorkerSite
     ) -> AbstractContextManager[Computer]:
         """Load the tower once; see :class:`coincide.features.engine.contract.SignalPass`."""
         from coincide.features.forward.clip import tower_computer
 
-        return tower_computer(
-            self.model.dtype, self.options, signals, folder, dataset, device, decoders
-        )
+        return tower_computer(self.model.dtype, self.options, signals, site)
