@@ -21,10 +21,16 @@ LEARNT = frozenset({LOSS, "weight", "loss_weight", "loss_scale", "loss_mask", "l
                     "train_turn", "trained", "is_trainable", "learn", "output_with_loss",
                     "supervised"})  # fmt: skip
 """Fields of a turn that say whether it is learnt."""
-UNCLEAR = frozenset({"train_detail", "training_detail", "mask", "masked", "masks", "weights",
-                     "token_weights", "label_mask", "labels", "input_ids", "assistant_mask",
-                     "assistant_masks", "completion_mask", "answer_mask"})  # fmt: skip
+UNLEARNT = frozenset({"no_loss", "ignore_loss", "skip_loss", "exclude_from_loss"})
+"""Fields of a turn that say that it is not learnt: the other way round."""
+UNCLEAR = frozenset({"train_detail", "training_detail", "mask", "masked", "is_masked", "masks",
+                     "weights", "token_weights", "label_mask", "labels", "input_ids",
+                     "assistant_mask", "assistant_masks", "completion_mask",
+                     "answer_mask"})  # fmt: skip
 """Fields of a turn that change what is learnt in an unsupported or ambiguous way."""
+WEIGHTS = frozenset({"sample_weight", "example_weight", "instance_weight", "importance_weight",
+                     "sample_weights"})  # fmt: skip
+"""Fields of a row that say how much it counts."""
 TOOLS = frozenset({"tools", "functions", "function_call", "tool_calls", "tool_call_id",
                    "tool_choice"})  # fmt: skip
 UNREAD_TEXT = frozenset({"reasoning_content", "reasoning", "thinking", "thought", "refusal",
@@ -57,6 +63,8 @@ def is_learnt(turn: str, fields: Mapping[str, Any], answer: bool) -> bool:
             continue
         if name in LEARNT:
             said[key] = _yes(turn, key, value)
+        elif name in UNLEARNT:
+            said[key] = not _yes(turn, key, value)
         elif name in UNCLEAR:
             raise BadRow(MARK, f"{turn} has {key!r}: {short(value)}; say \"{LOSS}\": false of a "
                                "turn that is not to be learnt")  # fmt: skip
@@ -96,7 +104,9 @@ def _changes(name: str, value: Any) -> bool:
         return bool(value)
     if name in ("train_on_outputs", "train_on_completion"):
         return not value
-    if name in LEARNT or name in ("sample_weight", "example_weight"):
+    if name in UNLEARNT:
+        return bool(value)
+    if name in LEARNT or name in WEIGHTS:
         return not isinstance(value, str) and value != 1
     return name in UNCLEAR - {"labels", "masks", "mask"} or (
         name in ("labels", "masks", "mask") and _numbers(value)

@@ -44,10 +44,11 @@ def opened(root: Path, rows: list[Any], kind: type[LlavaJson] = LlavaJson, **mor
 NOT_LEARNT: list[dict[str, Any]] = [
     {"loss": False}, {"weight": 0}, {"weight": 0.0}, {"loss_weight": 0}, {"train": False},
     {"training": False}, {"loss_mask": 0}, {"output_with_loss": False}, {"loss_scale": 0.0},
-    {"loss": False, "weight": 0, "train": None},
+    {"loss": False, "weight": 0, "train": None}, {"no_loss": True}, {"ignore_loss": 1},
 ]  # fmt: skip
 LEARNT: list[dict[str, Any]] = [
     {}, {"loss": True}, {"weight": 1}, {"weight": 1.0}, {"loss": None}, {"train_detail": []},
+    {"no_loss": False},
     {"name": "bot", "score": 0.3, "id": 7}, {"tool_calls": [], "reasoning_content": ""},
 ]  # fmt: skip
 
@@ -98,6 +99,9 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("mark of what is learnt", {**talk(), "loss_mask": [0, 1, 1]}),
     ("mark of what is learnt", {**talk(), "assistant_masks": [0, 1]}),
     ("mark of what is learnt", {**talk(), "completion_mask": [0, 1]}),
+    ("mark of what is learnt", {**talk(), "importance_weight": 0.5}),
+    ("mark of what is learnt", {**talk(), "no_loss": True}),
+    ("mark of what is learnt", talk(is_masked=True)),
     ("preference data", {**talk(), "rejected_response": "worse"}),
     ("preference data", {**talk(), "non_preferred_output": [turn("gpt", "worse")]}),
     ("preference data", {**talk(), "chosen": "a", "rejected": "b"}),
@@ -117,7 +121,7 @@ def test_what_is_not_done_is_a_counted_fault(tmp_path: Path, chat: bool) -> None
     ]
     dataset = opened(tmp_path, rows, kind, on_bad_row="drop")
     assert dataset.dropped == {n: kind for n, (kind, _) in enumerate(REFUSED, 1)}
-    with pytest.raises(UserError, match="14 x mark of what is learnt: rows 1, 2, 3"):
+    with pytest.raises(UserError, match="17 x mark of what is learnt: rows 1, 2, 3"):
         opened(tmp_path, rows, kind)
 
 
