@@ -6,7 +6,8 @@ selected: there is nothing to learn from it. Text-only rows are treated as ``tex
 - ``keep``: they compete with all others (methods that score them like any row);
 - ``quota``: they get their proportional share of the budget, chosen at random with the run's
   seed (methods that look at the image), so that budgets stay comparable;
-- ``drop``: they are left out.
+- ``drop``: they are left out;
+- ``all``: every one of them is taken, and the method divides the rest of the budget.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 from coincide.schema import Example, Pool, Selection, UserError
 
 Direction = Literal["low", "middle", "high"]
-TextOnly = Literal["keep", "quota", "drop"]
+TextOnly = Literal["keep", "quota", "drop", "all"]
 DIRECTIONS = ("low", "middle", "high")
 TEXT_ONLY = ("keep", "quota", "drop")
 
@@ -55,11 +56,14 @@ class Shares:
     k: int
     """Number of them to take."""
     text: np.ndarray
-    """int64: the text-only rows that were drawn at random."""
+    """int64: text-only rows taken beside them."""
+    drawn: bool = True
+    """Whether these were drawn at random; else they are all that there are."""
 
     def facts(self) -> dict[str, int]:
         """These numbers for the manifest."""
-        return {"candidates": int(self.candidates.sum()), "text_only_at_random": len(self.text)}
+        name = "text_only_at_random" if self.drawn else "text_only_kept"
+        return {"candidates": int(self.candidates.sum()), name: len(self.text)}
 
 
 def shares(pool: Pool, defined: np.ndarray, k: int, policy: TextOnly, seed: int) -> Shares:
@@ -79,12 +83,25 @@ def shares(pool: Pool, defined: np.ndarray, k: int, policy: TextOnly, seed: int)
     candidates, texts = able & defined & ~text, able & text
     if policy == "drop":
         return Shares(candidates, k, np.empty(0, np.int64))
+    if policy == "all":
+        return Shares(candidates, k - _all_of(texts, k), np.flatnonzero(texts), drawn=False)
     # their share of the places, in proportion to the rows, rounded half up
     total = int(candidates.sum() + texts.sum())
     quota = (2 * k * int(texts.sum()) + total) // max(2 * total, 1)
     # the first text-only rows of one permutation of the pool
     shuffled = np.random.default_rng(seed).permutation(len(text))
     return Shares(candidates, k - quota, shuffled[texts[shuffled]][:quota])
+
+
+def _all_of(texts: np.ndarray, k: int) -> int:
+    """How many text-only rows there are; UserError where the budget does not hold them."""
+    count = int(texts.sum())
+    if count > k:
+        raise UserError(
+            f"method.text_only=all keeps every text-only row, {count:,} here, and the budget is "
+            f"{k:,} rows. Set a larger budget, or text_only=quota for their share of it."
+        )
+    return count
 
 
 def has_answer(example: Example) -> bool:

@@ -26,7 +26,7 @@ from coincide.report.notes import panel_notes, primary
 from coincide.report.published import PublishedTable, is_part, published_beside
 from coincide.report.ranks import rank_notes
 from coincide.report.records import FULL, Column, Note, Panel, PanelRow
-from coincide.report.rel import with_rel
+from coincide.report.rel import is_target_aware, with_rel
 from coincide.report.settings import identity, naming, setting, short_names
 from coincide.report.statistics import Estimate, estimate
 from coincide.schema import Result, Score
@@ -34,6 +34,8 @@ from coincide.system.files import canonical
 
 COMMITTED = ", committed"
 """Appended to the label of a row that ships with the project."""
+SEES_TARGETS = ", sees targets"
+"""Appended to the label of a row whose method looked at samples of the target tasks."""
 
 
 def panels(results: Sequence[Result]) -> list[Panel]:
@@ -237,6 +239,7 @@ def _labelled(rows: Sequence[PanelRow]) -> tuple[list[PanelRow], list[Note]]:
             label = f"{method} ({row.variant})" if row.variant else method
             label += f" [{fields}]" if fields else ""
             label += f" via {row.reference}" if several and row.reference else ""
+            label += SEES_TARGETS if is_target_aware(row.runs) else ""
             label += COMMITTED if row.committed else ""
             labelled.append(replace(row, label=label))
         found += _unlike(labelled)

@@ -45,10 +45,14 @@ Series = Mapping[str, int]
 
 
 def series(panels: Sequence[Panel]) -> dict[str, int]:
-    """The full run first, random second, then by name."""
-    methods = {row.label: row.method for panel in panels for row in panel.rows}
+    """The full run first, random second, then by name, those that see target rows last."""
     first = {FULL: 0, "random": 1}
-    ordered = sorted(methods, key=lambda label: (first.get(methods[label], 2), label))
+    group = {
+        row.label: 3 if row.target_aware else first.get(row.method, 2)
+        for panel in panels
+        for row in panel.rows
+    }
+    ordered = sorted(group, key=lambda label: (group[label], label))
     return {label: i for i, label in enumerate(ordered)}
 
 

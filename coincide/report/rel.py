@@ -18,7 +18,8 @@ from coincide.schema import Result
 
 CUT_SHORT = "train.max_steps"
 TARGET_AWARE = frozenset({"icons", "less", "rds"})
-"""Methods that select with samples of the target tasks, which other methods never see."""
+"""Methods that select with samples of the target tasks, which other methods never see; for results
+that did not record the content of those (``Result.contents["targets"]``)."""
 
 
 def with_rel(
@@ -33,7 +34,7 @@ def with_rel(
             rel=_own(row, full, {}),
             rel_chance=_own(row, full, chance),
             rel_zoo=_zoo(row, columns, zoo),
-            target_aware=any(_is_target_aware(run) for run in row.runs),
+            target_aware=is_target_aware(row.runs),
         )
         for row in rows
     ]
@@ -87,10 +88,16 @@ def _lacking(found: Relative, row: PanelRow) -> str:
     return "; ".join(reasons) or found.why
 
 
-def _is_target_aware(run: Result) -> bool:
+def is_target_aware(runs: Sequence[Result]) -> bool:
+    """Whether the method of these runs looked at samples of the target tasks."""
+    return any(_looked(run) for run in runs)
+
+
+def _looked(run: Result) -> bool:
     method = run.config.get("method")
     stated = method.get("target_aware") if isinstance(method, Mapping) else None
-    return run.method in TARGET_AWARE if stated is None else bool(stated)
+    looked = "targets" in run.contents or run.method in TARGET_AWARE
+    return looked if stated is None else bool(stated)
 
 
 def _ranked(rows: Sequence[PanelRow]) -> list[PanelRow]:

@@ -53,10 +53,14 @@ def clusters_step(clustering: Clustering, features: Step) -> Step:
         "seed": clustering.seed,
     }
     name = f"{features.name}-k{clustering.clusters}"
-    return Step("clusters", name, CLUSTERS_VERSION, config, _cluster, needs=(features,))
+    gaps = clustering.signal.nan_allowed
+    return Step(
+        "clusters", name, CLUSTERS_VERSION, config, lambda b: _cluster(b, gaps), needs=(features,)
+    )
 
 
-def _cluster(build: Build) -> Mapping[str, Any]:
+def _cluster(build: Build, gaps: bool) -> Mapping[str, Any]:
+    """``gaps``: rows whose signal is NaN, "has no value", are left out."""
     import numpy as np
 
     from coincide.features.engine.shards import ShardedArray, read_valid
@@ -65,6 +69,8 @@ def _cluster(build: Build) -> Mapping[str, Any]:
     folder = build.store.verify(build.step.needs[0]).path
     config = build.step.config
     valid = read_valid(folder)
+    if gaps:
+        valid &= _has_value(ShardedArray(folder))
     rows = np.flatnonzero(valid)
     values: Any = ShardedArray(folder) if len(rows) == len(valid) else ShardedArray(folder, rows)
     state = build.dir / "state.npz"  # of an attempt that was killed
@@ -87,6 +93,14 @@ def _cluster(build: Build) -> Mapping[str, Any]:
     write_array(build.dir / "assignment.npy", assignment)
     state.unlink(missing_ok=True)
     return clustering_health(values, centroids, found)
+
+
+def _has_value(x: Any) -> np.ndarray:
+    """bool [N]: rows of ``x`` [N, D] without NaN, read in blocks."""
+    import numpy as np
+
+    starts = range(0, len(x), 65536)
+    return np.concatenate([~np.isnan(x[i : i + 65536]).any(axis=1) for i in starts])
 
 
 def _devices() -> list[str]:

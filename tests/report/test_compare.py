@@ -207,6 +207,11 @@ def test_target_aware_methods_are_placed_apart() -> None:
     panel = only(runs)
     places = [(r.method, r.rank) for r in panel.rows if r.budget == 0.2]
     assert places == [("coincide", 1), ("random", 2), ("icons", 1)]
+    assert row_of(panel, "icons").label == "icons, sees targets"
+    looked = replace(result("mine", 0, (90.0, 70.0, 99.0)), contents={"targets": "1a2b3c"})
+    other = replace(looked, seed=0, contents={"targets": "4d5e6f"}, scores=looked.scores)
+    shown = [r for r in only([*ledger(), looked, other]).rows if r.target_aware]
+    assert len(shown) == len({r.label for r in shown}) == 2, "other target rows, another row"
     declared = replace(runs[-1], config={"method": {"target_aware": False}})
     places = [(r.method, r.rank) for r in only([*ledger(), declared]).rows if r.budget == 0.2]
     assert places[0] == ("icons", 1)

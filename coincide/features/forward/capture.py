@@ -137,6 +137,7 @@ def run(
     return Captured(
         tapped,
         batch["attention_mask"],
+        batch["image_mask"],
         batch["labels"],
         output.last_hidden_state,
         head,

@@ -50,6 +50,8 @@ class Captured:
     """The result of each tap's ``reduce``."""
     attention_mask: torch.Tensor
     """int64 [B, T], 1 on real tokens, 0 on padding."""
+    image_mask: torch.Tensor
+    """bool [B, T]: positions that image features take."""
     labels: torch.Tensor
     """int64 [B, T], -100 on all tokens that are not part of an answer, not shifted."""
     hidden: torch.Tensor
