@@ -59,9 +59,9 @@ def correlation(x: Any, stored: float = HALF) -> tuple[np.ndarray, float]:
     for i in starts:
         rows = wide(x[i : i + BLOCK])
         total += _directions(rows, mean).sum(axis=0)
-        away = ((rows - mean) ** 2).sum(axis=1)
-        spread += float(((rows**2).sum(axis=1)[away > 0] / away[away > 0]).sum())
-    lean, noise = float(np.linalg.norm(total)) / n, stored * (spread / n) ** 0.5 / n**0.5
+        away = np.linalg.norm(rows - mean, axis=1).clip(1e-300)
+        spread += float(((stored * np.linalg.norm(rows, axis=1) / away).clip(max=1) ** 2).sum())
+    lean, noise = float(np.linalg.norm(total)) / n, spread**0.5 / n
     if lean <= 4 * noise:
         raise UserError(
             f"prism: the features of {n:,} rows with an image have no direction to rank by: the "
@@ -76,10 +76,11 @@ def correlation(x: Any, stored: float = HALF) -> tuple[np.ndarray, float]:
 
 
 def _directions(rows: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Unit vectors from ``mean`` to ``rows``; zero for a row that is the mean."""
+    """Unit vectors from ``mean`` to ``rows``; zero for a row that is the mean, up to rounding."""
     centred = rows - mean
     norm = np.linalg.norm(centred, axis=1, keepdims=True)
-    return np.divide(centred, norm, out=np.zeros_like(centred), where=norm > 0)
+    least = 8 * np.finfo(float).eps * np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.divide(centred, norm, out=np.zeros_like(centred), where=norm > least)
 
 
 @dataclass(frozen=True)

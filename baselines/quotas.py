@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from coincide.ops.allocate import largest_remainder
+
 
 def apportion(weights: np.ndarray, room: np.ndarray, total: int) -> np.ndarray:
     """Rows of each group, int64 [G], in proportion to ``weights`` [G] (>= 0), at most ``room`` [G].
@@ -28,16 +30,9 @@ def _fill(weights: np.ndarray, room: np.ndarray, total: int) -> np.ndarray:
         share = left * (weights[open_] / weights[open_].sum())
         full = share >= room[open_]
         if not full.any():
-            counts[open_] = _largest_remainder(share, left)
+            counts[open_] = largest_remainder(share, left)
             return counts
         counts[open_[full]] = room[open_[full]]
         left -= int(room[open_[full]].sum())
         open_ = open_[~full]
     return counts
-
-
-def _largest_remainder(share: np.ndarray, total: int) -> np.ndarray:
-    whole = np.floor(share).astype(np.int64)
-    first = np.argsort(whole - share, kind="stable")
-    whole[first[: total - int(whole.sum())]] += 1
-    return whole

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 import run as program  # noqa: E402
 from coincide.report.published import SOURCE, published  # noqa: E402
-from coincide.schema import Clustering, Need, Signal, SubsetOf, Tuned  # noqa: E402
+from coincide.schema import Clustering, Need, Signal, SubsetOf, Targets, Tuned  # noqa: E402
 
 TABLES = {"7B": "llava665k_20pct_llava15_7b", "13B": "llava665k_20pct_llava15_13b"}
 OPENING = """# Selection methods
@@ -77,6 +77,8 @@ def _name(need: Need) -> str:
         return f"the rows of `{need.method.name}`"
     if isinstance(need, Tuned):
         return f"`{need.signal.name}` after training on a part"
+    if isinstance(need, Targets):
+        return f"`{need.signal.name}` of target rows"
     return f"k-means of `{need.signal.name}`" if isinstance(need, Clustering) else "stage 1"
 
 

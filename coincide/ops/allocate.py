@@ -127,7 +127,7 @@ def _spill_over(logits: np.ndarray, sizes: np.ndarray, k: int) -> np.ndarray:
         quota = left * _softmax(logits[open_])
         full = quota >= sizes[open_]
         if not full.any():
-            counts[open_] = _largest_remainder(quota, left)
+            counts[open_] = largest_remainder(quota, left)
             break
         counts[open_[full]] = sizes[open_[full]]
         left -= int(sizes[open_[full]].sum())
@@ -135,7 +135,10 @@ def _spill_over(logits: np.ndarray, sizes: np.ndarray, k: int) -> np.ndarray:
     return counts
 
 
-def _largest_remainder(quota: np.ndarray, total: int) -> np.ndarray:
+def largest_remainder(quota: np.ndarray, total: int) -> np.ndarray:
+    """``quota`` [K], which sums to ``total``, in whole numbers that do, int64: rounded down, then
+    one more where most was lost, ties to the lowest cluster.
+    """
     whole = np.floor(quota).astype(np.int64)
     ranked = np.argsort(-(quota - whole), kind="stable")
     whole[ranked[: total - int(whole.sum())]] += 1

@@ -8,17 +8,22 @@ from typing import Any
 
 import numpy as np
 
+from baselines.magic import Magic
 from baselines.presel import PreSel
+from baselines.rds import Rds
 from baselines.self_filter import SelfFilter
 from coincide.features.signals.clip_image import ClipImage
 from coincide.features.signals.clip_text import ClipText
 from coincide.features.signals.grand import Grand
 from coincide.features.signals.hidden_last import HiddenLast
 from coincide.features.signals.hidden_mean import HiddenMean
+from coincide.features.signals.hidden_weighted import HiddenWeighted
 from coincide.features.signals.picture_embedding import PictureEmbedding
 from coincide.features.signals.token_scores import TokenScores
 from coincide.features.signals.token_scores_blind import TokenScoresBlind
 from coincide.features.signals.token_scores_unasked import TokenScoresUnasked
+from coincide.features.signals.visual_attended import VisualAttended
+from coincide.features.signals.visual_mean import VisualMean
 from coincide.ops.kmeans import spherical_kmeans
 from coincide.schema import (
     Clustering,
@@ -66,9 +71,10 @@ class MemoryPool:
         return method.score(self, seed)
 
     def clusters(self, clustering: Clustering) -> Clusters:
-        """Spherical k-means of the usable rows."""
+        """Spherical k-means of the usable rows that have a value."""
         if clustering not in self.found:
-            rows = np.flatnonzero(self.usable)
+            values = self.signals[clustering.signal]
+            rows = np.flatnonzero(self.usable & ~np.isnan(values).any(axis=1))
             centroids, found = spherical_kmeans(
                 self.signals[clustering.signal][rows], clustering.clusters, 20, clustering.seed
             )
@@ -126,6 +132,10 @@ def make_pool(rows: int = 300, seed: int = 0) -> MemoryPool:
     losses[learnt, 2] = scores[learnt, 2] * (1 + learnt % 4)
     unasked = np.full((rows, 1), np.nan, np.float32)
     unasked[learnt, 0] = 4 * scores[learnt, 2]
+    glance = np.random.default_rng(seed + 1)
+    bridge, neurons = MAGIC.needs()[2:]
+    visual = np.where(no_image[:, None], 0, 2 * x + glance.normal(size=x.shape))
+    numbers = glance.integers(0, 6, (rows, 2, 4)) + np.arange(4) * 6
     return MemoryPool(
         examples,
         usable,
@@ -136,6 +146,11 @@ def make_pool(rows: int = 300, seed: int = 0) -> MemoryPool:
             TokenScores(): np.column_stack([scores, tokens]).astype(np.float32),
             ClipImage(): image,
             ClipText("dialogue"): text,
+            VisualMean(): visual.astype(np.float16),
+            VisualAttended(): visual.astype(np.float32),
+            HiddenWeighted(): (5 * x).astype(np.float16),
+            bridge: np.where(no_image | empty, np.nan, glance.random(rows))[:, None],
+            neurons: numbers.reshape(rows, 8).astype(np.float32),
         },
         difficulties={SelfFilter().needs()[2]: difficulty.astype(np.float32)},
         subsets={reference: learnt},
@@ -143,6 +158,7 @@ def make_pool(rows: int = 300, seed: int = 0) -> MemoryPool:
             Tuned(reference, TokenScores()): losses,
             Tuned(reference, TokenScoresUnasked()): unasked,
         },
+        target_rows={Rds().needs()[1]: target_rows(x, glance)},
     )
 
 
@@ -162,6 +178,17 @@ def _of_today(
         PictureEmbedding(): shown,
         ClipText("question"): unit(x @ rng.normal(size=(24, 12))),
     }
+
+
+MAGIC = Magic(layers=(0, 1), neurons=(1, 2), stored=4)
+
+
+def target_rows(x: np.ndarray, random: np.random.Generator) -> TargetRows:
+    """Twelve rows like some of the pool, of two tasks; one of them is not usable."""
+    values = 3 * x[(5 + 25 * np.arange(12)) % len(x)] + random.normal(size=(12, x.shape[1]))
+    turns = (Turn("human", "what?"), Turn("gpt", "this"))
+    examples = [Example(row, str(row), (), turns, f"task{row % 2}") for row in range(12)]
+    return TargetRows(examples, values.astype(np.float16), np.arange(12) != 7)
 
 
 def unit(x: np.ndarray) -> np.ndarray:

@@ -15,14 +15,18 @@ from baselines.length import Length
 from baselines.onceselect import OnceSelect
 from baselines.perplexity import Perplexity
 from baselines.presel import PreSel
+from baselines.prism import Prism
+from baselines.rds import Rds
+from baselines.scalselect import ScalSelect
 from baselines.self_filter import SelfFilter
 from baselines.self_sup import SelfSup
 from baselines.semdedup import SemDeDup
 from baselines.typiclust import TypiClust
+from baselines.visnec import VisNec
 from coincide.features.signals.hidden_last import HiddenLast
 from coincide.schema import Method
 from coincide.selection.stage import fill_to_budget
-from tests.baselines.pool import make_pool
+from tests.baselines.pool import MAGIC, make_pool
 
 METHODS: list[Method] = [
     El2n(),
@@ -52,8 +56,16 @@ METHODS: list[Method] = [
     SelfFilter(),
     SelfFilter(text_only="drop"),
     SelfFilter(text_only="drop", negative="released"),
+    Prism(),
+    Prism(text_only="drop"),
+    ScalSelect(),
+    Rds(),
+    Rds(turns="next", of="queries", text_only="quota"),
+    VisNec(clusters=5),
+    VisNec(clusters=5, minimum=0.0, text_only="drop"),
+    MAGIC,
 ]
-UNNESTED = ("dics", "presel", "onceselect")
+UNNESTED = ("dics", "presel", "onceselect", "visnec", "magic")
 """Whose candidates, quotas or draws follow from the budget."""
 
 

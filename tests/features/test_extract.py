@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from coincide.config import FeaturePass
 from coincide.features.engine.shards import ShardedArray, read_valid
@@ -16,12 +17,17 @@ from coincide.features.extract import extract, signal_step
 from coincide.features.forward import rows as reference
 from coincide.features.passes.reference import ReferencePass
 from coincide.features.signals.activations import Activations
+from coincide.features.signals.bridging import Bridging
 from coincide.features.signals.hidden_last import HiddenLast
 from coincide.features.signals.hidden_mean import HiddenMean
+from coincide.features.signals.hidden_weighted import HiddenWeighted
+from coincide.features.signals.neurons import Neurons
 from coincide.features.signals.token_scores import TokenScores
 from coincide.features.signals.token_scores_blind import TokenScoresBlind
 from coincide.features.signals.token_scores_masked import TokenScoresMasked
 from coincide.features.signals.token_scores_unasked import TokenScoresUnasked
+from coincide.features.signals.visual_attended import VisualAttended
+from coincide.features.signals.visual_mean import VisualMean
 from coincide.models.encode import encode
 from coincide.models.load import load_model, load_processor
 from coincide.models.template import TEMPLATES
@@ -37,7 +43,16 @@ ALL = (
     TokenScoresBlind(),
     TokenScoresUnasked(),
     TokenScoresMasked(),
+    VisualMean(0),
+    VisualAttended(),
+    HiddenWeighted(),
+    HiddenWeighted("text"),
+    Bridging((0, 1)),
+    Neurons((0, 1), 8),
 )
+
+FEW = 13
+"""Rows that every signal is compared with plain transformers on; they hold all odd ones."""
 
 
 def run_pass(
@@ -69,12 +84,15 @@ def alone(
     network = load_model(folder, dtype=torch.float64, device="cpu")
     dataset = source.open(Path())
     seen: list[torch.Tensor] = []
+    neurons: list[torch.Tensor] = []
     for layer in network.model.language_model.layers:
         layer.self_attn.o_proj.register_forward_hook(lambda m, i, out: seen.append(out[0]))
+        layer.mlp.down_proj.register_forward_hook(lambda m, i, out: neurons.append(i[0][0]))
     found = {}
     for example in rows():
         e = encode(example, dataset, processor, TEMPLATES[model.template], model.max_length)
         seen.clear()
+        neurons.clear()
         with torch.no_grad():
             output = network(
                 input_ids=e.input_ids[None],
@@ -96,13 +114,69 @@ def alone(
             "nll": np.asarray(output.loss.item()),
             "answers": np.asarray(int((e.labels[1:] != -100).sum())),
         }
+        if example.row >= FEW:
+            continue
+        found[example.row] |= glances(e, output.hidden_states[1][0], states, neurons)
         kept = ~e.image_mask
         found[example.row] |= {
             "blind": loss_of(network, e.input_ids[kept], e.labels[kept], None),
             "unasked": loss_of(network, *answers_alone(example, processor), e.pixel_values),
             "masked": loss_of(network, *one_token_an_image(e)),
         }
+    network.set_attn_implementation("eager")
+    for example in rows()[:FEW]:
+        e = encode(example, dataset, processor, TEMPLATES[model.template], model.max_length)
+        pixels = None if e.pixel_values is None else e.pixel_values.double()
+        with torch.no_grad():
+            output = network(
+                input_ids=e.input_ids[None], pixel_values=pixels, output_attentions=True,
+                output_hidden_states=True,
+            )  # fmt: skip
+        attentions = [attention[0].mean(0).double() for attention in output.attentions]
+        found[example.row] |= attending(e, output.hidden_states[1][0], attentions)
     return found
+
+
+def glances(
+    e: Any, first: torch.Tensor, last: torch.Tensor, neurons: list[torch.Tensor]
+) -> dict[str, np.ndarray]:
+    """Means of the states of one row after the ``first`` and ``last`` block, and top neurons."""
+    image, places = e.image_mask, torch.arange(1, len(last) + 1).double()
+    text = torch.arange(1, int((~image).sum()) + 1).double()
+    answers = e.labels != -100
+    return {
+        "visual_mean": (first[image].mean(0) if image.any() else torch.zeros(32)).numpy(),
+        "hidden_weighted": (places @ last / places.sum()).numpy(),
+        "hidden_weighted_text": (text @ last[~image] / text.sum()).numpy(),
+        "neurons": np.concatenate(
+            [np.argsort(-part[answers].mean(0).numpy(), kind="stable")[:8] for part in neurons]
+        ),
+    }
+
+
+def attending(e: Any, first: torch.Tensor, attentions: list[torch.Tensor]) -> dict[str, Any]:
+    """ScalSelect's feature and MAGIC's bridging of one row with an image, token by token."""
+    images, answers = np.flatnonzero(e.image_mask), np.flatnonzero(e.labels != -100)
+    if not len(images):
+        return {"visual_attended": np.zeros(32), "bridging": np.nan}
+    asking = [i for i in range(len(first)) if i not in images and i not in answers]
+    weight = attentions[0][asking].mean(0)[images].numpy()
+    weight /= weight.sum()
+    chosen: list[int] = []
+    for i in np.argsort(-weight, kind="stable"):
+        if weight[chosen].sum() > 0.9:
+            break
+        chosen.append(i)
+    bridges = []
+    for attention in attentions:
+        for answer in answers:
+            a = attention[answer, images].numpy()
+            p = a / a.sum()
+            bridges.append(a.sum() * (1 + (p * np.log(p)).sum() / np.log(len(p))))
+    return {
+        "visual_attended": first[images[chosen]].mean(0).numpy(),
+        "bridging": np.mean(bridges) if bridges else np.nan,
+    }
 
 
 def loss_of(
@@ -204,7 +278,7 @@ def test_blind_and_unasked_scores_are_the_models_own_losses(
     nll, blind, unasked, masked = (ShardedArray(artifacts[i].path)[:] for i in (3, 4, 5, 6))
     assert blind.dtype == unasked.dtype == np.float32
     assert blind.shape == unasked.shape == (24, 1)
-    for row in set(alone) - {3, 9}:
+    for row in set(range(FEW)) - {3, 9}:
         assert blind[row, 0] == pytest.approx(float(alone[row]["blind"]), rel=1e-6)
         assert unasked[row, 0] == pytest.approx(float(alone[row]["unasked"]), rel=1e-6)
         assert masked[row, 0] == pytest.approx(float(alone[row]["masked"]), rel=1e-6)
@@ -216,11 +290,32 @@ def test_blind_and_unasked_scores_are_the_models_own_losses(
     assert (np.abs(blind[seeing, 0] - nll[seeing, 2]) > 1e-6).all()
 
 
+def test_one_more_glance_is_what_plain_transformers_shows(
+    artifacts: list[Artifact], alone: dict[int, dict[str, np.ndarray]]
+) -> None:
+    names = ("visual_mean", "visual_attended", "hidden_weighted", "hidden_weighted_text",
+             "bridging", "neurons")  # fmt: skip
+    found = {n: ShardedArray(a.path)[:] for n, a in zip(names, artifacts[7:], strict=True)}
+    for row in set(range(FEW)) - {3}:
+        for name in (names[0], names[2], names[3]):
+            stored = alone[row][name].astype(np.float16)
+            np.testing.assert_array_equal(found[name][row], stored, err_msg=f"{name} {row}")
+        attended = alone[row]["visual_attended"]
+        np.testing.assert_allclose(found["visual_attended"][row], attended, atol=1e-5)
+        bridging = pytest.approx(alone[row]["bridging"], abs=2e-6, nan_ok=True)
+        assert found["bridging"][row, 0] == bridging
+        if row != 9:  # an empty answer
+            np.testing.assert_array_equal(found["neurons"][row], alone[row]["neurons"])
+    assert np.isnan(found["neurons"][9]).all() and np.isnan(found["bridging"][[0, 9], 0]).all()
+    for name in names[:2]:
+        assert not found[name][0].any(), "text alone"
+
+
 def test_a_variant_alone_gives_what_it_gives_beside_the_whole_rows(
     tmp_path: Path, artifacts: list[Artifact], source: Source, model: Model
 ) -> None:
     """Alone, nothing that rows share is run ahead of it."""
-    for beside, signal in enumerate(ALL[4:], start=4):
+    for beside, signal in enumerate(ALL[4:7], start=4):
         (one,) = run_pass(tmp_path, source, model, (signal,))
         ours, theirs = ShardedArray(one.path)[:], ShardedArray(artifacts[beside].path)[:]
         np.testing.assert_array_equal(ours, theirs)
@@ -348,6 +443,30 @@ def test_a_damaged_shard_is_rebuilt_alone(tmp_path: Path, source: Source, model:
     Store(tmp_path).verify(step)
     assert shard.read_bytes() == good
     assert (artifact.path / "values-00000.npy").stat().st_mtime_ns == other
+
+
+def test_blocks_without_readable_weights_or_neurons_are_refused_by_name() -> None:
+    from coincide.features.forward.attention import watched
+    from coincide.features.forward.capture import neurons_of
+
+    class Attention(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    own = Attention()
+    none = pytest.raises(UserError, match="weights of Attention cannot be read: it has no config")
+    with none, watched({own: print}):
+        pass
+    own.config = SimpleNamespace(_attn_implementation="sdpa")  # type: ignore[assignment]
+    before = own.config
+    other = pytest.raises(UserError, match="cannot be read: it has an attention function of its")
+    with other, watched({own: print}):
+        own(torch.zeros(1))
+    assert own.config is before
+    block = nn.Module()
+    block.mlp = nn.ModuleDict({"experts": nn.Linear(2, 2)})
+    with pytest.raises(UserError, match=r"layer 0 .*holds mlp \(ModuleDict\).*plain feed-forward"):
+        neurons_of(nn.ModuleList([block]), 0)
 
 
 def test_a_layer_that_does_not_exist_is_refused(

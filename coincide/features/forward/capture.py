@@ -7,20 +7,30 @@ never holds [L, B, T, H].
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from coincide.features.forward.attention import Weights, watched
 from coincide.features.forward.contract import Captured, ForwardSignal, Tap
 from coincide.features.forward.prefix import Prefix
 from coincide.models.encode import model_inputs
 from coincide.schema import UserError
 
 ATTENTION = ("self_attn", "self_attention", "attention", "attn")
+<<<<<<< HEAD
 """Attribute names under which transformers' decoder blocks hold their attention module."""
+=======
+"""Names under which transformers' decoder blocks hold their attention."""
+FEED_FORWARD = ("mlp", "feed_forward", "ffn")
+LAST = ("down_proj", "fc2", "c_proj", "dense_4h_to_h", "w2")
+"""Names of the feed-forward part of a block, and of the last projection in it."""
+>>>>>>> 354d46e (VisNec, PRISM, ScalSelect, RDS+ and MAGIC, and the signals they read)
 
 
 def decoder_of(model: Any) -> Any:
@@ -63,6 +73,24 @@ def attention_of(layers: nn.ModuleList, layer: int) -> nn.Module:
     )
 
 
+def neurons_of(layers: nn.ModuleList, layer: int) -> nn.Module:
+    """The last projection of the feed-forward part of block ``layer``: its inputs are the neurons.
+
+    Raises UserError, naming what the block holds, for one without, such as a mixture of experts.
+    """
+    found = dict(layers[layer].named_modules())
+    for part in FEED_FORWARD:
+        for last in LAST:
+            if isinstance(found.get(f"{part}.{last}"), nn.Module):
+                return found[f"{part}.{last}"]
+    held = ", ".join(f"{n} ({type(m).__name__})" for n, m in layers[layer].named_children())
+    raise UserError(
+        f"layer {layer} of the reference model has no neurons that a signal could read: it holds "
+        f"{held}, and none of {', '.join(FEED_FORWARD)} has one of {', '.join(LAST)}. Choose a "
+        "reference model with plain feed-forward blocks, or a method that does not read them."
+    )
+
+
 def check_layers(signals: Sequence[ForwardSignal], depth: int) -> tuple[int, ...]:
     """The sorted block numbers that the signals' taps name.
 
@@ -73,7 +101,7 @@ def check_layers(signals: Sequence[ForwardSignal], depth: int) -> tuple[int, ...
     if beyond:
         raise UserError(
             f"layers {beyond} do not exist: the reference model has layers 0 to {depth - 1}. "
-            "Set reference.layers."
+            "Set reference.layers, or the method's own."
         )
     return tuple(layers)
 
@@ -100,39 +128,31 @@ def run(
     signals: Sequence[ForwardSignal],
     images: Any = None,
     behind: Prefix | None = None,
-    keep: bool = False,
+    cached: bool = False,
 ) -> Captured:
     """Forward one collated ``batch`` (``coincide.models.encode.collate``) and capture what signals
     read.
 
     ``images``: what the vision tower gave for the batch (``coincide.features.forward.vision``), if
     it ran. ``behind``: what the rows begin with, run already; the batch holds the rest of them.
-    ``keep``: keys and values are to be kept for such runs.
+    ``cached``: keys and values are to be kept for such runs.
     """
     layers = decoder_layers(model)
     check_layers(signals, len(layers))
     tapped: dict[Tap, torch.Tensor] = {}
 
-    def hook(tap: Tap) -> Any:
-        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-            states = output[0] if isinstance(output, tuple) else output
-            tapped[tap] = tap.reduce(states, batch)
-
-        return keep
+    def keep(tap: Tap, states: Any) -> None:
+        tapped[tap] = tap.reduce(states, batch)
 
     taps = dict.fromkeys(tap for signal in signals for tap in signal.taps())
-    handles = [_tapped(layers, tap).register_forward_hook(hook(tap)) for tap in taps]
     inputs = forward_inputs(model, batch)
     if images is not None:
         inputs["mm_encoder_outputs"] = {"image": images}
         inputs = {k: v for k, v in inputs.items() if not k.startswith("pixel_")}
     if behind is not None:
         inputs |= _behind(behind, batch["attention_mask"])
-    try:
-        output = model.base_model(**inputs, use_cache=keep or behind is not None)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with _tapping(layers, taps, keep):
+        output = model.base_model(**inputs, use_cache=cached or behind is not None)
     head = model.get_output_embeddings()
     return Captured(
         tapped,
@@ -141,7 +161,7 @@ def run(
         batch["labels"],
         output.last_hidden_state,
         head,
-        getattr(output, "past_key_values", None) if keep else None,
+        getattr(output, "past_key_values", None) if cached else None,
     )
 
 
@@ -156,9 +176,47 @@ def _behind(prefix: Prefix, mask: torch.Tensor) -> dict[str, Any]:
     }
 
 
-def _tapped(layers: nn.ModuleList, tap: Tap) -> nn.Module:
-    """The module whose output ``tap`` reads."""
-    return attention_of(layers, tap.layer) if tap.place == "attention" else layers[tap.layer]
+@contextmanager
+def _tapping(
+    layers: nn.ModuleList, taps: Iterable[Tap], keep: Callable[[Tap, Any], None]
+) -> Iterator[None]:
+    """Call ``keep`` with each of ``taps`` and what passes there while the model runs."""
+    handles: list[Any] = []
+    watching: dict[nn.Module, list[Tap]] = defaultdict(list)
+    try:
+        for tap in taps:
+            if tap.place == "weights":
+                watching[attention_of(layers, tap.layer)].append(tap)
+            elif tap.place == "neurons":
+                module = neurons_of(layers, tap.layer)
+                handles.append(module.register_forward_pre_hook(_on_input(tap, keep)))
+            else:
+                whole = tap.place == "block"
+                module = layers[tap.layer] if whole else attention_of(layers, tap.layer)
+                handles.append(module.register_forward_hook(_on_output(tap, keep)))
+        if not watching:
+            yield
+            return
+        with watched({m: partial(_each, mine, keep) for m, mine in watching.items()}):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _on_output(tap: Tap, keep: Callable[[Tap, Any], None]) -> Any:
+    return lambda module, inputs, output: keep(
+        tap, output[0] if isinstance(output, tuple) else output
+    )
+
+
+def _on_input(tap: Tap, keep: Callable[[Tap, Any], None]) -> Any:
+    return lambda module, inputs: keep(tap, inputs[0])
+
+
+def _each(taps: Sequence[Tap], keep: Callable[[Tap, Any], None], weights: Weights) -> None:
+    for tap in taps:
+        keep(tap, weights)
 
 
 def forward_inputs(model: Any, batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
