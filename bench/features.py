@@ -78,7 +78,18 @@ class Shape:
 SHAPES = {
     "tiny": Shape((48, 48), 16, (1, 2, 3, 4, 5), "float32", 512),
     "tinyllava_2b": Shape((480, 640), 90, (3, 7, 11, 15, 19), "float16", 3072),
+    "llava_1_5_tokens": Shape((336, 336), 125, (2, 3, 4, 5), "float32", 2048),
 }
+"""``llava_1_5_tokens``: a narrow model that reads as many tokens as LLaVA-1.5 does, 576 of them the
+image's, of conversations as long as those of LLaVA-665K; its tower is as small a part."""
+NARROW_TEXT: dict[str, Any] = {
+    "vocab_size": 512, "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 8,
+    "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 4096,
+}  # fmt: skip
+NARROW_336: dict[str, Any] = {
+    "hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4,
+    "num_attention_heads": 2, "image_size": 336, "patch_size": 14, "vision_use_head": False,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,14 +108,17 @@ class Model:
         processor = make_processor()
         if self.name == "tiny":
             model = make_model(SIZES_OF["tiny_ref"], processor.tokenizer)
+        elif self.name == "tinyllava_2b":
+            model, processor = shaped(processor.tokenizer, STABLELM_2, SIGLIP_384)
+            model = model.half()
         else:
-            model, processor = tinyllava(processor.tokenizer)
+            model, processor = shaped(processor.tokenizer, NARROW_TEXT, NARROW_336)
         model.save_pretrained(build.dir / "model")
         processor.save_pretrained(build.dir / "model")
 
 
-def tinyllava(tokenizer: Any) -> tuple[Any, Any]:
-    """TinyLLaVA-2.0B's shapes with a small tokenizer, whose words are one token each."""
+def shaped(tokenizer: Any, text_config: Any, tower_config: Any) -> tuple[Any, Any]:
+    """A LLaVA of these shapes with a small tokenizer, whose words are one token each."""
     from types import SimpleNamespace
 
     from transformers import LlavaForConditionalGeneration, SiglipVisionConfig, StableLmConfig
@@ -112,13 +126,13 @@ def tinyllava(tokenizer: Any) -> tuple[Any, Any]:
     from coincide.models import assemble
 
     half = SimpleNamespace(image_mean=[0.5] * 3, image_std=[0.5] * 3)
-    tower = SiglipVisionConfig(**SIGLIP_384)
-    text = StableLmConfig(**STABLELM_2)
-    text.dtype = torch.float16
+    tower = SiglipVisionConfig(**tower_config)
+    text = StableLmConfig(**text_config)
+    text.dtype = torch.float16 if text_config is STABLELM_2 else torch.float32
     config = assemble.make_config(tokenizer, text, tower, layer=-1, cls_token=False)
-    config.text_config.vocab_size = STABLELM_2["vocab_size"]
+    config.text_config.vocab_size = text_config["vocab_size"]
     with torch.device(device_of("auto")):
-        model = LlavaForConditionalGeneration(config).half()
+        model = LlavaForConditionalGeneration(config)
     return model, assemble.make_processor(tokenizer, half, tower, cls_token=False)
 
 

@@ -1,9 +1,14 @@
 """Print what one pass for all methods costs, over the dearest single one.
 
-    python -m bench.one_pass --rows 1000
+    python -m bench.one_pass                                      # a narrow model, minutes on a CPU
+    python -m bench.one_pass --shape tinyllava_2b --rows 2000     # TinyLLaVA-2.0B's, on a GPU
+    python -m bench.one_pass --shape demo --rows 1000             # the demo's data, models and CLIP
 
-The demo's data and models. A sweep over all methods reads the data once per model; the ratio says
-how much more that takes than the pass of the method whose signals take longest.
+A sweep over all methods reads the data once per model; the ratio says how much more that takes than
+the pass of the method whose signals take longest. With random weights of a shape, what the blind
+and the unasked variant of the rows add to the pass is printed as well. ``llava_1_5_tokens`` has the
+token shape of LLaVA-1.5: 576 tokens an image, conversations as long as those of LLaVA-665K. On a
+CPU, seconds are those of the processor, so that other programs do not show.
 """
 
 from __future__ import annotations
@@ -15,49 +20,140 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import run as program
-from coincide.experiment import Experiment
-from coincide.features.extract import extract_all, extraction
-from coincide.schema import Signal
+import torch
 
-METHODS = "coincide el2n perplexity semdedup d2_pruning self_sup clip_score self_filter".split()
+import run as program
+from bench.features import SHAPES, Model, Source
+from coincide.config import FeaturePass
+from coincide.experiment import Experiment
+from coincide.features.extract import extract, extract_all, extraction, signal_step
+from coincide.features.passes.reference import ReferencePass
+from coincide.features.signals.activations import Activations
+from coincide.features.signals.bridging import Bridging
+from coincide.features.signals.hidden_last import HiddenLast
+from coincide.features.signals.hidden_mean import HiddenMean
+from coincide.features.signals.hidden_weighted import HiddenWeighted
+from coincide.features.signals.neurons import Neurons
+from coincide.features.signals.token_scores import TokenScores
+from coincide.features.signals.token_scores_blind import TokenScoresBlind
+from coincide.features.signals.token_scores_unasked import TokenScoresUnasked
+from coincide.features.signals.visual_attended import VisualAttended
+from coincide.features.signals.visual_mean import VisualMean
+from coincide.schema import Signal
+from coincide.store import Store
+
+METHODS = (
+    "coincide el2n perplexity semdedup d2_pruning self_sup clip_score self_filter visnec prism "
+    "scalselect magic"
+).split()
 
 
 def main() -> None:
     """Time every method's signals alone, then all together, each from nothing."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=int, default=1000)
-    rows = parser.parse_args().rows
+    shapes = ["demo", *sorted(SHAPES)]
+    parser.add_argument("--shape", choices=shapes, default="llava_1_5_tokens")
+    parser.add_argument("--rows", type=int, default=48)
+    asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        words = [f"data.n={rows}", f"paths.store={folder}"]
-        runs = {m: program.compose_all([f"method={m}", *words])[0].experiment for m in METHODS}
-        first = runs["coincide"]
-        for step in (first.data, first.reference.step(), first.clip.step()):
-            first.store.ensure(step)
-        signals = {method: run.signals for method, run in runs.items()}
-        everything = list(dict.fromkeys(s for found in signals.values() for s in found))
-        seconds_of(first, everything)  # warm: imports, file cache
-        alone = {method: seconds_of(first, found) for method, found in signals.items()}
-        together = {
-            model: seconds_of(first, [s for s in everything if s.model == model])
-            for model in first.models
-        }
+        if asked.shape == "demo":
+            demo(Path(folder), asked.rows)
+        else:
+            made(Path(folder), asked.shape, asked.rows)
+
+
+# --- random weights of a shape, the reference model alone ----------------------------------------
+
+
+def made(root: Path, shape: str, rows: int) -> None:
+    """Every method's signals of the reference model over made rows."""
+    (root / "images").mkdir()
+    source = Source(rows, root / "images", SHAPES[shape])
+    source.draw()
+    over = ReferencePass(
+        Model(shape, SHAPES[shape].max_length), source, SHAPES[shape].dtype, FeaturePass()
+    )
+    signals = of_methods(SHAPES[shape].layers)
+    signals["el2n, perplexity"] = (TokenScores(),)
+    seconds_of_pass(root, over, (TokenScores(),))  # warm: imports, file cache
+    alone = {name: seconds_of_pass(root, over, found) for name, found in signals.items()}
+    plain = alone["el2n, perplexity"]
+    asking = seconds_of_pass(root, over, (TokenScores(), TokenScoresUnasked()))
+    everything = tuple(dict.fromkeys(s for found in signals.values() for s in found))
+    together = seconds_of_pass(root, over, everything)
+    for name, taken in alone.items():
+        print(f"{name:20s} {taken:7.2f} s  {', '.join(s.name for s in signals[name])}")
+    print(f"{'all':20s} {together:7.2f} s  {len(everything)} signals, {rows} rows")
+    print(f"blind adds to the pass:   {(alone['visnec'] - plain) / plain:.2f}")
+    print(f"unasked adds to the pass: {(asking - plain) / plain:.2f}")
+    print(f"all signals / dearest method alone: {together / max(alone.values()):.2f}")
+
+
+def of_methods(layers: Sequence[int]) -> dict[str, tuple[Signal, ...]]:
+    """What each method reads of the reference model, with its default settings."""
+    scores, blind, unasked = TokenScores(), TokenScoresBlind(), TokenScoresUnasked()
+    last = tuple(layers[-4:])
+    return {
+        "coincide": (Activations(layers),),
+        "semdedup, self_sup": (HiddenLast(),),
+        "d2_pruning": (scores, HiddenMean()),
+        "prism": (VisualMean(),),
+        "scalselect": (VisualAttended(),),
+        "rds": (HiddenWeighted(),),
+        "visnec": (scores, blind),
+        "magic": (scores, blind, Bridging(last), Neurons(last)),
+        "blind and unasked": (blind, unasked),
+    }
+
+
+def seconds_of_pass(root: Path, over: ReferencePass, signals: tuple[Signal, ...]) -> float:
+    """Seconds of one pass that yields ``signals``, the model's loading aside, nothing cached."""
+    store = Store(root / "store")
+    shutil.rmtree(store.root / "features", ignore_errors=True)
+    data, base = over.source.step(), over.model.step()
+    store.ensure(data)
+    store.ensure(base)
+    now = time.perf_counter if torch.cuda.is_available() else time.process_time
+    started = now()
+    extract(store, {s: signal_step(s, over, data=data, base=base) for s in signals}, over)
+    return now() - started
+
+
+# --- the demo's data, models and CLIP ------------------------------------------------------------
+
+
+def demo(folder: Path, rows: int) -> None:
+    """Every method of the demo."""
+    words = [f"data.n={rows}", f"paths.store={folder}"]
+    runs = {m: program.compose_all([f"method={m}", *words])[0].experiment for m in METHODS}
+    first = runs["coincide"]
+    for step in (first.data, first.reference.step(), first.clip.step()):
+        first.store.ensure(step)
+    signals = {method: run.signals for method, run in runs.items()}
+    everything = list(dict.fromkeys(s for found in signals.values() for s in found))
+    seconds_of(first, everything)  # warm: imports, file cache
+    alone = {method: seconds_of(first, found) for method, found in signals.items()}
+    together = {
+        model: seconds_of(first, [s for s in everything if s.model == model])
+        for model in first.models
+    }
     for method, taken in alone.items():
         print(f"{method:12s} {taken:7.2f} s  {', '.join(s.name for s in signals[method])}")
     for model, taken in together.items():
         print(f"all of {model:9s}{taken:5.2f} s")
-    of_reference = [alone[m] for m in METHODS if signals[m][0].model == "reference"]
-    print(f"all reference signals / dearest alone: {together['reference'] / max(of_reference):.2f}")
+    dearest = max(alone[m] for m in METHODS if signals[m][0].model == "reference")
+    print(f"all reference signals / dearest alone: {together['reference'] / dearest:.2f}")
     print(f"all signals / dearest alone: {sum(together.values()) / max(alone.values()):.2f}")
 
 
 def seconds_of(run: Experiment, signals: Sequence[Signal]) -> float:
-    """Wall-clock seconds of the passes that ``signals`` need, nothing cached."""
+    """Seconds of the passes that ``signals`` need, nothing cached."""
     shutil.rmtree(Path(run.store.root) / "features", ignore_errors=True)
-    started = time.perf_counter()
+    now = time.perf_counter if torch.cuda.is_available() else time.process_time
+    started = now()
     wanted = [extraction(s, run.models[s.model], run.source, run.features) for s in signals]
     extract_all(run.store, wanted)
-    return time.perf_counter() - started
+    return now() - started
 
 
 if __name__ == "__main__":
