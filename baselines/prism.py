@@ -34,7 +34,7 @@ import numpy as np
 
 from baselines.ranking import check_choice, select_by_score, shares
 from coincide.features.signals.visual_mean import VisualMean
-from coincide.ops.clusters import Rows
+from coincide.ops.clusters import LazyRows
 from coincide.ops.products import wide
 from coincide.schema import Need, Pool, Selection, UserError
 
@@ -112,7 +112,7 @@ class Prism:
         """R float32 [N], NaN for rows that do not compete; ``lean`` [1] is ‖s‖ / N."""
         with_image = np.fromiter((bool(e.images) for e in pool.examples), bool, len(pool.examples))
         rows = np.flatnonzero(shares(pool, with_image, 0, "drop", seed).candidates)
-        found, lean = correlation(Rows(pool.signal(self._signal()), rows))
+        found, lean = correlation(LazyRows(pool.signal(self._signal()), rows))
         score = np.full(len(pool.examples), np.nan, np.float32)
         score[rows] = found
         return {"score": score, "lean": np.array([lean])}

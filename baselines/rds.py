@@ -36,7 +36,7 @@ import numpy as np
 
 from baselines.ranking import TEXT_ONLY, TextOnly, check_choice, shares
 from coincide.features.signals.hidden_weighted import TOKENS, HiddenWeighted
-from coincide.ops.clusters import Rows
+from coincide.ops.clusters import LazyRows
 from coincide.ops.products import products, wide
 from coincide.schema import Need, Pool, Selection, Targets, UserError
 
@@ -54,8 +54,8 @@ def best_rows(x: Any, queries: np.ndarray, tasks: np.ndarray, depth: int) -> np.
     row counts by its largest cosine to the task's queries. Ties go to the lowest row.
     """
     count = int(tasks.max()) + 1
-    score = np.empty((count, 0), np.float32)
-    rows = np.empty((count, 0), np.int64)
+    score: np.ndarray = np.empty((count, 0), np.float32)
+    rows: np.ndarray = np.empty((count, 0), np.int64)
     for start in range(0, len(x), BLOCK):
         here = task_cosines(x[start : start + BLOCK], queries, tasks)
         score = np.concatenate([score, here], axis=1)
@@ -147,7 +147,7 @@ class Rds:
         tasks = self._tasks(names)
         share = shares(pool, np.ones(len(pool.examples), bool), k, self.text_only, seed)
         rows = np.flatnonzero(share.candidates)
-        x = Rows(pool.signal(self._signal()), rows)
+        x = LazyRows(pool.signal(self._signal()), rows)
         wanted = min(share.k, len(rows))
         chosen, depth = self._in_turn(x, queries, tasks, wanted)
         return Selection(

@@ -38,7 +38,7 @@ import numpy as np
 
 from baselines.ranking import check_choice, select_by_score, shares
 from coincide.features.signals.visual_attended import VisualAttended
-from coincide.ops.clusters import Rows
+from coincide.ops.clusters import LazyRows
 from coincide.ops.products import products, wide
 from coincide.schema import Need, Pool, Selection, UserError
 
@@ -104,7 +104,7 @@ class ScalSelect:
         """Leverage float32 [N], NaN for rows that do not compete; ``directions`` [1] is k."""
         with_image = np.fromiter((bool(e.images) for e in pool.examples), bool, len(pool.examples))
         rows = np.flatnonzero(shares(pool, with_image, 0, "drop", seed).candidates)
-        found, count = leverage(Rows(pool.signal(self._signal()), rows), self.energy)
+        found, count = leverage(LazyRows(pool.signal(self._signal()), rows), self.energy)
         score = np.full(len(pool.examples), np.nan, np.float32)
         score[rows] = found
         return {"score": score, "directions": np.array([count])}

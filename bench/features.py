@@ -83,7 +83,7 @@ SHAPES = {
 """``llava_1_5_tokens``: a narrow model that reads as many tokens as LLaVA-1.5 does, 576 of them the
 image's, of conversations as long as those of LLaVA-665K; its tower is as small a part."""
 NARROW_TEXT: dict[str, Any] = {
-    "vocab_size": 512, "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 8,
+    "vocab_size": 2048, "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 8,
     "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 4096,
 }  # fmt: skip
 NARROW_336: dict[str, Any] = {

@@ -23,14 +23,10 @@ from coincide.models.encode import model_inputs
 from coincide.schema import UserError
 
 ATTENTION = ("self_attn", "self_attention", "attention", "attn")
-<<<<<<< HEAD
 """Attribute names under which transformers' decoder blocks hold their attention module."""
-=======
-"""Names under which transformers' decoder blocks hold their attention."""
 FEED_FORWARD = ("mlp", "feed_forward", "ffn")
 LAST = ("down_proj", "fc2", "c_proj", "dense_4h_to_h", "w2")
-"""Names of the feed-forward part of a block, and of the last projection in it."""
->>>>>>> 354d46e (VisNec, PRISM, ScalSelect, RDS+ and MAGIC, and the signals they read)
+"""Attribute names of the feed-forward part of a block, and of the last projection in it."""
 
 
 def decoder_of(model: Any) -> Any:

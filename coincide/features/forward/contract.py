@@ -35,21 +35,14 @@ class Tap:
 
     layer: int
     """Decoder block, 0-based."""
-<<<<<<< HEAD
-    place: Literal["attention", "block"]
-    """Output of the block's attention (before the residual sum), or of the whole block."""
-    reduce: Callable[[torch.Tensor, Mapping[str, torch.Tensor]], torch.Tensor]
-    """Takes states [B, T, H] and the collated batch (``image_mask``, ``text_mask``,
-    ``attention_mask`` [B, T], ...); returns what is kept of them, [B, ...]."""
-=======
     place: Literal["attention", "block", "neurons", "weights"]
-    """The output of the block's attention (before the residual sum), or of the whole block; the
-    neurons of its feed-forward part, which is what its last projection takes; or its attention
-    weights (``coincide.features.forward.attention.Weights``)."""
+    """Output of the block's attention (before the residual sum), or of the whole block; the neurons
+    of its feed-forward part, which are the input of its last projection; or its attention weights
+    (``coincide.features.forward.attention.Weights``)."""
     reduce: Callable[[Any, Mapping[str, torch.Tensor]], torch.Tensor]
-    """States [B, T, H], or weights, and the collated batch (``image_mask``, ``text_mask``,
-    ``attention_mask``, ``labels`` [B, T], ...) -> what is kept of them, [B, ...]."""
->>>>>>> 354d46e (VisNec, PRISM, ScalSelect, RDS+ and MAGIC, and the signals they read)
+    """Takes states [B, T, H], or the weights, and the collated batch (``image_mask``,
+    ``text_mask``, ``attention_mask``, ``labels`` [B, T], ...); returns what is kept of them,
+    [B, ...]."""
 
 
 @dataclass
