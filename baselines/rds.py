@@ -112,7 +112,7 @@ class Rds:
     """Rows nearest to the target rows, queries or tasks taking turns."""
 
     turns: Turns = "lost"
-    of: Literal["tasks", "queries"] = "tasks"
+    by: Literal["tasks", "queries"] = "tasks"
     tokens: Literal["all", "text"] = "all"
     text_only: TextOnly = "keep"
     name: str = "rds"
@@ -120,7 +120,7 @@ class Rds:
 
     def __post_init__(self) -> None:
         check_choice(self.name, "turns", self.turns, ("lost", "next"))
-        check_choice(self.name, "of", self.of, ("tasks", "queries"))
+        check_choice(self.name, "by", self.by, ("tasks", "queries"))
         check_choice(self.name, "tokens", self.tokens, TOKENS)
         check_choice(self.name, "text_only", self.text_only, TEXT_ONLY)
 
@@ -167,7 +167,7 @@ class Rds:
     def _tasks(self, names: Sequence[str]) -> np.ndarray:
         """Who takes turns, int [Q]: tasks in the order in which they first come; of a single one,
         or by choice, the queries."""
-        if self.of == "queries" or len(set(names)) == 1:
+        if self.by == "queries" or len(set(names)) == 1:
             return np.arange(len(names))
         order = {name: i for i, name in enumerate(dict.fromkeys(names))}
         return np.array([order[name] for name in names])

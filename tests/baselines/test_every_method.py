@@ -60,7 +60,7 @@ METHODS: list[Method] = [
     Prism(text_only="drop"),
     ScalSelect(),
     Rds(),
-    Rds(turns="next", of="queries", text_only="quota"),
+    Rds(turns="next", by="queries", text_only="quota"),
     VisNec(clusters=5),
     VisNec(clusters=5, minimum=0.0, text_only="drop"),
     MAGIC,

@@ -86,7 +86,7 @@ def test_text_only_rows_score_zero_and_compete_where_they_are_kept() -> None:
     score = VisNec(clusters=5).score(pool, 0)["score"]
     texts = np.setdiff1d(candidates(pool, images=False), candidates(pool))
     assert (score[texts] == 0).all()
-    kept = VisNec(clusters=5, text_only="keep").select(pool, 150, 0)
+    kept = VisNec(clusters=5, text_only="keep").select(pool, 220, 0)
     assert np.isin(texts, kept.rows).any() and "text_only_at_random" in kept.facts
 
 
@@ -185,17 +185,17 @@ def turns_by_hand(cosine: np.ndarray, k: int, rule: str) -> list[int]:
 
 
 @pytest.mark.parametrize("rule", ["lost", "next"])
-@pytest.mark.parametrize("of", ["tasks", "queries"])
-def test_rds_is_the_turns_done_by_hand(rule: str, of: str) -> None:
+@pytest.mark.parametrize("by", ["tasks", "queries"])
+def test_rds_is_the_turns_done_by_hand(rule: str, by: str) -> None:
     pool = make_pool()
-    method = Rds(turns=rule, of=of)  # type: ignore[arg-type]
+    method = Rds(turns=rule, by=by)  # type: ignore[arg-type]
     rows = candidates(pool, images=False)
     targets = pool.targets(method.needs()[1])  # type: ignore[arg-type]
     x, queries = unit(pool.signal(HiddenWeighted())[rows]), unit(targets.values)
     cosine = (queries @ x.T).astype(np.float32)
     usable = np.flatnonzero(targets.usable)
     tasks = [usable[usable % 2 == task] for task in (0, 1)]
-    lines = cosine[usable] if of == "queries" else np.stack([cosine[t].max(0) for t in tasks])
+    lines = cosine[usable] if by == "queries" else np.stack([cosine[t].max(0) for t in tasks])
     for k in (1, 30, len(rows)):
         found = method.select(pool, k, 0)
         assert found.rows.tolist() == rows[turns_by_hand(lines, k, rule)].tolist()
