@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coincide.ledger.evidence import ArtifactShelf
 from coincide.ledger.files import presentable, read_result
 from coincide.ledger.identity import DIGITS, same_asked
-from coincide.report.evidence import ArtifactShelf
 from coincide.report.notes import primary
 from coincide.report.overlap import Overlap, expected_share, overlap
 from coincide.report.settings import flat

@@ -35,8 +35,8 @@ from coincide.data.images import safe_path
 from coincide.data.listing import missing_files
 from coincide.data.report import FIRST
 from coincide.data.trainers import UNKNOWN_ROOT, Exported, write_beside
+from coincide.ledger.evidence import ArtifactShelf
 from coincide.ledger.files import read_result
-from coincide.report.evidence import ArtifactShelf
 from coincide.report.export_table import export_table, need
 from coincide.schema import UserError
 from coincide.store import check_path
@@ -85,15 +85,9 @@ def image_root(subset: Path, folder: Path, store: Path) -> Path | None:
     The data artifact if it holds the images (``data=demo``), else the path in the result
     ``subset``.
     """
-    data = need(folder, "data", ArtifactShelf(_store(folder, store)))
-    if data is not None and (data / "images").is_dir():
-        return (data / "images").absolute()
-    if subset.is_file():
-        found = read_result(subset).config.get("data", {})
-        root = found.get("images") if isinstance(found, dict) else None
-        if isinstance(root, str) and root and Path(root).is_dir():
-            return Path(root).absolute()
-    return None
+    shelf = ArtifactShelf(_store(folder, store))
+    config = read_result(subset).config if subset.is_file() else {}
+    return shelf.pictures(need(folder, "data", shelf), config)
 
 
 def _store(folder: Path, store: Path) -> Path:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from coincide.experiment import Experiment
+from coincide.ledger.evidence import ArtifactShelf
 from coincide.ledger.files import read_ledger
 from coincide.schema import UserError
 from coincide.terminal.inert import console
 from track.dashboard import create
-from track.places import ArtifactPaths
 from track.replay import ledger_runs, matches
 from track.settings import Logger
 from track.sync import NotWritten, marks, sync
@@ -28,8 +28,8 @@ def sync_ledger(experiments: Sequence[Experiment], logger: Logger, ledger: Path)
             f"none of the {len(everything)} results of the ledger {ledger} has what these words "
             "say. Without words, all of them are taken."
         )
-    places = ArtifactPaths(experiments[0].store.root)
-    runs = ledger_runs(chosen, everything, places, group=logger.group or "")
+    shelf = ArtifactShelf(experiments[0].store.root, reader="track")
+    runs = ledger_runs(chosen, everything, shelf, group=logger.group or "")
     try:
         done = sync(runs, logger)
     except NotWritten as error:

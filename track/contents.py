@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from coincide.store import DamagedArtifact, open_artifact
 from coincide.system.files import as_name
 from coincide.terminal.redact import redact
-from track.places import intact, manifest
 from track.records import WandbArtifact, WandbRun, WandbTable
 
 POINTS = 4000
@@ -32,7 +32,7 @@ def with_store_contents(run: WandbRun, *, artifact_mb: int, thumbnails: int) -> 
     Sources that are damaged are not among its ``sources`` any more.
     """
     named = {kind: Path(path) for kind, path in run.sources.items()}
-    folders = {kind: p for kind, p in named.items() if kind == "pictures" or intact(p)}
+    folders = {kind: p for kind, p in named.items() if kind == "pictures" or _intact(p)}
     run = replace(run, sources={kind: str(path) for kind, path in folders.items()})
     subset, adapter = (
         [_files(folders[kind], kind, names, artifact_mb)] if kind in folders else []
@@ -48,6 +48,16 @@ def with_store_contents(run: WandbRun, *, artifact_mb: int, thumbnails: int) -> 
     return replace(run, uses=tuple(adapter))
 
 
+def _intact(folder: Path) -> bool:
+    """Whether the artifact in ``folder`` is undamaged; prints a message if not."""
+    try:
+        open_artifact(folder).check()
+    except DamagedArtifact as error:
+        print(f"track: {error} It is left out.", flush=True)
+        return False
+    return True
+
+
 # --- artifacts --------------------------------------------------------------------------------
 
 
@@ -56,7 +66,7 @@ def _files(folder: Path, kind: str, patterns: Iterable[str], limit_mb: int) -> W
 
     The metadata lists all files with their hashes, and the facts without secrets.
     """
-    record = manifest(folder)
+    record = open_artifact(folder).manifest
     paths = sorted(
         (path for pattern in patterns for path in folder.glob(pattern) if path.is_file()),
         key=lambda path: (path.stat().st_size, path.name),
@@ -99,7 +109,7 @@ def _selected(folders: Mapping[str, Path]) -> dict[str, float]:
     """Figures of the selection: size of the pool, rows filled up, and the method's own facts."""
     if "subset" not in folders:
         return {}
-    facts = manifest(folders["subset"])["facts"]
+    facts = open_artifact(folders["subset"]).facts
     names = ("rows", "topped_up", "unusable", "select_seconds")
     figures = {name: facts[name] for name in names if name in facts} | facts.get("details", {})
     return {f"selection/{k}": v for k, v in _flat(figures) if isinstance(v, int | float)}

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coincide.experiment import Experiment
+from coincide.ledger.evidence import ArtifactShelf
 from coincide.ledger.files import read_ledger
-from track.places import ArtifactPaths
 from track.records import JOB_TYPES, WandbRun, runs_of
 from track.replay import ledger_runs
 from track.settings import Logger
@@ -52,8 +52,8 @@ class Live:
                 ledger = read_ledger(self.ledger)
                 groups = {e.config.get("group") for e in experiments}
                 results = [r for r in ledger if r.config.get("group") in groups]
-                places = ArtifactPaths(experiments[0].store.root)
-                sync(ledger_runs(results, ledger, places, group=self._group), self.logger)
+                shelf = ArtifactShelf(experiments[0].store.root, reader="track")
+                sync(ledger_runs(results, ledger, shelf, group=self._group), self.logger)
             except Exception as error:  # whatever it is, the sweep has succeeded
                 self._warn(error)
 
@@ -62,11 +62,11 @@ class Live:
         return self.logger.group or ""
 
     def _runs(self, stage: str, experiment: Experiment) -> list[WandbRun]:
-        places = ArtifactPaths(experiment.store.root)
+        shelf = ArtifactShelf(experiment.store.root, reader="track")
         result = experiment.result(upto=stage)
         if stage != "evaluate":
-            return runs_of(result, places, group=self._group)
-        return ledger_runs([result], [*read_ledger(self.ledger), result], places, group=self._group)
+            return runs_of(result, shelf, group=self._group)
+        return ledger_runs([result], [*read_ledger(self.ledger), result], shelf, group=self._group)
 
     def _warn(self, error: Exception) -> None:
         self.quiet_until = time.monotonic() + PAUSE

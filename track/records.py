@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from coincide.ledger.evidence import ArtifactShelf
 from coincide.ledger.files import file_name
 from coincide.report.settings import identity
 from coincide.schema import Result, Score
@@ -22,7 +23,6 @@ from coincide.system.files import digest_of
 from coincide.terminal.inert import printable
 from coincide.terminal.redact import redact
 from track.compared import NOTHING, Comparison
-from track.places import ArtifactPaths
 
 VERSION = 1
 """To be raised when the same result is shown differently: everything is then written again."""
@@ -74,7 +74,7 @@ class WandbRun:
 
 
 def runs_of(
-    result: Result, places: ArtifactPaths, *, group: str = "", compared: Comparison = NOTHING
+    result: Result, shelf: ArtifactShelf, *, group: str = "", compared: Comparison = NOTHING
 ) -> list[WandbRun]:
     """The runs of ``result`` without contents of the store; only manifests are read.
 
@@ -83,11 +83,11 @@ def runs_of(
     group = group or str(result.config.get("group") or "")
     found = []
     if "subset" in result.keys:
-        found.append(_select(result, places, group))
+        found.append(_select(result, shelf, group))
     if "adapter" in result.keys:
-        found.append(_train(result, places, group))
+        found.append(_train(result, shelf, group))
     if result.scores:
-        found.append(_evaluate(result, places, group, compared))
+        found.append(_evaluate(result, shelf, group, compared))
     return found
 
 
@@ -140,7 +140,7 @@ def _row(row: Iterable[Any], clean: Any) -> tuple[Any, ...]:
 # --- the three runs ---------------------------------------------------------------------------
 
 
-def _select(result: Result, places: ArtifactPaths, group: str) -> WandbRun:
+def _select(result: Result, shelf: ArtifactShelf, group: str) -> WandbRun:
     subset = result.keys["subset"]
     return WandbRun(
         id=f"select-{_key(subset)}",
@@ -156,11 +156,11 @@ def _select(result: Result, places: ArtifactPaths, group: str) -> WandbRun:
             **_seconds(result, ("features", "select")),
         },
         tables={"composition": _composition(result)},
-        sources=places.selection(subset, result),
+        sources=_selection(shelf, result),
     )
 
 
-def _train(result: Result, places: ArtifactPaths, group: str) -> WandbRun:
+def _train(result: Result, shelf: ArtifactShelf, group: str) -> WandbRun:
     adapter = result.keys["adapter"]
     groups = ("data", "method", "target", "train")
     return WandbRun(
@@ -171,11 +171,11 @@ def _train(result: Result, places: ArtifactPaths, group: str) -> WandbRun:
         tags=_tags(result.method, result.data, result.target, _budget(result)),
         config={**_config(result, groups), "seed": result.seed},
         summary={"k": result.k, "budget": result.budget, **_seconds(result, ("train",))},
-        sources=places.found({"adapter": adapter, "subset": result.keys.get("subset", "")}),
+        sources=_found(shelf, {"adapter": adapter, "subset": result.keys.get("subset", "")}),
     )
 
 
-def _evaluate(result: Result, places: ArtifactPaths, group: str, compared: Comparison) -> WandbRun:
+def _evaluate(result: Result, shelf: ArtifactShelf, group: str, compared: Comparison) -> WandbRun:
     name = file_name(result)
     scores = {
         f"score/{score.benchmark}/{score.metric}": score.value
@@ -202,8 +202,23 @@ def _evaluate(result: Result, places: ArtifactPaths, group: str, compared: Compa
             **_seconds(result, ("features", "select", "train", "evaluate")),
         },
         tables={"benchmarks": _benchmarks(result, compared), "composition": _composition(result)},
-        sources=places.found({"adapter": result.keys.get("adapter", "")}),
+        sources=_found(shelf, {"adapter": result.keys.get("adapter", "")}),
     )
+
+
+def _found(shelf: ArtifactShelf, recorded: Mapping[str, str]) -> dict[str, str]:
+    return {kind: str(path) for kind, path in shelf.found(recorded).items()}
+
+
+def _selection(shelf: ArtifactShelf, result: Result) -> dict[str, str]:
+    """Kind -> path of the subset, its clusters and scores, and the image folder."""
+    found = shelf.found({"subset": result.keys["subset"]})
+    if not found:
+        return {}
+    subset = found["subset"]
+    needs = {kind: shelf.need(subset, kind) for kind in ("clusters", "scores")}
+    needs["pictures"] = shelf.pictures(shelf.need(subset, "data"), result.config)
+    return {kind: str(path.absolute()) for kind, path in (found | needs).items() if path}
 
 
 def _config(result: Result, groups: Iterable[str]) -> dict[str, Any]:

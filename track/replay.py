@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from coincide.ledger.evidence import ArtifactShelf
 from coincide.ledger.files import file_name
 from coincide.schema import Result
 from coincide.terminal.redact import redact
 from track.compared import compare_with_ledger
-from track.places import ArtifactPaths
 from track.records import WandbRun, runs_of
 from track.settings import beside
 
 
 def ledger_runs(
-    results: Sequence[Result], ledger: Sequence[Result], places: ArtifactPaths, *, group: str = ""
+    results: Sequence[Result], ledger: Sequence[Result], shelf: ArtifactShelf, *, group: str = ""
 ) -> list[WandbRun]:
     """The runs of ``results``, compared with all of ``ledger``; oldest first.
 
@@ -27,7 +27,7 @@ def ledger_runs(
     return [
         run
         for name, result in newest.items()
-        for run in runs_of(result, places, group=group, compared=among[name])
+        for run in runs_of(result, shelf, group=group, compared=among[name])
     ]
 
 

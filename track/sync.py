@@ -111,12 +111,12 @@ def _mark(run: WandbRun, logger: Logger, folder: str) -> None:
         _remove_others(Path(folder), run.id, marks(logger).parent)
 
 
-def _remove_others(newest: Path, run_id: str, places: Path) -> None:
+def _remove_others(newest: Path, run_id: str, shelf: Path) -> None:
     """Remove older versions of the run, unfinished ones too.
 
     Not those that were uploaded or marked.
     """
-    marked = [json.loads(m.read_text(encoding="utf-8")) for m in places.glob(f"*/{run_id}.json")]
+    marked = [json.loads(m.read_text(encoding="utf-8")) for m in shelf.glob(f"*/{run_id}.json")]
     kept = {newest.name, *(Path(mark["folder"]).name for mark in marked)}
     for path in newest.parent.glob(f"offline-run-*-{run_id}"):
         if path.name not in kept and not list(path.glob("*.wandb.synced")):

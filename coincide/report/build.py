@@ -8,10 +8,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from coincide.ledger.evidence import ArtifactShelf
 from coincide.ledger.files import presentable
 from coincide.report import formats
 from coincide.report.compare import panels
-from coincide.report.evidence import ArtifactShelf
 from coincide.report.exhibits import exhibit_all
 from coincide.report.page import page
 from coincide.report.scoring import STRICT

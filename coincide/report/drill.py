@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coincide.report.evidence import ArtifactShelf, Samples
+from coincide.ledger.evidence import ArtifactShelf, Samples
 from coincide.report.pictures import Budget, benchmark_pictures
 from coincide.report.records import Panel
 from coincide.report.tables import percent

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from coincide.ledger.evidence import ArtifactShelf
 from coincide.report.drill import drill
-from coincide.report.evidence import ArtifactShelf
 from coincide.report.gallery import gallery
 from coincide.report.overlap import Overlaps, overlaps
 from coincide.report.pairs import Pairs, compare_all

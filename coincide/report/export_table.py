@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coincide.data.rows import scan
-from coincide.report.evidence import ArtifactShelf
+from coincide.ledger.evidence import ArtifactShelf
 from coincide.schema import UserError
 from coincide.store import MANIFEST, check_path
 from coincide.system.files import write_atomic

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from coincide.data.parse import parse
 from coincide.data.rows import scan
-from coincide.report.evidence import ArtifactShelf, array
+from coincide.ledger.evidence import ArtifactShelf, array
 from coincide.report.pictures import Budget, training_picture
 from coincide.report.records import Panel, PanelRow
 from coincide.schema import Example, Result, UserError
@@ -113,20 +113,12 @@ def _examples(
     pictures.
     """
     data = shelf.need(folder, "data")
+    root = shelf.pictures(data, run.config)
     whole = shelf.file(data, "train.json") if data else None
     if whole is not None and whole.stat().st_size <= SMALL:
-        return _read(whole, wanted, None), _pictures(data, run)
+        return _read(whole, wanted, None), root
     chosen = shelf.file(folder, "subset.json")
-    return (_read(chosen, wanted, shelf.rows(run)) if chosen else {}), _pictures(data, run)
-
-
-def _pictures(data: Path | None, run: Result) -> Path | None:
-    """The image folder: in the data artifact, or as in the run's configuration."""
-    if data and (data / "images").is_dir():
-        return data / "images"
-    stated = run.config.get("data")
-    named = stated.get("images") if isinstance(stated, Mapping) else None
-    return Path(named) if isinstance(named, str) and Path(named).is_dir() else None
+    return (_read(chosen, wanted, shelf.rows(run)) if chosen else {}), root
 
 
 def _read(path: Path, wanted: set[int], rows: np.ndarray | None) -> dict[int, Example]:

@@ -8,7 +8,7 @@ from itertools import combinations, product
 
 import numpy as np
 
-from coincide.report.evidence import ArtifactShelf
+from coincide.ledger.evidence import ArtifactShelf
 from coincide.report.records import FULL, Panel
 
 

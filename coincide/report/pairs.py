@@ -9,7 +9,7 @@ from itertools import combinations
 
 import numpy as np
 
-from coincide.report.evidence import ArtifactShelf
+from coincide.ledger.evidence import ArtifactShelf
 from coincide.report.notes import primary
 from coincide.report.paired import (
     OVERALL,

@@ -15,7 +15,7 @@ from coincide.data.images import BadImage, UnsafePath, load_image, to_rgb
 if TYPE_CHECKING:
     from PIL import Image
 
-    from coincide.report.evidence import ArtifactShelf
+    from coincide.ledger.evidence import ArtifactShelf
     from coincide.schema import Result
 
 MAX_PIXELS = 40_000_000

@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from coincide.ledger.evidence import LENIENT, STRICT
 from coincide.report.notes import primary
 from coincide.schema import Result, Score, UserError
 
-STRICT, LENIENT = "strict", "lenient"
 READINGS = (STRICT, LENIENT)
 UNKNOWN = "no lenient reading was recorded"
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from coincide.ledger.evidence import ArtifactShelf
 from coincide.report.build import build_report
 from coincide.report.compare import panels
-from coincide.report.evidence import ArtifactShelf
 from coincide.report.figure import series
 from coincide.report.formats import comma_separated, latex, markdown
 from coincide.report.page import script_hash

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from coincide.ledger.evidence import ArtifactShelf, Samples
 from coincide.report.build import build_report
 from coincide.report.compare import panels
 from coincide.report.drill import SHOWN, drill
-from coincide.report.evidence import ArtifactShelf, Samples
 from coincide.report.exhibits import exhibit_all
 from coincide.report.gallery import gallery
 from coincide.report.overlap import expected_share, overlap, overlaps

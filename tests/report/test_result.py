@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from coincide.ledger.collect import _costs, collect
+from coincide.ledger.evidence import ArtifactShelf
 from coincide.report.cost import charges
-from coincide.report.evidence import ArtifactShelf
 from coincide.schema import Result
 from coincide.store import Build, Step, Store
 from coincide.system.files import write_json

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from coincide.ledger.evidence import Samples
 from coincide.ledger.files import read_ledger, write_result
 from coincide.report.__main__ import main
 from coincide.report.build import build_report
 from coincide.report.compare import panels
-from coincide.report.evidence import Samples
 from coincide.report.scoring import UNKNOWN, by_scoring
 from coincide.report.summary import summary_tables
 from coincide.schema import Result, UserError

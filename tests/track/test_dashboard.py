@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from coincide.ledger.evidence import ArtifactShelf
 from coincide.ledger.files import write_result
 from coincide.schema import UserError
 from tests.report.fixture import ledger
@@ -18,7 +19,6 @@ from tests.track.world import World
 from track import dashboard
 from track.contents import CURVES, with_store_contents
 from track.dashboard import create, report, specification
-from track.places import ArtifactPaths
 from track.replay import ledger_runs
 from track.settings import Logger
 
@@ -108,7 +108,7 @@ def test_the_charts_ask_for_names_that_the_runs_have(world: World) -> None:
     pytest.importorskip("wandb_workspaces")
     runs = [
         with_store_contents(run, artifact_mb=1, thumbnails=4)
-        for run in ledger_runs(world.ledger, world.ledger, ArtifactPaths(world.store))
+        for run in ledger_runs(world.ledger, world.ledger, ArtifactShelf(world.store))
     ]
     have = {f"summary:{name}" for run in runs for name in run.summary}
     have |= {f"{name}.value" for run in runs for name in run.config}

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from coincide.ledger.evidence import ArtifactShelf
 from tests.track.reader import offline_runs
 from tests.track.world import World
 from track.live import PAUSE, Live
-from track.places import ArtifactPaths
 from track.process import Child, answer
 from track.records import WandbRun
 from track.replay import ledger_runs
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.fixture
 def records(world: World) -> list[WandbRun]:
-    return ledger_runs(world.ledger, world.ledger, ArtifactPaths(world.store))
+    return ledger_runs(world.ledger, world.ledger, ArtifactShelf(world.store))
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from coincide.ledger.evidence import ArtifactShelf
 from tests.track.reader import Offline, offline_runs
 from tests.track.world import SECRET, STEPS, World, make, with_secrets
 from track import process
-from track.places import ArtifactPaths
 from track.records import WandbRun
 from track.replay import ledger_runs
 from track.settings import Logger
@@ -25,7 +25,7 @@ def logger(folder: Path) -> Logger:
 
 
 def records(world: World) -> list[WandbRun]:
-    return ledger_runs(world.ledger, world.ledger, ArtifactPaths(world.store))
+    return ledger_runs(world.ledger, world.ledger, ArtifactShelf(world.store))
 
 
 def files(folder: Path) -> dict[Path, int]:
@@ -65,7 +65,7 @@ def test_what_is_said_to_be_written_is_there_whatever_the_names(tmp_path: Path) 
     names = ["org/set", "..", "x" * 260, "演示 и ü, ?*", "<i>a</i>=1"]
     worlds = [make(tmp_path / str(number), name) for number, name in enumerate(names)]
     made = [
-        (ledger_runs([w.random], [w.random], ArtifactPaths(w.store)), w.random.data) for w in worlds
+        (ledger_runs([w.random], [w.random], ArtifactShelf(w.store)), w.random.data) for w in worlds
     ]
     out = tmp_path / "out"
     runs = [run for found, _ in made for run in found]
@@ -94,7 +94,7 @@ def own(run: Offline) -> dict[str, str]:
 def test_a_run_that_cannot_be_written_whole_is_not_said_to_be(tmp_path: Path) -> None:
     """A file of an artifact that is gone: told, and written once it is back."""
     world = make(tmp_path / "world", "org/set")
-    runs = ledger_runs([world.random], [world.random], ArtifactPaths(world.store))
+    runs = ledger_runs([world.random], [world.random], ArtifactShelf(world.store))
     folder = next(iter(world.store.glob(world.random.keys["adapter"])))
     weights = folder / "adapter" / "adapter_model.safetensors"
     weights.rename(tmp_path / "kept")
@@ -153,12 +153,12 @@ def test_a_second_time_writes_nothing(world: World, copy: Path) -> None:
 
 
 def test_a_ledger_that_grew_replaces_what_it_changed(world: World, tmp_path: Path) -> None:
-    places = ArtifactPaths(world.store)
-    first = ledger_runs([world.random], [world.random], places)
+    shelf = ArtifactShelf(world.store)
+    first = ledger_runs([world.random], [world.random], shelf)
     assert sync(first, logger(tmp_path / "out")) == SyncCounts(3, 0)
     before = offline_runs(tmp_path / "out")
     assert sync(
-        ledger_runs([world.random], world.ledger, places), logger(tmp_path / "out")
+        ledger_runs([world.random], world.ledger, shelf), logger(tmp_path / "out")
     ) == SyncCounts(1, 2)
     after = offline_runs(tmp_path / "out")  # fails when one is there twice
     assert before.keys() == after.keys()
@@ -183,22 +183,22 @@ def test_two_projects_in_one_folder_keep_their_runs(world: World, tmp_path: Path
 
 
 def test_a_run_that_was_uploaded_is_not_removed(world: World, tmp_path: Path) -> None:
-    places = ArtifactPaths(world.store)
-    sync(ledger_runs([world.random], [world.random], places), logger(tmp_path / "out"))
+    shelf = ArtifactShelf(world.store)
+    sync(ledger_runs([world.random], [world.random], shelf), logger(tmp_path / "out"))
     (old,) = (tmp_path / "out" / "wandb").glob("offline-run-*-evaluate-*")
     (old / f"run-{old.name.split('-', 3)[-1]}.wandb.synced").touch()
-    sync(ledger_runs([world.random], world.ledger, places), logger(tmp_path / "out"))
+    sync(ledger_runs([world.random], world.ledger, shelf), logger(tmp_path / "out"))
     assert old.is_dir()
     assert len(list((tmp_path / "out" / "wandb").glob("offline-run-*-evaluate-*"))) == 2
 
 
 def test_a_store_that_comes_back_completes_the_run(world: World, tmp_path: Path) -> None:
-    bare = ledger_runs([world.random], world.ledger, ArtifactPaths(tmp_path / "nowhere"))
+    bare = ledger_runs([world.random], world.ledger, ArtifactShelf(tmp_path / "nowhere"))
     out = logger(tmp_path / "out")
     assert sync(bare, out) == SyncCounts(3, 0)
     assert not one(tmp_path / "out", "train", "random").made
     assert sync(
-        ledger_runs([world.random], world.ledger, ArtifactPaths(world.store)), out
+        ledger_runs([world.random], world.ledger, ArtifactShelf(world.store)), out
     ) == SyncCounts(3, 0)
     assert one(tmp_path / "out", "train", "random").made
     assert sync(bare, out) == SyncCounts(0, 3)  # a store that is gone again takes nothing away
@@ -212,7 +212,7 @@ def test_no_byte_holds_a_secret(
     monkeypatch.setenv("WANDB_BASE_URL", f"https://me:{SECRET}@wandb.example.org")
     monkeypatch.setenv("HTTPS_PROXY", f"http://me:{SECRET}@127.0.0.1:9")
     result = with_secrets(world.coincide)
-    sync(ledger_runs([result], world.ledger, ArtifactPaths(world.store)), logger(tmp_path / "out"))
+    sync(ledger_runs([result], world.ledger, ArtifactShelf(world.store)), logger(tmp_path / "out"))
     kept = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert {p.suffix for p in kept} >= {".wandb", ".log", ".json"}
     assert [p for p in kept if SECRET.encode() in p.read_bytes()] == []

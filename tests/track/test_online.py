@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from coincide.ledger.evidence import ArtifactShelf
 from tests.track.server import Kept, Server, serving
 from tests.track.world import SECRET, STEPS, World, with_secrets
-from track.places import ArtifactPaths
 from track.records import WandbRun
 from track.replay import ledger_runs
 from track.settings import Logger
@@ -39,7 +39,7 @@ def logger(folder: Path) -> Logger:
 
 
 def records(world: World) -> list[WandbRun]:
-    return ledger_runs(world.ledger, world.ledger, ArtifactPaths(world.store))
+    return ledger_runs(world.ledger, world.ledger, ArtifactShelf(world.store))
 
 
 def one(server: Server, job_type: str, method: str) -> Kept:
@@ -71,7 +71,7 @@ def test_all_arrives_once_and_again_nothing_is_said(
 
 
 def test_lineage_and_uploads(server: Server, world: World, tmp_path: Path) -> None:
-    sync(ledger_runs([world.coincide], world.ledger, ArtifactPaths(world.store)), logger(tmp_path))
+    sync(ledger_runs([world.coincide], world.ledger, ArtifactShelf(world.store)), logger(tmp_path))
     (subset,) = (name for name in server.made if name.startswith("subset:coincide-toy"))
     (adapter,) = (name for name in server.made if name.startswith("adapter:"))
     select, train, evaluate = (run.id for run in records(world) if "coincide" in repr(run.config))
@@ -105,12 +105,12 @@ def test_marks_that_were_lost_cost_no_line_twice(
 def test_a_full_run_that_comes_later_amends_the_evaluation_alone(
     server: Server, world: World, tmp_path: Path
 ) -> None:
-    places = ArtifactPaths(world.store)
-    sync(ledger_runs([world.random], [world.random], places), logger(tmp_path))
+    shelf = ArtifactShelf(world.store)
+    sync(ledger_runs([world.random], [world.random], shelf), logger(tmp_path))
     before = one(server, "evaluate", "random")
     assert "rel" not in before.summary
     server.made.clear()
-    later = ledger_runs([world.random], world.ledger, places)
+    later = ledger_runs([world.random], world.ledger, shelf)
     assert sync(later, logger(tmp_path)) == SyncCounts(1, 2)
     assert one(server, "evaluate", "random").summary["rel"] == pytest.approx(77.5)
     assert not any(name.startswith(("subset:", "adapter:")) for name in server.made)
@@ -134,7 +134,7 @@ def test_offline_files_upload_with_lineage_and_the_store_stays_whole(
     command: str, server: Server, world: World, tmp_path: Path
 ) -> None:
     offline = Logger(mode="offline", entity="someone", dir=str(tmp_path))
-    sync(ledger_runs([world.coincide], world.ledger, ArtifactPaths(world.store)), offline)
+    sync(ledger_runs([world.coincide], world.ledger, ArtifactShelf(world.store)), offline)
     before = {p: p.read_bytes() for p in world.store.rglob("*") if p.is_file()}
     folders = map(str, sorted((tmp_path / "wandb").glob("offline-run-*")))
     subprocess.run(
@@ -152,7 +152,7 @@ def test_no_secret_on_the_wire(
     for name in ("HF_TOKEN", "OPENAI_API_KEY", "JUDGE_SECRET"):
         monkeypatch.setenv(name, SECRET)
     result = with_secrets(world.coincide)
-    sync(ledger_runs([result], world.ledger, ArtifactPaths(world.store)), logger(tmp_path))
+    sync(ledger_runs([result], world.ledger, ArtifactShelf(world.store)), logger(tmp_path))
     told = [*server.bytes, *server.uploads.values()]
     assert not [body for body in told if SECRET.encode() in body or KEY.encode() in body]
     kept = [p for p in tmp_path.rglob("*") if p.is_file()]

@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from coincide.ledger.evidence import ArtifactShelf
 from tests.report.fixture import ledger
 from tests.track.world import SECRET, World, with_secrets
 from track.compared import compare_with_ledger
 from track.contents import POINTS, with_store_contents
-from track.places import ArtifactPaths
 from track.records import WandbRun, digest, runs_of, without_secrets
 from track.replay import ledger_runs, matches
 from track.settings import group_of
 
-NOWHERE = ArtifactPaths(Path("/nowhere"))
+NOWHERE = ArtifactShelf(Path("/nowhere"))
 
 
 def runs(world: World) -> dict[str, WandbRun]:
-    found = ledger_runs(world.ledger, world.ledger, ArtifactPaths(world.store))
+    found = ledger_runs(world.ledger, world.ledger, ArtifactShelf(world.store))
     return {f"{run.job_type} {run.config['method_name']}": run for run in found}
 
 
@@ -30,7 +30,7 @@ def whole(run: WandbRun, **size: int) -> WandbRun:
 
 
 def test_three_runs_for_a_result_and_each_id_tells_what_it_made(world: World) -> None:
-    found = ledger_runs([world.random], world.ledger, ArtifactPaths(world.store))
+    found = ledger_runs([world.random], world.ledger, ArtifactShelf(world.store))
     assert [run.job_type for run in found] == ["select", "train", "evaluate"]
     assert found[0].id == f"select-{world.random.keys['subset'][-12:]}"
     assert found[1].id == f"train-{world.random.keys['adapter'][-12:]}"
@@ -39,7 +39,7 @@ def test_three_runs_for_a_result_and_each_id_tells_what_it_made(world: World) ->
 
 
 def test_another_place_for_the_store_changes_neither_id_nor_digest(world: World) -> None:
-    here = ledger_runs(world.ledger, world.ledger, ArtifactPaths(world.store))
+    here = ledger_runs(world.ledger, world.ledger, ArtifactShelf(world.store))
     there = ledger_runs(world.ledger, world.ledger, NOWHERE)
     assert [(run.id, digest(run)) for run in here] == [(run.id, digest(run)) for run in there]
     assert not any(run.sources for run in there)
@@ -47,13 +47,13 @@ def test_another_place_for_the_store_changes_neither_id_nor_digest(world: World)
 
 def test_a_store_that_renamed_the_artifact_still_has_it(world: World) -> None:
     folder = world.random.keys["subset"].replace("random-toy", "another-name")
-    assert ArtifactPaths(world.store).path(folder) == world.store / world.random.keys["subset"]
-    assert ArtifactPaths(world.store).path("subset/../../etc-passwd") is None
+    assert ArtifactShelf(world.store).folder(folder) == world.store / world.random.keys["subset"]
+    assert ArtifactShelf(world.store).folder("subset/../../etc-passwd") is None
 
 
 def test_a_full_run_that_comes_later_changes_the_evaluations_alone(world: World) -> None:
-    before = ledger_runs([world.random], [world.random], ArtifactPaths(world.store))
-    after = ledger_runs([world.random], world.ledger, ArtifactPaths(world.store))
+    before = ledger_runs([world.random], [world.random], ArtifactShelf(world.store))
+    after = ledger_runs([world.random], world.ledger, ArtifactShelf(world.store))
     changed = [a.job_type for a, b in zip(after, before, strict=True) if digest(a) != digest(b)]
     assert changed == ["evaluate"]
     assert "rel" not in before[2].summary
@@ -93,8 +93,8 @@ def test_experiments_that_share_a_subset_share_its_run(world: World) -> None:
 
 def test_a_result_without_scores_gives_what_it_has(world: World) -> None:
     part = replace(world.random, scores=(), keys={"subset": world.random.keys["subset"]})
-    (run,) = runs_of(part, ArtifactPaths(world.store))
-    full = ledger_runs([world.random], world.ledger, ArtifactPaths(world.store))[0]
+    (run,) = runs_of(part, ArtifactShelf(world.store))
+    full = ledger_runs([world.random], world.ledger, ArtifactShelf(world.store))[0]
     assert (run.id, digest(run)) == (full.id, digest(full))
 
 
@@ -164,7 +164,7 @@ def test_a_ledger_without_its_store_still_has_scores_and_composition() -> None:
 
 def test_no_secret_is_in_any_record(world: World) -> None:
     for run in ledger_runs(
-        [with_secrets(world.coincide)], world.ledger, ArtifactPaths(world.store)
+        [with_secrets(world.coincide)], world.ledger, ArtifactShelf(world.store)
     ):
         assert SECRET in repr(whole(run))
         clean = without_secrets(whole(run), {"JUDGE_TOKEN": SECRET, "PATH": "toy"})
@@ -178,7 +178,7 @@ def test_secrets_are_looked_up_when_they_are_cut(
     # `datasets` with several processes puts a copy in the place of os.environ
     monkeypatch.setattr(os, "environ", {**os.environ, "JUDGE_TOKEN": SECRET})
     (run, *_) = ledger_runs(
-        [with_secrets(world.coincide)], world.ledger, ArtifactPaths(world.store)
+        [with_secrets(world.coincide)], world.ledger, ArtifactShelf(world.store)
     )
     assert SECRET not in repr(whole(without_secrets(run)))
 

@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coincide.report.scoring import LENIENT, STRICT
 from coincide.store import DamagedArtifact, located, open_artifact
 
 if TYPE_CHECKING:
@@ -22,16 +21,20 @@ if TYPE_CHECKING:
 
     from coincide.schema import Result
 
+STRICT, LENIENT = "strict", "lenient"
+"""Readings of the replies."""
 _NAME = re.compile(r"[\w.,+=@-]+")
 
 
 @dataclass(frozen=True)
 class ArtifactShelf:
-    """The store that a report reads; ``root`` None: there is none."""
+    """Finds artifacts in a store, which may lack any of them; ``root`` None: there is no store."""
 
     root: Path | None
     scoring: str = STRICT
     """The reading of the replies by which samples are scored."""
+    reader: str = "report"
+    """Who says on the terminal that something damaged is left out."""
     _told: set[str] = field(default_factory=set, compare=False)
 
     def folder(self, recorded: str) -> Path | None:
@@ -44,6 +47,13 @@ class ArtifactShelf:
             return None
         return located(self.root, recorded)
 
+    def found(self, recorded: Mapping[str, str]) -> dict[str, Path]:
+        """Those of ``recorded`` (any name -> ``<kind>/<name>-<hex>``) that are there, as absolute
+        folders.
+        """
+        folders = {name: self.folder(each) for name, each in recorded.items()}
+        return {n: path.absolute() for n, path in folders.items() if path and self.manifest(path)}
+
     def manifest(self, folder: Path) -> Mapping[str, Any]:
         """The manifest of the artifact in ``folder``; empty if it is damaged."""
         try:
@@ -55,7 +65,7 @@ class ArtifactShelf:
     def file(self, folder: Path, name: str) -> Path | None:
         """A file of the artifact in ``folder``; None if it is missing or damaged.
 
-        Damaged files are left out of the report, with a message on the terminal.
+        Damaged files are left out, with a message on the terminal.
         """
         try:
             path = open_artifact(folder).file(name)
@@ -67,7 +77,7 @@ class ArtifactShelf:
     def _say(self, error: DamagedArtifact) -> None:
         if str(error) not in self._told:
             self._told.add(str(error))
-            print(f"report: {error} It is left out.", flush=True)
+            print(f"{self.reader}: {error} It is left out.", flush=True)
 
     def need(self, folder: Path, kind: str) -> Path | None:
         """The first artifact of ``kind`` that the one in ``folder`` was made from.
@@ -78,6 +88,17 @@ class ArtifactShelf:
             if place.rsplit(".", 1)[-1] == kind:
                 return self.folder(f"{kind}/{name}")
         return None
+
+    def pictures(self, data: Path | None, config: Mapping[str, Any]) -> Path | None:
+        """The image folder of the dataset: in its artifact ``data``, or where ``config``, the
+        configuration of a run, has it; None if not there.
+        """
+        stated = config.get("data")
+        named = stated.get("images") if isinstance(stated, Mapping) else None
+        inside = [data / "images"] if data else []
+        beside = [Path(named)] if isinstance(named, str) and named else []
+        found = (path.absolute() for path in (*inside, *beside) if path.is_dir())
+        return next(found, None)
 
     def subset(self, run: Result) -> Path | None:
         """Folder of the run's subset; None if not there."""
