@@ -12,8 +12,7 @@ from typing import Any
 
 from coincide.config import FeaturePass, HealthLimits
 from coincide.features.extract import Extraction, extraction
-from coincide.ledger.collect import collect, variant_of
-from coincide.ledger.identity import content_keys, fields_outside_key
+from coincide.ledger.identity import content_keys
 from coincide.protocols import (
     EvalStage,
     EvaluationSuite,
@@ -28,7 +27,6 @@ from coincide.schema import (
     Method,
     ModelSource,
     Need,
-    Result,
     Signal,
     SubsetOf,
     Targets,
@@ -389,36 +387,6 @@ class Experiment:
         rows = data.facts["rows"]
         k = count(self.budget, rows)
         return f"{self.method.name}, {k:,} of {rows:,} examples of {self.source.name}"
-
-    def result(
-        self, failures: Mapping[str, str] | None = None, *, upto: str = "evaluate"
-    ) -> Result:
-        """The run's result, read from the artifacts of the stages up to ``upto``: ``select``,
-        ``train`` or ``evaluate``.
-
-        ``failures``: benchmarks that have no artifact, with the reason.
-        """
-        return collect(
-            self.store,
-            features=[each.step for each in self.wanted],
-            before=self.selecting,
-            subset=self.subset,
-            adapter=None if upto == "select" else self.adapter,
-            scores=self.scores if upto == "evaluate" else (),
-            names={
-                "method": self.method.name,
-                "variant": variant_of(self.method),
-                "data": self.source.name,
-                "reference": self.reference.name if self.asks("reference") else "",
-                "target": self.target.name,
-                "suite": self.suite.name,
-            },
-            contents=self.contents(),
-            aside=fields_outside_key(self.method, self.recipe),
-            seed=self.seed,
-            config=self.config,
-            failures=failures or {},
-        )
 
     def contents(self) -> dict[str, str]:
         """Keys of data, target and the models that signals come from (``Result.contents``), and of

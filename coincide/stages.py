@@ -1,13 +1,16 @@
-"""The stages of an experiment: prepare, features, select, train, evaluate, as steps to be built."""
+"""The stages of an experiment as steps to be built, and the result that they come to."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from coincide.experiment import Experiment
 from coincide.features.extract import Extraction, extract_all
+from coincide.ledger.collect import collect, variant_of
+from coincide.ledger.identity import fields_outside_key
 from coincide.pipeline import Stage
+from coincide.schema import Result
 from coincide.selection.stage import check_lost
 from coincide.store import Step, Store
 
@@ -94,3 +97,37 @@ def _alike(one: Experiment, other: Experiment) -> bool:
 def _pass_of(each: Extraction) -> tuple[str, ...]:
     """Data and model of the pass that computes ``each``, by key."""
     return tuple(need.key for need in each.step.needs)
+
+
+def result_of(
+    experiment: Experiment,
+    failures: Mapping[str, str] | None = None,
+    *,
+    upto: str = "evaluate",
+) -> Result:
+    """The run's result, read from the artifacts of the stages up to ``upto``: ``select``,
+    ``train`` or ``evaluate``.
+
+    ``failures``: benchmarks that have no artifact, with the reason.
+    """
+    return collect(
+        experiment.store,
+        features=[each.step for each in experiment.wanted],
+        before=experiment.selecting,
+        subset=experiment.subset,
+        adapter=None if upto == "select" else experiment.adapter,
+        scores=experiment.scores if upto == "evaluate" else (),
+        names={
+            "method": experiment.method.name,
+            "variant": variant_of(experiment.method),
+            "data": experiment.source.name,
+            "reference": experiment.reference.name if experiment.asks("reference") else "",
+            "target": experiment.target.name,
+            "suite": experiment.suite.name,
+        },
+        contents=experiment.contents(),
+        aside=fields_outside_key(experiment.method, experiment.recipe),
+        seed=experiment.seed,
+        config=experiment.config,
+        failures=failures or {},
+    )

@@ -12,7 +12,7 @@ from coincide.config import check_stages
 from coincide.experiment import Experiment
 from coincide.ledger.collect import remarks
 from coincide.ledger.files import write_result
-from coincide.stages import stages_of
+from coincide.stages import result_of, stages_of
 from launch.show import show_result
 from launch.words import shell
 
@@ -80,6 +80,6 @@ def record(job: Job, failures: Mapping[str, str] | None = None) -> None:
 
     ``failures``: benchmark -> reason, for benchmarks without an artifact; their scores are missing.
     """
-    result = job.experiment.result(failures or {})
+    result = result_of(job.experiment, failures)
     path = write_result(Path(job.cfg.paths.ledger), result)
     show_result(result, path, remarks(job.experiment.store, result.scores))

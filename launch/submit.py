@@ -9,6 +9,7 @@ from rich.table import Table
 
 from coincide.checks.needs import check_resume
 from coincide.ledger.files import file_name
+from coincide.stages import result_of
 from coincide.terminal.inert import console
 from launch.again import reopen_unanswered
 from launch.jobs import Job, record
@@ -57,7 +58,7 @@ def record_cached(job: Job) -> None:
     if "evaluate" not in job.stages:
         return
     if all(job.experiment.store.find(step) for step in job.experiment.scores):
-        name = file_name(job.experiment.result())
+        name = file_name(result_of(job.experiment))
         if not (Path(job.cfg.paths.ledger) / name).is_file():
             record(job)
 

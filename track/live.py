@@ -15,6 +15,7 @@ from pathlib import Path
 from coincide.experiment import Experiment
 from coincide.ledger.evidence import ArtifactShelf
 from coincide.ledger.files import read_ledger
+from coincide.stages import result_of
 from track.records import JOB_TYPES, WandbRun, runs_of
 from track.replay import ledger_runs
 from track.settings import Logger
@@ -63,7 +64,7 @@ class Live:
 
     def _runs(self, stage: str, experiment: Experiment) -> list[WandbRun]:
         shelf = ArtifactShelf(experiment.store.root, reader="track")
-        result = experiment.result(upto=stage)
+        result = result_of(experiment, upto=stage)
         if stage != "evaluate":
             return runs_of(result, shelf, group=self._group)
         return ledger_runs([result], [*read_ledger(self.ledger), result], shelf, group=self._group)
