@@ -23,6 +23,7 @@ from coincide.report.contents import (
 from coincide.report.cost import RunCost, charges
 from coincide.report.noise import noise_notes
 from coincide.report.notes import panel_notes, primary
+from coincide.report.osc import osc_notes, with_osc
 from coincide.report.published import PublishedTable, is_part, published_beside
 from coincide.report.ranks import rank_notes
 from coincide.report.records import FULL, Column, Note, Panel, PanelRow
@@ -66,11 +67,11 @@ def _panel(results: list[Result], everything: Sequence[Result], apart: str) -> P
     if len(whole) < len(columns) and not _any_printed(zoo, whole):
         zoo = None  # eval=fast: parts of benchmarks, which papers do not print
     labelled, usual = _labelled(rows)
-    rows = with_rel(labelled, columns, zoo)
+    rows = with_osc(with_rel(labelled, columns, zoo))
     shared = sharing_notes(results, everything)
     notes = (
         *shared, *usual, *_committed(rows), *panel_notes(rows, replaced), *noise_notes(rows),
-        *rank_notes(rows),
+        *rank_notes(rows), *osc_notes(rows),
     )  # fmt: skip
     names = (first.data, first.target, first.suite)
     held = {part: first.contents[part] for part in PANEL if part in first.contents}

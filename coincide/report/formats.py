@@ -137,7 +137,9 @@ def _values(panel: Panel, line: Line) -> list[tuple[str, Any, Any, Any]]:
     ]
     if line.row is None:
         return estimates
-    return [*estimates, *((f"seconds_{s}", v, None, None) for s, v in line.row.seconds.items())]
+    osc = [] if line.row.osc is None else [("osc", line.row.osc, None, None)]
+    seconds = ((f"seconds_{s}", v, None, None) for s, v in line.row.seconds.items())
+    return [*estimates, *seconds, *osc]
 
 
 def _csv(text: str) -> str:
@@ -220,6 +222,7 @@ def _row_json(row: PanelRow, drawn: tuple[float, float] | None) -> dict[str, Any
         "missing": dict(row.missing),
         "seconds": {stage: round(value, 1) for stage, value in row.seconds.items()},
         "charge": asdict(row.charge),
+        "osc": row.osc,
         "composition": row.composition,
         "runs": [
             {"seed": run.seed, "command": repeat(run), "keys": dict(run.keys)} for run in row.runs

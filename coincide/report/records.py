@@ -66,6 +66,9 @@ class PanelRow:
     """It has seen samples of the target tasks, so it is ranked in a group of its own."""
     rank: int | None = None
     """Rank by Rel. in its group at its budget; None for the full run and without Rel."""
+    osc: float | None = None
+    """Cost of selection and training against training on all, at the performance reached."""
+    why_no_osc: str = ""
 
     @property
     def budget(self) -> float:

@@ -47,16 +47,9 @@ def _own(row: PanelRow, full: Sequence[PanelRow], chance: Mapping[str, float]) -
     A full-data run that was cut short (as many steps as a subset takes) is another experiment: if
     there is a complete one, that is 100 % for all rows, including the short one.
     """
-    if not full:
-        return Relative(None, why="there is no full-data run")
-    ours = whole_part(row.setting)
-    if row.method == FULL:
-        ours = {name: value for name, value in ours.items() if name != CUT_SHORT}
-    against = [(conflicts(ours, whole_part(other.setting)), other) for other in full]
-    differing, nearest = min(against, key=lambda pair: (len(pair[0]), is_cut_short(pair[1])))
-    if differing:
-        shown = "; ".join(differing[:3]) + ("; ..." if len(differing) > 3 else "")
-        return Relative(None, why=f"in the nearest full-data run {shown}")
+    nearest, why = full_run_of(row, full)
+    if nearest is None:
+        return Relative(None, why=why)
     columns, left_out = stated_columns(nearest.by_seed, chance, nearest.stderr)
     left_out |= {name: f"full: {why}" for name, why in nearest.missing.items()}
     found = relative(row.by_seed, nearest.by_seed, columns, chance=chance)
@@ -64,6 +57,21 @@ def _own(row: PanelRow, full: Sequence[PanelRow], chance: Mapping[str, float]) -
         itself = Estimate(100.0, None, None, found.estimate.values)
         return replace(found, estimate=itself, left_out=left_out, no_interval="it is the 100 %")
     return replace(found, left_out=left_out, why=_lacking(found, row))
+
+
+def full_run_of(row: PanelRow, full: Sequence[PanelRow]) -> tuple[PanelRow | None, str]:
+    """The full-data run that is the 100 % of ``row``; or None, and why there is none."""
+    if not full:
+        return None, "there is no full-data run"
+    ours = whole_part(row.setting)
+    if row.method == FULL:
+        ours = {name: value for name, value in ours.items() if name != CUT_SHORT}
+    against = [(conflicts(ours, whole_part(other.setting)), other) for other in full]
+    differing, nearest = min(against, key=lambda pair: (len(pair[0]), is_cut_short(pair[1])))
+    if differing:
+        shown = "; ".join(differing[:3]) + ("; ..." if len(differing) > 3 else "")
+        return None, f"in the nearest full-data run {shown}"
+    return nearest, ""
 
 
 def is_cut_short(row: PanelRow) -> bool:

@@ -177,9 +177,17 @@ def cost(panel: Panel) -> dict[str, Any]:
                 total = row.charge.total(shared=shared, gpu=over_gpu)
                 unknown = Cell(None, why="what was shared is not recorded")
                 cells.append(unknown if total is None else duration(total))
+        cells.append(_osc(row))
         rows.append({"label": f"{row.label}, {percent(row.budget)}", "cells": cells})
     totals = ["Total", "Shared parts divided"] + (["GPU time", "GPU time, divided"] if gpu else [])
-    return {"head": ["Method", *(name.capitalize() for name in names), *totals], "rows": rows}
+    head = ["Method", *(name.capitalize() for name in names), *totals, "OSC"]
+    return {"head": head, "rows": rows}
+
+
+def _osc(row: PanelRow) -> Cell:
+    if row.osc is None:
+        return Cell(None, why=row.why_no_osc)
+    return Cell(f"{row.osc:.2f}", row.osc, why="below 1 the selection paid")
 
 
 def composition(panel: Panel) -> dict[str, Any] | None:

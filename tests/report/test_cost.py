@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from coincide.report.compare import panels
 from coincide.report.cost import charges, pareto_front
+from coincide.report.views import cost
 from coincide.schema import Cost, Result
-from tests.report.fixture import result
+from tests.report.fixture import ledger, result
 
 PASS = 1000.0
 
@@ -85,3 +87,49 @@ def test_results_of_before_costs_have_their_seconds_and_no_sharing() -> None:
 def test_the_front_is_what_nothing_beats() -> None:
     points = [(10.0, 80.0), (20.0, 90.0), (20.0, 85.0), (30.0, 90.0), (40.0, 95.0), (5.0, 80.0)]
     assert pareto_front(points) == [5, 1, 4]
+
+
+def test_osc_is_time_over_time_at_the_performance_reached() -> None:
+    """Full trains 40.5 s in the mean, a subset as long here; features and selection take 34."""
+    (panel,) = panels(ledger())
+    by_label = {(row.label, row.budget): row for row in panel.rows}
+    coincide = by_label[("coincide (released)", 0.2)]
+    assert coincide.rel.estimate is not None
+    expected = 100 / coincide.rel.estimate.mean * (34 + 40.5) / 40.5
+    assert coincide.osc == pytest.approx(expected)
+    assert any(note.text.startswith("OSC =") for note in panel.notes)
+    table = cost(panel)
+    shown = {row["label"]: row["cells"][-1] for row in table["rows"]}
+    assert table["head"][-1] == "OSC"
+    assert shown["coincide (released), 20%"].text == f"{expected:.2f}"
+    assert shown["full, 100%"].text is None or shown["full, 100%"].text == "–"
+
+
+def test_osc_counts_gpu_time_where_there_is_some_and_wall_clock_elsewhere() -> None:
+    full = [replace(r, costs=costs("full", r.seed, features=(), gpus=4)) for r in ledger()[:2]]
+    mine = [
+        replace(r, costs=costs("coincide", r.seed, features=("act",), gpus=2))
+        for r in ledger()[-2:]
+    ]
+    (panel,) = panels([*full, *mine])
+    row = next(row for row in panel.rows if row.method == "coincide")
+    assert row.rel.estimate is not None
+    assert row.osc == pytest.approx(100 / row.rel.estimate.mean * (60 + 100 + 24 + 100) / 200)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"hardware": {"machine": "x86_64", "gpus": ["H100"]}}, "of different machines"),
+        ({"seconds": {"features": 30.0}}, "times of training are not recorded"),
+        ({"scores": ()}, "no Rel. (%)"),
+    ],
+)
+def test_osc_is_missing_where_a_part_of_it_is(change: dict[str, object], expected: str) -> None:
+    runs = ledger()
+    changed = [replace(r, **change) if r.method == "coincide" else r for r in runs]  # type: ignore[arg-type]
+    (panel,) = panels(changed)
+    row = next(row for row in panel.rows if row.method == "coincide")
+    assert row.osc is None
+    assert expected in row.why_no_osc
+    assert panels(runs[2:])[0].rows[0].osc is None  # no full run
