@@ -41,7 +41,7 @@ from baselines.ranking import (
     check_choice,
     select_by_score,
 )
-from coincide.features.signals.grand import Grand as GradientNorm
+from coincide.features.signals.grand import GradientNorm
 from coincide.schema import Need, Pool, Selection
 
 

@@ -54,7 +54,7 @@ from coincide.features.signals.token_scores_unasked import TokenScoresUnasked
 from coincide.ops.arrays import row_digests
 from coincide.ops.clusters import members_of
 from coincide.ops.kmeans import spherical_kmeans
-from coincide.schema import Need, Pool, Selection, SubsetOf, Tuned
+from coincide.schema import Need, Pool, Selection, SubsetOf, TunedSignal
 
 Rows = Literal["all", "one"]
 
@@ -221,9 +221,9 @@ class PreSel:
         how = Reference(self.unique_images, self.rows_per_image)
         return SubsetOf(how, share=1 / 3, at_most=0.05, seed=self.reference_seed)
 
-    def _losses(self) -> tuple[Tuned, Tuned]:
+    def _losses(self) -> tuple[TunedSignal, TunedSignal]:
         reference = self._reference()
-        return Tuned(reference, TokenScores()), Tuned(reference, TokenScoresUnasked())
+        return TunedSignal(reference, TokenScores()), TunedSignal(reference, TokenScoresUnasked())
 
 
 def _chosen(

@@ -30,7 +30,7 @@ from coincide.schema import (
     Signal,
     SubsetOf,
     Targets,
-    Tuned,
+    TunedSignal,
     UserError,
     signals_of,
 )
@@ -220,7 +220,7 @@ class Experiment:
     @cached_property
     def others(self) -> dict[SubsetOf, Experiment]:
         """The experiments that make the subsets which the method looks at."""
-        found = (need.subset if isinstance(need, Tuned) else need for need in self.needs)
+        found = (need.subset if isinstance(need, TunedSignal) else need for need in self.needs)
         asked = dict.fromkeys(need for need in found if isinstance(need, SubsetOf))
         return {
             need: replace(
@@ -240,12 +240,12 @@ class Experiment:
         return max(1, min(share, count(need.at_most, rows)))
 
     @cached_property
-    def tuned(self) -> dict[Tuned, Extraction]:
+    def tuned(self) -> dict[TunedSignal, Extraction]:
         """Step and pass of each signal that is read off the target after a finetuning."""
         return {
             need: read_off(need.signal, self.others[need.subset])
             for need in self.needs
-            if isinstance(need, Tuned)
+            if isinstance(need, TunedSignal)
         }
 
     @property
@@ -354,7 +354,7 @@ class Experiment:
             looks = any(each.target_extractions for each in self.family)
             parts |= {"targets": self.targets} if looks else {}
         needs = [need for each in self.family for need in each.needs]
-        if tuned or any(isinstance(need, Difficulty | Tuned) for need in needs):
+        if tuned or any(isinstance(need, Difficulty | TunedSignal) for need in needs):
             parts |= {"target": self.target}
         parts |= {"train": self.recipe} if self.finetunes(goals) else {}
         parts |= {"eval": self.suite} if "evaluate" in goals else {}

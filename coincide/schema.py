@@ -237,7 +237,7 @@ class SubsetOf:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TunedSignal:
     """``signal`` of the rows of ``subset`` alone, read off the target after it was finetuned on
     them by the run's recipe."""
 
@@ -245,7 +245,7 @@ class Tuned:
     signal: Signal
 
 
-Need = Signal | Clustering | Difficulty | Targets | SubsetOf | Tuned
+Need = Signal | Clustering | Difficulty | Targets | SubsetOf | TunedSignal
 
 
 def signals_of(need: Need) -> tuple[Signal, ...]:
@@ -297,7 +297,7 @@ class Pool(Protocol):
         """Its rows, int64, ascending."""
         ...
 
-    def tuned(self, tuned: Tuned) -> np.ndarray:
+    def tuned(self, tuned: TunedSignal) -> np.ndarray:
         """[N, D], NaN for rows outside the subset and those without a value."""
         ...
 

@@ -17,7 +17,14 @@ sys.path.insert(0, str(ROOT))
 
 import run as program  # noqa: E402
 from coincide.report.published import SOURCE, published  # noqa: E402
-from coincide.schema import Clustering, Need, Signal, SubsetOf, Targets, Tuned  # noqa: E402
+from coincide.schema import (  # noqa: E402
+    Clustering,
+    Need,
+    Signal,
+    SubsetOf,
+    Targets,
+    TunedSignal,
+)
 
 TABLES = {"7B": "llava665k_20pct_llava15_7b", "13B": "llava665k_20pct_llava15_13b"}
 OPENING = """# Selection methods
@@ -75,7 +82,7 @@ def _name(need: Need) -> str:
         return f"`{need.name}`"
     if isinstance(need, SubsetOf):
         return f"the rows of `{need.method.name}`"
-    if isinstance(need, Tuned):
+    if isinstance(need, TunedSignal):
         return f"`{need.signal.name}` after training on a part"
     if isinstance(need, Targets):
         return f"`{need.signal.name}` of target rows"

@@ -18,7 +18,7 @@ from coincide.schema import (
     SubsetOf,
     TargetRows,
     Targets,
-    Tuned,
+    TunedSignal,
 )
 from coincide.selection.scan import read_scan
 from coincide.store import Step, Store
@@ -39,7 +39,7 @@ class NeedSteps:
     target_source: DataSource | None = None
     """The dataset of the target rows."""
     subsets: Mapping[SubsetOf, Step] = field(default_factory=dict)
-    tuned: Mapping[Tuned, Step] = field(default_factory=dict)
+    tuned: Mapping[TunedSignal, Step] = field(default_factory=dict)
 
     def steps(self) -> tuple[Step, ...]:
         """All of these steps."""
@@ -172,7 +172,7 @@ class StorePool:
         rows: np.ndarray = np.load(artifact.path / "rows.npy", allow_pickle=False)
         return rows
 
-    def tuned(self, tuned: Tuned) -> np.ndarray:
+    def tuned(self, tuned: TunedSignal) -> np.ndarray:
         import numpy as np
 
         from coincide.features.engine.shards import ShardedArray, read_valid

@@ -2,7 +2,7 @@
 
 The finetuning is the run's own (its recipe), the adapter an artifact like that of any run; it is
 merged into the target, and the merged model passes over the rows of the subset alone. A method that
-teaches a model a little before it selects (PreSel's reference model) names this as ``Tuned``.
+teaches a model a little before it selects (PreSel's reference model) names this as ``TunedSignal``.
 """
 
 from __future__ import annotations

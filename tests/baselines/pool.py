@@ -14,7 +14,7 @@ from baselines.rds import Rds
 from baselines.self_filter import SelfFilter
 from coincide.features.signals.clip_image import ClipImage
 from coincide.features.signals.clip_text import ClipText
-from coincide.features.signals.grand import Grand
+from coincide.features.signals.grand import GradientNorm
 from coincide.features.signals.hidden_last import HiddenLast
 from coincide.features.signals.hidden_mean import HiddenMean
 from coincide.features.signals.hidden_weighted import HiddenWeighted
@@ -33,7 +33,7 @@ from coincide.schema import (
     SubsetOf,
     TargetRows,
     Targets,
-    Tuned,
+    TunedSignal,
     Turn,
 )
 
@@ -49,7 +49,7 @@ class MemoryPool:
     difficulties: Mapping[Any, np.ndarray] = field(default_factory=dict)
     target_rows: Mapping[Targets, TargetRows] = field(default_factory=dict)
     subsets: dict[SubsetOf, np.ndarray] = field(default_factory=dict)
-    tuned_signals: dict[Tuned, np.ndarray] = field(default_factory=dict)
+    tuned_signals: dict[TunedSignal, np.ndarray] = field(default_factory=dict)
 
     def signal(self, signal: Signal) -> np.ndarray:
         return self.signals[signal]
@@ -63,7 +63,7 @@ class MemoryPool:
     def subset(self, subset: SubsetOf) -> np.ndarray:
         return self.subsets[subset]
 
-    def tuned(self, tuned: Tuned) -> np.ndarray:
+    def tuned(self, tuned: TunedSignal) -> np.ndarray:
         return self.tuned_signals[tuned]
 
     def scored(self, method: Any, seed: int) -> Mapping[str, np.ndarray]:
@@ -155,8 +155,8 @@ def make_pool(rows: int = 300, seed: int = 0) -> MemoryPool:
         difficulties={SelfFilter().needs()[2]: difficulty.astype(np.float32)},
         subsets={reference: learnt},
         tuned_signals={
-            Tuned(reference, TokenScores()): losses,
-            Tuned(reference, TokenScoresUnasked()): unasked,
+            TunedSignal(reference, TokenScores()): losses,
+            TunedSignal(reference, TokenScoresUnasked()): unasked,
         },
         target_rows={Rds().needs()[1]: target_rows(x, glance)},
     )
@@ -172,7 +172,9 @@ def _of_today(
     shown = unit(x[np.arange(rows) // 3 * 3] @ rng.normal(size=(24, 10)))
     shown[no_image] = np.nan
     return {
-        Grand(): np.where(empty, np.nan, rng.exponential(size=rows))[:, None].astype(np.float32),
+        GradientNorm(): np.where(empty, np.nan, rng.exponential(size=rows))[:, None].astype(
+            np.float32
+        ),
         TokenScoresBlind(): blind[:, None].astype(np.float32),
         TokenScoresUnasked(): unasked[:, None].astype(np.float32),
         PictureEmbedding(): shown,

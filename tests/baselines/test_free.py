@@ -16,7 +16,7 @@ from baselines.matched import Matched
 from baselines.typiclust import NO_DISTANCE, TypiClust
 from baselines.uniform import Random
 from coincide.features.forward.contract import Captured
-from coincide.features.signals.grand import Grand as GradientNorm
+from coincide.features.signals.grand import GradientNorm
 from coincide.features.signals.hidden_last import HiddenLast
 from coincide.schema import SubsetOf, Turn, UserError
 from tests.baselines.pool import MemoryPool, make_pool

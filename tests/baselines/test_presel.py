@@ -11,7 +11,7 @@ import pytest
 from baselines.presel import PreSel, Reference, competing, weights_of
 from baselines.typicality import nearest_cosines
 from coincide.features.signals.picture_embedding import PictureEmbedding
-from coincide.schema import Example, SubsetOf, Tuned, Turn
+from coincide.schema import Example, SubsetOf, TunedSignal, Turn
 from tests.baselines.pool import MemoryPool, unit
 
 
@@ -39,7 +39,7 @@ def taught(pool: MemoryPool, method: PreSel, k: int = 60) -> MemoryPool:
     losses, unasked = (np.full((len(pool.examples), n), np.nan, np.float32) for n in (4, 1))
     unasked[rows] = 2.0
     losses[rows, 2] = [1.8 if pool.examples[row].source == "a" else 1.0 for row in rows.tolist()]
-    asked, alone = (need for need in method.needs() if isinstance(need, Tuned))
+    asked, alone = (need for need in method.needs() if isinstance(need, TunedSignal))
     tuned = {asked: losses, alone: unasked}
     return replace(pool, subsets={reference: rows}, tuned_signals=tuned)
 
@@ -128,7 +128,7 @@ def test_one_row_a_picture_is_the_first() -> None:
 
 def test_a_model_that_ignores_questions_gives_all_tasks_equal_weight() -> None:
     pool, method = made(), PreSel(share=0.1)
-    one, other = (need for need in method.needs() if isinstance(need, Tuned))
+    one, other = (need for need in method.needs() if isinstance(need, TunedSignal))
     same = dict(pool.tuned_signals)
     same[one] = same[one].copy()
     same[one][:, 2] = same[other][:, 0]

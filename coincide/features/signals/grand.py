@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Grand(ReferenceSignal):
+class GradientNorm(ReferenceSignal):
     """[N, 1]: norm of the gradient, by the weights of the output layer, of the mean negative
     log-likelihood of the answer tokens (``coincide.ops.scores.gradient_norm``): a forward pass
     gives it, no backward pass is run. NaN for a row without answer tokens.
