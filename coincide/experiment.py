@@ -392,7 +392,7 @@ class Experiment:
         """Keys of data, target and the models that signals come from (``Result.contents``), and of
         the target rows where the method looks at them."""
         models = {name: part.step() for name, part in self.models.items() if self.asks(name)}
-        if self.targets is not None and self.target_extractions:
+        if self.targets is not None and any(each.target_extractions for each in self.family):
             models["targets"] = self.targets.step()
         return content_keys(self.method, data=self.data, target=self.target.step(), **models)
 
