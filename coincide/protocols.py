@@ -205,6 +205,16 @@ class HasScale(Protocol):
 
 
 @runtime_checkable
+class HasDtype(Protocol):
+    """A model that says in which precision a feature pass runs it."""
+
+    @property
+    def dtype(self) -> str:
+        """A torch name; empty: not said."""
+        ...
+
+
+@runtime_checkable
 class HasCheckpoint(Protocol):
     """A model that is one published checkpoint as it is."""
 

@@ -87,8 +87,9 @@ def _features(experiment: Experiment, device: str) -> StageEstimate | None:
         scale = scale_of(model)
         if rows is None or text is None or "parameters" not in scale:
             return StageEstimate("features", None, None, "sizes of data or model are not known")
-        runs = 1 + len({s.variant for s in signals if isinstance(s, ForwardSignal)} - {"whole"})
-        read = {"reference": text * runs, "clip": CLIP_TOKENS}.get(group, 0)
+        variants = {s.variant for s in signals if isinstance(s, ForwardSignal)}
+        runs = 1 + len(variants - {"whole"}) if variants else 0  # a vision tower reads no text
+        read = CLIP_TOKENS if group == "clip" else text * runs
         tokens = rows * (scale["image_tokens"] + read)
         hours += gpu_hours(2 * scale["parameters"] * tokens, device)
         values = sum(s.width(scale["hidden"]) * BYTES[s.dtype] for s in signals)

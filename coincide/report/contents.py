@@ -110,9 +110,10 @@ def _from(mine: Sequence[Result], others: Sequence[Result], part: str) -> str:
 def _made_from(result: Result, part: str) -> str:
     """Name and configuration of a part. CLIP, target rows and a method's content belong to the
     method."""
-    names: Mapping[str, Any] = dict.fromkeys(("clip", "vision", "targets", "method"), result.method)
+    own = {"data": result.data, "target": result.target, "reference": result.reference}
+    names = own | dict.fromkeys(("clip", "vision", "targets", "method"), result.method)
     config = {k: v for k, v in _config(result, part).items() if k not in _LOOSE}
-    return canonical([part, names.get(part) or getattr(result, part, ""), config])
+    return canonical([part, names.get(part, ""), config])
 
 
 def _config(result: Result, part: str) -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coincide.features.extract import Extraction, signal_step
+from coincide.protocols import HasDtype
 from coincide.schema import Dataset, DataSource, ModelSource, Signal
 from coincide.store import Build, Step
 from coincide.store.artifact import located, open_artifact
@@ -93,7 +94,8 @@ def merged_target(model: ModelSource, adapter: Step) -> Step:
 def read_off(signal: Signal, learnt: Experiment) -> Extraction:
     """How ``signal`` of the rows of ``learnt.subset`` is read off ``learnt.merged``."""
     target = learnt.target
-    dtype: str = getattr(target, "dtype", "") or getattr(learnt.reference, "dtype", "float32")
+    said = [each.dtype for each in (target, learnt.reference) if isinstance(each, HasDtype)]
+    dtype = next(filter(None, said), "float32")
     model: Any = MergedTarget(target.name, target.template, target.max_length, dtype)
     rows: Any = SubsetRows(learnt.source)
     signal_pass = type(signal).make_pass(model, rows, learnt.features)
