@@ -29,7 +29,7 @@ from coincide.schema import UserError
 from coincide.selection.budget import check
 from coincide.store import Store
 from coincide.terminal.inert import guard_terminal
-from eval import stage as evaluation
+from eval import interface as evaluation
 from launch.commands import COMMANDS
 from launch.execute import Executor, Launcher
 from launch.frozen import HERE_ONLY, FrozenCommand, frozen_command, read

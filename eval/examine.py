@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from coincide.schema import UserError
-from eval.documents import TaskDocuments, naming_document
+from eval.documents import TaskDocuments
 from eval.messages import turns_and_pictures
 from eval.request import BenchmarkJob
 
@@ -24,14 +24,11 @@ def examine(task: Any, job: BenchmarkJob) -> None:
     """
     _check_target(task, job)
     documents = task.dataset[task.config.test_split or task.config.validation_split]
-    score = task.config.process_results if callable(task.config.process_results) else None
     for at in kinds(documents):
         turns_and_pictures(task.doc_to_messages(documents[at]))
         target = task.doc_to_target(documents[at])
         if not job.judged:
-            answer = [target if isinstance(target, str) else "yes"]
-            scoring = naming_document(score, job.name, "scoring") if score else task.process_results
-            scoring(documents[at], answer)
+            task.process_results(documents[at], [target if isinstance(target, str) else "yes"])
 
 
 def _check_target(task: Any, job: BenchmarkJob) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from lmms_eval.api.task import Task
+from lmms_eval.api.task import ConfigurableTask, Task
 from lmms_eval.tasks import TaskManager
 from lmms_eval.utils import load_yaml_config
 
 from coincide.schema import UserError
+from eval import taskfile
 from eval.documents import TaskDocuments, naming_document, root_error
 from eval.model import Decoding
 from eval.pictures import decode_by_one_rule
@@ -20,37 +22,100 @@ from eval.sample import chosen_documents, columns
 
 
 def load_tasks(jobs: Sequence[BenchmarkJob], folder: Path) -> tuple[TaskManager, dict[str, Task]]:
-    """Job name -> task with its dataset loaded, and the manager that knows the tasks.
+    """As :func:`load_each`; raises the UserError of the first benchmark that does not load."""
+    manager, tasks, failed = load_each(jobs, folder)
+    for error in failed.values():
+        raise error
+    return manager, tasks
 
-    If the job sets the data or the generation settings, the task is loaded through an overlay: a
-    YAML in ``folder`` that includes the task's own. Raises UserError, naming the benchmark that
-    fails.
+
+def load_each(
+    jobs: Sequence[BenchmarkJob], folder: Path
+) -> tuple[TaskManager, dict[str, Task], dict[str, UserError]]:
+    """The manager, the task of every job by the job's name, its dataset loaded, and, of those that
+    do not load, why, naming the benchmark.
+
+    Each is an overlay: a YAML in ``folder`` that includes the task's own, and says where its data
+    are and how its answers are generated.
     """
     decode_by_one_rule()
-    known = _index(jobs)
+    fail_at_once()
     folder.mkdir(parents=True, exist_ok=True)
+    tasks: dict[str, Task] = {}
+    failed: dict[str, UserError] = {}
+
+    def attempt(job: BenchmarkJob, make: Callable[[BenchmarkJob], None]) -> None:
+        try:
+            make(job)
+        except Exception as error:
+            failed[job.name] = _failure(job, root_error(error))
+
+    def write(job: BenchmarkJob) -> None:
+        _write_overlay(job, _source(job), folder / f"{job.name}.yaml")
+
+    def load(job: BenchmarkJob) -> None:
+        tasks[job.name] = _load(job, manager)
+
+    for stale in folder.glob("*.yaml"):
+        stale.unlink()
     for job in jobs:
-        _write_overlay(job, known[job.task], folder / f"{job.name}.yaml")
+        attempt(job, write)
     manager = TaskManager(include_path=str(folder), include_defaults=False)
-    return manager, {job.name: _load(job, manager) for job in jobs}
-
-
-def _index(jobs: Sequence[BenchmarkJob]) -> dict[str, Path]:
-    """Task name -> YAML. lmms-eval's own tasks (4 s to index) are only read if one of them is
-    asked.
-    """
-    own = sorted({job.tasks_dir for job in jobs if job.tasks_dir})
-    stock = any(job.tasks_dir is None for job in jobs)
-    index = TaskManager(include_path=own, include_defaults=stock).task_index
     for job in jobs:
-        kind = index.get(job.task, {}).get("type")
-        if kind != "task":
-            where = job.tasks_dir or "lmms-eval"
-            raise UserError(
-                f"benchmark {job.name}: {job.task!r} is {kind or 'no task'} of {where}; expected "
-                "the name of a single task."
-            )
-    return {job.task: Path(index[job.task]["yaml_path"]).absolute() for job in jobs}
+        if job.name not in failed:
+            attempt(job, load)
+    return manager, tasks, failed
+
+
+def fail_at_once() -> None:
+    """Take from lmms-eval's tasks their retries: what fails to load or to score a document is
+    called five times in eight seconds, and nothing here passes with time.
+    """
+    for name in ("download", "process_results"):
+        method = getattr(ConfigurableTask, name)
+        setattr(ConfigurableTask, name, getattr(method, "__wrapped__", method))
+
+
+def _failure(job: BenchmarkJob, cause: BaseException) -> UserError:
+    """Why the job does not load, by its name."""
+    named, said = f"benchmark {job.name}", f"{type(cause).__name__}: {cause}"
+    if isinstance(cause, UserError):
+        if str(cause).startswith(named):
+            return cause
+        said = str(cause)
+    found = UserError(f"{named} does not load: {said}")
+    found.__cause__ = cause
+    return found
+
+
+def _source(job: BenchmarkJob) -> Path:
+    """The YAML of the job's task: in its own folder by the name of the file, or lmms-eval's."""
+    if job.tasks_dir:
+        path = Path(job.tasks_dir).absolute() / f"{job.task}.yaml"
+        kind = _kind(taskfile.settings(path)) if path.is_file() else "no task"
+    else:
+        found = _own_tasks().get(job.task, {})
+        path, kind = Path(found.get("yaml_path", "")), found.get("type", "no task")
+    if kind != "task":
+        raise UserError(
+            f"benchmark {job.name}: {job.task!r} is {kind} of {job.tasks_dir or 'lmms-eval'}; "
+            "expected the name of a single task."
+        )
+    return path.absolute()
+
+
+def _kind(settings: Mapping[str, Any]) -> str:
+    """What a YAML is, in lmms-eval's words."""
+    if "class" in settings:
+        return "python_task"
+    return "group" if isinstance(settings.get("task"), list) else "task"
+
+
+@cache
+def _own_tasks() -> Mapping[str, Mapping[str, Any]]:
+    """lmms-eval's own tasks by name, which takes 4 s to read."""
+    index: Mapping[str, Mapping[str, Any]] = TaskManager().task_index
+    return index
 
 
 def _write_overlay(job: BenchmarkJob, source: Path, path: Path) -> None:
@@ -83,13 +148,7 @@ def _load(job: BenchmarkJob, manager: TaskManager) -> Task:
     missing = [path for path in job.data_files.values() if not Path(path).is_file()]
     if missing:
         raise UserError(f"benchmark {job.name}: no such file: {', '.join(missing)}.")
-    try:
-        loaded: Mapping[str, Task] = manager.load_task_or_group([job.name], task_type="chat")
-    except Exception as error:
-        cause = root_error(error)
-        raise UserError(
-            f"benchmark {job.name} does not load: {type(cause).__name__}: {cause}"
-        ) from cause
+    loaded: Mapping[str, Task] = manager.load_task_or_group([job.name], task_type="chat")
     task = loaded[job.name]
     _check_decoding(task, job)
     _select(task, job)

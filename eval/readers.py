@@ -63,7 +63,9 @@ _PLACE = re.compile(
 _CLAUSE = re.compile(r"(?:[.!?;,]\s|\s(?:because|since|which)\s|\n).*$", re.DOTALL)
 _QUOTES = " \t\r\n\"'`*"
 _ENDS = _QUOTES + ".,;:!?"
-_ASCII = str.maketrans(
+_WIDE = {at + i: at - 0xFEE0 + i for at in (0xFF10, 0xFF21, 0xFF41) for i in range(26)}
+"""Full-width digits and letters, as they are typed in Chinese."""
+_ASCII = _WIDE | str.maketrans(
     "\uff1a\uff0e\uff0c\u3002\u3001\uff08\uff09\uff01\uff1f\uff1b\u2018\u2019\u201c\u201d",
     ":.,.,()!?;''\"\"",
 )
@@ -176,12 +178,20 @@ def yes_no(reply: str, question: str = "") -> Reading:
     for part in (text, *_rests(text)):
         if first := _FIRST.match(part):
             return Reading({"y": "yes", "n": "no"}[first[1][0].lower()])
+        if meant := _MEANT.get(part.strip(_ENDS).lower()):
+            return Reading(meant)
     return UNSURE if _DECLINED.search(text) else _stated(text, question)
 
 
 _FIRST = re.compile(
-    r"\W*(yes(?!\s+(?:or|and)\s+no\b)|no|y(?=\W*$)|n(?=\W*$))(?![\w-])", re.IGNORECASE
+    r"\W*(yes(?!\s*(?:/|\bor\b|\band\b)\s*no\b)|yeah|yep|yup|nope|no|y(?=\W*$)|n(?=\W*$))(?![\w-])",
+    re.IGNORECASE,
 )
+_MEANT = {
+    **dict.fromkeys(("true", "correct", "absolutely", "definitely", "certainly", "indeed"), "yes"),
+    **dict.fromkeys(("false", "incorrect", "not really", "not at all", "definitely not"), "no"),
+}
+"""Replies that are no more than these words."""
 _VERB = r"\b(?:is|are|was|were|has|have|had|does|do|did|can|could|contains?|shows?)\b"
 _STOP = frozenset(
     "a an the is are was were be there this that it in on of to at do does did has have had can "
@@ -206,8 +216,8 @@ def _stated(text: str, question: str) -> Reading:
 
 
 def _content(text: str) -> set[str]:
-    words = re.findall(r"[^\W_]+", re.sub(r"n't\b|'s\b|'re\b", "", text.lower()))
-    return {NUMBERS.get(word, word) for word in words} - _STOP
+    words = set(re.findall(r"[^\W_]+", re.sub(r"n't\b|'s\b|'re\b", "", text.lower()))) - _STOP
+    return {NUMBERS.get(word, word if len(word) < 4 else word.removesuffix("s")) for word in words}
 
 
 # --- words and numbers ------------------------------------------------------------------------
@@ -268,7 +278,7 @@ def _number(phrase: str) -> str | None:
 
 
 def tidy(text: str) -> str:
-    """``text`` with wide and curly punctuation as ASCII, and single blanks."""
+    """``text`` with wide letters, wide and curly punctuation as ASCII, and single blanks."""
     return re.sub(r"[ \t]+", " ", text.translate(_ASCII))
 
 

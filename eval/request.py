@@ -43,6 +43,8 @@ class BenchmarkJob:
     parts: str = "mean"
     unit: str | None = None
     judged: bool = False
+    known: Sequence[str] = ()
+    """Samples of other evaluations of the model, in which its answers may stand already."""
 
 
 @dataclass(frozen=True)

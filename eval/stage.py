@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from coincide.errors import PartlyFailed
 from coincide.schema import ModelSource, Score, UserError
 from coincide.store import Artifact, Build, Step, Store
-from coincide.system.files import digest_of, write_atomic, write_json
+from coincide.store.step import need_fields
+from coincide.system.files import write_atomic, write_json
 from eval import mirror
 from eval.process import follow
 from eval.request import BenchmarkJob, EvaluationRequest
@@ -121,52 +122,12 @@ def _results(builds: Sequence[Build]) -> Iterator[tuple[Build, Mapping[str, Any]
         raise PartlyFailed("\n\n".join(messages), failures)
 
 
-def examine(store: Store, steps: Sequence[Step]) -> None:
-    """Before training: try documents of the datasets that missing ones of ``steps`` would ask.
-
-    Each in a process of its own, with lmms-eval and without the model; datasets found to be usable
-    are remembered in the store. Raises UserError, naming benchmark and document.
-    """
-    wrong = []
-    for step in steps:
-        evaluation = step.build
-        assert isinstance(evaluation, Evaluation)
-        measured, suite = evaluation.benchmark, evaluation.suite
-        name = digest_of(step.config)[:16]
-        seen = store.root / ".cache" / "examined" / f"{name}.json"
-        if not measured.dataset or suite.left_out(measured) or seen.is_file() or store.find(step):
-            continue
-        run = store.root / ".runs" / f"examine-{name}"
-        try:
-            _examine(evaluation, run, store.root / ".cache")
-        except UserError as error:
-            wrong.append(str(error))
-        else:
-            seen.parent.mkdir(parents=True, exist_ok=True)
-            write_json(seen, {"benchmark": measured.name, "content": evaluation.content})
-    if wrong:
-        raise UserError("\n\n".join(wrong))
-
-
-def _examine(evaluation: Evaluation, run: Path, cache: Path) -> None:
-    (run / "out").mkdir(parents=True, exist_ok=True)
-    folder = _folder(evaluation, cache)
-    job = _job_of(evaluation, run / "out", {})
-    suite = evaluation.suite
-    EvaluationRequest(
-        "", None, evaluation.template, suite.dtype, "cpu", 1, suite.threads, str(folder or cache),
-        (job,), suite.judge, examine=True,
-    ).write(run / "request.json")  # fmt: skip
-    list(follow(run, [job.name], folder=folder))
-    shutil.rmtree(run)
-
-
 def _run(builds: Sequence[Build]) -> Iterator[tuple[Build, Mapping[str, Any]]]:
     """Run one process for ``builds``; yield each build with its facts when it is done."""
     named = {_evaluation(build).benchmark.name: build for build in builds}
     run = builds[0].store.root / ".runs" / f"eval-{builds[0].dir.name.lstrip('.')}"
     run.mkdir(parents=True, exist_ok=True)
-    folder = _folder(_evaluation(builds[0]), builds[0].store.root / ".cache")
+    folder = folder_of(_evaluation(builds[0]), builds[0].store.root / ".cache")
     _request(builds, folder or builds[0].store.root / ".cache").write(run / "request.json")
     ranks = world_size(_evaluation(builds[0]).suite)
     for name, measured in follow(run, list(named), ranks=ranks, folder=folder):
@@ -183,7 +144,7 @@ def world_size(suite: Suite) -> int:
     return max(1, torch.cuda.device_count()) if suite.device == "auto" else 1
 
 
-def _folder(evaluation: Evaluation, cache: Path) -> Path | None:
+def folder_of(evaluation: Evaluation, cache: Path) -> Path | None:
     """The folder in which the process runs: the dataset's name is a path in it.
 
     None: any folder.
@@ -247,11 +208,35 @@ def _request(builds: Sequence[Build], cache: Path) -> EvaluationRequest:
 def _job(build: Build) -> BenchmarkJob:
     benchmark = _evaluation(build).benchmark
     data = build.need(len(build.step.needs) - 1).path
-    files = {split: _file(data, path, benchmark) for split, path in benchmark.data.items()}
-    return _job_of(_evaluation(build), build.dir, files)
+    files = {split: file_of(data, path, benchmark) for split, path in benchmark.data.items()}
+    return replace(job_of(_evaluation(build), build.dir, files), known=_earlier(build))
 
 
-def _job_of(evaluation: Evaluation, output: Path, files: Mapping[str, str]) -> BenchmarkJob:
+def _earlier(build: Build) -> list[str]:
+    """Samples of other evaluations of the same model by the same task, as it was run: where only
+    the scoring differs its answers stand there.
+    """
+    others = (a for a in build.store.artifacts("eval") if _answers_alike(a.manifest, build.step))
+    sound = (a.path for a in others if not a.damaged("samples.jsonl"))
+    return [str(path / "samples.jsonl") for path in sound]
+
+
+def _answers_alike(manifest: Mapping[str, Any], step: Step) -> bool:
+    """Whether an evaluation had the same model answer as ``step`` has, perhaps to other prompts."""
+    had = {"version": manifest.get("version"), **manifest.get("config", {})}
+    wanted = {"version": step.version, **step.config}
+    same = ("version", "task", "template", "dtype", "batch")
+    models = _models(manifest.get("needs", {})) == _models(need_fields(step.needs))
+    return models and all(had.get(name) == wanted.get(name) for name in same)
+
+
+def _models(needs: Mapping[str, str]) -> dict[str, str]:
+    """Of what an evaluation was made from, the keys of all but the data."""
+    return {k: v.rsplit("-", 1)[-1] for k, v in needs.items() if not k.endswith(".data")}
+
+
+def job_of(evaluation: Evaluation, output: Path, files: Mapping[str, str]) -> BenchmarkJob:
+    """The benchmark for the worker. ``files``: split -> path, of one over the data artifact."""
     benchmark = evaluation.benchmark
     return BenchmarkJob(
         name=benchmark.name,
@@ -275,7 +260,8 @@ def _job_of(evaluation: Evaluation, output: Path, files: Mapping[str, str]) -> B
     )
 
 
-def _file(data: Path, relative: str, benchmark: Benchmark) -> str:
+def file_of(data: Path, relative: str, benchmark: Benchmark) -> str:
+    """The path of a file of the data artifact. Raises UserError where it holds none such."""
     path = data / relative
     if not path.is_file():
         found = sorted(str(p.relative_to(data)) for p in data.glob("benchmarks/*/*.parquet"))

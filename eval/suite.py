@@ -12,6 +12,7 @@ from typing import Any
 
 from coincide.protocols import Requirement
 from coincide.schema import UserError
+from coincide.system.files import plain
 from eval import mirror, taskfile
 from eval.judge import Judge
 from eval.sample import Subsample
@@ -20,6 +21,8 @@ TASKS = Path(__file__).resolve().parent / "tasks"
 DTYPES = ("float32", "bfloat16", "float16")
 PROMPTS = ("lmms_eval", "llava_1_5")
 """Whose prompts: those of lmms-eval's tasks, or those of LLaVA-1.5's scripts where they differ."""
+SWITCHES = ("do_sample", "use_cache", "early_stopping")
+"""Generation settings that are true or false."""
 PARTS = ("mean", "judged", "letters", "f1", "pairs", "circular", "mmmu", "preference")
 """How samples add up to the primary metric: names of functions of ``eval.parts``."""
 
@@ -83,6 +86,7 @@ class Benchmark:
     the benchmark and its protocol for ``eval.prompts=llava_1_5``."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "generation", _settings(self.generation))
         _require(
             self.primary in self.metrics,
             f"benchmark {self.name}: primary={self.primary!r}; the choices are its metrics, "
@@ -189,7 +193,7 @@ class Benchmark:
             "decoding": self.stated,
             "stop": "none" if self.tasks_path and not self._names_stop else None,
         }
-        return {
+        found = {
             **{name: value for name, value in more.items() if value},
             "benchmark": self.name,
             "task": self.task,
@@ -201,6 +205,7 @@ class Benchmark:
             "generation": dict(self.generation),
             "limit": self.limit,
         }
+        return dict(plain(found))
 
 
 @dataclass(frozen=True)
@@ -300,6 +305,20 @@ class Suite:
         batch = {} if self.dtype == "float32" else {"batch": self.batch_size}
         asked = benchmark.judge and not self.left_out(benchmark)
         return {**batch, **({"judge": f"{self.judge.model}@{self.judge.host}"} if asked else {})}
+
+
+def _settings(generation: Mapping[str, Any]) -> dict[str, Any]:
+    """Generation settings in which values that are equal are written alike, whatever they are
+    written as: a temperature of ``0``, ``0.0`` or ``false``.
+    """
+    found = {}
+    for name, value in plain(generation).items():
+        if name in SWITCHES and type(value) is int and value in (0, 1):
+            value = bool(value)
+        elif name not in SWITCHES and isinstance(value, bool):
+            value = int(value)
+        found[name] = value
+    return found
 
 
 def _union(several: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:

@@ -73,20 +73,23 @@ def _evaluate_all(request: EvaluationRequest, run: Path, send: Send, make_model:
     """Load every task before the model, so that missing data costs no GPU time; then evaluate."""
     import torch
 
-    from eval.kept import JudgeReplies
+    from eval.replied import JudgeReplies
 
     if request.threads:
         torch.set_num_threads(request.threads)
     device = _join_ranks(request.device)
     judge = _judge(request)
-    manager, tasks = _load(request, run)
+    manager, tasks, unloaded = _load(request, run)
     jobs, failed = [], 0
     for job in request.jobs:
         try:
+            if job.name in unloaded:
+                raise unloaded[job.name]
             prepare(
                 tasks[job.name], job, replace(judge, memory=JudgeReplies(Path(job.output), RANK))
             )
-        except UserError as error:  # the same on every rank
+        except Exception as error:  # the same on every rank
+            traceback.print_exc()
             send("failed", benchmark=job.name, why=_why(error))
             failed += 1
         else:
@@ -95,9 +98,9 @@ def _evaluate_all(request: EvaluationRequest, run: Path, send: Send, make_model:
         return _examine_all(jobs, tasks, send) or int(failed > 0)
     asked = sum(len(tasks[job.name].eval_docs) for job in jobs)
     send("loaded", samples=-(-asked // WORLD_SIZE))
-    model = _model(request, device, lambda count: send("answered", count=count), make_model)
+    model = _model(request, jobs, device, lambda count: send("answered", count=count), make_model)
     for job in jobs:
-        started = time.monotonic()
+        started, before = time.monotonic(), model.reused
         try:
             evaluate(model, job, tasks[job.name], manager)
         except Exception as error:
@@ -109,6 +112,7 @@ def _evaluate_all(request: EvaluationRequest, run: Path, send: Send, make_model:
         else:
             seconds = round(time.monotonic() - started, 3)
             how = {"device": device, "batch_size": request.batch_size, "world_size": WORLD_SIZE}
+            how |= {"reused": model.reused - before} if model.reused > before else {}
             send("done", benchmark=job.name, evaluate_seconds=seconds, **how)
     return 1 if failed else 0
 
@@ -131,14 +135,19 @@ def _examine_all(jobs: Sequence[BenchmarkJob], tasks: Mapping[str, Any], send: S
 
 
 def _model(
-    request: EvaluationRequest, device: str, answered: Callable[[int], None], make_model: MakeModel
+    request: EvaluationRequest,
+    jobs: Sequence[BenchmarkJob],
+    device: str,
+    answered: Callable[[int], None],
+    make_model: MakeModel,
 ) -> Any:
-    """The model; or its recorded answers, if an attempt whose judge failed has them all."""
-    from eval.kept import ReplayModel, recorded_answers
+    """The model, behind the answers that it gave before."""
+    from eval.kept import ReplayModel
 
-    if (known := recorded_answers(request.jobs)) is None:
-        return make_model(request, device, answered)
-    return ReplayModel(known, batch_size=request.batch_size, device=device, answered=answered)
+    return ReplayModel(
+        jobs, lambda: make_model(request, device, answered), number=RANK,
+        batch_size=request.batch_size, device=device, answered=answered,
+    )  # fmt: skip
 
 
 def prepare(task: Any, job: BenchmarkJob, judge: JudgeClient) -> None:
@@ -177,8 +186,9 @@ def evaluate(model: Any, job: BenchmarkJob, task: Any, manager: Any) -> None:
 
     from eval import order
     from eval.judged import failure
-    from eval.kept import merge_replies
+    from eval.kept import KEY, take_prompts
     from eval.loading import stated_protocol
+    from eval.replied import merge_replies
     from eval.scores import by_filter, lenient_scores, read, readable, records, scores
     from eval.units import attach, summary
 
@@ -202,7 +212,11 @@ def evaluate(model: Any, job: BenchmarkJob, task: Any, manager: Any) -> None:
         attach(samples, task, job)
         order.attach(samples, task)
         reads = read(samples, job, asked_again(task, job))
-        first, rows = next(iter(samples.values())), records(samples, job, reads)
+        first, asked = next(iter(samples.values())), take_prompts(Path(job.output))
+        rows = [
+            {**row, **({KEY: asked[row["doc_id"]]} if row["doc_id"] in asked else {})}
+            for row in records(samples, job, reads)
+        ]
         result = {
             "scores": scores(samples, task.aggregation(), job, scratch, reads),
             "lenient": lenient_scores(samples, job, reads),
@@ -250,17 +264,17 @@ def _join_ranks(device: str) -> str:
 
 
 def _load(request: EvaluationRequest, run: Path) -> Any:
-    """Load the tasks; the first rank before the others, which then find everything in the
-    caches.
+    """Load the tasks, and say which do not load; the first rank before the others, which then find
+    everything in the caches.
     """
     import torch
 
-    from eval.loading import load_tasks
+    from eval.loading import load_each
 
     folder = run / f"tasks{RANK}"
     if RANK > 0:
         torch.distributed.barrier()
-    loaded = load_tasks(request.jobs, folder)
+    loaded = load_each(request.jobs, folder)
     if RANK == 0 and WORLD_SIZE > 1:
         torch.distributed.barrier()
     return loaded

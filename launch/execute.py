@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -29,8 +29,10 @@ from launch.show import show_costs, show_plan, show_report
 class Observer(Protocol):
     """Is notified of what runs have made, e.g. the logger. Must not raise."""
 
-    def after(self, stage: str, experiment: Experiment) -> None:
-        """The artifacts of ``stage`` exist."""
+    def after(
+        self, stage: str, experiment: Experiment, failures: Mapping[str, str] | None = None
+    ) -> None:
+        """The artifacts of ``stage`` exist, except those of ``failures`` (benchmark -> why)."""
         ...
 
     def finish(self, experiments: Sequence[Experiment]) -> None:
@@ -54,8 +56,9 @@ class Executor:
         if stages != ("report",):
             failed = self._build(experiment, stages)
         if "evaluate" in stages:
-            record(job, failed.failures if failed else {})
-            self.observer.after("evaluate", experiment)
+            failures = failed.failures if failed else {}
+            record(job, failures)
+            self.observer.after("evaluate", experiment, failures)
         if "report" in stages:
             results = with_committed(read_ledger(Path(job.cfg.paths.ledger)))
             pages = build_report(results, Path(job.cfg.paths.reports), store=experiment.store)
@@ -66,7 +69,7 @@ class Executor:
     def _build(self, experiment: Experiment, stages: Sequence[str]) -> PartlyFailed | None:
         """Build what the plan says; returns the failure of some benchmarks if others succeeded.
 
-        Documents of the benchmarks are tried before a finetuning begins.
+        If a finetuning is to be built, documents of the benchmarks are tried before anything else.
         """
         failed: PartlyFailed | None = None
         lines = _plan(experiment, stages)
@@ -76,15 +79,16 @@ class Executor:
             lines = (_plan if changed else _lines)(experiment, stages)
         if "train" in stages:
             check_resume(experiment)
+        building = {line.stage.name for line in lines if line.state == "build"}
+        untried = {"train", "evaluate"} <= building
         for stage, of_stage in groupby(lines, key=lambda line: line.stage.name):
-            todo = list(of_stage)
-            builds = any(line.state == "build" for line in todo)
-            if stage == "train" and builds and "evaluate" in stages:
+            if untried and stage != "prepare" and stage in building:
                 experiment.evaluation.examine(experiment.store, experiment.scores)
+                untried = False
             try:
-                execute(todo, experiment.store)
+                execute(list(of_stage), experiment.store)
             except PartlyFailed as error:
-                if set(error.failures) >= {s.config["benchmark"] for s in experiment.scores}:
+                if not measured(experiment, error.failures):
                     raise
                 failed = error
             if stage in stages and stage != "evaluate":
@@ -94,25 +98,44 @@ class Executor:
     def steps(self, jobs: Sequence[Job], keys: Collection[str]) -> None:
         """The work of a queued job: build the steps whose keys begin with ``keys``.
 
-        ``jobs`` are runs that these steps belong to. Runs whose scores are complete afterwards get
-        their result written to the ledger.
+        ``jobs`` are runs that these steps belong to. Runs whose scores are complete afterwards, or
+        complete except for benchmarks that failed, get their result written to the ledger. Raises
+        PartlyFailed after that if a benchmark failed.
         """
         wanted = set(keys)
+        failed: list[PartlyFailed] = []
+        failures: dict[int, Mapping[str, str]] = {}
         if _extract_together(jobs, wanted):
             for job in jobs:
                 self.observer.after("features", job.experiment)
-        for job in jobs:
-            for stage in stages_of(job.experiment, job.stages):
-                todo = [step for step in stage.steps if _missing(job, step, wanted)]
-                if todo and stage.name != "features":
-                    print(f"{stage.name}: {', '.join(step.folder for step in todo)}", flush=True)
-                    stage.build(job.experiment.store, todo)
-                    if stage.name in ("select", "train"):
-                        self.observer.after(stage.name, job.experiment)
-        for job in jobs:
-            if ends_here(job, wanted):
-                record(job)
-                self.observer.after("evaluate", job.experiment)
+        for number, job in enumerate(jobs):
+            try:
+                self._steps(job, wanted)
+            except PartlyFailed as error:
+                failed.append(error)
+                failures[number] = error.failures
+        for number, job in enumerate(jobs):
+            lost = failures.get(number, {})
+            if ends_here(job, wanted, lost):
+                record(job, lost)
+                self.observer.after("evaluate", job.experiment, lost)
+        if failed:
+            names = {name: why for error in failed for name, why in error.failures.items()}
+            raise PartlyFailed("\n\n".join(dict.fromkeys(map(str, failed))), names)
+
+    def _steps(self, job: Job, wanted: Collection[str]) -> None:
+        """Build the missing steps among ``wanted``; signals are built already."""
+        experiment = job.experiment
+        for stage in stages_of(experiment, job.stages):
+            todo = [step for step in stage.steps if _missing(job, step, wanted)]
+            if not todo or stage.name == "features":
+                continue
+            print(f"{stage.name}: {', '.join(step.folder for step in todo)}", flush=True)
+            if stage.name == "train" and "evaluate" in job.stages:
+                experiment.evaluation.examine(experiment.store, experiment.scores)
+            stage.build(experiment.store, todo)
+            if stage.name in ("select", "train"):
+                self.observer.after(stage.name, experiment)
 
     def finish(self, jobs: Sequence[Job]) -> None:
         """The last of several runs has ended."""
@@ -150,13 +173,23 @@ def _plan(experiment: Experiment, stages: Sequence[str]) -> list[Planned]:
     return lines
 
 
-def ends_here(job: Job, wanted: Collection[str]) -> bool:
-    """Whether the run's scores were only waiting for the steps ``wanted`` (or for none)."""
+def ends_here(job: Job, wanted: Collection[str], failures: Collection[str] = ()) -> bool:
+    """Whether the run's scores were only waiting for the steps ``wanted`` (or for none).
+
+    ``failures``: benchmarks that failed and have no score for now.
+    """
     if "evaluate" not in job.stages:
         return False
     scores = job.experiment.scores
     ours = not wanted or any(step.planned[:KEY_DIGITS] in wanted for step in scores)
-    return ours and all(job.experiment.store.find(step) for step in scores)
+    return ours and measured(job.experiment, failures)
+
+
+def measured(experiment: Experiment, failures: Collection[str]) -> bool:
+    """Whether the run has at least one score, and lacks only those of ``failures``."""
+    left = [step for step in experiment.scores if experiment.store.find(step) is None]
+    names = {step.config["benchmark"] for step in left}
+    return len(left) < len(experiment.scores) and names <= set(failures)
 
 
 def _extract_together(jobs: Sequence[Job], wanted: Collection[str]) -> bool:

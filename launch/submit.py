@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.table import Table
 
 from coincide.checks.needs import check_resume
-from coincide.ledger.files import file_name
+from coincide.ledger.files import file_name, read_result
+from coincide.schema import Result
 from coincide.stages import result_of
 from coincide.terminal.inert import console
 from launch.again import reopen_unanswered
@@ -26,9 +27,26 @@ def plan_sweep(jobs: Sequence[Job], together: Together, in_flight: Mapping[str, 
     _check_resume(nodes, jobs)
     show_nodes(nodes, len(jobs))
     if not jobs[0].cfg.dry_run:
+        _examine(nodes, jobs)
         for job in jobs:
             record_cached(job)
     return nodes
+
+
+def _examine(nodes: Sequence[Node], jobs: Sequence[Job]) -> None:
+    """Try documents of the benchmarks of runs that are to be trained, if the data exist already.
+
+    Benchmarks of a data artifact that is yet to be built are tried by the job that trains.
+    """
+    trained = {step.planned for node in nodes for step in node.steps if step.kind == "adapter"}
+    asked = [
+        job.experiment
+        for job in jobs
+        if "evaluate" in job.stages and trained and job.experiment.adapter.planned in trained
+    ]
+    if asked:
+        steps = [step for experiment in asked for step in experiment.scores]
+        asked[0].evaluation.examine(asked[0].store, steps)
 
 
 def _check_resume(nodes: Sequence[Node], jobs: Sequence[Job]) -> None:
@@ -52,15 +70,22 @@ def freeze_all(
 
 
 def record_cached(job: Job) -> None:
-    """Write the result of a run whose scores are all in the store, unless the ledger has it
-    already.
+    """Write the result of a run whose scores are all in the store, unless the ledger has it with
+    these scores already.
     """
     if "evaluate" not in job.stages:
         return
     if all(job.experiment.store.find(step) for step in job.experiment.scores):
-        name = file_name(result_of(job.experiment))
-        if not (Path(job.cfg.paths.ledger) / name).is_file():
+        result = result_of(job.experiment)
+        path = Path(job.cfg.paths.ledger) / file_name(result)
+        if not path.is_file() or _lacks(read_result(path), result):
             record(job)
+
+
+def _lacks(old: Result, new: Result) -> bool:
+    """Whether a benchmark that failed when ``old`` was recorded is measured by now."""
+    missing = {(s.benchmark, s.metric) for s in old.scores if s.value is None}
+    return any((s.benchmark, s.metric) in missing for s in new.scores if s.value is not None)
 
 
 def show_nodes(nodes: Sequence[Node], runs: int) -> None:

@@ -21,7 +21,7 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from coincide.schema import UserError
 
@@ -114,7 +114,39 @@ def make(value: Any) -> Any:
             f"{found.__name__} has no field {', '.join(map(ascii, unknown))}; it has "
             f"{', '.join(names)}."
         )
-    return found(**made)
+    hints = _hints(found)
+    return found(**{name: as_declared(item, hints.get(name)) for name, item in made.items()})
+
+
+def as_declared(value: Any, hint: Any) -> Any:
+    """A number in the type that its field declares, where it is the same number there: ``1`` for a
+    float is ``1.0``, so that both have one key. What is no such number stays as it is.
+    """
+    kinds = _kinds(hint)
+    if isinstance(value, list):
+        return [as_declared(item, hint) for item in value]
+    if type(value) is int and kinds == {float} and float(value) == value:
+        return float(value)
+    if type(value) is float and kinds == {int} and value.is_integer():
+        return int(value)
+    if type(value) in (int, float) and kinds == {bool} and value in (0, 1):
+        return bool(value)
+    return value
+
+
+def _kinds(hint: Any) -> set[type]:
+    """The types of numbers that a field may hold, those of its items included."""
+    inner = {kind for part in get_args(hint) for kind in _kinds(part)}
+    return {hint} if hint in (bool, int, float) else inner
+
+
+@cache
+def _hints(found: type) -> Mapping[str, Any]:
+    """The declared types of its fields; none where they cannot be told."""
+    try:
+        return get_type_hints(found)
+    except (NameError, TypeError):  # of a class of the user's own
+        return {}
 
 
 def foreign_code(value: Any) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from coincide.store import DamagedArtifact, open_artifact
 from coincide.system.files import as_name
 from coincide.terminal.redact import redact
-from track.records import WandbArtifact, WandbRun, WandbTable
+from track.records import EVAL, WandbArtifact, WandbRun, WandbTable
 
 POINTS = 4000
 """Most points of a training curve."""
@@ -32,6 +33,7 @@ def with_store_contents(run: WandbRun, *, artifact_mb: int, thumbnails: int) -> 
     Sources that are damaged are not among its ``sources`` any more.
     """
     named = {kind: Path(path) for kind, path in run.sources.items()}
+    measured = {k.removeprefix(EVAL): named.pop(k) for k in list(named) if k.startswith(EVAL)}
     folders = {kind: p for kind, p in named.items() if kind == "pictures" or _intact(p)}
     run = replace(run, sources={kind: str(path) for kind, path in folders.items()})
     subset, adapter = (
@@ -45,7 +47,20 @@ def with_store_contents(run: WandbRun, *, artifact_mb: int, thumbnails: int) -> 
     if run.job_type == "train":
         history = tuple(_curve(folders["adapter"] / "log.jsonl")) if adapter else ()
         return replace(run, uses=tuple(subset), makes=tuple(adapter), history=history)
-    return replace(run, uses=tuple(adapter))
+    return replace(run, uses=tuple(adapter), summary={**run.summary, **_moved(measured)})
+
+
+def _moved(measured: Mapping[str, Path]) -> dict[str, int]:
+    """``pictures_moved/<benchmark>``: how many questions name their pictures out of order, where
+    any do.
+    """
+    found = {}
+    for benchmark, folder in measured.items():
+        with suppress(DamagedArtifact, OSError, ValueError, AttributeError):
+            text = open_artifact(folder).file("result.json").read_text(encoding="utf-8")
+            if count := json.loads(text).get("pictures_moved"):
+                found[f"pictures_moved/{benchmark}"] = int(count)
+    return found
 
 
 def _intact(folder: Path) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,13 +33,17 @@ class Live:
     ledger: Path
     quiet_until: float = 0.0
 
-    def after(self, stage: str, experiment: Experiment) -> None:
+    def after(
+        self, stage: str, experiment: Experiment, failures: Mapping[str, str] | None = None
+    ) -> None:
         """Write what ``experiment`` has made up to ``stage``, including what failed to be written
         before.
+
+        ``failures``: benchmarks that have no score -> why.
         """
         if self.logger.mode != "off" and stage in JOB_TYPES and time.monotonic() > self.quiet_until:
             try:
-                sync(self._runs(stage, experiment), self.logger)
+                sync(self._runs(stage, experiment, failures or {}), self.logger)
             except Exception as error:  # whatever it is, the run goes on
                 self._warn(error)
 
@@ -62,9 +66,11 @@ class Live:
     def _group(self) -> str:
         return self.logger.group or ""
 
-    def _runs(self, stage: str, experiment: Experiment) -> list[WandbRun]:
+    def _runs(
+        self, stage: str, experiment: Experiment, failures: Mapping[str, str]
+    ) -> list[WandbRun]:
         shelf = ArtifactShelf(experiment.store.root, reader="track")
-        result = result_of(experiment, upto=stage)
+        result = result_of(experiment, failures, upto=stage)
         if stage != "evaluate":
             return runs_of(result, shelf, group=self._group)
         return ledger_runs([result], [*read_ledger(self.ledger), result], shelf, group=self._group)

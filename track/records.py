@@ -24,11 +24,13 @@ from coincide.terminal.inert import printable
 from coincide.terminal.redact import redact
 from track.compared import NOTHING, Comparison
 
-VERSION = 1
+VERSION = 2
 """To be raised when the same result is shown differently: everything is then written again."""
 LONGEST = 64
 """Letters of a tag at wandb."""
 JOB_TYPES = ("select", "train", "evaluate")
+EVAL = "eval."
+"""How the sources of an evaluation begin that name a benchmark."""
 
 
 @dataclass(frozen=True)
@@ -198,12 +200,19 @@ def _evaluate(result: Result, shelf: ArtifactShelf, group: str, compared: Compar
             "k": result.k,
             "budget": result.budget,
             **scores,
+            **_replies(result),
             **compared.summary(),
             **_seconds(result, ("features", "select", "train", "evaluate")),
         },
         tables={"benchmarks": _benchmarks(result, compared), "composition": _composition(result)},
-        sources=_found(shelf, {"adapter": result.keys.get("adapter", "")}),
+        sources=_found(shelf, _evaluated(result)),
     )
+
+
+def _evaluated(result: Result) -> dict[str, str]:
+    """The adapter, and ``eval.<benchmark>``: what was answered."""
+    folders = {f"{EVAL}{s.benchmark}": s.samples for s in result.scores if s.samples}
+    return {"adapter": result.keys.get("adapter", ""), **folders}
 
 
 def _found(shelf: ArtifactShelf, recorded: Mapping[str, str]) -> dict[str, str]:
@@ -219,6 +228,16 @@ def _selection(shelf: ArtifactShelf, result: Result) -> dict[str, str]:
     needs = {kind: shelf.need(subset, kind) for kind in ("clusters", "scores")}
     needs["pictures"] = shelf.pictures(shelf.need(subset, "data"), result.config)
     return {kind: str(path.absolute()) for kind, path in (found | needs).items() if path}
+
+
+def _replies(result: Result) -> dict[str, float]:
+    """``readable/<benchmark>``, the share of replies that could be read, and beside a score what
+    the lenient reading, or lmms-eval itself, makes of the same replies.
+    """
+    shares = {f"readable/{s.benchmark}": s.readable for s in reversed(result.scores)}
+    theirs = {f"lmms_eval/{s.benchmark}/{s.metric}": s.lmms_eval for s in result.scores}
+    lenient = {f"lenient/{s.benchmark}/{s.metric}": s.value for s in result.lenient}
+    return {k: v for k, v in {**shares, **lenient, **theirs}.items() if v is not None}
 
 
 def _config(result: Result, groups: Iterable[str]) -> dict[str, Any]:
@@ -252,15 +271,16 @@ def _composition(result: Result) -> WandbTable:
 
 
 def _benchmarks(result: Result, compared: Comparison) -> WandbTable:
-    columns = "method budget seed benchmark metric score stderr n rel protocol missing".split()
-    return WandbTable(tuple(columns), tuple(_line(result, s, compared) for s in result.scores))
+    columns = "method budget seed benchmark metric score stderr n rel protocol missing readable"
+    lines = tuple(_line(result, score, compared) for score in result.scores)
+    return WandbTable(tuple(columns.split()), lines)
 
 
 def _line(result: Result, score: Score, compared: Comparison) -> tuple[Any, ...]:
     rel = compared.by_benchmark.get(score.benchmark) if score.metric in compared.metrics else None
     return (
         result.method, result.budget, result.seed, score.benchmark, score.metric, score.value,
-        score.stderr, score.n, rel, score.protocol, score.why,
+        score.stderr, score.n, rel, score.protocol, score.why, score.readable,
     )  # fmt: skip
 
 

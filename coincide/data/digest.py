@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from coincide.data.fault import BadRow
+from coincide.data.images import redrawn
 from coincide.data.listing import file_states
 from coincide.data.marks import FAULTS as MARKS
 from coincide.data.media import FIELD, TAG
@@ -43,6 +44,9 @@ class Content:
     """Whether a row has marks of what is to be learnt, or fields with media that are not read."""
     tags: bool = False
     """Whether a text contains tags of other media."""
+    redrawn: bool = False
+    """Whether an image may be one that earlier versions made other RGB pixels of
+    (:func:`coincide.data.images.redrawn`)."""
 
 
 def content_of(
@@ -72,7 +76,10 @@ def content_of(
         entry = now["images"][name]
         if entry:
             digest.update(f"{name}\0{entry[0]}\0{entry[2]}\n".encode())
-    return Content(now["sha256"], digest.hexdigest(), now["rows"], now["marks"], now["tags"])
+    redrawn = any(entry and entry[3] for entry in now["images"].values())
+    return Content(
+        now["sha256"], digest.hexdigest(), now["rows"], now["marks"], now["tags"], redrawn
+    )
 
 
 def _digest(annotations: Path) -> str:
@@ -101,26 +108,25 @@ def _look(values: Iterable[tuple[int, str, Any]]) -> tuple[list[str], dict[str, 
 
 
 def _hashes(root: Path, names: Sequence[str], known: dict[str, Any]) -> dict[str, Any]:
-    """Name -> ``[size, mtime_ns, sha256]``, or None for a missing file."""
+    """Name -> ``[size, mtime_ns, sha256, redrawn]``, or None for a missing file."""
     states = {name: list(astuple(state)) for name, state in file_states(root, names).items()}
-    stale = [n for n in names if n in states and (known.get(n) or [])[:2] != states[n]]
-    fresh: dict[str, str] = {}
+    old = {n: known[n] for n in names if n in states and (known.get(n) or [])[:2] == states[n]}
+    stale = [name for name in names if name in states and len(old.get(name, ())) < 4]
+
+    def look(name: str) -> list[Any]:
+        digest = old[name][2] if name in old else sha256_file(root / name)
+        return [*states[name], digest, redrawn(root / name)]
+
+    fresh: dict[str, list[Any]] = {}
     if stale:
         with (
             bar("hash images", total=len(stale), unit="image") as progress,
             ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool,
         ):
-            for name, digest in zip(
-                stale, pool.map(lambda n: sha256_file(root / n), stale), strict=True
-            ):
-                fresh[name] = digest
+            for name, entry in zip(stale, pool.map(look, stale), strict=True):
+                fresh[name] = entry
                 progress.update(1)
-    return {
-        name: [*states[name], fresh[name] if name in fresh else known[name][2]]
-        if name in states
-        else None
-        for name in names
-    }
+    return {name: fresh.get(name) or old.get(name) for name in names}
 
 
 def _cache_file(annotations: Path, image_root: Path, form: str) -> Path:

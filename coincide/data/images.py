@@ -28,6 +28,8 @@ from coincide.schema import UserError
 if TYPE_CHECKING:
     from PIL import Image
 
+JPEG = b"\xff\xd8"
+"""How a JPEG begins, which has neither transparency nor more than 8 bits."""
 MAX_PIXELS = 89_478_485
 """Pillow's own limit. Larger pictures are refused without decoding: each would take 270 MB or
 more."""
@@ -184,6 +186,22 @@ def to_rgb(picture: Image.Image) -> Image.Image:
         upright = _eight_bits(upright)
     upright.info.pop("transparency", None)
     return upright if upright.mode == "RGB" else upright.convert("RGB")
+
+
+def redrawn(path: Path) -> bool:
+    """Whether versions before 2026-11-29 may have made other RGB pixels of the file: by its header
+    it has transparency (which they laid on white), or grey of more than 8 bits (which they scaled).
+
+    What trained on such a picture then is not what trains on it now. False for no image.
+    """
+    from PIL import Image
+
+    with path.open("rb") as handle:
+        if handle.read(2) == JPEG:
+            return False
+        with suppress(Exception), Image.open(handle) as picture:
+            return picture.has_transparency_data or picture.mode.startswith(("I", "F"))
+    return False
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:

@@ -34,6 +34,8 @@ from coincide.system.files import write_atomic, write_json
 VERSION = 1
 READER = 2
 """Version of the reader: 2 honours marks of what is to be learnt and knows other media."""
+PICTURES = 2
+"""Version of the rule for RGB: 2 drops transparency and keeps the upper byte of 16 bits."""
 
 
 def folder_source(value: dict[str, Any]) -> str:
@@ -265,6 +267,7 @@ class LlavaJson:
             **self.sources_rule(),
             **asdict(self.policies),
             **self._reader(content),
+            **({"pictures": PICTURES} if content.redrawn else {}),
         }
         note = f"{content.rows:,} rows"
         return Step("data", self.name, VERSION, config, self._build, note=note)

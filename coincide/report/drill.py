@@ -6,15 +6,18 @@ shown are read in full; the scores of all samples are read as columns.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from coincide.ledger.evidence import ArtifactShelf, Samples
+from coincide.report.notes import primary
 from coincide.report.pictures import Budget, benchmark_pictures
 from coincide.report.records import Panel
-from coincide.report.tables import percent
+from coincide.report.scoring import LENIENT
+from coincide.report.tables import percent, share
 from coincide.terminal.inert import printable
 
 if TYPE_CHECKING:
@@ -31,8 +34,9 @@ def drill(panel: Panel, shelf: ArtifactShelf, budget: Budget) -> dict[str, Any]:
     """What the page needs to compare two runs side by side; JSON.
 
     ``runs``: labels; ``rows``: index of each run's row in the table. ``benchmarks``: name, number
-    of samples, ``absent`` (run -> why it has no samples here), ``no_pictures``, and ``samples``
-    with one answer and score per run (None: none).
+    of samples, ``absent`` (run -> why it has no samples here), ``no_pictures``, ``told`` (sentences
+    on how it was asked and read), and ``samples`` with, per run, an answer, what it was read as
+    (empty: not known, or equal to the answer) and a score (None: none).
     """
     runs = [(row.label, run) for row in panel.rows for run in row.runs]
     labels = [
@@ -59,7 +63,10 @@ def _benchmark(name: str, runs: Sequence[Result], shelf: ArtifactShelf) -> dict[
             absent[i] = "it has no samples with a score"
         else:
             have[i] = file
-    about = {"name": name, "absent": absent, "all": 0, "differ": 0, "no_pictures": ""}
+    about = {
+        "name": name, "absent": absent, "all": 0, "differ": 0, "no_pictures": "",
+        "told": _told(name, runs, shelf),
+    }  # fmt: skip
     if not have:
         return {**about, "samples": []}
     documents, scores = _matrix(list(have.values()))
@@ -67,7 +74,13 @@ def _benchmark(name: str, runs: Sequence[Result], shelf: ArtifactShelf) -> dict[
     chosen = documents[order].tolist()
     texts = {i: file.texts(chosen) for i, file in have.items()}
     samples = [
-        _sample(document, len(runs), texts, dict(zip(have, scores[:, place].tolist(), strict=True)))
+        _sample(
+            document,
+            len(runs),
+            texts,
+            dict(zip(have, scores[:, place].tolist(), strict=True)),
+            shelf.scoring,
+        )
         for document, place in zip(chosen, order, strict=True)
     ]
     differ = int((scores.max(axis=0) > scores.min(axis=0)).sum())
@@ -90,6 +103,7 @@ def _sample(
     runs: int,
     texts: Mapping[int, Mapping[int, Mapping[str, Any]]],
     scores: Mapping[int, float],
+    scoring: str,
 ) -> dict[str, Any]:
     records = {i: found[document] for i, found in texts.items() if document in found}
     first: Mapping[str, Any] = next(iter(records.values()), {})
@@ -102,9 +116,60 @@ def _sample(
         "answers": [
             _brief(records[i].get("answer")) if i in records else None for i in range(runs)
         ],
+        "read": [_read(records.get(i, {}), scoring) for i in range(runs)],
         "scores": [_rounded(scores.get(i)) for i in range(runs)],
+        "moved": bool(first.get("pictures_moved")),
         "picture": "",
     }
+
+
+def _read(record: Mapping[str, Any], scoring: str) -> str:
+    """What the reply was taken for, or that it could not be read; empty where that is not known,
+    and where it is the reply as it stands.
+    """
+    key = "lenient_as" if scoring == LENIENT else "read_as"
+    if key not in record:
+        return ""
+    said = record[key]
+    if said is None:
+        why = record.get("unreadable") if scoring != LENIENT else None
+        return f"unreadable ({_brief(why)})" if why else "unreadable"
+    return "" if said == str(record.get("answer", "")).strip() else f"read as {_brief(said)}"
+
+
+def _told(name: str, runs: Sequence[Result], shelf: ArtifactShelf) -> list[str]:
+    """Sentences on replies that could not be read and on pictures that were asked in another order
+    than the question names them.
+    """
+    shares = {i: found for i, run in enumerate(runs) if (found := _readable(run, name)) is not None}
+    few = {i: found for i, found in shares.items() if found < 1}
+    worst = min(few, key=lambda i: few[i], default=None)
+    read = f"Replies that could be read: {share(few[worst])} at least" if worst is not None else ""
+    all_read = "All replies could be read" if shares and not few else ""
+    counts = (_moved(shelf, run, name) for run in runs)
+    moved = next((said for said in counts if said), "")
+    return [f"{said}." for said in (read, all_read, moved) if said]
+
+
+def _readable(run: Result, benchmark: str) -> float | None:
+    score = primary(run).get(benchmark)
+    return score.readable if score else None
+
+
+def _moved(shelf: ArtifactShelf, run: Result, benchmark: str) -> str:
+    folder = shelf.evaluation(run, benchmark)
+    path = shelf.file(folder, "result.json") if folder else None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8")) if path else {}
+    except ValueError:
+        return ""
+    count = record.get("pictures_moved") if isinstance(record, dict) else None
+    return (
+        f"{count:,} of {record.get('n', 0):,} questions name their pictures out of order or twice, "
+        "and were shown them in the order of their numbers"
+        if isinstance(count, int) and count
+        else ""
+    )
 
 
 def _add_pictures(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from coincide.schema import Result
-from coincide.system.files import canonical
+from coincide.system.files import canonical, plain
 
 COMPARED = ("data", "method", "reference", "clip", "vision", "target", "train", "eval")
 """Config groups that can change an answer; budget and seed have columns of their own."""
@@ -62,7 +62,7 @@ def identity(result: Result) -> str:
     """
     names = [result.method, result.variant, result.reference, result.k]
     fields = {k: v for k, v in setting(result).items() if v is not None}
-    return canonical([*names, fields, dict(result.contents)])
+    return canonical([*names, plain(fields), dict(result.contents)])
 
 
 def naming(fields: Setting, run: Result) -> Setting:
@@ -86,7 +86,7 @@ def whole_part(fields: Setting) -> Setting:
 
 def conflicts(ours: Setting, theirs: Setting) -> list[str]:
     """Fields in which two settings differ, as text: ``train.lr is 0.001, not 0.002``."""
-    shared = [k for k in ours if k in theirs and canonical(ours[k]) != canonical(theirs[k])]
+    shared = [k for k in ours if k in theirs and _said(ours[k]) != _said(theirs[k])]
     return [f"{k} is {theirs[k]}, not {ours[k]}" for k in shared]
 
 
@@ -98,9 +98,9 @@ def short_names(settings: Sequence[Setting]) -> tuple[list[str], str]:
     form.
     """
     # distinct settings, and how often each field has each value
-    every = {canonical(fields): fields for fields in settings}.values()
+    every = {_said(fields): fields for fields in settings}.values()
     names = sorted({name for fields in every for name in fields})
-    counts = {n: Counter(canonical(fields.get(n)) for fields in every) for n in names}
+    counts = {n: Counter(_said(fields.get(n)) for fields in every) for n in names}
     # fields that vary, and the value that most settings have
     varied = [n for n in names if len(counts[n]) > 1]
     usual = {n: v for n in varied for v, c in counts[n].items() if c > len(every) / 2}
@@ -114,7 +114,7 @@ def short_names(settings: Sequence[Setting]) -> tuple[list[str], str]:
 
     # what sets each setting apart, and separately what most have in common
     rare = [
-        said(fields, [n for n in varied if canonical(fields.get(n)) != usual.get(n)])
+        said(fields, [n for n in varied if _said(fields.get(n)) != usual.get(n)])
         for fields in settings
     ]
     return rare, said({n: json.loads(value) for n, value in usual.items()}, list(usual))
@@ -158,6 +158,11 @@ def _flat(value: Any, prefix: str) -> Iterable[tuple[str, Any]]:
             yield from _flat(item, f"{prefix}.{key}")
     elif value is not None or "." in prefix:
         yield prefix, value
+
+
+def _said(value: Any) -> str:
+    """``value`` for a comparison, in which ``1`` and ``1.0`` are the same."""
+    return canonical(plain(value))
 
 
 def _brief(value: Any) -> str:

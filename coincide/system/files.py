@@ -8,7 +8,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,15 @@ def canonical(value: Any) -> str:
     ValueError or TypeError for NaN and non-JSON.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def plain(value: Any) -> Any:
+    """``value`` (JSON) in which numbers that are equal are written alike: ``1.0`` is ``1``."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def as_name(text: str, longest: int = 100) -> str:
@@ -146,6 +155,12 @@ def read_cache(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def lines(path: Path) -> list[str]:
+    """The lines of a file that is appended to; one that a kill cut off is left out."""
+    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    return [line for line in whole.split("\n") if line]
 
 
 def fsync(path: Path) -> None:

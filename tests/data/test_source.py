@@ -205,3 +205,35 @@ def test_a_cache_of_digests_from_before_marks_hashes_no_image_again(
     read = hashed(monkeypatch)
     assert data.content() == before
     assert read == ["train.json"]
+
+
+def test_pictures_of_other_pixels_than_before_give_another_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Transparency was laid on white and 16 bits were scaled; nothing else was drawn otherwise."""
+    name = "pics/b.png"
+    data = source(tmp_path)
+    path = tmp_path / name
+    clear: dict[str, Any] = {"P": 1, "RGB": (1, 2, 3)}
+    for mode in ("RGB", "L", "P", "1"):
+        Image.new(mode, (4, 4)).save(path)
+        assert "pictures" not in data.step().config, mode
+        if mode in clear:
+            Image.new(mode, (4, 4)).save(path, transparency=clear[mode])
+            assert data.step().config["pictures"] == 2, mode
+    for mode in ("RGBA", "LA", "I;16"):
+        Image.new(mode, (4, 4)).save(path)
+        assert data.step().config["pictures"] == 2, mode
+    Image.new("CMYK", (4, 4)).save(path, "JPEG")
+    plain = data.step()
+    assert "pictures" not in plain.config
+    path.write_bytes(b"no picture")
+    assert "pictures" not in data.step().config
+
+    (file,) = (tmp_path / "cache").rglob("digests/*.json")
+    Image.new("RGBA", (4, 4)).save(path)
+    key, kept = data.step().key, json.loads(file.read_text())
+    kept["images"] = {k: v and v[:3] for k, v in kept["images"].items()}  # as it was before
+    file.write_text(json.dumps(kept))
+    seen = hashed(monkeypatch)
+    assert data.step().key == key and seen == []

@@ -78,10 +78,17 @@ def test_an_oracle_gets_everything(name: str, bench: Bench) -> None:
 
 @pytest.mark.parametrize("name", LOCAL)
 def test_right_on_the_first_four(name: str, bench: Bench) -> None:
+    """And samples add up to the primary metric: the report recomputes it over draws of them."""
     found = bench.run(name, by_script("4"))
     assert values(found) == pytest.approx(FIRST[name])
     low, high = benchmark(name).range
     assert all(low <= score.value <= high for score in found.values() if score.value is not None)
+    primary, rows = found[benchmark(name).primary], bench.samples(name)
+    assert [row["doc_id"] for row in rows] == sorted(row["doc_id"] for row in rows)
+    units = resampling_units(rows)
+    [again] = ratio_of_sums(units.num, units.den, units.strata)
+    assert again == pytest.approx(primary.value, rel=1e-4)
+    assert primary.stderr is not None and primary.stderr > 0
 
 
 def test_chance_is_a_coins(bench: Bench) -> None:
@@ -97,18 +104,6 @@ def test_chance_is_a_coins(bench: Bench) -> None:
     assert always == 50 * 2, "of two categories: no pair is right"
     accuracy, both = 50, 25
     assert benchmark("mme").chance == (accuracy + both) * len(eval_type_dict["Perception"])
-
-
-@pytest.mark.parametrize("name", LOCAL)
-def test_samples_add_up_to_the_primary_metric(name: str, bench: Bench) -> None:
-    """The report recomputes it over draws of samples."""
-    primary = bench.run(name, by_script("5"))[benchmark(name).primary]
-    rows = bench.samples(name)
-    assert [row["doc_id"] for row in rows] == sorted(row["doc_id"] for row in rows)
-    units = resampling_units(rows)
-    [again] = ratio_of_sums(units.num, units.den, units.strata)
-    assert again == pytest.approx(primary.value, rel=1e-4)
-    assert primary.stderr is not None and primary.stderr > 0
 
 
 def test_standard_errors(bench: Bench) -> None:

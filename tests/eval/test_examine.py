@@ -8,21 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from coincide.errors import PartlyFailed
 from coincide.schema import UserError
-from coincide.store import Store
+from coincide.store import Build, Step, Store
+from eval import before
 from eval import made as small
-from eval import process, stage
+from eval.columns import check
 from eval.documents import TaskDocuments
 from eval.examine import examine, kinds
-from eval.loading import load_tasks
+from eval.loading import load_each, load_tasks
 from eval.request import BenchmarkJob
-from eval.stage import evaluate
+from eval.stage import eval_steps, evaluate
+from eval.suite import Benchmark, Suite
 from tests.eval import hub
+from tests.eval.bench import TinyModel, make_parquet
 from tests.eval.hub import DatasetSplit, write
+from tests.eval.inside import worker_inside
 from tests.eval.real import benchmark, job, steps, suite
 from tests.eval.scripted import Answerer
 
@@ -148,22 +154,119 @@ def test_rows_are_those_of_the_file_when_only_some_are_asked(tmp_path: Path) -> 
         model.generate_until(task.instances)
 
 
-@pytest.mark.slow
+ONE = r"row 0 \(question_id 100\): "
+BROKEN = [{"bytes": b"x", "path": "a"}] * 6
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"answer": pa.array([None] * 3 + ["a"] * 3)}, f"{ONE}answer is None; expected a text"),
+        ({"answer": pa.array(["a", "b", None, "c", "d", "e"])}, r"row 2 .*102\): answer is None"),
+        ({"answer": pa.array(range(6))}, f"{ONE}answer is 0; expected a text"),
+        ({"question": pa.array([None, *"abcde"])}, f"{ONE}question is None"),
+        ({"answer": None}, "has no column answer; it has question_id, image, question, category"),
+        ({"image": None}, "has no column image"),
+        ({"image": pa.array(BROKEN)}, "row 0: the picture in image does not decode"),
+    ],
+)
+def test_the_demos_documents_are_looked_at_without_lmms_eval(
+    change: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "test.parquet"
+    make_parquet(path, "counting", rows=6)
+    check(path, "counting")
+    table = pq.read_table(path)
+    for name, column in change.items():
+        at = table.column_names.index(name)
+        table = table.set_column(at, name, column) if column else table.remove_column(at)
+    pq.write_table(table, path)
+    with pytest.raises(UserError, match=f"benchmark counting.*{says}"):
+        check(path, "counting")
+    path.write_bytes(path.read_bytes()[:99])
+    with pytest.raises(UserError, match="cut off after 99 bytes"):
+        check(path, "counting")
+
+
+def test_own_tasks_over_the_data_artifact_are_tried_once(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.yaml").write_text(OWN)
+    (tmp_path / "utils.py").write_text(UTILS)
+    measured = Benchmark(
+        "own", "own", {"accuracy": "exact_match"}, "accuracy", {}, tasks_dir=str(tmp_path),
+        data={"test": "own.parquet"},
+    )  # fmt: skip
+
+    def wanted(answer: str | None) -> list[Step]:
+        def build(build: Build) -> None:
+            kept = {**COLUMNS, "question_id": small.TEXT}
+            data = write(build.dir, "own", [DatasetSplit("test", kept, rows(answer=answer))])
+            next(data.glob("default/*.parquet")).rename(build.dir / "own.parquet")
+
+        data, base = Step("data", "own", 1, {"answer": answer}, build), TinyModel().step()
+        made = Suite("one", {"own": measured})
+        return eval_steps(made, model=TinyModel(), base=base, adapter=None, data=data)
+
+    made = worker_inside(monkeypatch, lambda *_: "")
+    before.examine(store, wanted(None))  # the artifact is not there yet
+    store.ensure(wanted(None)[0].needs[-1])
+    with pytest.raises(UserError, match=r"benchmark own, row 3 .*'q3'\): scoring fails"):
+        before.examine(store, wanted(None))
+    store.ensure(wanted("red")[0].needs[-1])
+    before.examine(store, wanted("red"))
+    monkeypatch.setattr(before, "follow", None)
+    before.examine(store, wanted("red"))
+    assert made == [], "no model"
+
+
+def test_one_that_does_not_load_leaves_the_others(tmp_path: Path) -> None:
+    """And a task is that of its own folder, whatever others are called."""
+    task, sound = own(tmp_path, rows())
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "own.yaml").write_text(OWN.replace("exact_match", "right"))
+    (other / "utils.py").write_text(UTILS.replace("exact_match", "right"))
+    (other / "broken.yaml").write_text("task: [")
+    (other / "several.yaml").write_text("group: several\ntask: [own]")
+    at = {"tasks_dir": str(other)}
+    jobs = [
+        replace(sound, name="missing", task="nothing"),
+        replace(sound, name="gone", data_files={"test": str(tmp_path / "gone.parquet")}),
+        replace(sound, name="second", **at),
+        replace(sound, name="several", task="several", **at),
+        replace(sound, name="broken", task="broken", **at),
+        replace(sound, name="column", where={"colour": "red"}),
+        sound,
+    ]
+    with hub.offline(tmp_path / "cache"):
+        _, tasks, failed = load_each(jobs, tmp_path / "overlays")
+    assert list(tasks) == ["second", "own"]
+    assert list(tasks["second"].aggregation()) == ["right"] != list(task.aggregation())
+    assert list(failed) == ["missing", "several", "broken", "gone", "column"]
+    assert all(str(why).startswith(f"benchmark {name}") for name, why in failed.items())
+    assert "'several' is group of" in str(failed["several"])
+    assert "gone.parquet" in str(failed["gone"]) and "broken.yaml" in str(failed["broken"])
+
+
 def test_a_run_is_stopped_before_training_and_what_passed_is_not_tried_again(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    models = worker_inside(monkeypatch, lambda *_: "")
     tables = small.pope()
     tables[0].rows[7]["image"] = None
     write(tmp_path / "mirror", "POPE", tables)
     wanted = steps(store, suite("paper", tmp_path / "mirror", "pope"))
     with pytest.raises(UserError, match=r"benchmark pope, row 7 \(question_id '3'\): asking"):
-        stage.examine(store, wanted)
+        before.examine(store, wanted)
     write(tmp_path / "mirror", "POPE", small.pope())
     wanted = steps(store, suite("paper", tmp_path / "mirror", "pope"))
-    stage.examine(store, wanted)
-    monkeypatch.setattr(process, "WORKER", "nothing.there")
-    stage.examine(store, wanted)
+    before.examine(store, wanted)
+    monkeypatch.setattr(before, "follow", None)
+    before.examine(store, wanted)
+    assert models == []
 
 
 def test_a_failure_tells_which_benchmarks_it_was(

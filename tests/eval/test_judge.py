@@ -17,12 +17,13 @@ from coincide.store import Step, Store
 from eval import process
 from eval.judge import Judge, JudgeClient, JudgeError
 from eval.judged import attach
-from eval.kept import JudgeReplies, merge_replies
+from eval.replied import JudgeReplies, merge_replies
 from eval.stage import evaluate
 from launch.again import reopen_unanswered
 from tests.eval import hub
 from tests.eval.bench import samples, scores
 from tests.eval.fake_judge import Answer, FakeJudge, serving
+from tests.eval.inside import worker_inside
 from tests.eval.real import JUDGED, Bench, steps, suite, values
 from tests.eval.scripted import by_script
 
@@ -245,11 +246,11 @@ def test_as_the_pipeline_runs_it_and_goes_on_where_the_judge_failed(
     answers = [row["answer"] for row in samples(shares)]
 
     judge.answer, judge.asked[:] = replied, []
-    monkeypatch.setenv("SCRIPT", "fail mmvet on 0")  # the model is not asked again
+    models = worker_inside(monkeypatch, by_script("right"))
     take_up_again(store, made)
     again, kept = (a for a in sorted(evaluate(store, made), key=lambda a: a.path != shares.path))
     asked = [re.findall(r"my answer v1_(\d)", a["messages"][0]["content"])[-1] for a in judge.asked]
-    assert sorted(asked) == ["1", "3"]
+    assert sorted(asked) == ["1", "3"] and models == [], "the model is not asked again"
     assert "2 judge calls failed; asking for them again" in capsys.readouterr().out
     assert scores(again)["score"].value == pytest.approx(50.0)
     assert (again.path, again.manifest["key"]) == (shares.path, shares.manifest["key"])

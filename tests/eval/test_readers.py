@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eval.readers import in_words, is_sentence, option, phrases, yes_no
-from eval.rules import (  # fmt: skip
+from eval.strict import (  # fmt: skip
     anls,
     bare_or_dot,
     extracted,
@@ -31,7 +31,7 @@ CHOICES = {"A": "cat", "B": "dog", "C": "dark blue", "D": "blue"}
                "The answer is B. The others, A and C, are wrong.", "The answer is dog."]),
         ("B", ["It is a dog", "It's a dog.", "This is a dog in the image.", "I think it is B",
                "The picture shows a dog", "The animal on the left is a dog."]),
-        ("B", ["\u7b54\u6848\u662fB", "\uff08B\uff09", "\u9009B\u3002"]),
+        ("B", ["\u7b54\u6848\u662fB", "\uff08B\uff09", "\u9009B\u3002", "\uff22", "\uff42."]),
         ("A", ["A", "a", "A.", "A cat", "a cat", "A because of its ears"]),
         ("C", ["dark blue", "It is dark blue."]),
         ("D", ["blue", "It is blue."]),
@@ -59,13 +59,14 @@ def test_a_number_is_no_part_of_another() -> None:
     ("said", "replies"),
     [
         ("yes", ["Yes", "yes.", "YES!", "(Yes)", "y", "Yes, there is a dog.", "The answer is yes",
-                 "There is a dog", "There is a dog in the image.", "It is.", "Yes it is"]),
+                 "There is a dog", "There is a dog in the image.", "It is.", "Yes it is",
+                 "Yeah", "True.", "**Yes**", "There are dogs in the picture."]),
         ("no", ["No", "no.", "n", "No, there is not.", "The answer is no.", "There is no dog",
                 "There isn't a dog", "The dog is not visible in the image.", "It is not",
-                "No dog is visible."]),
+                "No dog is visible.", "Nope.", "False", "Not really.", "There aren't any dogs."]),
         (None, ["", "?", "Snow", "north", "noon", "Another", "None", "Yesterday", "a dog",
                 "Unknown", "I don't know", "Yes or no", "It is a cat", "There is a no parking sign",
-                "I cannot tell", "perhaps"]),
+                "I cannot tell", "perhaps", "yes/no", "Yes and no", "Trueness", "Yesno"]),
     ],
 )  # fmt: skip
 def test_yes_and_no_are_read_in_every_form(said: str | None, replies: list[str]) -> None:

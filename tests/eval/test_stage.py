@@ -20,6 +20,7 @@ from eval.request import BenchmarkJob, EvaluationRequest
 from eval.stage import evaluate
 from eval.suite import TASKS
 from tests.eval.bench import ROWS, samples, scores, steps
+from tests.eval.inside import worker_inside
 
 PROJECT = Path(__file__).parents[2]
 NAMES = "attributes presence choice charts"
@@ -65,8 +66,14 @@ def running(word: str) -> bool:
 
 
 @pytest.mark.slow
-def test_killed_resumed_and_repaired(store: Store, tmp_path: Path) -> None:
-    """Killed between benchmarks and resumed at another batch size: the bytes of a whole run."""
+def test_killed_resumed_and_repaired(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between benchmarks and resumed at another batch size: the bytes of a whole run.
+
+    What is killed is a process with a process of its own; before and after, the worker is here.
+    """
+    worker_inside(monkeypatch)
     other = Store(tmp_path / "other")
     evaluate(other, steps(other, NAMES, batch_size=64, device="cpu"))
     whole = contents(other)

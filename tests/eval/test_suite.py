@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,6 +65,24 @@ def test_speed_is_outside_the_key_and_the_answer_inside() -> None:
 )  # fmt: skip
 def test_whatever_changes_a_score_changes_its_key(change: dict[str, object]) -> None:
     assert keys(only("counting", **change)) != keys(only("counting"))
+
+
+@pytest.mark.parametrize(
+    ("one", "others"),
+    [
+        ({"temperature": 0}, [{"temperature": 0.0}, {"temperature": False}]),
+        ({"do_sample": False}, [{"do_sample": 0}, {"do_sample": 0.0}]),
+        ({"max_new_tokens": 16, "num_beams": 1}, [{"num_beams": 1.0, "max_new_tokens": 16.0}]),
+        ({"until": ["a"]}, [{"until": ("a",)}]),
+    ],
+)
+def test_settings_of_equal_value_have_one_key(one: dict[str, Any], others: list[Any]) -> None:
+    same = keys(only("counting", generation=one))
+    assert all(keys(only("counting", generation=other)) == same for other in others)
+    assert same != keys(only("counting"))
+    assert keys(only("counting", scale=100.0, where={"a": 1.0})) == keys(
+        only("counting", scale=100, where={"a": 1})
+    )
 
 
 def test_reading_a_score_otherwise_keeps_its_key() -> None:

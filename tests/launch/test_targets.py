@@ -37,6 +37,25 @@ def _nothing_is_called() -> Any:
     assert TOUCHED == []
 
 
+@pytest.mark.parametrize(
+    ("words", "group", "field"),
+    [
+        (("method=coincide", "method.temperature={}"), "method", "temperature"),
+        (("train.lr={}",), "recipe", "lr"),
+        (("train.epochs={}",), "recipe", "epochs"),
+    ],
+)
+def test_numbers_of_equal_value_are_one_run(
+    words: tuple[str, ...], group: str, field: str, compose: Compose
+) -> None:
+    (one, other) = (
+        compose(*(w.format(number) for w in words))[0].experiment for number in ("1", "1.0")
+    )
+    assert one.adapter.key == other.adapter.key
+    mine, theirs = (getattr(getattr(e, group), field) for e in (one, other))
+    assert (mine, type(mine)) == (theirs, type(theirs))
+
+
 EVIL = {"_target_": TOUCH}
 SPOILED: list[dict[str, Any]] = [
     {"method": EVIL},

@@ -167,6 +167,33 @@ def test_samples_that_differ_most_come_first_with_pictures(
     assert "\n" in first["question"]
 
 
+def test_how_replies_were_read_and_pictures_asked_is_told(
+    filled: tuple[Path, list[Result]], tmp_path: Path
+) -> None:
+    root, runs = filled
+    shutil.copytree(root / "eval", tmp_path / "eval")
+    readings = [
+        {"read_as": None, "unreadable": "several options", "lenient_as": "A"},
+        {"read_as": "yes", "pictures_moved": True},
+        {"read_as": "A"},
+        {},
+    ]
+    for path in (tmp_path / "eval").glob("attributes-*"):
+        rows = [json.loads(line) for line in (path / "samples.jsonl").read_text().splitlines()]
+        more = [{**row, "answer": "A", **readings[row["doc_id"] % 4]} for row in rows]
+        (path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in more))
+        (path / "result.json").write_text('{"n": 40, "pictures_moved": 10}')
+    some = [replace(run, scores=(replace(run.scores[0], readable=0.75), *run.scores[1:]))
+            for run in runs]  # fmt: skip
+    one, other = drill(panels(some)[0], ArtifactShelf(tmp_path), Budget(0))["benchmarks"][:2]
+    said = ["unreadable (several options)", "read as yes", "", ""]
+    assert all(set(s["read"]) == {said[s["doc"] % 4]} for s in one["samples"])
+    assert all(s["moved"] == (s["doc"] % 4 == 1) for s in one["samples"])
+    assert one["told"][0] == "Replies that could be read: 75.0% at least."
+    assert one["told"][1].startswith("10 of 40 questions name their pictures out of order")
+    assert other["told"] == [] and not any(map(any, (s["read"] for s in other["samples"])))
+
+
 def test_pictures_stop_when_the_bytes_are_spent(panel: Panel, shelf: ArtifactShelf) -> None:
     found = drill(panel, shelf, Budget(2000))
     pictures = [s["picture"] for one in found["benchmarks"] for s in one["samples"]]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from coincide.ledger.evidence import ArtifactShelf
+from coincide.schema import Score
 from tests.report.fixture import ledger
 from tests.track.world import SECRET, World, with_secrets
 from track.compared import compare_with_ledger
@@ -96,6 +97,26 @@ def test_a_result_without_scores_gives_what_it_has(world: World) -> None:
     (run,) = runs_of(part, ArtifactShelf(world.store))
     full = ledger_runs([world.random], world.ledger, ArtifactShelf(world.store))[0]
     assert (run.id, digest(run)) == (full.id, digest(full))
+
+
+def test_how_replies_were_read_and_pictures_asked_is_in_the_summary(
+    world: World, tmp_path: Path
+) -> None:
+    folder = tmp_path / "eval" / "mmmu-tiny-0123456789ab"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text('{"n": 4, "pictures_moved": 2}')
+    (folder / "manifest.json").write_text('{"files": {}, "facts": {}, "needs": {}}')
+    first = replace(world.random.scores[0], readable=0.25, lmms_eval=70.0)
+    lenient = replace(first, value=64.0, protocol="scoring=lenient", readable=0.5)
+    asked = Score("mmmu", "accuracy", 1.0, 4, samples="eval/mmmu-tiny-0123456789ab")
+    result = replace(world.random, scores=(first, asked), lenient=(lenient,))
+    found = ledger_runs([result], [result], ArtifactShelf(tmp_path, reader="track"))[2]
+    assert found.summary["readable/counting"] == 0.25 and "readable/mmmu" not in found.summary
+    assert found.summary["lmms_eval/counting/exact_match"] == 70.0
+    assert found.summary["lenient/counting/exact_match"] == 64.0
+    table = found.tables["benchmarks"]
+    assert [row[table.columns.index("readable")] for row in table.rows] == [0.25, None]
+    assert whole(found).summary["pictures_moved/mmmu"] == 2
 
 
 # --- what the store adds ----------------------------------------------------------------------

@@ -74,7 +74,7 @@ function samples(place, data) {
   const about = (benchmark, shown, a, b) => {
     const absent = [a, b].filter((i) => benchmark.absent[i]).map((i) => `${data.runs[i]}: ${benchmark.absent[i]}.`);
     const pictures = benchmark.no_pictures ? ` No pictures: ${benchmark.no_pictures}.` : "";
-    return ` ${shown} of ${benchmark.samples.length} on this page, those first on which the runs differ most; ${benchmark.all.toLocaleString("en")} were measured, the runs differ on ${benchmark.differ.toLocaleString("en")}. ${absent.join(" ")}${pictures}`;
+    return ` ${shown} of ${benchmark.samples.length} on this page, those first on which the runs differ most; ${benchmark.all.toLocaleString("en")} were measured, the runs differ on ${benchmark.differ.toLocaleString("en")}. ${absent.join(" ")}${pictures} ${benchmark.told.join(" ")}`;
   };
   const verdict = (benchmark, a, b) => {
     const [i, j] = [data.rows[a], data.rows[b]];
@@ -90,9 +90,10 @@ function samples(place, data) {
       const score = s.scores[i];
       const kind = score == null ? "" : score > 0 ? "right" : "wrong";
       const text = s.answers[i] == null ? "n/a" : s.answers[i] === "" ? "(empty)" : s.answers[i];
-      return make("div", `answer ${kind}`, make("small", "", data.runs[i]), make("span", "", text), make("small", "", score == null ? "no score" : `score ${score}`));
+      const told = [s.read[i], score == null ? "no score" : `score ${score}`].filter(Boolean).join(", ");
+      return make("div", `answer ${kind}`, make("small", "", data.runs[i]), make("span", "", text), make("small", "", told));
     };
-    const names = ["sample " + s.doc, s.category].filter(Boolean).join(", ");
+    const names = ["sample " + s.doc, s.category, s.moved && "pictures out of order"].filter(Boolean).join(", ");
     return make("article", "", picture(s.picture), make("div", "said", make("small", "", names), make("p", "question", s.question), make("p", "target", "Target: ", make("b", "", s.target)), make("div", "answers", answer(a), answer(b))));
   };
   const bench = choice("Benchmark", data.benchmarks.map((one) => one.name), 0, show);
