@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 
+from coincide.terminal.inert import guard_terminal
 from coincide.terminal.program import hand_over
 
 ACTIONS = ("sync", "create")
@@ -27,4 +28,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    guard_terminal()
     sys.exit(main())

@@ -181,7 +181,7 @@ class Experiment:
     def barred(self) -> str:
         """Digest of the rows that the scan excludes; empty: none, or the scan is not built yet."""
         found = self.store.find(self.scan)
-        return read_scan(found.path).digest if found else ""
+        return read_scan(self.store, self.scan).digest if found else ""
 
     def settle(self) -> bool:
         """Read the scan again after it was built; returns whether its result changes keys."""

@@ -22,6 +22,7 @@ from coincide.errors import PartlyFailed
 from coincide.system.disk import NEARLY, free_bytes
 from coincide.system.processes import dying_with_me
 from coincide.terminal.progress import bar
+from coincide.terminal.redact import redact_file
 
 PROJECT = Path(__file__).resolve().parent.parent
 WORKER = "eval.worker"
@@ -59,6 +60,7 @@ def follow(
         finally:
             process.kill()
             code = process.wait()
+            redact_file(run / "log.txt")
     if full or (code > 0 and free_bytes(run) < NEARLY):
         said = full[0] if full else f"the evaluation ended with {_describe(code)}"
         raise OSError(errno.ENOSPC, said)

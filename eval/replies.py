@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from coincide.schema import Score, UserError
+from coincide.terminal.inert import guard_terminal
 from eval.request import BenchmarkJob
 
 LoggedSample = Mapping[str, Any]
@@ -177,4 +178,5 @@ def _cell(value: float | None) -> str:
 
 
 if __name__ == "__main__":
+    guard_terminal()
     sys.exit(main())

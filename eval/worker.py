@@ -25,6 +25,7 @@ from coincide.schema import UserError
 from coincide.system.disk import is_full
 from coincide.system.files import write_atomic, write_json
 from coincide.system.processes import die_with_parent
+from coincide.terminal.inert import guard_terminal
 from eval.judge import JudgeClient
 from eval.request import BenchmarkJob, EvaluationRequest
 
@@ -342,4 +343,5 @@ def _why(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
+    guard_terminal()
     sys.exit(main(Path(sys.argv[1])))

@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from coincide.system.processes import dying_with_me
+from coincide.terminal.inert import guard_terminal
 from launch.sweep import Task
 
 How = Literal["done", "failed", "told", "stopped"]
@@ -131,4 +132,5 @@ def requeue(job: str) -> int:
 
 
 if __name__ == "__main__":
+    guard_terminal()
     sys.exit(main(Path(sys.argv[1])))

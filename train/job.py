@@ -21,6 +21,8 @@ it."""
 ADAPTER = "adapter"
 """Field of ``result.json``: size and hash of the adapter's files, for a later attempt that finds
 them."""
+LOG = "log"
+"""Another field: the hash of ``log.jsonl``."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,11 @@ class TrainingJob:
     def result(self) -> Path:
         """Facts that rank 0 reports at the end."""
         return self.logs / "result.json"
+
+    @property
+    def size(self) -> Path:
+        """``bytes`` of the trained weights, as rank 0 counts them before the first step."""
+        return self.logs / "size.json"
 
     def rank_log(self, rank: int) -> Path:
         """Output of rank ``rank``."""

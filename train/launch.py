@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from coincide.system.processes import dying_with_me
+from coincide.terminal.redact import redact_file
 from train.job import TrainingJob, read_log
 from train.nodes import all_nodes_command
 from train.outcome import failure
@@ -51,6 +52,8 @@ def launch(
             code = _follow(process, job, steps)
         finally:
             kill_group(process)
+            for log in job.logs.glob("*.log"):
+                redact_file(log)
     if received:
         os.kill(os.getpid(), received[0])
     if code != 0:

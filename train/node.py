@@ -20,6 +20,7 @@ from pathlib import Path
 from coincide.schema import UserError
 from coincide.system.files import write_json
 from coincide.system.processes import dying_with_me
+from coincide.terminal.inert import guard_terminal
 from train.job import EXIT_ERROR, EXIT_OUT_OF_MEMORY, EXIT_STOPPED, TrainingJob
 from train.launch import kill_group, rank_environment, stop_signals
 from train.nodes import GRACE_SECONDS, NodeWatch, Rendezvous, launch_of, meeting, node_command
@@ -152,6 +153,7 @@ def _await_launch(recipe: Path, served: str | None) -> tuple[TrainingJob, str] |
 
 
 if __name__ == "__main__":
+    guard_terminal()
     try:
         sys.exit(main())
     except UserError as error:

@@ -63,7 +63,7 @@ def difficulty_step(
         dataset = source.open(build.need(0).path)
         folders = [build.store.verify(step).path for step in signals]
         if scan is not None:
-            refused = read_scan(build.store.artifact(scan).path).refused
+            refused = read_scan(build.store, scan).refused
             gone = {row: kind for row, (kind, _) in refused.items()}
             dataset = replace(dataset, dropped={**dataset.dropped, **gone})
         return learn(build, need, model, dataset, folders, recipe)

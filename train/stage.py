@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from coincide.schema import DataSource, ModelSource, UserError
-from coincide.store import Build, Step
+from coincide.store import Build, Step, is_sealed
+from coincide.store.artifact import SEAL
+from coincide.system.files import sha256_file
 from train.checkpoint import TrainingCheckpoint, contents, damaged_ones, newest_complete, sweep
-from train.job import ADAPTER, TrainingJob, read_log, write_log
+from train.estimate import CHECKPOINTS_AT_ONCE
+from train.job import ADAPTER, LOG, TrainingJob, read_log, write_log
 from train.launch import launch
 from train.outcome import OutOfMemory
 from train.recipe import Recipe, largest_micro_batch
@@ -129,6 +132,9 @@ def _train(build: Build, job: TrainingJob) -> dict[str, Any]:
             break
         except OutOfMemory as error:
             job = smaller(job, error)
+        except OSError:
+            _expect(build, job, steps)
+            raise
     facts = _facts(job, examples, build.attempt)
     if not facts["answer_tokens"]:
         raise UserError(
@@ -137,6 +143,16 @@ def _train(build: Build, job: TrainingJob) -> dict[str, Any]:
             "and target.max_length."
         )
     return facts
+
+
+def _expect(build: Build, job: TrainingJob, steps: int) -> None:
+    """Tell ``build`` the bytes of the adapter and of checkpoints: three times the weights each,
+    with two moments.
+    """
+    with suppress(OSError, ValueError):  # it was full before a rank could count
+        size = json.loads(job.size.read_text(encoding="utf-8"))["bytes"]
+        kept = min(CHECKPOINTS_AT_ONCE, steps // (job.recipe.save_every or steps + 1))
+        build.expect(size * (1 + 3 * kept))
 
 
 def _is_finished(job: TrainingJob, former: Path, steps: int) -> bool:
@@ -149,7 +165,9 @@ def _is_finished(job: TrainingJob, former: Path, steps: int) -> bool:
         logged = read_log(job.log)
         return (
             then == replace(job, resume_from=None)
+            and is_sealed(result)
             and result[ADAPTER] == contents(job.adapter)
+            and result[LOG] == sha256_file(job.log)
             and [record["step"] for record in logged[-1:]] == [result["steps"]] == [steps]
         )
     except (OSError, ValueError, KeyError, TypeError):
@@ -167,10 +185,15 @@ def _prepare(job: TrainingJob) -> TrainingJob:
     damaged = damaged_ones(job.checkpoints, newer_than=found)
     broken = sweep(job.checkpoints, found)
     _announce(found, broken, damaged)
-    kept = read_log(job.log, up_to=found.step) if found else []
-    write_log(job.log, kept)
+    write_log(job.log, _logged(job, found) if found else [])
     shutil.rmtree(job.adapter, ignore_errors=True)
     return replace(job, resume_from=str(found.path) if found else None)
+
+
+def _logged(job: TrainingJob, found: TrainingCheckpoint) -> list[dict[str, Any]]:
+    """The log up to a checkpoint, from its own copy; those of earlier versions have none."""
+    own = found.path / job.log.name
+    return read_log(own if own.is_file() else job.log, up_to=found.step)
 
 
 def _announce(found: TrainingCheckpoint | None, broken: list[str], damaged: list[str]) -> None:
@@ -210,7 +233,7 @@ def _facts(job: TrainingJob, examples: int, attempts: int) -> dict[str, Any]:
     records = read_log(job.log)
     result = json.loads(job.result.read_text(encoding="utf-8"))
     return {
-        **{name: value for name, value in result.items() if name != ADAPTER},
+        **{name: value for name, value in result.items() if name not in (ADAPTER, LOG, SEAL)},
         "loss_first": records[0]["loss"],
         "loss_last": records[-1]["loss"],
         "examples": examples,

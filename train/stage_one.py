@@ -110,6 +110,8 @@ def _learn(
         return _encoded(batch, dataset, processor, model)
 
     save_every = recipe.save_every if recipe is not None else None
+    size = sum(tensor.nbytes for tensor in learner.network.state_dict().values())
+    build.expect(size * (4 if save_every else 1))  # the state: weights and two moments
     _all_batches(learner, batches, encoded, features, need.lr, state, save_every)
     processor.save_pretrained(build.dir / "model")
     facts = _write(build.dir, learner, features)

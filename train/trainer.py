@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -143,11 +144,15 @@ class Monitor(TrainerCallback):
             control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Mark the checkpoint as complete once every rank has written its part."""
+        """Mark the checkpoint as complete, with the log so far, once every rank has written its
+        part.
+        """
         _barrier()
         if state.is_world_process_zero:
+            folder = self.job.checkpoints / f"checkpoint-{state.global_step}"
+            shutil.copyfile(self.job.log, folder / self.job.log.name)
             mark_complete(
-                self.job.checkpoints / f"checkpoint-{state.global_step}",
+                folder,
                 step=state.global_step,
                 world_size=self.job.world_size,
                 zero_stage=self.job.recipe.zero_stage,

@@ -16,15 +16,19 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
+from coincide.store import sealed
 from coincide.system.disk import is_full
-from coincide.system.files import write_json
+from coincide.system.files import sha256_file, write_json
 from coincide.system.processes import die_with_parent
+from coincide.terminal.inert import guard_terminal
+from coincide.terminal.redact import redact
 from train.job import (
     ADAPTER,
     EXIT_DISK,
     EXIT_ERROR,
     EXIT_OUT_OF_MEMORY,
     EXIT_STOPPED,
+    LOG,
     TrainingJob,
 )
 from train.oom import is_out_of_memory
@@ -48,7 +52,7 @@ def main(job_path: Path) -> int:
             traceback.print_exc()
         code = EXIT_OUT_OF_MEMORY if is_out_of_memory(error) else EXIT_ERROR
         code = EXIT_DISK if is_full(error) else code
-        message = f"{type(error).__name__}: {error}"[:MESSAGE_LIMIT]
+        message = redact(f"{type(error).__name__}: {error}")[:MESSAGE_LIMIT]
     else:
         code = EXIT_STOPPED if stopped else 0
         message = stopped or "done"
@@ -82,6 +86,8 @@ def train(job: TrainingJob, rank: int) -> str | None:
     model = _base_model(job, bf16)
     set_seed(job.seed)
     model = add_lora(model, recipe, base=job.base, keep_dtype=recipe.zero_stage > 0)
+    if rank == 0:
+        write_json(job.size, {"bytes": _trained(model, in_bytes=True)})
     processor = load_processor(Path(job.model))
     batches = loader(job, open_subset(job), processor, rank)
     trainer = LoraTrainer(job, model, arguments, batches)
@@ -94,8 +100,8 @@ def train(job: TrainingJob, rank: int) -> str | None:
     if not monitor.stopped:
         trainer.save_model(str(job.adapter))
         if rank == 0:
-            result = _result(trainer, monitor.seconds, bf16)
-            write_json(job.result, {**result, ADAPTER: contents(job.adapter)})
+            made = {ADAPTER: contents(job.adapter), LOG: sha256_file(job.log)}
+            write_json(job.result, sealed({**_result(trainer, monitor.seconds, bf16), **made}))
     _leave()
     return monitor.reason if monitor.stopped else None
 
@@ -206,15 +212,22 @@ def _result(trainer: Any, seconds: float, bf16: bool) -> dict[str, Any]:
     import torch
 
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
-    trained = [p for p in trainer.model.parameters() if p.requires_grad]
     return {
         "seconds": seconds,
         "steps": trainer.state.global_step,
-        "trained_parameters": sum(getattr(p, "ds_numel", p.numel()) for p in trained),
+        "trained_parameters": _trained(trainer.model),
         "precision": "bf16" if bf16 else "fp32",
         "peak_gpu_bytes": peak,
         "threads": torch.get_num_threads(),
     }
+
+
+def _trained(model: Any, *, in_bytes: bool = False) -> int:
+    """Values of the weights that are trained, or their bytes; whole where ZeRO-3 shards them."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    sizes = [p.element_size() if in_bytes else 1 for p in parameters]
+    counts = [getattr(p, "ds_numel", p.numel()) for p in parameters]
+    return sum(size * count for size, count in zip(sizes, counts, strict=True))
 
 
 def _leave() -> None:
@@ -245,4 +258,5 @@ def end(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
+    guard_terminal()
     end(main(Path(sys.argv[1])))

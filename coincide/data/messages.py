@@ -68,6 +68,7 @@ class Messages(LlavaJson):
 
     def _build(self, build: Build) -> dict[str, Any]:
         facts = super()._build(build)
+        build.expect(Path(self.annotations).stat().st_size)
         texts = (text for _, text, _ in self.rows(Path(self.annotations)))
         write_list(build.dir / TRAIN, texts)
         return facts

@@ -25,6 +25,7 @@ from coincide.protocols import Requirement
 from coincide.schema import DataSource, UserError
 from coincide.system.files import write_json
 from coincide.system.processes import ProcessLock
+from coincide.terminal.inert import guard_terminal
 from coincide.terminal.program import hand_over
 
 LOST = "lost_images.json"
@@ -229,4 +230,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    guard_terminal()
     sys.exit(main())

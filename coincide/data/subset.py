@@ -13,7 +13,7 @@ Image paths are relative to the dataset's image root.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +29,27 @@ __all__ = ["resolve_rows", "write_subset"]
 
 
 def write_subset(
-    folder: Path, dataset: Dataset, rows: Sequence[int] | np.ndarray, facts: Mapping[str, Any]
+    folder: Path,
+    dataset: Dataset,
+    rows: Sequence[int] | np.ndarray,
+    facts: Mapping[str, Any],
+    *,
+    told: Callable[[int], None] = lambda size: None,
 ) -> None:
     """Write the five files of the subset ``rows`` (in any order) into ``folder``.
 
-    The same rows of the same dataset give the same bytes. Raises :class:`UserError` for rows out of
-    range or given twice.
+    The same rows of the same dataset give the same bytes. ``told`` is called before the first is
+    written, with the bytes that they take at least. Raises :class:`UserError` for rows out of range
+    or given twice.
     """
     chosen = np.asarray(rows, dtype=np.int64)
     check_rows(chosen.tolist(), len(dataset), "the selection")
     chosen = np.sort(chosen)
     examples = [dataset.examples[row] for row in chosen]
+    texts = _texts(dataset.annotations, chosen)
+    told(chosen.nbytes + sum(len(text.encode()) for text in texts))
     write_array(folder / "rows.npy", chosen)
     write_json(folder / "ids.json", [example.id for example in examples])
-    texts = _texts(dataset.annotations, chosen)
     write_list(folder / "subset.json", texts)
     said = map(as_messages, read_rows(folder / "subset.json"))
     messages = (json.dumps(record, ensure_ascii=False) for record in said)

@@ -21,7 +21,7 @@ from coincide.data.prepare import refuse_absent
 from coincide.data.report import DataReport
 from coincide.schema import Dataset
 from coincide.system.files import write_json
-from coincide.terminal.inert import inert
+from coincide.terminal.inert import guard_terminal, inert
 from coincide.terminal.program import hand_over
 
 
@@ -113,4 +113,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    guard_terminal()
     sys.exit(main())

@@ -148,11 +148,12 @@ def _fill(missing: Sequence[tuple[Signal, Build]], signal_pass: SignalPass) -> N
         builds, len(signal_pass.source.open(data.path)), signal_pass.options.shard_rows
     )
     model = builds[0].need(1).path / "model"
+    signals = [signal for signal, _ in missing]
+    for (signal, build), columns in zip(missing, signal_pass.columns(signals, model), strict=False):
+        build.expect(layout["rows"] * (columns * np.dtype(signal.dtype).itemsize + 1))
     folders = tuple(build.dir for build in builds)
     claims = builds[0].store.beside(builds[0].step, CLAIMS)
-    work = PassWork(
-        signal_pass, tuple(s for s, _ in missing), folders, claims, data.path, model, **layout
-    )
+    work = PassWork(signal_pass, tuple(signals), folders, claims, data.path, model, **layout)
     left = work.missing_shards()
     if len(left) < len(work.shards):
         first = left[0] if left else len(work.shards)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from coincide.errors import UserError
 from coincide.system.files import canonical, write_atomic
+from coincide.terminal.inert import guard_terminal
 
 ENDING = ".jsonl.gz"
 
@@ -63,4 +64,5 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    guard_terminal()
     sys.exit(main(sys.argv[1:]))

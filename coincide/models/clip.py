@@ -13,7 +13,7 @@ from typing import Any
 
 from coincide.data.demo.captions import captioned
 from coincide.data.demo.world import CELL, SIDE
-from coincide.models.hub import copy_model
+from coincide.models.hub import copy_model, size_of
 from coincide.models.tiny import ASSETS, WORDS
 from coincide.models.weights import PretrainedCheckpoint
 from coincide.protocols import Requirement
@@ -148,6 +148,7 @@ class HubClip:
         from transformers import AutoProcessor
 
         folder = build.dir / "model"
+        build.expect(size_of(self.checkpoint))
         copy_model(self.checkpoint, folder)
         # the older files of CLIP as the one that today's transformers writes
         options = {"local_files_only": True, "trust_remote_code": False}

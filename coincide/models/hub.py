@@ -77,8 +77,14 @@ class Hub:
         return Step("model", self.name, VERSION, config, self._build)
 
     def _build(self, build: Build) -> Mapping[str, Any]:
+        build.expect(size_of(self.checkpoint))
         copy_model(self.checkpoint, build.dir / "model")
         return {"source": self.checkpoint.identity()}
+
+
+def size_of(checkpoint: PretrainedCheckpoint) -> int:
+    """Bytes of the files of ``checkpoint``."""
+    return sum(file.stat().st_size for file in checkpoint.paths())
 
 
 def copy_model(checkpoint: PretrainedCheckpoint, folder: Path) -> None:

@@ -101,6 +101,7 @@ class Tuned:
         base = build.need(0).path / "model"
         stored = AutoConfig.from_pretrained(base, local_files_only=True).dtype or torch.float32
         model = load_model(base, stored, "cpu")
+        build.expect(sum(tensor.nbytes for tensor in model.state_dict().values()))
         merged = merge(model, found)
         model.save_pretrained(build.dir / "model")
         load_processor(base).save_pretrained(build.dir / "model")

@@ -82,7 +82,7 @@ class NeedSteps:
     def refused(self, store: Store) -> dict[int, str]:
         """Row -> reason, for rows that the model of a signal could not read."""
         scans = {scan.key: scan for step in self.signals.values() for scan in step.after}
-        found = [read_scan(store.artifact(scan).path) for scan in scans.values()]
+        found = [read_scan(store, scan) for scan in scans.values()]
         return {row: kind for scan in found for row, (kind, _) in scan.refused.items()}
 
 

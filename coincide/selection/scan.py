@@ -14,7 +14,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coincide.data.report import DataReport, Policies, policies_of
@@ -86,9 +85,9 @@ def scan_step(
     return Step(KIND, name, VERSION, config, build, (data,))
 
 
-def read_scan(folder: Path) -> Scan:
-    """The scan in the artifact ``folder``."""
-    found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+def read_scan(store: Store, step: Step) -> Scan:
+    """The scan in the artifact of ``step``, after comparing it with its hash."""
+    found = json.loads((store.verify(step).path / FILE).read_text(encoding="utf-8"))
     return Scan(*({int(r): tuple(v) for r, v in found[k].items()} for k in ("refused", "unlearnt")))
 
 

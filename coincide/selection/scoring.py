@@ -48,6 +48,7 @@ def scores_step(
         dataset = source.open(build.need(0).path)
         pool = needs.pool(build.store, dataset, barred=barred_rows(build.store, scan, barred))
         arrays = scorer.score(pool, seed)
+        build.expect(sum(array.nbytes for array in arrays.values()))
         for name, array in arrays.items():
             write_array(build.dir / f"{name}.npy", array)
         write_atomic(
@@ -69,7 +70,7 @@ def barred_rows(store: Store, scan: Step | None, digest: str) -> dict[int, str]:
     """
     if scan is None:
         return {}
-    found = read_scan(store.artifact(scan).path)
+    found = read_scan(store, scan)
     if found.digest != digest:
         raise UserError(f"{scan.folder} came after the plan was made; run the command again.")
     return found.barred

@@ -88,6 +88,7 @@ def _cluster(build: Build, gaps: bool) -> Mapping[str, Any]:
     except ValueError as error:
         raise UserError(f"clustering {build.step.needs[0].folder}: {error}") from error
     assignment = np.full(len(valid), -1, dtype=np.int32)
+    build.expect(centroids.nbytes + assignment.nbytes)
     assignment[rows] = found
     write_array(build.dir / "centroids.npy", centroids)
     write_array(build.dir / "assignment.npy", assignment)
@@ -213,7 +214,7 @@ def _select(
         "select_seconds": round(seconds, 3),
         "details": dict(selection.facts),
     }
-    write_subset(build.dir, dataset, rows, facts)
+    write_subset(build.dir, dataset, rows, facts, told=build.expect)
     return facts
 
 

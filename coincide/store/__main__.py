@@ -14,6 +14,7 @@ from pathlib import Path
 
 from coincide.errors import UserError
 from coincide.store.check import examine, repair
+from coincide.terminal.inert import guard_terminal
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -28,7 +29,7 @@ def main(words: Sequence[str] | None = None) -> int:
     given = parser.parse_intermixed_args(words)
     try:
         found = [each for store in given.stores or [Path("store")] for each in examine(store)]
-        wrong = [each for each in found if each.wrong]
+        wrong = [each for each in found if each.why]
         for each in wrong:
             print(each.why, flush=True)
         left = [each for each in wrong if not (given.repair and repair(each))]
@@ -43,4 +44,5 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    guard_terminal()
     sys.exit(main())

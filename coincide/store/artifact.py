@@ -8,11 +8,12 @@ to find artifacts, and :meth:`Artifact.file` to read their files.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from coincide.errors import UserError
@@ -28,6 +29,16 @@ _IN_STORE = re.compile(r"-[0-9a-f]{12}$")
 
 class DamagedArtifact(UserError):
     """A file of an artifact, or its manifest, differs from what was written."""
+
+
+class UnreadableArtifact(DamagedArtifact):
+    """This user may not read a file of an artifact: no reason to build it again."""
+
+    def __init__(self, named: str, error: OSError) -> None:
+        super().__init__(
+            f"{named} cannot be read: {error.filename} ({error.strerror}). Give this user the "
+            "right to read it, or set paths.store to a store of your own."
+        )
 
 
 @dataclass(frozen=True)
@@ -60,12 +71,18 @@ class Artifact:
         return self.manifest.get("files", {})
 
     def lacking(self) -> list[str]:
-        """Names of files that are missing or have another size. Reads no file."""
-        return [
-            name
-            for name, expected in self.files.items()
-            if (seen := stamp(self.path / name)) is None or seen[0] != expected["size"]
-        ]
+        """Names of files that are missing or have another size. Reads no file.
+
+        Raises :class:`UnreadableArtifact`, as :meth:`damaged` does.
+        """
+        try:
+            return [
+                name
+                for name, expected in self.files.items()
+                if (seen := stamp(self.path / name)) is None or seen[0] != expected["size"]
+            ]
+        except PermissionError as error:
+            raise UnreadableArtifact(self.name, error) from error
 
     def damaged(self, *patterns: str) -> list[str]:
         """Names of files that are missing or whose hash differs from the manifest's.
@@ -75,13 +92,30 @@ class Artifact:
         """
         names = self.matching(*patterns)
         wrong = set(self.lacking()) & set(names)
-        measured = digests(self.path, [name for name in names if name not in wrong])
+        try:
+            measured = digests(self.path, [name for name in names if name not in wrong])
+        except PermissionError as error:
+            raise UnreadableArtifact(self.name, error) from error
         wrong |= {n for n, digest in measured.items() if digest != self.files[n]["sha256"]}
         return sorted(wrong)
 
     def matching(self, *patterns: str) -> list[str]:
         """Names of its files that match one of ``patterns``; without patterns, all of them."""
         return [n for n in self.files if not patterns or _matches(n, patterns)]
+
+    def foreign(self) -> list[str]:
+        """Names of files in its folder that it was not written with: a reader of all
+        ``values-*.npy`` would read them, too. Hidden files do not count; for a manifest without
+        files the list is empty.
+        """
+        if not self.files:
+            return []
+        found = []
+        for folder, below, names in os.walk(self.path):
+            below[:] = [name for name in below if not name.startswith(".")]
+            inside = os.path.relpath(folder, self.path)
+            found += [os.path.normpath(f"{inside}/{n}") for n in names if not n.startswith(".")]
+        return sorted(set(found) - {MANIFEST, *self.files})
 
     def check(self, *patterns: str) -> Artifact:
         """This artifact, after comparing its files that match ``patterns`` (none: all) with their
@@ -101,8 +135,10 @@ class Artifact:
 
         Raises :class:`DamagedArtifact` if it is not what was written.
         """
-        self.check(_literal(name))
-        return self.path / name
+        path = self.check(_literal(name)).path / name
+        if self.files and name not in self.files and path.exists():
+            raise DamagedArtifact(f"{self.name} is damaged: it was not written with {path}.")
+        return path
 
     def damage(self, wrong: Sequence[str]) -> str:
         """A message that the files ``wrong`` are damaged."""
@@ -146,7 +182,9 @@ def open_artifact(folder: Path) -> Artifact:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DamagedArtifact(f"{named} is not whole: {folder} has no {MANIFEST}") from None
-    except (OSError, ValueError) as error:
+    except PermissionError as error:
+        raise UnreadableArtifact(named, error) from error
+    except (OSError, ValueError, RecursionError) as error:
         raise DamagedArtifact(f"{named} is damaged: {path} cannot be read ({error})") from None
     if not isinstance(manifest, dict) or not _sane(manifest):
         raise DamagedArtifact(f"{named} is damaged: {path} is no manifest of an artifact")
@@ -156,11 +194,17 @@ def open_artifact(folder: Path) -> Artifact:
 
 
 def _sane(manifest: Mapping[str, Any]) -> bool:
+    """Whether its fields have their form, and none of its files lies outside of the artifact."""
     tables = all(
         isinstance(manifest.get(k, {}), dict) for k in ("files", "facts", "config", "needs")
     )
-    files = manifest.get("files", {}).values() if tables else ()
-    return tables and all(isinstance(f, dict) and {"size", "sha256"} <= f.keys() for f in files)
+    if not tables:
+        return False
+    files: dict[str, Any] = manifest.get("files", {})
+    inside = all(not PurePath(n).is_absolute() and ".." not in PurePath(n).parts for n in files)
+    return inside and all(
+        isinstance(f, dict) and {"size", "sha256"} <= f.keys() for f in files.values()
+    )
 
 
 def check_path(path: Path) -> None:

@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from coincide.system.files import clock
 from coincide.system.processes import ProcessIdentity, parse_process, this_process
 
 SUMS = ".sums"
@@ -37,6 +38,16 @@ class Busy:
     holder: ProcessIdentity
     silent: float
     """Seconds since that process last touched its file."""
+
+    @property
+    def waiting(self) -> str:
+        """A message that names the process, and how long it is waited for."""
+        if self.holder.alive:
+            return f"waiting for process {self.holder.pid} on this machine, which builds it"
+        return (
+            f"waiting for process {self.holder.pid} on {self.holder.host}, which builds it; should "
+            f"it stay silent for {LEASE:.0f} s, it is taken for dead"
+        )
 
 
 def folder_of(kind: Path, digits: str) -> Path:
@@ -155,7 +166,7 @@ def _take_over(folder: Path, digits: str) -> Path | Busy | None:
         owners = sorted(folder.glob(f"{_OWNER}*"))
         for path in owners:
             holder = parse_process(path.name.removeprefix(_OWNER))
-            silent = _now(folder) - path.stat().st_mtime
+            silent = clock(folder) - path.stat().st_mtime
             if holder is not None and holder.alive is not False:
                 if holder.alive or silent <= LEASE:
                     return Busy(folder, holder, silent)
@@ -192,19 +203,6 @@ def _claim(folder: Path, digits: str, owners: Sequence[Path], to: Path) -> Path 
 
 def _own(folder: Path) -> None:
     (folder / f"{_OWNER}{this_process()}").touch()
-
-
-def _now(folder: Path) -> float:
-    """The time of the file system's clock, the same for all nodes."""
-    probe = folder / f".tmp-{this_process()}-{uuid.uuid4().hex[:8]}-clock"
-    try:
-        probe.touch()
-        return probe.stat().st_mtime
-    except OSError:
-        return time.time()
-    finally:
-        with suppress(OSError):
-            probe.unlink()
 
 
 # --- showing that this process lives ----------------------------------------------------------

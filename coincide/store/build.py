@@ -16,6 +16,7 @@ from coincide.store import attempts, hashes
 from coincide.store.artifact import MANIFEST, Artifact, DamagedArtifact, open_artifact, sealed
 from coincide.store.step import Step, need_fields
 from coincide.system.files import TEMPORARY, canonical, fsync, sha256_file, write_atomic, write_json
+from coincide.terminal.redact import redact
 
 if TYPE_CHECKING:
     from coincide.store.store import Store
@@ -36,13 +37,24 @@ class Build:
     scratch: tuple[str, ...] = ()
     """Folders and files of the attempt that are not part of the artifact; removed when it is
     finished."""
-    needed: int | None = None
-    """Bytes that the artifact takes, if the builder knows; named when the disk is full."""
+    expected: int | None = None
+    """Bytes that the artifact will take, if the builder knows them beforehand."""
     _started: float = field(default_factory=time.monotonic)
 
     def need(self, index: int) -> Artifact:
         """The artifact of ``step.needs[index]``, after comparing every file with its hash."""
         return self.store.verify(self.step.needs[index])
+
+    def expect(self, size: int) -> None:
+        """Announce that the artifact will take ``size`` bytes; named when the disk is full."""
+        self.expected = int(size)
+
+    def left(self) -> int | None:
+        """Bytes that are still to be written; None if unknown."""
+        if self.expected is None:
+            return None
+        written = sum(p.stat().st_size for p in self.dir.rglob("*") if p.is_file())
+        return max(0, self.expected - written)
 
     def commit(self, facts: Mapping[str, Any] | None = None) -> Artifact:
         """Write the manifest with ``facts`` and rename the folder into place: the artifact exists
@@ -54,6 +66,19 @@ class Build:
     def seconds(self) -> float:
         """Seconds of all attempts so far."""
         return round(self.earlier + time.monotonic() - self._started, 3)
+
+
+def build_each(builds: Sequence[Build]) -> None:
+    """Build and commit each of ``builds``."""
+    for build in builds:
+        build.commit(build.step.build(build))
+
+
+def bytes_left(builds: Sequence[Build]) -> int | None:
+    """Bytes that ``builds`` still want to write, as far as they know; None if none knows."""
+    with suppress(OSError):
+        return sum(build.left() or 0 for build in builds) or None
+    return None
 
 
 def begin(step: Step, folder: Path, store: Store) -> Build:
@@ -112,22 +137,22 @@ def measure(build: Build) -> tuple[dict[str, dict[str, Any]], int]:
 def write_manifest(
     build: Build, facts: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Write the manifest: the attempt is then complete and only has to be renamed."""
+    """Write the manifest, without credentials: the attempt is then complete and only has to be
+    renamed.
+    """
     step = build.step
+    told = {"name": step.name, "config": json.loads(canonical(step.config)), "facts": dict(facts)}
     manifest = {
+        **redact({**told, "environment": environment()}),
         "key": step.key,
         "kind": step.kind,
-        "name": step.name,
         "version": step.version,
-        "config": json.loads(canonical(step.config)),
         "needs": need_fields(step.needs),
         "files": files,
-        "facts": dict(facts),
         "trained": step.trained,
         "attempts": build.attempt,
         "seconds": build.seconds,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "environment": environment(),
     }
     write_json(build.dir / MANIFEST, sealed(json.loads(canonical(manifest))))
 

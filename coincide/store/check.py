@@ -5,12 +5,20 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from coincide.errors import UserError
-from coincide.store.artifact import MANIFEST, Artifact, DamagedArtifact, folders, open_artifact
+from coincide.store.artifact import (
+    MANIFEST,
+    Artifact,
+    DamagedArtifact,
+    UnreadableArtifact,
+    folders,
+    open_artifact,
+)
 
 QUARANTINE = ".quarantine"
 TRAINED = ("adapter", "difficulty")
@@ -30,6 +38,8 @@ class CheckedArtifact:
     """Size of its files."""
     trained: bool = False
     """Whether it took training, and so is not built again without being asked."""
+    foreign: tuple[str, ...] = ()
+    """Names of files that it was not written with."""
 
 
 def examine(store: Path) -> Iterator[CheckedArtifact]:
@@ -49,9 +59,14 @@ def _examine(folder: Path) -> CheckedArtifact:
         return CheckedArtifact(folder, (MANIFEST,), f"{error}.")
     size = sum(int(file["size"]) for file in artifact.files.values())
     trained = bool(artifact.manifest.get("trained", folder.parent.name in TRAINED))
-    wrong = tuple(artifact.damaged())
-    why = f"{artifact.damage(wrong)} {_what_to_do(folder) if trained else ''}" if wrong else ""
-    return CheckedArtifact(folder, wrong, why.strip(), size, trained)
+    try:
+        wrong = tuple(artifact.damaged())
+    except UnreadableArtifact as error:
+        return CheckedArtifact(folder, (MANIFEST,), str(error))
+    why = [f"{artifact.damage(wrong)} {_what_to_do(folder) if trained else ''}"] if wrong else []
+    if foreign := tuple(artifact.foreign()):
+        why.append(f"{artifact.name} was not written with {shown(foreign)}.")
+    return CheckedArtifact(folder, wrong, " ".join(why).strip(), size, trained, foreign)
 
 
 def _what_to_do(folder: Path) -> str:
@@ -69,18 +84,22 @@ def not_repeated(artifact: Artifact, wrong: list[str]) -> DamagedArtifact:
 def repair(found: CheckedArtifact) -> bool:
     """Prepare a damaged artifact to be built again by the next run that needs it.
 
-    Its damaged files go to the quarantine; the others stay for that run to reuse. Returns False,
-    and does nothing, for one that took training.
+    Its damaged files, and files that it was not written with, go to the quarantine; the others
+    stay for that run to reuse. Returns False for one that took training and lacks files, and for
+    one that this user may not read: of these nothing is removed.
     """
     try:
         artifact = open_artifact(found.folder)
+        artifact.damaged()
+    except UnreadableArtifact:
+        return False
     except DamagedArtifact as error:
         quarantine(found.folder, str(error))
         return True
-    if found.trained:
-        return False
-    _set_aside(artifact, found.wrong)
-    return True
+    move_foreign(artifact)
+    if found.wrong and not found.trained:
+        set_aside(artifact, found.wrong, "they are damaged; the next run builds them again")
+    return not (found.wrong and found.trained)
 
 
 def quarantine(folder: Path, why: str) -> None:
@@ -90,18 +109,26 @@ def quarantine(folder: Path, why: str) -> None:
     print(f"store: {why}. It was moved to {target}; remove it when you like.", flush=True)
 
 
-def _set_aside(artifact: Artifact, files: tuple[str, ...]) -> None:
+def set_aside(artifact: Artifact, files: Sequence[str], why: str) -> None:
+    """Move ``files``, which may be gone by now, out of an artifact into the quarantine."""
     target = _aside(artifact.path)
     for name in files:
-        source = artifact.path / name
-        if source.is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(source, target / name)
-    print(
-        f"store: the damaged files of {artifact.name} were moved to {target}; the next run that "
-        "needs it builds them again.",
-        flush=True,
-    )
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            shutil.move(artifact.path / name, target / name)
+    print(f"store: {shown(files)} of {artifact.name} moved to {target}: {why}.", flush=True)
+
+
+def move_foreign(artifact: Artifact) -> None:
+    """Move files that an artifact was not written with into the quarantine, and print which."""
+    if foreign := artifact.foreign():
+        set_aside(artifact, foreign, "it was not written with them")
+
+
+def shown(files: Sequence[str]) -> str:
+    """The first five of ``files``, and how many more there are."""
+    more = f" and {len(files) - 5} more" if len(files) > 5 else ""
+    return ", ".join(files[:5]) + more
 
 
 def _aside(folder: Path) -> Path:

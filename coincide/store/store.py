@@ -19,10 +19,19 @@ from typing import Any
 
 from coincide.errors import UserError
 from coincide.store import attempts, hashes
-from coincide.store.artifact import MANIFEST, Artifact, DamagedArtifact, folders, open_artifact
+from coincide.store.artifact import (
+    MANIFEST,
+    Artifact,
+    DamagedArtifact,
+    UnreadableArtifact,
+    folders,
+    open_artifact,
+)
 from coincide.store.build import (
     Build,
     begin,
+    build_each,
+    bytes_left,
     clear,
     is_whole,
     measure,
@@ -31,7 +40,7 @@ from coincide.store.build import (
     take_sound,
     write_manifest,
 )
-from coincide.store.check import QUARANTINE, not_repeated, quarantine
+from coincide.store.check import QUARANTINE, move_foreign, not_repeated, quarantine, shown
 from coincide.store.lock import lock
 from coincide.store.step import Step, by_key, differences
 from coincide.system import disk
@@ -66,13 +75,18 @@ class Store:
         """The finished artifact of ``step``, under whatever readable name it was built.
 
         None if none. None as well if the manifest is invalid or another step's, or if files are
-        missing or have another size. Bytes are not read.
+        missing or have another size. Bytes are not read. Raises :class:`UnreadableArtifact` if this
+        user may not read it.
         """
         for folder in self._named(step):
-            with suppress(DamagedArtifact):
+            try:
                 artifact = open_artifact(folder)
                 if artifact.manifest.get("key") == step.key and not artifact.lacking():
                     return artifact
+            except UnreadableArtifact:
+                raise
+            except DamagedArtifact:
+                continue
         return None
 
     def artifact(self, step: Step) -> Artifact:
@@ -102,15 +116,12 @@ class Store:
             if artifact.manifest.get("key") != step.key:
                 return f"{folder / MANIFEST} is that of another artifact"
             if lacking := artifact.lacking():
-                more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
-                files = ", ".join(lacking[:3]) + more
-                return f"{artifact.name} is not whole: {files} missing or of another size"
+                return f"{artifact.name} is not whole: {shown(lacking)} missing or of another size"
         return ""
 
     def manifests(self, kind: str) -> Iterator[Mapping[str, Any]]:
         """The manifests of all artifacts of a kind; invalid ones are skipped with a message."""
-        for artifact in self.artifacts(kind):
-            yield artifact.manifest
+        yield from (artifact.manifest for artifact in self.artifacts(kind))
 
     def artifacts(self, kind: str) -> Iterator[Artifact]:
         """All artifacts of a kind that have a manifest, complete or not."""
@@ -155,7 +166,7 @@ class Store:
 
         The artifacts it needs must exist.
         """
-        return self.ensure_together([step], lambda builds: _build_each(builds))[0]
+        return self.ensure_together([step], build_each)[0]
 
     def ensure_together(
         self, steps: Sequence[Step], build: Callable[[list[Build]], None]
@@ -178,11 +189,16 @@ class Store:
         hashes.
 
         Damaged files are built again, reusing undamaged ones if the builder can; meanwhile the
-        artifact stays in place. Raises :class:`DamagedArtifact` for one that took training.
+        artifact stays in place. Files that it was not written with are moved out of it. Raises
+        :class:`DamagedArtifact` for one that took training.
         """
         if self.find(step) is None and self.fault(step):
             self.ensure(step)
         artifact = self.artifact(step)
+        try:
+            move_foreign(artifact)
+        except OSError as error:
+            raise self.as_disk_error(error, [step]) from error
         if not artifact.damaged(*patterns):
             self.tidy(artifact, step)
             return artifact
@@ -197,8 +213,9 @@ class Store:
         damaged = artifact.damaged()
         if not damaged:
             return artifact  # another process was first
-        shown = ", ".join(damaged[:5]) + (f" and {len(damaged) - 5} more" if damaged[5:] else "")
-        print(f"{step.folder}: hash mismatch in {shown}; rebuilding that alone", flush=True)
+        print(
+            f"{step.folder}: hash mismatch in {shown(damaged)}; rebuilding that alone", flush=True
+        )
         with self._attempts([step], source=artifact) as builds:
             for build in builds:
                 facts = step.build(build) or {}
@@ -254,8 +271,7 @@ class Store:
                     builds.append(self._begin(step, folder, source))
             yield builds
         except Exception as error:
-            needed = next((b.needed for b in builds if b.needed), None)
-            raise self.as_disk_error(error, missing, needed=needed) from error
+            raise self.as_disk_error(error, missing, needed=bytes_left(builds)) from error
         finally:
             for build in builds:
                 attempts.release(build.dir)
@@ -268,9 +284,10 @@ class Store:
         kind = self.root / step.kind
         began = time.monotonic()
         while isinstance(taken := attempts.take(kind, step.digits), attempts.Busy):
-            self._say(_waiting(step, taken))
+            waiting = f"{step.folder}: {taken.waiting}"
+            self._say(waiting)
             if time.monotonic() - began > self.lock_timeout:
-                raise UserError(f"{_waiting(step, taken)}. Stop that process, or wait for it.")
+                raise UserError(f"{waiting}. Stop that process, or wait for it.")
             time.sleep(POLL)
             if not repair and self.find(step) is not None:
                 return None
@@ -373,28 +390,12 @@ class Store:
         """``error`` as a DiskError that names ``steps`` if the store's disk is its cause; else
         ``error``.
         """
-        names = ", ".join(step.folder for step in steps)
+        what = ", ".join(step.folder for step in steps) + " in the store"
         remedy = "Set paths.store to a larger disk that you may write to."
-        return disk.as_disk_error(error, self.root, f"{names} in the store", remedy, needed=needed)
+        return disk.as_disk_error(error, self.root, what, remedy, needed=needed)
 
     def _say(self, text: str) -> None:
         """Print ``text``, only once."""
         if text not in self._told:
             self._told.add(text)
             print(text, flush=True)
-
-
-def _waiting(step: Step, busy: attempts.Busy) -> str:
-    if busy.holder.alive:
-        return (
-            f"{step.folder}: waiting for process {busy.holder.pid} on this machine, which builds it"
-        )
-    return (
-        f"{step.folder}: waiting for process {busy.holder.pid} on {busy.holder.host}, which builds "
-        f"it; should it stay silent for {attempts.LEASE:.0f} s, it is taken for dead"
-    )
-
-
-def _build_each(builds: list[Build]) -> None:
-    for build in builds:
-        build.commit(build.step.build(build))

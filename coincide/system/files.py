@@ -65,6 +65,21 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def clock(folder: Path) -> float:
+    """The time now, in seconds, by the clock of the file system of ``folder``, which all nodes see
+    alike; by this machine's where nothing can be written there.
+    """
+    probe = folder / f"{TEMPORARY}{this_process()}-{uuid.uuid4().hex[:8]}-clock"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:
+        return time.time()
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+
+
 def write_atomic(path: Path, write: Callable[[Path], None], *, mode: int = 0o666) -> None:
     """Call ``write`` with a temporary file beside ``path``, fsync it and rename it to ``path``.
 

@@ -9,9 +9,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
+
+from coincide.system.files import write_text
 
 REMOVED = "[removed]"
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
@@ -116,6 +120,16 @@ def redact(value: Any, environ: Mapping[str, str] | None = None) -> Any:
     found = os.environ if environ is None else environ
     hidden = [v for name, v in found.items() if is_secret_variable(name) and len(v) >= 8]
     return _redact(value, tuple(sorted(hidden, key=len, reverse=True)))
+
+
+def redact_file(path: Path) -> None:
+    """Rewrite a log, which nobody writes any more, without credentials; untouched where it has
+    none.
+    """
+    with suppress(OSError):  # not there, or on a full disk: what it would say is told all the same
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if (kept := redact(text)) != text:
+            write_text(path, kept)
 
 
 def _redact(value: Any, hidden: tuple[str, ...]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from coincide.models.probe import (
 from coincide.models.template import TEMPLATES
 from coincide.models.tiny import make_processor
 from coincide.schema import Dataset, Turn, UserError
-from coincide.selection.scan import read_scan, scan_rows
+from coincide.selection.scan import scan_rows
 from tests.tiny_chat import FAMILIES, make_tiny_chat
 
 SIZES = {"a.png": (40, 30), "tall.png": (30, 90), "thin.png": (600, 2)}
@@ -168,6 +169,13 @@ def test_a_budget_is_filled_from_rows_that_teach(tmp_path: Path, words: str) -> 
     assert chosen(folder, method) == list(range(1, 20, 2))
     (facts,) = (folder / "store" / "subset").glob("*/facts.json")
     assert json.loads(facts.read_text())["unusable_by"] == {EMPTY: 10}
+    if method != "random":
+        return
+    (scan,) = (folder / "store" / "scan").glob("*/rows.json")
+    scan.write_text(scan.read_text().replace('"2":', '"3":'))  # another row would be barred
+    shutil.rmtree(folder / "store" / "subset")
+    run(folder, *GATE, "method=random", "budget=10", "stages=[features,select]")
+    assert chosen(folder, method) == list(range(1, 20, 2))
 
 
 def test_a_budget_beyond_what_teaches_says_why(tmp_path: Path) -> None:
@@ -187,8 +195,8 @@ def test_rows_all_of_which_teach_leave_the_key_alone(tmp_path: Path) -> None:
     run(folder, "method=full", "stages=[select]")
     (subset,) = (folder / "store" / "subset").glob("*/manifest.json")
     assert "barred" not in json.loads(subset.read_text())["config"]
-    (found,) = (folder / "store" / "scan").glob("*/")
-    assert not read_scan(found).barred
+    (found,) = (folder / "store" / "scan").glob("*/rows.json")
+    assert json.loads(found.read_text()) == {"refused": {}, "unlearnt": {}}
 
 
 def test_what_only_selects_looks_through_the_target_s_processor(

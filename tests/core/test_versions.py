@@ -1,4 +1,4 @@
-"""Code that changes an answer changes a version: ``tests/versions.py`` has the cases."""
+"""Code that changes an answer changes a version: ``tests/versions`` has the cases."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from tests.versions import CASES, TABLE, current, digest, verdict
+from tests.versions.__main__ import TABLE, current, verdict
+from tests.versions.cases import CASES, digest
 
 KNOWN = json.loads(TABLE.read_text(encoding="utf-8"))
 

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -32,6 +34,7 @@ from coincide.features.signals.hidden_mean import HiddenMean
 from coincide.features.signals.token_scores import TokenScores
 from coincide.schema import Signal, UserError
 from coincide.store import Artifact, Store
+from coincide.system import processes
 from tests.features.conftest import Model, Source
 from tests.features.test_clip import RandomClip
 
@@ -151,6 +154,26 @@ def test_a_worker_that_fails_shows_its_traceback_and_shard(
         files(a) for a in through(store, ReferencePass(model, source, "float64", here))
     ] == alone
     assert "features: resumed at shard" in capsys.readouterr().out
+
+
+def test_workers_end_with_a_parent_that_is_killed_while_they_import() -> None:
+    program = (
+        "import time, types; from coincide.features.engine import workers\n"
+        "source = types.SimpleNamespace(open=time.sleep)\n"  # they would live for a minute
+        "work = types.SimpleNamespace(over=types.SimpleNamespace(source=source), data=60)\n"
+        "pair = [workers._start(work, i, 'cpu', 1, 2) for i in range(2)]\n"
+        "print(*(each.process.pid for each in pair), flush=True)\n"
+        "time.sleep(60)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=workers.PROJECT, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    pids = [int(word) for word in parent.stdout.readline().split()]
+    assert len(pids) == 2 and all(map(processes._runs, pids))
+    parent.kill()
+    parent.wait()
+    _until(lambda: not any(map(processes._runs, pids)), 20)
 
 
 def test_what_is_wrong_with_the_input_is_said_as_that() -> None:

@@ -24,7 +24,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("what", choices=[*STAGES, "all", "damage", "full"])
     parser.add_argument("--kills", type=int, default=6, help="for each stage")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="damages or stages whose name holds this")
+    parser.add_argument("--only", nargs="*", default=[], help="damages or stages by part of name")
+    parser.add_argument("--cold", action="store_true", help="kill while it imports, too: slow")
     parser.add_argument("--words", nargs="*", default=[], help="e.g. features.processes=2")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "storm")
     given = parser.parse_args(words)
@@ -40,7 +41,8 @@ def main(words: Sequence[str] | None = None) -> int:
     print(HEAD, flush=True)
     held = True
     for stage in stages:
-        found = storm(stage, given.kills, whole, folder, given.seed, tuple(given.words))
+        words = tuple(given.words)
+        found = storm(stage, given.kills, whole, folder, given.seed, words, cold=given.cold)
         print(found.row(), flush=True)
         held &= found.held
     return 0 if held else 1

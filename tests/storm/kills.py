@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.storm.world import (
     KINDS,
     STAGES,
+    Watch,
     children,
     contents,
     copied,
@@ -23,7 +24,11 @@ from tests.storm.world import (
 )
 
 TARGETS = ("main", "child", "group")
+CHAIN = 3
+"""Kills in a row, each of what goes on after the one before."""
 RERUNS = 3
+LOOK = 0.01
+"""Seconds between two looks at what is written."""
 
 
 @dataclass
@@ -68,34 +73,65 @@ def words_of(stage: str, more: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def storm(
-    stage: str, kills: int, whole: Path, folder: Path, seed: int, more: tuple[str, ...] = ()
-) -> Storm:
-    """Kill ``stage`` so many times, each in a copy of the undisturbed run without its artifacts.
+    stage: str, kills: int, whole: Path, folder: Path, seed: int, more: tuple[str, ...] = (),
+    *, cold: bool = False,
+) -> Storm:  # fmt: skip
+    """Kill ``stage`` so many times, up to ``CHAIN`` times in a row in a copy of the undisturbed run
+    without its artifacts, and let it come to its end then.
 
-    ``more``: further words of the command, e.g. ``features.processes=2``. With them, or in the
-    stage itself, the undisturbed answer is made first.
+    Every other kill is at a random time, the others at a random write into the store: most of the
+    time of a stage goes by while its processes import. ``more``: further words of the command,
+    e.g. ``features.processes=2``; the undisturbed answer is made with them first.
     """
     rng, found = random.Random(seed), Storm(" ".join([stage, *more]))
-    kinds = KINDS[stage]
-    words = words_of(stage, more)
+    kinds, words = KINDS[stage], words_of(stage, more)
     straight = copied(whole, folder / "straight", kinds)
-    began = time.monotonic()
-    if (ended := run(straight, *words)).code:
-        raise SystemExit(ended.said)
-    lasts, good = time.monotonic() - began, contents(straight, kinds)
+    lasts, writes = _undisturbed(straight, words, kinds, cold)
+    good = contents(straight, kinds)
     tries = 0
     while sum(found.kills.values()) < kills and tries < 3 * kills:
-        target = TARGETS[tries % 3]
-        tries += 1
         world = copied(whole, folder / "world", kinds)
-        if _kill(world, words, target, rng.uniform(0.1, 0.98) * lasts, found):
-            _go_on(world, words, good, kinds, found)
+        for _ in range(CHAIN):
+            target, when = TARGETS[tries % 3], rng.uniform(0.02, 0.98)
+            moment = (when * lasts, None) if tries % 2 else (4 * lasts, max(1, int(when * writes)))
+            tries += 1
+            if not _kill(world, words, target, moment, found, cold):
+                break
+            if sum(found.kills.values()) == kills:
+                break
+        _go_on(world, words, good, kinds, found, cold)
     return found
 
 
-def _kill(world: Path, words: tuple[str, ...], target: str, after: float, found: Storm) -> bool:
-    process = start(world, words)
-    time.sleep(after)
+def _undisturbed(
+    world: Path, words: tuple[str, ...], kinds: tuple[str, ...], cold: bool
+) -> tuple[float, int]:
+    """Seconds and writes of a run that nobody kills."""
+    run(world, *words, "no_such_word=1", cold=cold)  # starts what runs are forked from
+    watch = Watch(world, kinds)
+    before, began = watch.look(), time.monotonic()
+    process = start(world, words, cold=cold)
+    while process.poll() is None:
+        watch.look()
+        time.sleep(LOOK)
+    if process.wait():
+        raise SystemExit((world / "said").read_text(errors="replace"))
+    return time.monotonic() - began, watch.look() - before
+
+
+def _kill(
+    world: Path, words: tuple[str, ...], target: str, moment: tuple[float, int | None],
+    found: Storm, cold: bool,
+) -> bool:  # fmt: skip
+    """Kill a run after so many seconds, or writes where they come first; False: it had ended."""
+    watch = Watch(world, KINDS[found.stage.split()[0]])
+    before, began = watch.look(), time.monotonic()
+    process = start(world, words, cold=cold)
+    seconds, writes = moment
+    while time.monotonic() - began < seconds and process.poll() is None:
+        if writes is not None and watch.look() - before >= writes:
+            break
+        time.sleep(LOOK)
     if process.poll() is not None:
         found.too_late += 1
         return False
@@ -118,10 +154,11 @@ def _kill(world: Path, words: tuple[str, ...], target: str, after: float, found:
 
 
 def _go_on(
-    world: Path, words: tuple[str, ...], good: dict[str, str], kinds: tuple[str, ...], found: Storm
-) -> None:
+    world: Path, words: tuple[str, ...], good: dict[str, str], kinds: tuple[str, ...],
+    found: Storm, cold: bool,
+) -> None:  # fmt: skip
     for _ in range(RERUNS):
-        if (ended := run(world, *words)).code == 0:
+        if (ended := run(world, *words, cold=cold)).code == 0:
             break
     else:
         found.failed.append(ended.said.strip().splitlines()[-1][:200])

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import resource
 import shutil
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from tests.command.conftest import ROOT, SMALL, environment
+from tests.command.conftest import SMALL, command, environment
+from tests.storm.warm import Server
 
 STAGES = ("prepare", "features", "select", "train", "evaluate", "report")
 KINDS = {
@@ -20,7 +25,7 @@ KINDS = {
     "select": ("clusters", "subset"), "train": ("adapter",), "evaluate": ("eval",), "report": (),
 }  # fmt: skip
 """What each stage makes; features stand on what is prepared, and ask for it."""
-LEFT = (".partial-*", ".claimed-*", ".claims-*", ".tmp-*", ".gone-*", ".owner-*")
+LEFT = (".partial-*", ".claimed-*", ".claims-*", ".tmp-*", ".gone-*", ".owner-*", ".quarantine")
 """Names that nothing may leave behind in store, ledger and reports."""
 
 
@@ -32,22 +37,39 @@ class Ended:
     said: str
 
 
-def command(*words: str) -> list[str]:
-    return [sys.executable, str(ROOT / "run.py"), *SMALL, *words]
+@cache
+def server(harness: bool) -> Server:
+    """What runs are forked from; it ends with this process."""
+    return Server(around(), harness=harness)
 
 
-def start(folder: Path, words: Sequence[str], prepare: Callable[[], None] | None = None):  # type: ignore[no-untyped-def]
-    """The command in a session of its own, its output in ``folder/said``."""
+def around() -> dict[str, str]:
+    """The environment of a run: one thread each, since several runs share the machine."""
+    return {**environment(), "OMP_NUM_THREADS": "1"}
+
+
+def start(folder: Path, words: Sequence[str], limit: int | None = None, cold: bool = False) -> Any:
+    """The command in a session of its own, its output in ``folder/said``.
+
+    ``limit``: most bytes of a file. ``cold``: ``python run.py``, which imports everything first.
+    """
+    if not cold:
+        harness = any("evaluate" in word for word in words)
+        return server(harness).start(folder, [*SMALL, *words], limit)
+    most = (limit, limit)
     with (folder / "said").open("wb") as said:
         return subprocess.Popen(
-            command(*words), cwd=folder, env=environment(), stdout=said, stderr=subprocess.STDOUT,
-            start_new_session=True, preexec_fn=prepare,
+            command(*SMALL, *words), cwd=folder, env=around(), stdout=said,
+            stderr=subprocess.STDOUT, start_new_session=True,
+            preexec_fn=None if limit is None else lambda: resource.setrlimit(
+                resource.RLIMIT_FSIZE, most
+            ),
         )  # fmt: skip
 
 
-def run(folder: Path, *words: str, prepare: Callable[[], None] | None = None) -> Ended:
+def run(folder: Path, *words: str, limit: int | None = None, cold: bool = False) -> Ended:
     """The command to its end."""
-    code = start(folder, words, prepare).wait()
+    code = start(folder, words, limit, cold).wait()
     return Ended(code, (folder / "said").read_text(errors="replace"))
 
 
@@ -56,7 +78,7 @@ def base(folder: Path) -> Path:
     if not (folder / "whole").exists():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        ended = run(folder)
+        ended = run(folder, cold=True)
         if ended.code:
             raise SystemExit(ended.said)
         (folder / "whole").touch()
@@ -96,6 +118,36 @@ def leftovers(folder: Path) -> list[str]:
     places = [folder / name for name in ("store", "ledger", "reports")]
     found = (p for place in places for pattern in LEFT for p in place.rglob(pattern))
     return sorted(str(path.relative_to(folder)) for path in found)
+
+
+@dataclass
+class Watch:
+    """Counts how often files of the artifacts that a stage makes, ledger and reports change."""
+
+    folder: Path
+    kinds: tuple[str, ...]
+    seen: int = 0
+    _known: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def look(self) -> int:
+        """Changes so far: files that came, grew, were replaced or went."""
+        places = [self.folder / "store" / kind for kind in self.kinds]
+        places += [] if self.kinds else [self.folder / "reports"]
+        now = dict(stamp for place in places for stamp in _stamps(place))
+        self.seen += sum(now.get(n) != self._known.get(n) for n in now.keys() | self._known.keys())
+        self._known = now
+        return self.seen
+
+
+def _stamps(folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _stamps(Path(entry.path))
+            else:
+                with suppress(OSError):
+                    status = entry.stat(follow_symlinks=False)
+                    yield entry.path, (status.st_size, status.st_mtime_ns)
 
 
 def orphans(folder: Path, patience: float = 3.0) -> list[int]:

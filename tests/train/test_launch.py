@@ -45,6 +45,7 @@ def run(folder: Path, script: str, **changes: object) -> None:
     launch(made, folder / "recipe.json", steps=3, worker=[str(folder / "stand_in.py")])
 
 
+SECRET = "Qz7" + "kW9x" * 5
 FITS_FOUR = f"""
 import sys, json
 from pathlib import Path
@@ -85,11 +86,16 @@ def test_a_rank_that_says_nothing(tmp_path: Path) -> None:
     script = (
         "import os, sys; from pathlib import Path; from train.job import TrainingJob\n"
         "log = TrainingJob.read(Path(sys.argv[1])).rank_log(0)\n"
-        "log.write_text('one line\\nthe last words')\n"
+        f"log.write_text('one line, token={SECRET}\\nthe last words')\n"
+        f"os.write(1, b'https://me:{SECRET}@host/')\n"
         "os.kill(os.getpid(), 9)"
     )
-    with pytest.raises(UserError, match=r"(?s)rank 0 of 1 .* -9, SIGKILL.*the last words"):
+    with pytest.raises(UserError, match=r"(?s)rank 0 of 1 .* -9, SIGKILL.*the last words") as told:
         run(tmp_path, script)
+    assert SECRET not in str(told.value)
+    logs = {path.name: path.read_text() for path in (tmp_path / "logs").iterdir()}
+    assert logs == {"rank0.log": "one line, token=[removed]\nthe last words",
+                    "launcher.log": "https://host/"}  # fmt: skip
 
 
 def test_a_worker_that_cannot_start(tmp_path: Path) -> None:

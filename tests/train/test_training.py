@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from coincide.schema import UserError
-from coincide.store import Artifact, Step
+from coincide.store import Artifact, Step, Store, sealed
+from coincide.system.files import sha256_file, write_json
 from tests.train.tiny import ROWS, Bench, losses, weights
-from train.job import TrainingJob
+from train import stage
+from train.checkpoint import contents
+from train.job import ADAPTER, LOG, TrainingJob
+from train.launch import launch
 from train.outcome import Stopped
 
 ROOT = Path(__file__).parents[2]
@@ -27,13 +32,25 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def plain(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """One process, no DeepSpeed: what every other layout is compared with."""
-    return trained(made, tmp_path_factory.mktemp("plain"))
+    """One process, no DeepSpeed: what every other layout is compared with. It was killed after its
+    last step, before it was an artifact; nothing of it is trained again.
+    """
+
+    def killed(*args: Any, **more: Any) -> None:
+        launch(*args, **more)
+        raise KeyboardInterrupt
+
+    folder = tmp_path_factory.mktemp("plain")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "launch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained(made, folder)
+        patch.setattr(stage, "launch", None)
+        bench = Bench(Store(folder / "store"))
+        return bench.store.ensure(bench.step())
 
 
 def trained(made: Path, folder: Path, **changes: Any) -> Artifact:
-    from coincide.store import Store
-
     shutil.copytree(made, folder / "store")
     bench = Bench(Store(folder / "store"))
     return bench.store.ensure(bench.step(**changes))
@@ -56,6 +73,7 @@ def test_artifact(plain: Artifact) -> None:
     assert facts["loss_last"] < facts["loss_first"]
     assert facts["examples"] == ROWS
     assert (facts["accumulation"], facts["world_size"], facts["zero_stage"]) == (2, 1, 0)
+    assert facts["attempts"] == 2
     names = {str(p.relative_to(plain.path)) for p in plain.path.rglob("*") if p.is_file()}
     assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"} <= names
     assert not [n for n in names if "checkpoint" in n or n.endswith((".bin", ".pt", ".pth"))]
@@ -201,6 +219,31 @@ def test_killed_and_resumed_is_as_if_never_killed(
     assert losses(resumed.path) == losses(straight.path)
     assert weights(resumed.path) == weights(straight.path)
     assert resumed.facts["attempts"] == 2
+
+
+def flipped(content: bytes) -> bytes:
+    """Another byte near the end."""
+    return content[:-40] + bytes([content[-40] ^ 1]) + content[-39:]
+
+
+@pytest.mark.parametrize(
+    "name", ["adapter/adapter_model.safetensors", "log.jsonl", "recipe.json", "logs/result.json"]
+)
+def test_what_a_kill_at_the_end_left_does_not_count_when_damaged(
+    plain: Artifact, tmp_path: Path, name: str
+) -> None:
+    job = replace(TrainingJob.read(plain.path / "recipe.json"), output=str(tmp_path))
+    job.write(tmp_path / "recipe.json")
+    shutil.copytree(plain.path / "adapter", job.adapter)
+    shutil.copy(plain.path / "log.jsonl", job.log)
+    job.logs.mkdir()
+    made = {ADAPTER: contents(job.adapter), LOG: sha256_file(job.log)}
+    write_json(job.result, sealed({"steps": 12, **made}))
+    assert stage._is_finished(job, tmp_path / "recipe.json", 12)
+    whole = (tmp_path / name).read_bytes()
+    for damaged in (whole[: len(whole) // 2], flipped(whole), b""):
+        (tmp_path / name).write_bytes(damaged)
+        assert not stage._is_finished(job, tmp_path / "recipe.json", 12)
 
 
 def test_sigterm_writes_a_checkpoint_then_does_what_it_did(bench: Bench) -> None:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from coincide.system.files import clock
 from coincide.system.processes import parse_process, this_process
 
 LEASE = 60.0
@@ -80,7 +80,7 @@ class Claims:
             record = {}  # cut short, or being written
         holder = parse_process(str(record.get("holder")))
         dead = holder is not None and holder.alive is False
-        return dead or self._now() - touched > self.lease
+        return dead or clock(self.folder) - touched > self.lease
 
     def whose(self, name: str) -> str:
         """In words: which process holds ``name``, and how long it is waited for."""
@@ -111,15 +111,3 @@ class Claims:
             for path in list(self._held):
                 with suppress(OSError):
                     os.utime(path)
-
-    def _now(self) -> float:
-        """The time of the file system's clock, the same for all nodes."""
-        probe = self.folder / f".clock-{uuid.uuid4().hex[:8]}"
-        try:
-            probe.touch()
-            return probe.stat().st_mtime
-        except OSError:
-            return time.time()
-        finally:
-            with suppress(OSError):
-                probe.unlink()

@@ -54,6 +54,12 @@ class SignalPass(Protocol):
         """
         ...
 
+    def columns(self, signals: Sequence[Signal], folder: Path) -> list[int]:
+        """Columns of each signal, read off the configuration of the model in ``folder``; empty if
+        only the loaded model tells.
+        """
+        ...
+
     def computer(
         self, signals: Sequence[Signal], site: WorkerSite
     ) -> AbstractContextManager[Computer]:

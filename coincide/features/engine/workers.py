@@ -26,6 +26,7 @@ from coincide.features.engine.work import POLL, PassProgress, PassWork, do_shard
 from coincide.schema import UserError
 from coincide.system.disk import is_full
 from coincide.system.processes import dying_with_me
+from coincide.terminal.inert import guard_terminal
 from coincide.terminal.progress import silence
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -156,6 +157,7 @@ def child() -> None:
     """Entry point of a worker process: receives its work through the pipe given on its command
     line.
     """
+    guard_terminal()
     messages: Connection = Connection(int(sys.argv[1]))
     spawn.prepare(messages.recv())  # modules as the parent has them, its main module among them
     work, device, decoders, together = messages.recv()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from coincide.config import FeaturePass
@@ -39,6 +40,13 @@ class ClipPass:
     def config(self) -> dict[str, Any]:
         """What changes the values: the precision of CLIP."""
         return {"dtype": self.model.dtype}
+
+    def columns(self, signals: Sequence[Any], folder: Path) -> list[int]:
+        """Columns of each signal, by the width of an embedding."""
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        return [signal.width(int(config.projection_dim)) for signal in signals]
 
     def computer(
         self, signals: Sequence[Any], site: WorkerSite

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from coincide.config import FeaturePass
@@ -53,6 +54,13 @@ class ReferencePass:
             "max_length": self.model.max_length,
             "dtype": self.dtype,
         }
+
+    def columns(self, signals: Sequence[Any], folder: Path) -> list[int]:
+        """Columns of each signal, by the width of the language model."""
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        return [signal.width(config.get_text_config().hidden_size) for signal in signals]
 
     def computer(
         self, signals: Sequence[Any], site: WorkerSite

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from coincide.config import FeaturePass
@@ -39,6 +40,10 @@ class VisionPass:
     def config(self) -> dict[str, Any]:
         """What of the pass changes the values."""
         return {"dtype": self.model.dtype}
+
+    def columns(self, signals: Sequence[Any], folder: Path) -> list[int]:
+        """Empty: only the loaded tower tells its width."""
+        return []
 
     def computer(
         self, signals: Sequence[Any], site: WorkerSite

@@ -1,0 +1,105 @@
+"""The cases: what is versioned, where its version stands, and its output on a tiny case."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tests.versions import outputs, steps
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something whose output stands behind a version."""
+
+    version: Callable[[], Any]
+    where: str
+    """What is to be raised, and where it stands."""
+    output: Callable[[], Any]
+    """The output of a tiny case: texts, numbers and arrays, nested."""
+
+
+def digest(value: Any) -> str:
+    """Twelve hex digits of ``value``, arrays with dtype and shape; the order of keys is none."""
+    found = hashlib.sha256()
+    for part in _parts(value):
+        found.update(part)
+    return found.hexdigest()[:12]
+
+
+def _parts(value: Any) -> Iterator[bytes]:
+    if isinstance(value, dict):
+        for key in sorted(value, key=str):
+            yield f"{{{key}:".encode()
+            yield from _parts(value[key])
+    elif isinstance(value, list | tuple):
+        yield f"[{len(value)}".encode()
+        for item in value:
+            yield from _parts(item)
+    elif hasattr(value, "detach"):
+        yield from _parts(value.detach().numpy())
+    elif isinstance(value, np.ndarray):
+        rounded = value.astype(np.float64).round(3) + 0.0 if value.dtype.kind == "f" else value
+        yield f"{value.dtype}{value.shape}".encode() + np.ascontiguousarray(rounded).tobytes()
+    else:
+        yield repr(round(value, 6) if isinstance(value, float) else value).encode()
+
+
+def _constant(module: str, name: str = "VERSION") -> Callable[[], Any]:
+    from importlib import import_module
+
+    return lambda: getattr(import_module(module), name)
+
+
+def _weights(name: str) -> Callable[[], Any]:
+    """Weights that ship are as good as a version: who retrains them changes their hash."""
+    from coincide.models.tiny import ASSETS
+    from coincide.system.files import sha256_file
+
+    return lambda: sha256_file(ASSETS / f"{name}.safetensors")[:12]
+
+
+def _step(module: str, output: Callable[[], Any], name: str = "VERSION") -> Case:
+    return Case(_constant(module, name), f"{name} in {module.replace('.', '/')}.py", output)
+
+
+_METHODS = (
+    "random", "full", "el2n", "perplexity", "clip_score", "semdedup", "d2_pruning", "self_sup",
+    "self_filter",
+)  # fmt: skip
+_PRETRAIN = "the shipped weights: python -m coincide.models.pretrain tiny, and tiny_ref"
+CASES: dict[str, Case] = {
+    "data/demo": _step("coincide.data.demo.source", outputs.demo),
+    "data/demo/benchmarks": _step("coincide.data.demo.source", outputs.benchmarks),
+    "data/examples": _step("coincide.data.llava_json", outputs.examples),
+    "model/tiny": _step("coincide.models.tiny", outputs.tiny_model),
+    "model/tiny/perception": _step("coincide.models.tiny", outputs.perception),
+    "model/tiny/captions": Case(_weights("tiny"), _PRETRAIN, outputs.captions),
+    "model/tiny/pretraining": Case(_weights("tiny"), _PRETRAIN, outputs.pretraining),
+    "model/tiny_clip": _step("coincide.models.clip", outputs.tiny_clip),
+    "model/tiny_clip/pretraining": Case(
+        _weights("clip"), "the shipped weights: python -m coincide.models.pretrain_clip",
+        outputs.clip_pretraining,
+    ),
+    **{
+        f"features/{method}": _step("coincide.features.extract", lambda m=method: steps.features(m))
+        for method in ("coincide", "el2n", "semdedup", "clip_score")
+    },
+    "clusters": _step("coincide.selection.stage", steps.clusters, "CLUSTERS_VERSION"),
+    "difficulty": _step("train.self_filter", steps.difficulty),
+    "scores": _step("coincide.selection.scoring", steps.scores),
+    "subset": _step("coincide.selection.stage", steps.subset, "SUBSET_VERSION"),
+    "subset/coincide": _step("coincide.selection.stage", steps.coincide, "SUBSET_VERSION"),
+    **{
+        f"subset/{name}": _step(
+            "coincide.selection.stage", lambda n=name: steps.selected(n), "SUBSET_VERSION"
+        )
+        for name in _METHODS
+    },
+    "adapter": _step("train.stage", steps.training),
+    "eval": _step("eval.stage", steps.evaluation),
+}  # fmt: skip

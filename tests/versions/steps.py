@@ -1,0 +1,153 @@
+"""What the steps of a run give on a tiny case: features, clusters, scores, subsets, recipes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.versions.outputs import demo_source, store
+
+
+def features(method: str) -> Any:
+    """The signals of ``method`` over the demo: float64, stored as the pass stores them."""
+    import run as program
+    from coincide.features.engine.shards import ShardedArray, read_valid
+
+    words = [f"method={method}", "data.n=200", "data.items=6", "stages=[features]"]
+    there = store()
+    with contextlib.redirect_stdout(io.StringIO()):
+        (job,) = program.compose_all([*words, f"paths.store={there.root}"])
+        for stage in job.experiment.stages(job.stages):
+            todo = [step for step in stage.steps if there.find(step) is None]
+            if todo:
+                stage.build(there, todo)
+    found = {}
+    for signal in job.experiment.signals:
+        folder = there.artifact(job.experiment.signal(signal)).path
+        array = ShardedArray(folder)
+        found[signal.name] = np.asarray(array[np.arange(len(array))]), read_valid(folder)
+    return found
+
+
+def clusters() -> Any:
+    from coincide.ops.kmeans import spherical_kmeans
+
+    rng = np.random.default_rng(0)
+    middle = rng.standard_normal((8, 24))
+    x = middle[rng.integers(8, size=240)] + 0.5 * rng.standard_normal((240, 24))
+    centroids, assignment = spherical_kmeans(x.astype(np.float16), 8, 20, 1234)
+    return np.asarray(assignment), np.asarray(centroids)
+
+
+def _methods() -> dict[str, Any]:
+    from baselines.clip_score import ClipScore
+    from baselines.d2_pruning import D2Pruning
+    from baselines.el2n import El2n
+    from baselines.full import Full
+    from baselines.perplexity import Perplexity
+    from baselines.self_filter import SelfFilter
+    from baselines.self_sup import SelfSup
+    from baselines.semdedup import SemDeDup
+    from baselines.uniform import Random
+
+    made: list[Any] = [
+        Random(), Full(), El2n(), Perplexity(direction="low"), ClipScore(), SemDeDup(clusters=10),
+        D2Pruning(), SelfSup(clusters=10), SelfFilter(),
+    ]  # fmt: skip
+    return {method.name: method for method in made}
+
+
+def selected(name: str) -> Any:
+    """Rows and order that a method chooses from the pool in memory."""
+    from tests.baselines.pool import make_pool
+
+    found = _methods()[name].select(make_pool(), 60, 0)
+    ranking = found.ranking if found.ranking is not None else np.zeros(0, np.int64)
+    return np.asarray(found.rows), np.asarray(ranking[:120])
+
+
+def coincide() -> Any:
+    from coincide.method import select_coincide
+    from coincide.ops.kmeans import spherical_kmeans
+
+    rng = np.random.default_rng(0)
+    middle = rng.standard_normal((12, 40))
+    x = middle[rng.integers(12, size=300)] + rng.standard_normal((300, 40))
+    x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float16)
+    centroids, assignment = spherical_kmeans(x, 12, 50, 1234)
+    of = (x, assignment, centroids, 60)
+    return [select_coincide(*of, layers=(3, 7), variant=v) for v in ("released", "paper")]
+
+
+def scores() -> Any:
+    """What methods rank by, where they score."""
+    from tests.baselines.pool import make_pool
+
+    pool = make_pool()
+    scorers = {name: m for name, m in _methods().items() if hasattr(m, "score")}
+    return {name: dict(method.score(pool, 0)) for name, method in scorers.items()}
+
+
+def subset() -> Any:
+    """The files of a subset of the demo."""
+    from coincide.data.subset import write_subset
+
+    dataset = demo_source().open(store().ensure(demo_source().step()).path)
+    with tempfile.TemporaryDirectory() as folder:
+        write_subset(Path(folder), dataset, [5, 3, 190, 77], {"k": 4})
+        names = ("ids.json", "subset.json", "messages.json")
+        texts = [(Path(folder) / name).read_text(encoding="utf-8") for name in names]
+        return texts, np.load(Path(folder) / "rows.npy")
+
+
+def difficulty() -> Any:
+    """The batches and learning rates of Self-Filter's stage 1."""
+    from coincide.schema import Difficulty
+    from train.stage_one import cut, rate
+
+    need = Difficulty(())
+    rows = np.arange(100)
+    return [cut(rows, need, epoch) for epoch in (0, 1)], [rate(at, 50) for at in range(50)]
+
+
+def training() -> Any:
+    """Recipe, order of the examples, and what of each is learnt."""
+    from coincide.models.encode import encode
+    from coincide.models.template import TEMPLATES
+    from coincide.models.tiny import make_processor
+    from train.recipe import Recipe
+    from train.sampler import micro_batches, plan
+
+    dataset = demo_source().open(store().ensure(demo_source().step()).path)
+    text_only = np.array([not e.images for e in dataset.examples])
+    batches = plan(text_only, 16, 3, epochs=2, group=True)
+    lengths = np.array([len(e.turns) for e in dataset.examples])
+    shares = [
+        micro_batches(b, lengths, global_batch=16, micro_batch=4, rank=1, world_size=2)
+        for b in batches[:4]
+    ]
+    processor, template = make_processor(), TEMPLATES["tiny"]
+    found = [encode(e, dataset, processor, template, 512) for e in dataset.examples[:200:9]]
+    recipe = Recipe(global_batch=16, micro_batch=4).answer_config()
+    return recipe, batches, shares, [(e.input_ids, e.labels) for e in found]
+
+
+def evaluation() -> Any:
+    """How samples add up to a score."""
+    from eval.parts import PARTS, ScoredSample
+
+    said = ("yes", "no", None)
+    items: dict[str, list[ScoredSample | None]] = {
+        "mean": [ScoredSample(None, right) for right in (1.0, 0.0, 0.5)] + [None],
+        "judged": [ScoredSample(None, right) for right in (1.0, 0.25)],
+        "f1": [ScoredSample(None, float(s == t), s, t) for s in said for t in ("yes", "no")],
+    }
+    return {
+        name: [None if part is None else part.record() for part in PARTS[name](of, 1.0)]
+        for name, of in items.items()
+    }
