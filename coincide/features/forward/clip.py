@@ -58,8 +58,8 @@ def tower_computer(
     """The same with a vision tower, for signals of images alone."""
     from coincide.models.vision import load_image_processor, load_tower
 
-    processor = SimpleNamespace(image_processor=load_image_processor(site.model))
     dataset = site.dataset
+    processor = SimpleNamespace(image_processor=load_image_processor(site.model))
     with decoding(PixelReader(dataset, processor), site.decoders) as ordered:
         tower = load_tower(site.model, dtype, site.device)
         encoder = ImageEncoder(tower, processor, options.batch_size)
