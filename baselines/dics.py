@@ -1,22 +1,22 @@
-"""DICS: what needs both its picture and its question, spread out over the pool.
+"""DICS: rows that need both their picture and their question, spread out over the pool.
 
 1. b_i and u_i: mean negative log-likelihood of the answers of example i without its image (blind)
-   and without its questions (unasked). s_i = min(b_i, u_i): large only where neither the text nor
+   and without its questions (unasked). s_i = min(b_i, u_i): large only if neither the text nor
    the image alone gives the answer.
 2. Candidates: the ``oversample`` k rows of largest s.
-3. Farthest points: start with the candidate of largest s, then take again and again the one whose
+3. Farthest points: start with the candidate of largest s, then repeatedly take the one whose
    nearest chosen row is farthest from it (cosine), until k are chosen.
 
 From: DICS, of which only parts could be read: two contributions, of the image and of the
-instruction, each from a loss without it; their minimum; then farthest points. It scores text-only
-rows 1.0 by hand.
+instruction, each from a loss without it; their minimum; then farthest points. It sets the score of
+text-only rows to 1.0.
 
-Uncertain, and settled here: whether the losses are taken as they are (``contribution: loss``) or
-less the loss with everything (``gain``); the features of the distance (here the mean last hidden
-state, which the reference pass gives anyway); how many candidates there are. Ours differs: points
-are spread cluster by cluster (k-means of COINCIDE's size, each cluster in proportion to its
-candidates), because the whole traversal of 665K rows costs candidates x k x D;
-``clusters: null`` is that.
+Uncertain, and decided here: whether the losses are used as they are (``contribution: loss``) or
+minus the loss with everything (``gain``); the features for the distance (here the mean last hidden
+state, which the reference pass gives anyway); the number of candidates. Ours differs: points are
+spread cluster by cluster (k-means of COINCIDE's size, each cluster in proportion to its
+candidates), because traversing all 665K rows costs candidates x k x D; ``clusters: null`` does
+that.
 
 Rows: text-only examples get their proportional share at random (``quota``), are left out
 (``drop``), or compete with s = 1 (``keep``, as published). Rows without answer tokens are never
@@ -48,14 +48,14 @@ from coincide.ops.clusters import each_cluster, members_of
 from coincide.schema import Clustering, Need, Pool, Selection
 
 TEXT_SCORE = 1.0
-"""Of a text-only row under ``keep``."""
+"""Score of a text-only row with ``keep``."""
 
 
 def farthest(x: np.ndarray, count: int) -> np.ndarray:
-    """``count`` places of ``x`` [n, D], of any norm but 0, in the order taken.
+    """Indices of ``count`` rows of ``x`` [n, D] (any norm but 0), int64, in the order taken.
 
-    The first is place 0; each next one has the smallest largest cosine to those before it, ties to
-    the lowest place.
+    The first is row 0; each next one has the smallest maximum cosine to the earlier ones, ties to
+    the lowest index.
     """
     rows = unit(x)
     nearest = np.full(len(rows), -np.inf)
@@ -69,7 +69,7 @@ def farthest(x: np.ndarray, count: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Dics:
-    """Rows that need image and question, far from each other."""
+    """Takes rows that need image and question and are far from each other."""
 
     clusters: int | None = None
     contribution: Literal["loss", "gain"] = "loss"
@@ -89,20 +89,20 @@ class Dics:
 
     @property
     def uses_seed(self) -> bool:
-        """Only the quota of text-only rows is drawn."""
+        """Whether the run's seed matters: only for the random quota of text-only rows."""
         return self.text_only == "quota"
 
     def needs(self) -> Sequence[Need]:
-        """Three losses of the answers, the mean state, and its k-means."""
+        """Three losses of the answers, the mean hidden state, and its k-means clustering."""
         losses = (TokenScores(), TokenScoresBlind(), TokenScoresUnasked())
         return (*losses, HiddenMean(), *([self._clustering()] if self.clusters else []))
 
     def score_config(self, seed: int) -> dict[str, Any]:
-        """How the losses are joined."""
+        """How the losses are combined."""
         return {"contribution": self.contribution, "text_only": self.text_only}
 
     def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
-        """s, float32 [N]."""
+        """``{"score": float32 [N]}``: s."""
         nll = pool.signal(TokenScores())[:][:, COLUMNS.index("nll")]
         blind, unasked = (
             np.asarray(pool.signal(s)[:][:, 0], np.float64)
@@ -115,7 +115,7 @@ class Dics:
         return {"score": found.astype(np.float32)}
 
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
-        """``k`` rows of the candidates, far from each other, and the text-only share."""
+        """``k`` of the candidates, far from each other, and the share of text-only rows."""
         score = pool.scored(self, seed)["score"]
         share = shares(pool, ~np.isnan(score), k, self.text_only, seed)
         judged = np.where(share.candidates, score, np.float32(np.nan))
@@ -131,7 +131,7 @@ class Dics:
         )
 
     def _spread(self, pool: Pool, candidates: np.ndarray, k: int) -> np.ndarray:
-        """``k`` of the ``candidates``, which come best first, int64."""
+        """``k`` of the ``candidates`` (best first), int64."""
         if not k:
             return candidates[:0]
         cluster = np.zeros(len(candidates), np.int64)

@@ -1,9 +1,9 @@
-"""OnceSelect's net: which cluster a row is of, told from its image and its question.
+"""OnceSelect's network: predicts a row's cluster from its image and its question.
 
     h = g tanh(W_i image) + (1 - g) tanh(W_t text) + 0.1 W_x (image ⊙ text),   W_c h -> clusters
     g = sigmoid(w · [image, text, image ⊙ text])
 
-On a GPU where there is one; half a million weights.
+Runs on a GPU if there is one; half a million weights.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import nn
 from torch.nn import functional as F
 
 HELD_OUT = 5
-"""One core row of so many of a cluster tells the accuracy."""
+"""One of so many core rows of each cluster is held out to measure the accuracy."""
 CROSSED = 0.1
 BLOCK = 65_536
 """Rows whose confidence is computed at once."""
 
 
 class GatedNet(nn.Module):
-    """Image and text embedding [n, D] each, side by side -> logits [n, clusters]."""
+    """Takes image and text embeddings side by side [n, 2 D]; returns logits [n, clusters]."""
 
     def __init__(self, dimensions: int, width: int, clusters: int) -> None:
         super().__init__()
@@ -55,12 +55,13 @@ def fit(
     steps: int,
     seed: int,
 ) -> tuple[dict[str, np.ndarray], float]:
-    """The weights of the net after the epoch whose accuracy on held-out rows is nearest
-    ``accuracy``, the first of equals, and that accuracy.
+    """Train the network; returns the weights of the epoch with held-out accuracy nearest
+    ``accuracy``.
 
-    ``x`` [N, 2 D] joint features, ``cluster`` int [N], ``core`` int64: places of the rows that are
-    learnt, those of a cluster together. ``epochs`` at most, but at least ``steps`` steps in all
-    where there are few rows; it ends early once the accuracy has gone by.
+    Also returns that accuracy; of equal epochs the first. ``x`` [N, 2 D] joint features,
+    ``cluster`` int [N], ``core`` int64: indices of the rows to learn, grouped by cluster. At most
+    ``epochs`` epochs, but at least ``steps`` steps in total; ends early once the accuracy has been
+    passed.
     """
     held = np.zeros(len(core), bool)
     place = np.arange(len(core)) - np.searchsorted(cluster[core], cluster[core])
@@ -114,7 +115,7 @@ def confidence(weights: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
 def _accuracy(
     net: nn.Module, x: np.ndarray, cluster: np.ndarray, places: np.ndarray, device: str
 ) -> float:
-    """Mean over clusters of the share of its rows that are told right."""
+    """Mean over clusters of the share of its rows that are predicted correctly."""
     with torch.inference_mode():
         said = net(_rows(x, places, device)).argmax(1).cpu().numpy()
     right = np.bincount(cluster[places], weights=said == cluster[places])

@@ -47,7 +47,7 @@ from coincide.schema import Need, Pool, Selection
 
 @dataclass(frozen=True)
 class Grand:
-    """Rank by the norm of the last layer's gradient and keep a window of the ranking."""
+    """Ranks by the norm of the last layer's gradient and keeps a window of the ranking."""
 
     direction: Direction = "high"
     text_only: TextOnly = "keep"
@@ -60,22 +60,22 @@ class Grand:
 
     @property
     def uses_seed(self) -> bool:
-        """Only the quota of text-only rows is drawn."""
+        """Whether the run's seed matters: only for the random quota of text-only rows."""
         return self.text_only == "quota"
 
     def needs(self) -> Sequence[Need]:
-        """The norm, read off the reference pass."""
+        """The gradient norm, from the reference pass."""
         return (GradientNorm(),)
 
     def score_config(self, seed: int) -> dict[str, Any]:
-        """The score is the signal."""
+        """Nothing besides the signal."""
         return {}
 
     def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
-        """The norm, float32 [N]."""
+        """``{"score": float32 [N]}``: the norm; NaN for rows without answer tokens."""
         return {"score": pool.signal(GradientNorm())[:][:, 0]}
 
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
-        """The ``k`` rows of the window."""
+        """The ``k`` rows in the window of the ranking that ``direction`` names."""
         score = pool.scored(self, seed)["score"]
         return select_by_score(pool, score, k, self.direction, self.text_only, seed)

@@ -41,7 +41,7 @@ ABOVE = ("last", "keep")
 
 
 def ratio(asked: np.ndarray, unasked: np.ndarray) -> np.ndarray:
-    """a / b, float32 [N]; NaN where either is, and where b is 0."""
+    """a / b, float32 [N]; NaN where either is NaN or b is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         found = np.asarray(asked, np.float64) / np.asarray(unasked, np.float64)
     return np.where(np.isfinite(found), found, np.nan).astype(np.float32)
@@ -56,7 +56,7 @@ def highest_first(score: np.ndarray, above: Literal["last", "keep"]) -> np.ndarr
 
 @dataclass(frozen=True)
 class Ifd:
-    """Rows whose question helps least, but does help, first."""
+    """Takes the rows whose question helps least, but does help."""
 
     above_one: Literal["last", "keep"] = "last"
     text_only: TextOnly = "keep"
@@ -69,7 +69,7 @@ class Ifd:
 
     @property
     def uses_seed(self) -> bool:
-        """Only the quota of text-only rows is drawn."""
+        """Whether the run's seed matters: only for the random quota of text-only rows."""
         return self.text_only == "quota"
 
     def needs(self) -> Sequence[Need]:
@@ -77,16 +77,16 @@ class Ifd:
         return TokenScores(), TokenScoresUnasked()
 
     def score_config(self, seed: int) -> dict[str, Any]:
-        """The two losses say it all."""
+        """Nothing besides the two losses."""
         return {}
 
     def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
-        """IFD, float32 [N]."""
+        """``{"score": float32 [N]}``: IFD."""
         asked = pool.signal(TokenScores())[:][:, COLUMNS.index("nll")]
         return {"score": ratio(asked, pool.signal(TokenScoresUnasked())[:][:, 0])}
 
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
-        """The ``k`` first rows, and the text-only share."""
+        """The first ``k`` rows of the ranking, and the share of text-only rows."""
         score = pool.scored(self, seed)["score"]
         share = shares(pool, ~np.isnan(score), k, self.text_only, seed)
         judged = np.where(share.candidates, score, np.float32(np.nan))

@@ -47,7 +47,7 @@ UNITS = ("characters", "words", "tokens")
 
 
 def length(example: Example, unit: Unit) -> int:
-    """``characters`` or ``words`` of the answers that are to be learnt."""
+    """Number of ``characters`` or ``words`` in the answers that are to be learnt."""
     answers = [turn.text for turn in example.turns if turn.role == "gpt" and turn.learn]
     if unit == "words":
         return sum(len(answer.split()) for answer in answers)
@@ -56,7 +56,7 @@ def length(example: Example, unit: Unit) -> int:
 
 @dataclass(frozen=True)
 class Length:
-    """Rank by the length of the answers and keep an end of the ranking."""
+    """Ranks by the length of the answers and keeps one end of the ranking."""
 
     unit: Unit = "characters"
     direction: Direction = "high"
@@ -71,26 +71,28 @@ class Length:
 
     @property
     def uses_seed(self) -> bool:
-        """Only the quota of text-only rows is drawn."""
+        """Whether the run's seed matters: only for the random quota of text-only rows."""
         return self.text_only == "quota"
 
     def needs(self) -> Sequence[Need]:
-        """Nothing, or the token count of the reference pass."""
+        """No signals; for ``tokens`` the token count from the reference pass."""
         return (TokenScores(),) if self.unit == "tokens" else ()
 
     def score_config(self, seed: int) -> dict[str, Any]:
-        """What is counted."""
+        """The unit."""
         return {"unit": self.unit}
 
     def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
-        """The length, float32 [N]."""
+        """``{"score": float32 [N]}``: the length."""
         if self.unit == "tokens":
             return {"score": pool.signal(TokenScores())[:][:, COLUMNS.index("answer_tokens")]}
         found = [length(example, self.unit) for example in pool.examples]
         return {"score": np.array(found, np.float32)}
 
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
-        """The ``k`` rows of the window; of equal ones the first."""
+        """The ``k`` rows at the end of the ranking that ``direction`` names; of equal ones the
+        first.
+        """
         score = pool.scored(self, seed)["score"]
         share = shares(pool, score > 0, k, self.text_only, seed)
         judged = np.where(share.candidates, score, np.float32(np.nan))

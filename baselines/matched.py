@@ -40,14 +40,14 @@ from coincide.selection.stage import method_config
 
 @dataclass(frozen=True)
 class Matched:
-    """Random rows, as many of each source as ``other`` takes."""
+    """Random rows, as many of each source as ``other`` selects."""
 
     of: str
     """Name of the other method's YAML."""
     other: Any = None
-    """The other method itself; ``run.py`` makes it of ``of`` and ``settings``."""
+    """The other method; ``run.py`` makes it from ``of`` and ``settings``."""
     settings: Mapping[str, Any] | None = None
-    """Fields of the other method."""
+    """Fields of the other method to change."""
     name: str = "matched"
     uses_seed: ClassVar[bool] = True
 
@@ -60,17 +60,17 @@ class Matched:
 
     @property
     def label(self) -> str:
-        """Whose counts they are."""
+        """The other method, for tables."""
         own = self.other.label if isinstance(self.other, HasLabel) else ""
         return f"{self.of}, {own}" if own else self.of
 
     @property
     def fixed_size(self) -> bool:
-        """As the other method."""
+        """Whether the other method has a size of its own."""
         return bool(self.other.fixed_size)
 
     def key_config(self) -> dict[str, Any]:
-        """What settles the other method's answer."""
+        """What determines the other method's result."""
         other = {"name": self.other.name, **own_class(self.other)}
         return {"of": self.of, "rows_of": {**other, "params": method_config(self.other)}}
 
@@ -79,7 +79,7 @@ class Matched:
         return (SubsetOf(self.other),)
 
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
-        """As many random rows of each source as the other subset has."""
+        """Random rows with the other subset's number of rows of each source."""
         others = pool.subset(SubsetOf(self.other))
         counts = Counter(pool.examples[row].source for row in others.tolist())
         rows = draw(pool, counts, seed)
@@ -87,8 +87,9 @@ class Matched:
 
 
 def draw(pool: Pool, counts: Mapping[str, int], seed: int) -> np.ndarray:
-    """``counts[source]`` usable rows of each source, int64, the first of one permutation of the
-    pool per ``seed``.
+    """``counts[source]`` usable rows of each source, int64.
+
+    They are the first ones in a permutation of the pool made with ``seed``.
     """
     order = np.random.default_rng(seed).permutation(len(pool.examples))
     left, taken = Counter(counts), []

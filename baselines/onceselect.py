@@ -53,12 +53,12 @@ LEARNING = (
     "clusters", "iterations", "cluster_seed", "core", "width", "lr", "batch", "accuracy", "epochs",
     "steps", "net_seed", "least_rows", "least_core",
 )  # fmt: skip
-"""Fields on which clusters and net depend."""
+"""Fields on which clusters and network depend."""
 
 
 @dataclass(frozen=True)
 class OnceSelect:
-    """Rows that a small net is least sure of, drawn apart by a k-DPP."""
+    """Takes rows of which a small network is least certain, spread out by a k-DPP."""
 
     clusters: int = 128
     iterations: int = 50
@@ -88,12 +88,13 @@ class OnceSelect:
         return ClipImage(), QUESTION
 
     def score_config(self, seed: int) -> dict[str, Any]:
-        """All that clusters and net depend on."""
+        """Everything on which clusters and network depend."""
         return {name: getattr(self, name) for name in LEARNING}
 
     def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
-        """1 - confidence, float32 [N]; the cluster, int64 [N] (-1: has no joint feature); the
-        centroids and the net's weights, as they were learnt.
+        """``score``: 1 - confidence, float32 [N].
+
+        Also the cluster, int64 [N] (-1: no joint feature), the centroids and the network's weights.
         """
         rows = self._candidates(pool, 0, seed)
         x = self._joint(pool, rows)
@@ -122,7 +123,7 @@ class OnceSelect:
                 "accuracy": np.array(reached), **learnt}  # fmt: skip
 
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
-        """``k`` rows, of every cluster by k-DPPs, and the text-only share."""
+        """``k`` rows by k-DPPs in every cluster, and the share of text-only rows."""
         scored = pool.scored(self, seed)
         share = shares(pool, scored["cluster"] >= 0, k, self.text_only, seed)
         rows = np.flatnonzero(share.candidates)
@@ -165,7 +166,7 @@ class OnceSelect:
         return np.concatenate(found)
 
     def _core(self, x: np.ndarray, centroids: np.ndarray, assigned: np.ndarray) -> np.ndarray:
-        """Places of the rows nearest to their centroid, int64, the nearest of each first."""
+        """Indices of the rows nearest to their centroid, int64, the nearest of each first."""
         near = np.einsum("nd,nd->n", x, centroids[assigned].astype(np.float64))
         order = np.lexsort((np.arange(len(x)), -near, assigned))
         place = np.arange(len(x)) - np.searchsorted(assigned[order], assigned[order])
@@ -185,8 +186,10 @@ class OnceSelect:
 
 
 def one_each(counts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """``counts`` with one row of every group that has any, as far as there are rows to give: taken
-    from the group with most, the lowest of equals.
+    """``counts`` changed so that every non-empty group has at least one, as far as there are
+    enough.
+
+    Each is taken from the group with most, ties to the lowest.
     """
     counts = counts.copy()
     for group in np.flatnonzero((counts == 0) & (sizes > 0)):

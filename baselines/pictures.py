@@ -1,4 +1,4 @@
-"""Rows that show the same picture, as one thing that is chosen or not."""
+"""Rows that show the same picture, to be chosen together."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from coincide.schema import Example
 
 
 def first_of_picture(examples: Sequence[Example], rows: np.ndarray, *, unique: bool) -> np.ndarray:
-    """Of each of ``rows`` (int64 [n], ascending) the first among them that shows the same pictures
-    and is of the same source, int64 [n]; ``unique=False``: itself.
+    """For each of ``rows`` (int64 [n], ascending) the first one with the same pictures and source.
+
+    int64 [n]; with ``unique=False`` each row itself.
     """
     if not unique:
         return rows.copy()
@@ -22,7 +23,9 @@ def first_of_picture(examples: Sequence[Example], rows: np.ndarray, *, unique: b
 
 
 def sources_of(examples: Sequence[Example], rows: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """The names of the sources of ``rows``, sorted, and the number of each row's, int64 [n]."""
+    """The sorted names of the sources of ``rows``, and the index of each row's source, int64
+    [n].
+    """
     found = [examples[row].source for row in rows.tolist()]
     names = sorted(set(found))
     number = {name: i for i, name in enumerate(names)}

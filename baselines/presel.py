@@ -61,7 +61,7 @@ Rows = Literal["all", "one"]
 
 @dataclass(frozen=True)
 class Reference:
-    """Random pictures of every source in proportion, with their rows: PreSel's reference set."""
+    """PreSel's reference set: random pictures of every source in proportion, with their rows."""
 
     unique_images: bool = True
     rows_per_image: Rows = "all"
@@ -70,7 +70,7 @@ class Reference:
     fixed_size: ClassVar[bool] = False
 
     def needs(self) -> Sequence[Need]:
-        """Nothing."""
+        """No signals."""
         return ()
 
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
@@ -86,7 +86,9 @@ class Reference:
 
 
 def competing(pool: Pool, unique: bool, rows_per_image: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """The rows with picture and answer that may be chosen, and the first of each one's picture."""
+    """The rows with picture and answer that may be chosen, and for each the first row of its
+    picture.
+    """
     able = [bool(e.images) and has_answer(e) for e in pool.examples]
     rows = np.flatnonzero(pool.usable & np.array(able, bool))
     first = first_of_picture(pool.examples, rows, unique=unique)
@@ -95,7 +97,7 @@ def competing(pool: Pool, unique: bool, rows_per_image: Rows) -> tuple[np.ndarra
 
 
 def weights_of(values: np.ndarray) -> np.ndarray:
-    """softmax(-v √T) of the task values [T]; NaN counts as the mean of the others."""
+    """softmax(-v √T) of the task values v [T]; NaN counts as the mean of the others."""
     known = values[~np.isnan(values)]
     filled = np.where(np.isnan(values), known.mean() if len(known) else 0.0, values)
     logits = -filled * np.sqrt(len(filled))
@@ -105,7 +107,7 @@ def weights_of(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PreSel:
-    """Typical pictures of every cluster, more of tasks whose questions matter."""
+    """Takes typical pictures of every cluster, more from tasks whose questions matter."""
 
     unique_images: bool = True
     rows_per_image: Rows = "all"
@@ -127,7 +129,10 @@ class PreSel:
 
     @property
     def uses_seed(self) -> bool:
-        """Only the quota of text-only rows is drawn; reference set and k-means have seeds."""
+        """Whether the run's seed matters: only for the quota of text-only rows.
+
+        Reference set and k-means have seeds of their own.
+        """
         return self.text_only == "quota"
 
     def needs(self) -> Sequence[Need]:
@@ -140,8 +145,9 @@ class PreSel:
         return {**{name: getattr(self, name) for name in names}, "cluster_seed": self.cluster_seed}
 
     def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
-        """Of rows whose picture is not in the reference set: typicality float32 [N] (else NaN);
-        of all that compete the cluster and the first row of the picture, int64 [N] (else -1).
+        """``score``: typicality float32 [N] (NaN: picture in the reference set, or no candidate).
+
+        Also cluster and first row of the picture of all candidates, int64 [N] (else -1).
         """
         rows, first = competing(pool, self.unique_images, self.rows_per_image)
         cluster = np.full(len(pool.examples), -1, np.int64)
@@ -154,7 +160,9 @@ class PreSel:
         return {"score": typical, "cluster": cluster, "first": firsts}
 
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
-        """The reference set, the typical pictures of every task, and the text-only share."""
+        """The reference set, the typical pictures of every task, and the share of text-only
+        rows.
+        """
         rows, _ = competing(pool, self.unique_images, self.rows_per_image)
         mine = np.zeros(len(pool.examples), bool)
         mine[rows] = True
@@ -178,7 +186,7 @@ class PreSel:
         )
 
     def _clusters(self, pool: Pool, rows: np.ndarray, first: np.ndarray) -> np.ndarray:
-        """The cluster of each row: those of its source, numbered on from source to source."""
+        """The cluster of each row; clusters are made within sources and numbered consecutively."""
         names, source = sources_of(pool.examples, rows)
         found = np.empty(len(rows), np.int64)
         begun = 0
@@ -196,7 +204,9 @@ class PreSel:
         return found
 
     def _typicality(self, pool: Pool, first: np.ndarray, cluster: np.ndarray) -> np.ndarray:
-        """Of each row that of its picture: the mean cosine to the nearest pictures, 0 for one."""
+        """For each row, of its picture: the mean cosine to the nearest pictures; 0 for a single
+        one.
+        """
         pictures, place, which = np.unique(first, return_index=True, return_inverse=True)
         members = members_of(cluster[place], int(cluster.max(initial=-1)) + 1)
         x = np.asarray(pool.signal(PictureEmbedding())[pictures])
@@ -208,7 +218,7 @@ class PreSel:
         return found[which]
 
     def _values(self, pool: Pool, names: Sequence[str]) -> np.ndarray:
-        """v of each source, float64; NaN where the reference set has no row of it."""
+        """v of each source, float64; NaN if the reference set has no row of it."""
         asked, unasked = (pool.tuned(need) for need in self._losses())
         found = ratio(asked[:, COLUMNS.index("nll")], unasked[:, 0])
         rows = np.flatnonzero(~np.isnan(found))
@@ -229,8 +239,10 @@ class PreSel:
 def _chosen(
     scored: Mapping[str, np.ndarray], free: np.ndarray, source: np.ndarray, quotas: np.ndarray
 ) -> np.ndarray:
-    """``quotas[t]`` of the ``free`` rows of each source, int64: of its clusters in proportion,
-    the most typical pictures first; a picture's rows together.
+    """``quotas[t]`` of the ``free`` rows of each source, int64.
+
+    Each cluster gives in proportion, the most typical pictures first, and a picture's rows
+    together.
     """
     cluster = scored["cluster"][free]
     counts = np.zeros(int(cluster.max(initial=-1)) + 1, np.int64)

@@ -1,4 +1,4 @@
-"""Whole numbers of rows for groups: shares by largest remainder, never more than a group has."""
+"""Distribute a number of rows over groups: by largest remainder, at most what a group has."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from coincide.ops.allocate import largest_remainder
 def apportion(weights: np.ndarray, room: np.ndarray, total: int) -> np.ndarray:
     """Rows of each group, int64 [G], in proportion to ``weights`` [G] (>= 0), at most ``room`` [G].
 
-    They sum to ``total``, or to all the room that there is. A group that is full gives what it
-    cannot take to the others, in proportion; groups of weight 0 come after all others, in
-    proportion to their room. Fractions by largest remainder, ties to the lowest group.
+    They sum to ``total``, or to ``room.sum()`` if that is less. What a full group cannot take is
+    distributed over the others in proportion; groups of weight 0 come last, in proportion to their
+    room. Fractions by largest remainder, ties to the lowest group.
     """
     weights, room = np.asarray(weights, np.float64), np.asarray(room, np.int64)
     if weights.shape != room.shape or (weights < 0).any() or not np.isfinite(weights).all():

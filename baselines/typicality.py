@@ -1,4 +1,4 @@
-"""How typical a row is of its cluster: near to its nearest neighbours there."""
+"""Typicality of a row in its cluster: how close it is to its nearest neighbours there."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from coincide.ops.clusters import each_cluster
 from coincide.ops.products import products, wide
 
 BLOCK = 1024
-"""Rows of a cluster compared at once with as many others."""
+"""Rows of a cluster that are compared at once with as many others."""
 
 
 def nearest_cosines(x: Any, members: Sequence[np.ndarray], neighbors: int) -> list[np.ndarray]:
-    """The cosines of each row to its nearest rows of the same cluster, float64 [n, m] a cluster.
+    """Per cluster, the cosines of each row to its nearest rows of the cluster, float64 [n, m].
 
-    ``x`` [N, D], of any norm but 0; ``members`` int64 [n] of each cluster; m is ``neighbors`` or
-    n - 1, what is less. Largest first.
+    ``x`` [N, D] (any norm but 0); ``members`` int64 [n] of each cluster; m is the smaller of
+    ``neighbors`` and n - 1. Largest first.
     """
     found = each_cluster(lambda _, rows: _nearest(rows, neighbors), x, members)
     return [found.get(i, np.empty((0, 0))) for i in range(len(members))]
@@ -40,6 +40,6 @@ def _nearest(rows: Any, neighbors: int) -> np.ndarray:
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
-    """float64 rows of unit norm."""
+    """The rows as float64 of unit norm."""
     found = wide(np.asarray(rows))
     return found / np.linalg.norm(found, axis=1, keepdims=True)

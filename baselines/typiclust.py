@@ -38,11 +38,11 @@ from coincide.ops.clusters import members_of
 from coincide.schema import Clustering, Need, Pool, Selection
 
 NO_DISTANCE = 1e-5
-"""Added to a mean distance, so that copies of a row have a typicality."""
+"""Added to a mean distance, so that copies of a row have a finite typicality."""
 
 
 def typicality(x: Any, members: Sequence[np.ndarray], neighbors: int) -> np.ndarray:
-    """t float32 [N] of the rows that are in a cluster; NaN for the others; 0 for a row alone."""
+    """t, float32 [N]; NaN for rows in no cluster, 0 for the only row of a cluster."""
     found = np.full(len(x), np.nan, dtype=np.float32)
     for rows, cosines in zip(members, nearest_cosines(x, members, neighbors), strict=True):
         if cosines.size:
@@ -66,7 +66,7 @@ def in_turn(typical: np.ndarray, assignment: np.ndarray, smallest: int) -> np.nd
 
 @dataclass(frozen=True)
 class TypiClust:
-    """Typical rows of all clusters in turn."""
+    """Takes the most typical rows of all clusters in turn."""
 
     clusters: int
     iterations: int = 50
@@ -89,19 +89,19 @@ class TypiClust:
 
     @property
     def uses_seed(self) -> bool:
-        """Only the quota of text-only rows is drawn."""
+        """Whether the run's seed matters: only for the random quota of text-only rows."""
         return self.text_only == "quota"
 
     def needs(self) -> Sequence[Need]:
-        """The last token's state and its spherical k-means."""
+        """The last token's hidden state and its spherical k-means clustering."""
         return HiddenLast(), self._clustering()
 
     def score_config(self, seed: int) -> dict[str, Any]:
-        """Who is compared with whom."""
+        """Which rows are compared."""
         return {"neighbors": self.neighbors, "text_only": self.text_only}
 
     def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
-        """Typicality among the candidates of a cluster, float32 [N]."""
+        """``{"score": float32 [N]}``: typicality among the candidates of the cluster."""
         found = pool.clusters(self._clustering())
         share = shares(pool, found.assignment >= 0, 0, self.text_only, seed)
         assignment = np.where(share.candidates, found.assignment, -1)
@@ -109,7 +109,7 @@ class TypiClust:
         return {"score": typicality(pool.signal(HiddenLast()), members, self.neighbors)}
 
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
-        """The ``k`` rows that come first in turn, and the text-only share."""
+        """The first ``k`` rows in turn, and the share of text-only rows."""
         typical = pool.scored(self, seed)["score"]
         assignment = pool.clusters(self._clustering()).assignment
         share = shares(pool, assignment >= 0, k, self.text_only, seed)

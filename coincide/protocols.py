@@ -1,9 +1,8 @@
-"""What the core asks of stages that it does not import, and what plug-ins may have besides.
+"""Protocols between the core and stages that it does not import, and optional ones of plug-ins.
 
 Each group of the configuration has a protocol that its plug-ins fulfil: those of data, models and
-methods stand in :mod:`coincide.schema`, those of the recipe and the suite here. What a plug-in may
-have beyond it (``Has...``) is looked for with ``isinstance``; one that has no use for it leaves it
-out.
+methods are in :mod:`coincide.schema`, those of recipe and suite here. What a plug-in may have in
+addition (``Has...``) is tested with ``isinstance``; it can be left out.
 """
 
 from __future__ import annotations
@@ -29,23 +28,24 @@ if TYPE_CHECKING:
 class Requirement:
     """One thing that a run needs and cannot make: a file, weights, a key, memory, a network.
 
-    Made by looking only: no download, no hashing, no import of torch. A run checks what its parts
-    require before hours are spent; ``python -m coincide.doctor`` prints it.
+    Checked by looking only: no download, no hashing, no import of torch. A run checks the
+    requirements of its parts before it starts; ``python -m coincide.doctor`` prints them.
     """
 
     name: str
     """What it is, e.g. ``images gqa`` or ``weights lmsys/vicuna-7b-v1.5``."""
     met: bool
     found: str
-    """What was seen: a path and its size, a version, a reason."""
+    """What was found: a path and its size, a version, a reason."""
     remedy: str = ""
-    """What to do where it is not met: a command or a setting."""
+    """What to do if it is not met: a command or a setting."""
     bytes: int = 0
-    """What has to be fetched for it, as far as known."""
+    """Size of what has to be fetched, as far as known."""
     fetch: Callable[[], None] | None = None
-    """Fetches it, resuming where a former try broke off; None where only the user can."""
+    """Fetches it, resuming an interrupted download; None if only the user can provide it."""
     fatal: bool = True
-    """False: the run goes on without it (a judge benchmark is left out), and says so."""
+    """False: the run goes on without it, e.g. leaves out a benchmark that needs a judge, and says
+    so."""
 
 
 # --- recipe and suite -------------------------------------------------------------------------
@@ -56,7 +56,7 @@ class FinetuningRecipe(Protocol):
 
     @property
     def max_length(self) -> int:
-        """Longest sequence in tokens that is trained on."""
+        """Maximum sequence length for training, in tokens."""
         ...
 
     @property
@@ -66,7 +66,7 @@ class FinetuningRecipe(Protocol):
 
     @property
     def nodes(self) -> int:
-        """Machines that train together."""
+        """Number of machines that train together."""
         ...
 
     def answer_config(self) -> Mapping[str, Any]:
@@ -79,7 +79,7 @@ class SizedBenchmark(Protocol):
 
     @property
     def asked(self) -> int | None:
-        """Documents that are asked; None: not known."""
+        """Number of documents that are asked; None: not known."""
         ...
 
 
@@ -100,11 +100,11 @@ class EvaluationSuite(Protocol):
 
 
 class HoursEstimate(Protocol):
-    """An estimate and what it rests on."""
+    """An estimate and the numbers that it is computed from."""
 
     @property
     def hours(self) -> float:
-        """Over all GPUs together."""
+        """GPU hours, summed over all GPUs."""
         ...
 
     @property
@@ -112,8 +112,9 @@ class HoursEstimate(Protocol):
 
 
 class TrainStage(Protocol):
-    """What ``train`` does for an experiment: ``train.interface``. A ``recipe`` is of the class that
-    it knows, one of ``conf/train``.
+    """What experiments use of ``train`` (``train.interface``).
+
+    A ``recipe`` is an object of ``conf/train``.
     """
 
     def train_step(
@@ -127,7 +128,7 @@ class TrainStage(Protocol):
         subset: Step,
         seed: int,
     ) -> Step:
-        """The adapter got by finetuning ``base``, the artifact of ``model``, on ``subset``."""
+        """The step that finetunes ``base``, the artifact of ``model``, on ``subset``."""
         ...
 
     def difficulty_step(
@@ -142,33 +143,36 @@ class TrainStage(Protocol):
         recipe: Any,
         scan: Step | None,
     ) -> Step:
-        """Self-Filter's stage 1: the difficulty of every row."""
+        """The step of Self-Filter's stage 1, which gives the difficulty of every row."""
         ...
 
     def estimate_gpu_hours(
         self, recipe: Any, rows: int, parameters: int, tokens_per_row: float, device: str
     ) -> HoursEstimate:
-        """What finetuning ``parameters`` on ``rows`` costs on ``device``, a GPU's name."""
+        """GPU hours of finetuning ``parameters`` on ``rows`` examples; ``device`` is a GPU's
+        name.
+        """
         ...
 
     def requirements(
         self, recipe: Any, *, parameters: int | None, folder: Path | None
     ) -> Sequence[Requirement]:
-        """What a finetuning needs of this machine before it is queued."""
+        """Requirements of a finetuning on this machine, checked before it is queued."""
         ...
 
     def trainable(self, model: Any) -> Sequence[Requirement]:
-        """What finetuning needs of the parts of ``model``."""
+        """Requirements of finetuning on the parts of ``model``."""
         ...
 
     def resumable(self, store: Store, step: Step, recipe: Any) -> Requirement | None:
-        """Whether this layout can go on from the checkpoint that a stopped finetuning left."""
+        """Whether this layout can resume from the checkpoint of a stopped finetuning."""
         ...
 
 
 class EvalStage(Protocol):
-    """What ``eval`` does for an experiment: ``eval.stage``. A ``suite`` is of the class that it
-    knows, one of ``conf/eval``.
+    """What experiments use of ``eval`` (``eval.stage``).
+
+    A ``suite`` is an object of ``conf/eval``.
     """
 
     def eval_steps(
@@ -178,11 +182,11 @@ class EvalStage(Protocol):
         ...
 
     def evaluate(self, store: Store, steps: Sequence[Step]) -> object:
-        """Build ``steps``, all of one suite."""
+        """Build ``steps``, all from one suite."""
         ...
 
     def examine(self, store: Store, steps: Sequence[Step]) -> None:
-        """Try documents of the benchmarks without the model, before training. Raises UserError."""
+        """Before training: try documents of the benchmarks without the model. Raises UserError."""
         ...
 
 
@@ -198,7 +202,7 @@ class HasRequirements(Protocol):
 
 @runtime_checkable
 class HasScale(Protocol):
-    """A part that says how large it is, for estimates of cost (``coincide.checks.estimate``)."""
+    """A part that states its size, for cost estimates (``coincide.checks.estimate``)."""
 
     @property
     def scale(self) -> Mapping[str, Any]: ...
@@ -216,7 +220,7 @@ class HasDtype(Protocol):
 
 @runtime_checkable
 class HasCheckpoint(Protocol):
-    """A model that is one published checkpoint as it is."""
+    """A model that is a single published checkpoint, unchanged."""
 
     @property
     def checkpoint(self) -> PretrainedCheckpoint: ...
@@ -224,7 +228,7 @@ class HasCheckpoint(Protocol):
 
 @runtime_checkable
 class HasPolicies(Protocol):
-    """A dataset that lets the user choose what becomes of faulty rows."""
+    """A dataset with policies for faulty rows."""
 
     @property
     def policies(self) -> Policies: ...
@@ -232,43 +236,43 @@ class HasPolicies(Protocol):
 
 @runtime_checkable
 class HasScore(Protocol):
-    """A method that ranks examples by scores, which are an artifact whatever the budget."""
+    """A method that ranks examples by scores, which are one artifact for all budgets."""
 
     def score(self, pool: Pool, seed: int) -> Mapping[str, np.ndarray]:
-        """``score`` float32 [N], what it ranks by (NaN: not judged), and what else is worth keeping
-        by row.
+        """``score`` float32 [N], by which it ranks (NaN: no score), and further arrays to be
+        kept.
         """
         ...
 
     def score_config(self, seed: int) -> Mapping[str, Any]:
-        """What the scores depend on besides the method's needs, for their key."""
+        """What the scores depend on besides the method's needs, for the key."""
         ...
 
 
 @runtime_checkable
 class HasKeyConfig(Protocol):
-    """A method whose fields do not settle its answer, or not all of them change it."""
+    """A method whose result is not determined by exactly its fields."""
 
     def key_config(self) -> Mapping[str, Any]:
-        """What goes into the key in place of the fields."""
+        """What the key contains instead of the fields."""
         ...
 
 
 @runtime_checkable
 class HasLabel(Protocol):
-    """A method with variants that tables tell apart."""
+    """A method with variants that tables distinguish."""
 
     @property
     def label(self) -> str:
-        """What tables write behind its name."""
+        """What tables show after its name."""
         ...
 
 
 def scale_of(part: object) -> Mapping[str, Any]:
-    """The sizes that ``part`` states; none where it states none."""
+    """The sizes that ``part`` states; empty if it states none."""
     return part.scale or {} if isinstance(part, HasScale) else {}
 
 
 def requirements_of(part: object) -> Sequence[Requirement]:
-    """What ``part`` needs; nothing for parts that make all that they need."""
+    """The requirements of ``part``; empty for parts without ``requirements``."""
     return part.requirements() if isinstance(part, HasRequirements) else ()

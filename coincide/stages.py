@@ -1,4 +1,4 @@
-"""The stages of an experiment as steps to be built, and the result that they come to."""
+"""The stages of an experiment as steps to build: prepare, features, select, train, evaluate."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from coincide.store import Step, Store
 
 
 def stages_of(experiment: Experiment, wanted: Iterable[str]) -> list[Stage]:
-    """Data and models first, then the stages up to the last of ``wanted``, in order.
+    """``prepare`` (data, models, scans), then the stages up to the last of ``wanted``, in order.
 
-    What comes after is not made, so that it need not be there either.
+    Later stages are not made, so their parts need not be available.
     """
     goals = set(wanted)
     stages: list[Stage] = []
@@ -49,9 +49,7 @@ def _evaluate(experiment: Experiment) -> Stage:
 
 
 def _prepare(experiment: Experiment, stages: Sequence[Stage]) -> Stage:
-    """The data and the models that the steps of ``stages`` stand on, and how the models read the
-    data.
-    """
+    """The data, models and scans that the steps of ``stages`` depend on."""
     steps = [step for stage in stages for step in stage.steps]
     scans = [scan for step in steps for scan in step.after]
     needs = [need for step in (*steps, *scans) for need in step.needs]
@@ -61,8 +59,8 @@ def _prepare(experiment: Experiment, stages: Sequence[Stage]) -> Stage:
 
 
 def _extract(experiment: Experiment, store: Store, steps: Sequence[Step]) -> None:
-    """Compute the signals of ``experiment`` and, in the same passes, those of the other runs of
-    the command.
+    """Compute the signals of ``experiment`` and, in the same passes, those of the command's other
+    runs.
     """
     mine = {_pass_of(each) for each in experiment.wanted}
     others = [o for o in experiment.siblings if o is not experiment and _alike(experiment, o)]
@@ -71,7 +69,9 @@ def _extract(experiment: Experiment, store: Store, steps: Sequence[Step]) -> Non
 
 
 def _choose(experiment: Experiment, store: Store, steps: Sequence[Step]) -> None:
-    """Build ``steps`` in order; signals that are read off one finetuned model together."""
+    """Build ``steps`` in order; signals that come from one finetuned model are computed
+    together.
+    """
     asked = {step.key for step in steps}
     tuned = {each.step.key: each for each in experiment.all_tuned if each.step.key in asked}
     for step in steps:
@@ -83,19 +83,19 @@ def _choose(experiment: Experiment, store: Store, steps: Sequence[Step]) -> None
 
 
 def extract(experiment: Experiment, store: Store, wanted: Sequence[Extraction]) -> None:
-    """Compute ``wanted``, unless the data of ``experiment`` has lost too many rows."""
+    """Compute ``wanted``; HealthError if the data of ``experiment`` has lost too many rows."""
     check_lost(store.artifact(experiment.data), experiment.health)
     extract_all(store, wanted)
 
 
 def _alike(one: Experiment, other: Experiment) -> bool:
-    """Whether both read the same data with the same models."""
+    """Whether both use the same data and models."""
     parts = ((e.source, e.models, e.targets) for e in (one, other))
     return next(parts) == next(parts)
 
 
 def _pass_of(each: Extraction) -> tuple[str, ...]:
-    """Data and model of the pass that computes ``each``, by key."""
+    """Keys of the data and model of the pass that computes ``each``."""
     return tuple(need.key for need in each.step.needs)
 
 

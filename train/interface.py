@@ -1,4 +1,6 @@
-"""What experiments ask of finetuning, under the names of :class:`coincide.protocols.TrainStage`."""
+"""The functions that experiments use of finetuning, by the names of
+:class:`coincide.protocols.TrainStage`.
+"""
 
 from train.estimate import estimate_gpu_hours
 from train.requirements import requirements, resumable, trainable

@@ -1,7 +1,7 @@
-"""Annotations in several files: the shards of a folder, in the order of their names.
+"""Annotations in several files: the shards in a folder, ordered by name.
 
-One dataset, and all of it: numbered shards of which some are missing, several splits, files of two
-kinds, and files with data that are not read are refused, since leaving any out would be silent.
+They must be one complete dataset. Refused are numbered shards with gaps, several splits, files of
+two formats, and data files that are not read, since rows would be left out silently.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ UNREAD = re.compile(
     re.IGNORECASE,
 )
 NOTES = re.compile(r"(dataset_infos?|dataset_dict|state|metadata|config|schema|croissant)\.json$")
-"""What lies beside shards and holds no rows."""
+"""Files beside shards that contain no rows."""
 NUMBERED = re.compile(r"(.*?)[-_.]?(\d+)-of-(\d+)(-[0-9a-f]+)?\.")
 SPLIT = re.compile(
     r"(?:^|[-_.])(train|training|test|testing|val|valid|validation|dev|eval)(?=[-_.\d]|$)",
@@ -29,10 +29,10 @@ SPLIT = re.compile(
 
 
 def shards_of(path: Path) -> list[Path]:
-    """``path`` itself where it is no folder, else the files with rows that lie in it, by name.
+    """The files with rows in the folder ``path``, by name; ``path`` itself if it is no folder.
 
-    Hidden files, those that begin with ``_``, folders and notes (README, dataset_infos.json) are
-    none. Raises :class:`UserError` for a folder that is not one whole dataset.
+    Hidden files, names that begin with ``_``, folders and notes (README, dataset_infos.json) do not
+    count. Raises :class:`UserError` for a folder that is not one complete dataset.
     """
     if not path.is_dir():
         return [path]
@@ -55,7 +55,9 @@ def shards_of(path: Path) -> list[Path]:
 
 
 def stamp_of(path: Path) -> list[object] | None:
-    """Sizes and times of a file, or of a folder's shards with their names; None where none is."""
+    """Sizes and times of a file, or of a folder's shards with their names; None if there is
+    none.
+    """
     if path.is_file():
         return [path.stat().st_size, path.stat().st_mtime_ns]
     if not path.is_dir():

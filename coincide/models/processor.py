@@ -1,4 +1,4 @@
-"""The processor of a model apart from its weights: enough to say what the model makes of a row."""
+"""A model's processor without its weights: enough to find which rows the model can read."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from coincide.protocols import Requirement
 from coincide.schema import UserError
 
 CONFIGS = ("preprocessor_config.json", "processor_config.json")
-"""One of these says how a model's pictures are prepared."""
+"""Files, one of which describes how a model's pictures are prepared."""
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True)
 class ProcessorFiles:
-    """Tokenizer, image processor and chat template as the model's artifact will hold them."""
+    """Tokenizer, image processor and chat template, as the model's artifact will contain them."""
 
     identity: Mapping[str, Any]
-    """What decides its answers, for a key."""
+    """What determines its results, for a key."""
     write: Callable[[Path], object]
-    """Puts its files into a folder."""
+    """Writes its files into a folder."""
     requirements: Sequence[Requirement] = ()
     """The files it is made from; a run goes on without them, see ``Experiment.scan``."""
 
     @property
     def there(self) -> bool:
-        """Whether it can be made on this machine as it is."""
+        """Whether it can be made on this machine now."""
         return all(requirement.met for requirement in self.requirements)
 
     def load(self, name: str) -> Any:
-        """The processor of the model ``name``. Raises :class:`UserError` for one that does not
-        load.
+        """The processor, made in a temporary folder; ``name`` is the model's.
+
+        Raises :class:`UserError` if it does not load.
         """
         from coincide.models.load import load_processor
 
@@ -49,7 +50,7 @@ class ProcessorFiles:
 
 
 def published(checkpoint: PretrainedCheckpoint) -> ProcessorFiles:
-    """That of a whole model as it was published."""
+    """The processor files of a complete published model."""
     small = checkpoint.small(CONFIGS, VOCABULARIES)
 
     def write(folder: Path) -> None:
@@ -60,7 +61,7 @@ def published(checkpoint: PretrainedCheckpoint) -> ProcessorFiles:
 
 
 def optional(*parts: PretrainedCheckpoint) -> list[Requirement]:
-    """The requirements of files that a run can go on without."""
+    """The files of ``parts`` as requirements that a run can go on without."""
     found = [(part.repo, part.requirement()) for part in parts]
     return [
         replace(r, name=f"tokenizer and processor {repo}", bytes=0, fatal=False)

@@ -1,6 +1,6 @@
-"""Vision towers: any model of transformers that makes one vector of a picture.
+"""Vision towers: any model of transformers that gives one vector per picture.
 
-DINOv2, ViT, SigLIP, CLIP, ConvNeXt and the like. Code that comes with a model is never run.
+For example DINOv2, ViT, SigLIP, CLIP, ConvNeXt. Code that comes with a model is never run.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 VERSION = 1
 POOLER = "pooler."
-"""Weights that some checkpoints lack, because their embedding is the class token."""
+"""Weights that some checkpoints lack because their embedding is the class token."""
 
 
 @dataclass(frozen=True)
 class HubVision(HubClip):
-    """A published vision tower of ``conf/vision``, as it is."""
+    """A published vision tower, unchanged, for ``conf/vision``."""
 
     def step(self) -> Step:
-        """The model folder; the key holds the commit, or a folder's content."""
+        """The step that copies the model; its key contains the commit, or a folder's content."""
         config = {"vision": self.checkpoint.identity()}
         return Step("model", self.name, VERSION, config, self._build)
 
@@ -39,7 +39,7 @@ class HubVision(HubClip):
 
 @dataclass
 class Tower:
-    """A loaded vision tower. ``width``: columns of an embedding."""
+    """A loaded vision tower. ``width``: columns D of an embedding."""
 
     model: Any
     pooled: bool
@@ -48,19 +48,19 @@ class Tower:
 
     @property
     def device(self) -> Any:
-        """Where it is."""
+        """Device of the weights."""
         return self.model.device
 
     @property
     def dtype(self) -> Any:
-        """Its precision."""
+        """Precision of the weights."""
         return self.model.dtype
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """Embeddings [n, D] of ``pixels`` [n, 3, H, W].
 
-        What the model itself makes of a picture: its projection where it has a text side, else its
-        pooler's output, else its first token after the last norm (the class token of DINO).
+        Its projection if the model has a text side, else its pooler's output, else the first token
+        after the last norm (the class token of DINO).
         """
         if hasattr(self.model, "get_image_features"):
             found: torch.Tensor = self.model.get_image_features(pixel_values=pixels).pooler_output
@@ -74,10 +74,10 @@ class Tower:
 
 
 def load_tower(folder: Path, dtype: str, device: str) -> Tower:
-    """The vision tower in ``folder`` (safetensors), evaluation mode; ``dtype`` a torch name.
+    """The vision tower in ``folder`` (safetensors), in evaluation mode; ``dtype`` is a torch name.
 
-    Raises :class:`UserError` for what transformers does not know, or cannot take pictures, or lacks
-    weights of its own architecture.
+    Raises :class:`UserError` for a model that transformers does not know, that does not take
+    pictures, or that lacks weights of its own architecture.
     """
     import torch
     from transformers import AutoModel
@@ -111,7 +111,7 @@ def load_tower(folder: Path, dtype: str, device: str) -> Tower:
 
 
 def load_image_processor(folder: Path) -> Any:
-    """What prepares pictures for the tower in ``folder``, with PIL."""
+    """The image processor for the tower in ``folder``, with PIL."""
     from transformers import AutoImageProcessor
 
     options = {"local_files_only": True, "trust_remote_code": False}
@@ -125,7 +125,7 @@ def load_image_processor(folder: Path) -> Any:
 
 
 def _width(tower: Tower, folder: Path) -> int:
-    """Columns of an embedding, by a grey picture."""
+    """Columns of an embedding, measured with a grey picture."""
     import torch
     from PIL import Image
 

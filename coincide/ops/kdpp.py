@@ -1,4 +1,4 @@
-"""Exact samples of a k-DPP: sets of k rows with probability in proportion to det(L_S).
+"""Exact samples of a k-DPP: sets S of k rows with probability proportional to det(L_S).
 
 Kulesza and Taskar 2012, algorithms 1, 7 and 8.
 """
@@ -8,14 +8,16 @@ from __future__ import annotations
 import numpy as np
 
 RANK = 1e-10
-"""Eigenvalues below this share of the largest are zero."""
+"""Eigenvalues below this share of the largest count as zero."""
 
 
 def sample_kdpp(kernel: np.ndarray, k: int, dice: np.random.Generator) -> np.ndarray:
-    """``k`` places, int64 ascending, of the symmetric, positive semidefinite ``kernel`` [n, n].
+    """``k`` indices, int64 ascending, sampled with the symmetric positive semidefinite ``kernel``
+    [n, n].
 
-    A kernel of lower rank than k (rows that are copies) gives as many as its rank by the DPP; the
-    rest are the places of largest diagonal among the others, the lowest of equals.
+    If the kernel's rank is less than k (rows that are copies), the DPP gives as many as its rank;
+    the others are those with the largest diagonal entries, ties to the lowest index. ``dice`` is
+    the random generator.
 
     Raises:
         ValueError: k is not in 0..n.
@@ -33,7 +35,10 @@ def sample_kdpp(kernel: np.ndarray, k: int, dice: np.random.Generator) -> np.nda
 
 
 def elementary(values: np.ndarray, k: int) -> np.ndarray:
-    """e_j of the first m ``values`` [n], float64 [k + 1, n + 1] for j = 0..k and m = 0..n."""
+    """Elementary symmetric polynomials e_j of the first m of ``values`` [n].
+
+    float64 [k + 1, n + 1], for j = 0..k and m = 0..n.
+    """
     found = np.zeros((k + 1, len(values) + 1))
     found[0] = 1.0
     for j in range(1, k + 1):
@@ -43,7 +48,9 @@ def elementary(values: np.ndarray, k: int) -> np.ndarray:
 
 
 def _eigenvectors(values: np.ndarray, k: int, dice: np.random.Generator) -> list[int]:
-    """``k`` of the eigenvectors, drawn with probability in proportion to their product."""
+    """Indices of ``k`` eigenvectors, drawn with probability proportional to their eigenvalues'
+    product.
+    """
     scaled = values / values.max(initial=1e-300)  # the odds do not change, and nothing overflows
     sums = elementary(scaled, k)
     chosen: list[int] = []
@@ -57,7 +64,7 @@ def _eigenvectors(values: np.ndarray, k: int, dice: np.random.Generator) -> list
 
 
 def _project(basis: np.ndarray, dice: np.random.Generator) -> np.ndarray:
-    """The places that the projection DPP of the orthonormal ``basis`` [n, k] draws, int64 [k]."""
+    """The indices that the projection DPP of the orthonormal ``basis`` [n, k] draws, int64 [k]."""
     taken: list[int] = []
     while basis.shape[1]:
         odds = np.square(basis).sum(axis=1)

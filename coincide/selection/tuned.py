@@ -1,8 +1,9 @@
-"""Signals of a subset's rows, read off the target after it was finetuned on them.
+"""Signals of a subset's rows, computed with the target after it was finetuned on them.
 
-The finetuning is the run's own (its recipe), the adapter an artifact like that of any run; it is
-merged into the target, and the merged model passes over the rows of the subset alone. A method that
-teaches a model a little before it selects (PreSel's reference model) names this as ``TunedSignal``.
+The finetuning uses the run's own recipe, and its adapter is an artifact like that of any run. The
+adapter is merged into the target, and the merged model passes over the rows of the subset only. A
+method that teaches a model before it selects (PreSel's reference model) asks for this with
+``TunedSignal``.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ OUTSIDE = "not in the subset"
 
 @dataclass(frozen=True)
 class MergedTarget:
-    """What a pass has to know of the merged model. Sent to every worker."""
+    """What a pass needs to know about the merged model. Picklable: it is sent to every worker."""
 
     name: str
     template: str
@@ -40,14 +41,16 @@ class MergedTarget:
 
 @dataclass(frozen=True)
 class SubsetRows:
-    """The data of a subset: the whole dataset with all other rows dropped, so that a row keeps its
-    index. Sent to every worker."""
+    """The data of a subset: the whole dataset with all other rows dropped, so that indices stay.
+
+    Picklable: it is sent to every worker.
+    """
 
     source: DataSource
 
     @property
     def name(self) -> str:
-        """That of the dataset."""
+        """The dataset's name."""
         return self.source.name
 
     @property
@@ -56,7 +59,7 @@ class SubsetRows:
         return getattr(self.source, "on_bad_row", "error")
 
     def open(self, artifact: Path) -> Dataset:
-        """``artifact``: the folder of a subset, in the store that holds its data."""
+        """The dataset of the subset artifact in ``artifact``, whose store also holds the data."""
         found = open_artifact(artifact)
         data = located(artifact.parent.parent, f"data/{found.manifest['needs']['needs.0.data']}")
         assert data is not None, f"the data of {artifact} is not in the store"
@@ -68,8 +71,9 @@ class SubsetRows:
 
 
 def merged_target(model: ModelSource, adapter: Step) -> Step:
-    """The artifact of ``model`` with ``adapter``, a step of the train stage, merged in:
-    ``model/``, loadable by ``from_pretrained``.
+    """The step that merges ``adapter`` (a step of the train stage) into ``model``.
+
+    Its artifact holds ``model/``, loadable with ``from_pretrained``.
     """
 
     def build(build: Build) -> Mapping[str, Any]:
@@ -92,7 +96,9 @@ def merged_target(model: ModelSource, adapter: Step) -> Step:
 
 
 def read_off(signal: Signal, learnt: Experiment) -> Extraction:
-    """How ``signal`` of the rows of ``learnt.subset`` is read off ``learnt.merged``."""
+    """Step and pass of ``signal`` for the rows of ``learnt.subset``, with the model
+    ``learnt.merged``.
+    """
     target = learnt.target
     said = [each.dtype for each in (target, learnt.reference) if isinstance(each, HasDtype)]
     dtype = next(filter(None, said), "float32")

@@ -1,4 +1,4 @@
-"""Signals of a vision tower, unit embeddings of pictures, and its pass."""
+"""Signals of a vision tower (unit embeddings of pictures) and the pass that computes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from coincide.schema import ClipSource, DataSource
 
 
 class VisionSignal(EmbeddingSignal):
-    """A signal that is an embedding of a vision tower."""
+    """A signal that is an embedding of a vision tower, stored as float32."""
 
     model: ClassVar[str] = "vision"
     dtype: ClassVar[str] = "float32"
@@ -28,7 +28,7 @@ class VisionSignal(EmbeddingSignal):
 
 @dataclass(frozen=True)
 class VisionPass:
-    """A pass of a vision tower over a dataset. Sent to every worker."""
+    """A pass of a vision tower over a dataset. Picklable: it is sent to every worker."""
 
     model: ClipSource
     source: DataSource
@@ -38,7 +38,7 @@ class VisionPass:
         check_dtype(self.model.dtype, "vision.dtype")
 
     def config(self) -> dict[str, Any]:
-        """What of the pass changes the values."""
+        """What changes the values: the precision of the tower."""
         return {"dtype": self.model.dtype}
 
     def columns(self, signals: Sequence[Any], folder: Path) -> list[int]:

@@ -15,9 +15,10 @@ from coincide.schema import Example
 
 @dataclass(frozen=True)
 class PictureEmbedding(VisionSignal):
-    """Unit vector [N, D]; of several pictures the direction of their mean; NaN without a picture.
+    """A vision tower's embedding [N, D] of the picture, of unit length; NaN without one.
 
-    ``vision=dinov2_base`` (or any tower of transformers) gives them, each distinct picture once.
+    Of several pictures, the mean of their embeddings scaled to unit length. From
+    ``vision=dinov2_base`` or any tower of transformers; each distinct picture is encoded once.
     """
 
     name: ClassVar[str] = "picture_embedding"
