@@ -133,7 +133,7 @@ def cases() -> Iterator[Case]:
 def _unfinished() -> Iterator[Case]:
     """Of a training that was killed after a checkpoint, and of the ledger."""
     newest = "checkpoints/checkpoint-*"
-    for name in ("optimizer.pt", "adapter_model.safetensors", "trainer_state.json", "log.jsonl"):
+    for name in ("*/*optim_states.pt", "*.safetensors", "trainer_state.json", "log.jsonl"):
         yield Case(f"checkpoint: a byte of {name}", "checkpoint", at(f"{newest}/{name}", flip))
     for harm, what in (
         (cut, "cut"),

@@ -156,7 +156,7 @@ def start(
 
 
 def wait_for(condition: Callable[[], Any], process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not condition():
         assert process.poll() is None, "ended before it could be interrupted"
         assert time.monotonic() < deadline
