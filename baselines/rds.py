@@ -7,11 +7,11 @@
    target rows) it is the tasks that take turns, a row's score in a task being the largest over the
    task's queries.
 
-From: "RDS+" (arXiv 2503.01807), by its released code: in its turn r a query offers its r-th best
-row, and a row already taken costs it that turn (``turns: lost``). ``turns: next`` moves on to the
-next row that is free, so that no turn is lost. The released code sums in bfloat16 and keeps all
-scores in Python dictionaries; here cosines are float32 of products in float64, and what is held is
-the best R rows of each query, R doubled until k rows are found.
+From: "RDS+" (arXiv 2503.01807), by a specification of its released code: in turn r a query offers
+its r-th best row, and a row already taken costs it that turn (``turns: lost``). ``turns: next``
+moves on to the next row that is free, so that no turn is lost. The released code sums in bfloat16
+and keeps all scores in Python dictionaries; here cosines are float32 of products in float64, and
+what is held is the best R rows of each query, R doubled until k rows are found.
 
 For images the authors say nothing: ``tokens: all`` counts image tokens, which come early and weigh
 little, but are many; ``text`` leaves them out. Queries should be a development or training split of

@@ -8,7 +8,7 @@ A sweep over all methods reads the data once per model; the ratio says how much 
 the pass of the method whose signals take longest. With random weights of a shape, what the blind
 and the unasked variant of the rows add to the pass is printed as well. ``llava_1_5_tokens`` has the
 token shape of LLaVA-1.5: 576 tokens an image, conversations as long as those of LLaVA-665K. On a
-CPU, seconds are those of the processor, so that other programs do not show.
+CPU, seconds are those of the processor; operations are what torch counts, on any machine alike.
 """
 
 from __future__ import annotations
@@ -84,9 +84,28 @@ def made(root: Path, shape: str, rows: int) -> None:
     for name, taken in alone.items():
         print(f"{name:20s} {taken:7.2f} s  {', '.join(s.name for s in signals[name])}")
     print(f"{'all':20s} {together:7.2f} s  {len(everything)} signals, {rows} rows")
-    print(f"blind adds to the pass:   {(alone['visnec'] - plain) / plain:.2f}")
-    print(f"unasked adds to the pass: {(asking - plain) / plain:.2f}")
-    print(f"all signals / dearest method alone: {together / max(alone.values()):.2f}")
+    _ratios("seconds", plain, alone["visnec"], asking, together / max(alone.values()))
+    counted = {name: operations(root, over, found) for name, found in signals.items()}
+    plain = counted["el2n, perplexity"]
+    asking = operations(root, over, (TokenScores(), TokenScoresUnasked()))
+    together = operations(root, over, everything)
+    _ratios("operations", plain, counted["visnec"], asking, together / max(counted.values()))
+
+
+def _ratios(of: str, plain: float, blind: float, unasked: float, together: float) -> None:
+    print(
+        f"{of}: blind adds {blind / plain - 1:.2f} of the pass, unasked {unasked / plain - 1:.2f}"
+    )
+    print(f"{of}: all signals / dearest method alone {together:.2f}")
+
+
+def operations(root: Path, over: ReferencePass, signals: tuple[Signal, ...]) -> float:
+    """Floating-point operations of the pass, as torch counts them: the same on any machine."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        seconds_of_pass(root, over, signals)
+    return float(counter.get_total_flops())
 
 
 def of_methods(layers: Sequence[int]) -> dict[str, tuple[Signal, ...]]:
