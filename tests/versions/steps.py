@@ -17,12 +17,13 @@ def features(method: str) -> Any:
     """The signals of ``method`` over the demo: float64, stored as the pass stores them."""
     import run as program
     from coincide.features.engine.shards import ShardedArray, read_valid
+    from coincide.stages import stages_of
 
     words = [f"method={method}", "data.n=200", "data.items=6", "stages=[features]"]
     there = store()
     with contextlib.redirect_stdout(io.StringIO()):
         (job,) = program.compose_all([*words, f"paths.store={there.root}"])
-        for stage in job.experiment.stages(job.stages):
+        for stage in stages_of(job.experiment, job.stages):
             todo = [step for step in stage.steps if there.find(step) is None]
             if todo:
                 stage.build(there, todo)
