@@ -152,7 +152,9 @@ class Tiny:
 
     def processor(self) -> ProcessorFiles:
         """Both sizes have the same, made by code."""
-        return ProcessorFiles({"tiny": VERSION}, make_processor().save_pretrained)
+        return ProcessorFiles(
+            {"tiny": VERSION}, lambda folder: make_processor().save_pretrained(folder)
+        )
 
     def step(self) -> Step:
         """The step that makes the model folder from the shipped weights, after checking its

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -57,11 +58,16 @@ def test_every_stage_left_what_it_promises(finished: Path) -> None:
     assert not list((finished / "store").rglob(".partial*"))
 
 
-def test_asked_again_everything_is_cached(finished: Path, run: Run) -> None:
+def test_asked_again_everything_is_cached_and_no_model_library_is_loaded(
+    finished: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     before = {p: p.stat().st_mtime_ns for p in (finished / "store").rglob("manifest.json")}
     found = run(*SMALL, cwd=finished)
     assert found.returncode == 0, found.stderr
     assert "Everything is cached" in found.stdout
+    assert re.search(r"\| +hydra$", found.stderr, re.MULTILINE)
+    assert not re.search(r"\| +(torch|transformers|lmms_eval)$", found.stderr, re.MULTILINE)
     assert before == {p: p.stat().st_mtime_ns for p in (finished / "store").rglob("manifest.json")}
 
 
