@@ -264,7 +264,11 @@ def _plain_batch(
     outputs: dict[int, torch.Tensor],
     layers: Sequence[int],
 ) -> np.ndarray:
-    texts = [prompt(TEMPLATES[TEMPLATE], e.turns[:1]) + f" {e.turns[1].text}</s>" for e in batch]
+    asked = [prompt(TEMPLATES[TEMPLATE], e.turns[:1]) for e in batch]
+    texts = [
+        "".join(segment.text for segment in segments) + f" {e.turns[1].text}</s>"
+        for segments, e in zip(asked, batch, strict=True)
+    ]
     images = [Image.open(source.images / n).convert("RGB") for e in batch for n in e.images]
     inputs = processor(
         images=images or None, text=texts, padding=True, padding_side="right", return_tensors="pt"

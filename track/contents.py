@@ -33,9 +33,9 @@ def with_store_contents(run: WandbRun, *, artifact_mb: int, thumbnails: int) -> 
     Sources that are damaged are not among its ``sources`` any more.
     """
     named = {kind: Path(path) for kind, path in run.sources.items()}
-    measured = {k.removeprefix(EVAL): named.pop(k) for k in list(named) if k.startswith(EVAL)}
     folders = {kind: p for kind, p in named.items() if kind == "pictures" or _intact(p)}
     run = replace(run, sources={kind: str(path) for kind, path in folders.items()})
+    measured = {k.removeprefix(EVAL): folders.pop(k) for k in list(folders) if k.startswith(EVAL)}
     subset, adapter = (
         [_files(folders[kind], kind, names, artifact_mb)] if kind in folders else []
         for kind, names in (("subset", _SUBSET), ("adapter", _ADAPTER))

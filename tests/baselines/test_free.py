@@ -54,7 +54,8 @@ def test_grand_is_the_norm_that_autograd_gives() -> None:
     labels[0, :5] = -100
     labels[1] = -100
     labels[2, [0, 3, 7]] = -100
-    captured = Captured({}, torch.ones(3, 8, dtype=torch.int64), labels, states, head)
+    real = torch.ones(3, 8, dtype=torch.int64)
+    captured = Captured({}, real, torch.zeros(3, 8, dtype=torch.bool), labels, states, head)
     with torch.no_grad():
         found = GradientNorm().read(captured)[:, 0]
     assert torch.isnan(found[1])

@@ -116,11 +116,11 @@ def test_the_demo_in_processes(tmp_path: Path) -> None:
     found = demo(tmp_path, "seed=0,1")
     assert found.returncode == 0, found.stdout + found.stderr
     assert "left out: method=el2n seed=1" in found.stdout
-    # data, reference, target with its scan; pass; scores; subsets
-    assert found.stdout.count("done: ") == 3 + 1 + 1 + 3
+    # data with its scan, reference; pass; scores; subsets: no target, whose processor is enough
+    assert found.stdout.count("done: ") == 2 + 1 + 1 + 3
     assert len(list((tmp_path / "store" / "subset").glob("*/manifest.json"))) == 3
     (sweep,) = (tmp_path / "sweeps").glob("*/sweep.json")
-    assert len(Sweep(sweep.parent).tasks()) == 8
+    assert len(Sweep(sweep.parent).tasks()) == 7
     assert "Plan of 3 runs: 0 jobs" in demo(tmp_path, "seed=0,1").stdout
 
 
