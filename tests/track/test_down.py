@@ -103,7 +103,7 @@ def test_a_stage_goes_on_with_one_warning_and_a_later_sync_is_complete(
     live = Live(online(tmp_path), tmp_path / "ledger")
     tried = []
 
-    def runs(stage: str, experiment: Any) -> list[WandbRun]:
+    def runs(stage: str, *_: Any) -> list[WandbRun]:
         tried.append(stage)
         return records
 
