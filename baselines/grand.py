@@ -29,53 +29,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from baselines.ranking import (
-    DIRECTIONS,
-    TEXT_ONLY,
-    Direction,
-    TextOnly,
-    check_choice,
-    select_by_score,
-)
+from baselines.answer_score import AnswerScore
+from baselines.ranking import Direction
 from coincide.features.signals.grand import GradientNorm
-from coincide.schema import Need, Pool, Selection
+from coincide.schema import Need, Pool
 
 
 @dataclass(frozen=True)
-class Grand:
+class Grand(AnswerScore):
     """Ranks by the norm of the last layer's gradient and keeps a window of the ranking."""
 
     direction: Direction = "high"
-    text_only: TextOnly = "keep"
     name: str = "grand"
-    fixed_size: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_choice(self.name, "direction", self.direction, DIRECTIONS)
-        check_choice(self.name, "text_only", self.text_only, TEXT_ONLY)
-
-    @property
-    def uses_seed(self) -> bool:
-        """Whether the run's seed matters: only for the random quota of text-only rows."""
-        return self.text_only == "quota"
+    column: ClassVar[str] = "gradient_norm"
 
     def needs(self) -> Sequence[Need]:
         """The gradient norm, from the reference pass."""
         return (GradientNorm(),)
 
-    def score_config(self, seed: int) -> dict[str, Any]:
-        """Nothing besides the signal."""
-        return {}
-
     def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
         """``{"score": float32 [N]}``: the norm; NaN for rows without answer tokens."""
         return {"score": pool.signal(GradientNorm())[:][:, 0]}
-
-    def select(self, pool: Pool, k: int, seed: int) -> Selection:
-        """The ``k`` rows in the window of the ranking that ``direction`` names."""
-        score = pool.scored(self, seed)["score"]
-        return select_by_score(pool, score, k, self.direction, self.text_only, seed)

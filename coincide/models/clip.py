@@ -14,6 +14,7 @@ from typing import Any
 from coincide.data.demo.captions import captioned
 from coincide.data.demo.world import CELL, SIDE
 from coincide.models.hub import copy_model, size_of
+from coincide.models.load import pretrained
 from coincide.models.tiny import ASSETS, WORDS
 from coincide.models.weights import PretrainedCheckpoint
 from coincide.protocols import Requirement
@@ -32,30 +33,16 @@ def load_clip(folder: Path, dtype: str, device: str) -> Any:
     """The CLIPModel in ``folder`` (safetensors), in evaluation mode; ``dtype`` is a torch name."""
     import torch
     from transformers import CLIPModel
-    from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
-    try:
-        loaded: Any = CLIPModel.from_pretrained(
-            folder,
-            output_loading_info=True,
-            dtype=getattr(torch, dtype),
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-        )
-    except (ValueError, OSError) as error:
-        raise UserError(
-            f"CLIP folder {folder} does not load: {error}\nExpected a CLIPModel of transformers "
-            "with safetensors weights."
-        ) from error
-    model, info = loaded
-    if info["missing_keys"]:
-        raise UserError(
-            f"CLIP folder {folder} lacks weights of a CLIPModel: "
-            f"{', '.join(sorted(info['missing_keys'])[:3])}. It holds another kind of model."
-        )
-    return model.to(device).eval()
+    model, _ = pretrained(
+        CLIPModel,
+        folder,
+        getattr(torch, dtype),
+        device,
+        what="CLIP folder",
+        expected="a CLIPModel of transformers with safetensors weights",
+    )
+    return model
 
 
 def make_clip_processor() -> Any:

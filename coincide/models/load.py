@@ -45,36 +45,62 @@ def load_model(model_dir: Path, dtype: torch.dtype, device: str | torch.device) 
 
     Raises UserError if there are no safetensors, or if weights are missing or not finite.
     """
-    from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
+
+    _check(model_dir, "model.safetensors", "model.safetensors.index.json")
+    model, _ = pretrained(
+        AutoModelForImageTextToText,
+        model_dir,
+        dtype,
+        device,
+        what="model folder",
+        expected="an image-text-to-text model that transformers itself knows, its files whole; "
+        "code that comes with a model is never run",
+        attn_implementation="sdpa",
+    )
+    return model
+
+
+def pretrained(
+    kind: Any,
+    folder: Path,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    *,
+    what: str,
+    expected: str,
+    may_lack: str | None = None,
+    **options: Any,
+) -> tuple[Any, bool]:
+    """A model of ``kind``, a class of transformers, from the safetensors in ``folder``.
+
+    In evaluation mode on ``device``; also whether it has all its weights. Those whose name starts
+    with ``may_lack`` may be missing. Raises UserError, with ``what`` the folder is and what was
+    ``expected`` of it, if it does not load, other weights are missing, or some are not finite.
+    """
+    from safetensors import SafetensorError
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    _check(model_dir, "model.safetensors", "model.safetensors.index.json")
-    loaded: Any
     try:
-        loaded = AutoModelForImageTextToText.from_pretrained(
-            model_dir,
+        model, info = kind.from_pretrained(
+            folder,
             output_loading_info=True,
             dtype=dtype,
-            attn_implementation="sdpa",
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
+            **options,
         )
     except (ValueError, OSError, KeyError, SafetensorError) as error:
+        raise UserError(f"{what} {folder} does not load: {error}\nExpected {expected}.") from error
+    missing = sorted(info["missing_keys"])
+    if lacks := [name for name in missing if not may_lack or not name.startswith(may_lack)]:
         raise UserError(
-            f"model folder {model_dir} does not load: {error}\nExpected an image-text-to-text "
-            "model that transformers itself knows, its files whole; code that comes with a model "
-            "is never run."
-        ) from error
-    model, info = loaded
-    if info["missing_keys"]:
-        raise UserError(
-            f"model folder {model_dir} lacks weights of its own architecture: "
-            f"{', '.join(sorted(info['missing_keys'])[:3])}. It is incomplete, or another model."
+            f"{what} {folder} lacks weights of its own architecture, {type(model).__name__}: "
+            f"{', '.join(lacks[:3])}. It is incomplete, or another kind of model."
         )
-    return check_finite(model.to(device).eval(), model_dir)
+    return check_finite(model.to(device).eval(), folder), not missing
 
 
 def check_finite(model: Any, model_dir: Path) -> Any:

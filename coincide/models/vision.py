@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from coincide.models.clip import HubClip
 from coincide.models.hub import copy_model
+from coincide.models.load import pretrained
 from coincide.schema import UserError
 from coincide.store import Build, Step
 
@@ -81,31 +82,18 @@ def load_tower(folder: Path, dtype: str, device: str) -> Tower:
     """
     import torch
     from transformers import AutoModel
-    from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
-    try:
-        loaded: Any = AutoModel.from_pretrained(
-            folder,
-            output_loading_info=True,
-            dtype=getattr(torch, dtype),
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-        )
-    except (ValueError, OSError) as error:
-        raise UserError(
-            f"vision tower {folder} does not load: {error}\nExpected a model of pictures that "
-            "transformers itself knows, such as facebook/dinov2-base, with safetensors weights."
-        ) from error
-    model, info = loaded
-    missing = sorted(info["missing_keys"])
-    if beyond := [name for name in missing if not name.startswith(POOLER)]:
-        raise UserError(
-            f"vision tower {folder} lacks weights of a {type(model).__name__}: "
-            f"{', '.join(beyond[:3])}. It holds another kind of model."
-        )
-    tower = Tower(model.to(device).eval(), not missing, 0)
+    model, whole = pretrained(
+        AutoModel,
+        folder,
+        getattr(torch, dtype),
+        device,
+        what="vision tower",
+        expected="a model of pictures that transformers itself knows, such as "
+        "facebook/dinov2-base, with safetensors weights",
+        may_lack=POOLER,
+    )
+    tower = Tower(model, whole, 0)
     tower.width = _width(tower, folder)
     return tower
 

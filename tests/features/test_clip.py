@@ -181,5 +181,20 @@ def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:
 
 def test_another_model_is_refused(tmp_path: Path) -> None:
     """Transformers would draw the missing weights at random and go on."""
-    with pytest.raises(UserError, match=r"lacks weights of a CLIPModel: .*logit_scale"):
+    lacking = r"lacks weights of its own architecture, CLIPModel: .*logit_scale"
+    with pytest.raises(UserError, match=lacking):
         load_clip(make_tiny_llava(tmp_path), "float32", "cpu")
+
+
+@pytest.mark.parametrize("damage", ["cut", "nan"])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: str) -> None:
+    model = make_clip(make_clip_processor().tokenizer)
+    if damage == "nan":
+        with torch.no_grad():
+            model.logit_scale.fill_(float("nan"))
+    model.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    with pytest.raises(UserError, match="does not load" if damage == "cut" else r"NaN .*logit"):
+        load_clip(tmp_path, "float32", "cpu")

@@ -134,7 +134,7 @@ def test_a_model_that_lacks_weights_does_not_load(published: Path, tmp_path: Pat
     state = load_file(published / "model.safetensors")
     del state["multi_modal_projector.linear_2.weight"]
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"lacks weights of its own architecture: .*linear_2"):
+    with pytest.raises(UserError, match=r"lacks weights of its own architecture, \w+: .*linear_2"):
         load_model(folder, torch.float32, "cpu")
 
 
