@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class Shape:
     side: tuple[int, int]
     """Height and width of the pictures."""
     words: int
-    """Median length of a conversation."""
+    """Median length of a conversation, in words of one token each."""
     layers: tuple[int, ...]
     """Those that COINCIDE reads."""
     dtype: str
@@ -136,6 +136,13 @@ def shaped(tokenizer: Any, text_config: Any, tower_config: Any) -> tuple[Any, An
     return model, assemble.make_processor(tokenizer, half, tower, cls_token=False)
 
 
+@cache
+def one_token_words() -> list[str]:
+    """The words that the small tokenizer reads as one token, so that a length is what it says."""
+    tokenizer = make_processor().tokenizer
+    return [word for word in WORDS if len(tokenizer.tokenize(f" {word}")) == 1]
+
+
 @dataclass(frozen=True)
 class Source:
     """Made pictures and conversations as a data source."""
@@ -162,7 +169,7 @@ class Source:
             image += int(random.random() < 0.75)
             name = f"{image if random.random() < 0.9 else random.integers(image + 1)}.jpg"
             count = int(np.clip(random.lognormal(np.log(self.shape.words), 0.8), 4, 1500))
-            words = random.choice(WORDS, count).tolist()
+            words = random.choice(one_token_words(), count).tolist()
             half = max(1, count // 2)
             said = (" ".join(words[:half]), " ".join(words[half:]) or "yes")
             shown = row % 16 != 0

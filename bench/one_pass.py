@@ -17,7 +17,7 @@ import argparse
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -30,6 +30,7 @@ from coincide.features.extract import extract, extract_all, extraction, signal_s
 from coincide.features.passes.reference import ReferencePass
 from coincide.features.signals.activations import Activations
 from coincide.features.signals.bridging import Bridging
+from coincide.features.signals.grand import GradientNorm
 from coincide.features.signals.hidden_last import HiddenLast
 from coincide.features.signals.hidden_mean import HiddenMean
 from coincide.features.signals.hidden_weighted import HiddenWeighted
@@ -44,7 +45,7 @@ from coincide.store import Store
 
 METHODS = (
     "coincide el2n perplexity semdedup d2_pruning self_sup clip_score self_filter visnec prism "
-    "scalselect magic"
+    "scalselect magic grand ifd dics"
 ).split()
 
 
@@ -77,26 +78,23 @@ def made(root: Path, shape: str, rows: int) -> None:
     signals["el2n, perplexity"] = (TokenScores(),)
     seconds_of_pass(root, over, (TokenScores(),))  # warm: imports, file cache
     alone = {name: seconds_of_pass(root, over, found) for name, found in signals.items()}
-    plain = alone["el2n, perplexity"]
-    asking = seconds_of_pass(root, over, (TokenScores(), TokenScoresUnasked()))
     everything = tuple(dict.fromkeys(s for found in signals.values() for s in found))
     together = seconds_of_pass(root, over, everything)
     for name, taken in alone.items():
         print(f"{name:20s} {taken:7.2f} s  {', '.join(s.name for s in signals[name])}")
     print(f"{'all':20s} {together:7.2f} s  {len(everything)} signals, {rows} rows")
-    _ratios("seconds", plain, alone["visnec"], asking, together / max(alone.values()))
+    _ratios("seconds", alone, together)
     counted = {name: operations(root, over, found) for name, found in signals.items()}
-    plain = counted["el2n, perplexity"]
-    asking = operations(root, over, (TokenScores(), TokenScoresUnasked()))
-    together = operations(root, over, everything)
-    _ratios("operations", plain, counted["visnec"], asking, together / max(counted.values()))
+    _ratios("operations", counted, operations(root, over, everything))
 
 
-def _ratios(of: str, plain: float, blind: float, unasked: float, together: float) -> None:
+def _ratios(of: str, alone: Mapping[str, float], together: float) -> None:
+    plain, dearest = alone["el2n, perplexity"], max(alone, key=alone.__getitem__)
+    blind, unasked = (alone[name] / plain - 1 for name in ("visnec", "ifd"))
+    print(f"{of}: blind adds {blind:.2f} of the pass, unasked {unasked:.2f}")
     print(
-        f"{of}: blind adds {blind / plain - 1:.2f} of the pass, unasked {unasked / plain - 1:.2f}"
+        f"{of}: all signals / {dearest}, the dearest method alone, {together / alone[dearest]:.2f}"
     )
-    print(f"{of}: all signals / dearest method alone {together:.2f}")
 
 
 def operations(root: Path, over: ReferencePass, signals: tuple[Signal, ...]) -> float:
@@ -121,7 +119,9 @@ def of_methods(layers: Sequence[int]) -> dict[str, tuple[Signal, ...]]:
         "rds": (HiddenWeighted(),),
         "visnec": (scores, blind),
         "magic": (scores, blind, Bridging(last), Neurons(last)),
-        "blind and unasked": (blind, unasked),
+        "grand": (GradientNorm(),),
+        "ifd": (scores, unasked),
+        "dics": (scores, blind, unasked, HiddenMean()),
     }
 
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import run as program  # noqa: E402
-from coincide.report.published import SOURCE, published  # noqa: E402
+from coincide.report.published import TABLES, published  # noqa: E402
 from coincide.schema import (  # noqa: E402
     Clustering,
     Need,
@@ -26,32 +26,46 @@ from coincide.schema import (  # noqa: E402
     TunedSignal,
 )
 
-TABLES = {"7B": "llava665k_20pct_llava15_7b", "13B": "llava665k_20pct_llava15_13b"}
+MODEL_SIZES = {"llava_1_5_7b": "7B", "llava_1_5_13b": "13B"}
 OPENING = """# Selection methods
 
 Made from the method files by `make docs`; change them, not this page. `python run.py method=NAME`
 runs one; its settings are overridden as `method.KEY=VALUE`. Signals that several methods of a sweep
 need come out of one pass over the data by each model.
 
-Rel. (%) is as published for 20 % of LLaVA-665K, finetuned on LLaVA-1.5 of that size, recomputed
-from the columns. {source}. Independent studies disagree with
-that ranking by several points, in both directions; each method names what they found.
+Rel. (%) is as published, on LLaVA-1.5 of the size named, recomputed from a row's columns where they
+are known; the files are in `coincide/assets/published`. Each column is a table of its own:
+
+{sources}
+
+Independent studies disagree with the first by several points, in both directions; each method
+names what they found.
 """
 
 
 def page() -> str:
     """The whole page."""
     methods = {path.stem: _method(path.stem) for path in _files()}
-    rel = {size: {row.method: row.rel for row in published(t)} for size, t in TABLES.items()}
-    lines = [OPENING.format(source=SOURCE), "| method | what it does | needs | 7B | 13B |"]
-    lines.append("| --- | --- | --- | --: | --: |")
+    rel = {name: {row.method: row.rel for row in published(name)} for name in TABLES}
+    heads = [_head(name) for name in TABLES]
+    said = "\n".join(f"- {h}: {TABLES[n].source}." for n, h in zip(TABLES, heads, strict=True))
+    lines = [OPENING.format(sources=said), _row(["method", "what it does", "needs", *heads])]
+    lines.append(_row(["---"] * 3 + ["--:"] * len(heads)))
     for name, method in methods.items():
-        numbers = [f"{rel[s][name]:.1f}" if name in rel[s] else "" for s in TABLES]
-        cells = [f"[{name}](#{name})", _said(method)[0], _needs(method), *numbers]
-        lines.append("| " + " | ".join(cells) + " |")
+        numbers = [f"{rel[t][name]:.1f}" if name in rel[t] else "" for t in TABLES]
+        lines.append(_row([f"[{name}](#{name})", _said(method)[0], _needs(method), *numbers]))
     for name, method in methods.items():
         lines += ["", *_section(name, method)]
     return "\n".join(lines) + "\n"
+
+
+def _head(table: str) -> str:
+    of = TABLES[table]
+    return f"{of.data}, {100 * of.budget:g} %, {MODEL_SIZES[of.target]}"
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def _files() -> list[Path]:

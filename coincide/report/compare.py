@@ -62,10 +62,11 @@ def _panel(results: list[Result], everything: Sequence[Result], apart: str) -> P
         _row(runs, columns, charge)
         for runs, charge in zip(kept, charges(kept, everything), strict=True)
     ]
-    zoo = published_beside(first.data, first.target)
+    budgets = dict.fromkeys(row.budget for row in rows if row.method != FULL)
+    zoo = published_beside(first.data, first.target, budgets)
     whole = [c for c in columns if not is_part(c.protocol)]
-    if len(whole) < len(columns) and not _any_printed(zoo, whole):
-        zoo = None  # eval=fast: parts of benchmarks, which papers do not print
+    if len(whole) < len(columns):  # eval=fast: parts of benchmarks, which papers do not print
+        zoo = tuple(table for table in zoo if _any_printed(table, whole))
     labelled, usual = _labelled(rows)
     rows = with_osc(with_rel(labelled, columns, zoo))
     shared = sharing_notes(results, everything)
@@ -78,8 +79,8 @@ def _panel(results: list[Result], everything: Sequence[Result], apart: str) -> P
     return Panel(*names, columns, tuple(rows), notes, zoo, held, apart)
 
 
-def _any_printed(zoo: PublishedTable | None, columns: Sequence[Column]) -> bool:
-    return zoo is not None and any(zoo.prints(c.name, c.metric, c.protocol) for c in columns)
+def _any_printed(zoo: PublishedTable, columns: Sequence[Column]) -> bool:
+    return any(zoo.prints(c.name, c.metric, c.protocol) for c in columns)
 
 
 def _by_row(results: Sequence[Result]) -> tuple[dict[str, list[Result]], list[Note]]:

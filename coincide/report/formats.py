@@ -106,7 +106,7 @@ def comma_separated(panels: Sequence[Panel]) -> str:
             for name, *triple in _values(panel, line):
                 more = [read_share(line.row, name) if line.row else None] * read
                 of_line = [*of_panel, *_csv_row(line), _csv(name), *triple]
-                writer.writerow([*of_line, _source(panel, line, name), *more])
+                writer.writerow([*of_line, _source(line, name), *more])
     return out.getvalue()
 
 
@@ -119,10 +119,11 @@ def _csv_row(line: Line) -> list[Any]:
     return [*map(_csv, (row.method, row.variant, row.label)), *size]
 
 
-def _source(panel: Panel, line: Line, column: str) -> str:
-    if line.row or not panel.zoo:
+def _source(line: Line, column: str) -> str:
+    if line.table is None:
         return "measured"
-    return panel.zoo.source + (f"; {protocol_of(column)}" if column in line.scores else "")
+    source = line.table.printed.source
+    return source + (f"; {protocol_of(column)}" if column in line.scores else "")
 
 
 _REL = {"rel": "rel_own", "rel_chance": "rel_own_above_chance", "rel_zoo": "rel_zoo"}
@@ -244,15 +245,16 @@ def _replies_json(row: PanelRow) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value}
 
 
-def _published_json(panel: Panel) -> dict[str, Any] | None:
-    if panel.zoo is None:
-        return None
-    names = panel.zoo.rows[0].scores
-    return {
-        "source": panel.zoo.source,
-        "protocols": {name: dict(protocols()[name]) for name in names},
-        "rows": [asdict(row) for row in panel.zoo.rows],
-    }
+def _published_json(panel: Panel) -> list[dict[str, Any]] | None:
+    """The published tables with what each is of; None where there are none."""
+    return [
+        {
+            **asdict(table.printed),
+            "protocols": {name: dict(protocols()[name]) for name in table.columns},
+            "rows": [asdict(row) for row in table.rows],
+        }
+        for table in panel.zoo
+    ] or None
 
 
 def _pairs_json(panel: Panel, pairs: Pairs) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -12,17 +12,45 @@ from typing import Protocol
 from coincide.report.statistics import relative
 from coincide.schema import UserError
 
-SOURCE = (
+MAGIC = (
     "As printed in MAGIC (arXiv 2605.26004), Tables 1-3, after COINCIDE (arXiv 2406.10995), Table 1"
 )
-SHORT = "MAGIC, Tables 1-3"
-BUDGET = 0.2
-"""All rows of these tables but full data are at 20 % of the data."""
-_TABLES = {
-    ("llava", "llava_1_5_7b"): "llava665k_20pct_llava15_7b",
-    ("llava", "llava_1_5_13b"): "llava665k_20pct_llava15_13b",
-    ("vision_flan", "llava_1_5_7b"): "vision_flan186k_20pct_llava15_7b",
+VISNEC = "As printed by VisNec (arXiv 2603.01195) on its page, its own runs"
+DICS = (
+    "As printed in DICS: Rel. over 12 benchmarks through VLMEvalKit with Qwen3-32B as judge, mean "
+    "of 5 runs; its columns are not known here"
+)
+
+
+@dataclass(frozen=True)
+class Printed:
+    """Where a table was printed, and which runs it is about."""
+
+    data: str
+    target: str
+    budget: float
+    """Of all its rows but full data."""
+    source: str
+    short: str
+    """The source in a few words."""
+
+
+TABLES = {
+    "llava665k_20pct_llava15_7b": Printed("llava", "llava_1_5_7b", 0.2, MAGIC, "MAGIC, Tables 1-3"),
+    "llava665k_20pct_llava15_13b": Printed(
+        "llava", "llava_1_5_13b", 0.2, MAGIC, "MAGIC, Tables 1-3"
+    ),
+    "vision_flan186k_20pct_llava15_7b": Printed(
+        "vision_flan", "llava_1_5_7b", 0.2, MAGIC, "MAGIC, Tables 1-3"
+    ),
+    "llava665k_15pct_llava15_7b": Printed("llava", "llava_1_5_7b", 0.15, VISNEC, "VisNec's page"),
+    "vision_flan186k_15pct_llava15_7b": Printed(
+        "vision_flan", "llava_1_5_7b", 0.15, VISNEC, "VisNec's page"
+    ),
+    "llava665k_25pct_llava15_7b": Printed("llava", "llava_1_5_7b", 0.25, DICS, "DICS"),
+    "vision_flan186k_25pct_llava15_7b": Printed("vision_flan", "llava_1_5_7b", 0.25, DICS, "DICS"),
 }
+"""Name of a file -> what it is; of one dataset and target the usual budget first."""
 FIELDS = ("split", "prompt", "scoring", "ocr_tokens", "judge")
 """Fields of a protocol that must agree before our figure is divided by a published one."""
 
@@ -40,23 +68,32 @@ class Columnar(Protocol):
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One row of a published table, at 20 % of the data (``full``: at 100 %)."""
+    """One row of a published table, at the table's budget (``full``: at 100 %)."""
 
     method: str
     scores: Mapping[str, float]
-    """Benchmark -> score; MME is the perception score."""
+    """Benchmark -> score; MME is the perception score. Empty where Rel. alone is known."""
     rel_printed: float
     rel: float
-    """Recomputed from the columns against the table's own full-data row."""
+    """Recomputed from the columns against the table's own full-data row; as printed without any."""
 
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A published table; the full-data row is the first."""
+    """A published table; the full-data row is the first, its Rel. 100."""
 
     name: str
     rows: tuple[PublishedRow, ...]
-    source: str = SOURCE
+    printed: Printed
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Its benchmarks; none if only Rel. is known."""
+        return tuple(self.rows[0].scores)
+
+    def is_at(self, budget: float) -> bool:
+        """Whether its rows are at this share of the data."""
+        return abs(budget - self.printed.budget) < 0.005
 
     def row(self, method: str) -> PublishedRow | None:
         return next((row for row in self.rows if row.method == method), None)
@@ -99,21 +136,21 @@ def published(name: str) -> list[PublishedRow]:
 
     Raises :class:`UserError`, with the choices, for an unknown name.
     """
-    if name not in _TABLES.values():
-        raise UserError(f"No published table {name!r}; there are {', '.join(_TABLES.values())}.")
+    if name not in TABLES:
+        raise UserError(f"No published table {name!r}; there are {', '.join(TABLES)}.")
     path = files("coincide") / "assets" / "published" / f"{name}.csv"
     lines = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-    rows = [{k: float(v) for k, v in line.items() if k != "method"} for line in lines]
+    rows = [{k: float(v) for k, v in line.items() if k != "method" and v} for line in lines]
     full = {k: v for k, v in rows[0].items() if k != "rel"}
     return [_row(line["method"], row, full) for line, row in zip(lines, rows, strict=True)]
 
 
 @cache
 def protocols() -> Mapping[str, Mapping[str, str]]:
-    """Benchmark -> its ``metric`` and ``FIELDS`` in all three published tables.
+    """Benchmark -> its ``metric`` and ``FIELDS`` in all published tables that have columns.
 
     They are those of LLaVA-1.5's scripts (haotian-liu/LLaVA, scripts/v1_5/eval), which the papers
-    name.
+    name or whose full-data figures they print.
     """
     path = files("coincide") / "assets" / "published" / "protocols.csv"
     lines = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
@@ -153,13 +190,27 @@ def is_part(protocol: str) -> bool:
     return any(said.partition("=")[0] in ("subsample", "limit") for said in protocol.split("; "))
 
 
-def published_beside(data: str, target: str) -> PublishedTable | None:
-    """The published table for a dataset and a target; None where there is none."""
-    name = _TABLES.get((data, target))
-    return PublishedTable(name, tuple(published(name))) if name else None
+def published_beside(
+    data: str, target: str, budgets: Iterable[float] = ()
+) -> tuple[PublishedTable, ...]:
+    """The published tables for a dataset and a target at any of ``budgets``.
+
+    The one at the usual budget is among them unless another has columns, so that there is a full
+    row to compare with; empty where nothing is published.
+    """
+    found = [
+        PublishedTable(name, tuple(published(name)), printed)
+        for name, printed in TABLES.items()
+        if (printed.data, printed.target) == (data, target)
+    ]
+    asked = list(budgets)
+    at = [table for table in found if any(table.is_at(budget) for budget in asked)]
+    return tuple(at if any(table.columns for table in at) else [*found[:1], *at])
 
 
 def _row(method: str, row: Mapping[str, float], full: Mapping[str, float]) -> PublishedRow:
     scores = {k: v for k, v in row.items() if k != "rel"}
+    if not scores:
+        return PublishedRow(method, {}, row["rel"], row["rel"])
     recomputed = relative([scores], [full], tuple(full)).estimate
     return PublishedRow(method, scores, row["rel"], recomputed.mean if recomputed else float("nan"))

@@ -10,26 +10,35 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from coincide.report.published import BUDGET, SHORT, published
+from coincide.report.published import TABLES, published
 from coincide.report.records import FULL, Note, PanelRow
 
-TABLE = "llava665k_20pct_llava15_7b"
+AGAINST = ("llava", "llava_1_5_7b")
+"""Data and target of the published tables that ranks are compared with."""
 LEAST = 4
 """With fewer methods a rank correlation means nothing."""
 DRAWS = 10_000
 
 
 def rank_notes(rows: Sequence[PanelRow]) -> list[Note]:
-    """How the order by Rel. (%) at 20 % agrees with that of the published table."""
-    printed = {row.method: row.rel for row in published(TABLE) if row.method != FULL}
-    ours = {m: values for m, values in _measured(rows).items() if m in printed}
+    """How the order by Rel. (%) agrees with that of each published table, at the table's budget."""
+    return [note for name in TABLES for note in _note(name, rows)]
+
+
+def _note(name: str, rows: Sequence[PanelRow]) -> list[Note]:
+    of = TABLES[name]
+    if (of.data, of.target) != AGAINST:
+        return []
+    printed = {row.method: row.rel for row in published(name) if row.method != FULL}
+    ours = {m: values for m, values in _measured(rows, of.budget).items() if m in printed}
     if len(ours) < LEAST:
         return []
     theirs = [printed[method] for method in ours]
     rho, tau = correlations([float(np.mean(v)) for v in ours.values()], theirs)
     text = (
-        f"Ranks against {SHORT} (LLaVA-665K, LLaVA-1.5-7B, 20 %), {len(ours)} methods: Spearman's "
-        f"rho {rho:+.2f}{_interval(ours, theirs)}, Kendall's tau {tau:+.2f}."
+        f"Ranks against {of.short} (LLaVA-665K, LLaVA-1.5-7B, {100 * of.budget:g} %), "
+        f"{len(ours)} methods: Spearman's rho {rho:+.2f}{_interval(ours, theirs)}, "
+        f"Kendall's tau {tau:+.2f}."
     )
     return [Note(text)]
 
@@ -43,11 +52,11 @@ def correlations(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float,
     return float(spearmanr(ours, theirs).statistic), float(kendalltau(ours, theirs).statistic)
 
 
-def _measured(rows: Sequence[PanelRow]) -> Mapping[str, tuple[float, ...]]:
-    """Method -> Rel. of each seed at 20 %; of several rows of a method, the one with most seeds."""
+def _measured(rows: Sequence[PanelRow], budget: float) -> Mapping[str, tuple[float, ...]]:
+    """Method -> Rel. of each seed at ``budget``; of several rows the one with most seeds."""
     found: dict[str, tuple[float, ...]] = {}
     for row in rows:
-        if row.method == FULL or row.rel.estimate is None or abs(row.budget - BUDGET) >= 0.005:
+        if row.method == FULL or row.rel.estimate is None or abs(row.budget - budget) >= 0.005:
             continue
         values = row.rel.estimate.values
         if len(values) > len(found.get(row.method, ())):

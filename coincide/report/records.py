@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from coincide.report.cost import RunCost
@@ -110,6 +110,12 @@ class PanelRow:
         ]
 
 
+def table_at(zoo: Sequence[PublishedTable], budget: float) -> PublishedTable | None:
+    """Of the tables with columns that at ``budget``, else the first; None without any."""
+    whole = [table for table in zoo if table.columns]
+    return next((table for table in whole if table.is_at(budget)), next(iter(whole), None))
+
+
 @dataclass(frozen=True)
 class Panel:
     """Comparable rows: larger budgets first, best Rel. first within a budget."""
@@ -120,12 +126,16 @@ class Panel:
     columns: tuple[Column, ...]
     rows: tuple[PanelRow, ...]
     notes: tuple[Note, ...]
-    zoo: PublishedTable | None = None
-    """The published table for this data and target."""
+    zoo: tuple[PublishedTable, ...] = ()
+    """The published tables for this data and target, one a budget."""
     contents: Mapping[str, str] = field(default_factory=dict)
     """Keys of ``data`` and ``target``, if recorded."""
     apart: str = ""
     """What distinguishes it from panels with the same names: ``data 1a2b3c``."""
+
+    def table_of(self, row: PanelRow) -> PublishedTable | None:
+        """The published table whose full row is the 100 % of ``row`` against published."""
+        return table_at(self.zoo, row.budget)
 
     @property
     def title(self) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from coincide.report.published import PublishedTable
-from coincide.report.records import FULL, Column, PanelRow
+from coincide.report.records import FULL, Column, PanelRow, table_at
 from coincide.report.settings import conflicts, whole_part
 from coincide.report.statistics import Estimate, Relative, relative, stated_columns
 from coincide.schema import Result
@@ -23,7 +23,7 @@ that did not record the content of those (``Result.contents["targets"]``)."""
 
 
 def with_rel(
-    rows: Sequence[PanelRow], columns: Sequence[Column], zoo: PublishedTable | None
+    rows: Sequence[PanelRow], columns: Sequence[Column], zoo: Sequence[PublishedTable]
 ) -> list[PanelRow]:
     """Rows with Rel. and rank: larger budgets first, best first, target-aware ones last."""
     full = [row for row in rows if row.method == FULL]
@@ -33,7 +33,7 @@ def with_rel(
             row,
             rel=_own(row, full, {}),
             rel_chance=_own(row, full, chance),
-            rel_zoo=_zoo(row, columns, zoo),
+            rel_zoo=_zoo(row, columns, table_at(zoo, row.budget)),
             target_aware=is_target_aware(row.runs),
         )
         for row in rows

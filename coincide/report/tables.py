@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from coincide.report.cost import STAGES
 from coincide.report.notes import primary, read_share
-from coincide.report.published import BUDGET, PublishedRow, PublishedTable
+from coincide.report.published import PublishedRow, PublishedTable
 from coincide.report.records import FULL, Column, Panel, PanelRow
 from coincide.report.statistics import Estimate, Relative, relative
 from coincide.schema import Result
@@ -29,6 +29,8 @@ class Line:
     printed: PublishedRow | None
     scores: Mapping[str, Estimate]
     rel: Mapping[str, Relative]
+    table: PublishedTable | None = None
+    """Of a printed row, its table."""
 
     @property
     def group(self) -> int | None:
@@ -37,28 +39,32 @@ class Line:
 
 
 def lines(panel: Panel) -> list[Line]:
-    """The rows of a panel, each followed by the published row of its method and budget."""
+    """The rows of a panel, each followed by the published rows of its method at its budget.
+
+    Published rows of which Rel. alone is known have no line: their Rel. is over other benchmarks.
+    """
     found, shown = [], set()
     for row in panel.rows:
         rel = {kind: getattr(row, kind) for kind in rel_kinds(panel)}
         found.append(Line(row.label, row, None, row.scores, rel))
-        printed = panel.zoo.row(row.method) if panel.zoo else None
-        at_budget = row.method == FULL or abs(row.budget - BUDGET) < 0.005
-        if printed and at_budget and row.method not in shown:
-            shown.add(row.method)
-            found.append(_printed(panel, row.method, printed))
+        for table in panel.zoo:
+            printed = table.row(row.method)
+            at_budget = row.method == FULL or table.is_at(row.budget)
+            if printed and printed.scores and at_budget and (row.method, table.name) not in shown:
+                shown.add((row.method, table.name))
+                found.append(_printed(panel, row.method, printed, table))
     return found
 
 
-def _printed(panel: Panel, method: str, printed: PublishedRow) -> Line:
-    zoo = panel.zoo
-    columns = [c.name for c in panel.columns if zoo and zoo.prints(c.name, c.metric, c.protocol)]
+def _printed(panel: Panel, method: str, printed: PublishedRow, zoo: PublishedTable) -> Line:
+    columns = [c.name for c in panel.columns if zoo.prints(c.name, c.metric, c.protocol)]
     scores = {b: printed.scores[b] for b in columns if b in printed.scores}
-    full = zoo.rows[0].scores if zoo else {}
-    agreeing = zoo.agreeing(panel.columns) if zoo else []
-    rel = relative([scores], [full], agreeing, full_is_exact=True)
+    rel = relative([scores], [zoo.rows[0].scores], zoo.agreeing(panel.columns), full_is_exact=True)
     values = {b: Estimate(v, None, None, (v,)) for b, v in scores.items()}
-    return Line(f"{method}, published", None, printed, values, {"rel_zoo": rel})
+    several = sum(bool(table.columns) for table in panel.zoo) > 1
+    at = f" {'beside' if method == FULL else 'at'} {percent(zoo.printed.budget)}" * several
+    label = f"{method}, published{at}"
+    return Line(label, None, printed, values, {"rel_zoo": rel}, zoo)
 
 
 def rel_kinds(panel: Panel) -> list[str]:
@@ -66,7 +72,7 @@ def rel_kinds(panel: Panel) -> list[str]:
     found = ["rel"]
     if any(column.chance > 0 for column in panel.columns):
         found.append("rel_chance")
-    return [*found, "rel_zoo"] if panel.zoo else found
+    return [*found, "rel_zoo"] if any(table.columns for table in panel.zoo) else found
 
 
 def stages(panel: Panel) -> list[str]:
@@ -86,7 +92,8 @@ def header(panel: Panel) -> list[str]:
 
 def brief(panel: Panel, line: Line) -> dict[str, str]:
     """Column head -> cell, as many as fit a terminal: Rel. with interval, scores without."""
-    row, zoo = line.row, {"rel_zoo": "published = 100"} if panel.zoo else {}
+    row = line.row
+    zoo = {"rel_zoo": "published = 100"} if "rel_zoo" in rel_kinds(panel) else {}
     rel = {"rel": "Rel. (%)", **zoo}
     return {
         "method": line.label,
@@ -168,14 +175,22 @@ def caption(panel: Panel) -> list[str]:
         over = _stated(panel, "rel_chance")
         over = "the same benchmarks" if over == own else over or "no benchmark"
         found.append(f"Above chance: the same of score minus chance, over {over}.")
-    if "rel_zoo" in kinds and panel.zoo:
+    if "rel_zoo" in kinds:
         over = _stated(panel, "rel_zoo")
         over = "the same benchmarks" if over == own else over or "no benchmark"
+        whole = [table for table in panel.zoo if table.columns]
+        hundred = "the full row that is published"
+        if len(whole) > 1:
+            budgets = " and ".join(percent(table.printed.budget) for table in whole)
+            hundred += (
+                f" beside the rows of a budget ({budgets}; else {percent(whole[0].printed.budget)})"
+            )
+        sources = ". ".join(dict.fromkeys(table.printed.source for table in whole))
         found.append(
-            f"Against published: the 100 % is the full row that is published, over {over}; its own "
-            f"noise is not known and not in the interval. {panel.zoo.source}."
+            f"Against published: the 100 % is {hundred}, over {over}; its own "
+            f"noise is not known and not in the interval. {sources}."
         )
-        found += _other_protocols(panel, panel.zoo)
+        found += _other_protocols(panel, whole)
     if any_read(panel):
         found.append("Read: the share of the replies that could be read by the benchmark's rule.")
     if any(row.target_aware for row in panel.rows):
@@ -187,16 +202,20 @@ def is_other(panel: Panel, line: Line, column: str) -> bool:
     """Whether a published figure was measured with another protocol than our column, so it is
     marked.
     """
-    return line.row is None and panel.zoo is not None and (
+    return line.row is None and (
         column in line.scores and column not in line.rel["rel_zoo"].columns
     )  # fmt: skip
 
 
-def _other_protocols(panel: Panel, zoo: PublishedTable) -> list[str]:
+def _other_protocols(panel: Panel, zoo: Sequence[PublishedTable]) -> list[str]:
     """What ``against published`` leaves out, and the meaning of the mark at published figures."""
-    reasons = {c.name: zoo.differs(c.name, c.metric, c.protocol) for c in panel.columns}
-    shown = {n: why for n, why in reasons.items() if why and why != "not published"}
-    said = [f"{name} ({why})" for name, why in shown.items()]
+    reasons = [
+        (c.name, table.differs(c.name, c.metric, c.protocol))
+        for c in panel.columns
+        for table in zoo
+    ]
+    shown = dict.fromkeys((n, why) for n, why in reasons if why and why != "not published")
+    said = [f"{name} ({why})" for name, why in shown]
     return [f"Left out of it, {OTHER} where printed: {'; '.join(said)}."] if said else []
 
 

@@ -12,7 +12,7 @@ from coincide.report.notes import primary, read_share
 from coincide.report.overlap import Overlaps, expected_share
 from coincide.report.paired import Difference
 from coincide.report.pairs import Pairs
-from coincide.report.published import SHORT, protocol_of
+from coincide.report.published import PublishedTable, protocol_of
 from coincide.report.records import FULL, Panel, PanelRow
 from coincide.report.statistics import Estimate, Relative
 from coincide.report.tables import (
@@ -64,7 +64,7 @@ def ranked(panel: Panel, pairs: Pairs) -> list[dict[str, Any]]:
     before: tuple[int, bool] | None = None
     for line in lines(panel):
         css = "published" if line.row is None else ""
-        note = "" if line.row else f"in {SHORT}"
+        note = f"in {line.table.printed.short}" if line.table else ""
         if line.row is not None:
             group = (line.row.examples, line.row.target_aware)
             css = " ".join(["full"] * (line.row.method == FULL) + ["first"] * (before != group))
@@ -287,24 +287,35 @@ def _overlap(panel: Panel, found: Overlaps, i: int, j: int) -> Cell:
     return Cell(f"{share:.0f}", share, why=about, kind=f"heat h{min(9, int(share // 10))}")
 
 
-def published(panel: Panel) -> dict[str, Any] | None:
-    """The whole published table; None if there is none."""
-    if panel.zoo is None:
-        return None
-    names = list(panel.zoo.rows[0].scores)
+def published(panel: Panel) -> list[dict[str, Any]]:
+    """The whole published tables, each with what it is of; none if nothing is published."""
+    return [_published(table) for table in panel.zoo]
+
+
+def _published(table: PublishedTable) -> dict[str, Any]:
+    names = table.columns
     rows = [
         {
             "label": row.method,
             "cells": [
                 Cell(f"{row.rel:.1f}", row.rel, why=f"printed: {row.rel_printed}", kind="rel"),
-                *(Cell(f"{row.scores[name]:.1f}", row.scores[name]) for name in names),
+                *(
+                    Cell(f"{row.scores[name]:.1f}", row.scores[name])
+                    if name in row.scores
+                    else Cell(None, why="not known")
+                    for name in names
+                ),
             ],
         }
-        for row in panel.zoo.rows
+        for row in table.rows
     ]
-    said = "; ".join(f"{name}: {protocol_of(name)}" for name in names)
+    of, said = table.printed, "; ".join(f"{name}: {protocol_of(name)}" for name in names)
+    about = "Rel. is recomputed from the columns against the table's own full row"
+    about += ", and as printed where a row has none"
     return {
-        "source": f"{panel.zoo.source}. By the protocols {said}",
+        "title": f"{of.target} on {of.data}, {percent(of.budget)}",
+        "source": of.source + (f". By the protocols {said}" if said else ""),
+        "rel": about if names else "Rel. is as printed",
         "head": ["Method", "Rel.\u00a0(%)", *names],
         "rows": rows,
     }

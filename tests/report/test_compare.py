@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from coincide.report import views
 from coincide.report.compare import Panel, PanelRow, panels
 from coincide.report.published import published_beside
 from coincide.report.tables import caption, cells, header, lines
@@ -161,8 +162,7 @@ def test_where_no_protocol_agrees_there_is_nothing_against_published() -> None:
 def test_split_prompt_scoring_tokens_and_judge_must_agree(
     benchmark: str, protocol: str, why: str
 ) -> None:
-    zoo = published_beside("llava", "llava_1_5_7b")
-    assert zoo is not None
+    (zoo,) = published_beside("llava", "llava_1_5_7b")
     metric = "relative" if benchmark == "llava_w" else "accuracy"
     found = zoo.differs(benchmark, metric, protocol)
     assert found.split(":")[0] == why
@@ -185,10 +185,31 @@ def test_the_fast_suite_has_nothing_published_beside_it() -> None:
     names = ("gqa", "textvqa", "mmmu")
     runs = [published_like(run, dict.fromkeys(names, PART)) for run in ledger()]
     panel = only([replace(run, suite="fast") for run in runs])
-    assert panel.zoo is None
+    assert panel.zoo == ()
     assert not [line for line in lines(panel) if line.printed]
     assert "against published (%)" not in header(panel)
     assert not [text for text in caption(panel) if "published" in text]
+
+
+def test_each_budget_has_the_published_table_of_its_own_beside_it() -> None:
+    """At 15 % VisNec's page, at 20 % MAGIC's table, at 25 % DICS, of which Rel. alone is known."""
+    budgets = {"random": 0.15, "coincide": 0.2, "el2n": 0.25}
+    runs = [result("full", 0, (80.0, 60.0, 90.0), budget=1.0)]
+    runs += [result(m, 0, (60.0, 40.0, 80.0), budget=b) for m, b in budgets.items()]
+    panel = only([published_like(run) for run in runs])
+    assert [table.printed.budget for table in panel.zoo] == [0.2, 0.15, 0.25]
+    row = row_of(panel, "random", 0.15).rel_zoo
+    assert row.estimate is not None
+    assert row.estimate.mean == pytest.approx((100 * 60 / 63.0 + 100 * 40 / 57.9) / 2)
+    printed = {line.label: line.scores["gqa"].mean for line in lines(panel) if line.printed}
+    assert printed == {
+        "full, published beside 20%": 63.0, "full, published beside 15%": 63.0,
+        "random, published at 15%": 55.1, "coincide, published at 20%": 59.8,
+    }  # fmt: skip
+    assert "(20% and 15%; else 20%)" in "\n".join(caption(panel))
+    (at_15,) = [t for t in views.published(panel) if t["title"].endswith(", 15%")]
+    shown = {r["label"]: [c.text for c in r["cells"]] for r in at_15["rows"]}
+    assert shown["typiclust"] == ["96.9", *[None] * 10] and shown["random"][:2] == ["94.2", "75.3"]
 
 
 def test_chance_is_that_of_the_columns_own_metric() -> None:

@@ -8,10 +8,11 @@ import pytest
 
 from coincide.report.compare import panels
 from coincide.report.published import published
-from coincide.report.ranks import TABLE, correlations
+from coincide.report.ranks import correlations
 from coincide.schema import Result
 from tests.report.fixture import METHODS, result
 
+TABLE = "llava665k_20pct_llava15_7b"
 PRINTED = {row.method: row.rel for row in published(TABLE)}
 
 

@@ -95,6 +95,7 @@ def test_nothing_in_common_is_no_rel() -> None:
         ("llava665k_20pct_llava15_7b", {"coincide": 97.4, "random": 95.8, "d2_pruning": 94.8}),
         ("llava665k_20pct_llava15_13b", {"coincide": 96.8, "d2_pruning": 95.9, "semdedup": 93.0}),
         ("vision_flan186k_20pct_llava15_7b", {"random": 91.8}),
+        ("llava665k_15pct_llava15_7b", {"random": 94.2, "coincide": 95.8, "visnec": 100.2}),
     ],
 )
 def test_published_rel_recomputes_to_the_printed_digit(name: str, rel: dict[str, float]) -> None:
@@ -106,12 +107,17 @@ def test_published_rel_recomputes_to_the_printed_digit(name: str, rel: dict[str,
 
 
 def test_published_tables_are_found_by_data_and_target() -> None:
-    table = published_beside("llava", "llava_1_5_7b")
-    assert table is not None
+    (table,) = published_beside("llava", "llava_1_5_7b")
     assert len(table.rows) == 13
     assert table.prints("pope", "f1", "")
     assert not table.prints("pope", "accuracy", "")
     assert not table.prints("mmmu", "accuracy", "")
-    assert published_beside("demo", "tiny") is None
+    assert published_beside("demo", "tiny", [0.2]) == ()
+    at = [t.printed.budget for t in published_beside("llava", "llava_1_5_7b", [0.15, 0.2, 0.3])]
+    assert at == [0.2, 0.15]
+    whole, alone = published_beside("vision_flan", "llava_1_5_7b", [0.25])
+    assert whole.columns and not alone.columns and alone.printed.budget == 0.25
+    prism = alone.row("prism")
+    assert prism is not None and prism.scores == {} and prism.rel == prism.rel_printed == 98.5
     with pytest.raises(UserError, match="vision_flan186k_20pct_llava15_7b"):
         published("nothing")
