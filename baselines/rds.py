@@ -15,7 +15,8 @@ what is held is the best R rows of each query, R doubled until k rows are found.
 
 For images the authors say nothing: ``tokens: all`` counts image tokens, which come early and weigh
 little, but are many; ``text`` leaves them out. Queries should be a development or training split of
-the benchmarks, never the test; the method stands apart in every table, for the others see none.
+the benchmarks (``targets=benchmark``), never the test; the method stands apart in every table, for
+the others see none.
 
 Rows: text-only examples are scored like all others (``keep``), as published; rows without an answer
 are never selected. Target rows that hold no value are left out and counted.

@@ -120,7 +120,8 @@ class Experiment:
             raise UserError(
                 f"method {self.method.name} looks at target rows, and none are given. Set targets="
                 "messages or targets=llava_json with targets.annotations=FILE and targets.images="
-                "FOLDER."
+                "FOLDER, or targets=benchmark, the dev split of a benchmark; with data=demo "
+                "targets=demo."
             )
         return {
             need: extraction(

@@ -79,6 +79,16 @@ def read(folder: Path) -> str:
     return card.read_text(encoding="utf-8-sig") if card.is_file() else ""
 
 
+def declared(text: str) -> dict[str, list[str]]:
+    """Configuration -> the splits that a card's text declares, each once."""
+    return {
+        str(entry.get("config_name") or DEFAULT): list(
+            dict.fromkeys(split for split, _ in _paths(entry.get("data_files")))
+        )
+        for entry in _entries(_front_matter(text).get("configs"))
+    }
+
+
 def reduced(found: Mapping[tuple[str, str], Sequence[str]]) -> str:
     """The text of a card that declares these splits and no others."""
     configs: dict[str, list[dict[str, Any]]] = {}

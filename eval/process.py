@@ -50,7 +50,7 @@ def follow(
             stderr=log,
             text=True,
             cwd=folder,
-            env={**_environment(), "PYTHONPATH": _python_path(), "PYTHONUNBUFFERED": "1"},
+            env={**environment(), "PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1"},
             preexec_fn=dying_with_me(),
         )
         try:
@@ -134,10 +134,11 @@ def _describe(code: int) -> str:
     return f"exit code {code}"
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """This process's environment, without the rank variables of another launcher."""
     return {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
 
 
-def _python_path() -> str:
+def python_path() -> str:
+    """``PYTHONPATH`` with the project in front."""
     return os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])

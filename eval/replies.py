@@ -148,9 +148,9 @@ def _job(benchmark: Any, folder: Path) -> BenchmarkJob:
 @contextlib.contextmanager
 def _in_mirror(folder: Path) -> Iterator[None]:
     """A working directory in which the datasets' names are paths to synthetic ones; no network."""
-    from eval.worker import _offline
+    from eval.worker import offline
 
-    _offline(folder / "cache")
+    offline(folder / "cache")
     os.environ["OPENAI_API_KEY"] = "unused"
     from eval.made import mirror
 

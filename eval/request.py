@@ -74,10 +74,11 @@ class EvaluationRequest:
     @classmethod
     def read(cls, path: Path) -> EvaluationRequest:
         record = json.loads(path.read_text(encoding="utf-8"))
-        jobs = tuple(_job(job) for job in record.pop("jobs"))
+        jobs = tuple(read_job(job) for job in record.pop("jobs"))
         return cls(**{**record, "jobs": jobs, "judge": Judge(**record["judge"])})
 
 
-def _job(record: dict[str, Any]) -> BenchmarkJob:
+def read_job(record: dict[str, Any]) -> BenchmarkJob:
+    """The job of a record that ``dataclasses.asdict`` made."""
     subsample = record["subsample"]
     return BenchmarkJob(**{**record, "subsample": Subsample(**subsample) if subsample else None})

@@ -61,7 +61,7 @@ def main(path: Path, make_model: MakeModel = load_llava) -> int:
             return 1  # it was killed before that line
     send = _channel()
     request = EvaluationRequest.read(path)
-    _offline(Path(request.cache))
+    offline(Path(request.cache))
     try:
         return _evaluate_all(request, path.parent, send, make_model)
     except Exception as error:
@@ -318,7 +318,7 @@ def _channel() -> Send:
     return send
 
 
-def _offline(cache: Path) -> None:
+def offline(cache: Path) -> None:
     """No network, and caches in the store.
 
     Called before the libraries are imported, which read it once.

@@ -41,7 +41,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "launcher": ("launch",),
 }
 """Config group -> attributes that its objects must have (``coincide.schema``)."""
-PARTS = {"eval": ("benchmark", "eval/shared")}
+PARTS = {"eval": ("benchmark", "eval/shared"), "targets": ("benchmark",)}
 """Group -> groups whose objects are nested in its own, or that its files build on."""
 SPECIAL = ("_args_", "_partial_", "_recursive_", "_convert_")
 """Hydra's other keys; ``_convert_`` is allowed, since all containers are plain already."""

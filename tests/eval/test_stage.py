@@ -136,7 +136,7 @@ def test_a_worker_that_cannot_prepare_says_so_and_fails(
     sent: list[dict[str, str]] = []
     send = lambda event, **content: sent.append({"event": event, **content})  # noqa: E731
     monkeypatch.setattr(worker, "_channel", lambda: send)
-    monkeypatch.setattr(worker, "_offline", lambda cache: None)
+    monkeypatch.setattr(worker, "offline", lambda cache: None)
     assert worker.main(tmp_path / "request.json") == 1
     [message] = sent
     assert message["event"] == "failed" and "gone.parquet" in message["why"]

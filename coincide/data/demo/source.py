@@ -15,7 +15,7 @@ from PIL import Image
 from coincide.data.demo import tasks
 from coincide.data.demo.mixture import MixtureRow, image_name, llava_record, make_ids, rows
 from coincide.data.demo.tasks import Maker, Question
-from coincide.data.demo.world import Scene, draw
+from coincide.data.demo.world import Scene, Split, draw
 from coincide.data.llava_json import read
 from coincide.schema import Dataset
 from coincide.store import Build, Step
@@ -100,23 +100,31 @@ def png(scene: Scene, rng: np.random.Generator) -> bytes:
     return buffer.getvalue()
 
 
-def _write_benchmark(
-    folder: Path, makers: tuple[Maker, ...], items: int, rng: np.random.Generator
-) -> None:
-    """Write ``test.parquet``: question_id, image (bytes, path), question, answer, category.
+def ask(
+    makers: tuple[Maker, ...], items: int, rng: np.random.Generator, split: Split
+) -> list[tuple[bytes, Question]]:
+    """``items`` questions with their pictures (PNG), with the handwriting of ``split``.
 
     For each scene the kind of question that is rarest so far is asked, which balances the kinds.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     picked: list[tuple[bytes, Question]] = []
     seen: Counter[str] = Counter()
     while len(picked) < items:
-        scene, questions = makers[len(picked) % len(makers)](rng, "test")
+        scene, questions = makers[len(picked) % len(makers)](rng, split)
         rarest = min(questions, key=lambda question: seen[question.category])
         seen[rarest.category] += 1
         picked.append((png(scene, rng), rarest))
+    return picked
+
+
+def _write_benchmark(
+    folder: Path, makers: tuple[Maker, ...], items: int, rng: np.random.Generator
+) -> None:
+    """Write ``test.parquet``: question_id, image (bytes, path), question, answer, category."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    picked = ask(makers, items, rng, "test")
     table = pa.table(
         {
             "question_id": pa.array(range(items), pa.int64()),
