@@ -1,10 +1,30 @@
-"""Two processes share the suite, file by file; files with slow tests come first."""
+"""Two processes share the suite, file by file; files with slow tests come first.
+
+Programs of ours that tests start are forked from one that has imported their libraries
+(``tests/warm.py``), except in tests marked ``fresh``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from tests import warm
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm() -> Iterator[None]:
+    with warm.imported():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _fresh(request: pytest.FixtureRequest) -> Iterator[None]:
+    marked = request.node.get_closest_marker("fresh")
+    with warm.imported(warm.Plain if marked else warm.Popen):
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

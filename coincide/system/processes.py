@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from filelock import FileLock
@@ -41,14 +41,13 @@ def dying_with_me() -> Callable[[], None]:
 
     Also if this process ends before the child could tell the kernel.
     """
-    parent = os.getpid()
+    return partial(_die_with, os.getpid())
 
-    def prepare() -> None:
-        die_with_parent()
-        if os.getppid() != parent:
-            os._exit(1)
 
-    return prepare
+def _die_with(parent: int) -> None:
+    die_with_parent()
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ def test_every_stage_left_what_it_promises(finished: Path) -> None:
     assert not list((finished / "store").rglob(".partial*"))
 
 
+@pytest.mark.fresh
 def test_asked_again_everything_is_cached_and_no_model_library_is_loaded(
     finished: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,6 +119,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
 
 
 @pytest.mark.slow
+@pytest.mark.fresh
 def test_the_papers_line_runs_to_its_report_without_a_network(machine: Machine) -> None:
     folder = machine.folder
     doctor = machine.run(*LINE, *SMALL, *SUITE, "command=doctor")

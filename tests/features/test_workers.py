@@ -124,6 +124,7 @@ def test_the_same_bytes_from_any_number_of_processes(
 
 
 @pytest.mark.slow
+@pytest.mark.fresh
 def test_a_killed_worker_costs_its_shard_and_no_more(
     tmp_path: Path, source: Source, model: Model, alone: list[dict[str, bytes]],
     capsys: pytest.CaptureFixture[str],

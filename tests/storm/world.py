@@ -12,12 +12,12 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tests.command.conftest import SMALL, command, environment
-from tests.storm.warm import Server
+from tests.warm import Plain, Popen
 
 STAGES = ("prepare", "features", "select", "train", "evaluate", "report")
 KINDS = {
@@ -37,12 +37,6 @@ class Ended:
     said: str
 
 
-@cache
-def server(harness: bool) -> Server:
-    """What runs are forked from; it ends with this process."""
-    return Server(around(), harness=harness)
-
-
 def around() -> dict[str, str]:
     """The environment of a run: one thread each, since several runs share the machine."""
     return {**environment(), "OMP_NUM_THREADS": "1"}
@@ -53,17 +47,11 @@ def start(folder: Path, words: Sequence[str], limit: int | None = None, cold: bo
 
     ``limit``: most bytes of a file. ``cold``: ``python run.py``, which imports everything first.
     """
-    if not cold:
-        harness = any("evaluate" in word for word in words)
-        return server(harness).start(folder, [*SMALL, *words], limit)
-    most = (limit, limit)
+    most = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit)) if limit else None
     with (folder / "said").open("wb") as said:
-        return subprocess.Popen(
-            command(*SMALL, *words), cwd=folder, env=around(), stdout=said,
-            stderr=subprocess.STDOUT, start_new_session=True,
-            preexec_fn=None if limit is None else lambda: resource.setrlimit(
-                resource.RLIMIT_FSIZE, most
-            ),
+        return (Plain if cold else Popen)(
+            command(*SMALL, *words), cwd=folder, env=around(), stdin=subprocess.DEVNULL,
+            stdout=said, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=most,
         )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from tests.train.test_training import (
     ROOT,
     assert_same_answer,
     losses,
-    rank_process,
+    ranks_of,
     start,
     trained,
     wait_for,
@@ -91,7 +91,7 @@ def test_a_dead_rank_of_another_node_is_named(bench: Bench, meet: dict[str, str]
     def kill_rank() -> None:
         while not ((partial / "log.jsonl").is_file() and losses(partial)):
             time.sleep(0.02)
-        os.kill(rank_process(partial, 1), signal.SIGKILL)
+        os.kill(ranks_of(partial)[1], signal.SIGKILL)
 
     Thread(target=kill_rank, daemon=True).start()
     where = socket.gethostname()
@@ -110,7 +110,7 @@ def test_a_lost_node_is_named(bench: Bench, meet: dict[str, str]) -> None:
     run = start(bench, changes, stderr=subprocess.PIPE)
     wait_for(lambda: (partial / "log.jsonl").is_file() and losses(partial), run)
     torchrun = Path(f"/proc/{other.pid}/task/{other.pid}/children").read_text().split()
-    machine = (rank_process(partial, 1), *map(int, torchrun), other.pid)
+    machine = (ranks_of(partial)[1], *map(int, torchrun), other.pid)
     for pid in machine:
         os.kill(pid, signal.SIGSTOP)  # a machine without power answers nothing, not even "closed"
     try:

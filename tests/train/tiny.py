@@ -1,9 +1,13 @@
-"""A tiny LLaVA, forty examples and a store: finetuning for real, in seconds."""
+"""A tiny LLaVA, forty examples and a store: finetuning for real, in seconds.
+
+``python -m tests.train.tiny STORE CHANGES`` (JSON) trains in a process of its own.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,3 +131,8 @@ def losses(artifact: Path) -> list[float]:
 def weights(artifact: Path) -> bytes:
     """The adapter's bytes."""
     return (artifact / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+if __name__ == "__main__":
+    mine = Bench(Store(Path(sys.argv[1])))
+    mine.store.ensure(mine.step(**json.loads(sys.argv[2])))
