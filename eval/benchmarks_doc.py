@@ -121,7 +121,7 @@ def _job(benchmark: Benchmark, folder: Path) -> BenchmarkJob:
 
 
 def _section(name: str, asked: Mapping[Key, Benchmark], tasks: Mapping[Key, Any]) -> str:
-    from eval.model import Decoding
+    from eval.decoding import Decoding
     from eval.rules import RULES
 
     benchmark, task = asked[PROMPTS[0], name], tasks[PROMPTS[0], name]

@@ -10,16 +10,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 
-from coincide.system.files import canonical, lines, write_json
+from coincide.models.encode import Encoded
+from coincide.schema import Turn, UserError
+from coincide.system.files import canonical, lines
+from eval.decoding import Decoding
+from eval.journal import Kept, append, read
 from eval.messages import turns_and_pictures
-from eval.model import Decoding
+from eval.questions import Question, Questions
 from eval.request import BenchmarkJob
 
 KEY = "prompt"
@@ -59,6 +65,27 @@ def known(job: BenchmarkJob) -> Known:
     return Known(by_prompt, {row["doc_id"]: row for row in records})
 
 
+@runtime_checkable
+class AnswersTogether(Protocol):
+    """A model that can be asked questions about one picture together."""
+
+    def encode(
+        self, turns: Sequence[Turn], pictures: Sequence[Any], prepared: dict[bytes, torch.Tensor]
+    ) -> Encoded:
+        """What the model reads before it answers; ``prepared``: pixels of pictures, filled."""
+
+    def answers(self, prompts: Sequence[Encoded], decoding: Decoding) -> list[str]:
+        """The answer to each prompt, in order."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question that was read: what the model is given, and the digest of it."""
+
+    encoded: Encoded
+    prompt: str
+
+
 class ReplayModel(lmms):
     """In the place of a model: its answers of before where it gave them all, else its answers."""
 
@@ -69,19 +96,24 @@ class ReplayModel(lmms):
         jobs: Sequence[BenchmarkJob],
         make_model: Callable[[], Any],
         *,
+        questions: Questions | None = None,
         number: int = 0,
+        ranks: int = 1,
         batch_size: int,
         device: str,
         answered: Callable[[int], None],
     ) -> None:
         """``make_model`` is called at once, unless there are answers for every job: then when one
-        of them turns out to be missing.
+        of them turns out to be missing. ``questions``: for the engine that shares prefixes; rank
+        ``number`` of ``ranks`` answers every so many-th chunk of them.
         """
         super().__init__()
+        self.questions, self.ranks = questions, ranks
         self.batch_size, self.device, self.number = batch_size, device, number
         self.answered, self._make = answered, make_model
         self.known = {job.name: known(job) for job in jobs}
         self.outputs = {job.name: Path(job.output) for job in jobs}
+        self._told: dict[str, int] = {}
         self.reused = 0
         """Answers that were not asked for again."""
         self._model = None if all(self.known.values()) else make_model()
@@ -96,16 +128,81 @@ class ReplayModel(lmms):
         name = requests[0].args[4]
         prompts: dict[int, str] = {}
         found = self._before(requests, self.known[name], prompts)
-        if found is None:
-            if self._model is None:
-                self._model = self._make()
-            self._model.task_dict = self.task_dict
-            found = self._model.generate_until([_noting(r, prompts) for r in requests])
-        else:
+        if found is not None:
             self.reused += len(found)
             self.answered(len(found))
-        write_json(self.outputs[name] / f"prompts-{self.number}.json", prompts)
+        elif self.questions is not None and isinstance(self.model, AnswersTogether):
+            return self._shared(name, [request.args[3] for request in requests])
+        else:
+            self.model.task_dict = self.task_dict
+            found = self.model.generate_until([_noting(r, prompts) for r in requests])
+        numbers = [request.args[3] for request in requests]
+        append(
+            self.outputs[name], self.number,
+            {n: Kept(a, prompts.get(n)) for n, a in zip(numbers, found, strict=True)},
+        )  # fmt: skip
         return found
+
+    @property
+    def model(self) -> Any:
+        """The model, made when it is first needed."""
+        if self._model is None:
+            self._model = self._make()
+        return self._model
+
+    def _shared(self, name: str, documents: Sequence[int]) -> list[str]:
+        """Answers to documents of the benchmark ``name``, from this rank's and the others' chunks
+        of questions.
+        """
+        assert self.questions is not None
+        known = {job: read(folder) for job, folder in self.outputs.items()}
+        self.reused += sum(document in known[name] for document in documents)
+        _meet(self.ranks)  # all have read the same
+        chunks = [
+            chunk
+            for chunk in (self._open(c, known, name) for c in self.questions.chunks(name))
+            if chunk
+        ]
+        self._answer(chunks[self.number :: self.ranks], name)
+        _meet(self.ranks)
+        found = read(self.outputs[name])
+        return [found[document].answer for document in documents]
+
+    def _open(
+        self, chunk: Sequence[Question], known: Mapping[str, Mapping[int, Kept]], name: str
+    ) -> list[Question]:
+        """The questions of a chunk that are still to be answered.
+
+        In half precision all of them or none: they are to run in the same batches as at first.
+        """
+        assert self.questions is not None
+        left = [q for q in chunk if q.document not in known[q.benchmark]]
+        return left if self.questions.mixed or not left else list(chunk)
+
+    def _answer(self, chunks: Sequence[Sequence[Question]], name: str) -> None:
+        """Answer the questions; those of the next chunk are read meanwhile."""
+        model = self.model
+        with ThreadPoolExecutor(1) as reader:
+            coming = [reader.submit(_read, model, chunk) for chunk in chunks[:1]]
+            for number, chunk in enumerate(chunks):
+                coming += [reader.submit(_read, model, c) for c in chunks[number + 1 : number + 2]]
+                asked, failed = coming.pop(0).result()
+                for question, error in failed.items():
+                    if chunk[question].benchmark == name:
+                        raise error  # that of another benchmark is raised in its turn
+                self._keep(chunk, asked)
+
+    def _keep(self, chunk: Sequence[Question], asked: Mapping[int, Asked]) -> None:
+        """Answer the read questions of a chunk and write them down."""
+        for decoding in dict.fromkeys(chunk[i].decoding for i in asked):
+            places = [i for i in asked if chunk[i].decoding == decoding]
+            texts = self.model.answers([asked[i].encoded for i in places], decoding)
+            found: dict[str, dict[int, Kept]] = {}
+            for i, text in zip(places, texts, strict=True):
+                kept = Kept(text, asked[i].prompt)
+                found.setdefault(chunk[i].benchmark, {})[chunk[i].document] = kept
+            for benchmark, answers in found.items():
+                append(self.outputs[benchmark], self.number, answers)
 
     def _before(
         self, requests: Sequence[Instance], old: Known, prompts: dict[int, str]
@@ -125,6 +222,17 @@ class ReplayModel(lmms):
             prompts[number] = asked
         return [old.answer(prompts[number], number) for number in documents] if prompts else None
 
+    def how(self) -> dict[str, Any]:
+        """How answers were computed since the last call: engine, tokens, notes for the user."""
+        counts, notes = getattr(self._model, "counts", None), getattr(self._model, "notes", [])
+        found: dict[str, Any] = {"notes": list(notes)} if notes else {}
+        notes.clear()
+        if counts is None:
+            return found if self._model is None else {"engine": "plain", **found}
+        told = {k: v - self._told.get(k, 0) for k, v in vars(counts).items()}
+        self._told = dict(vars(counts))
+        return {"engine": "prefix", **told, **found}
+
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         raise NotImplementedError
 
@@ -132,11 +240,38 @@ class ReplayModel(lmms):
         raise NotImplementedError
 
 
+def _meet(ranks: int) -> None:
+    """Wait for the other ranks."""
+    if ranks > 1:
+        torch.distributed.barrier()
+
+
+def _read(
+    model: AnswersTogether, chunk: Sequence[Question]
+) -> tuple[dict[int, Asked], dict[int, UserError]]:
+    """Of the questions by their places: what the model is given, or why one cannot be read."""
+    prepared: dict[bytes, torch.Tensor] = {}
+    asked: dict[int, Asked] = {}
+    failed: dict[int, UserError] = {}
+    for place, question in enumerate(chunk):
+        try:
+            turns, pictures = turns_and_pictures(question.read())
+            prompt = digest_of(turns, pictures, question.decoding)
+            asked[place] = Asked(model.encode(turns, pictures, prepared), prompt)
+        except UserError as error:
+            failed[place] = error
+    return asked, failed
+
+
 def digest(messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
+    """The digest of a request's messages and generation settings, see :func:`digest_of`."""
+    return digest_of(*turns_and_pictures(messages), Decoding.from_settings(settings))
+
+
+def digest_of(turns: Sequence[Turn], pictures: Sequence[Any], decoding: Decoding) -> str:
     """What the model is given, and how its answer is generated, as 16 hexadecimal digits."""
-    turns, pictures = turns_and_pictures(messages)
     said = [[turn.role, turn.text] for turn in turns]
-    found = hashlib.sha256(canonical([said, vars(Decoding.from_settings(settings))]).encode())
+    found = hashlib.sha256(canonical([said, vars(decoding)]).encode())
     for picture in pictures:
         found.update(f"{picture.size}".encode() + picture.tobytes())
     return found.hexdigest()[:16]
@@ -152,12 +287,3 @@ def _noting(request: Instance, prompts: dict[int, str]) -> Instance:
         return found
 
     return replace(request, arguments=(context, read, settings, number, task, split))
-
-
-def take_prompts(output: Path) -> dict[int, str]:
-    """Document -> digest, as the ranks left it beside the samples; the files go."""
-    found: dict[int, str] = {}
-    for path in output.glob("prompts-*.json"):
-        found |= {int(n): asked for n, asked in json.loads(path.read_text("utf-8")).items()}
-        path.unlink()
-    return found

@@ -14,8 +14,8 @@ from lmms_eval.utils import load_yaml_config
 
 from coincide.schema import UserError
 from eval import taskfile
+from eval.decoding import Decoding
 from eval.documents import TaskDocuments, naming_document, root_error
-from eval.model import Decoding
 from eval.pictures import decode_by_one_rule
 from eval.request import BenchmarkJob
 from eval.sample import chosen_documents, columns

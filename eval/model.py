@@ -1,14 +1,14 @@
-"""The evaluated model as lmms-eval calls it: an image-text model with adapter, batched and
-greedy.
+"""The evaluated model: an image-text model with adapter that answers greedily.
+
+As lmms-eval calls it, in plain batches of prompts; and as :mod:`eval.kept` asks it, where questions
+about one picture share what they begin with (:mod:`eval.engine`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,66 +20,11 @@ from coincide.models.chat import end_ids
 from coincide.models.encode import Encoded, collate, encode_prompt, model_inputs
 from coincide.models.load import load_model, load_processor
 from coincide.models.template import Template
-from coincide.schema import UserError
+from coincide.schema import Turn, UserError
 from coincide.system.files import sha256_file
+from eval.decoding import Decoding
+from eval.engine.shared import CannotShare, Counts, SharedPrefixes
 from eval.messages import turns_and_pictures
-
-MAX_NEW_TOKENS = 128
-"""Used if the task does not say, as in LLaVA's ``model_vqa_loader.py``."""
-NEUTRAL: Mapping[str, Any] = {
-    **dict.fromkeys(("max_gen_toks", "max_tokens", "max_length", "bad_words_ids"), None),
-    **dict.fromkeys(("min_length", "min_new_tokens", "no_repeat_ngram_size"), 0),
-    **dict.fromkeys(("repetition_penalty", "length_penalty", "num_beam_groups"), 1),
-    **dict.fromkeys(("penalty_alpha", "forced_eos_token_id", "suppress_tokens"), None),
-    **dict.fromkeys(("stop", "stop_strings", "stop_sequences"), None),
-}
-"""Settings that would change answers -> the value with which they do not. Settings that have no
-effect on greedy decoding (``top_p``) or on this model (``image_aspect_ratio``) are not listed."""
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
-"""Control characters that an untuned model can produce and that spreadsheets and pages do not
-accept (MMBench's task writes a spreadsheet); they are removed from answers."""
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How answers are generated: the part of a task's ``generation_kwargs`` that matters."""
-
-    max_new_tokens: int
-    num_beams: int
-    until: tuple[str, ...]
-    """Stop texts: the answer ends before the first of them."""
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> Decoding:
-        """From a task's ``generation_kwargs``.
-
-        Raises UserError for sampling (the same model must give the same answers) and for settings
-        that would change answers and are not supported.
-        """
-        warm = float(settings.get("temperature") or 0.0) > 0
-        if settings.get("do_sample", warm) and float(settings.get("temperature", 1.0) or 0.0) > 0:
-            raise UserError(
-                f"generation settings {dict(settings)} ask for sampling; evaluation decodes "
-                "greedily. Set generation.do_sample=false for this benchmark."
-            )
-        foreign = {k: v for k, v in settings.items() if v != NEUTRAL.get(k, v) and v is not None}
-        if foreign:
-            raise UserError(
-                f"generation settings {foreign} change answers and are not supported; supported "
-                "are max_new_tokens, num_beams and until. Set generation=... for this benchmark."
-            )
-        until = settings.get("until") or ()
-        return cls(
-            int(settings.get("max_new_tokens") or MAX_NEW_TOKENS),
-            int(settings.get("num_beams") or 1),
-            (until,) if isinstance(until, str) else tuple(text for text in until if text),
-        )
-
-    def cut(self, answer: str) -> str:
-        """``answer`` up to the first stop text, without control characters."""
-        for text in self.until:
-            answer = answer.partition(text)[0]
-        return _CONTROL.sub("", answer).strip()
 
 
 class LmmsEvalModel(lmms):
@@ -94,11 +39,14 @@ class LmmsEvalModel(lmms):
         *,
         template: Template,
         batch_size: int,
+        batch_tokens: int | None = None,
         dtype: str = "float32",
         device: str = "auto",
         answered: Callable[[int], None] = lambda count: None,
     ) -> None:
-        """``answered`` is called with the number of answers after every batch."""
+        """``answered`` is called with the number of answers after every batch. ``batch_tokens``: of
+        the engine that shares prefixes; None: it is not used.
+        """
         super().__init__()
         self.folders = [model_dir, *([adapter_dir] if adapter_dir else [])]
         self.template = template
@@ -112,7 +60,15 @@ class LmmsEvalModel(lmms):
         self.model = with_adapter(
             load_model(model_dir, getattr(torch, dtype), self.device), adapter_dir
         )
-        self.model.generation_config = self._generation_config()
+        self.model.generation_config = settings = self._generation_config()
+        ends = settings.eos_token_id
+        self.notes: list[str] = []
+        """What a user should know of how the answers came about."""
+        self.shared = None if batch_tokens is None else SharedPrefixes(
+            self.model, self.processor.tokenizer,
+            frozenset(ends if isinstance(ends, list) else [ends]), settings.pad_token_id,
+            batch_tokens, self.notes.append,
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         """The identity by which lmms-eval tells models apart: hashes of the weights, never
@@ -138,6 +94,39 @@ class LmmsEvalModel(lmms):
             answers.update(zip(batch, texts, strict=True))
             self.answered(len(batch))
         return [answers[i] for i in range(len(requests))]
+
+    def encode(
+        self, turns: Sequence[Turn], pictures: Sequence[Any], prepared: dict[bytes, torch.Tensor]
+    ) -> Encoded:
+        """What the model reads before it answers the last of ``turns``, encoded as in training.
+
+        ``prepared``: pixels of pictures by their content, for prompts that share some; filled.
+        """
+        return encode_prompt(turns, pictures, self.processor, self.template, prepared)
+
+    def answers(self, prompts: Sequence[Encoded], decoding: Decoding) -> list[str]:
+        """The answer to each prompt, in order: behind shared prefixes where the model allows it,
+        else in plain batches.
+        """
+        if self.shared is not None and decoding.num_beams == 1:
+            try:
+                return self.shared.answers(prompts, decoding, self.answered)
+            except CannotShare as why:
+                self.notes.append(f"no prefix is shared: {why}; answered as with eval.engine=plain")
+                self.shared = None
+        order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].input_ids), i))
+        found: dict[int, str] = {}
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            texts = self._answer([prompts[i] for i in batch], decoding)
+            found.update(zip(batch, texts, strict=True))
+            self.answered(len(batch))
+        return [found[i] for i in range(len(prompts))]
+
+    @property
+    def counts(self) -> Counts | None:
+        """What the engine that shares prefixes computed; None: it is not used."""
+        return None if self.shared is None else self.shared.counts
 
     def _batches(self, requests: Sequence[Instance]) -> Iterator[tuple[Decoding, list[int]]]:
         """Decoding settings with indices of requests, the longest first, up to ``batch_size``

@@ -100,6 +100,8 @@ def _listen(
                         full.append(f"{message['benchmark']}: {message['why']}")
                     failures.setdefault(message["benchmark"], message["why"])  # the rank that began
                 case "done":
+                    for note in message.get("notes", ()):
+                        progress.write(f"evaluate {message['benchmark']}: {note}")
                     yield message.pop("benchmark"), message
     process.wait()
 

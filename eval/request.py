@@ -59,6 +59,8 @@ class EvaluationRequest:
     dtype: str
     device: str
     batch_size: int
+    batch_tokens: int | None
+    """Most tokens in caches of the engine that shares prefixes; None: plain batches."""
     threads: int | None
     cache: str
     """Folder for the caches of the Hugging Face libraries."""

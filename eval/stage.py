@@ -15,6 +15,7 @@ from coincide.store import Artifact, Build, Step, Store
 from coincide.store.step import need_fields
 from coincide.system.files import write_atomic, write_json
 from eval import mirror
+from eval.journal import discard
 from eval.process import follow
 from eval.request import BenchmarkJob, EvaluationRequest
 from eval.suite import Benchmark, Suite
@@ -100,6 +101,7 @@ def _results(builds: Sequence[Build]) -> Iterator[tuple[Build, Mapping[str, Any]
         if why := evaluation.suite.left_out(evaluation.benchmark):
             _leave_out(build, why)
         if all((build.dir / name).is_file() for name in FILES):
+            discard(build.dir)
             yield build, _facts(build)  # left out, or done by an attempt killed before the commit
         else:
             waiting.append(build)
@@ -198,6 +200,7 @@ def _request(builds: Sequence[Build], cache: Path) -> EvaluationRequest:
         dtype=suite.dtype,
         device=suite.device,
         batch_size=suite.batch_size,
+        batch_tokens=suite.batch_tokens if suite.engine == "prefix" else None,
         threads=suite.threads,
         cache=str(cache),
         jobs=tuple(_job(each) for each in builds),
@@ -225,7 +228,7 @@ def _answers_alike(manifest: Mapping[str, Any], step: Step) -> bool:
     """Whether an evaluation had the same model answer as ``step`` has, perhaps to other prompts."""
     had = {"version": manifest.get("version"), **manifest.get("config", {})}
     wanted = {"version": step.version, **step.config}
-    same = ("version", "task", "template", "dtype", "batch")
+    same = ("version", "task", "template", "dtype", "batch", "engine")
     models = _models(manifest.get("needs", {})) == _models(need_fields(step.needs))
     return models and all(had.get(name) == wanted.get(name) for name in same)
 

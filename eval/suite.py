@@ -23,6 +23,9 @@ PROMPTS = ("lmms_eval", "llava_1_5")
 """Whose prompts: those of lmms-eval's tasks, or those of LLaVA-1.5's scripts where they differ."""
 SWITCHES = ("do_sample", "use_cache", "early_stopping")
 """Generation settings that are true or false."""
+ENGINES = ("prefix", "plain")
+"""How answers are computed: what questions about one picture begin with once, and the questions
+behind it together; or each prompt whole, in plain batches."""
 PARTS = ("mean", "judged", "letters", "f1", "pairs", "circular", "mmmu", "preference")
 """How samples add up to the primary metric: names of functions of ``eval.parts``."""
 
@@ -222,8 +225,15 @@ class Suite:
     """Folder with datasets as on the hub: ``<mirror>/lmms-lab-encoder/<Name>``."""
     judge: Judge = field(default_factory=Judge)
     """The judge model that scores benchmarks which need one."""
+    engine: str = "prefix"
+    """One of ``ENGINES``. In half precision, where answers can depend on it, part of the protocol;
+    else only speed. Models whose states of a prefix cannot be shared are asked as with ``plain``.
+    """
+    batch_tokens: int = 32768
+    """``prefix``: most tokens whose keys and values are held at a time. In half precision part of
+    the protocol. When memory runs out it is lowered."""
     batch_size: int = 16
-    """In half precision, where results can depend on it, part of the protocol; else only speed."""
+    """``plain``: prompts of a batch. In half precision part of the protocol."""
     processes: int | str = "auto"
     """Processes that share the documents; ``auto``: one per GPU."""
     device: str = "auto"
@@ -245,6 +255,14 @@ class Suite:
         _require(
             self.prompts in PROMPTS,
             f"eval.prompts={self.prompts!r}; the choices are {', '.join(PROMPTS)}.",
+        )
+        _require(
+            self.engine in ENGINES,
+            f"eval.engine={self.engine!r}; the choices are {', '.join(ENGINES)}.",
+        )
+        _require(
+            type(self.batch_tokens) is int and self.batch_tokens >= 1,
+            f"eval.batch_tokens={self.batch_tokens!r}; expected an int >= 1.",
         )
         _require(
             type(self.batch_size) is int and self.batch_size >= 1,
@@ -287,7 +305,7 @@ class Suite:
         return self.judge.absent() if benchmark.judge else ""
 
     def protocol_text(self, benchmark: Benchmark) -> str:
-        """The benchmark's protocol with the suite's additions: batch size and judge."""
+        """The benchmark's protocol with the suite's additions: engine or batch size, and judge."""
         told = [benchmark.protocol_text, *(f"{k}={v}" for k, v in self._adds(benchmark).items())]
         return "; ".join(filter(None, told))
 
@@ -302,9 +320,15 @@ class Suite:
         return {**benchmark.answer_config(), "dtype": self.dtype, **adds}
 
     def _adds(self, benchmark: Benchmark) -> dict[str, Any]:
-        batch = {} if self.dtype == "float32" else {"batch": self.batch_size}
         asked = benchmark.judge and not self.left_out(benchmark)
+        batch = {} if self.dtype == "float32" else self._computed()
         return {**batch, **({"judge": f"{self.judge.model}@{self.judge.host}"} if asked else {})}
+
+    def _computed(self) -> dict[str, Any]:
+        """How answers are computed, where they can depend on it."""
+        if self.engine == "plain":
+            return {"batch": self.batch_size}
+        return {"engine": f"{self.engine} with {self.batch_tokens} tokens"}
 
 
 def _settings(generation: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def load_llava(request: EvaluationRequest, device: str, answered: Callable[[int]
         Path(request.adapter) if request.adapter else None,
         template=TEMPLATES[request.template],
         batch_size=request.batch_size,
+        batch_tokens=request.batch_tokens,
         dtype=request.dtype,
         device=device,
         answered=answered,
@@ -99,7 +100,7 @@ def _evaluate_all(request: EvaluationRequest, run: Path, send: Send, make_model:
         return _examine_all(jobs, tasks, send) or int(failed > 0)
     asked = sum(len(tasks[job.name].eval_docs) for job in jobs)
     send("loaded", samples=-(-asked // WORLD_SIZE))
-    model = _model(request, jobs, device, lambda count: send("answered", count=count), make_model)
+    model = _model(request, jobs, tasks, device, lambda n: send("answered", count=n), make_model)
     for job in jobs:
         started, before = time.monotonic(), model.reused
         try:
@@ -114,6 +115,7 @@ def _evaluate_all(request: EvaluationRequest, run: Path, send: Send, make_model:
             seconds = round(time.monotonic() - started, 3)
             how = {"device": device, "batch_size": request.batch_size, "world_size": WORLD_SIZE}
             how |= {"reused": model.reused - before} if model.reused > before else {}
+            how |= model.how()
             send("done", benchmark=job.name, evaluate_seconds=seconds, **how)
     return 1 if failed else 0
 
@@ -138,15 +140,21 @@ def _examine_all(jobs: Sequence[BenchmarkJob], tasks: Mapping[str, Any], send: S
 def _model(
     request: EvaluationRequest,
     jobs: Sequence[BenchmarkJob],
+    tasks: Mapping[str, Any],
     device: str,
     answered: Callable[[int], None],
     make_model: MakeModel,
 ) -> Any:
     """The model, behind the answers that it gave before."""
     from eval.kept import ReplayModel
+    from eval.questions import Questions
 
+    shares = request.batch_tokens is not None
+    mixed = request.dtype == "float32"
     return ReplayModel(
-        jobs, lambda: make_model(request, device, answered), number=RANK,
+        jobs, lambda: make_model(request, device, answered),
+        questions=Questions(jobs, tasks, mixed=mixed) if shares else None,
+        number=RANK, ranks=WORLD_SIZE,
         batch_size=request.batch_size, device=device, answered=answered,
     )  # fmt: skip
 
@@ -186,8 +194,10 @@ def evaluate(model: Any, job: BenchmarkJob, task: Any, manager: Any) -> None:
     from lmms_eval.evaluator import simple_evaluate
 
     from eval import order
+    from eval.journal import discard
+    from eval.journal import read as read_answers
     from eval.judged import failure
-    from eval.kept import KEY, take_prompts
+    from eval.kept import KEY
     from eval.loading import stated_protocol
     from eval.replied import merge_replies
     from eval.scores import by_filter, lenient_scores, read, readable, records, scores
@@ -213,7 +223,8 @@ def evaluate(model: Any, job: BenchmarkJob, task: Any, manager: Any) -> None:
         attach(samples, task, job)
         order.attach(samples, task)
         reads = read(samples, job, asked_again(task, job))
-        first, asked = next(iter(samples.values())), take_prompts(Path(job.output))
+        first, answers = next(iter(samples.values())), read_answers(Path(job.output))
+        asked = {number: kept.prompt for number, kept in answers.items() if kept.prompt}
         rows = [
             {**row, **({KEY: asked[row["doc_id"]]} if row["doc_id"] in asked else {})}
             for row in records(samples, job, reads)
@@ -234,6 +245,7 @@ def evaluate(model: Any, job: BenchmarkJob, task: Any, manager: Any) -> None:
     output = Path(job.output)
     merge_replies(output)
     _write_lines(output / "samples.jsonl", rows)
+    discard(output)
     write_json(output / "result.json", result)
 
 

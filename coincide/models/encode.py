@@ -9,6 +9,7 @@ are the processor's own (``coincide.models.chat``).
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -128,13 +129,27 @@ def encode_blank(
 
 
 def encode_prompt(
-    turns: Sequence[Turn], pictures: Sequence[Image], processor: Any, template: Template
+    turns: Sequence[Turn],
+    pictures: Sequence[Image],
+    processor: Any,
+    template: Template,
+    prepared: dict[bytes, torch.Tensor] | None = None,
 ) -> Encoded:
-    """What the model reads before it answers the last of ``turns``; nothing is cut."""
+    """What the model reads before it answers the last of ``turns``; nothing is cut.
+
+    ``prepared``: pixels of pictures by their content, for prompts that share some; filled here.
+    """
     pictures = [bounded(image, processor) for image in pictures]
     if template.of_processor:
         return _chat(turns, pictures, processor, sys.maxsize, "prompt", asking=True)
-    pixels = pixels_of(pictures, processor) if pictures else None
+    known = {} if prepared is None else prepared
+    found = []
+    for image in pictures:
+        content = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).digest()
+        if content not in known:
+            known[content] = pixels_of([image], processor)
+        found.append(known[content])
+    pixels = found[0] if len(found) == 1 else torch.cat(found) if found else None
     return _encoded(prompt(template, turns), pixels, processor, template, sys.maxsize, "prompt")
 
 

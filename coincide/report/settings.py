@@ -21,13 +21,14 @@ NEUTRAL = (
     "data.annotations data.images data.root data.downloads data.clusters data.expect "
     "data.lost_at_most data.scale reference.adapter reference.remedy reference.device "
     "reference.scale clip.device clip.scale target.device target.scale "
-    "eval.mirror eval.batch_size eval.processes eval.device eval.threads eval.judge.url "
+    "eval.mirror eval.engine eval.batch_tokens eval.batch_size eval.processes eval.device "
+    "eval.threads eval.judge.url "
     "eval.judge.key_env eval.judge.tries eval.judge.wait eval.judge.timeout "
     "eval.benchmarks.*.chance eval.benchmarks.*.range eval.benchmarks.*.documents "
     "eval.benchmarks.*.unit"
 ).split()
 """Dotted fields that do not change an answer (places, speed, reading); with all fields below each.
-The batch size in half precision is part of the protocol."""
+Engine and batch in half precision are part of the protocol."""
 UNDECLARED = (
     "method.depth train.micro_batch train.gradient_checkpointing train.zero_stage train.processes "
     "train.nodes train.timeout train.workers train.threads train.save_every"

@@ -12,7 +12,8 @@ from PIL import Image
 
 from coincide.models.load import load_model, load_processor
 from coincide.models.template import TEMPLATES
-from eval.model import Decoding, LmmsEvalModel
+from eval.decoding import Decoding
+from eval.model import LmmsEvalModel
 from tests.eval.test_model import ask
 from tests.tiny_chat import FAMILIES, make_tiny_chat
 

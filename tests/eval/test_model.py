@@ -16,9 +16,10 @@ from PIL import Image
 from coincide.models.encode import encode, encode_prompt
 from coincide.models.template import TEMPLATES, Template
 from coincide.schema import Dataset, Example, Turn, UserError
+from eval.decoding import Decoding
 from eval.loading import load_tasks
 from eval.messages import turns_and_pictures
-from eval.model import Decoding, LmmsEvalModel
+from eval.model import LmmsEvalModel
 from eval.request import BenchmarkJob
 from eval.worker import evaluate
 from tests.eval.bench import make_adapter, make_parquet

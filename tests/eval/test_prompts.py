@@ -14,8 +14,8 @@ from lmms_eval.utils import load_yaml_config
 from coincide.schema import UserError
 from coincide.store import Store
 from eval.benchmarks_doc import PAGE, render
+from eval.decoding import Decoding
 from eval.loading import load_tasks, stated_protocol
-from eval.model import Decoding
 from eval.request import BenchmarkJob
 from eval.suite import PROMPTS, Benchmark
 from tests.eval import hub

@@ -1,0 +1,66 @@
+"""Answers of a benchmark that is being evaluated, kept as they come, so that a kill loses none.
+
+Each rank appends to a file of its own beside the results. A line holds the document's index, the
+digest of what the model was given, and the answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from coincide.system.files import lines
+
+NAME = "answers-{rank}.jsonl"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One answer, and the digest of what was asked (``eval.kept.digest``); None: not known."""
+
+    answer: str
+    prompt: str | None
+
+
+def append(folder: Path, rank: int, found: Mapping[int, Kept]) -> None:
+    """Add answers, document -> answer, in one write."""
+    text = "".join(
+        json.dumps({"document": document, **vars(kept)}, ensure_ascii=False) + "\n"
+        for document, kept in found.items()
+    )
+    path = folder / NAME.format(rank=rank)
+    with path.open("ab") as handle:
+        if handle.tell() and not _ends_a_line(path):
+            handle.write(b"\n")
+        handle.write(text.encode("utf-8"))
+
+
+def read(folder: Path) -> dict[int, Kept]:
+    """Document -> answer, of all ranks. A line that a kill cut is left out."""
+    found: dict[int, Kept] = {}
+    for path in _files(folder):
+        for line in lines(path):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            found[row["document"]] = Kept(row["answer"], row["prompt"])
+    return found
+
+
+def discard(folder: Path) -> None:
+    """Remove the files, once the answers stand in the results."""
+    for path in _files(folder):
+        path.unlink()
+
+
+def _files(folder: Path) -> Sequence[Path]:
+    return sorted(folder.glob(NAME.format(rank="*")))
+
+
+def _ends_a_line(path: Path) -> bool:
+    with path.open("rb") as handle:
+        handle.seek(-1, 2)
+        return handle.read(1) == b"\n"
