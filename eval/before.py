@@ -85,7 +85,7 @@ def _in_process(evaluation: Evaluation, files: Mapping[str, str], run: Path, cac
     job = job_of(evaluation, run / "out", files)
     suite = evaluation.suite
     EvaluationRequest(
-        "", None, evaluation.template, suite.dtype, "cpu", 1, None, suite.threads,
+        "", None, evaluation.template, suite.dtype, "cpu", 1, suite.threads,
         str(folder or cache), (job,), suite.judge, examine=True,
     ).write(run / "request.json")  # fmt: skip
     list(follow(run, [job.name], folder=folder))

@@ -222,6 +222,12 @@ class ReplayModel(lmms):
             prompts[number] = asked
         return [old.answer(prompts[number], number) for number in documents] if prompts else None
 
+    @property
+    def engine(self) -> str:
+        """``prefix``, also for answers of before, or ``plain``."""
+        fell = self._model is not None and getattr(self._model, "counts", None) is None
+        return "plain" if self.questions is None or fell else "prefix"
+
     def how(self) -> dict[str, Any]:
         """How answers were computed since the last call: engine, tokens, notes for the user."""
         counts, notes = getattr(self._model, "counts", None), getattr(self._model, "notes", [])

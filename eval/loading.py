@@ -167,6 +167,14 @@ def stated_protocol(task: Task, job: BenchmarkJob) -> str:
     return f"{job.protocol}; stop={' or '.join(map(repr, stop))}".removeprefix("; ")
 
 
+def answered_protocol(protocol: str, engine: str) -> str:
+    """``protocol`` with the engine that gave the answers, where it states one."""
+    told = protocol.split("; ")
+    if engine == "plain":
+        told = ["engine=plain" if each.startswith("engine=") else each for each in told]
+    return "; ".join(told)
+
+
 def _check_decoding(task: Task, job: BenchmarkJob) -> None:
     """Raises UserError where the protocol states other stop texts or lengths than the task has."""
     found = Decoding.from_settings(task.config.generation_kwargs)

@@ -59,13 +59,13 @@ class EvaluationRequest:
     dtype: str
     device: str
     batch_size: int
-    batch_tokens: int | None
-    """Most tokens in caches of the engine that shares prefixes; None: plain batches."""
     threads: int | None
     cache: str
     """Folder for the caches of the Hugging Face libraries."""
     jobs: tuple[BenchmarkJob, ...]
     judge: Judge = field(default_factory=Judge)
+    batch_tokens: int | None = None
+    """Most tokens in caches of the engine that shares prefixes; None: plain batches."""
     examine: bool = False
     """Only try documents, without the model."""
 

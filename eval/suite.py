@@ -233,7 +233,8 @@ class Suite:
     """``prefix``: most tokens whose keys and values are held at a time. In half precision part of
     the protocol. When memory runs out it is lowered."""
     batch_size: int = 16
-    """``plain``: prompts of a batch. In half precision part of the protocol."""
+    """``plain``, and models to which ``prefix`` cannot be applied: prompts of a batch. In half
+    precision part of the protocol."""
     processes: int | str = "auto"
     """Processes that share the documents; ``auto``: one per GPU."""
     device: str = "auto"
@@ -326,9 +327,8 @@ class Suite:
 
     def _computed(self) -> dict[str, Any]:
         """How answers are computed, where they can depend on it."""
-        if self.engine == "plain":
-            return {"batch": self.batch_size}
-        return {"engine": f"{self.engine} with {self.batch_tokens} tokens"}
+        engine = {} if self.engine == "plain" else {"engine": f"prefix, {self.batch_tokens} tokens"}
+        return {**engine, "batch": self.batch_size}
 
 
 def _settings(generation: Mapping[str, Any]) -> dict[str, Any]:

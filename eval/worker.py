@@ -198,7 +198,7 @@ def evaluate(model: Any, job: BenchmarkJob, task: Any, manager: Any) -> None:
     from eval.journal import read as read_answers
     from eval.judged import failure
     from eval.kept import KEY
-    from eval.loading import stated_protocol
+    from eval.loading import answered_protocol, stated_protocol
     from eval.replied import merge_replies
     from eval.scores import by_filter, lenient_scores, read, readable, records, scores
     from eval.units import attach, summary
@@ -218,6 +218,7 @@ def evaluate(model: Any, job: BenchmarkJob, task: Any, manager: Any) -> None:
         )
         if RANK > 0:
             return
+        job = replace(job, protocol=answered_protocol(job.protocol, getattr(model, "engine", "prefix")))
         filters = [filtered.name for filtered in task._filters]
         samples = by_filter(outcome["samples"][job.name], filters)
         attach(samples, task, job)
