@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from coincide.models.encode import Encoded
+from coincide.models.encode import Encoded, collate, model_inputs
 from coincide.models.template import TEMPLATES
 from coincide.schema import Turn
 from eval.decoding import Decoding
+from eval.engine.shared import CannotShare, SharedPrefixes
 from eval.model import LmmsEvalModel
+from tests.eval.decoders import KINDS
+from tests.eval.decoders import prompts as prompts_of
 from tests.tiny_chat import FAMILIES, make_tiny_chat
 
 RANDOM = np.random.default_rng(3)
@@ -59,3 +64,40 @@ def test_answers_are_those_of_each_prompt_alone(tmp_path: Path, family: str) -> 
         assert shared.counts.prompt_tokens == sum(len(p.input_ids) for p in prompts(plain))
         if tokens > 1:
             assert shared.counts.computed_tokens < 0.9 * shared.counts.prompt_tokens
+
+
+class Words:
+    """A tokenizer whose text is its ids."""
+
+    @staticmethod
+    def decode(ids: Sequence[int], **_: Any) -> str:
+        return " ".join(map(str, ids))
+
+
+def engine(network: Any, budget: int = 100_000) -> SharedPrefixes:
+    return SharedPrefixes(network, Words(), frozenset([2]), 0, budget)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "both ways"])
+def test_decoders_that_keep_other_states_answer_as_alone(kind: str) -> None:
+    torch.manual_seed(0)
+    network = KINDS[kind][0]().double().eval()
+    asked = prompts_of(kind, [(3, 9, 3, 6), (5, 5, 5), (4,)])
+    decoding = Decoding(8, 1, ())
+    expected = []
+    for prompt in asked:
+        inputs = model_inputs(collate([prompt], 0))
+        del inputs["labels"]
+        with torch.no_grad():
+            ids = network.generate(**inputs, max_new_tokens=8, do_sample=False, eos_token_id=2)
+        expected.append(Words.decode(ids[0, len(prompt.input_ids) :].tolist()))
+    assert len(set(expected)) > 3, "the answers should differ"
+    for budget in (100_000, 60):
+        assert engine(network, budget).answers(asked, decoding) == expected
+
+
+def test_a_model_that_sees_what_follows_is_found_out() -> None:
+    torch.manual_seed(0)
+    network = KINDS["both ways"][0]().double().eval()
+    with pytest.raises(CannotShare, match="standard deviations from those of the prompt alone"):
+        engine(network).answers(prompts_of("both ways", [(3, 9)]), Decoding(4, 1, ()))
