@@ -218,7 +218,9 @@ def evaluate(model: Any, job: BenchmarkJob, task: Any, manager: Any) -> None:
         )
         if RANK > 0:
             return
-        job = replace(job, protocol=answered_protocol(job.protocol, getattr(model, "engine", "prefix")))
+        job = replace(
+            job, protocol=answered_protocol(job.protocol, getattr(model, "engine", "prefix"))
+        )
         filters = [filtered.name for filtered in task._filters]
         samples = by_filter(outcome["samples"][job.name], filters)
         attach(samples, task, job)

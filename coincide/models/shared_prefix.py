@@ -11,7 +11,6 @@ padding; for them :func:`bears_padding` is false and all rows of a batch must be
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -41,14 +40,25 @@ class Cached:
         """B."""
         return len(self.mask)
 
-    def chosen(self, rows: Sequence[int], *, keep: bool = False) -> Cached:
-        """Rows ``rows``, each as often as it is named. ``keep``: these states are used again, else
-        they are given up, which saves a copy of the cache."""
+    def chosen(self, rows: Sequence[int]) -> Cached:
+        """Rows ``rows``, each as often as it is named; this object's own states are given up."""
         index = torch.tensor(list(rows), device=self.mask.device)
-        cache = copy.deepcopy(self.cache) if keep else self.cache
-        cache.reorder_cache(index)
+        self.cache.reorder_cache(index)
+        return self._with(index)
+
+    def shared(self, rows: Sequence[int]) -> Cached:
+        """As :meth:`chosen`, ``rows`` ascending; the states are kept once, for a model that
+        :func:`coincide.models.shared_attention.install` took.
+        """
+        from coincide.models.shared_attention import shared_layer
+
+        layers = [shared_layer(layer, self.mask, list(rows)) for layer in self.cache.layers]
+        self.cache.layers = layers
+        return self._with(torch.tensor(list(rows), device=self.mask.device))
+
+    def _with(self, index: torch.Tensor) -> Cached:
         shift = None if self.shift is None else self.shift[index]
-        return Cached(cache, self.mask[index], shift, self.logits[index])
+        return Cached(self.cache, self.mask[index], shift, self.logits[index])
 
 
 def begin(network: Any, rows: Sequence[Encoded], pad_id: int) -> Cached:
@@ -159,6 +169,13 @@ def bears_padding(network: Any, length: int) -> bool:
         or (type(layer) is DynamicSlidingWindowLayer and length < layer.sliding_window)
         for layer in new_cache(network).layers
     )
+
+
+def keeps_every_key(network: Any) -> bool:
+    """Whether all layers of the model's cache are of the plain kind."""
+    from transformers.cache_utils import DynamicLayer
+
+    return all(type(layer) is DynamicLayer for layer in new_cache(network).layers)
 
 
 def prefix_length(rows: Sequence[Encoded]) -> int:

@@ -59,21 +59,28 @@ def families(prompts: Sequence[Encoded]) -> list[Family]:
 
 
 def batches(
-    prompts: Sequence[Encoded], found: Sequence[Family], budget: int, new: int, *, padded: bool
+    prompts: Sequence[Encoded],
+    found: Sequence[Family],
+    budget: int,
+    new: int,
+    *,
+    padded: bool,
+    once: bool = False,
 ) -> list[Batch]:
     """The families in batches of at most ``budget`` tokens in caches, padding and ``new`` tokens of
     each answer included; a prompt that needs more is a batch of its own.
 
-    ``padded``: lengths within a batch may differ. Otherwise only prompts run together whose
-    prefixes, and whose other tokens, are of one length; prompts that run whole always may.
+    ``once``: a prefix is kept once for all its prompts. ``padded``: lengths within a batch may
+    differ. Otherwise only prompts run together whose prefixes, and whose other tokens, are of one
+    length; prompts that run whole always may.
     """
     made: list[Batch] = []
     for whole, rows in _kinds(prompts, found, padded or None):
         alike = not (padded or whole)
         held: list[Family] = []
         for family in sorted(rows, key=lambda f: (-_longest(prompts, f), f.places)):
-            for part in _parts(prompts, family, budget, new):
-                if held and most_tokens(prompts, [*held, part], new) > budget:
+            for part in _parts(prompts, family, budget, new, once):
+                if held and most_tokens(prompts, [*held, part], new, once=once) > budget:
                     made.append(Batch(tuple(held), alike))
                     held = []
                 held.append(part)
@@ -100,12 +107,14 @@ def _kinds(
     return [(whole, rows) for (whole, *_), rows in kinds.items()]
 
 
-def _parts(prompts: Sequence[Encoded], family: Family, budget: int, new: int) -> list[Family]:
+def _parts(
+    prompts: Sequence[Encoded], family: Family, budget: int, new: int, once: bool
+) -> list[Family]:
     """The family in parts of at most ``budget`` tokens, of prompts of similar length."""
     places = sorted(family.places, key=lambda i: (-len(prompts[i].input_ids), i))
     parts: list[Family] = []
     while places:
-        one = family.prefix + len(prompts[places[0]].input_ids) + new
+        one = len(prompts[places[0]].input_ids) + new - (family.prefix if once else 0)
         count = max(1, (budget - family.prefix) // one)
         parts.append(Family(tuple(places[:count]), family.prefix))
         places = places[count:]
@@ -116,10 +125,9 @@ def _longest(prompts: Sequence[Encoded], family: Family) -> int:
     return max(len(prompts[place].input_ids) for place in family.places)
 
 
-def most_tokens(prompts: Sequence[Encoded], held: Sequence[Family], new: int) -> int:
+def most_tokens(prompts: Sequence[Encoded], held: Sequence[Family], new: int, *, once: bool) -> int:
     """Most tokens in caches while these families run together, each answer of ``new`` tokens."""
     rows = sum(len(family.places) for family in held)
     prefix = max(family.prefix for family in held)
     rest = max(_longest(prompts, family) - family.prefix for family in held)
-    prefixes = len(held) * prefix if prefix else 0
-    return prefixes + rows * (prefix + rest + new)
+    return len(held) * prefix + rows * ((0 if once else prefix) + rest + new)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from coincide.models.encode import Encoded
+from coincide.models.shared_attention import CannotDivide, install
 from coincide.models.shared_prefix import (
     Cached,
     alone,
@@ -22,6 +23,7 @@ from coincide.models.shared_prefix import (
     begin,
     extend,
     first_of,
+    keeps_every_key,
     longer,
     step,
 )
@@ -33,7 +35,7 @@ TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}
 """Largest difference of a checked prompt's logits, in standard deviations of them; in half
 precision ``HALF``."""
 HALF = 0.2
-LEAVE = 0.75
+LEAVE = 0.5
 """Rows that are done leave once no more than this share of a batch is still answering."""
 
 
@@ -70,9 +72,14 @@ class SharedPrefixes:
     budget: int
     say: Callable[[str], None] = print
     counts: Counts = field(default_factory=Counts)
+    once: bool = field(init=False)
+    """Whether a prefix is kept once for all of its questions, not once for each."""
     checked: set[tuple[bool, bool]] = field(default_factory=set)
     """Kinds of batches (of one length, with a prefix) of which prompts were compared with the same
     alone."""
+
+    def __post_init__(self) -> None:
+        self.once = keeps_every_key(self.network) and install(self.network)
 
     def answers(
         self,
@@ -92,6 +99,11 @@ class SharedPrefixes:
             for batch in self._batches(rows, decoding):
                 try:
                     texts = self._run(rows, batch, decoding)
+                except (CannotDivide, CannotShare):
+                    if not self.once:
+                        raise
+                    self.once = False  # repeat the prefix for each of its questions
+                    break
                 except torch.OutOfMemoryError as error:
                     self._lower(rows, batch, decoding, error)
                     break
@@ -104,12 +116,12 @@ class SharedPrefixes:
         new = decoding.max_new_tokens
         longest = max(len(prompt.input_ids) for prompt in prompts)
         padded = bears_padding(self.network, 2 * longest + new)
-        return batches(prompts, families(prompts), self.budget, new, padded=padded)
+        return batches(prompts, families(prompts), self.budget, new, padded=padded, once=self.once)
 
     def _lower(
         self, prompts: Sequence[Encoded], batch: Batch, decoding: Decoding, error: Exception
     ) -> None:
-        tokens = most_tokens(prompts, batch.families, decoding.max_new_tokens)
+        tokens = most_tokens(prompts, batch.families, decoding.max_new_tokens, once=self.once)
         if len(batch.places) == 1:
             raise UserError(
                 f"a prompt that takes {tokens} tokens with its answer does not fit into the memory "
@@ -149,7 +161,8 @@ class SharedPrefixes:
         self.counts.computed_tokens += sum(map(len, rests)) + sum(f.prefix for f in batch.families)
         begun = begin(self.network, firsts, self.pad_id)
         owners = [number for number, f in enumerate(batch.families) for _ in f.places]
-        return extend(self.network, begun.chosen(owners), rests, self.pad_id)
+        begun = begun.shared(owners) if self.once else begun.chosen(owners)
+        return extend(self.network, begun, rests, self.pad_id)
 
     def _decoded(
         self, state: Cached, decoding: Decoding, check: Check | None
@@ -170,7 +183,8 @@ class SharedPrefixes:
             if not alive:
                 return answers, token >= 1
             left = [place for place, row in enumerate(rows) if row in alive]
-            if len(left) <= LEAVE * len(rows) and not (check and token < 1):
+            to_come = decoding.max_new_tokens - token - 1
+            if len(left) <= LEAVE * len(rows) and to_come > 2 and not (check and token < 1):
                 state, chosen = state.chosen(left), chosen[left]
                 rows = [rows[place] for place in left]
             state = step(self.network, state, chosen)

@@ -31,8 +31,10 @@ def gemma3(window: int) -> Any:
     """Every second block sees a window; a picture's tokens see each other both ways."""
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
-    text = {**TEXT, "sliding_window": window, "query_pre_attn_scalar": 16,
-            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}  # fmt: skip
+    text = {
+        **TEXT, "sliding_window": window, "query_pre_attn_scalar": 16,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    }  # fmt: skip
     config = Gemma3Config(
         text_config=text, vision_config=SIGLIP, mm_tokens_per_image=4, image_token_index=PICTURE
     )

@@ -63,6 +63,7 @@ def test_answers_are_those_of_each_prompt_alone(tmp_path: Path, family: str) -> 
         assert shared.notes == [] and shared.counts is not None
         assert shared.counts.prompt_tokens == sum(len(p.input_ids) for p in prompts(plain))
         if tokens > 1:
+            assert shared.shared is not None and shared.shared.once
             assert shared.counts.computed_tokens < 0.9 * shared.counts.prompt_tokens
 
 
