@@ -209,6 +209,16 @@ class HasScale(Protocol):
 
 
 @runtime_checkable
+class HasPictureRuns(Protocol):
+    """A suite that knows how often pictures run, where questions about one share it."""
+
+    @property
+    def picture_runs(self) -> int | None:
+        """None: once for each question."""
+        ...
+
+
+@runtime_checkable
 class HasDtype(Protocol):
     """A model that says in which precision a feature pass runs it."""
 

@@ -77,6 +77,8 @@ class Benchmark:
     picture's content (``eval.units``). ``pairs`` and ``circular`` have units of their own."""
     documents: int | None = None
     """Number of documents in the split, only for cost estimates."""
+    pictures: int | None = None
+    """Number of different pictures that they show, only for cost estimates; None: not known."""
     judge: bool = False
     """Whether it is scored by a judge model."""
     stop: Sequence[str] | None = None
@@ -140,6 +142,15 @@ class Benchmark:
         """Number of documents that are asked, as far as known."""
         bounds = (self.documents, self.limit, self.subsample.count if self.subsample else None)
         return min((bound for bound in bounds if bound is not None), default=None)
+
+    @property
+    def shown(self) -> int | None:
+        """About how many different pictures the asked documents show; None where that is not known:
+        at worst each its own.
+        """
+        if self.pictures is None or self.documents is None or self.asked is None:
+            return None
+        return min(self.pictures, self.asked) if self.asked < self.documents else self.pictures
 
     @property
     def stated(self) -> dict[str, Any]:
@@ -283,6 +294,14 @@ class Suite:
     def asked(self) -> list[Benchmark]:
         """The benchmarks with the prompts chosen by ``prompts``."""
         return [benchmark.asked_as(self.prompts) for benchmark in self.benchmarks.values()]
+
+    @property
+    def picture_runs(self) -> int | None:
+        """How often a picture runs over all benchmarks; None: once for each question."""
+        known = [(b.shown, b.asked) for b in self.benchmarks.values()]
+        if self.engine == "plain" or any(asked is None for _, asked in known):
+            return None
+        return sum((asked or 0) if shown is None else shown for shown, asked in known)
 
     def requirements(self) -> list[Requirement]:
         """Each dataset on this machine; and the judge, without which its benchmarks are left

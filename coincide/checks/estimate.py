@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from coincide.checks.flops import ASSUMED_MFU, gpu_hours, peak_flops
 from coincide.features.forward.contract import ForwardSignal
-from coincide.protocols import scale_of
+from coincide.protocols import HasPictureRuns, scale_of
 from coincide.schema import Clustering, Difficulty, UserError
 from coincide.selection.budget import count
 
@@ -145,14 +145,26 @@ def _tuning(experiment: Experiment, rows: int, device: str) -> tuple[float, str]
 
 
 def _evaluate(experiment: Experiment, device: str) -> StageEstimate | None:
-    scale = scale_of(experiment.target)
-    counts = [b.asked for b in experiment.suite.benchmarks.values()]
-    if "parameters" not in scale or any(count is None for count in counts):
+    """2 FLOP a parameter and token. Where the suite shares prefixes, a picture's tokens count once
+    and prompts run in batches; answers are bound by memory.
+    """
+    scale, suite = scale_of(experiment.target), experiment.suite
+    benchmarks = list(suite.benchmarks.values())
+    counts = [b.asked for b in benchmarks if b.asked is not None]
+    if "parameters" not in scale or len(counts) < len(benchmarks):
         return StageEstimate("evaluate", None, None, "sizes of target or benchmarks are not known")
-    documents = sum(count for count in counts if count is not None)
-    tokens = documents * (scale["image_tokens"] + PROMPT_TOKENS + ANSWER_TOKENS)
-    hours = gpu_hours(2 * scale["parameters"] * tokens, device, GENERATION_MFU)
-    basis = f"{documents:,} questions, {tokens / 1e6:,.0f}M tokens x 2 x {_n(scale)}"
+    documents = sum(counts)
+    runs = suite.picture_runs if isinstance(suite, HasPictureRuns) else None
+    mfu = GENERATION_MFU if runs is None else ASSUMED_MFU
+    pictures = documents if runs is None else runs
+    prompts = pictures * scale["image_tokens"] + documents * PROMPT_TOKENS
+    answers = documents * ANSWER_TOKENS
+    hours = gpu_hours(2 * scale["parameters"] * prompts, device, mfu)
+    hours += gpu_hours(2 * scale["parameters"] * answers, device, GENERATION_MFU)
+    basis = (
+        f"{documents:,} questions about {pictures:,} pictures, {prompts / 1e6:,.0f}M tokens of "
+        f"prompts at {mfu:.0%} and {answers / 1e6:,.0f}M of answers x 2 x {_n(scale)}"
+    )
     return StageEstimate("evaluate", hours, None, f"{basis} {_at(device, GENERATION_MFU)}")
 
 

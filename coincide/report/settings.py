@@ -25,6 +25,7 @@ NEUTRAL = (
     "eval.threads eval.judge.url "
     "eval.judge.key_env eval.judge.tries eval.judge.wait eval.judge.timeout "
     "eval.benchmarks.*.chance eval.benchmarks.*.range eval.benchmarks.*.documents "
+    "eval.benchmarks.*.pictures "
     "eval.benchmarks.*.unit"
 ).split()
 """Dotted fields that do not change an answer (places, speed, reading); with all fields below each.
