@@ -13,7 +13,7 @@ from PIL import Image
 
 from coincide.models.encode import Encoded, collate, model_inputs
 from coincide.models.template import TEMPLATES
-from coincide.schema import Turn
+from coincide.schema import Turn, UserError
 from eval.decoding import Decoding
 from eval.engine.shared import CannotShare, SharedPrefixes
 from eval.model import LmmsEvalModel
@@ -102,3 +102,48 @@ def test_a_model_that_sees_what_follows_is_found_out() -> None:
     network = KINDS["both ways"][0]().double().eval()
     with pytest.raises(CannotShare, match="standard deviations from those of the prompt alone"):
         engine(network).answers(prompts_of("both ways", [(3, 9)]), Decoding(4, 1, ()))
+
+
+def test_a_model_that_cannot_share_is_asked_as_before_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_tiny_chat("llava", tmp_path)
+    decoding = Decoding(6, 1, ())
+    plain, shared = make(folder, tokens=None), make(folder, tokens=1000)
+    expected = plain.answers(prompts(plain), decoding)
+    monkeypatch.setattr(SharedPrefixes, "answers", _refuses)
+    assert shared.answers(prompts(shared), decoding) == expected
+    assert shared.counts is None
+    assert shared.notes == [
+        "no prefix is shared: logits differ; answered as with eval.engine=plain"
+    ]
+
+
+def _refuses(*_: Any) -> list[str]:
+    raise CannotShare("logits differ")
+
+
+def test_when_memory_runs_out_fewer_tokens_run_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make(make_tiny_chat("llava", tmp_path), tokens=100_000)
+    decoding, asked = Decoding(6, 1, ()), prompts(model)
+    expected = model.answers(asked, decoding)
+    assert model.shared is not None
+    run = SharedPrefixes._run
+
+    def small(self: SharedPrefixes, rows: Any, batch: Any, decoding: Decoding) -> list[str]:
+        if len(batch.places) > 5:
+            raise torch.OutOfMemoryError("no memory")
+        return run(self, rows, batch, decoding)
+
+    monkeypatch.setattr(SharedPrefixes, "_run", small)
+    assert model.answers(asked, decoding) == expected
+    assert model.shared.budget < 1000 and "(eval.batch_tokens)" in model.notes[0]
+    monkeypatch.setattr(SharedPrefixes, "_run", _no_memory)
+    with pytest.raises(UserError, match="does not fit into the memory of cpu"):
+        model.answers(asked, decoding)
+
+
+def _no_memory(*_: Any) -> list[str]:
+    raise torch.OutOfMemoryError("no memory")
