@@ -176,7 +176,7 @@ class Server:
             _prctl(SUBREAPER, 1)
             try:
                 socket.send_fds(self._channel, [message], descriptors)
-                return int(self._channel.recv(64)) or None
+                return int(self._channel.recv(64) or 0) or None
             finally:
                 _prctl(SUBREAPER, 0)
         return None
