@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ import pytest
 from tests.versions.__main__ import TABLE, current, verdict
 from tests.versions.cases import CASES, digest
 
+OTHERWISE = {"from_file", "activations", "token_scores", "hidden_last", "clip_image", "clip_text"}
+"""Rows that a user gives, and signals that the cases of coincide, el2n, semdedup and clip_score
+hash by the names of those methods."""
 KNOWN = json.loads(TABLE.read_text(encoding="utf-8"))
 
 
@@ -23,9 +27,32 @@ def test_the_table_has_these_cases_and_every_kind_of_artifact() -> None:
     assert set(KNOWN) == set(CASES)
     kinds = {name.split("/")[0] for name in CASES}
     assert kinds == {
-        "data", "model", "features", "clusters", "difficulty", "scores", "subset", "adapter",
-        "eval",
+        "data", "model", "scan", "features", "clusters", "difficulty", "merged", "scores", "subset",
+        "adapter", "eval",
     }  # fmt: skip
+
+
+def test_every_version_signal_and_method_has_a_case() -> None:
+    """Also those that are added one day."""
+    root = TABLE.parents[2]
+    versions = {
+        f"{name} in {path.relative_to(root)}"
+        for folder in ("coincide", "baselines", "train", "eval")
+        for path in (root / folder).rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if (found := re.match(r"([A-Z_, ]+) = .", line))
+        for name in found[1].split(", ")
+        if name.endswith("VERSION")
+    }
+    assert len(versions) > 15
+    assert versions == {case.where for case in CASES.values() if "VERSION in " in case.where}
+    kinds = {"signals": (root / "coincide" / "features" / "signals", "features/(.+)"),
+             "methods": (root / "baselines", "subset/(.+)")}  # fmt: skip
+    for folder, pattern in kinds.values():
+        texts = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
+        names = set(re.findall(r'^    name: (?:ClassVar\[)?str\]? = "(\w+)"', texts, re.M))
+        known = {match[1] for name in CASES if (match := re.fullmatch(pattern, name))}
+        assert names - known - OTHERWISE == set() and len(names) > 12, folder
 
 
 def test_what_changed_alone_is_told_with_what_to_do() -> None:

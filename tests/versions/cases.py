@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.versions import outputs, steps
+from tests.versions import models, outputs, signals, steps
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,6 @@ def _step(module: str, output: Callable[[], Any], name: str = "VERSION") -> Case
     return Case(_constant(module, name), f"{name} in {module.replace('.', '/')}.py", output)
 
 
-_METHODS = (
-    "random", "full", "el2n", "perplexity", "clip_score", "semdedup", "d2_pruning", "self_sup",
-    "self_filter",
-)  # fmt: skip
 _PRETRAIN = "the shipped weights: python -m coincide.models.pretrain tiny, and tiny_ref"
 CASES: dict[str, Case] = {
     "data/demo": _step("coincide.data.demo.source", outputs.demo),
@@ -85,10 +81,23 @@ CASES: dict[str, Case] = {
         _weights("clip"), "the shipped weights: python -m coincide.models.pretrain_clip",
         outputs.clip_pretraining,
     ),
+    "model/hub": _step("coincide.models.hub", models.hub),
+    "model/hub_clip": _step("coincide.models.clip", models.hub_clip, "HUB_VERSION"),
+    "model/hub_vision": _step("coincide.models.vision", models.vision),
+    "model/llava_1_5": _step("coincide.models.llava_1_5", models.llava_1_5),
+    "model/tinyllava": _step("coincide.models.tinyllava", models.tinyllava),
+    "model/tuned": _step("coincide.models.tuned", models.tuned),
+    "merged": _step("coincide.selection.tuned", models.merged),
+    "scan": _step("coincide.selection.scan", steps.scan),
     **{
         f"features/{method}": _step("coincide.features.extract", lambda m=method: steps.features(m))
         for method in ("coincide", "el2n", "semdedup", "clip_score")
     },
+    **{
+        name: _step("coincide.features.extract", signals.reference(signal))
+        for name, signal in signals.CASES.items()
+    },
+    "features/picture_embedding": _step("coincide.features.extract", signals.pictures),
     "clusters": _step("coincide.selection.stage", steps.clusters, "CLUSTERS_VERSION"),
     "difficulty": _step("train.self_filter", steps.difficulty),
     "scores": _step("coincide.selection.scoring", steps.scores),
@@ -98,8 +107,9 @@ CASES: dict[str, Case] = {
         f"subset/{name}": _step(
             "coincide.selection.stage", lambda n=name: steps.selected(n), "SUBSET_VERSION"
         )
-        for name in _METHODS
+        for name in steps.METHODS
     },
+    "subset/matched": _step("coincide.selection.stage", steps.matched, "SUBSET_VERSION"),
     "adapter": _step("train.stage", steps.training),
     "eval": _step("eval.stage", steps.evaluation),
 }  # fmt: skip

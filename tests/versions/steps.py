@@ -48,19 +48,77 @@ def clusters() -> Any:
 def _methods() -> dict[str, Any]:
     from baselines.clip_score import ClipScore
     from baselines.d2_pruning import D2Pruning
+    from baselines.dics import Dics
     from baselines.el2n import El2n
     from baselines.full import Full
+    from baselines.grand import Grand
+    from baselines.ifd import Ifd
+    from baselines.length import Length
+    from baselines.onceselect import OnceSelect
     from baselines.perplexity import Perplexity
+    from baselines.presel import PreSel
+    from baselines.prism import Prism
+    from baselines.rds import Rds
+    from baselines.scalselect import ScalSelect
     from baselines.self_filter import SelfFilter
     from baselines.self_sup import SelfSup
     from baselines.semdedup import SemDeDup
+    from baselines.typiclust import TypiClust
     from baselines.uniform import Random
+    from baselines.visnec import VisNec
+    from coincide.schema import SubsetOf
+    from tests.baselines.pool import MAGIC
 
+    of = PreSel(share=0.1).needs()[1]
+    assert isinstance(of, SubsetOf)
     made: list[Any] = [
         Random(), Full(), El2n(), Perplexity(direction="low"), ClipScore(), SemDeDup(clusters=10),
-        D2Pruning(), SelfSup(clusters=10), SelfFilter(),
+        D2Pruning(), SelfSup(clusters=10), SelfFilter(), Grand(), Ifd(), Length(),
+        TypiClust(clusters=10), Dics(clusters=10), PreSel(share=0.1), of.method,
+        Prism(), ScalSelect(), Rds(),
+        OnceSelect(steps=20, epochs=20), VisNec(clusters=5), MAGIC,
     ]  # fmt: skip
     return {method.name: method for method in made}
+
+
+METHODS = tuple(_methods())
+
+
+def matched() -> Any:
+    """Random rows with the sources of another method's subset."""
+    from baselines.el2n import El2n
+    from baselines.matched import Matched
+    from coincide.schema import SubsetOf
+    from tests.baselines.pool import make_pool
+
+    pool, other = make_pool(), El2n()
+    pool.subsets[SubsetOf(other)] = np.asarray(other.select(pool, 60, 0).rows)
+    return np.asarray(Matched("el2n", other).select(pool, 60, 0).rows)
+
+
+def scan() -> Any:
+    """Which odd rows are refused, and which teach nothing, without and with a model."""
+    from dataclasses import replace
+
+    from coincide.models.probe import Prober
+    from coincide.models.tiny import make_processor
+    from coincide.schema import Turn
+    from coincide.selection.scan import scan_rows
+
+    whole = demo_source().open(store().ensure(demo_source().step()).path)
+    one = next(e for e in whole.examples if e.images)
+    ask, long = one.turns[0], "is the star red " * 300
+    turns = (
+        (ask,), (ask, Turn("gpt", "")), (ask, Turn("gpt", long)), (Turn("gpt", "yes"), ask),
+        (Turn("human", "no picture?"), Turn("gpt", "yes")), (Turn("human", long), *one.turns),
+        (replace(ask, text=f"<image>\n{ask.text}"), Turn("gpt", "two")), one.turns,
+    )  # fmt: skip
+    odd = [replace(one, row=row, turns=of) for row, of in enumerate(turns)]
+    images: tuple[tuple[str, ...], ...] = (("gone.png",), ())
+    odd += [replace(one, row=row, images=of) for row, of in enumerate(images, len(odd))]
+    dataset = replace(whole, examples=odd)
+    found = [scan_rows(dataset, None), scan_rows(dataset, Prober(make_processor(), "tiny", 512))]
+    return [(dict(scan.refused), dict(scan.unlearnt)) for scan in found]
 
 
 def selected(name: str) -> Any:
