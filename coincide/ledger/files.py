@@ -18,7 +18,7 @@ from typing import Any
 from coincide.ledger.packed import ENDING, unpack
 from coincide.schema import Cost, Result, Score, UserError
 from coincide.system import disk
-from coincide.system.files import canonical, sweep, write_json
+from coincide.system.files import canonical, digest_of, sweep, write_json
 from coincide.terminal.inert import printable
 from coincide.terminal.redact import redact
 
@@ -27,6 +27,12 @@ _TABLES = {
     "seconds": float, "keys": str, "composition": int, "config": object, "versions": str,
     "hardware": object, "contents": str,
 }  # fmt: skip
+SEAL = "sha256"
+"""Field of a file: the hash of its other fields. Absent in files of earlier versions."""
+EDITED = (
+    f"a value is not what was written (the hash in its field {SEAL!r} is another one; who changes "
+    "a result on purpose removes that field)"
+)
 _OPTIONAL = {"commit", "created", "costs", "hardware", "contents", "aside", "lenient"}
 
 
@@ -48,7 +54,7 @@ def file_name(result: Result) -> str:
 def write_result(folder: Path, result: Result) -> Path:
     """Write ``result`` to ``folder`` without secrets; a file of the same name is replaced.
 
-    Returns the path. Raises :class:`DiskError` if the disk is full or read-only.
+    Its hash stands in the file, so that a figure that is changed later is noticed. Returns the path. Raises :class:`DiskError` if the disk is full or read-only.
     """
     for score in (*result.scores, *result.lenient):
         if score.value is not None and not math.isfinite(score.value):
@@ -61,7 +67,7 @@ def write_result(folder: Path, result: Result) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
-        write_json(path, record)
+        write_json(path, {**record, SEAL: digest_of(record)})
     except OSError as error:
         remedy = "Set paths.ledger to another folder: everything is in the store already."
         needed = len(canonical(record))
@@ -119,7 +125,12 @@ def read_result(path: Path) -> Result:
 def _checked(place: str, text: str | bytes) -> Result:
     try:
         decoded = text if isinstance(text, str) else text.decode("utf-8")
-        return _result(json.loads(decoded, parse_constant=_refuse_constant))
+        record = json.loads(decoded, parse_constant=_refuse_constant)
+        seal = record.pop(SEAL, None) if isinstance(record, dict) else None
+        result = _result(record)
+        if seal not in (None, digest_of(record)):
+            raise ValueError(EDITED)
+        return result
     except ValueError as error:
         raise UserError(
             f"{place} is not a result of the ledger: {error}. "

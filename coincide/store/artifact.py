@@ -200,10 +200,26 @@ def _sane(manifest: Mapping[str, Any]) -> bool:
     )
     if not tables:
         return False
+    texts = all(isinstance(need, str) for need in manifest.get("needs", {}).values())
     files: dict[str, Any] = manifest.get("files", {})
-    inside = all(not PurePath(n).is_absolute() and ".." not in PurePath(n).parts for n in files)
-    return inside and all(
-        isinstance(f, dict) and {"size", "sha256"} <= f.keys() for f in files.values()
+    return texts and all(map(_inside, files)) and all(map(_measured, files.values()))
+
+
+def _inside(name: str) -> bool:
+    """Whether ``name`` can be a file below an artifact's folder."""
+    try:
+        named = b"\0" not in name.encode()
+    except UnicodeEncodeError:
+        return False
+    return named and not PurePath(name).is_absolute() and ".." not in PurePath(name).parts
+
+
+def _measured(file: Any) -> bool:
+    """Whether size and hash of a file are given."""
+    return (
+        isinstance(file, dict)
+        and isinstance(file.get("size"), int)
+        and isinstance(file.get("sha256"), str)
     )
 
 

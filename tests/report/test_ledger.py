@@ -86,6 +86,24 @@ def test_a_malformed_file_is_named(tmp_path: Path, spoil: Any, says: str) -> Non
         read_ledger(tmp_path)
 
 
+def test_a_figure_that_was_changed_is_refused_by_file(tmp_path: Path) -> None:
+    """In a folder and packed; laid out anew, or with the hash removed, it is read."""
+    path = write_result(tmp_path, ledger()[0])
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record, indent=3))
+    assert read_ledger(tmp_path)[0].scores == ledger()[0].scores
+    record["scores"][0]["value"] += 0.01
+    path.write_text(json.dumps(record))
+    (tmp_path / "packed").mkdir()
+    pack(tmp_path, tmp_path / "packed" / "all.jsonl.gz")
+    for place in (path, tmp_path / "packed"):
+        with pytest.raises(UserError, match=r"(?s)(\.json|all\.jsonl\.gz:1).*not what was written"):
+            read_ledger(place)
+    del record["sha256"]
+    path.write_text(json.dumps(record))
+    assert read_ledger(path)[0].scores[0].value == record["scores"][0]["value"]
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "null", '{"a": NaN}', "\xff"])
 def test_what_is_no_result_at_all_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "odd.json").write_bytes(text.encode("latin-1"))

@@ -281,7 +281,7 @@ def test_what_this_user_may_not_read_is_not_built_again(
         Store(tmp_path).find(step(1))
 
 
-@pytest.mark.parametrize("name", ["../victim", "/victim", "a/../../victim"])
+@pytest.mark.parametrize("name", ["../victim", "/victim", "a/../../victim", "a\0b", "\ud800"])
 def test_a_manifest_that_names_files_outside_is_none(tmp_path: Path, name: str) -> None:
     """A repair would move or copy them."""
     artifact = Store(tmp_path).ensure(step(1))
