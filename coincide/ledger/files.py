@@ -54,7 +54,8 @@ def file_name(result: Result) -> str:
 def write_result(folder: Path, result: Result) -> Path:
     """Write ``result`` to ``folder`` without secrets; a file of the same name is replaced.
 
-    Its hash stands in the file, so that a figure that is changed later is noticed. Returns the path. Raises :class:`DiskError` if the disk is full or read-only.
+    Its hash stands in the file, so that a figure that is changed later is noticed. Returns the
+    path. Raises :class:`DiskError` if the disk is full or read-only.
     """
     for score in (*result.scores, *result.lenient):
         if score.value is not None and not math.isfinite(score.value):
