@@ -24,7 +24,7 @@ _ALWAYS = set(
     "cookie cookies credential credentials bearer jwt privatekey accesskey secretkey".split()
 )
 """A field whose last word is one of these is a credential, whatever its value."""
-_TEXTS = {"token", "auth", "sig", "signature"}
+_TEXTS = {"token", "auth", "sig", "signature", "sas", "hmac", "otp", "webhook"}
 """A field whose last word is one of these is a credential if its value is text; a number is a
 count."""
 _OF = set(
@@ -50,13 +50,26 @@ _HOST = re.compile(
     r"(?:(?:[\w-]+\.)+[a-z][\w-]*|localhost|\d+(?:\.\d+){3}|\[[\da-f:]+\])(?=[:/?#]|$)", re.I
 )
 _QUERY = re.compile(r"([?&;#/])([\w.%\[\]-]+)=([^&;#]*)")
+_QUOTED_QUERY = re.compile(
+    r"(%(?:25)*(?:3F|26|23))([\w.-]+)(%(?:25)*3D)((?:(?!%(?:25)*26)[^&#])*)", re.I
+)
+"""Fields of an address that is itself the value of a field."""
+_IN_ADDRESS = {"key", "code", "sessionid", "session_id", "sid"}
+"""Fields that are credentials in an address alone."""
+_LOGIN = re.compile(
+    r"(?<![\w:/@.])(//)?[\w.+-]+:[^\s/@:\"']{3,}@(?=(?:(?:[\w-]+\.)+[a-z][\w-]*|localhost)[:/])",
+    re.I,
+)
+"""User and password of an address without its scheme."""
+_FLAG = re.compile(r"(?<![\w-])--([A-Za-z][\w-]*)[ \t]+(?![-<$\[]|[A-Z_]+\b)([^\s\"']+)")
+_HOOK = re.compile(r"(discord(?:app)?\.com/api/webhooks/\d+/|/bot\d{6,}:)[\w-]{20,}")
 _HEADER = re.compile(
     r"\b((?:proxy-)?authorization|(?:set-)?cookie|x-[\w-]*(?:key|token))(\\?[\"']?\s*[:=]\s*+"
     r"\\?+[\"']?+)(?!\s*\$\{|\[removed\])[^\r\n\"'}\]\\]+", re.I,
 )  # fmt: skip
 _BEARER = re.compile(r"\b(Bearer\s+)[\w.~+/-]{12,}=*|\b(Basic\s+)[A-Za-z0-9+/]{8,}={1,2}")
 _VALUE = re.compile(r"\\?\"[^\"]*\"|\\?'[^']*'|\$\{[^}]*\}|(?!#)[^\s,;&{}\[\]()\"']+")
-_ASSIGNED = re.compile(r"(?<![\w.@/%-])([\w.@/-]*\w)=")
+_ASSIGNED = re.compile(r"(?<![\w.@/%-])([\w.@/-]*\w)(?:=|[ \t]+=[ \t]+(?!=))")
 _FIELD = re.compile(r"(?<![^{,\s])\\?[\"']?([\w.-]*\w)\\?[\"']?\s*:\s*")
 _OVERRIDE = re.compile(r"[+~]{0,2}([\w.@/-]+)=(.*)", re.DOTALL)
 _PRIVATE_KEY = re.compile(
@@ -69,6 +82,12 @@ _MORE_TOKENS = (
     r"sk-(?:proj|ant|svcacct|admin|or|lf|live|test)[\w-]*-[\w-]{16,}", r"xox[a-z]-[\w-]{10,}",
     r"xapp-[\w-]{16,}", r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{12,}", r"gsk_[A-Za-z0-9]{20,}",
     r"r8_[A-Za-z0-9]{20,}", r"nvapi-[\w-]{20,}", r"hvs\.[\w-]{20,}", r"dckr_pat_[\w-]{20,}",
+    r"do[opr]_v1_[0-9a-f]{40,}", r"shp[a-z]{2}_[0-9a-fA-F]{32}", r"[rs]k_(?:live|test)_\w{16,}",
+    r"whsec_[A-Za-z0-9+/]{20,}", r"(?:tvly|pplx|csk|xai)-[A-Za-z0-9]{20,}",
+    r"lsv2_[a-z]{2}_\w{32,}",
+    r"gls[ac]_\w{30,}", r"dapi[0-9a-f]{32}", r"(?:ntn|fw|figd|phc|phx|jina|sgp)_[A-Za-z0-9]{24,}",
+    r"hf_oauth_[\w-]{20,}", r"CFPAT-[\w-]{30,}", r"lin_api_[A-Za-z0-9]{30,}", r"sbp_[0-9a-f]{40}",
+    r"PMAK-[0-9a-f]{24}-[0-9a-f]{30,}", r"[\w]{10,}\.atlasv1\.[\w-]{40,}", r"tgp_v1_[\w-]{20,}",
     r"pypi-[\w-]{40,}", r"eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?",
 )  # fmt: skip
 """What ``detect-secrets`` 1.5 lacks, or knows in an older length alone."""
@@ -140,7 +159,12 @@ def _redact(value: Any, hidden: tuple[str, ...]) -> Any:
             if not is_secret(str(k), v)
         }
     if isinstance(value, list | tuple):
-        return [_redact(item, hidden) for item in value if not _assigns_secret(item)]
+        follows = [False, *(_names_secret(item) for item in value)]
+        return [
+            REMOVED if after and isinstance(item, str) else _redact(item, hidden)
+            for item, after in zip(value, follows, strict=False)
+            if not _assigns_secret(item)
+        ]
     if isinstance(value, str):
         for text in hidden:
             value = value.replace(text, REMOVED)
@@ -153,6 +177,9 @@ def _text(text: str) -> str:
     """``text`` without credentials; cached, since a ledger repeats the same texts."""
     text = _PRIVATE_KEY.sub(REMOVED, text)
     text = _URL.sub(lambda found: _address(found[0]), text)
+    text = _LOGIN.sub(lambda found: found[1] or "", text)
+    text = _HOOK.sub(rf"\1{REMOVED}", text)
+    text = _FLAG.sub(_flag, text)
     text = _HEADER.sub(rf"\1\2{REMOVED}", text)
     text = _BEARER.sub(lambda found: (found[1] or found[2]) + REMOVED, text)
     text = _named(_ASSIGNED, text, prose=False)
@@ -169,13 +196,24 @@ def _address(url: str) -> str:
     if colon and not re.search(r"[/?#]", name) and not _PORT.match(after) and "@" in after:
         ends = [found.end() for found in re.finditer("@", rest)]
         rest = rest[next((end for end in reversed(ends) if _HOST.match(rest, end)), ends[-1]) :]
-    return f"{scheme}://{_QUERY.sub(_field, rest)}"
+    return f"{scheme}://{_QUOTED_QUERY.sub(_quoted_field, _QUERY.sub(_field, rest))}"
 
 
 def _field(found: re.Match[str]) -> str:
     name = unquote(found[2])
-    secret = found[3] and (is_secret(name, found[3]) or name.lower() == "key")
+    secret = found[3] and (is_secret(name, found[3]) or name.lower() in _IN_ADDRESS)
     return f"{found[1]}{found[2]}=" if secret else found[0]
+
+
+def _quoted_field(found: re.Match[str]) -> str:
+    secret = found[4] and (is_secret(found[2], found[4]) or found[2].lower() in _IN_ADDRESS)
+    return f"{found[1]}{found[2]}{found[3]}" if secret else found[0]
+
+
+def _flag(found: re.Match[str]) -> str:
+    """``--token value`` of a command line."""
+    secret = is_secret(found[1], found[2])
+    return found[0].removesuffix(found[2]) + REMOVED if secret else found[0]
 
 
 def _named(names: re.Pattern[str], text: str, *, prose: bool) -> str:
@@ -194,6 +232,12 @@ def _named(names: re.Pattern[str], text: str, *, prose: bool) -> str:
 def _assigns_secret(item: Any) -> bool:
     found = _OVERRIDE.fullmatch(item) if isinstance(item, str) else None
     return found is not None and is_secret(found[1], found[2].strip("'\""))
+
+
+def _names_secret(item: Any) -> bool:
+    """Whether ``item`` is a flag like ``--api-key``, whose value is the next word."""
+    flag = isinstance(item, str) and re.fullmatch(r"--[A-Za-z][\w-]*", item) is not None
+    return flag and is_secret(item, "a value")
 
 
 def _is_reference(value: Any) -> bool:

@@ -44,15 +44,24 @@ HIDDEN = [
         for prefix, size in {
             "glpat-": 12, "npm_": 28, "ghp_": 28, "ghs_": 28, "github_pat_": 60, "AIza": 27,
             "wandb_v1_": 30, "hf_": 26, "sk-": 40, "sk-proj-": 40, "sk-ant-api03-": 40, "gsk_": 40,
+            "tvly-": 24, "pplx-": 40, "xai-": 40, "sk_test_": 20, "whsec_": 24, "glsa_": 36,
+            "figd_": 32, "hf_oauth_": 24, "lin_api_": 34, "phc_": 36, "ntn_": 38, "CFPAT-": 40,
         }.items()
     ),
     f"xoxb-123456789012-{PIN}",
     f"AKIA{PIN.upper()}ABCDEFGH",
     f"eyJhbGciOiJIUzI1NiJ9.{PIN}{LETTERS}.{PIN}",
     f"AccountKey={PIN}{'a' * 78}==",
+    f"https://example.org/x?next=https%3A%2F%2Fb.example%2F%3Fsig%3D{PIN}&n=1",
+    f"https://example.org/f?code={PIN}", f"https://example.org/x?hmac={PIN}&sas={PIN}",
+    f"//user:{PIN}@host.example/x", f"cloned from user:{PIN}@host.example/x.git",
+    f"judge --api-key {PIN} --n 3", f"aws_secret_access_key = {PIN}",
+    f"https://discord.com/api/webhooks/123456789012/{PIN}{LETTERS}",
+    f"https://api.example.org/bot123456789:AA{PIN}{LETTERS[:25]}/send",
 ]  # fmt: skip
 FIELDS = [
     "pass", "pw", "pwd", "auth", "authorization", "cookie", "secret", "token", "api_key", "apiKey",
+    "sas", "hmac", "webhook",
     "hfToken", "hftoken", "client_secret", "db_pass", "access_key", "X-Api-Key", "password2",
 ]  # fmt: skip
 STAYS: list[Any] = [
@@ -88,6 +97,8 @@ def test_credentials_are_cut_out_of_texts(text: str) -> None:
 def test_fields_named_like_credentials_are_dropped(name: str) -> None:
     assert redact({"a": {name: PIN, "b": 1}}) == {"a": {"b": 1}}
     assert redact([f"+x.{name}={PIN}", "b=1"]) == ["b=1"]
+    if "_" not in name:
+        assert PIN not in str(redact([f"--{name}", PIN, "b=1"]))
 
 
 @pytest.mark.parametrize("value", STAYS, ids=str)

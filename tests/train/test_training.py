@@ -189,6 +189,7 @@ def kill_after_checkpoint(bench: Bench, step: Step, changes: dict[str, Any], mar
     [
         {"dropout": 0.05, "epochs": 5},
         {"dropout": 0.05, "epochs": 5, "zero_stage": 2, "processes": 2},
+        {"dropout": 0.05, "epochs": 5, "zero_stage": 3, "processes": 2},
     ],
 )
 def test_killed_and_resumed_is_as_if_never_killed(
