@@ -61,6 +61,16 @@ def benchmarks() -> Any:
     }
 
 
+def demo_dev() -> Any:
+    """The demo's target questions, with their pictures."""
+    from coincide.data.demo.dev import DemoDev
+
+    folder = store().ensure(DemoDev(items=3).step()).path
+    images = sorted((folder / "images").rglob("*.png"))
+    records = json.loads((folder / "train.json").read_text(encoding="utf-8"))
+    return records, {str(p.relative_to(folder)): _pixels(p) for p in images}
+
+
 def captions() -> Any:
     from coincide.data.demo.captions import any_scene, caption, dense, listed
 
