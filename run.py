@@ -46,7 +46,7 @@ from track.settings import Logger, group_of
 from train import interface as finetuning
 
 CONF = Path(__file__).resolve().parent / "conf"
-GROUPS = ("data", "method", "reference", "clip", "vision", "target", "train", "eval")
+GROUPS = ("data", "method", "reference", "clip", "vision", "sentence", "target", "train", "eval")
 MULTIRUN = ("-m", "--multirun")
 ASKING = (
     "--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p",
@@ -126,7 +126,10 @@ def make_job(cfg: DictConfig, words: Sequence[str], group: str = "") -> Job:
         source=parts["data"],
         recipe=parts["train"],
         suite=parts["eval"],
-        **{name: parts[name] for name in ("method", "reference", "clip", "vision", "target")},
+        **{
+            name: parts[name]
+            for name in ("method", "reference", "clip", "vision", "sentence", "target")
+        },
         budget=cfg.budget,
         seed=cfg.seed,
         finetuning=finetuning,

@@ -15,8 +15,9 @@ here, taken as reference); 20 clusters.
 Ours differs: shares by largest remainder, so that the budget is met, where the released code rounds
 each cluster's down and keeps one at least; the image's tokens are removed, so that positions close
 up, where it leaves one masked token (``image: masked``, for LLaVA's templates). Questions are
-clustered by CLIP's text embedding of all the human says, spherical k-means, where it takes MiniLM
-on the first turn and mini-batches: no further model runs. Rows without a question are a cluster of
+clustered by CLIP's text embedding of all the human says, so that no further model runs; with
+``questions: sentence`` by MiniLM's of the first turn, as released (``sentence=minilm``). Both by
+spherical k-means, where it takes mini-batches. Rows without a question are a cluster of
 their own. The project's page wants rows that disagree filtered out and the code does not:
 ``minimum: 0`` takes them only once no others are left; how many were chosen is in the manifest.
 
@@ -24,7 +25,8 @@ Rows: text-only examples score 0, as if redundant: they get their share at rando
 compete as released (``keep``) or are left out (``drop``). Rows without an answer are never
 selected.
 
-Cost: 1.2 passes of the model, the second without images; a CLIP pass over the questions.
+Cost: 1.2 passes of the model, the second without images; a pass of CLIP or of the text encoder over
+the questions.
 
 Published: Rel. 100.2 at 15 % of LLaVA-665K on LLaVA-1.5-7B, where random has 94.2 and COINCIDE
 95.8; 115.8 at 15 % of Vision-Flan.
@@ -33,7 +35,7 @@ Published: Rel. 100.2 at 15 % of LLaVA-665K on LLaVA-1.5-7B, where random has 94
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -41,6 +43,7 @@ import numpy as np
 from baselines.quotas import apportion
 from baselines.ranking import TextOnly, check_choice, check_positive, shares
 from coincide.features.signals.clip_text import ClipText
+from coincide.features.signals.sentence_embedding import SentenceEmbedding
 from coincide.features.signals.token_scores import COLUMNS, TokenScores
 from coincide.features.signals.token_scores_blind import TokenScoresBlind
 from coincide.features.signals.token_scores_masked import TokenScoresMasked
@@ -89,12 +92,14 @@ class VisNec:
     image: Literal["removed", "masked"] = "removed"
     minimum: float | None = None
     text_only: TextOnly = "quota"
+    questions: Literal["sentence"] | None = None
     name: str = "visnec"
     fixed_size: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_choice(self.name, "image", self.image, ("removed", "masked"))
         check_choice(self.name, "text_only", self.text_only, POLICIES)
+        check_choice(self.name, "questions", self.questions, (None, "sentence"))
         check_positive(self.name, clusters=self.clusters, iterations=self.iterations)
 
     @property
@@ -102,9 +107,14 @@ class VisNec:
         """Only the quota of text-only rows is drawn."""
         return self.text_only == "quota"
 
+    def key_config(self) -> dict[str, Any]:
+        """All fields; ``questions`` only where it is set: keys from before it stay valid."""
+        fields = asdict(self)
+        return fields if self.questions else {k: fields[k] for k in fields if k != "questions"}
+
     def needs(self) -> Sequence[Need]:
         """The answers' scores with and without the image, and the clusters of the questions."""
-        return TokenScores(), self._blind(), ClipText("question"), self._clustering()
+        return TokenScores(), self._blind(), self._asked(), self._clustering()
 
     def score_config(self, seed: int) -> dict[str, Any]:
         """The signals say it all."""
@@ -143,5 +153,8 @@ class VisNec:
     def _blind(self) -> TokenScoresBlind | TokenScoresMasked:
         return TokenScoresBlind() if self.image == "removed" else TokenScoresMasked()
 
+    def _asked(self) -> ClipText | SentenceEmbedding:
+        return SentenceEmbedding() if self.questions == "sentence" else ClipText("question")
+
     def _clustering(self) -> Clustering:
-        return Clustering(ClipText("question"), self.clusters, self.iterations, self.cluster_seed)
+        return Clustering(self._asked(), self.clusters, self.iterations, self.cluster_seed)

@@ -81,6 +81,8 @@ class Root:
     clip: Any = None
     vision: Any = None
     """The vision tower that embeddings of pictures come from."""
+    sentence: Any = None
+    """The text encoder that embeddings of sentences come from."""
     targets: Any = None
     """Rows of another dataset, for methods that look at targets; null: none."""
     target: Any = None

@@ -64,6 +64,8 @@ class Experiment:
     evaluation: EvalStage
     vision: ClipSource | None = None
     """The vision tower."""
+    sentence: ClipSource | None = None
+    """The text encoder."""
     targets: DataSource | None = None
     """The dataset of the target rows, for methods that use them."""
     features: FeaturePass = field(default_factory=FeaturePass)
@@ -93,7 +95,7 @@ class Experiment:
     @property
     def models(self) -> dict[str, Any]:
         """The models that signals can come from, by config group."""
-        return {"reference": self.reference, "clip": self.clip, "vision": self.vision}
+        return {name: getattr(self, name) for name in ("reference", "clip", "vision", "sentence")}
 
     @cached_property
     def extractions(self) -> dict[Signal, Extraction]:

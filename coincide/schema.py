@@ -115,7 +115,7 @@ class ModelSource(Protocol):
 
 class ClipSource(Protocol):
     """A CLIP model of ``conf/clip``: ``model/`` loads as CLIPModel and CLIPProcessor; or a vision
-    tower of ``conf/vision``, of any class of transformers that embeds pictures."""
+    tower of ``conf/vision`` or text encoder of ``conf/sentence``, of any class of transformers."""
 
     @property
     def name(self) -> str: ...
@@ -423,6 +423,7 @@ class Result:
     hardware: Mapping[str, Any] = field(default_factory=dict)
     contents: Mapping[str, str] = field(default_factory=dict)
     """Keys of the parts by config group (``data``, ``target``, ``reference``, ``clip``, ``vision``,
+    ``sentence``,
     ``method``). Two parts may share a name, but not a key. Empty: not recorded."""
     aside: tuple[str, ...] = ()
     """Fields of ``config.method`` and ``config.train`` that do not change the answer, as declared

@@ -33,6 +33,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "reference": _MODEL,
     "clip": ("name", "dtype", "step"),
     "vision": ("name", "dtype", "step"),
+    "sentence": ("name", "dtype", "step"),
     "target": _MODEL,
     "targets": ("name", "step", "open"),
     "train": ("accumulation", "answer_config"),

@@ -150,7 +150,7 @@ def _select(result: Result, shelf: ArtifactShelf, group: str) -> WandbRun:
         job_type="select",
         group=group,
         tags=_tags(result.method, result.data, _budget(result)),
-        config=_config(result, ("data", "method", "reference", "clip", "vision")),
+        config=_config(result, ("data", "method", "reference", "clip", "vision", "sentence")),
         summary={
             "k": result.k,
             "budget": result.budget,

@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Any
 from coincide.checks.flops import ASSUMED_MFU, gpu_hours, peak_flops
 from coincide.features.forward.contract import ForwardSignal
 from coincide.protocols import HasPictureRuns, scale_of
-from coincide.schema import Clustering, Difficulty, UserError
+from coincide.schema import (
+    Clustering,
+    Difficulty,
+    Method,
+    Need,
+    Signal,
+    SubsetOf,
+    TunedSignal,
+    UserError,
+    signals_of,
+)
 from coincide.selection.budget import count
 
 if TYPE_CHECKING:
@@ -73,24 +83,32 @@ def chosen_of(experiment: Experiment) -> int | None:
     return rows if rows is None or experiment.method.fixed_size else count(experiment.budget, rows)
 
 
+def needs_of(method: Method) -> list[Need]:
+    """What the method needs, and what the methods need whose subsets it looks at."""
+    found: list[Need] = []
+    for need in method.needs():
+        found += [need, *(needs_of(need.method) if isinstance(need, SubsetOf) else [])]
+    return found
+
+
 def _features(experiment: Experiment, device: str) -> StageEstimate | None:
     """One forward pass a model, 2 FLOP a parameter and token; a variant of the rows that is run
-    besides the whole ones (``ForwardSignal.variant``) adds their text."""
-    if not experiment.signals:
+    besides the whole ones (``ForwardSignal.variant``) adds their text. A vision tower reads no
+    text, and a picture for every row, though it reads each once."""
+    wanted = dict.fromkeys(s for n in needs_of(experiment.method) for s in signals_of(n))
+    if not wanted:
         return None
     rows, text = rows_of(experiment), scale_of(experiment.source).get("text_tokens")
     hours, disk, said = 0.0, 0.0, []
     for group, model in experiment.models.items():
-        signals = [s for s in experiment.signals if s.model == group]
+        signals = [s for s in wanted if s.model == group]
         if not signals:
             continue
         scale = scale_of(model)
         if rows is None or text is None or "parameters" not in scale:
             return StageEstimate("features", None, None, "sizes of data or model are not known")
-        variants = {s.variant for s in signals if isinstance(s, ForwardSignal)}
-        runs = 1 + len(variants - {"whole"}) if variants else 0  # a vision tower reads no text
-        read = CLIP_TOKENS if group == "clip" else text * runs
-        tokens = rows * (scale["image_tokens"] + read)
+        read = {"clip": CLIP_TOKENS, "vision": 0, "sentence": text}.get(group, 0)
+        tokens = rows * (scale["image_tokens"] + (read or text * _variants(signals)))
         hours += gpu_hours(2 * scale["parameters"] * tokens, device)
         values = sum(s.width(scale["hidden"]) * BYTES[s.dtype] for s in signals)
         disk += rows * values
@@ -98,31 +116,54 @@ def _features(experiment: Experiment, device: str) -> StageEstimate | None:
     return StageEstimate("features", hours, disk, f"{'; '.join(said)} {_at(device)}")
 
 
+def _variants(signals: Sequence[Signal]) -> int:
+    """How often the text of a row is read, for all its variants."""
+    variants = {s.variant for s in signals if isinstance(s, ForwardSignal)}
+    return 1 + len(variants - {"whole"}) if variants else 0
+
+
 def _select(experiment: Experiment, device: str) -> StageEstimate | None:
-    """2 N K D FLOP per iteration of k-means; Self-Filter's stage 1 counts as a finetuning."""
-    rows = rows_of(experiment)
-    clusterings = [need for need in experiment.needs if isinstance(need, Clustering)]
-    stage1 = [need for need in experiment.needs if isinstance(need, Difficulty)]
-    if not clusterings and not stage1:
+    """2 N K D FLOP per iteration of k-means; Self-Filter's stage 1 counts as a finetuning, and so
+    does what is trained on a part first (``TunedSignal``), with the passes over that part."""
+    rows, needs = rows_of(experiment), needs_of(experiment.method)
+    clusterings = list(dict.fromkeys(need for need in needs if isinstance(need, Clustering)))
+    stage1 = [need for need in needs if isinstance(need, Difficulty)]
+    tuned = [need for need in needs if isinstance(need, TunedSignal)]
+    if not clusterings and not stage1 and not tuned:
         return None
     if rows is None:
         return StageEstimate("select", None, None, "rows of the data are not known")
     hours, disk, said = 0.0, 0.0, []
     for need in clusterings:
-        scale = scale_of(experiment.reference)
+        scale = scale_of(experiment.models[need.signal.model])
         if "hidden" not in scale:
             return StageEstimate("select", None, None, "size of the reference is not known")
         columns = need.signal.width(scale["hidden"])
         hours += gpu_hours(2.0 * rows * need.clusters * columns * need.iterations, device)
         disk += 4 * need.clusters * columns
         said.append(f"k-means {rows:,} x {need.clusters:,} x {columns:,} x {need.iterations}")
-    if stage1:
-        stage = _tuning(experiment, rows, device)
+    finetuned = [("stage 1 of Self-Filter on all rows", rows, each.epochs) for each in stage1]
+    parts = {need.subset: _part(experiment, need.subset, rows) for need in tuned}
+    finetuned += [(f"finetuning on {part:,} rows first", part, 1) for part in parts.values()]
+    for what, count_of, epochs in finetuned:
+        stage = _tuning(experiment, count_of, device)
         if stage is None:
             return StageEstimate("select", None, None, "size of the target is not known")
-        hours += stage[0] * stage1[0].epochs
-        said.append(f"stage 1 of Self-Filter on all rows: {stage[1]}")
+        hours += stage[0] * epochs
+        said.append(f"{what}: {stage[1]}")
+    for subset, part in parts.items():
+        signals = [need.signal for need in tuned if need.subset == subset]
+        scale, text = scale_of(experiment.target), scale_of(experiment.source)["text_tokens"]
+        tokens = part * (scale["image_tokens"] + text * _variants(signals))
+        hours += gpu_hours(2 * scale["parameters"] * tokens, device)
+        said.append(f"{tokens / 1e6:,.0f}M tokens x 2 x {_n(scale)} over them")
     return StageEstimate("select", hours, disk, f"{'; '.join(said)} {_at(device)}")
+
+
+def _part(experiment: Experiment, subset: SubsetOf, rows: int) -> int:
+    """Rows of another method's subset, as ``Experiment.others`` has it."""
+    share = int(subset.share * (chosen_of(experiment) or rows) + 1e-9)
+    return max(1, min(share, count(subset.at_most, rows)))
 
 
 def _train(experiment: Experiment, device: str) -> StageEstimate | None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ExperimentStages = Iterable[tuple["Experiment", Sequence[str]]]
 GroupRequirements = list[tuple[str, Requirement]]
 """``(config group, requirement)``."""
-MODELS = ("reference", "clip", "vision", "target")
+MODELS = ("reference", "clip", "vision", "sentence", "target")
 """Config groups whose parts become artifacts of the store."""
 
 

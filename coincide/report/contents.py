@@ -111,7 +111,7 @@ def _made_from(result: Result, part: str) -> str:
     """Name and configuration of a part. CLIP, target rows and a method's content belong to the
     method."""
     own = {"data": result.data, "target": result.target, "reference": result.reference}
-    names = own | dict.fromkeys(("clip", "vision", "targets", "method"), result.method)
+    names = own | dict.fromkeys(("clip", "vision", "sentence", "targets", "method"), result.method)
     config = {k: v for k, v in _config(result, part).items() if k not in _LOOSE}
     return canonical([part, names.get(part, ""), config])
 

@@ -10,11 +10,11 @@ from typing import Any
 from coincide.schema import Result
 from coincide.system.files import canonical, plain
 
-COMPARED = ("data", "method", "reference", "clip", "vision", "target", "train", "eval")
+COMPARED = ("data", "method", "reference", "clip", "vision", "sentence", "target", "train", "eval")
 """Config groups that can change an answer; budget and seed have columns of their own."""
 WHOLE = ("data", "target", "train", "eval")
 """Groups in which a full-data run must agree with the runs that are compared with it."""
-MODELS = ("reference", "clip", "vision", "target")
+MODELS = ("reference", "clip", "vision", "sentence", "target")
 BESIDE_CONTENT = ("template", "max_length", "dtype", "layers")
 """Fields of a model that change an answer but are not part of its content (``ModelSource``)."""
 NEUTRAL = (
@@ -50,7 +50,7 @@ def setting(result: Result) -> Setting:
     Fields of a model that signals come from only count if the method uses it. If the content of
     data or a model is recorded, its key replaces the fields that it was made from.
     """
-    beside = {part: part not in result.contents for part in ("clip", "vision")}
+    beside = {part: part not in result.contents for part in ("clip", "vision", "sentence")}
     unused = {"reference": not result.reference, **beside}
     groups = [g for g in COMPARED if not unused.get(g)]
     flat = {k: v for g in groups for k, v in _flat(result.config.get(g), g)}

@@ -61,6 +61,33 @@ def test_coincide_on_llava() -> None:
     assert found["train"].hours == pytest.approx(0.2 * full["train"].hours, rel=1e-3)
 
 
+def test_what_matched_and_presel_build_of_others_is_counted() -> None:
+    """A control pays for its method's selection; PreSel for pictures, and a finetuning on 5 %."""
+    same = by_stage(costs(experiment("method=coincide"), STAGES))
+    control = by_stage(costs(experiment("method=matched"), STAGES))
+    for stage in ("features", "select"):
+        assert control[stage].hours == pytest.approx(same[stage].hours)
+    tower = Sized("dino", {"parameters": 9 * 10**7, "hidden": 768, "image_tokens": 257})
+    made = experiment("method=presel", "budget=0.15", vision=tower)
+    found = by_stage(costs(made, STAGES))
+    pixels = 2 * 9e7 * 665_298 * 257
+    assert found["features"].hours == pytest.approx(gpu_hours(pixels))
+    part, trained = 99_794 // 3, by_stage(costs(made, STAGES))["train"].hours
+    assert trained is not None
+    first = trained * part / 99_794 + gpu_hours(2 * 7e9 * part * (576 + 2 * 174))
+    assert found["select"].hours == pytest.approx(first, rel=1e-3)
+    assert f"finetuning on {part:,} rows first" in found["select"].basis
+
+
+def test_a_text_encoder_reads_the_questions_and_no_picture() -> None:
+    encoder = Sized("minilm", {"parameters": 2 * 10**7, "hidden": 384, "image_tokens": 0})
+    words = ("method=visnec", "method.questions=sentence")
+    found = by_stage(costs(experiment(*words, sentence=encoder), STAGES))
+    reads = 665_298 * (729 + 2 * 174)
+    hours = gpu_hours(2 * 2e9 * reads) + gpu_hours(2 * 2e7 * 665_298 * 174)
+    assert found["features"].hours == pytest.approx(hours)
+
+
 def test_a_faster_device_takes_fewer_hours() -> None:
     slow, fast = (
         by_stage(costs(experiment("method=el2n"), STAGES, device))["features"].hours

@@ -1,4 +1,5 @@
-"""CLIP, or a vision tower, over the examples of a shard: unit embeddings, each image encoded once.
+"""CLIP, a vision tower or a text encoder over the examples of a shard: unit embeddings, each image
+encoded once.
 
 An example without an image, or with an empty text, gets a row of NaN. The row is valid: nothing is
 wrong with the example, it just has no such embedding.
@@ -65,6 +66,21 @@ def tower_computer(
         encoder = ImageEncoder(tower, processor, options.batch_size)
         encoder.shown = ImagesOnce(encoder, dataset, ordered)
         yield partial(_compute, signals, encoder, dataset)
+
+
+@contextmanager
+def text_computer(
+    dtype: str,
+    options: FeaturePass,
+    signals: Sequence[EmbeddingSignal],
+    site: WorkerSite,
+) -> Iterator[Computer]:
+    """The same with a text encoder, for signals of texts alone; no image is read."""
+    from coincide.models.sentence import load_text_encoder
+
+    loaded = load_text_encoder(site.model, dtype, site.device)
+    encoder = SentenceEncoder(loaded, loaded, options.batch_size)
+    yield partial(_compute, signals, encoder, site.dataset)
 
 
 def _compute(
@@ -209,8 +225,18 @@ class ClipEncoder(ImageEncoder):
             at += len(done)
         return found
 
+    @property
+    def limit(self) -> int:
+        """Most tokens of a text."""
+        return int(self.model.config.text_config.max_position_embeddings)
+
     def _embed(self, pixels: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = self.model.get_image_features(pixel_values=pixels).pooler_output
+        return found
+
+    def _embed_texts(self, batch: Any) -> torch.Tensor:
+        """[n, D] of a tokenized batch, of any norm."""
+        found: torch.Tensor = self.model.get_text_features(**batch).pooler_output
         return found
 
     def _texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -219,13 +245,33 @@ class ClipEncoder(ImageEncoder):
         batch = self.processor.tokenizer(
             list(texts),
             truncation=True,
-            max_length=self.model.config.text_config.max_position_embeddings,
+            max_length=self.limit,
             padding=True,
             return_tensors="pt",
             return_token_type_ids=False,
         ).to(self.model.device)
         with torch.inference_mode():
-            return self._units(self.model.get_text_features(**batch).pooler_output)
+            return self._units(self._embed_texts(batch))
+
+
+class SentenceEncoder(ClipEncoder):
+    """A text encoder and its tokenizer."""
+
+    group: ClassVar[str] = "sentence"
+
+    @property
+    def width(self) -> int:
+        """Columns D of an embedding."""
+        return int(self.model.width)
+
+    @property
+    def limit(self) -> int:
+        """Most tokens of a text."""
+        return int(self.model.limit)
+
+    def _embed_texts(self, batch: Any) -> torch.Tensor:
+        found: torch.Tensor = self.model(batch)
+        return found
 
 
 class ImagesOnce:

@@ -33,12 +33,14 @@ class VisionPass:
     model: ClipSource
     source: DataSource
     options: FeaturePass
+    group: ClassVar[str] = "vision"
+    """Config group of the model."""
 
     def __post_init__(self) -> None:
-        check_dtype(self.model.dtype, "vision.dtype")
+        check_dtype(self.model.dtype, f"{self.group}.dtype")
 
     def config(self) -> dict[str, Any]:
-        """What changes the values: the precision of the tower."""
+        """What changes the values: the precision of the model."""
         return {"dtype": self.model.dtype}
 
     def columns(self, signals: Sequence[Any], folder: Path) -> list[int]:
