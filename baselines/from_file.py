@@ -6,6 +6,10 @@ parquet, recognised by content; all formats of `python -m coincide.export` are r
 matched by an id that only one row has, else by pictures and text; ambiguous entries are refused,
 with the first ten. If the dataset's own ids are integers, a list of integers is ambiguous as well:
 set `method.by=row` or `method.by=id`.
+
+Published subsets are oracles: run a method and the file that its authors give, and the overlaps of
+the report say how many rows both have, beside what chance gives. Public files: VisNec's and
+PreSel's at 15 %, LLAVA-ICONS-133K, PRISM-Instruct-250K (37.7 % of the pool, not 30 %).
 """
 
 from __future__ import annotations

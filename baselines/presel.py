@@ -19,11 +19,12 @@ Ours differs. Tasks are the sources of the rows; which ten the code has is not i
 one per distinct picture (``unique_images``): the code has one per row, so that rows which share a
 picture are each other's nearest neighbours and copies of a picture come first. ``rows_per_image``
 says whether a chosen picture brings all its rows, as the code's reference set does, or the first.
-Quotas are whole by largest remainder, and full sources and clusters pass on what they cannot give,
-where the code repairs by at most one row a cluster and fills up at random. k-means is spherical.
-At another budget k, R is a third of it and at most 5 % of the pool, as at the published 15 %. R and
-its training have a seed of their own, so that runs share them. Rounds of 5 % are not kept: each is
-computed anew in the code as well, and at 15 % both are the same rule.
+Quotas are whole by largest remainder, and full sources and clusters pass on what they cannot give;
+``quotas: released`` rounds sources down and repairs clusters by at most one row each, as the code,
+and what is missing is filled up like any subset that is too small. k-means is spherical. At another
+budget k, R is a third of it and at most 5 % of the pool, as at the published 15 %. R and its
+training have a seed of their own, so that runs share them. Rounds of 5 % do not build on each other
+in the code: round r is the budget |R| + 5 % (r - 1) computed anew, as any budget is here.
 
 Rows: text-only examples are left out (``drop``, the published pool has none), or get their
 proportional share at random (``quota``). Rows without an answer are never selected.
@@ -37,15 +38,15 @@ Vision-Flan in VisNec's table (random 94.2 and 96.7).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from baselines.ifd import ratio
 from baselines.pictures import first_of_picture, sources_of
-from baselines.quotas import apportion
+from baselines.quotas import apportion, floored, repaired
 from baselines.ranking import check_choice, check_positive, has_answer, shares
 from baselines.typicality import nearest_cosines
 from coincide.features.signals.picture_embedding import PictureEmbedding
@@ -117,12 +118,14 @@ class PreSel:
     cluster_seed: int = 12345
     reference_seed: int = 1234
     text_only: Literal["drop", "quota"] = "drop"
+    quotas: Literal["released"] | None = None
     name: str = "presel"
     fixed_size: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_choice(self.name, "rows_per_image", self.rows_per_image, ("all", "one"))
         check_choice(self.name, "text_only", self.text_only, ("drop", "quota"))
+        check_choice(self.name, "quotas", self.quotas, (None, "released"))
         check_positive(
             self.name, share=self.share, neighbors=self.neighbors, iterations=self.iterations
         )
@@ -134,6 +137,11 @@ class PreSel:
         Reference set and k-means have seeds of their own.
         """
         return self.text_only == "quota"
+
+    def key_config(self) -> dict[str, Any]:
+        """All fields; ``quotas`` only where it is set: keys from before it stay valid."""
+        fields = asdict(self)
+        return fields if self.quotas else {k: fields[k] for k in fields if k != "quotas"}
 
     def needs(self) -> Sequence[Need]:
         """Embeddings of the pictures, the reference set, and two losses after training on it."""
@@ -174,8 +182,13 @@ class PreSel:
         room = np.bincount(source[np.isin(rows, free)], minlength=len(names))
         values = self._values(pool, names)
         weights = weights_of(values)
-        quotas = apportion(weights, room, share.k - len(reference))
-        chosen = _chosen(scored, free, source[np.isin(rows, free)], quotas)
+        left = share.k - len(reference)
+        if self.quotas == "released":
+            quotas = np.minimum(floored(weights, left), room)
+        else:
+            quotas = apportion(weights, room, left)
+        inside = repaired if self.quotas == "released" else _in_proportion
+        chosen = _chosen(scored, free, source[np.isin(rows, free)], quotas, inside)
         columns = {"value": values, "weight": weights, "free": room, "quota": quotas}
         table = {"source": names, **{name: column.tolist() for name, column in columns.items()}}
         return Selection(
@@ -236,19 +249,28 @@ class PreSel:
         return TunedSignal(reference, TokenScores()), TunedSignal(reference, TokenScoresUnasked())
 
 
+def _in_proportion(sizes: np.ndarray, room: np.ndarray, total: int) -> np.ndarray:
+    return apportion(room, room, total)
+
+
 def _chosen(
-    scored: Mapping[str, np.ndarray], free: np.ndarray, source: np.ndarray, quotas: np.ndarray
+    scored: Mapping[str, np.ndarray],
+    free: np.ndarray,
+    source: np.ndarray,
+    quotas: np.ndarray,
+    inside: Callable[[np.ndarray, np.ndarray, int], np.ndarray],
 ) -> np.ndarray:
     """``quotas[t]`` of the ``free`` rows of each source, int64.
 
-    Each cluster gives in proportion, the most typical pictures first, and a picture's rows
-    together.
+    Each cluster gives what ``inside`` makes of its size, its free rows and the source's quota, the
+    most typical pictures first, and a picture's rows together.
     """
+    whole = np.bincount(scored["cluster"][scored["cluster"] >= 0])
     cluster = scored["cluster"][free]
     counts = np.zeros(int(cluster.max(initial=-1)) + 1, np.int64)
     for number, quota in enumerate(quotas.tolist()):
         mine, sizes = np.unique(cluster[source == number], return_counts=True)
-        counts[mine] = apportion(sizes, sizes, quota)
+        counts[mine] = inside(whole[mine], sizes, quota)
     order = np.lexsort((free, scored["first"][free], -scored["score"][free], cluster))
     place = np.arange(len(free)) - np.searchsorted(cluster[order], cluster[order])
     return free[order[place < counts[cluster[order]]]]

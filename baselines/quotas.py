@@ -22,6 +22,33 @@ def apportion(weights: np.ndarray, room: np.ndarray, total: int) -> np.ndarray:
     return counts + _fill(room - counts, room - counts, left) if left > 0 else counts
 
 
+def floored(weights: np.ndarray, total: int) -> np.ndarray:
+    """Rows of each group, int64 [G]: ``weights`` [G] (of sum 1) times ``total``, rounded down, the
+    remainder to the group of the largest weight. The rule of PreSel's released code."""
+    counts = (np.asarray(weights, np.float64) * total).astype(np.int64)
+    counts[int(np.argmax(weights))] += total - int(counts.sum())
+    return counts
+
+
+def repaired(sizes: np.ndarray, room: np.ndarray, total: int) -> np.ndarray:
+    """Rows of each group, int64 [G]: ``total`` in proportion to ``room`` [G], rounded to the even,
+    at most ``room``; then one more in the largest groups by ``sizes`` [G], or one less in the
+    smallest, once each until the sum is ``total``. What is still missing stays so. The rule of
+    PreSel's released code."""
+    whole = int(room.sum())
+    if not whole:
+        return np.zeros(len(room), np.int64)
+    counts = np.minimum(np.rint(room / whole * total).astype(np.int64), room)
+    missing = total - int(counts.sum())
+    if missing > 0:
+        able = [g for g in np.argsort(-sizes, kind="stable") if counts[g] < room[g]]
+        counts[able[:missing]] += 1
+    elif missing < 0:
+        able = [g for g in np.argsort(sizes, kind="stable") if counts[g] > 0]
+        counts[able[:-missing]] -= 1
+    return counts
+
+
 def _fill(weights: np.ndarray, room: np.ndarray, total: int) -> np.ndarray:
     counts = np.zeros(len(room), np.int64)
     open_ = np.flatnonzero(room)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,3 +135,44 @@ def test_a_model_that_ignores_questions_gives_all_tasks_equal_weight() -> None:
     same[one][:, 2] = same[other][:, 0]
     found = method.select(replace(pool, tuned_signals=same), 60, 0)
     assert found.tables["sources"]["weight"] == [0.5, 0.5]
+
+
+GOLDEN = Path(__file__).parents[1] / "assets" / "golden" / "presel_N1040_s11.npz"
+
+
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_each_round_of_the_released_code_is_a_budget_here(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given its clusters and task values, ``quotas: released`` takes what the released code took;
+    largest remainders move a few rows."""
+    golden = np.load(GOLDEN)
+    task, reference = golden["task"].astype(int), np.flatnonzero(golden["reference"])
+    examples = [
+        Example(row, str(row), (f"{row}.png",), (Turn("human", "<image>"), Turn("gpt", "it")),
+                str(task[row]))
+        for row in range(len(task))
+    ]  # fmt: skip
+    pool = MemoryPool(examples, np.ones(len(task), bool), {PictureEmbedding(): golden["x"]})
+    offset = np.cumsum([0, *(golden["cluster"][task == t].max() + 1 for t in range(9))])
+    cluster = golden["cluster"] + offset[task]
+    chosen = {}
+    for quotas in ("released", None):
+        method = PreSel(quotas=quotas)  # type: ignore[arg-type]
+        subset, asked, alone = method.needs()[1:]
+        losses = np.full((len(task), 4), np.nan, np.float32)
+        losses[reference, 2] = golden["difficulty"][task[reference]]
+        unasked = np.where(golden["reference"], 1.0, np.nan).astype(np.float32)[:, None]
+        given = replace(
+            pool, subsets={subset: reference}, tuned_signals={asked: losses, alone: unasked}
+        )  # type: ignore[dict-item]
+        monkeypatch.setattr(PreSel, "_clusters", lambda self, pool, rows, first: cluster[rows])
+        k = len(reference) + (number - 1) * (len(task) // 20)
+        found = method.select(given, k, 0)
+        chosen[quotas] = np.setdiff1d(found.rows, reference)
+        if quotas:
+            assert found.tables["sources"]["quota"] == golden["quota"][number - 2].tolist()
+    expected = np.flatnonzero(golden["chosen"][number - 2])
+    np.testing.assert_array_equal(chosen["released"], expected)
+    assert len(chosen[None]) == len(expected)
+    assert len(np.intersect1d(chosen[None], expected)) > 0.85 * len(expected)

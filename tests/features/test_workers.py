@@ -28,10 +28,19 @@ from coincide.features.extract import extract, signal_step
 from coincide.features.passes.clip import ClipPass
 from coincide.features.passes.reference import ReferencePass
 from coincide.features.signals.activations import Activations
+from coincide.features.signals.bridging import Bridging
 from coincide.features.signals.clip_image import ClipImage
 from coincide.features.signals.clip_text import ClipText
+from coincide.features.signals.grand import GradientNorm
 from coincide.features.signals.hidden_mean import HiddenMean
+from coincide.features.signals.hidden_weighted import HiddenWeighted
+from coincide.features.signals.neurons import Neurons
 from coincide.features.signals.token_scores import TokenScores
+from coincide.features.signals.token_scores_blind import TokenScoresBlind
+from coincide.features.signals.token_scores_masked import TokenScoresMasked
+from coincide.features.signals.token_scores_unasked import TokenScoresUnasked
+from coincide.features.signals.visual_attended import VisualAttended
+from coincide.features.signals.visual_mean import VisualMean
 from coincide.schema import Signal, UserError
 from coincide.store import Artifact, Store
 from coincide.system import processes
@@ -40,7 +49,12 @@ from tests.features.test_clip import RandomClip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SIGNALS = (Activations((0, 1)), HiddenMean(), TokenScores())
+SIGNALS = (
+    Activations((0, 1)), HiddenMean(), HiddenWeighted(), TokenScores(), TokenScoresBlind(),
+    TokenScoresMasked(), TokenScoresUnasked(), GradientNorm(), VisualMean(), VisualAttended(),
+    Bridging((0, 1)), Neurons((0, 1), 8),
+)  # fmt: skip
+"""One pass of every variant of a row."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +129,9 @@ def test_the_same_bytes_from_any_number_of_processes(
     tmp_path: Path, source: Source, model: Model, alone: list[dict[str, bytes]],
     processes: int, decoders: int,
 ) -> None:  # fmt: skip
-    options = FeaturePass(shard_rows=4, processes=processes, decode_workers=decoders)
+    options = FeaturePass(
+        shard_rows=4, processes=processes, decode_workers=decoders, batch_size=5 - processes
+    )
     made = through(Store(tmp_path), ReferencePass(model, source, "float64", options))
     assert [files(a) for a in made] == alone
     for artifact in made:

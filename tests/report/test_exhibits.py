@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from baselines.from_file import FromFile
 from coincide.ledger.evidence import ArtifactShelf, Samples
 from coincide.report.build import build_report
 from coincide.report.compare import panels
@@ -21,7 +22,9 @@ from coincide.report.overlap import expected_share, overlap, overlaps
 from coincide.report.pairs import compare_all
 from coincide.report.pictures import Budget, benchmark_pictures
 from coincide.report.records import Panel
-from coincide.schema import Result, Score
+from coincide.report.views import overlap_matrix
+from coincide.schema import Example, Result, Score, Turn
+from tests.baselines.pool import MemoryPool
 from tests.report.fixture import ledger, result
 from tests.report.shelf import fill, png
 
@@ -327,3 +330,30 @@ def test_the_same_store_gives_the_same_page(
     second = build_report(runs[::-1], tmp_path / "b", root)
     for ending in first:
         assert first[ending].read_bytes() == second[ending].read_bytes(), ending
+
+
+def test_a_published_subset_stands_in_the_report_with_its_overlap(tmp_path: Path) -> None:
+    """A paper's file of chosen rows, in LLaVA json without row numbers, against our own run."""
+    runs = [result(m, 0, (70.0, 50.0, 80.0), budget=b) for m, b in
+            (("full", 1.0), ("coincide", 0.01), ("from_file", 0.01))]  # fmt: skip
+    runs = fill(tmp_path, runs)
+    shelf = ArtifactShelf(tmp_path)
+    ours = shelf.rows(runs[1])
+    assert ours is not None
+    said = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "It."}]
+    records = [{"id": f"a{i}", "conversations": said, "split": "train"} for i in range(4000)]
+    others = np.setdiff1d(np.arange(4000), ours)[:10]
+    picked = np.concatenate([ours[:30], others])
+    (tmp_path / "paper.json").write_text(json.dumps([records[i] for i in picked]))
+    turns = (Turn("human", "What?"), Turn("gpt", "It."))
+    examples = [Example(i, f"a{i}", (), turns, "") for i in range(4000)]
+    pool = MemoryPool(examples, np.ones(4000, bool), {})
+    rows = FromFile(str(tmp_path / "paper.json")).select(pool, 40, 0).rows
+    assert sorted(rows.tolist()) == sorted(picked.tolist())
+    np.save(tmp_path / runs[2].keys["subset"] / "rows.npy", np.sort(rows))
+    panel = panels(runs)[0]
+    found = overlaps(panel, ArtifactShelf(tmp_path))
+    assert [*found.share.values()] == [30 / 40] and [*found.jaccard.values()] == [30 / 50]
+    matrix = overlap_matrix(panel, found)
+    assert matrix is not None
+    assert {row["label"] for row in matrix["rows"]} == {"coincide (released), 1%", "from_file, 1%"}
