@@ -67,7 +67,7 @@ def test_the_page_prints_its_figures(panel: Panel) -> None:
     assert printed == found
 
 
-@pytest.mark.parametrize("name", ["demo_ablations", "demo_curve"])
+@pytest.mark.parametrize("name", ["demo_ablations", "demo_curve", "table_2026_demo"])
 def test_the_other_reports_are_of_their_ledgers(name: str) -> None:
     written = (DOCS / name / "report.csv").read_text(encoding="utf-8")
     assert comma_separated([panel_of(name)]) == written
@@ -91,6 +91,7 @@ def test_the_page_prints_the_ablations() -> None:
         "random": "`random`",
     }
     text = (DOCS / "DEMO.md").read_text(encoding="utf-8").split("## The ablations")[1]
+    text = text.split("\n## ")[0]
     printed = dict(re.findall(r"^\| ([^|]+) \| ([\d.]+ ± [\d.]+) \|", text, re.M))
     found = {}
     for row in panel_of("demo_ablations").rows:
@@ -101,3 +102,16 @@ def test_the_page_prints_the_ablations() -> None:
             mean = f"{row.rel.estimate.mean:.1f} ± {row.rel.estimate.half_width:.1f}"
             found[names[row.label]] = mean
     assert printed == found
+
+
+def test_the_page_prints_what_of_the_2026_table_is_complete() -> None:
+    text = (DOCS / "DEMO.md").read_text(encoding="utf-8").split("## The methods of 2026")[1]
+    printed = dict(re.findall(r"^\| `(\w+)`[^|]* \| ([\d.]+ ± [\d.]+) \|", text, re.M))
+    found = {}
+    for row in panel_of("table_2026_demo").rows:
+        assert row.seeds == [0, 1, 2, 3, 4]
+        if row.method != "full":
+            assert row.rel.estimate is not None
+            assert row.rel.estimate.half_width is not None
+            found[row.method] = f"{row.rel.estimate.mean:.1f} ± {row.rel.estimate.half_width:.1f}"
+    assert printed == found and len(found) == 3
