@@ -38,6 +38,7 @@ from coincide.features.extract import extract, signal_step
 from coincide.features.forward import capture, encoder
 from coincide.features.forward import rows as reference
 from coincide.features.forward.capture import attention_of, decoder_layers
+from coincide.features.forward.packed import Packed
 from coincide.features.passes.reference import ReferencePass
 from coincide.features.signals.activations import Activations
 from coincide.models import encode
@@ -246,7 +247,13 @@ def counting(tokens: Counter[str], model: Any = None) -> Iterator[None]:
         tokens.update(all=mask.numel(), real=int(mask.sum()))
 
     def noted(network: Any, batch: Any, *more: Any) -> Any:
-        note(batch["attention_mask"])
+        packed = next((each for each in more if isinstance(each, Packed)), None)
+        if packed is None:
+            note(batch["attention_mask"])
+        else:
+            rows, width = packed.inputs["input_ids"].shape
+            places = packed.sequences[:, None] * width + packed.places
+            tokens.update(all=rows * width, real=places.unique().numel())
         return run(network, batch, *more)
 
     if model is not None:

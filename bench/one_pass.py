@@ -3,12 +3,16 @@
     python -m bench.one_pass                                      # a narrow model, minutes on a CPU
     python -m bench.one_pass --shape tinyllava_2b --rows 2000     # TinyLLaVA-2.0B's, on a GPU
     python -m bench.one_pass --shape demo --rows 1000             # the demo's data, models and CLIP
+    python -m bench.one_pass --sharing --rows 96                  # rows that share pictures, or not
 
 A sweep over all methods reads the data once per model; the ratio says how much more that takes than
 the pass of the method whose signals take longest. With random weights of a shape, what the blind
 and the unasked variant of the rows add to the pass is printed as well. ``llava_1_5_tokens`` has the
 token shape of LLaVA-1.5: 576 tokens an image, conversations as long as those of LLaVA-665K. On a
 CPU, seconds are those of the processor; operations are what torch counts, on any machine alike.
+
+``--sharing``: COINCIDE's signal over one shard whose rows share pictures as those of LLaVA-665K do
+(``Sharing``), what they begin with run once (``features.share_prefixes``) or by every row.
 """
 
 from __future__ import annotations
@@ -18,14 +22,18 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import run as program
 from bench.features import SHAPES, Model, Source
 from coincide.config import FeaturePass
 from coincide.experiment import Experiment
+from coincide.features.engine.shards import ShardedArray
 from coincide.features.extract import extract, extract_all, extraction, signal_step
 from coincide.features.passes.reference import ReferencePass
 from coincide.features.signals.activations import Activations
@@ -40,7 +48,7 @@ from coincide.features.signals.token_scores_blind import TokenScoresBlind
 from coincide.features.signals.token_scores_unasked import TokenScoresUnasked
 from coincide.features.signals.visual_attended import VisualAttended
 from coincide.features.signals.visual_mean import VisualMean
-from coincide.schema import Signal
+from coincide.schema import Example, Signal
 from coincide.store import Store
 
 METHODS = (
@@ -55,9 +63,12 @@ def main() -> None:
     shapes = ["demo", *sorted(SHAPES)]
     parser.add_argument("--shape", choices=shapes, default="llava_1_5_tokens")
     parser.add_argument("--rows", type=int, default=48)
+    parser.add_argument("--sharing", action="store_true", help="measure rows that share pictures")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        if asked.shape == "demo":
+        if asked.sharing:
+            shared(Path(folder), asked.shape, asked.rows)
+        elif asked.shape == "demo":
             demo(Path(folder), asked.rows)
         else:
             made(Path(folder), asked.shape, asked.rows)
@@ -136,6 +147,49 @@ def seconds_of_pass(root: Path, over: ReferencePass, signals: tuple[Signal, ...]
     started = now()
     extract(store, {s: signal_step(s, over, data=data, base=base) for s in signals}, over)
     return now() - started
+
+
+# --- rows that share pictures -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sharing(Source):
+    """Rows that show pictures as LLaVA-665K's do: of those with one, 364,100 in 624,610 show one of
+    118,000 of COCO's, which are shown 3.1 times each, the others one of their own.
+    """
+
+    @cached_property
+    def examples(self) -> tuple[Example, ...]:
+        """As :class:`Source` has them, with other pictures."""
+        random, common, found = np.random.default_rng(1), 0, []
+        for example in super().examples:
+            again = random.random() < 364_100 / 624_610
+            name = f"{common * 118_000 // 364_100 if again else 10**6 + example.row}.jpg"
+            common += again and bool(example.images)
+            found.append(replace(example, images=(name,) if example.images else ()))
+        return tuple(found)
+
+
+def shared(root: Path, shape: str, rows: int) -> None:
+    """One pass with and one without sharing, seconds, operations and the largest difference."""
+    (root / "images").mkdir()
+    source = Sharing(rows, root / "images", SHAPES[shape])
+    source.draw()
+    model, dtype = Model(shape, SHAPES[shape].max_length), SHAPES[shape].dtype
+    signals = (Activations(SHAPES[shape].layers), TokenScores())
+    seconds, counted, values = [], [], []
+    for share in (False, True):
+        over = ReferencePass(model, source, dtype, FeaturePass(share_prefixes=share))
+        counted.append(operations(root, over, signals))  # warms imports and file cache too
+        seconds.append(seconds_of_pass(root, over, signals))
+        folder = next((root / "store" / "features").glob("activations*"))
+        values.append(ShardedArray(folder)[:].astype(np.float32))
+    names = [name for example in source.examples for name in example.images]
+    print(f"{rows} rows, {len(names)} with one of {len(set(names))} pictures")
+    print(f"seconds {seconds[0]:.1f} without sharing, {seconds[1]:.1f} with it: "
+          f"{seconds[0] / seconds[1]:.2f} times as fast")  # fmt: skip
+    print(f"operations: {counted[0] / counted[1]:.2f} times as few")
+    print(f"largest difference of a value: {np.abs(values[0] - values[1]).max():.1e}")
 
 
 # --- the demo's data, models and CLIP ------------------------------------------------------------

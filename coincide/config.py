@@ -42,6 +42,9 @@ class FeaturePass:
     """Most rows in a batch."""
     batch_tokens: int = 32768
     """Most tokens in a batch, padding included; on a CPU at most 2,048 (its caches)."""
+    share_prefixes: bool = True
+    """Whether rows of a shard that show the same picture behind the same text run it once, where
+    the model allows it."""
     shard_rows: int = 1024
     """Rows per shard. A killed run loses at most the shard it was computing."""
     device: str = "auto"

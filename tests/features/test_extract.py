@@ -14,6 +14,7 @@ from torch import nn
 from coincide.config import FeaturePass
 from coincide.features.engine.shards import ShardedArray, read_valid
 from coincide.features.extract import extract, signal_step
+from coincide.features.forward import packed
 from coincide.features.forward import rows as reference
 from coincide.features.passes.reference import ReferencePass
 from coincide.features.signals.activations import Activations
@@ -345,15 +346,50 @@ def test_the_same_values_however_they_are_computed(
         np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.parametrize("differs", [False, True])
+def test_what_rows_of_one_picture_begin_with_runs_once(
+    tmp_path: Path, artifacts: list[Artifact], source: Source, model: Model,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], differs: bool,
+) -> None:  # fmt: skip
+    """Beside the pass over all signals, where rows run one by one: some read attention weights.
+
+    Where a model's states are others, the rows run one by one, and the pass says so.
+    """
+    ran: list[list[int]] = []
+    real = packed.pack
+
+    def pack(groups: Any, *more: Any) -> Any:
+        ran.append([len(group) for group in groups])
+        found = real(groups, *more)
+        lengths = found.inputs["input_ids"].shape[1], *map(packed.packed_length, groups)
+        assert max(lengths[1:]) == lengths[0]
+        return found
+
+    monkeypatch.setattr(packed, "pack", pack)
+    if differs:
+        monkeypatch.setattr(packed, "apart", lambda *_: float("nan"))
+    signals = [s for s in ALL if all(tap.place != "weights" for tap in s.taps())]
+    wanted = [a for s, a in zip(ALL, artifacts, strict=True) if s in signals]
+    found = run_pass(tmp_path, source, model, tuple(signals), batch_size=11)
+    for ours, theirs in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(ShardedArray(ours.path)[:], ShardedArray(theirs.path)[:])
+    told = "rows that begin alike run one by one" in capsys.readouterr().out
+    assert (len(ran) == 1 and told) if differs else (sum(map(sum, ran)) > 12 and not told)
+    assert max(map(max, ran)) == 3, "three rows show the picture"
+    ran.clear()
+    run_pass(tmp_path / "off", source, model, (HiddenLast(),), share_prefixes=False)
+    assert not ran
+
+
 def test_batches_hold_rows_of_like_length_within_the_token_budget() -> None:
     random = np.random.default_rng(0)
     lengths = random.lognormal(4, 0.8, 2000).astype(int).clip(1)
     # as they come: about the longest first, with short ones among them that share an image
     order = np.argsort(-lengths * np.where(random.random(2000) < 0.1, 3, 1), kind="stable")
-    rows = [(int(i), {"whole": SimpleNamespace(input_ids=range(lengths[i]))}) for i in order]
+    rows = [[(int(i), {"whole": SimpleNamespace(input_ids=range(lengths[i]))})] for i in order]
     options = FeaturePass(batch_size=50, batch_tokens=2000)
     batches = list(reference._batches(iter(rows), lambda: options))  # type: ignore[arg-type]
-    places = [[place for place, _ in batch] for batch in batches]
+    places = [[place for ((place, _),) in batch] for batch in batches]
     assert sorted(place for batch in places for place in batch) == list(range(2000))
     padded = [len(batch) * lengths[batch].max() for batch in places]
     assert all(len(batch) <= 50 for batch in places)

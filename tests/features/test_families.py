@@ -13,6 +13,7 @@ from torch import nn
 
 from coincide.config import FeaturePass
 from coincide.features.engine.shards import ShardedArray, read_valid
+from coincide.features.forward import packed
 from coincide.features.forward.capture import attention_of, decoder_layers
 from coincide.features.passes.reference import ReferencePass
 from coincide.features.signals.activations import Activations
@@ -55,8 +56,17 @@ class Family:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_values_are_those_of_transformers_in_any_batch(
-    tmp_path: Path, source: Source, family: str
+    tmp_path: Path, source: Source, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where what several rows begin with runs once."""
+    sequences, real = [], packed.pack
+
+    def pack(*given: Any) -> Any:
+        sequences.append(given)
+        return real(*given)
+
+    monkeypatch.setattr(packed, "pack", pack)
+
     def made(name: str, **options: int) -> list[dict[str, bytes]]:
         over = ReferencePass(
             Family(family), source, "float64", FeaturePass(shard_rows=12, **options)
@@ -67,7 +77,10 @@ def test_values_are_those_of_transformers_in_any_batch(
         return [files(artifact) for artifact in artifacts]
 
     found: dict[str, list[np.ndarray]] = {}
-    assert made("one", batch_size=1) == made("many", batch_size=7)
+    one = made("one", batch_size=1)
+    assert not sequences
+    assert one == made("many", batch_size=7)
+    assert bool(sequences) == (family != "qwen2_5_vl"), "it has three positions a token"
     folder = next((tmp_path / "one" / "model").iterdir()) / "model"
     for row in (0, 1, 7, 9, 20):
         expected = alone(folder, source, row)

@@ -18,6 +18,7 @@ from torch import nn
 
 from coincide.features.forward.attention import Weights, watched
 from coincide.features.forward.contract import Captured, ForwardSignal, Tap
+from coincide.features.forward.packed import Packed
 from coincide.features.forward.prefix import Prefix
 from coincide.models.encode import model_inputs
 from coincide.schema import UserError
@@ -125,23 +126,25 @@ def run(
     images: Any = None,
     behind: Prefix | None = None,
     cached: bool = False,
+    packed: Packed | None = None,
 ) -> Captured:
     """Forward one collated ``batch`` (``coincide.models.encode.collate``) and capture what signals
     read.
 
     ``images``: what the vision tower gave for the batch (``coincide.features.forward.vision``), if
     it ran. ``behind``: what the rows begin with, run already; the batch holds the rest of them.
-    ``cached``: keys and values are to be kept for such runs.
+    ``cached``: keys and values are to be kept for such runs. ``packed``: the same rows as sequences
+    that hold several of them, which the model reads instead.
     """
     layers = decoder_layers(model)
     check_layers(signals, len(layers))
     tapped: dict[Tap, torch.Tensor] = {}
 
     def keep(tap: Tap, states: Any) -> None:
-        tapped[tap] = tap.reduce(states, batch)
+        tapped[tap] = tap.reduce(packed.unpacked(states) if packed else states, batch)
 
     taps = dict.fromkeys(tap for signal in signals for tap in signal.taps())
-    inputs = forward_inputs(model, batch)
+    inputs = forward_inputs(model, packed.inputs if packed else batch)
     if images is not None:
         inputs["mm_encoder_outputs"] = {"image": images}
         inputs = {k: v for k, v in inputs.items() if not k.startswith("pixel_")}
@@ -149,15 +152,16 @@ def run(
         inputs |= _behind(behind, batch["attention_mask"])
     with _tapping(layers, taps, keep):
         output = model.base_model(**inputs, use_cache=cached or behind is not None)
-    head = model.get_output_embeddings()
+    head, last = model.get_output_embeddings(), output.last_hidden_state
     return Captured(
         tapped,
         batch["attention_mask"],
         batch["image_mask"],
         batch["labels"],
-        output.last_hidden_state,
+        packed.unpacked(last) if packed else last,
         head,
         getattr(output, "past_key_values", None) if cached else None,
+        packed,
     )
 
 

@@ -16,6 +16,8 @@ from coincide.schema import Example, Signal
 if TYPE_CHECKING:
     import torch
 
+    from coincide.features.forward.packed import Packed
+
 RowVariant = Literal["whole", "blind", "masked", "unasked"]
 VARIANTS: tuple[RowVariant, ...] = ("whole", "blind", "masked", "unasked")
 """What the model reads of a row: all of it; its text without the images; the same with a gap of one
@@ -63,7 +65,13 @@ class Captured:
     head: Callable[[torch.Tensor], torch.Tensor]
     cache: Any = None
     """Keys and values of the run, if asked for: a transformers ``Cache``."""
+    packed: Packed | None = None
+    """The sequences in which the rows ran, if these held several."""
     _answers: tuple[torch.Tensor, torch.Tensor] | None = field(default=None, init=False)
+
+    def cache_rows(self, rows: Sequence[int]) -> list[int]:
+        """The row of ``cache`` that holds each of ``rows``."""
+        return list(rows) if self.packed is None else self.packed.sequences[list(rows)].tolist()
 
     def answer_logits(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits [B, A+1, V] and labels [B, A+1] of the answer tokens alone.

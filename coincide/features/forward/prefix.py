@@ -59,7 +59,8 @@ def prefix_of(cache: Any, rows: Sequence[int], length: int) -> Prefix:
     """The first ``length`` tokens of ``rows`` of ``cache``, as a cache of their own."""
     from transformers.cache_utils import DynamicCache
 
-    chosen = None if len(rows) == len(cache.layers[0].keys) else list(rows)
+    every = list(range(len(cache.layers[0].keys)))
+    chosen = None if list(rows) == every else list(rows)
 
     def cut(states: torch.Tensor) -> torch.Tensor:
         return (states if chosen is None else states[chosen])[:, :, :length]

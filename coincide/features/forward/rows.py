@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from bisect import insort
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ import torch
 from coincide.config import FeaturePass
 from coincide.features.engine.ahead import Ordered, decoding, groups_by_image
 from coincide.features.engine.contract import Computer, WorkerSite
-from coincide.features.forward import capture
+from coincide.features.forward import capture, packed
 from coincide.features.forward.contract import BLIND, Captured, ForwardSignal, RowVariant
 from coincide.features.forward.encoder import RowEncoder, as_tensors, variants_of
 from coincide.features.forward.prefix import can_share, prefix_of, rest_of, shared_length
@@ -31,6 +32,8 @@ WINDOW = 256
 EncodedRow = tuple[int, Mapping[RowVariant, Encoded]]
 """Place in the shard, and the row as each variant reads it; without a
 blind variant where that is the whole row, which runs as well."""
+Group = Sequence[EncodedRow]
+"""Rows whose common beginning runs once (``coincide.features.forward.packed``), or one row."""
 
 
 @contextmanager
@@ -68,6 +71,10 @@ class Forward:
     device: str
     options: FeaturePass
     tower: TowerOnce = field(init=False)
+    packs: bool = field(init=False)
+    """Whether rows that begin alike run as one sequence."""
+    checked: bool = field(default=False, init=False)
+    """Whether such a row was compared with the same alone."""
     by_variant: Mapping[RowVariant, Sequence[ForwardSignal]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,6 +87,10 @@ class Forward:
             variant: [signal for signal in self.signals if signal.variant == variant]
             for variant in variants_of(self.signals)
         }
+        whole = self.by_variant.get("whole", ())
+        self.packs = (
+            self.options.share_prefixes and bool(whole) and packed.can_pack(self.network, whole)
+        )
 
     @property
     def widths(self) -> list[int]:
@@ -87,44 +98,52 @@ class Forward:
         hidden = self.network.config.get_text_config().hidden_size
         return [signal.width(hidden) for signal in self.signals]
 
-    def __call__(
-        self, batch: Sequence[EncodedRow], examples: Sequence[Example]
-    ) -> list[np.ndarray]:
-        """Values [B, D] of each signal for ``batch``, computed in halves if memory runs out."""
+    def groups(self, rows: Sequence[EncodedRow]) -> list[Group]:
+        """``rows`` by what can run as one sequence."""
+        if not self.packs or len(rows) == 1:
+            return [[row] for row in rows]
+        most = self.options.batch_size, self.options.batch_tokens
+        return [
+            [rows[i] for i in group]
+            for group in packed.together([row["whole"] for _, row in rows], *most)
+        ]
+
+    def __call__(self, batch: Sequence[Group], examples: Sequence[Example]) -> list[np.ndarray]:
+        """Values [B, D] of each signal for the rows of ``batch``, computed in halves if memory runs
+        out.
+        """
         try:
             return self._values(batch, examples)
         except torch.OutOfMemoryError as error:
-            if len(batch) == 1:
-                place, row = batch[0]
+            if sum(map(len, batch)) == 1:
+                place, row = batch[0][0]
                 raise UserError(
                     f"row {examples[place].row} with {_length(row)} tokens alone does not "
                     f"fit into the memory of {self.device}: {error}. Set a lower "
                     "reference.max_length, a smaller reference.dtype, or use a larger GPU."
                 ) from error
         self._smaller(batch)
-        half = len(batch) // 2
-        first, second = (self(part, examples) for part in (batch[:half], batch[half:]))
+        first, second = (self(part, examples) for part in _halves(batch))
         return [np.concatenate(pair) for pair in zip(first, second, strict=True)]
 
-    def _smaller(self, batch: Sequence[EncodedRow]) -> None:
-        tokens = len(batch) * max(_length(row) for _, row in batch)
-        self.options = replace(
-            self.options, batch_size=len(batch) // 2, batch_tokens=max(1, tokens // 2)
-        )
+    def _smaller(self, batch: Sequence[Group]) -> None:
+        rows, tokens = sum(map(len, batch)), len(batch) * max(map(_tokens, batch))
+        self.options = replace(self.options, batch_size=rows // 2, batch_tokens=max(1, tokens // 2))
         print(
-            f"features: {self.device} is out of memory with {len(batch)} rows of {tokens:,} tokens "
-            f"in all; going on with batches of {len(batch) // 2} rows or {tokens // 2:,} tokens",
+            f"features: {self.device} is out of memory with {rows} rows of {tokens:,} tokens "
+            f"in all; going on with batches of {rows // 2} rows or {tokens // 2:,} tokens",
             flush=True,
         )
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _values(self, batch: Sequence[EncodedRow], examples: Sequence[Example]) -> list[np.ndarray]:
+    def _values(self, groups: Sequence[Group], examples: Sequence[Example]) -> list[np.ndarray]:
+        batch = [row for group in groups for row in group]
         values = {s: np.full((len(batch), w), np.nan) for s, w in zip(self.signals, self.widths,
                                                                       strict=True)}  # fmt: skip
         whole: Captured | None = None
         for variant, signals in self.by_variant.items():
-            for own, captured in self._runs(variant, batch, examples, whole):
+            for own, captured in self._runs(variant, groups, examples, whole):
                 for signal in signals:
                     values[signal][own] = signal.read(captured).cpu().numpy()
                 whole = captured if variant == "whole" else whole
@@ -140,19 +159,25 @@ class Forward:
     def _runs(
         self,
         variant: RowVariant,
-        batch: Sequence[EncodedRow],
+        groups: Sequence[Group],
         examples: Sequence[Example],
         whole: Captured | None,
     ) -> Iterator[tuple[list[int], Captured]]:
-        """Run the rows that the variant has: their places in ``batch``, and what was captured.
+        """Run the rows that the variant has: their places in the batch, and what was captured.
 
         What they share with the ``whole`` rows, run before and kept, is not run again.
         """
+        batch = [row for group in groups for row in group]
+        if variant == "whole" and self.packs and len(groups) < len(batch):
+            captured = self._packed(groups, examples)
+            if captured is not None:
+                yield list(range(len(batch))), captured
+                return
         for length, own in self._lengths(variant, batch, whole).items():
             part = [batch[i] for i in own]
             rows = [row[variant] for _, row in part]
             if length and whole is not None:
-                prefix = prefix_of(whole.cache, own, length)
+                prefix = prefix_of(whole.cache, whole.cache_rows(own), length)
                 yield own, self._run(variant, [rest_of(row, length) for row in rows], None, prefix)
                 continue
             images = self.tower.features(_shown(variant, part, examples), rows, self._inputs)
@@ -171,17 +196,51 @@ class Forward:
         for i, (_, row) in enumerate(batch):
             if variant in row:
                 length = shared_length(row["whole"], row[variant]) if shares else 0
+                if length and whole is not None and whole.packed is not None:
+                    length = min(length, whole.packed.shared[i])
                 found[length].append(i)
         return found
 
+    def _packed(self, groups: Sequence[Group], examples: Sequence[Example]) -> Captured | None:
+        """One run of the whole rows as a sequence for each group; None if the model's states are
+        others there than in the row alone, which is looked at once.
+        """
+        encoded = [[row["whole"] for _, row in group] for group in groups]
+        firsts = [group[0] for group in groups]
+        shown = _shown("whole", firsts, examples)
+        images = self.tower.features(shown, [rows[0] for rows in encoded], self._inputs)
+        together = packed.pack(encoded, self.pad_id, self.device)
+        rows = [row for group in encoded for row in group]
+        captured = self._run("whole", rows, images, together=together)
+        if not self.checked:
+            last = max(i for i, _ in enumerate(rows) if together.shared[i] < len(rows[i].input_ids))
+            self.checked = True
+            with capture.without_unread_layers(self.network, self.by_variant["whole"]):
+                inputs = self._inputs([rows[last]])
+                apart = packed.apart(self.network, inputs, captured.hidden[last])
+            self.packs = apart <= packed.allowed(self.network.dtype)
+            if not self.packs:
+                print(
+                    "features: rows that begin alike run one by one: in one sequence the states of "
+                    f"{type(self.network).__name__} are off by {apart:.2g} of their norm",
+                    flush=True,
+                )
+        return captured if self.packs else None
+
     def _run(
-        self, variant: RowVariant, rows: Sequence[Encoded], images: Any, behind: Any = None
+        self,
+        variant: RowVariant,
+        rows: Sequence[Encoded],
+        images: Any,
+        behind: Any = None,
+        together: packed.Packed | None = None,
     ) -> Captured:
         """One run of the model over ``rows``, no deeper than the variant's signals look."""
         signals = self.by_variant[variant]
         keep = variant == "whole" and "unasked" in self.by_variant
         with capture.without_unread_layers(self.network, signals):
-            return capture.run(self.network, self._on_device(rows), signals, images, behind, keep)
+            batch = self._on_device(rows)
+            return capture.run(self.network, batch, signals, images, behind, keep, together)
 
     def _inputs(self, rows: Sequence[Encoded]) -> dict[str, Any]:
         return capture.forward_inputs(self.network, self._on_device(rows))
@@ -197,29 +256,35 @@ def _compute(
     valid = np.zeros(len(examples), dtype=bool)
     seeing = sum(variant not in BLIND for variant in forward.by_variant)
     forward.tower.begin(name for e in examples for name in e.images for _ in range(seeing))
-    for batch in _batches(_rows(examples, ordered, progress), lambda: forward.options):
-        places = [place for place, _ in batch]
+    groups = _groups(examples, ordered, forward.groups, progress)
+    for batch in _batches(groups, lambda: forward.options):
+        places = [place for group in batch for place, _ in group]
         valid[places] = True
         for whole, part in zip(values, forward(batch, examples), strict=True):
             whole[places] = part
-        progress(len(batch))
+        progress(len(places))
     return values, valid
 
 
-def _rows(
-    examples: Sequence[Example], ordered: Ordered, progress: Callable[[int], None]
-) -> Iterator[EncodedRow]:
+def _groups(
+    examples: Sequence[Example],
+    ordered: Ordered,
+    grouped: Callable[[Sequence[EncodedRow]], list[Group]],
+    progress: Callable[[int], None],
+) -> Iterator[Group]:
     """The usable rows, encoded, in the order computed: rows of one image together, the longest
-    first.
+    first, ``grouped`` by what can run as one sequence.
     """
     groups = groups_by_image(examples)
     tasks = [[examples[place].row for place in group] for group in groups]
     for group, rows in zip(groups, ordered(tasks), strict=True):
-        for place, arrays in zip(group, rows, strict=True):
-            if arrays is None:
-                progress(1)
-            else:
-                yield place, {variant: as_tensors(each) for variant, each in arrays.items()}
+        found: list[EncodedRow] = [
+            (place, {variant: as_tensors(each) for variant, each in arrays.items()})
+            for place, arrays in zip(group, rows, strict=True)
+            if arrays is not None
+        ]
+        progress(len(group) - len(found))
+        yield from grouped(found)
 
 
 def _shown(
@@ -237,32 +302,46 @@ def _length(row: Mapping[RowVariant, Encoded]) -> int:
     return max(len(encoded.input_ids) for encoded in row.values())
 
 
-def _batches(
-    rows: Iterator[EncodedRow], options: Callable[[], FeaturePass]
-) -> Iterator[list[EncodedRow]]:
-    """``rows`` in batches of similar length: at most ``batch_size`` rows and ``batch_tokens`` with
-    padding.
+def _tokens(group: Group) -> int:
+    """Tokens that ``group`` takes of a batch: what its rows begin with counts once."""
+    longest = max(_length(row) for _, row in group)
+    if len(group) == 1:
+        return longest
+    return max(longest, packed.packed_length([row["whole"] for _, row in group]))
 
-    Up to ``WINDOW`` rows are held; each batch takes the longest of them, then the window is
+
+def _halves(batch: Sequence[Group]) -> tuple[Sequence[Group], Sequence[Group]]:
+    if len(batch) == 1:
+        rows = batch[0]
+        return [rows[: len(rows) // 2]], [rows[len(rows) // 2 :]]
+    return batch[: len(batch) // 2], batch[len(batch) // 2 :]
+
+
+def _batches(groups: Iterator[Group], options: Callable[[], FeaturePass]) -> Iterator[list[Group]]:
+    """``groups`` in batches of similar length: at most ``batch_size`` rows and ``batch_tokens``
+    with padding.
+
+    Up to ``WINDOW`` groups are held; each batch takes the longest of them, then the window is
     refilled.
     """
-    held: list[EncodedRow] = []
-    for row in rows:
-        insort(held, row, key=_longest_first)
+    held: list[Group] = []
+    for group in groups:
+        insort(held, group, key=_longest_first)
         if len(held) >= max(WINDOW, options().batch_size):
             yield _taken(held, options())
     while held:
         yield _taken(held, options())
 
 
-def _longest_first(row: EncodedRow) -> tuple[int, int]:
-    return -_length(row[1]), row[0]
+def _longest_first(group: Group) -> tuple[int, int]:
+    return -_tokens(group), group[0][0]
 
 
-def _taken(held: list[EncodedRow], options: FeaturePass) -> list[EncodedRow]:
+def _taken(held: list[Group], options: FeaturePass) -> list[Group]:
     """The first of ``held`` that make up a batch, taken out of it; at least one."""
-    fit = options.batch_tokens // _length(held[0][1])
-    count = max(1, min(fit, options.batch_size))
+    fit = max(1, options.batch_tokens // _tokens(held[0]))
+    rows = itertools.accumulate(map(len, held[:fit]))
+    count = max(1, sum(many <= options.batch_size for many in rows))
     batch, held[:count] = held[:count], []
     return batch
 
