@@ -33,7 +33,8 @@ prompts below. `<image>` is where a picture stands. Decoding is greedy, with one
 ends before a stop text that the task's own file names, and not at the first blank line, which
 lmms-eval adds to the others. Right is what the strict reading counts; [REPLIES.md](REPLIES.md) has
 the lenient one and the forms that each reads. A missing hint is never asked, however the data spell
-it. Intervals draw the unit of resampling anew, with all its questions.
+it. Intervals draw the unit of resampling anew, with all its questions:
+[INTERVALS.md](INTERVALS.md).
 """
 LLAVA: Mapping[str, str] = {
     "vqav2": "test-dev, scored by the server; up to 128 tokens",

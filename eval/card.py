@@ -18,8 +18,8 @@ CardFiles = dict[tuple[str, str], list[str]]
 CARD = "README.md"
 DEFAULT = "default"
 """The configuration of an entry without a name, as in the ``datasets`` library."""
-_SHARD = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?:-[0-9a-f]+)?\.\w+$")
-"""``test-00000-of-00002.parquet``; ``datasets`` before 2.15 appended a hash."""
+_SHARD = re.compile(r"^(?P<stem>.*[-._])(?P<number>\d+)-of-(?P<count>\d+)(?:-[0-9a-f]+)?\.\w+$")
+"""``test-00000-of-00002.parquet``; ``datasets`` before 2.15 appended a hash; some count from 1."""
 
 
 def patterns(card: str, wanted: Splits) -> CardFiles | None:
@@ -58,7 +58,8 @@ def look(folder: Path, wanted: Splits) -> tuple[CardFiles, str]:
     except UnicodeDecodeError:
         return {}, f"{CARD} is no UTF-8 text; fetch it again"
     declared = patterns(text, wanted)
-    outside = next((p for each in (declared or {}).values() for p in each if _outside(p)), None)
+    listed = [pattern for each in (declared or {}).values() for pattern in each]
+    outside = next((pattern for pattern in listed if _outside(pattern)), None)
     if outside is not None:
         return {}, (
             f"{CARD} names {outside!r} as a file of the dataset; expected a path below the folder: "
@@ -66,6 +67,8 @@ def look(folder: Path, wanted: Splits) -> tuple[CardFiles, str]:
         )
     if declared is None:
         found = {("", ""): _relative(folder, "**/*")}
+    elif lost := next((pattern for pattern in listed if not _relative(folder, pattern)), None):
+        return {}, f"there is no parquet file {lost}, which {CARD} declares; fetch it"
     else:
         found = {key: [n for p in each for n in _relative(folder, p)]
                  for key, each in declared.items()}  # fmt: skip
@@ -139,8 +142,15 @@ def _outside(pattern: str) -> bool:
 
 
 def _relative(folder: Path, pattern: str) -> list[str]:
-    """Relative paths of the parquet files that match ``pattern``, sorted, without hidden ones."""
-    names = [path.relative_to(folder) for path in folder.glob(pattern) if path.is_file()]
+    """Relative paths of the parquet files that match ``pattern``, sorted, without hidden ones.
+
+    None match what is no pattern.
+    """
+    try:
+        paths = list(folder.glob(pattern))
+    except (ValueError, IndexError, NotImplementedError):  # what pathlib raises for "" or "**x"
+        return []
+    names = [path.relative_to(folder) for path in paths if path.is_file()]
     shown = [n for n in names if not any(part.startswith(".") for part in n.parts)]
     return sorted(str(name) for name in shown if name.suffix == ".parquet")
 
@@ -157,7 +167,9 @@ def _wrong(
     for name in names:
         if why := parquet.fault(folder / name):
             return f"{folder / name} {why}"
-    has = sum(parquet.rows(folder / name) for name in names) if key in rows else 0
+    has = sum(parquet.rows(folder / name) for name in names)
+    if not has:
+        return f"the files{split} hold no rows; fetch them again"
     if key in rows and has != rows[key]:
         return (
             f"the files{split} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}) hold "
@@ -168,17 +180,21 @@ def _wrong(
 
 def _shards(names: Sequence[str]) -> str:
     """Which shard is missing or there twice, for files whose names state the number of shards."""
-    cuts: dict[str, dict[int, list[int]]] = {}
+    cuts: dict[str, dict[str, list[str]]] = {}
     for name in names:
         if cut := _SHARD.match(name):
-            numbers = cuts.setdefault(cut["stem"], {}).setdefault(int(cut["count"]), [])
-            numbers.append(int(cut["number"]))
+            cuts.setdefault(cut["stem"], {}).setdefault(cut["count"], []).append(cut["number"])
     for stem, counts in cuts.items():
         if len(counts) > 1:
-            return f"{stem} is there cut into {' and into '.join(map(str, counts))}; remove the old"
-        [(count, numbers)] = counts.items()
-        if lost := sorted(set(range(count)) - set(numbers)):
-            return f"{stem}-{lost[0]:05}-of-{count:05} is missing ({len(lost)} of {count} shards)"
+            several = " and into ".join(str(int(count)) for count in counts)
+            return f"{stem.rstrip('-._')} is there cut into {several}; remove the old"
+        [(said, numbers)] = counts.items()
+        count, has = int(said), {int(number) for number in numbers}
+        first = int(0 not in has and count in has)
+        if lost := sorted(set(range(first, first + count)) - has):
+            file = f"{stem}{lost[0]:0{len(numbers[0])}}-of-{said}"
+            return f"{file} is missing ({len(lost)} of {count} shards)"
         if len(numbers) > count:
+            stem = stem.rstrip("-._")
             return f"{stem} has a shard of {count} more than once; remove the older files"
     return ""

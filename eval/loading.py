@@ -12,8 +12,9 @@ from lmms_eval.api.task import ConfigurableTask, Task
 from lmms_eval.tasks import TaskManager
 from lmms_eval.utils import load_yaml_config
 
+from coincide.data.images import CorruptImage
 from coincide.schema import UserError
-from eval import taskfile
+from eval import parquet, taskfile
 from eval.decoding import Decoding
 from eval.documents import TaskDocuments, naming_document, root_error
 from eval.pictures import decode_by_one_rule
@@ -77,12 +78,15 @@ def fail_at_once() -> None:
 
 
 def _failure(job: BenchmarkJob, cause: BaseException) -> UserError:
-    """Why the job does not load, by its name."""
+    """Why the job does not load, by its name; lmms-eval then looks at the first document alone."""
     named, said = f"benchmark {job.name}", f"{type(cause).__name__}: {cause}"
     if isinstance(cause, UserError):
         if str(cause).startswith(named):
             return cause
-        said = str(cause)
+        said = f"row 0: {cause}" if isinstance(cause, CorruptImage) else str(cause)
+    if isinstance(cause, KeyError):
+        said += "".join(f"; {path} has the columns {', '.join(parquet.columns(Path(path)))}"
+                        for path in job.data_files.values())  # fmt: skip
     found = UserError(f"{named} does not load: {said}")
     found.__cause__ = cause
     return found
@@ -148,6 +152,10 @@ def _load(job: BenchmarkJob, manager: TaskManager) -> Task:
     missing = [path for path in job.data_files.values() if not Path(path).is_file()]
     if missing:
         raise UserError(f"benchmark {job.name}: no such file: {', '.join(missing)}.")
+    for path in map(Path, job.data_files.values()):
+        why = parquet.fault(path) or ("" if parquet.rows(path) else "holds no rows")
+        if why:
+            raise UserError(f"benchmark {job.name}: {path} {why}.")
     loaded: Mapping[str, Task] = manager.load_task_or_group([job.name], task_type="chat")
     task = loaded[job.name]
     _check_decoding(task, job)

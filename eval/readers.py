@@ -188,8 +188,10 @@ _FIRST = re.compile(
     re.IGNORECASE,
 )
 _MEANT = {
-    **dict.fromkeys(("true", "correct", "absolutely", "definitely", "certainly", "indeed"), "yes"),
-    **dict.fromkeys(("false", "incorrect", "not really", "not at all", "definitely not"), "no"),
+    **dict.fromkeys(("true", "correct", "indeed", "sure", "of course"), "yes"),
+    **dict.fromkeys(("absolutely", "definitely", "certainly"), "yes"),
+    **dict.fromkeys(("false", "incorrect", "not really", "not at all", "of course not"), "no"),
+    **dict.fromkeys(("absolutely not", "definitely not", "certainly not"), "no"),
 }
 """Replies that are no more than these words."""
 _VERB = r"\b(?:is|are|was|were|has|have|had|does|do|did|can|could|contains?|shows?)\b"
@@ -277,9 +279,18 @@ def _number(phrase: str) -> str | None:
     return plain[1].replace(",", "") if plain else None
 
 
+_MARKUP = re.compile(r"</?[A-Za-z_]+>|\$?\\(?:boxed|text|mathrm)\{(?P<inside>[^{}]*)\}\$?")
+"""Tags around an answer, ``<answer>B</answer>``, and those of a formula, ``$\\boxed{B}$``."""
+
+
 def tidy(text: str) -> str:
-    """``text`` with wide letters, wide and curly punctuation as ASCII, and single blanks."""
-    return re.sub(r"[ \t]+", " ", text.translate(_ASCII))
+    """``text`` without markup, with wide letters, wide and curly punctuation as ASCII, and single
+    blanks.
+    """
+    plain = text.translate(_ASCII)
+    for _ in range(2):  # \\boxed{\\text{B}}
+        plain = _MARKUP.sub(lambda found: found["inside"] or "", plain)
+    return re.sub(r"[ \t]+", " ", plain)
 
 
 def _trimmed(text: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from coincide.report.commands import repeat
+from coincide.report.contents import SHORT
 from coincide.report.notes import primary, read_share
 from coincide.report.paired import Difference
 from coincide.report.pairs import LEFT_OUT, Pairs
@@ -102,12 +103,19 @@ def comma_separated(panels: Sequence[Panel]) -> str:
     )  # fmt: skip
     for panel in panels:
         for line in lines(panel):
-            of_panel = [*map(_csv, (panel.data, panel.target, panel.suite))]
+            names = (_name(panel, "data", panel.data), _name(panel, "target", panel.target))
+            of_panel = [*map(_csv, (*names, panel.suite))]
             for name, *triple in _values(panel, line):
                 more = [read_share(line.row, name) if line.row else None] * read
                 of_line = [*of_panel, *_csv_row(line), _csv(name), *triple]
                 writer.writerow([*of_line, _source(line, name), *more])
     return out.getvalue()
+
+
+def _name(panel: Panel, part: str, name: str) -> str:
+    """The name of the panel's data or target, with digits of its content if others share it."""
+    shared = f"{part} " in panel.apart
+    return f"{name} {panel.contents[part][:SHORT]}" if shared else name
 
 
 def _csv_row(line: Line) -> list[Any]:
@@ -190,6 +198,7 @@ def as_json(panels: Sequence[Panel], pairs: Sequence[Pairs]) -> list[dict[str, A
             "data": panel.data,
             "target": panel.target,
             "suite": panel.suite,
+            **({"contents": dict(panel.contents)} if panel.apart else {}),
             "columns": [asdict(column) for column in panel.columns],
             "caption": caption(panel),
             "notes": [asdict(note) for note in panel.notes],

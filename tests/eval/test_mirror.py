@@ -285,6 +285,11 @@ def test_shards_are_counted_with_a_hash_behind_them_too(home: Path) -> None:
     shutil.rmtree(folder)
     whole(home, "test-00000-of-00001.parquet", HASHED.format(0, 1))
     assert "is there cut into 1 and into 2" in why(home)
+    for names, lost in {"test-001-of-2 test-002-of-2": "", "test-0-of-2": "test-1-of-2",
+                        "test-2-of-3 test-3-of-3": "test-1-of-3"}.items():  # fmt: skip
+        shutil.rmtree(folder)
+        whole(home, *(f"{name}.parquet" for name in names.split()))
+        assert f"default/{lost} is missing" in why(home) if lost else why(home) == ""
 
 
 @pytest.mark.parametrize(
@@ -292,6 +297,8 @@ def test_shards_are_counted_with_a_hash_behind_them_too(home: Path) -> None:
     [
         (lambda file: file[: len(file) // 2], "is cut off after"),
         (lambda file: file[:-1], "is cut off after"),
+        (lambda file: file[:8] + file[-8 - int.from_bytes(file[-8:-4], "little") :],
+         "lacks bytes: its data end at"),
         (lambda file: b"", "is a file of zero bytes"),
         (lambda file: b"version https://git-lfs.github.com/spec/v1\noid x\n", "git lfs pull"),
         (lambda file: b"<!DOCTYPE html>", "is no parquet file (it begins with b'<!DOCTYP')"),
@@ -329,7 +336,11 @@ def test_rows_are_those_that_the_card_says(home: Path) -> None:
         (lambda card: card.replace("path: default", "path: /data/default"), "names '/data/default"),
         (lambda card: card.replace("path: default", "path: ../POPE/default"), "names '../POPE"),
         (lambda card: card.replace("path: default", "path: hf://x"), "below the folder"),
-        (lambda card: card.replace("path: default", "path: elsewhere"), "no parquet file of"),
+        (lambda card: card.replace("path: default", "path: elsewhere"), "parquet file elsewhere"),
+        (lambda card: card.replace("path: default/test-*", "path: [default/*, default/b.parquet]"),
+         "no parquet file default/b.parquet, which README.md declares"),
+        (lambda card: card.replace("path: default/test-*", "path: '**test'"), "file **test, which"),
+        (lambda card: card.replace("path: default/test-*", "path: ''"), "which README.md declares"),
     ],
 )  # fmt: skip
 def test_cards_of_any_kind(home: Path, change: Any, says: str) -> None:

@@ -32,6 +32,7 @@ CHOICES = {"A": "cat", "B": "dog", "C": "dark blue", "D": "blue"}
         ("B", ["It is a dog", "It's a dog.", "This is a dog in the image.", "I think it is B",
                "The picture shows a dog", "The animal on the left is a dog."]),
         ("B", ["\u7b54\u6848\u662fB", "\uff08B\uff09", "\u9009B\u3002", "\uff22", "\uff42."]),
+        ("B", ["<answer>B</answer>", "$\\boxed{B}$", "\\boxed{\\text{dog}}"]),
         ("A", ["A", "a", "A.", "A cat", "a cat", "A because of its ears"]),
         ("C", ["dark blue", "It is dark blue."]),
         ("D", ["blue", "It is blue."]),
@@ -60,9 +61,11 @@ def test_a_number_is_no_part_of_another() -> None:
     [
         ("yes", ["Yes", "yes.", "YES!", "(Yes)", "y", "Yes, there is a dog.", "The answer is yes",
                  "There is a dog", "There is a dog in the image.", "It is.", "Yes it is",
-                 "Yeah", "True.", "**Yes**", "There are dogs in the picture."]),
+                 "\\boxed{Yes}", "Of course.", "Yeah", "True.", "**Yes**",
+                 "There are dogs in the picture."]),
         ("no", ["No", "no.", "n", "No, there is not.", "The answer is no.", "There is no dog",
                 "There isn't a dog", "The dog is not visible in the image.", "It is not",
+                "<answer>no</answer>", "Of course not",
                 "No dog is visible.", "Nope.", "False", "Not really.", "There aren't any dogs."]),
         (None, ["", "?", "Snow", "north", "noon", "Another", "None", "Yesterday", "a dog",
                 "Unknown", "I don't know", "Yes or no", "It is a cat", "There is a no parking sign",
@@ -82,6 +85,7 @@ def test_yes_and_no_are_read_in_every_form(said: str | None, replies: list[str])
         ("The colour of the car is red.", "red"), ("It is red in the image.", "red"),
         ("Yes, it is", "yes"), ("two", "2"), ("There are two dogs", "two dogs"),
         ("1,000", "1000"), ("$1,200", "1200"), ("The sign says stop", "stop"),
+        ("<answer>red</answer>", "red"), ("$\\boxed{12}$", "12"),
     ],
 )  # fmt: skip
 def test_a_phrase_is_taken_out_of_what_stands_around_it(reply: str, among: str) -> None:

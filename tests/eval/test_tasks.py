@@ -165,12 +165,22 @@ def test_a_value_that_is_no_number_is_missing(bench: Make, tmp_path: Path) -> No
     assert score.value is None and "nan" in score.why and score.n == ROWS
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    job = BenchmarkJob(
-        "counting", "demo_counting", {}, "", "", "", str(TASKS / "demo"), {"test": "gone.pq"}
-    )
-    with pytest.raises(UserError, match=r"counting.*gone\.pq"):
-        load_tasks([job], tmp_path / "tasks")
+def test_a_file_that_is_missing_or_not_whole_is_named(tmp_path: Path) -> None:
+    def load(path: Path, says: str) -> None:
+        job = BenchmarkJob(
+            "counting", "demo_counting", {}, "", "", "", str(TASKS / "demo"), {"test": str(path)}
+        )
+        with pytest.raises(UserError, match=rf"counting.*{path.name} ?{says}"):
+            load_tasks([job], tmp_path / "tasks")
+
+    load(tmp_path / "gone.pq", "")
+    make_parquet(tmp_path / "whole.pq", "counting", rows=2)
+    (tmp_path / "half.pq").write_bytes((tmp_path / "whole.pq").read_bytes()[:300])
+    load(tmp_path / "half.pq", "is cut off after 300 bytes")
+    (tmp_path / "lfs.pq").write_text("version https://git-lfs.github.com/spec/v1\n")
+    load(tmp_path / "lfs.pq", "is a git-lfs pointer")
+    make_parquet(tmp_path / "none.pq", "counting", rows=0)
+    load(tmp_path / "none.pq", "holds no rows")
 
 
 def test_a_task_that_is_nowhere_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from baselines.uniform import Random
 from coincide.ledger.files import read_ledger, write_result
 from coincide.ledger.identity import fields_outside_key, same_asked
 from coincide.report.compare import panels
+from coincide.report.formats import as_json, comma_separated
+from coincide.report.pairs import Pairs
 from coincide.report.records import Panel
 from coincide.schema import Result
 from coincide.selection.scoring import own_class
@@ -52,6 +55,10 @@ def test_two_contents_of_one_name_are_two_panels_and_it_is_said(other: dict[str,
     for panel in found:
         assert "contents share the name" in texts(panel)
         assert panel.apart in panel.title and panel.apart
+    lines = list(csv.DictReader(comma_separated(found).splitlines()))
+    assert len({(line["data"], line["target"]) for line in lines}) == 2, "a table for other tools"
+    one, two = as_json(found, [Pairs("Rel. (%)")] * 2)
+    assert one["contents"] != two["contents"]
 
 
 def test_one_content_is_one_row_wherever_it_lies() -> None:
