@@ -21,6 +21,9 @@ ROLES = {
     "assistant": "gpt",
     "gpt": "gpt",
     "bot": "gpt",
+    "model": "gpt",
+    "chatgpt": "gpt",
+    "ai": "gpt",
     "system": "system",
     "developer": "system",
 }
@@ -132,6 +135,8 @@ def _part(number: int, part: Any, pictures: Pictures) -> str:
             return pictures.with_placeholders(text)
     elif kind in PICTURED:
         refuse_fields(where, part, ("type", *SHOWN), ("it",))
+        if part.get("text"):
+            raise BadRow(UNREAD, f"{where} is a picture and has a text: {short(part['text'])}")
         shown = next((part[k] for k in SHOWN if k in part), None)
         if shown is not None:
             return pictures.add(shown)

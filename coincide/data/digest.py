@@ -31,6 +31,8 @@ RowReader = Callable[[Path], Iterable[tuple[int, str, Any]]]
 """Reads annotations: yields ``(row, text, value)`` like :func:`coincide.data.rows.scan`."""
 KEPT = ("sha256", "rows", "marks", "tags")
 """What the cache stores about the annotations."""
+LOOK = 3
+"""Version of what counts as a mark or a tag; a cache of another version reads the rows again."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,9 @@ def content_of(
     file = _cache_file(annotations, image_root, form)
     known = _recall(file)
     stamp = stamp_of(annotations)
-    now: dict[str, Any] = {"stamp": stamp, "images": {}}
-    if stamp and known.get("stamp") == stamp and known.keys() >= set(KEPT):
+    now: dict[str, Any] = {"stamp": stamp, "look": LOOK, "images": {}}
+    same = known.get("look") == LOOK and known.get("stamp") == stamp
+    if stamp and same and known.keys() >= set(KEPT):
         names = list(known["images"])
         now |= {key: known[key] for key in KEPT}
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 
@@ -21,3 +22,12 @@ def short(value: Any) -> str:
     """``value`` for a message: inert and at most a line long."""
     shown = ascii(value)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
+
+
+def plain_name(key: Any) -> str:
+    """A field's name in lower case with underscores: ``loss_weight`` for ``lossWeight``; empty for
+    what is no text.
+    """
+    if not isinstance(key, str):
+        return ""
+    return re.sub("(?<=[a-z])(?=[A-Z])|-", "_", key).lower()

@@ -8,7 +8,9 @@ three possibly with ``history``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,8 @@ ASKED = ("query", "question", "prompt")
 SAID = ("response", "answer", "completion", "output")
 CHOICES = ("choices", "options", "candidates", "multiple_choices")
 """Fields with answer choices, which readers of these formats do not add to the question."""
+BESIDES = ("context", "hint", "passage")
+"""Fields with a text that the question asks about."""
 NONE = "no conversation"
 
 
@@ -56,7 +60,8 @@ def conversation_of(value: Mapping[str, Any]) -> Conversation:
             "neither messages nor conversations is a list with turns, nor is it texts, prompt and "
             f"completion, instruction and output, or query and response; got {short(list(value))}",
         )
-    for name in CHOICES:
+    lettered = ("A", "B") if value.get("A") and value.get("B") else ()
+    for name in (*CHOICES, *BESIDES, *lettered):
         if value.get(name):
             raise BadRow(UNREAD, f"{name!r} belongs to the question; write it there")
     turns = _with_history(value, value[asked_by], value[said_by])
@@ -64,6 +69,9 @@ def conversation_of(value: Mapping[str, Any]) -> Conversation:
 
 
 def _turns(name: str, value: Any) -> list[Any]:
+    if isinstance(value, str) and value.lstrip()[:1] == "[":  # tables often hold turns as JSON
+        with suppress(ValueError, RecursionError):
+            value = json.loads(value)
     if not isinstance(value, list):
         raise BadRow(NONE, f"neither messages nor conversations is a list with turns; {name!r} is "
                            f"{short(value)}")  # fmt: skip

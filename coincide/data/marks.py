@@ -9,10 +9,11 @@ another model.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from coincide.data.fault import BadRow, short
+from coincide.data.fault import BadRow, plain_name, short
 
 LOSS = "loss"
 """The mark as the product writes it: ``"loss": false`` on a turn that is not to be learnt."""
@@ -28,6 +29,11 @@ UNCLEAR = frozenset({"train_detail", "training_detail", "mask", "masked", "is_ma
                      "assistant_mask", "assistant_masks", "completion_mask",
                      "answer_mask"})  # fmt: skip
 """Fields of a turn that change what is learnt in an unsupported or ambiguous way."""
+_SUSPECT = re.compile(
+    r"(?:.*_)?(?:loss(?:es)?|weights?|train|trained|training|trainable|learn|learnt|learned|learnable|"
+    r"supervised?|mask|masks|masked|ignored?|skip|skipped|exclude|excluded|importance)(?:_.*)?"
+)
+"""Other fields of an answer that say how it is learnt, if they hold numbers or truth values."""
 WEIGHTS = frozenset({"sample_weight", "example_weight", "instance_weight", "importance_weight",
                      "sample_weights"})  # fmt: skip
 """Fields of a row that say how much it counts."""
@@ -58,14 +64,14 @@ def is_learnt(turn: str, fields: Mapping[str, Any], answer: bool) -> bool:
     """
     said: dict[str, bool] = {}
     for key, value in fields.items():
-        name = key.lower() if isinstance(key, str) else ""
+        name = plain_name(key)
         if _empty(value):
             continue
         if name in LEARNT:
             said[key] = _yes(turn, key, value)
         elif name in UNLEARNT:
             said[key] = not _yes(turn, key, value)
-        elif name in UNCLEAR:
+        elif name in UNCLEAR or (answer and _SUSPECT.fullmatch(name) and _figures(value)):
             raise BadRow(MARK, f"{turn} has {key!r}: {short(value)}; say \"{LOSS}\": false of a "
                                "turn that is not to be learnt")  # fmt: skip
         elif name in TOOLS:
@@ -82,7 +88,7 @@ def is_learnt(turn: str, fields: Mapping[str, Any], answer: bool) -> bool:
 def refuse_row(fields: Mapping[str, Any]) -> None:
     """Raise :class:`BadRow` if a field of a row changes what is learnt from it."""
     for key, value in fields.items():
-        name = key.lower() if isinstance(key, str) else ""
+        name = plain_name(key)
         if not value and value is not False and value != 0:
             continue
         if name in PREFERENCE and isinstance(value, (str, list, dict)):
@@ -108,18 +114,17 @@ def _changes(name: str, value: Any) -> bool:
         return bool(value)
     if name in LEARNT or name in WEIGHTS:
         return not isinstance(value, str) and value != 1
+    if name.endswith("_loss") and value is False:
+        return True
     return name in UNCLEAR - {"labels", "masks", "mask"} or (
-        name in ("labels", "masks", "mask") and _numbers(value)
+        name in ("labels", "masks", "mask") and isinstance(value, list) and _figures(value)
     )
 
 
-def _numbers(value: Any) -> bool:
-    """Whether ``value`` is a list of numbers, like a token mask."""
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(item, (bool, int, float)) for item in value)
-    )
+def _figures(value: Any) -> bool:
+    """Whether ``value`` is a number, a truth value, or a list of these, like a token mask."""
+    items = value if isinstance(value, list) else [value]
+    return bool(items) and all(isinstance(item, (bool, int, float)) for item in items)
 
 
 def _yes(turn: str, key: str, value: Any) -> bool:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from coincide.data.fault import BadRow, short
+from coincide.data.fault import BadRow, plain_name, short
 
 TAG = "media tag in a text"
 FIELD = "media that are not read"
@@ -67,9 +67,19 @@ _PICTURES = re.compile(
 _HOLDERS = frozenset({"media", "medias", "multimedia", "multi_modal_data", "mm_data", "attachment",
                       "attachments"})  # fmt: skip
 """Fields that hold media of any kind if they are objects or lists."""
+_FURTHER = re.compile(
+    r"(?:[a-z]+_)?(?:images?|imgs?|pictures?|photos?|pics?)_?(?:\d+|[a-d])|"
+    r"(?:second|third|next|other|extra|additional|more|context|reference)_"
+    r"(?:images?|imgs?|pictures?|photos?|pics?)"
+)
+"""Fields of a second picture."""
+_MOVING = re.compile(
+    r"\.(?:mp4|avi|mov|mkv|webm|m4v|mpe?g|flv|wmv|wav|mp3|flac|ogg|m4a|aac|opus)(?:[?#]\S*)?$",
+    re.IGNORECASE,
+)
 _ENDING = re.compile(
-    r"\.(?:mp4|avi|mov|mkv|webm|m4v|mpe?g|flv|wmv|wav|mp3|flac|ogg|m4a|aac|opus|"
-    r"jpe?g|png|gif|webp|bmp|tiff?|heic|avif)(?:[?#]\S*)?$",
+    rf"{_MOVING.pattern}|\.(?:jpe?g|png|gif|webp|bmp|tiff?|heic|avif|svg|pdf|dcm|nii|ply|pcd|npy|npz|"
+    r"pt|pth)(?:\.gz)?(?:[?#]\S*)?$",
     re.IGNORECASE,
 )
 _ORIGIN = frozenset({"id", "source", "sources", "url", "urls", "origin", "dataset", "name",
@@ -96,16 +106,19 @@ def refuse_fields(
     """Raise :class:`BadRow` if a field that is not ``known`` holds media.
 
     ``pictures``: the row's pictures that are read; a path in another field that belongs to one of
-    them (its mask, its address) is taken as a note.
+    them (its mask, its address, an object that says where it comes from) is taken as a note.
     """
     for key, value in fields.items():
         if key in known or not value or isinstance(value, (bool, int, float)):
             continue
-        name = key.lower() if isinstance(key, str) else ""
+        name = plain_name(key)
         held = name in _HOLDERS and not isinstance(value, str)
-        if _OTHER.fullmatch(name) or held or _inline(value):
+        noted = _is_note(name) or (bool(pictures) and isinstance(value, dict))
+        moving = not noted and any(map(_MOVING.search, _paths(value)))
+        if _OTHER.fullmatch(name) or held or _inline(value) or moving:
             raise BadRow(FIELD, f"{where} has {key!r}: {short(value)}")
         other = name == "images" and value != list(pictures)
+        other = other or (_FURTHER.fullmatch(name) and not {*_paths(value)} <= {*pictures})
         if other or (not pictures and _names_picture(name, value)):
             raise BadRow(
                 FIELD,
@@ -117,13 +130,27 @@ def refuse_fields(
 def _names_picture(name: str, value: Any) -> bool:
     if _PICTURES.fullmatch(name):
         return True
+    return not _is_note(name) and any(map(_ENDING.search, _paths(value)))
+
+
+def _is_note(name: str) -> bool:
+    return name in _ORIGIN or name.endswith(("_id", "_name"))
+
+
+def _paths(value: Any) -> list[str]:
+    """Texts in ``value`` that may be paths: itself, or those in a list or in objects in it."""
     items = value if isinstance(value, list) else [value]
-    paths = [
+    parts = (
         part for item in items for part in (item.values() if isinstance(item, dict) else [item])
-    ]
-    return name not in _ORIGIN and any(
-        isinstance(path, str) and len(path) < 1024 and _ENDING.search(path) for path in paths
     )
+    return [part for part in parts if isinstance(part, str) and len(part) < 1024]
+
+
+def refuse_moving(pictures: Sequence[str]) -> None:
+    """Raise :class:`BadRow` if a path among ``pictures`` is that of a video or sound."""
+    for path in pictures:
+        if _MOVING.search(path):
+            raise BadRow(FIELD, f"{short(path)} stands among the pictures")
 
 
 def _inline(value: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from coincide.data.fault import BadRow, short
 from coincide.data.inline import is_base64
 from coincide.data.marks import is_learnt, refuse_row
-from coincide.data.media import refuse_fields, refuse_tags
+from coincide.data.media import refuse_fields, refuse_moving, refuse_tags
 from coincide.schema import Example, Role, Turn
 
 IMAGE = "<image>"
@@ -43,6 +43,7 @@ def parse(
     try:
         identity = _id(value.get("id"))
         images = image_paths(value)
+        refuse_moving(images)
         turns, left_out = _turns(value.get("conversations"), value)
         if not value.keys() <= FIELDS:
             refuse_row(value)

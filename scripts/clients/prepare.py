@@ -34,7 +34,7 @@ TEMPLATE = (
 )
 TINY = "reference=tiny clip=tiny target=tiny train=demo eval=demo health.invalid_rows=1".split()
 WORDS = {
-    "demo": ["data=demo", "method=random", "budget=0.2"],
+    "demo": ["data=demo", "method=random", "budget=0.05"],
     "odd": ["data=llava_json", "data.name=odd", "method=full", "data.annotations=odd/odd.json",
             "data.images=odd", "data.on_media_tag=text", *TINY],
     "mini": ["data=llava", "data.expect=any", "data.on_missing_image=drop",

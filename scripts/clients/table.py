@@ -15,7 +15,7 @@ TRAINERS = {
 }
 FORMS = "llamafactory swift trl axolotl parts messages sharegpt llava ids".split()
 DATA = {
-    "demo": "800 rows of the demo",
+    "demo": "200 rows of the demo",
     "odd": "rows with what real files have at their edges",
     "mini": "the miniature of LLaVA-665K",
 }

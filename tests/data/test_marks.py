@@ -45,10 +45,11 @@ NOT_LEARNT: list[dict[str, Any]] = [
     {"loss": False}, {"weight": 0}, {"weight": 0.0}, {"loss_weight": 0}, {"train": False},
     {"training": False}, {"loss_mask": 0}, {"output_with_loss": False}, {"loss_scale": 0.0},
     {"loss": False, "weight": 0, "train": None}, {"no_loss": True}, {"ignore_loss": 1},
+    {"lossWeight": 0}, {"loss-mask": False}, {"noLoss": True},
 ]  # fmt: skip
 LEARNT: list[dict[str, Any]] = [
     {}, {"loss": True}, {"weight": 1}, {"weight": 1.0}, {"loss": None}, {"train_detail": []},
-    {"no_loss": False},
+    {"no_loss": False}, {"skip": None}, {"loss_name": "ce"},
     {"name": "bot", "score": 0.3, "id": 7}, {"tool_calls": [], "reasoning_content": ""},
 ]  # fmt: skip
 
@@ -102,6 +103,10 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("mark of what is learnt", {**talk(), "importance_weight": 0.5}),
     ("mark of what is learnt", {**talk(), "no_loss": True}),
     ("mark of what is learnt", talk(is_masked=True)),
+    ("mark of what is learnt", talk(use_loss=False)),
+    ("mark of what is learnt", talk(train_on_this=1)),
+    ("mark of what is learnt", talk(answer_loss_weights=[0, 1])),
+    ("mark of what is learnt", {**talk(), "with_loss": False}),
     ("preference data", {**talk(), "rejected_response": "worse"}),
     ("preference data", {**talk(), "non_preferred_output": [turn("gpt", "worse")]}),
     ("preference data", {**talk(), "chosen": "a", "rejected": "b"}),
@@ -121,7 +126,7 @@ def test_what_is_not_done_is_a_counted_fault(tmp_path: Path, chat: bool) -> None
     ]
     dataset = opened(tmp_path, rows, kind, on_bad_row="drop")
     assert dataset.dropped == {n: kind for n, (kind, _) in enumerate(REFUSED, 1)}
-    with pytest.raises(UserError, match="17 x mark of what is learnt: rows 1, 2, 3"):
+    with pytest.raises(UserError, match="21 x mark of what is learnt: rows 1, 2, 3"):
         opened(tmp_path, rows, kind)
 
 

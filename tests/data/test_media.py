@@ -81,6 +81,7 @@ FIELDS: list[dict[str, Any]] = [
     {"thing": {"bytes": b"\x89PNG"}}, {"thing": "data:audio/wav;base64,AAAA"},
     {"clip": "clips/1.mp4"}, {"photo_of": "b.jpg"}, {"Video": "clips/1.mp4"},
     {"media": [{"type": "video", "path": "a"}]}, {"multi_modal_data": {"image": "a"}},
+    {"pdf": "a.pdf"}, {"features": "clip.npy"}, {"audioPath": "x"}, {"music": ["a.mp3"]},
     {"shown": [{"path": "a.png"}]}, {"audio": {"array": [0.1], "sampling_rate": 16000}},
 ]  # fmt: skip
 HARMLESS: list[dict[str, Any]] = [
@@ -107,9 +108,28 @@ def test_empty_and_harmless_fields_are_none(field: dict[str, Any]) -> None:
 
 
 def test_notes_beside_a_picture_are_no_media() -> None:
-    notes = {"image_url": "http://a/b.png", "mask_path": "m.png", "images": ["pics/a.png"]}
+    notes = {"image_url": "http://a/b.png", "mask_path": "m.png", "images": ["pics/a.png"],
+             "meta": {"cut_from": "clip.mp4"}, "video_name": "clip.mp4",
+             "image_1": "pics/a.png", "image_2": 640}  # fmt: skip
     assert parse(0, row(image=["pics/a.png"], **notes), lambda _: "")[2] is None
-    assert parse(0, row(**{**notes, "images": ["b.png", "c.png"]}), lambda _: "")[2] is not None
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"images": ["b.png", "c.png"]}, {"image_2": "b.png"}, {"image2": "b.png"}, {"imageB": "b.png"},
+     {"second_image": "b.png"}, {"img_2": ["b.png"]}, {"clip": "a.mp4"}, {"music": ["a.mp3"]},
+     {"shown": [{"type": "video", "path": "a.mp4"}]}],
+)  # fmt: skip
+def test_other_media_beside_a_picture_are_a_fault(field: dict[str, Any]) -> None:
+    fault = parse(0, row(image=["pics/a.png"], **field), lambda _: "")[2]
+    assert fault
+    assert fault.kind == "media that are not read"
+
+
+def test_a_video_among_the_pictures_is_a_fault() -> None:
+    fault = parse(0, row(image="clips/1.MP4"), lambda _: "")[2]
+    assert fault
+    assert "stands among the pictures" in fault.detail
 
 
 def test_the_published_mixture_takes_tags_as_words(tmp_path: Path) -> None:

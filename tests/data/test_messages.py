@@ -106,6 +106,10 @@ FORMS = {
             user([{"image": "pics/a.png"}, {"text": "what?"}]), assistant([{"text": "red"}])
         ]
     },
+    "a table's text, from a model": {
+        "messages": json.dumps([user("what?"), {"role": "model", "content": "red"}]),
+        "images": ["pics/a.png"],
+    },
     "qwen-vl": {
         "conversations": [
             {"from": "user", "value": "<img>pics/a.png</img>\nwhat?"},
@@ -240,7 +244,10 @@ def test_absolute_paths_and_several_images(tmp_path: Path) -> None:
         ({"messages": [user([{"type": "image"}, {"type": "image"}]), assistant()],
           "images": ["a.png"]}, "more <image> than images"),
         ({"query": "q", "response": "a", "history": "[['a', 'b']]"}, "malformed turn"),
-        ({"question": "q", "answer": "A", "options": ["x", "y"]}, "text that is not read"),
+        *(({"question": "q", "answer": "A", **more}, "text that is not read") for more in (
+            {"options": ["x", "y"]}, {"A": "x", "B": "y"}, {"hint": "see"}, {"context": "see"})),
+        ({"messages": [user([{"type": "image", "image": "a.png", "text": "see"}]), assistant()]},
+         "text that is not read"),
         ({"instruction": "q", "output": ["a"]}, "malformed turn"),
         ({"texts": [{"user": "q"}]}, "malformed turn"),
         ({"prompt": "q", "chosen": "a", "rejected": "b"}, "no conversation"),
