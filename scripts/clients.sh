@@ -2,11 +2,11 @@
 # Does each trainer read what `python -m coincide.export` writes? Outside CI: it installs four of them.
 #
 #   scripts/clients.sh                all of it: subsets, forms, four trainers, docs/CLIENTS.md
-#   scripts/clients.sh trl axolotl    these trainers again, on the forms that the whole run made
+#   scripts/clients.sh trl axolotl    go on with these trainers, where a run was cut off
 #
 # Half an hour on two idle cores; on a busy machine several times that. Environments, forms and logs stay
 # in CLIENTS (default ~/.cache/coincide-clients, about 6 GB), so that a run that was cut off goes on by
-# trainer, and nothing is installed twice; uv, which installs, keeps its downloads besides.
+# trainer and form, and nothing is installed twice; uv, which installs, keeps its downloads besides.
 #
 # Each trainer gets an environment of its own: the version that stands below, and the packages that it
 # asks for as scripts/clients/NAME.txt pins them. torch comes from the product's own .venv (PRODUCT,
@@ -63,15 +63,14 @@ else
 fi
 for trainer in "${trainers[@]}"; do
   echo "$trainer: $(date +%H:%M)"
-  rm -f "$folder/$trainer.json" "$folder/$trainer-start.json"
   if ! install "$trainer"; then
     echo "$trainer cannot be installed here: $folder/env/$trainer.log"
     broken=1
     continue
   fi
   own=$folder/env/$trainer/bin/python
-  "$own" "$here/scripts/clients/start.py" "$trainer" "$folder"
-  if ! "$own" "$here/scripts/clients/read.py" "$trainer" "$folder" >"$folder/$trainer.log" 2>&1; then
+  [ -f "$folder/$trainer-start.json" ] || "$own" "$here/scripts/clients/start.py" "$trainer" "$folder"
+  if ! "$own" "$here/scripts/clients/read.py" "$trainer" "$folder" >>"$folder/$trainer.log" 2>&1; then
     echo "$trainer ended early: $folder/$trainer.log"
     broken=1
   fi

@@ -6,7 +6,6 @@ The format is recognised by content, never by the file's suffix. :data:`TAKES` l
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
 import re
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from coincide.data.filekind import decoded, foreign, unpacked
 from coincide.data.report import FIRST
 from coincide.data.rows import scan
 from coincide.schema import UserError
@@ -30,7 +30,8 @@ TAKES = """method=from_file takes, told by content:
   rows          LLaVA json or messages: whatever `python -m coincide.export` writes
   a table       parquet or csv with a column row, index or id, and perhaps selected
 A list is a JSON list, JSON lines, one entry a line (.txt, .csv, a header is skipped), or the only
-list of a JSON object; an .npz holds one array. Each may be compressed by gzip."""
+list of a JSON object; an .npz holds one array, or one of such a name. Each may be compressed by
+gzip, bzip2 or xz, and in UTF-16 or UTF-32."""
 ROW_NAMES = (
     "row", "rows", "row_index", "row_indices", "index", "indices", "idx", "idxs", "indexes",
     "selected_rows", "selected_indices", "selected_idx",
@@ -63,12 +64,7 @@ def read_entries(path: Path) -> Entries:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file. {TAKES}")
-    data = path.read_bytes()
-    if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError) as error:
-            raise UserError(f"{path}: broken gzip ({error}).") from None
+    data = unpacked(path)
     if data[:6] == b"\x93NUMPY":
         return _of_array(_load(data, path), path)
     if data[:4] == b"PK\x03\x04":
@@ -77,6 +73,8 @@ def read_entries(path: Path) -> Entries:
         return _of_parquet(data, path)
     if data[:1] == b"\x80":
         raise UserError(f"{path}: got a pickle, which may run code when opened. {TAKES}")
+    if what := foreign(data[:512]):
+        raise UserError(f"{path} is {what}. {TAKES}")
     return _of_text(_decode(data, path), path)
 
 
@@ -123,6 +121,8 @@ def _of_archive(data: bytes, path: Path) -> Entries:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
+            known = [name for name in names if name.removesuffix(".npy").lower() in _KNOWN]
+            names = known if len(known) == 1 else names
             if len(names) != 1 or not names[0].endswith(".npy"):
                 shown = ", ".join(map(ascii, names[:_NAMED])) or "nothing"
                 raise UserError(f"{path}: an archive that holds {shown}. {TAKES}")
@@ -200,12 +200,10 @@ def _integer(value: Any, path: Path) -> int:
 
 
 def _decode(data: bytes, path: Path) -> str:
-    wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
     try:
-        return data.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        what = "UTF-16" if wide else "UTF-8"
-        raise UserError(f"{path}: not {what} at byte {error.start:,}. {TAKES}") from None
+        return decoded(data, path)
+    except UserError as error:
+        raise UserError(f"{error} {TAKES}") from None
 
 
 def _of_text(text: str, path: Path) -> Entries:
@@ -217,7 +215,7 @@ def _of_text(text: str, path: Path) -> Entries:
         return _of_list(_json_list(text, path), path)
     if begin == "{":
         return _of_object(text, lines, path)
-    if begin == '"' and all(line[:1] == line[-1:] == '"' for line in lines):
+    if begin == '"' and all(line[:1] == line[-1:] == '"' and '","' not in line for line in lines):
         values = [_json(line, number, path) for number, line in enumerate(lines, 1)]
         return _of_list(values, path)
     return _of_lines(lines, path)
@@ -306,7 +304,7 @@ def _of_lines(lines: list[str], path: Path) -> Entries:
     """Entries of a text: one per line, or a table with a header."""
     delimiter = next((mark for mark in "\t,;" if mark in lines[0]), None)
     if delimiter:
-        table = list(csv.reader(lines, delimiter=delimiter))
+        table = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
         if len({len(row) for row in table}) != 1:
             raise UserError(
                 f"{path}: lines of unlike length, as a table with {delimiter!r}. {TAKES}"
@@ -318,9 +316,12 @@ def _of_lines(lines: list[str], path: Path) -> Entries:
             raise UserError(f"{path}: a header and no row. {TAKES}")
         columns = {name: [row[at] for row in rows] for at, name in enumerate(head)}
         return _of_columns(columns, path)
+    words = lines[0].split()
+    if len(lines) == 1 and _numeric(words):
+        return _of_words(words)
     values = [line.strip('"') for line in lines]
     head_name = values[0].lower()
-    if head_name in _KNOWN and len(values) > 1:
+    if head_name in (*_KNOWN, SELECTED, "mask") and len(values) > 1:
         return _named(head_name, _of_words(values[1:]), path)
     if len(values) > 1 and not _INTEGER.fullmatch(values[0]) and _numeric(values[1:]):
         return _of_words(values[1:])
@@ -332,7 +333,11 @@ def _numeric(words: Sequence[str]) -> bool:
 
 
 def _of_words(words: list[str]) -> Entries:
-    """Integers, if every word is a plainly written integer; else ids."""
+    """Integers, if every word is a plainly written integer, a mask if each is true or false, else
+    ids.
+    """
+    if all(word.lower() in ("true", "false") for word in words):
+        return Entries("mask", [word.lower() == "true" for word in words])
     return Entries("numbers", list(map(int, words))) if _numeric(words) else Entries("ids", words)
 
 

@@ -70,13 +70,39 @@ def foreign_format(path: Path, head: bytes) -> UserError | None:
     """The error for a file that begins with ``head``, if that is a known format that is not
     read.
     """
+    what = foreign(head)
+    return UserError(f"{path} is {what}. Read are {READ}.") if what else None
+
+
+def foreign(head: bytes) -> str:
+    """What a file that begins with ``head`` is, if that is a known format that is no text or table;
+    else empty.
+    """
     for at, magic, what in FOREIGN:
         if head[at:].startswith(magic):
-            return UserError(f"{path} is {what}. Read are {READ}.")
-    if head.lstrip().lower().startswith(_PAGE):
-        return UserError(f"{path} is an HTML or XML page, probably a failed download. Read are "
-                         f"{READ}.")  # fmt: skip
-    return None
+            return what
+    page = head.lstrip().lower().startswith(_PAGE)
+    return "an HTML or XML page, probably a failed download" if page else ""
+
+
+def decoded(data: bytes, path: Path) -> str:
+    """``data`` as text, in UTF-8, UTF-16 or UTF-32. Raises :class:`UserError` if it is in none."""
+    coding = next((name for mark, name in MARKS if data.startswith(mark)), _without_mark(data))
+    try:
+        return data.decode(coding or "utf-8")
+    except UnicodeDecodeError as error:
+        what = (coding or "utf-8").removesuffix("-sig").upper()
+        raise UserError(f"{path}: not {what} at byte {error.start:,}.") from None
+
+
+def unpacked(path: Path) -> bytes:
+    """The bytes of ``path``, uncompressed. Raises :class:`UserError` for a truncated file."""
+    head = _head(path)
+    for magic, (name, unpack) in COMPRESSED.items():
+        if head.startswith(magic):
+            with _whole(path, name), unpack(path, "rb") as stream:
+                return stream.read()
+    return path.read_bytes()
 
 
 @contextmanager

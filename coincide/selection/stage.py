@@ -311,7 +311,7 @@ def _unusable(rows: Sequence[int], name: str, reasons: Mapping[int, str]) -> str
     ]
     return "\n".join(
         [
-            f"method {name} returned {len(rows):,} unusable rows (row 0 is the first):",
+            f"method {name} returned {len(rows):,} unusable rows, counted from 0:",
             *lines,
             "Bring back what these rows lack (the images, for lost ones), or take them out of what "
             "the method returns; of a file: out of method.path.",

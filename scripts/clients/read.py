@@ -259,13 +259,17 @@ def _match(left: list[dict[str, Any]], sample: Sample) -> dict[str, Any] | None:
 
 
 def main(reader: str, folder: Path) -> None:
-    """All data in all forms; the answer is written after each."""
+    """All data in all forms; the answer is written after each, and a run goes on after the last."""
     out = folder / f"{reader}.json"
     packages = (PACKAGES[reader], "transformers", "datasets", "torch")
-    found: dict[str, Any] = {"versions": {name: version(name) for name in packages}, "forms": {}}
-    wanted = sys.argv[3:] or FORMS
+    versions = {name: version(name) for name in packages}
+    found: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
+    if found.get("versions") != versions:
+        found = {"versions": versions, "forms": {}}
     for data in sorted(path.name for path in (folder / "forms").iterdir()):
-        for form in wanted:
+        for form in FORMS:
+            if f"{data} {form}" in found["forms"]:
+                continue
             result = examine(reader, folder, data, form)
             found["forms"][f"{data} {form}"] = result
             print(reader, data, form, json.dumps(result), flush=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,7 @@ TEXTS = {
     "list of records": json.dumps(ROWS),
     "list of messages": json.dumps(CHAT),
     "a mask": json.dumps(MASK),
+    "a mask in lines": lines("selected", *MASK),
     "json lines of records": lines(*map(json.dumps, ROWS)),
     "json lines of messages": lines(*map(json.dumps, CHAT)),
     "json lines of ids": lines(*(json.dumps(IDS[i]) for i in WANTED)),
@@ -70,6 +73,9 @@ TEXTS = {
     "ids": lines(*(IDS[i] for i in WANTED)),
     "ids with a header": lines("id", *(IDS[i] for i in WANTED)),
     "on one line": "4,0,2\n",
+    "on one line with blanks": "4, 0, 2\n",
+    "on one line, blanks alone": "4 0 2\n",
+    "csv with quotes": lines('"id","x"', *(f'"{IDS[i]}","1"' for i in WANTED)),
     "csv": pd.DataFrame({"idx": WANTED, "score": 0.5}).to_csv(),
     "csv of ids": pd.DataFrame({"id": [IDS[i] for i in WANTED], "loss": 1.0}).to_csv(index=False),
     "tsv": pd.DataFrame({"row": WANTED, "n": 1}).to_csv(index=False, sep="\t"),
@@ -83,13 +89,16 @@ TEXTS = {
 def test_each_form_of_text_names_the_same_rows(
     form: str, examples: tuple[Example, ...], tmp_path: Path
 ) -> None:
-    expected = sorted(WANTED) if form == "a mask" else WANTED
+    expected = sorted(WANTED) if form.startswith("a mask") else WANTED
     text = TEXTS[form]
     for name, data in (
         ("plain.json", text.encode()),
         ("marked.txt", b"\xef\xbb\xbf" + text.encode()),
         ("wide", text.encode("utf-16")),
+        ("wide too", text.encode("utf-16-le")),
         ("small.npy", gzip.compress(text.encode(), mtime=0)),
+        ("small.txt", bz2.compress(text.encode())),
+        ("small.csv", lzma.compress(text.encode())),
     ):
         (tmp_path / name).write_bytes(data)
         assert resolve_rows(tmp_path / name, examples).tolist() == expected, name
@@ -100,6 +109,7 @@ ARRAYS: dict[str, Callable[[Path], Any]] = {
     "mask": lambda p: np.save(p, np.array(MASK)),
     "ids": lambda p: np.save(p, np.array([IDS[i] for i in WANTED])),
     "archive": lambda p: np.savez(p.with_suffix(".npz"), kept=np.array(WANTED)),
+    "archive of two": lambda p: np.savez(p.with_suffix(".npz"), indices=WANTED, scores=[0.1]),
     "parquet of rows": lambda p: pd.DataFrame({"row": WANTED}).to_parquet(p),
     "parquet of ids": lambda p: pd.DataFrame({"id": [IDS[i] for i in WANTED]}).to_parquet(p),
     "parquet of records": lambda p: pd.DataFrame(CHAT).to_parquet(p),
@@ -114,7 +124,7 @@ def test_each_binary_form_names_the_same_rows(
     form: str, examples: tuple[Example, ...], tmp_path: Path
 ) -> None:
     ARRAYS[form](tmp_path / "mine.npy")
-    path = tmp_path / ("mine.npz" if form == "archive" else "mine.npy")
+    path = tmp_path / ("mine.npz" if "archive" in form else "mine.npy")
     found = resolve_rows(path.rename(tmp_path / "subset.txt"), examples).tolist()
     assert found == (sorted(WANTED) if form in ("mask", "table") else WANTED)
 
@@ -140,7 +150,7 @@ def test_each_binary_form_names_the_same_rows(
         ("id\nrow_1\nrow_1\n", r"1 rows given more than once: 1\."),
         ("index\n1\n6\n", r"1 row indices outside 0\.\.5: 6\."),
         (b"\x80\x04\x95", "a pickle, which may run code"),
-        (b"\x1f\x8b\x08", "broken gzip"),
+        (b"\x1f\x8b\x08", "cannot be unpacked whole"),
         (b"PK\x03\x04", "a broken archive"),
         (b"PAR1", "broken parquet"),
         ("\xe9".encode("latin-1"), "not UTF-8 at byte 0"),
