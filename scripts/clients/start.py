@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,8 +27,8 @@ SMALL = {
     "axolotl": "\nmax_steps: 2\nbf16: false\nfp16: false\nuse_wandb: false\nlogging_steps: 1\n",
 }
 """What a tiny model on a CPU needs besides: added to the settings, or to the command."""
-LIMIT = 1200
-"""Seconds."""
+LIMIT = 3600
+"""Seconds; a start that takes longer is stopped, and tried again by the next run."""
 
 
 def main(trainer: str, folder: Path) -> None:
@@ -48,13 +49,15 @@ def main(trainer: str, folder: Path) -> None:
                    "AXOLOTL_DO_NOT_TRACK": "1", "USE_HF": "1"}  # fmt: skip
     log = folder / f"{trainer}-start.log"
     with log.open("w") as handle:
+        started = subprocess.Popen(
+            ["bash", "-ec", "\n".join(lines)], cwd=place, env=environment, stdout=handle,
+            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
         try:
-            status = subprocess.run(
-                ["bash", "-ec", "\n".join(lines)], cwd=place, env=environment, stdout=handle,
-                stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=LIMIT, check=False,
-            ).returncode  # fmt: skip
+            status = started.wait(LIMIT)
         except subprocess.TimeoutExpired:
-            status = 124
+            os.killpg(started.pid, signal.SIGKILL)
+            raise SystemExit(f"{trainer}: not done in {LIMIT} s, see {log}") from None
     said = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(errors="replace"))
     losses = re.findall(r"'(?:train_)?loss': '?([0-9.]+)", said)
     errors = re.findall(r"^\s*(?:[\w.]*\.)?(\w*(?:Error|Exception): .*)$", said, re.MULTILINE)
