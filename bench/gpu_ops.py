@@ -142,12 +142,10 @@ def mmd(setting: Setting, found: Found) -> None:
     found.put(compared={"60 rows, the published rule": told})
     most, probe, width = (LLAVA, 20_000, 2048) if setting.full else (2000, 1000, 32)
     with clock() as spent:
-        select(setting, probe, width)
+        figures = select(setting, probe, width)
+    found.put(figures={"runs on": f"CPU, {torch.get_num_threads()} threads", **figures})
     rows = found.cut("rows", most, fits(spent.wall, probe, setting.seconds - spent.wall))
-    figures = select(setting, rows, width)
-    threads = torch.get_num_threads()
-    found.put(figures={"runs on": f"CPU, {threads} threads", "size": f"{rows:,} x {width:,}"})
-    found.put(figures=figures)
+    found.put(figures=select(setting, rows, width))
 
 
 def select(setting: Setting, rows: int, width: int) -> dict[str, Any]:
@@ -158,7 +156,7 @@ def select(setting: Setting, rows: int, width: int) -> dict[str, Any]:
         made.make(folder, made.cluster_sizes(rows, rows // 66, largest), 1, width)
     got = selection.selection_step(made.load(folder, None), None)
     return {
-        "largest cluster": largest,
+        "size": f"{rows:,} x {width:,}, largest cluster {largest:,}",
         "plan (transferability, density, orders), seconds": got["plan"]["wall"],
         "rows of a 20 % budget, seconds": got["pick"]["wall"],
         "a fifth of every cluster instead, seconds": got["fifth"]["wall"],

@@ -34,12 +34,13 @@ def features(setting: Setting, found: Found) -> None:
     as torch counts them (padding included; what rows share and layers that no signal reads are not
     run). The values of a tiny model in float32 are compared with the CPU's.
     """
-    small = [feature_pass(setting.folder / d, "tiny", d, 24) for d in ("cpu", setting.device)]
-    values = [each.run(24)[1] for each in small]
+    here = RandomPass(setting.folder / "here", "tiny", "cpu", 24)
+    there = RandomPass(setting.folder / "there", "tiny", setting.device, 24)
+    values = [each.run(24)[1] for each in (here, there)]
     difference = float(np.abs(values[0] - values[1]).max())
     found.put(compared={"tiny model, 24 rows, largest difference of a value": difference})
     name, most, probe = ("tinyllava_2b", 2048, 48) if setting.full else ("tiny", 48, 16)
-    measured = feature_pass(setting.folder / "measured", name, setting.device, probe)
+    measured = RandomPass(setting.folder / "measured", name, setting.device, probe)
     measured.run(probe)  # warm
     took, _ = measured.run(probe)
     rows = found.cut("rows", most, fits(took, probe, setting.seconds / 4))
@@ -50,12 +51,12 @@ def features(setting: Setting, found: Found) -> None:
     found.put(figures={"FLOP/s": rate, "model FLOP utilisation": setting.share_of_peak(rate)})
 
 
-class feature_pass:
+class RandomPass:
     """A random model of ``shape`` in a store under ``root``; each run computes its rows anew."""
 
     def __init__(self, root: Path, shape: str, device: str, rows: int) -> None:
         (root / "images").mkdir(parents=True)
-        self.root, self.runs = root, 0
+        self.root, self.runs, self.drawn = root, 0, 0
         sizes = bench_features.SHAPES[shape]
         source = bench_features.Source(rows, root / "images", sizes)
         options = FeaturePass(device=device, decode_workers=0 if shape == "tiny" else "auto")
@@ -69,7 +70,9 @@ class feature_pass:
         """Seconds from the first shard on, and the values."""
         self.runs += 1
         source = replace(self.over.source, rows=rows)
-        source.draw()
+        if rows != self.drawn:
+            source.draw()
+            self.drawn = rows
         other = self.root / str(self.runs)
         bench_features._share(self.root / "store", other, source)
         return bench_features.ours(replace(self.over, source=source), other, self.signal)
@@ -160,7 +163,7 @@ def wide(shape: str, device: str, dtype: str) -> Any:
     text = LlamaConfig(**sizes["text"], max_position_embeddings=4096)
     tower = CLIPVisionConfig(**sizes["vision"])
     config = make_config(tokenizer, text, tower, layer=-2, cls_token=True)
-    config.text_config.vocab_size = sizes["text"]["vocab_size"]
+    config.text_config.vocab_size = max(text.vocab_size, sizes["text"]["vocab_size"])
     torch.manual_seed(0)
     with torch.device(device):
         model = LlavaForConditionalGeneration._from_config(
@@ -183,6 +186,7 @@ def answering(
     half = SimpleNamespace(image_mean=[0.5] * 3, image_std=[0.5] * 3)
     tower, tokenizer = network.config.vision_config, make_processor().tokenizer
     processor_of(tokenizer, half, tower, cls_token=True).save_pretrained(folder)
+    network.config.save_pretrained(folder)
     with patch.object(eval_model, "load_model", lambda *_: network):
         return eval_model.LmmsEvalModel(
             folder, None, template=TEMPLATE, batch_size=batch, batch_tokens=tokens,
