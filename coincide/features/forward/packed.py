@@ -147,8 +147,13 @@ def _joined(group: Sequence[Encoded], end: int) -> Encoded:
     def joined(name: str) -> torch.Tensor:
         return torch.cat([getattr(first, name), *(getattr(row, name)[end:] for row in others)])
 
-    names = ("input_ids", "labels", "image_mask", "text_mask")
-    return replace(first, **{name: joined(name) for name in names})
+    return replace(
+        first,
+        input_ids=joined("input_ids"),
+        labels=joined("labels"),
+        image_mask=joined("image_mask"),
+        text_mask=joined("text_mask"),
+    )
 
 
 def apart(network: Any, inputs: Mapping[str, Any], states: torch.Tensor) -> float:
