@@ -250,7 +250,8 @@ def main() -> None:
           "engine equal to (a) | (b) | (c) |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as root:
-        for part in shaped(make_processor().tokenizer, TEXT, NARROW_336):
+        tokenizer = make_processor().tokenizer  # of the model's size: every answer has a text
+        for part in shaped(tokenizer, {**TEXT, "vocab_size": len(tokenizer)}, NARROW_336):
             part.save_pretrained(root)
         print(mix(measured(args, Path(root))), flush=True)
 
