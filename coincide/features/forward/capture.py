@@ -144,10 +144,7 @@ def run(
         tapped[tap] = tap.reduce(packed.unpacked(states) if packed else states, batch)
 
     taps = dict.fromkeys(tap for signal in signals for tap in signal.taps())
-    inputs = forward_inputs(model, packed.inputs if packed else batch)
-    if images is not None:
-        inputs["mm_encoder_outputs"] = {"image": images}
-        inputs = {k: v for k, v in inputs.items() if not k.startswith("pixel_")}
+    inputs = seeing(forward_inputs(model, packed.inputs if packed else batch), images)
     if behind is not None:
         inputs |= _behind(behind, batch["attention_mask"])
     with _tapping(layers, taps, keep):
@@ -217,6 +214,14 @@ def _on_input(tap: Tap, keep: Callable[[Tap, Any], None]) -> Any:
 def _each(taps: Sequence[Tap], keep: Callable[[Tap, Any], None], weights: Weights) -> None:
     for tap in taps:
         keep(tap, weights)
+
+
+def seeing(inputs: Mapping[str, Any], images: Any) -> dict[str, Any]:
+    """``inputs`` with what the vision tower gave, ``images``, in place of pixels, if it ran."""
+    if images is None:
+        return dict(inputs)
+    rest = {k: v for k, v in inputs.items() if not k.startswith("pixel_")}
+    return {**rest, "mm_encoder_outputs": {"image": images}}
 
 
 def forward_inputs(model: Any, batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:

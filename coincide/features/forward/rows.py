@@ -213,19 +213,32 @@ class Forward:
         rows = [row for group in encoded for row in group]
         captured = self._run("whole", rows, images, together=together)
         if not self.checked:
-            last = max(i for i, _ in enumerate(rows) if together.shared[i] < len(rows[i].input_ids))
-            self.checked = True
-            with capture.without_unread_layers(self.network, self.by_variant["whole"]):
-                inputs = self._inputs([rows[last]])
-                apart = packed.apart(self.network, inputs, captured.hidden[last])
-            self.packs = apart <= packed.allowed(self.network.dtype)
-            if not self.packs:
-                print(
-                    "features: rows that begin alike run one by one: in one sequence the states of "
-                    f"{type(self.network).__name__} are off by {apart:.2g} of their norm",
-                    flush=True,
-                )
+            self._check(groups, together, captured, examples)
         return captured if self.packs else None
+
+    def _check(
+        self,
+        groups: Sequence[Group],
+        together: packed.Packed,
+        captured: Captured,
+        examples: Sequence[Example],
+    ) -> None:
+        """Compare a row of a sequence of several with the same alone; sets ``packs``."""
+        batch = [row for group in groups for row in group]
+        place = max(i for i, (_, row) in enumerate(batch)
+                    if together.shared[i] < len(row["whole"].input_ids))  # fmt: skip
+        row = [batch[place][1]["whole"]]
+        images = self.tower.features(_shown("whole", [batch[place]], examples), row, self._inputs)
+        inputs = capture.seeing(self._inputs(row), images)
+        with capture.without_unread_layers(self.network, self.by_variant["whole"]):
+            apart = packed.apart(self.network, inputs, captured.hidden[place])
+        self.checked, self.packs = True, apart <= packed.allowed(self.network.dtype)
+        if not self.packs:
+            print(
+                "features: rows that begin alike run one by one: in one sequence the states of "
+                f"{type(self.network).__name__} are off by {apart:.2g} of their norm",
+                flush=True,
+            )
 
     def _run(
         self,
