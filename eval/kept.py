@@ -25,7 +25,7 @@ from coincide.system.files import canonical, lines
 from eval.decoding import Decoding
 from eval.journal import Kept, append, read
 from eval.messages import turns_and_pictures
-from eval.questions import Question, Questions
+from eval.questions import AskedQuestion, Questions
 from eval.request import BenchmarkJob
 
 KEY = "prompt"
@@ -169,8 +169,8 @@ class ReplayModel(lmms):
         return [found[document].answer for document in documents]
 
     def _open(
-        self, chunk: Sequence[Question], known: Mapping[str, Mapping[int, Kept]], name: str
-    ) -> list[Question]:
+        self, chunk: Sequence[AskedQuestion], known: Mapping[str, Mapping[int, Kept]], name: str
+    ) -> list[AskedQuestion]:
         """The questions of a chunk that are still to be answered.
 
         In half precision all of them or none: they are to run in the same batches as at first.
@@ -179,7 +179,7 @@ class ReplayModel(lmms):
         left = [q for q in chunk if q.document not in known[q.benchmark]]
         return left if self.questions.mixed or not left else list(chunk)
 
-    def _answer(self, chunks: Sequence[Sequence[Question]], name: str) -> None:
+    def _answer(self, chunks: Sequence[Sequence[AskedQuestion]], name: str) -> None:
         """Answer the questions; those of the next chunk are read meanwhile."""
         model = self.model
         with ThreadPoolExecutor(1) as reader:
@@ -192,7 +192,7 @@ class ReplayModel(lmms):
                         raise error  # that of another benchmark is raised in its turn
                 self._keep(chunk, asked)
 
-    def _keep(self, chunk: Sequence[Question], asked: Mapping[int, Asked]) -> None:
+    def _keep(self, chunk: Sequence[AskedQuestion], asked: Mapping[int, Asked]) -> None:
         """Answer the read questions of a chunk and write them down."""
         for decoding in dict.fromkeys(chunk[i].decoding for i in asked):
             places = [i for i in asked if chunk[i].decoding == decoding]
@@ -253,7 +253,7 @@ def _meet(ranks: int) -> None:
 
 
 def _read(
-    model: AnswersTogether, chunk: Sequence[Question]
+    model: AnswersTogether, chunk: Sequence[AskedQuestion]
 ) -> tuple[dict[int, Asked], dict[int, UserError]]:
     """Of the questions by their places: what the model is given, or why one cannot be read."""
     prepared: dict[bytes, torch.Tensor] = {}

@@ -15,7 +15,7 @@ CHUNK = 128
 
 
 @dataclass(frozen=True)
-class Question:
+class AskedQuestion:
     """A document of a benchmark."""
 
     benchmark: str
@@ -37,22 +37,22 @@ class Questions:
         self, jobs: Sequence[BenchmarkJob], tasks: Mapping[str, Any], *, mixed: bool
     ) -> None:
         self.mixed = mixed
-        self._by_benchmark: dict[str, list[list[Question]]] = {}
-        found: dict[str, list[Question]] = {}
+        self._by_benchmark: dict[str, list[list[AskedQuestion]]] = {}
+        found: dict[str, list[AskedQuestion]] = {}
         for job in jobs:
-            alone: dict[str, list[Question]] = {}
+            alone: dict[str, list[AskedQuestion]] = {}
             own = found if mixed else alone
-            mine: dict[str, list[Question]] = {}
+            mine: dict[str, list[AskedQuestion]] = {}
             for picture, question in _of(job, tasks[job.name]):
                 mine[picture] = own.setdefault(picture, [])
                 mine[picture].append(question)
             self._by_benchmark[job.name] = list(mine.values())
 
-    def chunks(self, benchmark: str) -> Iterator[list[Question]]:
+    def chunks(self, benchmark: str) -> Iterator[list[AskedQuestion]]:
         """The benchmark's questions, and others about the same pictures; those of one picture are
         in one chunk.
         """
-        held: list[Question] = []
+        held: list[AskedQuestion] = []
         for group in self._by_benchmark[benchmark]:
             if held and len(held) + len(group) > CHUNK:
                 yield held
@@ -62,7 +62,7 @@ class Questions:
             yield held
 
 
-def _of(job: BenchmarkJob, task: Any) -> Iterator[tuple[str, Question]]:
+def _of(job: BenchmarkJob, task: Any) -> Iterator[tuple[str, AskedQuestion]]:
     """The key of its picture, and the question, of every document of ``task``."""
     split = task.config.test_split or task.config.validation_split
     documents = task.dataset[split]
@@ -75,4 +75,4 @@ def _of(job: BenchmarkJob, task: Any) -> Iterator[tuple[str, Question]]:
     keys = [found or [f"{job.name} {number}"] for number, found in enumerate(named)]
     place = f"{job.task}\0" if job.unit in getattr(documents, "column_names", ()) else ""
     for number, name in enumerate(unit_names(keys)):
-        yield place + name, Question(job.name, number, decoding, reader(number))
+        yield place + name, AskedQuestion(job.name, number, decoding, reader(number))

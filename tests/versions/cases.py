@@ -85,6 +85,7 @@ CASES: dict[str, Case] = {
     "model/hub": _step("coincide.models.hub", models.hub),
     "model/hub_clip": _step("coincide.models.clip", models.hub_clip, "HUB_VERSION"),
     "model/hub_vision": _step("coincide.models.vision", models.vision),
+    "model/hub_sentence": _step("coincide.models.sentence", models.sentence),
     "model/llava_1_5": _step("coincide.models.llava_1_5", models.llava_1_5),
     "model/tinyllava": _step("coincide.models.tinyllava", models.tinyllava),
     "model/tuned": _step("coincide.models.tuned", models.tuned),
@@ -99,6 +100,7 @@ CASES: dict[str, Case] = {
         for name, signal in signals.CASES.items()
     },
     "features/picture_embedding": _step("coincide.features.extract", signals.pictures),
+    "features/sentence_embedding": _step("coincide.features.extract", signals.sentences),
     "clusters": _step("coincide.selection.stage", steps.clusters, "CLUSTERS_VERSION"),
     "difficulty": _step("train.self_filter", steps.difficulty),
     "scores": _step("coincide.selection.scoring", steps.scores),

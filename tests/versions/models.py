@@ -85,6 +85,12 @@ def vision() -> Any:
     return _made(HubVision(_clip_folder()).step())
 
 
+def sentence() -> Any:
+    from coincide.models.sentence import HubSentence
+
+    return _made(HubSentence(_clip_folder()).step())
+
+
 def _write_adapter(folder: Path) -> None:
     """LoRA of rank 2 of two projections, as PEFT writes it."""
     from safetensors.numpy import save_file

@@ -17,6 +17,7 @@ from coincide.features.signals.hidden_mean import HiddenMean
 from coincide.features.signals.hidden_weighted import HiddenWeighted
 from coincide.features.signals.neurons import Neurons
 from coincide.features.signals.picture_embedding import PictureEmbedding
+from coincide.features.signals.sentence_embedding import SentenceEmbedding
 from coincide.features.signals.token_scores_blind import TokenScoresBlind
 from coincide.features.signals.token_scores_masked import TokenScoresMasked
 from coincide.features.signals.token_scores_unasked import TokenScoresUnasked
@@ -84,3 +85,10 @@ def pictures() -> Any:
     from coincide.models.clip import TinyClip
 
     return over((PictureEmbedding(),), TinyClip())
+
+
+def sentences() -> Any:
+    """A text encoder's embeddings, from the same CLIP."""
+    from coincide.models.clip import TinyClip
+
+    return over((SentenceEmbedding(),), TinyClip())
