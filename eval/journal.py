@@ -1,19 +1,22 @@
 """Answers of a benchmark that is being evaluated, kept as they come, so that a kill loses none.
 
 Each rank appends to a file of its own beside the results. A line holds the document's index, the
-digest of what the model was given, and the answer.
+digest of what the model was given, the answer, and a hash of these: a line that is cut or changed
+counts as not answered.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from coincide.system.files import lines
+from coincide.system.files import canonical, lines
 
 NAME = "answers-{rank}.jsonl"
+SEAL = "sha256"
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,8 @@ class Kept:
 def append(folder: Path, rank: int, found: Mapping[int, Kept]) -> None:
     """Add answers, document -> answer, in one write."""
     text = "".join(
-        json.dumps({"document": document, **vars(kept)}, ensure_ascii=False) + "\n"
-        for document, kept in found.items()
+        json.dumps({**row, SEAL: _seal(row)}, ensure_ascii=False) + "\n"
+        for row in ({"document": document, **vars(kept)} for document, kept in found.items())
     )
     path = folder / NAME.format(rank=rank)
     with path.open("ab") as handle:
@@ -38,7 +41,7 @@ def append(folder: Path, rank: int, found: Mapping[int, Kept]) -> None:
 
 
 def read(folder: Path) -> dict[int, Kept]:
-    """Document -> answer, of all ranks. A line that a kill cut is left out."""
+    """Document -> answer, of all ranks, without lines that a kill cut or that were changed."""
     found: dict[int, Kept] = {}
     for path in _files(folder):
         for line in lines(path):
@@ -46,7 +49,8 @@ def read(folder: Path) -> dict[int, Kept]:
                 row = json.loads(line)
             except ValueError:
                 continue
-            found[row["document"]] = Kept(row["answer"], row["prompt"])
+            if isinstance(row, dict) and row.pop(SEAL, None) == _seal(row):
+                found[row["document"]] = Kept(row["answer"], row["prompt"])
     return found
 
 
@@ -54,6 +58,10 @@ def discard(folder: Path) -> None:
     """Remove the files, once the answers stand in the results."""
     for path in _files(folder):
         path.unlink()
+
+
+def _seal(row: Mapping[str, object]) -> str:
+    return hashlib.sha256(canonical(row).encode()).hexdigest()[:16]
 
 
 def _files(folder: Path) -> Sequence[Path]:

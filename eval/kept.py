@@ -128,6 +128,11 @@ class ReplayModel(lmms):
         name = requests[0].args[4]
         prompts: dict[int, str] = {}
         found = self._before(requests, self.known[name], prompts)
+        together = self.questions is not None and (
+            self._model is None or isinstance(self._model, AnswersTogether)
+        )
+        if together and not _all_ranks(found is not None, self.ranks):
+            found = None  # the others need this rank's share of the chunks
         if found is not None:
             self.reused += len(found)
             self.answered(len(found))
@@ -244,6 +249,15 @@ class ReplayModel(lmms):
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
         raise NotImplementedError
+
+
+def _all_ranks(mine: bool, ranks: int) -> bool:
+    """Whether it is so on every rank."""
+    if ranks == 1:
+        return mine
+    said: list[bool] = [False] * ranks
+    torch.distributed.all_gather_object(said, mine)
+    return all(said)
 
 
 def _meet(ranks: int) -> None:

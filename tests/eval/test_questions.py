@@ -149,6 +149,7 @@ def test_ranks_share_pictures_not_questions(
     monkeypatch.setattr(questions, "CHUNK", 1)
     monkeypatch.setattr(kept, "_meet", lambda ranks: None)
     loaded, models = tasks(), [Asked(), Asked()]
+    monkeypatch.setattr(kept, "_all_ranks", lambda mine, ranks: mine)
     for number in (1, 0):
         asked = asking(jobs, models[number], loaded, mixed=False, number=number, ranks=2)
         monkeypatch.setattr(asked, "known", dict.fromkeys("ab", kept.Known()))
@@ -161,6 +162,25 @@ def test_ranks_share_pictures_not_questions(
             monkeypatch.setattr(kept, "_meet", lambda ranks: _give_back(jobs[0]))
             assert ask(asked, loaded, "a", every=2) == ["to a0", "to a2", "to a4"]
     assert [model.batches for model in models] == [[["a0", "a2"], ["a3"]], [["a1"], ["a4"]]]
+
+
+def test_answers_of_before_are_used_only_where_every_rank_has_them(
+    jobs: list[BenchmarkJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a rank that has all of its own would not answer its share of the others' chunks."""
+    monkeypatch.setattr(kept, "_meet", lambda ranks: None)
+    loaded, model = tasks(), Asked()
+    asked = asking(jobs, model, loaded, mixed=False, number=0, ranks=2)
+    before = kept.Known(by_document={i: {"answer": "old"} for i in range(5)})
+    monkeypatch.setattr(asked, "known", {"a": before, "b": kept.Known()})
+    monkeypatch.setattr(kept, "_all_ranks", lambda mine, ranks: mine)
+    assert ask(asked, loaded, "a", every=2) == ["old"] * 3
+    assert model.batches == []
+    for journal in Path(jobs[0].output).glob("answers-*"):
+        journal.unlink()
+    monkeypatch.setattr(kept, "_all_ranks", lambda mine, ranks: False)
+    assert ask(asked, loaded, "a", every=2) == ["to a0", "to a2", "to a4"]
+    assert model.batches
 
 
 def _give_back(job: BenchmarkJob) -> None:
@@ -177,15 +197,18 @@ def test_a_broken_document_fails_its_own_benchmark_alone(jobs: list[BenchmarkJob
         ask(asked, loaded, "a")
 
 
-def test_the_journal_keeps_every_whole_line(tmp_path: Path) -> None:
+def test_the_journal_keeps_every_whole_and_unchanged_line(tmp_path: Path) -> None:
     append(tmp_path, 0, {1: Kept("one\nline\u2028", "p"), 2: Kept("two", None)})
     with (tmp_path / "answers-0.jsonl").open("ab") as file:
         file.write(b'{"document": 3, "ans')
+    changed = (tmp_path / "answers-0.jsonl").read_text().replace('"two"', '"too"')
+    (tmp_path / "answers-0.jsonl").write_text(changed)
+    append(tmp_path, 0, {6: Kept("two", None)})
     append(tmp_path, 0, {4: Kept("four", "q")})
     append(tmp_path, 1, {5: Kept("", "r")})
     assert read(tmp_path) == {
-        1: Kept("one\nline\u2028", "p"), 2: Kept("two", None), 4: Kept("four", "q"),
-        5: Kept("", "r"),
+        1: Kept("one\nline\u2028", "p"), 4: Kept("four", "q"), 5: Kept("", "r"),
+        6: Kept("two", None),
     }  # fmt: skip
 
 
