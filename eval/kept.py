@@ -23,6 +23,7 @@ from coincide.models.encode import Encoded
 from coincide.schema import Turn, UserError
 from coincide.system.files import canonical, lines
 from eval.decoding import Decoding
+from eval.engine.shared import Counts
 from eval.journal import Kept, append, read
 from eval.messages import turns_and_pictures
 from eval.questions import AskedQuestion, Questions
@@ -68,6 +69,13 @@ def known(job: BenchmarkJob) -> Known:
 @runtime_checkable
 class AnswersTogether(Protocol):
     """A model that can be asked questions about one picture together."""
+
+    notes: list[str]
+    """What a user should know of how the answers came about."""
+
+    @property
+    def counts(self) -> Counts | None:
+        """What was computed where prefixes are shared; None: they are not."""
 
     def encode(
         self, turns: Sequence[Turn], pictures: Sequence[Any], prepared: dict[bytes, torch.Tensor]
@@ -230,19 +238,24 @@ class ReplayModel(lmms):
     @property
     def engine(self) -> str:
         """``prefix``, also for answers of before, or ``plain``."""
-        fell = self._model is not None and getattr(self._model, "counts", None) is None
-        return "plain" if self.questions is None or fell else "prefix"
+        if self.questions is None or self._model is None:
+            return "plain" if self.questions is None else "prefix"
+        shares = isinstance(self._model, AnswersTogether) and self._model.counts is not None
+        return "prefix" if shares else "plain"
 
     def how(self) -> dict[str, Any]:
         """How answers were computed since the last call: engine, tokens, notes for the user."""
-        counts, notes = getattr(self._model, "counts", None), getattr(self._model, "notes", [])
-        found: dict[str, Any] = {"notes": list(notes)} if notes else {}
-        notes.clear()
-        if counts is None:
-            return found if self._model is None else {"engine": "plain", **found}
-        told = {k: v - self._told.get(k, 0) for k, v in vars(counts).items()}
-        self._told = dict(vars(counts))
-        return {"engine": "prefix", **told, **found}
+        if self._model is None:
+            return {}
+        if not isinstance(self._model, AnswersTogether):
+            return {"engine": "plain"}
+        notes, counts = list(self._model.notes), self._model.counts
+        self._model.notes.clear()
+        told = {} if counts is None else {
+            name: value - self._told.get(name, 0) for name, value in vars(counts).items()
+        }  # fmt: skip
+        self._told = {} if counts is None else dict(vars(counts))
+        return {"engine": self.engine, **told, **({"notes": notes} if notes else {})}
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         raise NotImplementedError

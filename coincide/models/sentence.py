@@ -8,17 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from coincide.models.load import pretrained
 from coincide.models.vision import HubVision
 from coincide.schema import UserError
-from coincide.store import Step
 
 if TYPE_CHECKING:
     import torch
 
-VERSION = 1
 POOLER = "pooler."
 """Weights that a mean over tokens does not use."""
 LIMIT = 256
@@ -29,10 +27,7 @@ LIMIT = 256
 class HubSentence(HubVision):
     """A published text encoder, unchanged, for ``conf/sentence``."""
 
-    def step(self) -> Step:
-        """The step that copies the model; its key contains the commit, or a folder's content."""
-        config = {"sentence": self.checkpoint.identity()}
-        return Step("model", self.name, VERSION, config, self._build)
+    kind: ClassVar[str] = "sentence"
 
 
 @dataclass

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from coincide.models.clip import HubClip
 from coincide.models.hub import copy_model
@@ -28,9 +28,12 @@ POOLER = "pooler."
 class HubVision(HubClip):
     """A published vision tower, unchanged, for ``conf/vision``."""
 
+    kind: ClassVar[str] = "vision"
+    """Its name in keys."""
+
     def step(self) -> Step:
         """The step that copies the model; its key contains the commit, or a folder's content."""
-        config = {"vision": self.checkpoint.identity()}
+        config = {self.kind: self.checkpoint.identity()}
         return Step("model", self.name, VERSION, config, self._build)
 
     def _build(self, build: Build) -> Mapping[str, Any]:

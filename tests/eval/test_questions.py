@@ -14,6 +14,7 @@ from coincide.models.encode import Encoded
 from coincide.schema import Turn, UserError
 from eval import kept, questions
 from eval.decoding import Decoding
+from eval.engine.shared import Counts
 from eval.journal import Kept, append, read
 from eval.kept import ReplayModel
 from eval.loading import answered_protocol
@@ -30,6 +31,8 @@ class Asked:
         self.batches: list[list[str]] = []
         self.task_dict: dict[str, Any] = {}
         self.dies_after = 1_000
+        self.notes: list[str] = []
+        self.counts = Counts()
 
     def encode(self, turns: Sequence[Turn], pictures: Sequence[Any], prepared: Any) -> Encoded:
         return turns[0].text.removeprefix("<image>\n")  # type: ignore[return-value]

@@ -85,7 +85,7 @@ CASES: dict[str, Case] = {
     "model/hub": _step("coincide.models.hub", models.hub),
     "model/hub_clip": _step("coincide.models.clip", models.hub_clip, "HUB_VERSION"),
     "model/hub_vision": _step("coincide.models.vision", models.vision),
-    "model/hub_sentence": _step("coincide.models.sentence", models.sentence),
+    "model/hub_sentence": _step("coincide.models.vision", models.sentence),
     "model/llava_1_5": _step("coincide.models.llava_1_5", models.llava_1_5),
     "model/tinyllava": _step("coincide.models.tinyllava", models.tinyllava),
     "model/tuned": _step("coincide.models.tuned", models.tuned),

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from coincide.data.demo.source import BENCHMARKS, ask
-from coincide.data.llava_json import read
+from coincide.data.demo.source import BENCHMARKS, ask, open_demo
 from coincide.schema import Dataset
 from coincide.store import Build, Step
 from coincide.system.files import write_json
@@ -40,12 +39,7 @@ class DemoDev:
 
     def open(self, artifact: Path) -> Dataset:
         """The questions with their answers, as LLaVA json."""
-        return read(
-            artifact / "train.json",
-            artifact / "images",
-            name=self.name,
-            source_of=lambda record: record["source"],
-        )
+        return open_demo(artifact, self.name)
 
     def _build(self, build: Build) -> Mapping[str, Any]:
         records = []

@@ -58,12 +58,7 @@ class Demo:
 
     def open(self, artifact: Path) -> Dataset:
         """The training examples, read like any LLaVA json."""
-        return read(
-            artifact / "train.json",
-            artifact / "images",
-            name=self.name,
-            source_of=lambda record: record["source"],
-        )
+        return open_demo(artifact, self.name)
 
     def _build(self, build: Build) -> Mapping[str, Any]:
         found = rows(self.n, self.seed)
@@ -136,3 +131,13 @@ def _write_benchmark(
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "test.parquet", lambda path: pq.write_table(table, path))
+
+
+def open_demo(artifact: Path, name: str) -> Dataset:
+    """The rows of an artifact's ``train.json``, which name the benchmark they are about."""
+    return read(
+        artifact / "train.json",
+        artifact / "images",
+        name=name,
+        source_of=lambda record: record["source"],
+    )
