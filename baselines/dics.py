@@ -51,7 +51,7 @@ TEXT_SCORE = 1.0
 """Score of a text-only row with ``keep``."""
 
 
-def farthest(x: np.ndarray, count: int) -> np.ndarray:
+def farthest_first(x: np.ndarray, count: int) -> np.ndarray:
     """Indices of ``count`` rows of ``x`` [n, D] (any norm but 0), int64, in the order taken.
 
     The first is row 0; each next one has the smallest maximum cosine to the earlier ones, ties to
@@ -141,7 +141,7 @@ class Dics:
         sizes = np.array([len(group) for group in groups])
         counts = apportion(sizes, sizes, k)
         taken = each_cluster(
-            lambda i, x: farthest(x[:], int(counts[i])), pool.signal(HiddenMean()), groups
+            lambda i, x: farthest_first(x[:], int(counts[i])), pool.signal(HiddenMean()), groups
         )
         return np.concatenate([groups[i][taken[i]] for i in sorted(taken)])
 

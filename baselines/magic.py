@@ -51,7 +51,7 @@ STAGES = ("quota", "leftover", "backfill", "eligible", "others")
 """Where a row came from, in this order."""
 
 
-def robust(x: np.ndarray) -> np.ndarray:
+def robust_z(x: np.ndarray) -> np.ndarray:
     """(x - median) / interquartile range, cut at ±3; a range of zero divides by 1."""
     low, middle, high = np.quantile(x, (0.25, 0.5, 0.75))
     return np.clip((x - middle) / (high - low or 1.0), -3.0, 3.0)
@@ -172,7 +172,9 @@ class Magic:
         score = np.full(len(pool.examples), np.nan, np.float32)
         chosen, counts = np.empty(0, np.int64), dict.fromkeys(STAGES, 0)
         if len(rows):
-            quality = (robust(gain[rows].astype(float)) + robust(bridge[rows].astype(float))) / 2
+            quality = (
+                robust_z(gain[rows].astype(float)) + robust_z(bridge[rows].astype(float))
+            ) / 2
             score[rows] = quality
             numbers = pool.signal(self._neurons())[rows]
             bucket = signatures(numbers, self.neurons, self.stored)

@@ -46,7 +46,7 @@ import numpy as np
 
 from baselines.ifd import ratio
 from baselines.pictures import first_of_picture, sources_of
-from baselines.quotas import apportion, floored, repaired
+from baselines.quotas import apportion, proportional_to_room, rounded_down
 from baselines.ranking import check_choice, check_positive, has_answer, shares
 from baselines.typicality import nearest_cosines
 from coincide.features.signals.picture_embedding import PictureEmbedding
@@ -76,7 +76,7 @@ class Reference:
 
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
         """``k`` rows; the last picture of a source gives what is left of the source's share."""
-        rows, first = competing(pool, self.unique_images, self.rows_per_image)
+        rows, first = candidate_rows(pool, self.unique_images, self.rows_per_image)
         names, source = sources_of(pool.examples, rows)
         sizes = np.bincount(source, minlength=len(names))
         counts = apportion(sizes, sizes, k)
@@ -86,7 +86,7 @@ class Reference:
         return Selection(rows[order[place < counts[source[order]]]])
 
 
-def competing(pool: Pool, unique: bool, rows_per_image: Rows) -> tuple[np.ndarray, np.ndarray]:
+def candidate_rows(pool: Pool, unique: bool, rows_per_image: Rows) -> tuple[np.ndarray, np.ndarray]:
     """The rows with picture and answer that may be chosen, and for each the first row of its
     picture.
     """
@@ -157,7 +157,7 @@ class PreSel:
 
         Also cluster and first row of the picture of all candidates, int64 [N] (else -1).
         """
-        rows, first = competing(pool, self.unique_images, self.rows_per_image)
+        rows, first = candidate_rows(pool, self.unique_images, self.rows_per_image)
         cluster = np.full(len(pool.examples), -1, np.int64)
         firsts = np.full(len(pool.examples), -1, np.int64)
         cluster[rows], firsts[rows] = self._clusters(pool, rows, first), first
@@ -171,7 +171,7 @@ class PreSel:
         """The reference set, the typical pictures of every task, and the share of text-only
         rows.
         """
-        rows, _ = competing(pool, self.unique_images, self.rows_per_image)
+        rows, _ = candidate_rows(pool, self.unique_images, self.rows_per_image)
         mine = np.zeros(len(pool.examples), bool)
         mine[rows] = True
         share = shares(pool, mine, k, self.text_only, seed)
@@ -184,10 +184,10 @@ class PreSel:
         weights = weights_of(values)
         left = share.k - len(reference)
         if self.quotas == "released":
-            quotas = np.minimum(floored(weights, left), room)
+            quotas = np.minimum(rounded_down(weights, left), room)
         else:
             quotas = apportion(weights, room, left)
-        inside = repaired if self.quotas == "released" else _in_proportion
+        inside = proportional_to_room if self.quotas == "released" else _in_proportion
         chosen = _chosen(scored, free, source[np.isin(rows, free)], quotas, inside)
         columns = {"value": values, "weight": weights, "free": room, "quota": quotas}
         table = {"source": names, **{name: column.tolist() for name, column in columns.items()}}

@@ -35,7 +35,7 @@ import numpy as np
 from baselines.ranking import check_choice, select_by_score, shares
 from coincide.features.signals.visual_mean import VisualMean
 from coincide.ops.clusters import LazyRows
-from coincide.ops.products import wide
+from coincide.ops.products import as_float64
 from coincide.schema import Need, Pool, Selection, UserError
 
 POLICIES = ("quota", "all", "drop")
@@ -54,10 +54,10 @@ def correlation(x: Any, stored: float = HALF) -> tuple[np.ndarray, float]:
     n, starts = len(x), range(0, len(x), BLOCK)
     if n < 2:
         return np.zeros(n), 0.0
-    mean = sum(wide(x[i : i + BLOCK]).sum(axis=0) for i in starts) / n
+    mean = sum(as_float64(x[i : i + BLOCK]).sum(axis=0) for i in starts) / n
     total, spread = np.zeros(len(mean)), 0.0
     for i in starts:
-        rows = wide(x[i : i + BLOCK])
+        rows = as_float64(x[i : i + BLOCK])
         total += _directions(rows, mean).sum(axis=0)
         away = np.linalg.norm(rows - mean, axis=1).clip(1e-300)
         spread += float(((stored * np.linalg.norm(rows, axis=1) / away).clip(max=1) ** 2).sum())
@@ -70,7 +70,7 @@ def correlation(x: Any, stored: float = HALF) -> tuple[np.ndarray, float]:
         )
     found = np.empty(n)
     for i in starts:
-        u = _directions(wide(x[i : i + BLOCK]), mean)
+        u = _directions(as_float64(x[i : i + BLOCK]), mean)
         found[i : i + BLOCK] = (u @ total - (u * u).sum(axis=1)) / (n - 1)
     return found, lean
 

@@ -22,7 +22,7 @@ def apportion(weights: np.ndarray, room: np.ndarray, total: int) -> np.ndarray:
     return counts + _fill(room - counts, room - counts, left) if left > 0 else counts
 
 
-def floored(weights: np.ndarray, total: int) -> np.ndarray:
+def rounded_down(weights: np.ndarray, total: int) -> np.ndarray:
     """Rows of each group, int64 [G]: ``weights`` [G] (of sum 1) times ``total``, rounded down, the
     remainder to the group of the largest weight. The rule of PreSel's released code."""
     counts = (np.asarray(weights, np.float64) * total).astype(np.int64)
@@ -30,7 +30,7 @@ def floored(weights: np.ndarray, total: int) -> np.ndarray:
     return counts
 
 
-def repaired(sizes: np.ndarray, room: np.ndarray, total: int) -> np.ndarray:
+def proportional_to_room(sizes: np.ndarray, room: np.ndarray, total: int) -> np.ndarray:
     """Rows of each group, int64 [G]: ``total`` in proportion to ``room`` [G], rounded to the even,
     at most ``room``; then one more in the largest groups by ``sizes`` [G], or one less in the
     smallest, once each until the sum is ``total``. What is still missing stays so. The rule of

@@ -38,7 +38,7 @@ import numpy as np
 from baselines.ranking import TEXT_ONLY, TextOnly, check_choice, shares
 from coincide.features.signals.hidden_weighted import TOKENS, HiddenWeighted
 from coincide.ops.clusters import LazyRows
-from coincide.ops.products import products, wide
+from coincide.ops.products import as_float64, products
 from coincide.schema import Need, Pool, Selection, Targets, UserError
 
 Turns = Literal["lost", "next"]
@@ -103,7 +103,7 @@ def take_turns(best: np.ndarray, k: int, turns: Turns) -> np.ndarray | None:
 
 def unit(x: np.ndarray) -> np.ndarray:
     """The rows of ``x`` as float64 of unit length; rows of zeros stay."""
-    rows = wide(np.asarray(x))
+    rows = as_float64(np.asarray(x))
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0)
 

@@ -39,7 +39,7 @@ import numpy as np
 from baselines.ranking import check_choice, select_by_score, shares
 from coincide.features.signals.visual_attended import VisualAttended
 from coincide.ops.clusters import LazyRows
-from coincide.ops.products import products, wide
+from coincide.ops.products import as_float64, products
 from coincide.schema import Need, Pool, Selection, UserError
 
 BLOCK = 4096
@@ -53,10 +53,10 @@ def leverage(x: Any, energy: float) -> tuple[np.ndarray, int]:
     n, starts = len(x), range(0, len(x), BLOCK)
     if not n:
         return np.zeros(0), 0
-    mean = sum(wide(x[i : i + BLOCK]).sum(axis=0) for i in starts) / n
+    mean = sum(as_float64(x[i : i + BLOCK]).sum(axis=0) for i in starts) / n
     gram = np.zeros((x.shape[1], x.shape[1]))
     for i in starts:
-        columns = np.ascontiguousarray((wide(x[i : i + BLOCK]) - mean).T)
+        columns = np.ascontiguousarray((as_float64(x[i : i + BLOCK]) - mean).T)
         gram += products(columns, columns)
     values, vectors = np.linalg.eigh(gram)
     values, vectors = values[::-1].clip(0), vectors[:, ::-1]
@@ -66,7 +66,7 @@ def leverage(x: Any, energy: float) -> tuple[np.ndarray, int]:
     count = int(np.searchsorted(held, energy - 1e-12)) + 1
     count = min(count, int((values > values[0] * np.finfo(float).eps * len(values)).sum()))
     directions = np.ascontiguousarray((vectors[:, :count] / np.sqrt(values[:count])).T)
-    found = [products(wide(x[i : i + BLOCK]) - mean, directions) for i in starts]
+    found = [products(as_float64(x[i : i + BLOCK]) - mean, directions) for i in starts]
     return np.concatenate([(part**2).sum(axis=1) for part in found]), count
 
 

@@ -36,7 +36,7 @@ from baselines.ranking import (
     select_by_score,
 )
 from coincide.features.signals.hidden_last import HiddenLast
-from coincide.ops.products import wide
+from coincide.ops.products import as_float64
 from coincide.ops.threads import map_threads
 from coincide.schema import Clustering, Clusters, Need, Pool, Selection
 
@@ -65,7 +65,7 @@ def prototype_distance(x: np.ndarray, clusters: Clusters) -> np.ndarray:
 
 def unit_rows(x: np.ndarray) -> np.ndarray:
     """The rows of ``x`` [n, D] as float64 of unit norm."""
-    rows = wide(x)
+    rows = as_float64(x)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 

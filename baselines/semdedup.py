@@ -38,7 +38,7 @@ from baselines.self_sup import prototype_distance
 from coincide.features.signals.hidden_last import HiddenLast
 from coincide.ops.arrays import row_digests
 from coincide.ops.clusters import each_cluster
-from coincide.ops.products import products, wide
+from coincide.ops.products import as_float64, products
 from coincide.schema import Clustering, Need, Pool, Selection
 
 Lengths = Literal["half", "exact"]
@@ -75,7 +75,7 @@ def max_similarity(
 
 def _lengths(x: Any, lengths: Lengths) -> np.ndarray:
     """float64 [n]: the lengths by which the rows are divided; see :func:`max_similarity`."""
-    blocks = (wide(x[start : start + BLOCK]) for start in range(0, len(x), BLOCK))
+    blocks = (as_float64(x[start : start + BLOCK]) for start in range(0, len(x), BLOCK))
     length = np.concatenate([np.linalg.norm(block, axis=1) for block in blocks])
     if lengths == "half" and length.max() < np.finfo(np.float16).max:
         length = length.astype(np.float16).astype(np.float64)
@@ -94,7 +94,7 @@ def _largest_before(x: Any, lengths: np.ndarray) -> np.ndarray:
     """For each row of ``x`` [n, D], in order, its largest cosine to an earlier row, in [0, 1)."""
 
     def unit(start: int) -> np.ndarray:
-        return wide(x[start : start + BLOCK]) / lengths[start : start + BLOCK, None]
+        return as_float64(x[start : start + BLOCK]) / lengths[start : start + BLOCK, None]
 
     largest = np.zeros(len(x))
     for start in range(0, len(x), BLOCK):

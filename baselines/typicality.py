@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from coincide.ops.clusters import each_cluster
-from coincide.ops.products import products, wide
+from coincide.ops.products import as_float64, products
 
 BLOCK = 1024
 """Rows of a cluster that are compared at once with as many others."""
@@ -41,5 +41,5 @@ def _nearest(rows: Any, neighbors: int) -> np.ndarray:
 
 def unit(rows: np.ndarray) -> np.ndarray:
     """The rows as float64 of unit norm."""
-    found = wide(np.asarray(rows))
+    found = as_float64(np.asarray(rows))
     return found / np.linalg.norm(found, axis=1, keepdims=True)

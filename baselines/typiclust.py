@@ -53,7 +53,7 @@ def typicality(x: Any, members: Sequence[np.ndarray], neighbors: int) -> np.ndar
     return found
 
 
-def in_turn(typical: np.ndarray, assignment: np.ndarray, smallest: int) -> np.ndarray:
+def by_cluster_turns(typical: np.ndarray, assignment: np.ndarray, smallest: int) -> np.ndarray:
     """Rows with a typicality, int64, in the order in which clusters give them."""
     rows = np.flatnonzero(~np.isnan(typical))
     cluster = assignment[rows]
@@ -113,7 +113,7 @@ class TypiClust:
         typical = pool.scored(self, seed)["score"]
         assignment = pool.clusters(self._clustering()).assignment
         share = shares(pool, assignment >= 0, k, self.text_only, seed)
-        order = in_turn(typical, assignment, self.smallest)
+        order = by_cluster_turns(typical, assignment, self.smallest)
         rows = order[: share.k]
         return Selection(
             rows=np.concatenate([rows, share.text]),

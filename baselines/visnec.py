@@ -58,7 +58,7 @@ def necessity(blind: np.ndarray, seeing: np.ndarray) -> np.ndarray:
     return (np.asarray(blind, np.float64) - np.asarray(seeing, np.float64)).astype(np.float32)
 
 
-def evenly(
+def best_of_each_cluster(
     score: np.ndarray, cluster: np.ndarray, k: int, minimum: float | None = None
 ) -> np.ndarray:
     """Places of ``k`` of n rows, int64, highest ``score`` [n] first: of each cluster (int [n], from
@@ -133,7 +133,7 @@ class VisNec:
         cluster = pool.clusters(self._clustering()).assignment[rows]
         cluster = np.where(cluster < 0, self.clusters, cluster)  # without a question
         wanted = min(share.k, len(rows))
-        chosen = rows[evenly(score[rows], cluster, wanted, self.minimum)]
+        chosen = rows[best_of_each_cluster(score[rows], cluster, wanted, self.minimum)]
         rest = np.setdiff1d(rows, chosen)
         ranking = np.concatenate([chosen, rest[np.lexsort((rest, -score[rest]))]])
         return Selection(

@@ -62,7 +62,9 @@ def chance_of(spread: float, power: int = 1, inner: float = 0.0) -> float:
     return float(weights @ ((1 / (1 + np.exp(-logits))) @ weights) ** power)
 
 
-def right(rng: np.random.Generator, unit: np.ndarray, question: np.ndarray) -> np.ndarray:
+def simulate_answers(
+    rng: np.random.Generator, unit: np.ndarray, question: np.ndarray
+) -> np.ndarray:
     """float [2, N]: whether two models answer each row right; equal questions, equal answers."""
     pictures, questions = int(unit.max()) + 1, int(question.max()) + 1
     shared = rng.normal(0, PICTURE, pictures)[unit] + rng.normal(0, QUESTION, questions)[question]
@@ -83,7 +85,7 @@ def vqa(rows: int, pictures: int, least: int) -> Make:
     truth = chance_of(np.sqrt(PICTURE**2 + QUESTION**2 + OWN**2))
 
     def make(rng: np.random.Generator) -> Made:
-        hits = right(rng, unit, np.arange(rows))
+        hits = simulate_answers(rng, unit, np.arange(rows))
         return Made(hits, np.ones_like(hits), unit, np.zeros(rows, int), truth)
 
     return make
@@ -106,7 +108,7 @@ def pope(pictures: int = 500, distinct: int = 5127) -> Make:
     truth = 100 * 2 * p / (2 * p + (1 - p) + (1 - p))
 
     def make(rng: np.random.Generator) -> Made:
-        hits = right(rng, unit, question)
+        hits = simulate_answers(rng, unit, question)
         said = np.where(yes, hits, 1 - hits)
         return Made(200 * said * yes, said + yes, unit, np.zeros(len(unit), int), truth)
 
@@ -121,7 +123,7 @@ def mme(sizes: Sequence[int] = MME) -> Make:
     truth = len(sizes) * 100 * (chance_of(spread, 1, QUESTION) + chance_of(spread, 2, QUESTION))
 
     def make(rng: np.random.Generator) -> Made:
-        hits = right(rng, unit, np.arange(len(unit)))
+        hits = simulate_answers(rng, unit, np.arange(len(unit)))
         both = np.repeat(hits[:, ::2] * hits[:, 1::2], 2, axis=1)
         return Made(50 * hits + 50 * both, np.full_like(hits, 0.5), unit, stratum, truth)
 

@@ -101,7 +101,7 @@ class Way:
     answers: list[str]
 
 
-def asked(load: Workload, scale: float) -> list[tuple[str, Image.Image]]:
+def questions(load: Workload, scale: float) -> list[tuple[str, Image.Image]]:
     """Questions, several about a picture, in the order of the pictures."""
     random = np.random.default_rng(0)
     shown = max(1, round(load.shown * scale))
@@ -189,7 +189,7 @@ def measured(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     rows = []
     for name in args.only:
         load = WORKLOADS[name]
-        prompts, decoding = asked(load, args.scale), Decoding(load.answer, 1, ())
+        prompts, decoding = questions(load, args.scale), Decoding(load.answer, 1, ())
         for way in ways.values():
             way(prompts[:2], decoding)  # warm
         assert shared.shared is not None

@@ -56,11 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     for name in asked.only:
         print(f"{name} ...", file=sys.stderr, flush=True)
         limit = LIMITS[name] if asked.shape == "full" else TINY_LIMIT
-        report["parts"][name] = apart(name, asked, min(limit, until - time.monotonic()))
+        report["parts"][name] = in_own_process(name, asked, min(limit, until - time.monotonic()))
         if asked.json:  # after each part: what is measured is kept
-            asked.json.write_text(json.dumps(whole(report), indent=1) + "\n", encoding="utf-8")
-    print(table(whole(report)))
-    return whole(report)
+            asked.json.write_text(
+                json.dumps(with_environment_once(report), indent=1) + "\n", encoding="utf-8"
+            )
+    print(table(with_environment_once(report)))
+    return with_environment_once(report)
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -95,16 +97,16 @@ def require_device(device: str, shape: str) -> None:
         )
 
 
-def apart(name: str, asked: argparse.Namespace, limit: float) -> dict[str, Any]:
+def in_own_process(name: str, asked: argparse.Namespace, limit: float) -> dict[str, Any]:
     """What the part ``name`` found in a process of its own that ends after ``limit`` seconds."""
     with tempfile.TemporaryDirectory() as folder:
         into = Path(folder) / "found.json"
         words = [sys.executable, "-m", "bench.gpu", "--part", name, "--shape", asked.shape]
         words += ["--device", asked.device, "--seconds", str(limit), "--json", str(into)]
-        return watched(words, limit, into)
+        return run_limited(words, limit, into)
 
 
-def watched(words: Sequence[str], limit: float, into: Path) -> dict[str, Any]:
+def run_limited(words: Sequence[str], limit: float, into: Path) -> dict[str, Any]:
     """What the command ``words`` left in ``into``, its outcome and its seconds.
 
     It and its children are killed after ``limit`` seconds. Outcomes: ``done``, ``failed`` (with the
@@ -158,7 +160,7 @@ def child(asked: argparse.Namespace) -> dict[str, Any]:
     return found.held
 
 
-def whole(report: Mapping[str, Any]) -> dict[str, Any]:
+def with_environment_once(report: Mapping[str, Any]) -> dict[str, Any]:
     """The report with the environment of its parts once, as the first that had one saw it."""
     seen = [part["environment"] for part in report["parts"].values() if "environment" in part]
     parts = {

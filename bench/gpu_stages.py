@@ -14,7 +14,7 @@ import torch
 
 from bench import features as bench_features
 from bench import train_step
-from bench.evaluate import PLAIN_BATCH, TEMPLATE, WORKLOADS, Way, asked, engine
+from bench.evaluate import PLAIN_BATCH, TEMPLATE, WORKLOADS, Way, engine, questions
 from bench.gpu_found import Found, Setting, fits, until_it_fits
 from coincide.config import FeaturePass
 from coincide.features.signals.activations import Activations
@@ -127,7 +127,7 @@ def evaluate(setting: Setting, found: Found) -> None:
     answers. A tiny model's answers in float32 are compared with the CPU's.
     """
     small = [wide("tiny", "cpu", "float32"), wide("tiny", "cpu", "float32").to(setting.device)]
-    prompts, decoding = asked(WORKLOADS["gqa"], 0.1)[:12], Decoding(4, 1, ())
+    prompts, decoding = questions(WORKLOADS["gqa"], 0.1)[:12], Decoding(4, 1, ())
     told = [engine(answering(setting, n, m, 1, BATCH_TOKENS), prompts, decoding).answers
             for n, m in enumerate(small)]  # fmt: skip
     same = sum(x == y for x, y in zip(*told, strict=True))
@@ -196,7 +196,7 @@ def answering(
 
 def cut_prompts(setting: Setting, found: Found, model: Any, name: str, seconds: float) -> Prompts:
     """As many of the bench's questions of a benchmark as batches of one answer in ``seconds``."""
-    prompts = asked(WORKLOADS[name], 1.0 if setting.full else 0.2)
+    prompts = questions(WORKLOADS[name], 1.0 if setting.full else 0.2)
     decoding = Decoding(WORKLOADS[name].answer, 1, ())
     engine(model, prompts[:2], decoding)  # warm
     took = engine(model, prompts[:2], decoding).seconds

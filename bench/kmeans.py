@@ -204,7 +204,7 @@ def objective(x: Any, centroids: np.ndarray, assignment: np.ndarray) -> float:
 # --- a process of its own ---------------------------------------------------------------------
 
 
-def apart(work: Callable[..., Any], *arguments: Any) -> Any:
+def in_fresh_process(work: Callable[..., Any], *arguments: Any) -> Any:
     """What ``work`` returns from a fresh process with this one's threads; memory filled in."""
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe(duplex=False)
@@ -238,16 +238,18 @@ def main(arguments: Sequence[str] | None = None) -> float | None:
     size = Size(asked.rows, asked.width, asked.clusters, asked.iterations)
     with tempfile.TemporaryDirectory() as temporary:
         folder = asked.folder or Path(temporary) / "features"
-        apart(make, folder, size.rows, size.width)
-        rate = apart(rates, folder, size, 1)
+        in_fresh_process(make, folder, size.rows, size.width)
+        rate = in_fresh_process(rates, folder, size, 1)
         show_setting(size, asked, rate)
-        mine = apart(ours, folder, size, 1)
+        mine = in_fresh_process(ours, folder, size, 1)
         show_ours(size, mine, rate)
         if asked.processes > 1:
-            show_processes(asked.processes, apart(ours, folder, size, asked.processes), mine)
+            show_processes(
+                asked.processes, in_fresh_process(ours, folder, size, asked.processes), mine
+            )
         ratio = None
         if asked.faiss:
-            ratio = show_faiss(apart(faiss, folder, size, 1), mine)
+            ratio = show_faiss(in_fresh_process(faiss, folder, size, 1), mine)
         if asked.slope:
             show_slopes(folder, size, mine)
         show_extrapolation(size, mine, rate)
@@ -330,7 +332,7 @@ def show_slopes(folder: Path, size: Size, mine: Measured) -> None:
     points = [(size.rows, mine)]
     for divisor in (2, 4):
         less = Size(size.rows // divisor, size.width, size.clusters, size.iterations)
-        points.insert(0, (less.rows, apart(ours, folder, less, 1)))
+        points.insert(0, (less.rows, in_fresh_process(ours, folder, less, 1)))
     rows = np.log([n for n, _ in points])
     time_slope = np.polyfit(rows, np.log([m.seconds for _, m in points]), 1)[0]
     memory_slope = np.polyfit(rows, np.log([m.own for _, m in points]), 1)[0]

@@ -39,20 +39,20 @@ def memory(every: float = 0.02) -> Iterator[dict[str, int]]:
 
     def watch() -> None:
         while not over.wait(every):
-            look(peak)
+            raise_peak(peak)
 
     watcher = threading.Thread(target=watch, daemon=True)
-    look(peak)
+    raise_peak(peak)
     watcher.start()
     try:
         yield peak
     finally:
         over.set()
         watcher.join()
-        look(peak)
+        raise_peak(peak)
 
 
-def look(peak: dict[str, int]) -> None:
+def raise_peak(peak: dict[str, int]) -> None:
     """Raise ``peak`` to what is resident now."""
     anon = file = 0
     for process in ["self", *(child.pid for child in multiprocessing.active_children())]:

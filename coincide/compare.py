@@ -20,7 +20,7 @@ from coincide.ledger.files import presentable, read_result
 from coincide.ledger.identity import DIGITS, same_asked
 from coincide.report.notes import primary
 from coincide.report.overlap import Overlap, expected_share, overlap
-from coincide.report.settings import flat
+from coincide.report.settings import flatten
 from coincide.schema import Result, Score, UserError
 from coincide.store import MANIFEST, open_artifact
 from coincide.terminal.inert import guard_terminal, printable
@@ -75,7 +75,7 @@ def _of_artifact(folder: Path) -> ComparedSubset:
     facts, needs = manifest.get("facts", {}), manifest.get("needs", {})
     return ComparedSubset(
         folder.name,
-        printable(redact({**flat(manifest.get("config", {})), **needs})),
+        printable(redact({**flatten(manifest.get("config", {})), **needs})),
         _index(folder / "rows.npy"),
         facts.get("composition", {}),
         facts.get("pool_composition", {}),
@@ -89,7 +89,7 @@ def _of_result(result: Result, shelf: ArtifactShelf, path: Path) -> ComparedSubs
     found = _of_artifact(folder) if folder else None
     return ComparedSubset(
         path.stem,
-        flat({k: v for k, v in result.config.items() if k not in _ASIDE}),
+        flatten({k: v for k, v in result.config.items() if k not in _ASIDE}),
         found.rows if found else None,
         result.composition,
         found.pool if found else {},

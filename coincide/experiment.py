@@ -39,7 +39,7 @@ from coincide.selection.pool import NeedSteps
 from coincide.selection.scan import read_scan, scan_step
 from coincide.selection.scoring import scores_step
 from coincide.selection.stage import clusters_step, subset_step
-from coincide.selection.tuned import merged_target, read_off
+from coincide.selection.tuned import extraction_after_training, merged_target
 from coincide.store import Step, Store
 
 LATE = ("scored", "subset", "adapter", "merged", "scores")
@@ -246,7 +246,7 @@ class Experiment:
     def tuned(self) -> dict[TunedSignal, Extraction]:
         """Step and pass of each signal that is read off the target after a finetuning."""
         return {
-            need: read_off(need.signal, self.others[need.subset])
+            need: extraction_after_training(need.signal, self.others[need.subset])
             for need in self.needs
             if isinstance(need, TunedSignal)
         }

@@ -42,11 +42,11 @@ def files(folder: Path, wanted: Splits) -> CardFiles | None:
 
     If the card declares no such split, every data file is used, under the key ``("", "")``.
     """
-    found, why = look(folder, wanted)
+    found, why = files_and_fault(folder, wanted)
     return None if why else found
 
 
-def look(folder: Path, wanted: Splits) -> tuple[CardFiles, str]:
+def files_and_fault(folder: Path, wanted: Splits) -> tuple[CardFiles, str]:
     """:func:`files`, complete or not, and what is wrong: a file, and what to do.
 
     Empty if nothing is.
@@ -82,7 +82,7 @@ def read(folder: Path) -> str:
     return card.read_text(encoding="utf-8-sig") if card.is_file() else ""
 
 
-def declared(text: str) -> dict[str, list[str]]:
+def declared_splits(text: str) -> dict[str, list[str]]:
     """Configuration -> the splits that a card's text declares, each once."""
     return {
         str(entry.get("config_name") or DEFAULT): list(
@@ -92,7 +92,7 @@ def declared(text: str) -> dict[str, list[str]]:
     }
 
 
-def reduced(found: Mapping[tuple[str, str], Sequence[str]]) -> str:
+def card_of_splits(found: Mapping[tuple[str, str], Sequence[str]]) -> str:
     """The text of a card that declares these splits and no others."""
     configs: dict[str, list[dict[str, Any]]] = {}
     for (config, split), names in found.items():
@@ -165,7 +165,7 @@ def _wrong(
     if why := _shards(names):
         return why
     for name in names:
-        if why := parquet.fault(folder / name):
+        if why := parquet.footer_fault(folder / name):
             return f"{folder / name} {why}"
     has = sum(parquet.rows(folder / name) for name in names)
     if not has:

@@ -24,7 +24,7 @@ def check(path: Path, benchmark: str) -> None:
     """
     import pyarrow.parquet as pq
 
-    if why := parquet.fault(path):
+    if why := parquet.footer_fault(path):
         raise UserError(f"benchmark {benchmark}: {path} {why}.")
     kinds = pq.read_schema(path)
     if absent := [name for name in (*TEXTS, PICTURE) if name not in kinds.names]:

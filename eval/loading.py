@@ -153,7 +153,7 @@ def _load(job: BenchmarkJob, manager: TaskManager) -> Task:
     if missing:
         raise UserError(f"benchmark {job.name}: no such file: {', '.join(missing)}.")
     for path in map(Path, job.data_files.values()):
-        why = parquet.fault(path) or ("" if parquet.rows(path) else "holds no rows")
+        why = parquet.footer_fault(path) or ("" if parquet.rows(path) else "holds no rows")
         if why:
             raise UserError(f"benchmark {job.name}: {path} {why}.")
     loaded: Mapping[str, Task] = manager.load_task_or_group([job.name], task_type="chat")

@@ -351,7 +351,7 @@ DATASETS: dict[str, Callable[[], list[DatasetSplit]]] = {
 # --- the truth, as a model would say it ---------------------------------------------------------
 
 
-def right(benchmark: str, doc: MadeDocument) -> str:
+def right_answer(benchmark: str, doc: MadeDocument) -> str:
     """An answer that the benchmark counts as fully right."""
     match benchmark:
         case "vqav2":
@@ -367,7 +367,7 @@ def right(benchmark: str, doc: MadeDocument) -> str:
 
 def option_text(benchmark: str, doc: MadeDocument) -> str:
     """The text of the right option; empty if the answer is no option's letter."""
-    letter = right(benchmark, doc)
+    letter = right_answer(benchmark, doc)
     match benchmark:
         case "scienceqa_img":
             return str(doc["choices"][int(doc["answer"])])
@@ -387,7 +387,7 @@ def option_text(benchmark: str, doc: MadeDocument) -> str:
 
 def sentence(benchmark: str, doc: MadeDocument) -> str:
     """The right answer within a sentence."""
-    answer = right(benchmark, doc)
+    answer = right_answer(benchmark, doc)
     match benchmark:
         case "pope" | "mme":
             there = "there is" if answer.lower() == "yes" else "there is not"

@@ -103,7 +103,7 @@ def view(dataset: str, place: Place, digest: str, cache: Path) -> Path:
             temporary.symlink_to(place.folder / name)
             temporary.replace(link)
     if ("", "") not in place.files:
-        _write_card(root / dataset, card.reduced(place.files))
+        _write_card(root / dataset, card.card_of_splits(place.files))
     elif (place.folder / card.CARD).is_file():  # it, or else the files' names, say what is what
         _write_card(root / dataset, card.read(place.folder))
     return root
@@ -121,26 +121,26 @@ def requirement(
     if mirror is None:
         return Requirement(name, False, "not in the hub's cache", no_mirror(dataset))
     return Requirement(
-        name, False, absent(dataset, splits, mirror),
+        name, False, absence_reason(dataset, splits, mirror),
         "python -m coincide.prefetch, or copy the dataset's folder there",
         fetch=lambda: fetch(dataset, splits, mirror),
     )  # fmt: skip
 
 
-def absent(dataset: str, splits: Splits, mirror: Path) -> str:
+def absence_reason(dataset: str, splits: Splits, mirror: Path) -> str:
     """Where the dataset was looked for, or which of its files is not complete."""
     where = mirror / dataset
     if not where.is_dir():
         return f"neither {where} nor the hub's cache has it"
-    return f"{where} is not whole: {card.look(where, splits)[1]}"
+    return f"{where} is not whole: {card.files_and_fault(where, splits)[1]}"
 
 
-def missing(dataset: str, splits: Splits, mirror: Path | None) -> str:
+def missing_message(dataset: str, splits: Splits, mirror: Path | None) -> str:
     """Why a benchmark without its dataset cannot run, and what to do."""
     if mirror is None:
         return f"dataset {dataset} is not in the hub's cache. {no_mirror(dataset)}"
     if (mirror / dataset).is_dir():
-        return f"dataset {dataset}: {absent(dataset, splits, mirror)}."
+        return f"dataset {dataset}: {absence_reason(dataset, splits, mirror)}."
     return (
         f"dataset {dataset} is neither in {mirror / dataset} nor in the hub's cache. Fetch it with "
         "python -m coincide.prefetch where there is a network, or copy its folder there."
@@ -177,7 +177,7 @@ def fetch(dataset: str, splits: Splits, mirror: Path) -> None:
         raise UserError(
             f"dataset {dataset} was fetched into {folder} and lacks files of the splits "
             f"{', '.join(f'{c}/{s}' for c, each in splits.items() for s in each)}: "
-            f"{card.look(folder, splits)[1]}."
+            f"{card.files_and_fault(folder, splits)[1]}."
         )
 
 

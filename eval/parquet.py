@@ -13,7 +13,7 @@ MAGIC = b"PAR1"
 POINTER = b"version https://git-lfs"
 
 
-def fault(path: Path) -> str:
+def footer_fault(path: Path) -> str:
     """What is wrong with the file, and what to do; empty if its footer can be read."""
     status = path.stat()
     return _fault(path, status.st_size, status.st_mtime_ns)

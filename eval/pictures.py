@@ -17,16 +17,16 @@ _decode: Callable[..., Any] = datasets.Image.decode_example
 
 
 def decode_by_one_rule() -> None:
-    """Let the ``datasets`` library decode by :func:`decoded` in this process.
+    """Let the ``datasets`` library decode by :func:`decode_picture` in this process.
 
     lmms-eval's tasks call ``convert("RGB")`` on a document's pictures, which clips 16-bit grey to
     white; here they get RGB pictures. A truncated file is refused, where lmms-eval fills it with
     grey.
     """
-    datasets.Image.decode_example = decoded
+    datasets.Image.decode_example = decode_picture
 
 
-def decoded(feature: datasets.Image, value: Any, token_per_repo_id: Any = None) -> Any:
+def decode_picture(feature: datasets.Image, value: Any, token_per_repo_id: Any = None) -> Any:
     """``value`` (bytes, or a path to a file) as an RGB picture; replaces ``Image.decode_example``.
 
     Raises :class:`CorruptImage` if it does not decode.

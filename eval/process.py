@@ -20,7 +20,7 @@ from typing import Any
 
 from coincide.errors import PartlyFailed
 from coincide.system.disk import NEARLY, free_bytes
-from coincide.system.processes import dying_with_me
+from coincide.system.processes import preexec_die_with_parent
 from coincide.terminal.progress import bar
 from coincide.terminal.redact import redact_file
 
@@ -51,7 +51,7 @@ def follow(
             text=True,
             cwd=folder,
             env={**environment(), "PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1"},
-            preexec_fn=dying_with_me(),
+            preexec_fn=preexec_die_with_parent(),
         )
         try:
             for finished in _listen(process, names, failures, full):

@@ -249,12 +249,12 @@ def phrases(reply: str) -> list[str]:
     return list(dict.fromkeys(phrase for phrase in found if phrase))
 
 
-def same(phrase: str, target: str) -> bool:
+def same_phrase(phrase: str, target: str) -> bool:
     """Whether two phrases are equal up to case, articles, outer punctuation and number words."""
     return bool(_plain(phrase)) and _plain(phrase) == _plain(target)
 
 
-def in_words(target: str, reply: str) -> bool:
+def contains_words(target: str, reply: str) -> bool:
     """Whether ``target`` occurs in the reply as whole words."""
     pattern = _as_words(_plain(target))
     return pattern is not None and pattern.search(_plain(reply)) is not None

@@ -87,12 +87,12 @@ def benchmarks() -> dict[str, Any]:
 
 def forms(job: BenchmarkJob, task: Any) -> dict[str, dict[str, float | None]]:
     """The primary score of right replies in each form, and the share of them that could be read."""
-    from eval.made import option_text, right, sentence
+    from eval.made import option_text, right_answer, sentence
 
     found: dict[str, dict[str, float | None]] = {"strict": {}, "lenient": {}, "read": {}}
     for form, made in FORMS.items():
         said = [
-            made(right(job.name, doc), option_text(job.name, doc), sentence(job.name, doc))
+            made(right_answer(job.name, doc), option_text(job.name, doc), sentence(job.name, doc))
             for doc in task.eval_docs_no_media
         ]
         strict, lenient = score(job, task, said)
@@ -106,10 +106,10 @@ def score(job: BenchmarkJob, task: Any, replies: Sequence[str]) -> tuple[Score, 
     reading.
     """
     from eval.scores import lenient_scores, read, scores
-    from eval.worker import asked_again
+    from eval.worker import reply_scorer
 
-    samples = logged(task, replies)
-    reads = read(samples, job, asked_again(task, job))
+    samples = logged_samples(task, replies)
+    reads = read(samples, job, reply_scorer(task, job))
     with TemporaryDirectory() as scratch:
         strict = scores(samples, task.aggregation(), job, scratch, reads)
     both = strict, lenient_scores(samples, job, reads)
@@ -117,7 +117,7 @@ def score(job: BenchmarkJob, task: Any, replies: Sequence[str]) -> tuple[Score, 
     return Score(**one), Score(**other)
 
 
-def logged(task: Any, replies: Sequence[str]) -> dict[str, list[LoggedSample]]:
+def logged_samples(task: Any, replies: Sequence[str]) -> dict[str, list[LoggedSample]]:
     """Filter -> what lmms-eval's evaluator would log for the task with these replies."""
     documents = list(task.eval_docs_no_media)
     found: dict[str, list[LoggedSample]] = {}

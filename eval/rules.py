@@ -18,17 +18,17 @@ from eval.readers import (
     SENTENCE,
     Options,
     Reading,
-    in_words,
+    contains_words,
     is_sentence,
     option,
     phrases,
-    same,
+    same_phrase,
     yes_no,
 )
 from eval.strict import (
     anls,
     bare_or_dot,
-    extracted,
+    extracted_letter,
     first_letter,
     first_word,
     mmbench,
@@ -259,9 +259,9 @@ def _mmmu() -> ReplyRule:
     ) -> tuple[Reading, float]:
         target, said = (
             str(doc["answer"]),
-            [p for p in phrases(reply) if same(p, str(doc["answer"]))],
+            [p for p in phrases(reply) if same_phrase(p, str(doc["answer"]))],
         )
-        if said or (right and in_words(target, reply)):
+        if said or (right and contains_words(target, reply)):
             return Reading(said[0] if said else target), 1.0
         return (Reading(phrases(reply)[-1]), 0.0) if reply.strip() else (EMPTY, 0.0)
 
@@ -337,7 +337,7 @@ RULES: Mapping[str, ReplyRule] = {
     "realworldqa": either(
         "capital letter by itself, or exact match, case and a final stop aside",
         lambda doc: str(doc["answer"]).strip().upper() in ("A", "B", "C", "D"),
-        choice("", _in_question, lambda doc: str(doc["answer"]).strip().upper(), extracted),
+        choice("", _in_question, lambda doc: str(doc["answer"]).strip().upper(), extracted_letter),
         short(""),
     ),
     "mmmu_val": _mmmu(),

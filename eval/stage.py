@@ -156,7 +156,7 @@ def folder_of(evaluation: Evaluation, cache: Path) -> Path | None:
         return None
     place = mirror.find(dataset, splits, evaluation.suite.mirror_path)
     if place is None or evaluation.content is None:
-        why = mirror.missing(dataset, splits, evaluation.suite.mirror_path)
+        why = mirror.missing_message(dataset, splits, evaluation.suite.mirror_path)
         raise UserError(f"benchmark {evaluation.benchmark.name}: {why}")
     return mirror.view(dataset, place, evaluation.content, cache)
 

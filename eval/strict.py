@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from eval.readers import EMPTY, NEITHER, NO_OPTION, Options, Reading, in_words, stands_alone
+from eval.readers import EMPTY, NEITHER, NO_OPTION, Options, Reading, contains_words, stands_alone
 
 # --- letters -----------------------------------------------------------------------------------
 
@@ -54,7 +54,7 @@ def mmbench(reply: str, options: Options) -> Reading:
     if letter == "A" and not stands_alone("A", reply):
         letter = False
     if not letter and (named := infer.can_infer_text(reply, dict(options))):
-        letter = named if in_words(options[named], reply) else False
+        letter = named if contains_words(options[named], reply) else False
     if not letter:
         letter = extract_mcq_answer(reply, choices=sorted(options))
         letter = letter if letter and stands_alone(letter, reply) else ""
@@ -83,7 +83,7 @@ class _Letters(list[str]):
         raise _DrawnError
 
 
-def extracted(reply: str, options: Options) -> Reading:
+def extracted_letter(reply: str, options: Options) -> Reading:
     """Strict: lmms-eval's extraction of a capital letter, if that stands by itself."""
     from lmms_eval.tasks._task_utils.mcq_extract import extract_mcq_answer
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from coincide.protocols import Requirement
 from coincide.schema import UserError
-from coincide.system.files import plain
+from coincide.system.files import normalise_numbers
 from eval import mirror, taskfile
 from eval.judge import Judge
 from eval.sample import Subsample
@@ -219,7 +219,7 @@ class Benchmark:
             "generation": dict(self.generation),
             "limit": self.limit,
         }
-        return dict(plain(found))
+        return dict(normalise_numbers(found))
 
 
 @dataclass(frozen=True)
@@ -355,7 +355,7 @@ def _settings(generation: Mapping[str, Any]) -> dict[str, Any]:
     written as: a temperature of ``0``, ``0.0`` or ``false``.
     """
     found = {}
-    for name, value in plain(generation).items():
+    for name, value in normalise_numbers(generation).items():
         if name in SWITCHES and type(value) is int and value in (0, 1):
             value = bool(value)
         elif name not in SWITCHES and isinstance(value, bool):

@@ -24,7 +24,7 @@ from coincide.protocols import Requirement
 from coincide.schema import Dataset, UserError
 from coincide.store import Build, Step
 from coincide.system.files import sha256_file, write_json
-from coincide.system.processes import dying_with_me
+from coincide.system.processes import preexec_die_with_parent
 from eval import card, mirror
 from eval.mirror import Place
 from eval.process import LOG_LINES, environment, python_path
@@ -165,7 +165,7 @@ class BenchmarkTargets:
         assert benchmark.dataset
         wanted = self._wanted(benchmark)
         if place := mirror.find(benchmark.dataset, wanted, self._mirror):
-            there = card.declared(card.read(place.folder))
+            there = card.declared_splits(card.read(place.folder))
             for config in wanted:
                 if self.split not in there.get(config, [self.split]):
                     raise UserError(
@@ -173,7 +173,7 @@ class BenchmarkTargets:
                         f"{', '.join(there[config])}; expected one that the benchmark does not ask."
                     )
             return place
-        why = mirror.missing(benchmark.dataset, wanted, self._mirror)
+        why = mirror.missing_message(benchmark.dataset, wanted, self._mirror)
         raise UserError(f"targets of benchmark {benchmark.name}, split {self.split}: {why}")
 
     def _build(self, build: Build) -> Mapping[str, Any]:
@@ -241,7 +241,7 @@ def _run(work: Path, folder: Path | None, name: str) -> None:
             stderr=log,
             cwd=folder,
             env={**environment(), "PYTHONPATH": python_path()},
-            preexec_fn=dying_with_me(),
+            preexec_fn=preexec_die_with_parent(),
             check=False,
         ).returncode
     if code:

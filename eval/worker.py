@@ -168,10 +168,10 @@ def prepare(task: Any, job: BenchmarkJob, judge: JudgeClient) -> None:
     if job.judged:
         attach(task, job.task, judge)
     if callable(task.config.process_results):
-        task.config.process_results = seeded(task.config.process_results)
+        task.config.process_results = with_own_seed(task.config.process_results)
 
 
-def seeded(process: Callable[..., Any]) -> Callable[..., Any]:
+def with_own_seed(process: Callable[..., Any]) -> Callable[..., Any]:
     """``process`` with random guesses that depend only on the sample.
 
     MMMU guesses a letter if it can read none. Drawn from the global generator, its score would
@@ -225,7 +225,7 @@ def evaluate(model: Any, job: BenchmarkJob, task: Any, manager: Any) -> None:
         samples = by_filter(outcome["samples"][job.name], filters)
         attach(samples, task, job)
         order.attach(samples, task)
-        reads = read(samples, job, asked_again(task, job))
+        reads = read(samples, job, reply_scorer(task, job))
         first, answers = next(iter(samples.values())), read_answers(Path(job.output))
         asked = {number: kept.prompt for number, kept in answers.items() if kept.prompt}
         rows = [
@@ -252,7 +252,7 @@ def evaluate(model: Any, job: BenchmarkJob, task: Any, manager: Any) -> None:
     write_json(output / "result.json", result)
 
 
-def asked_again(task: Any, job: BenchmarkJob) -> Callable[[int, str], float | None]:
+def reply_scorer(task: Any, job: BenchmarkJob) -> Callable[[int, str], float | None]:
     """A function: document index and reply -> the task's own mark in the primary metric."""
     from eval.rules import RULES
     from eval.scores import split_key

@@ -7,7 +7,7 @@ from coincide.store import Artifact, Step
 from launch.jobs import Job
 
 
-def unanswered(job: Job) -> list[tuple[Step, Artifact]]:
+def unanswered_evaluations(job: Job) -> list[tuple[Step, Artifact]]:
     """Finished evaluations of the run with failed judge calls, whose needs are still in the
     store.
     """
@@ -34,7 +34,7 @@ def reopen_unanswered(job: Job) -> None:
 
     With ``dry_run`` it only prints which ones.
     """
-    for step, artifact in unanswered(job):
+    for step, artifact in unanswered_evaluations(job):
         calls = f"{failed_calls(artifact)} judge calls failed"
         if job.cfg.dry_run:
             print(f"{step.folder}: {calls}; a run asks for them again", flush=True)

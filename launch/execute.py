@@ -10,7 +10,7 @@ from typing import Protocol
 
 from coincide.checks.estimate import costs
 from coincide.checks.flops import device_name
-from coincide.checks.needs import check_resume, gather, unmet
+from coincide.checks.needs import check_resume, gather, unmet_requirements
 from coincide.checks.needs import show as show_requirements
 from coincide.errors import PartlyFailed
 from coincide.experiment import Experiment
@@ -154,7 +154,7 @@ def show_dry_run(experiment: Experiment, stages: Sequence[str]) -> None:
     """Print the plan and its estimated cost; or the missing files, if keys cannot be computed
     without them.
     """
-    if unmet([(experiment, stages)]):
+    if unmet_requirements([(experiment, stages)]):
         print(f"{experiment.title}: there is no plan before what is missing here is there.")
         show_requirements(gather([(experiment, stages)]))
     elif stages != ("report",):

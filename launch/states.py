@@ -155,7 +155,7 @@ def _eta(status: Status, usual: Mapping[str, float]) -> float | None:
     return max(guesses, default=None)
 
 
-def remaining(found: Sequence[Status]) -> float | None:
+def remaining_seconds(found: Sequence[Status]) -> float | None:
     """Seconds until the sweep ends at its present pace; None if unknown."""
     usual = usual_seconds(found)
     waiting = [s.task.kind for s in found if s.state == "queued" and s.task.kind != REPORT]
@@ -166,7 +166,7 @@ def remaining(found: Sequence[Status]) -> float | None:
     return total / max(1, len(running))
 
 
-def clock(seconds: float | None) -> str:
+def format_seconds(seconds: float | None) -> str:
     """``seconds`` as ``1-02:03:04``; a dash for None."""
     if seconds is None:
         return "–"

@@ -15,7 +15,7 @@ from rich.table import Table
 from coincide.schema import UserError
 from coincide.terminal.inert import console, guard_terminal, inert
 from launch.cluster import queue
-from launch.states import STATES, clock, remaining, statuses, tail
+from launch.states import STATES, format_seconds, remaining_seconds, statuses, tail
 from launch.sweep import Sweep, Task, open_sweep
 
 LOG_LINES = 15
@@ -28,16 +28,16 @@ def show(sweep: Sweep) -> int:
     for column in ("state", "job", "attempts", "elapsed", "ETA", "why"):
         table.add_column(column, overflow="fold")
     for status in found:
-        elapsed = clock(status.elapsed) if status.attempts else "–"
-        eta = clock(status.eta) if status.state == "running" else ""
+        elapsed = format_seconds(status.elapsed) if status.attempts else "–"
+        eta = format_seconds(status.eta) if status.state == "running" else ""
         name, attempts = status.task.name, str(status.attempts)
         table.add_row(status.state, name, attempts, elapsed, eta, inert(status.why))
     out = console()
     out.print(table)
     counts = Counter(status.state for status in found)
     said = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
-    left = remaining(found)
-    about = f"; about {clock(left)} left" if left is not None else ""
+    left = remaining_seconds(found)
+    about = f"; about {format_seconds(left)} left" if left is not None else ""
     out.print(f"{sweep.id}: {said or 'no jobs'}{about}", style="bold", highlight=False)
     failed = [status.task for status in found if status.state in ("failed", "cancelled")]
     for task in failed:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from coincide.system.processes import dying_with_me
+from coincide.system.processes import preexec_die_with_parent
 from coincide.terminal.inert import guard_terminal
 from launch.sweep import Task
 
@@ -50,7 +50,7 @@ def begin(task: Task, env: dict[str, str], *, job: str | None = None) -> subproc
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            preexec_fn=dying_with_me(),
+            preexec_fn=preexec_die_with_parent(),
         )
     facts = {"host": socket.gethostname(), "pid": process.pid, "supervisor": os.getpid()}
     task.note("start", job=job, **facts)

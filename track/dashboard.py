@@ -16,7 +16,7 @@ from coincide.ledger.files import read_ledger
 from coincide.report.compare import panels
 from coincide.schema import Result, UserError
 from coincide.system.files import write_json
-from track.process import answer, failure, order_and_answers, running, shown, why
+from track.process import answer, failure, one_line, order_and_answers, reason_of, running
 from track.settings import Logger
 from track.sync import marks
 
@@ -44,7 +44,7 @@ def create(logger: Logger, ledger: Path) -> str:
     with running("track.dashboard", order, logger, logger.timeout) as child:
         said = answer(child, logger.timeout)
         if said is None or "failed" in said:
-            reason = shown(said["failed"]) if said else why(child, logger)
+            reason = one_line(said["failed"]) if said else reason_of(child, logger)
             raise UserError(
                 f"the dashboard was not made: {reason}. See `wandb login --verify`; if the report "
                 f"was deleted at wandb, remove {mark}."

@@ -84,17 +84,17 @@ def answer(child: Child, seconds: float) -> dict[str, Any] | None:
     return value
 
 
-def why(child: Child, logger: Logger) -> str:
+def reason_of(child: Child, logger: Logger) -> str:
     """Why there was no answer, without secrets."""
     with suppress(subprocess.TimeoutExpired):
         child.process.wait(timeout=1)
     if child.process.poll() is None:
         return f"no answer within logger.timeout={logger.timeout:g} s"
     lines = child.errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return shown(lines[-1] if lines else f"it ended with status {child.process.returncode}")
+    return one_line(lines[-1] if lines else f"it ended with status {child.process.returncode}")
 
 
-def shown(reason: str) -> str:
+def one_line(reason: str) -> str:
     """A reason on one line, without secrets."""
     return str(redact(" ".join(reason.split())))[:300]
 

@@ -11,7 +11,7 @@ from coincide.schema import Result
 from coincide.terminal.redact import redact
 from track.compared import compare_with_ledger
 from track.records import WandbRun, runs_of
-from track.settings import beside
+from track.settings import is_launch_word
 
 
 def ledger_runs(
@@ -38,7 +38,11 @@ def matches(result: Result, words: Sequence[str], config: Mapping[str, Any]) -> 
     ``config``: the configuration composed from the words. Words about where and how to run are
     ignored.
     """
-    names = (word.lstrip("+~").split("=", 1)[0].split("@")[0] for word in words if not beside(word))
+    names = (
+        word.lstrip("+~").split("=", 1)[0].split("@")[0]
+        for word in words
+        if not is_launch_word(word)
+    )
     return all(_same(_at(result.config, n), redact(_at(config, n))) for n in names)
 
 

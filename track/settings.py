@@ -55,10 +55,10 @@ def group_of(words: Iterable[str]) -> str:
 
     Words about where and how to run are ignored.
     """
-    telling = sorted(word for word in words if not beside(word))
+    telling = sorted(word for word in words if not is_launch_word(word))
     return f"sweep-{digest_of(telling)[:8]}"
 
 
-def beside(word: str) -> bool:
+def is_launch_word(word: str) -> bool:
     """Whether a word of the command line only says where and how to run."""
     return word.startswith("-") or _BESIDE.match(word) is not None

@@ -22,7 +22,7 @@ from filelock import Timeout
 from coincide.system.files import write_json
 from coincide.system.processes import ProcessLock
 from track.contents import with_store_contents
-from track.process import answer, root_of, running, shown, why
+from track.process import answer, one_line, reason_of, root_of, running
 from track.records import VERSION, WandbRun, digest, without_secrets
 from track.settings import LENT, Logger
 
@@ -161,12 +161,12 @@ def _write(orders: Sequence[tuple[WandbRun, Lack]], logger: Logger) -> tuple[lis
         for (run, _), found, seconds in zip(orders, told, deadlines, strict=True):
             said = answer(child, seconds)
             if said is None:
-                raise NotWritten(why(child, logger))
+                raise NotWritten(reason_of(child, logger))
             if "folder" in said:
                 _mark(replace(run, sources=found.sources), logger, said["folder"])
                 in_a_row = 0
                 continue
-            failures.append(shown(said["failed"]))
+            failures.append(one_line(said["failed"]))
             in_a_row += 1
             if in_a_row == 2:
                 raise NotWritten(failures[0])

@@ -68,7 +68,7 @@ def newest_complete(folder: Path, *, check: bool = False) -> TrainingCheckpoint 
     return next((c for c in found if not check or _is_sound(c.path)), None)
 
 
-def damaged_ones(folder: Path, newer_than: TrainingCheckpoint | None) -> list[str]:
+def damaged_checkpoints(folder: Path, newer_than: TrainingCheckpoint | None) -> list[str]:
     """Names of checkpoints newer than ``newer_than`` that have the right sizes but the wrong
     bytes.
     """

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from coincide.system.processes import dying_with_me
+from coincide.system.processes import preexec_die_with_parent
 from coincide.terminal.redact import redact_file
 from train.job import TrainingJob, read_log
 from train.nodes import all_nodes_command
@@ -46,7 +46,7 @@ def launch(
             stderr=subprocess.STDOUT,
             env={**os.environ, **rank_environment(job)},
             start_new_session=True,
-            preexec_fn=dying_with_me(),
+            preexec_fn=preexec_die_with_parent(),
         )
         try:
             code = _follow(process, job, steps)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from coincide.schema import UserError
 from coincide.system.files import write_json
-from coincide.system.processes import dying_with_me
+from coincide.system.processes import preexec_die_with_parent
 from coincide.terminal.inert import guard_terminal
 from train.job import EXIT_ERROR, EXIT_OUT_OF_MEMORY, EXIT_STOPPED, TrainingJob
 from train.launch import kill_group, rank_environment, stop_signals
@@ -43,10 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if here.node == 0:
             write_json(job.launch_file, {"launch": options.launch})
         return serve(job, options.recipe, here, options.launch)
-    return follow(options.recipe)
+    return serve_launches(options.recipe)
 
 
-def follow(recipe: Path) -> int:
+def serve_launches(recipe: Path) -> int:
     """Serve node 0's launches until one ends in anything but lack of memory.
 
     Returns the exit code.
@@ -73,7 +73,7 @@ def serve(job: TrainingJob, recipe: Path, here: Rendezvous, launch: str) -> int:
             stderr=subprocess.STDOUT,
             env={**os.environ, **rank_environment(job)},
             start_new_session=True,
-            preexec_fn=dying_with_me(),
+            preexec_fn=preexec_die_with_parent(),
         )
         try:
             code, lost = _watched(process, watch)

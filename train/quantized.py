@@ -28,7 +28,7 @@ def load_quantized(model_dir: Path, dtype: torch.dtype, device: str) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=kept_whole(model_dir),
+        llm_int8_skip_modules=unquantized_linears(model_dir),
     )
     model: Any
     try:
@@ -50,7 +50,7 @@ def load_quantized(model_dir: Path, dtype: torch.dtype, device: str) -> Any:
     return check_finite(model.eval(), model_dir)
 
 
-def kept_whole(model_dir: Path) -> list[str]:
+def unquantized_linears(model_dir: Path) -> list[str]:
     """Names of the linears that stay unquantized: those outside the language model, and the head.
 
     Reads only the model's configuration.

@@ -57,7 +57,7 @@ def global_batches(
     return shuffled + _cut(np.array(sorted(image[-1] + text[-1])), global_batch)
 
 
-def seeded(seed: int, epoch: int) -> Permute:
+def epoch_permutations(seed: int, epoch: int) -> Permute:
     """The source of permutations for one epoch of a run."""
     return np.random.default_rng((seed, epoch)).permutation
 
@@ -77,7 +77,9 @@ def plan(
     """
     batches: list[list[int]] = []
     for epoch in range(epochs):
-        batches += global_batches(text_only, global_batch, seeded(seed, epoch), group=group)
+        batches += global_batches(
+            text_only, global_batch, epoch_permutations(seed, epoch), group=group
+        )
     return batches[:max_steps]
 
 

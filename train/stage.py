@@ -13,7 +13,13 @@ from coincide.schema import DataSource, ModelSource, UserError
 from coincide.store import Build, Step, is_sealed
 from coincide.store.artifact import SEAL
 from coincide.system.files import sha256_file
-from train.checkpoint import TrainingCheckpoint, contents, damaged_ones, newest_complete, sweep
+from train.checkpoint import (
+    TrainingCheckpoint,
+    contents,
+    damaged_checkpoints,
+    newest_complete,
+    sweep,
+)
 from train.estimate import CHECKPOINTS_AT_ONCE
 from train.job import ADAPTER, LOG, TrainingJob, read_log, write_log
 from train.launch import launch
@@ -131,7 +137,7 @@ def _train(build: Build, job: TrainingJob) -> dict[str, Any]:
             launch(job, build.dir / "recipe.json", steps=steps)
             break
         except OutOfMemory as error:
-            job = smaller(job, error)
+            job = with_smaller_batch(job, error)
         except OSError:
             _expect(build, job, steps)
             raise
@@ -182,7 +188,7 @@ def _prepare(job: TrainingJob) -> TrainingJob:
     found = newest_complete(job.checkpoints, check=True)
     if found is not None:
         found.check_layout(job.world_size, job.recipe.zero_stage)
-    damaged = damaged_ones(job.checkpoints, newer_than=found)
+    damaged = damaged_checkpoints(job.checkpoints, newer_than=found)
     broken = sweep(job.checkpoints, found)
     _announce(found, broken, damaged)
     write_log(job.log, _logged(job, found) if found else [])
@@ -207,7 +213,7 @@ def _announce(found: TrainingCheckpoint | None, broken: list[str], damaged: list
         print(f"train: resumed at step {found.step:,} ({found.path.name})", flush=True)
 
 
-def smaller(job: TrainingJob, error: OutOfMemory) -> TrainingJob:
+def with_smaller_batch(job: TrainingJob, error: OutOfMemory) -> TrainingJob:
     """The same job with at most half the micro-batch and the same global batch.
 
     Raises UserError, quoting ``error``, if no smaller micro-batch divides the global batch.

@@ -98,7 +98,7 @@ def _learn(
     usable = usable_rows(folders) & np.isfinite(features).all(axis=1)
     usable[list(dataset.dropped)] = False
     rows = np.flatnonzero(usable)
-    batches = [batch for epoch in range(need.epochs) for batch in cut(rows, need, epoch)]
+    batches = [batch for epoch in range(need.epochs) for batch in epoch_batches(rows, need, epoch)]
     checkpointing = recipe is not None and recipe.gradient_checkpointing
     learner = _learner(folder, features, need, processor.tokenizer.pad_token_id, checkpointing)
     state = build.dir / STATE
@@ -265,7 +265,7 @@ def checkpoint_layers(network: Any) -> None:
             module.training = True
 
 
-def cut(rows: np.ndarray, need: Difficulty, epoch: int) -> list[np.ndarray]:
+def epoch_batches(rows: np.ndarray, need: Difficulty, epoch: int) -> list[np.ndarray]:
     """The batches of one epoch: ``rows`` shuffled by seed and epoch."""
     shuffled = np.random.default_rng((need.seed, epoch)).permutation(rows)
     return [shuffled[at : at + need.batch] for at in range(0, len(rows), need.batch)]

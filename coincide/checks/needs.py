@@ -68,14 +68,14 @@ def check_resume(experiment: Experiment) -> None:
         raise UserError(f"{found.name}: {found.found}. {found.remedy}")
 
 
-def unmet(asked: ExperimentStages) -> GroupRequirements:
+def unmet_requirements(asked: ExperimentStages) -> GroupRequirements:
     """The requirements that are not met and without which the runs cannot start."""
     return [(group, r) for group, r in gather(asked) if not r.met and r.fatal]
 
 
 def refuse_unmet(asked: ExperimentStages) -> None:
     """Raise :class:`UserError` naming everything that is missing, before anything runs."""
-    missing = unmet(asked)
+    missing = unmet_requirements(asked)
     if missing:
         lines = [f"  {group}: {r.name}: {r.found}" for group, r in missing]
         remedies = _remedies(missing)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from coincide.data.images import CorruptImage, MissingImage, decode
 from coincide.data.listing import missing_files
-from coincide.system.processes import dying_with_me
+from coincide.system.processes import preexec_die_with_parent
 from coincide.terminal.progress import bar
 
 CHUNK = 64
@@ -121,7 +121,7 @@ class _Worker:
             text=True,
             encoding="utf-8",
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, PATHS))},
-            preexec_fn=dying_with_me(),
+            preexec_fn=preexec_die_with_parent(),
         )
 
     def ask(self, names: Sequence[str]) -> list[Finding]:

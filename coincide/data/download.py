@@ -103,7 +103,7 @@ def download(item: Download, target: Path, *, pause: Callable[[float], None] = t
             try:
                 return _Transfer(item, url, target, session).run(pause)
             except DownloadRefused as error:
-                reasons.append(f"  {shown(url)}: {error}")
+                reasons.append(f"  {redact_url(url)}: {error}")
     raise UserError(
         f"{item.name} cannot be downloaded:\n" + "\n".join(reasons) + "\nRun the command again "
         f"later (it resumes), or put the file at {target} yourself."
@@ -124,7 +124,7 @@ def _address_hash(url: str) -> str:
     return hashlib.sha256(url.encode()).hexdigest()
 
 
-def shown(url: str) -> str:
+def redact_url(url: str) -> str:
     """``url`` for a message: without user, password and query, which may be secret."""
     parts = urlsplit(address(url))
     host = parts.hostname or ""

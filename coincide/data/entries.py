@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from coincide.data.filekind import decoded, foreign, unpacked
+from coincide.data.filekind import decode_text, known_format, unpacked
 from coincide.data.report import FIRST
 from coincide.data.rows import scan
 from coincide.schema import UserError
@@ -73,7 +73,7 @@ def read_entries(path: Path) -> Entries:
         return _of_parquet(data, path)
     if data[:1] == b"\x80":
         raise UserError(f"{path}: got a pickle, which may run code when opened. {TAKES}")
-    if what := foreign(data[:512]):
+    if what := known_format(data[:512]):
         raise UserError(f"{path} is {what}. {TAKES}")
     return _of_text(_decode(data, path), path)
 
@@ -201,7 +201,7 @@ def _integer(value: Any, path: Path) -> int:
 
 def _decode(data: bytes, path: Path) -> str:
     try:
-        return decoded(data, path)
+        return decode_text(data, path)
     except UserError as error:
         raise UserError(f"{error} {TAKES}") from None
 
@@ -341,7 +341,7 @@ def _of_words(words: list[str]) -> Entries:
     return Entries("numbers", list(map(int, words))) if _numeric(words) else Entries("ids", words)
 
 
-def first(values: Sequence[Any]) -> str:
+def first_ten(values: Sequence[Any]) -> str:
     """The first ten values, for a message."""
     more = ", ..." if len(values) > FIRST else ""
     return ", ".join(ascii(value) for value in values[:FIRST]) + more

@@ -70,11 +70,11 @@ def foreign_format(path: Path, head: bytes) -> UserError | None:
     """The error for a file that begins with ``head``, if that is a known format that is not
     read.
     """
-    what = foreign(head)
+    what = known_format(head)
     return UserError(f"{path} is {what}. Read are {READ}.") if what else None
 
 
-def foreign(head: bytes) -> str:
+def known_format(head: bytes) -> str:
     """What a file that begins with ``head`` is, if that is a known format that is no text or table;
     else empty.
     """
@@ -85,7 +85,7 @@ def foreign(head: bytes) -> str:
     return "an HTML or XML page, probably a failed download" if page else ""
 
 
-def decoded(data: bytes, path: Path) -> str:
+def decode_text(data: bytes, path: Path) -> str:
     """``data`` as text, in UTF-8, UTF-16 or UTF-32. Raises :class:`UserError` if it is in none."""
     coding = next((name for mark, name in MARKS if data.startswith(mark)), _without_mark(data))
     try:

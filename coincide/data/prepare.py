@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 
 from filelock import Timeout
 
-from coincide.data.download import Download, disk_error, download, shown
+from coincide.data.download import Download, disk_error, download, redact_url
 from coincide.data.listing import missing_files
 from coincide.data.presence import WORK, count_files, gigabytes, look_at_download, mark, space
 from coincide.data.report import by_source
@@ -65,7 +65,7 @@ def prepare(source: DataSource) -> None:
     print(f"{source.name} in {root.absolute()}")
     for item in source.downloads:
         seen = look_at_download(root, item)
-        where = "" if seen.whole else f"; from {shown(item.url)}"
+        where = "" if seen.whole else f"; from {redact_url(item.url)}"
         print(f"  {item.name:<12} {'there' if seen.whole else 'fetch':<6} {seen.found}{where}")
     _check_space(root, source.downloads)
     for item in source.downloads:

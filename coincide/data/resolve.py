@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from coincide.data.convert import to_llava
-from coincide.data.entries import TAKES, Entries, first, read_entries
+from coincide.data.entries import TAKES, Entries, first_ten, read_entries
 from coincide.data.fault import BadRow
 from coincide.data.parse import IMAGE, parse
 from coincide.schema import Example, UserError
@@ -87,7 +87,7 @@ def _refuse_ambiguous(numbers: Sequence[int], examples: Sequence[Example], path:
     elsewhere = rows_of.get(str(shown))
     also = f"the id of row {elsewhere[0]}" if elsewhere else "no id of the dataset"
     raise UserError(
-        f"{path}: {len(numbers):,} integers ({first(numbers)}), and the dataset's own ids are "
+        f"{path}: {len(numbers):,} integers ({first_ten(numbers)}), and the dataset's own ids are "
         f"integers: {shown} is row {shown} or the id {shown} ({also}). Say which is meant: "
         "method.by=row or method.by=id. An .npy of integers is row indices, a list of strings is "
         "ids."
@@ -177,7 +177,7 @@ def _rows_of_records(
     if retold:
         print(
             f"{path}: {len(retold):,} entries say their row, found by its id, in other words than "
-            f"the dataset, whose words are taken: {first(retold)}",
+            f"the dataset, whose words are taken: {first_ten(retold)}",
             flush=True,
         )
     return rows
@@ -212,7 +212,7 @@ def _parsed(records: Sequence[Mapping[str, Any]], path: Path) -> list[Example]:
         reasons = "; ".join(sorted({str(fault) for _, fault in wrong})[:3])
         raise UserError(
             f"{path}: {len(wrong):,} entries that are no LLaVA rows nor messages: "
-            f"{first([number for number, _ in wrong])} ({reasons}). {TAKES}"
+            f"{first_ten([number for number, _ in wrong])} ({reasons}). {TAKES}"
         )
     return found
 
@@ -267,4 +267,4 @@ def check_rows(rows: Sequence[int], size: int, where: str) -> None:
 def refuse(found: Sequence[Any], what: str, where: Path | str) -> None:
     """Raise :class:`UserError` naming the first ten of ``found``, if there are any."""
     if found:
-        raise UserError(f"{where}: {len(found):,} {what}: {first(found)}.")
+        raise UserError(f"{where}: {len(found):,} {what}: {first_ten(found)}.")

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coincide.store import DamagedArtifact, located, open_artifact
+from coincide.store import DamagedArtifact, find_recorded, open_artifact
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +45,7 @@ class ArtifactShelf:
         parts = [part for part in recorded.split("/") if part][-2:]
         if self.root is None or len(parts) < 2 or not all(map(_is_name, parts)):
             return None
-        return located(self.root, recorded)
+        return find_recorded(self.root, recorded)
 
     def found(self, recorded: Mapping[str, str]) -> dict[str, Path]:
         """Those of ``recorded`` (any name -> ``<kind>/<name>-<hex>``) that are there, as absolute

@@ -18,7 +18,7 @@ from typing import Any
 from coincide.ledger.packed import ENDING, unpack
 from coincide.schema import Cost, Result, Score, UserError
 from coincide.system import disk
-from coincide.system.files import canonical, digest_of, sweep, write_json
+from coincide.system.files import canonical, digest_of, remove_temporary, write_json
 from coincide.terminal.inert import printable
 from coincide.terminal.redact import redact
 
@@ -67,7 +67,7 @@ def write_result(folder: Path, result: Result) -> Path:
     record = _redacted(asdict(result))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        sweep(folder)
+        remove_temporary(folder)
         write_json(path, {**record, SEAL: digest_of(record)})
     except OSError as error:
         remedy = "Set paths.ledger to another folder: everything is in the store already."

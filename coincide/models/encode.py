@@ -20,7 +20,7 @@ import torch
 
 from coincide.data.images import BadImage, load_image
 from coincide.models.chat import cut_before, encode_turns
-from coincide.models.squares import bounded
+from coincide.models.squares import shrink_large
 from coincide.models.template import IMAGE, Segment, Template, prompt, render
 from coincide.schema import Dataset, Example, Turn, UserError
 
@@ -139,7 +139,7 @@ def encode_prompt(
 
     ``prepared``: pixels of pictures by their content, for prompts that share some; filled here.
     """
-    pictures = [bounded(image, processor) for image in pictures]
+    pictures = [shrink_large(image, processor) for image in pictures]
     if template.of_processor:
         return _chat(turns, pictures, processor, sys.maxsize, "prompt", asking=True)
     known = {} if prepared is None else prepared
@@ -276,7 +276,7 @@ def picture(example: Example, dataset: Dataset, name: str, processor: Any) -> Im
     from PIL import Image
 
     try:
-        return bounded(load_image(dataset.image_root, name), processor)
+        return shrink_large(load_image(dataset.image_root, name), processor)
     except BadImage as error:
         if example.row not in dataset.blank_images:
             raise type(error)(f"row {example.row}: {error}") from error

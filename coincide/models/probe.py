@@ -54,7 +54,7 @@ class Prober:
     _reserved: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        self._reserved = reserved(self.processor)
+        self._reserved = reserved_tokens(self.processor)
 
     def __call__(self, turns: Sequence[Turn], sizes: Sequence[ImageSize]) -> ProbeVerdict | None:
         """The verdict on a row with pictures of ``sizes``; None if it can be used."""
@@ -137,7 +137,7 @@ def nothing_to_learn(turns: Sequence[Turn]) -> ProbeVerdict | None:
     return None
 
 
-def reserved(processor: Any) -> frozenset[str]:
+def reserved_tokens(processor: Any) -> frozenset[str]:
     """The processor's special tokens, which have their meaning wherever they are written."""
     own = (getattr(processor, f"{kind}_token", None) for kind in ("image", "video", "audio"))
     added = processor.tokenizer.added_tokens_decoder.values()

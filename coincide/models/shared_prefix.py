@@ -6,7 +6,7 @@ opening, the picture and its tokens run once, their cache is repeated for every 
 with them, and only the rest of each prompt runs. Padding stands on the left, also between a prefix
 and the rest; positions are counted over the tokens that are no padding. Decoders that keep less
 than every key (sliding windows that the sequence exceeds, linear attention, convolutions) see such
-padding; for them :func:`bears_padding` is false and all rows of a batch must be of equal length.
+padding; for them :func:`tolerates_padding` is false and all rows of a batch must be equally long.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def step(network: Any, behind: Cached, tokens: torch.Tensor) -> Cached:
     return _continued(network, behind, ids, torch.ones_like(ids))
 
 
-def alone(network: Any, row: Encoded, pad_id: int) -> torch.Tensor:
+def uncached_logits(network: Any, row: Encoded, pad_id: int) -> torch.Tensor:
     """Logits [vocabulary] of the token after ``row``, from the model without a cache."""
     found = network(**_inputs(network, [row], pad_id), use_cache=False)
     return _last(found)[0]
@@ -156,7 +156,7 @@ def new_cache(network: Any) -> Any:
     return DynamicCache(config=network.config.get_text_config(decoder=True))
 
 
-def bears_padding(network: Any, length: int) -> bool:
+def tolerates_padding(network: Any, length: int) -> bool:
     """Whether padding between a prefix and the rest leaves the other tokens of sequences of up to
     ``length`` tokens, padding included, as they are.
 

@@ -19,7 +19,7 @@ STRIP = 256
 """Rows of a strip."""
 
 
-def bounded(picture: Image, processor: Any) -> Image:
+def shrink_large(picture: Image, processor: Any) -> Image:
     """``picture`` (RGB); a large one is padded to a square and shrunk as the processor would do.
 
     The processor leaves the result unchanged. Pictures that it does not pad are returned as they
@@ -31,7 +31,7 @@ def bounded(picture: Image, processor: Any) -> Image:
         return picture
     mean = images.image_mean
     colour = tuple(int(255 * value) for value in mean) if mean else (0, 0, 0)
-    return squared(picture, side, colour, images.resample)
+    return pad_and_resize(picture, side, colour, images.resample)
 
 
 def _side(images: Any) -> int | None:
@@ -44,7 +44,7 @@ def _side(images: Any) -> int | None:
     return int(side) if pads and images.do_resize and plain and side and resamples else None
 
 
-def squared(picture: Image, side: int, colour: tuple[int, ...], resample: int) -> Image:
+def pad_and_resize(picture: Image, side: int, colour: tuple[int, ...], resample: int) -> Image:
     """``picture`` centred in a square of its longer side filled with ``colour``, resized.
 
     The result is ``side`` x ``side``, by Pillow's filter ``resample``.

@@ -47,11 +47,11 @@ def read_rows(x: np.ndarray, start: int, stop: int) -> np.ndarray:
     rows = x[start:stop]
     if isinstance(x, np.ndarray):  # of others a slice is a copy
         rows = np.array(rows)
-    release(x)
+    release_pages(x)
     return rows
 
 
-def release(x: np.ndarray) -> None:
+def release_pages(x: np.ndarray) -> None:
     """Give the resident pages of a memory-mapped ``x`` back to the operating system."""
     if isinstance(x, Releasable):
         x.release()

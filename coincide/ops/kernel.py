@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from coincide.ops.products import products, wide
+from coincide.ops.products import as_float64, products
 
 BLOCK_ROWS = 1024
 """Rows and columns of the kernel that are computed at once."""
@@ -20,7 +20,7 @@ def kernel_block(a: np.ndarray, b: np.ndarray, gamma: float) -> np.ndarray:
     """Gaussian kernel between the rows of ``a`` [m, D] and ``b`` [n, D]: float64 [m, n]."""
     if not gamma > 0:
         raise ValueError(f"got gamma {gamma}; expected a kernel width above 0 (the paper: 1.0)")
-    a, b = wide(a), wide(b)
+    a, b = as_float64(a), as_float64(b)
     return kernel_of(products(a, b), squared_lengths(a), squared_lengths(b), gamma)
 
 
@@ -67,7 +67,7 @@ def kernel_row_sums(
     """
     sums = np.full(len(x), float(include_diagonal))
     for i in range(0, len(x), block_rows):
-        rows = wide(x[i : i + block_rows])
+        rows = as_float64(x[i : i + block_rows])
         for j in range(i, len(x), block_rows):
             block = kernel_block(rows, rows if i == j else x[j : j + block_rows], gamma)
             if i == j:

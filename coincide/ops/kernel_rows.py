@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from coincide.ops.kernel import BLOCK_ROWS, kernel_of, squared_lengths
-from coincide.ops.products import products, wide
+from coincide.ops.products import as_float64, products
 
 AHEAD = 16
 """Kernel rows that are computed together."""
@@ -34,7 +34,7 @@ class KernelRows:
         self.sketch = Sketch(x, gamma)
         self.lengths = np.empty(len(mean))
         for j in range(0, len(x), BLOCK_ROWS):
-            self.lengths[j : j + BLOCK_ROWS] = squared_lengths(wide(x[j : j + BLOCK_ROWS]))
+            self.lengths[j : j + BLOCK_ROWS] = squared_lengths(as_float64(x[j : j + BLOCK_ROWS]))
         self.mean = mean.astype(np.float32)
         self.to_subset = np.zeros(len(mean), np.float32)
         self.taken = 0
@@ -72,10 +72,10 @@ class KernelRows:
         return guessed
 
     def _compute(self, rows: list[int]) -> None:
-        places, queries = self._free(len(rows)), wide(self.x[rows])
+        places, queries = self._free(len(rows)), as_float64(self.x[rows])
         for j in range(0, len(self.x), BLOCK_ROWS):
             here = slice(j, j + BLOCK_ROWS)
-            block = products(queries, wide(self.x[here]))
+            block = products(queries, as_float64(self.x[here]))
             block = kernel_of(block, self.lengths[rows], self.lengths[here], self.gamma)
             self.table[places, here] = block
         self.place.update(zip(rows, places, strict=True))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def wide(x: np.ndarray) -> np.ndarray:
+def as_float64(x: np.ndarray) -> np.ndarray:
     """``x`` as float64; no copy if it is already."""
     if x.dtype == np.float64:
         return np.asarray(x)

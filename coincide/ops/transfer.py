@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from coincide.ops.products import products, wide
+from coincide.ops.products import as_float64, products
 from coincide.ops.threads import map_threads
 
 Modality = Literal["language", "all"]
@@ -73,9 +73,9 @@ def _check(width: int, layers: int, modality: str) -> None:
 def _columns(centroids: np.ndarray, layers: int, modality: Modality) -> np.ndarray:
     """float64 [K, D] or, of the language halves, [K, D / 2]."""
     if modality == "all":
-        return wide(centroids)
+        return as_float64(centroids)
     halves = np.reshape(centroids, (len(centroids), layers, 2, -1))
-    return wide(halves[:, :, 1].reshape(len(centroids), -1))
+    return as_float64(halves[:, :, 1].reshape(len(centroids), -1))
 
 
 def _unit_rows(x: np.ndarray) -> np.ndarray:

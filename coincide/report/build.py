@@ -18,7 +18,7 @@ from coincide.report.scoring import STRICT
 from coincide.schema import Result
 from coincide.store import Store
 from coincide.system import disk
-from coincide.system.files import sweep, write_atomic
+from coincide.system.files import remove_temporary, write_atomic
 
 
 def build_report(
@@ -51,7 +51,7 @@ def build_report(
     paths = {ending: folder / f"{name}.{ending}" for ending in texts}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        sweep(folder)
+        remove_temporary(folder)
         for ending, text in texts.items():
             write_atomic(paths[ending], lambda path, t=text: _put(path, t))  # type: ignore[misc]
     except OSError as error:

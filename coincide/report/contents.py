@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from coincide.report.records import Note
-from coincide.report.settings import flat
+from coincide.report.settings import flatten
 from coincide.schema import Result
 from coincide.system.files import canonical
 
@@ -97,8 +97,8 @@ def _unrecorded(mine: Sequence[Result]) -> list[Note]:
 
 def _from(mine: Sequence[Result], others: Sequence[Result], part: str) -> str:
     """`` (annotations=a.json)``: fields in which configurations with the same name differ."""
-    fields = [flat(_config(result, part)) for result in others]
-    ours = flat(_config(mine[0], part))
+    fields = [flatten(_config(result, part)) for result in others]
+    ours = flatten(_config(mine[0], part))
     differing = sorted(
         name
         for name in ours

@@ -87,7 +87,7 @@ def limits(
     return low - margin, high + margin
 
 
-def shown(label: str) -> str:
+def short_label(label: str) -> str:
     """At most 28 characters of a label, its beginning and end; the table has all of it."""
     return label if len(label) <= 28 else f"{label[:13]}…{label[-14:]}"
 

@@ -17,7 +17,7 @@ from coincide.report.figure import (
     Series,
     legend,
     limits,
-    shown,
+    short_label,
     svg,
 )
 from coincide.report.records import FULL, Panel, PanelRow
@@ -63,7 +63,7 @@ def _grid(
         found = [row.scores.get(name) for row in rows]
         if single:
             axes.set_xlim(limits(found, whole, least=_error(rows, name)))
-        axes.set_title(shown(name), fontsize=10, loc="left", fontweight="bold")
+        axes.set_title(short_label(name), fontsize=10, loc="left", fontweight="bold")
         axes.grid(axis="x" if single else "y", color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.tick_params(labelsize=8.5)
@@ -100,7 +100,7 @@ def _by_row(axes: Axes, rows: Sequence[PanelRow], name: str, places: Series) -> 
             [value.mean], [y], color=CODES[place % len(CODES)], markersize=5.5,
             marker=MARKERS[place % len(MARKERS)],
         )  # fmt: skip
-    axes.set_yticks(range(len(rows)), [shown(row.label) for row in rows[::-1]])
+    axes.set_yticks(range(len(rows)), [short_label(row.label) for row in rows[::-1]])
     axes.set_ylim(-0.7, len(rows) - 0.3)
 
 
@@ -114,8 +114,8 @@ def _by_budget(axes: Axes, rows: Sequence[PanelRow], name: str, places: Series) 
         place = places[label]
         axes.plot(
             [100 * row.budget for row in mine], [row.scores[name].mean for row in mine],
-            color=CODES[place % len(CODES)], linewidth=1.3, markersize=3.8, label=shown(label),
-            marker=MARKERS[place % len(MARKERS)],
+            color=CODES[place % len(CODES)], linewidth=1.3, markersize=3.8,
+            label=short_label(label), marker=MARKERS[place % len(MARKERS)],
             linestyle=DASHES[place // len(CODES) % len(DASHES)],
         )  # fmt: skip
     if budgets[-1] > 5 * budgets[0]:
@@ -176,7 +176,7 @@ def _point(axes: Axes, x: float, row: PanelRow, places: Series, *, on_front: boo
     axes.plot(
         [x], [value.mean], color=color, marker=MARKERS[place % len(MARKERS)], linestyle="none",
         markersize=6.5, markeredgewidth=1.3, markerfacecolor=color if on_front else PAPER,
-        label=shown(row.label),
+        label=short_label(row.label),
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import chain
 
 from coincide.report.records import FULL, Note, PanelRow
-from coincide.report.statistics import spread, t_quantile
+from coincide.report.statistics import t_quantile, variance_of_mean
 
 LEAST = 3
 """With fewer rows the pooled deviation means little."""
@@ -33,7 +33,7 @@ def least_difference(runs: Sequence[Sequence[float]]) -> tuple[float, float, int
     """Pooled standard deviation over seeds, least significant difference, and n (the fewest
     seeds).
     """
-    squares = [len(v) * (len(v) - 1) * (spread(v).variance or 0.0) for v in runs]
+    squares = [len(v) * (len(v) - 1) * (variance_of_mean(v).variance or 0.0) for v in runs]
     freedom = sum(len(v) - 1 for v in runs)
     deviation = math.sqrt(math.fsum(squares) / freedom)
     seeds = min(map(len, runs))

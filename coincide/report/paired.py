@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from coincide.ops.resample import group_units
-from coincide.report.statistics import Spread, freedom, half_width, spread, t_quantile
+from coincide.report.statistics import Spread, freedom, half_width, t_quantile, variance_of_mean
 
 TIMES = 2000
 """Number of replicates: the ends of a 95 % interval then vary by a few per cent of its width."""
@@ -193,7 +193,7 @@ def _of_rows(
     """
     drawn, parts = [], []
     for group in map(list, groups):
-        mine = spread(points[group].tolist())
+        mine = variance_of_mean(points[group].tolist())
         share = _share_of_seeds(runs[:, group], points[group])
         noise = seeds[:, group] @ points[group]
         drawn.append(runs[:, group].mean(axis=1) + np.sqrt(share) * noise)
@@ -244,7 +244,7 @@ def _interval(
 
 def welch(first: Sequence[float], second: Sequence[float]) -> Difference | None:
     """The difference from the seeds' values alone (Welch 1947); None with a single seed."""
-    half = half_width([spread(first), spread(second)])
+    half = half_width([variance_of_mean(first), variance_of_mean(second)])
     if half is None:
         return None
     mean = float(np.mean(first) - np.mean(second))

@@ -176,7 +176,7 @@ def _sampled(
     runs = [run for i in rows for run in panel.rows[i].runs]
     for name in columns:
         of_runs = [numbers for file in files for numbers in file[name]]
-        one = aligned(of_runs)
+        one = shared_samples(of_runs)
         if one is None:
             unfit.append(f"{name} {LEFT_OUT}: the runs have no sample in common")
             continue
@@ -202,7 +202,7 @@ def _differing(ours: np.ndarray, printed: Sequence[float]) -> int | None:
     return None
 
 
-def aligned(runs: Sequence[Numbers]) -> Sampled | None:
+def shared_samples(runs: Sequence[Numbers]) -> Sampled | None:
     """The samples that all of ``runs`` have scored, summed by unit; None if there are none."""
     shared = runs[0]["doc_id"]
     for numbers in runs[1:]:
@@ -211,7 +211,9 @@ def aligned(runs: Sequence[Numbers]) -> Sampled | None:
         return None
     places = [np.flatnonzero(np.isin(numbers["doc_id"], shared)) for numbers in runs]
     stratum = runs[0]["stratum"][places[0]]
-    unit = coarsest([numbers["unit"][place] for numbers, place in zip(runs, places, strict=True)])
+    unit = coarsest_units(
+        [numbers["unit"][place] for numbers, place in zip(runs, places, strict=True)]
+    )
     keys = np.char.add(np.char.add(stratum, "\n"), unit)
     _, start, inverse = np.unique(keys, return_index=True, return_inverse=True)
     _, strata = np.unique(stratum[start], return_inverse=True)
@@ -224,7 +226,7 @@ def aligned(runs: Sequence[Numbers]) -> Sampled | None:
     return Sampled(parts["num"], parts["den"], strata, units)
 
 
-def coarsest(units: Sequence[np.ndarray]) -> np.ndarray:
+def coarsest_units(units: Sequence[np.ndarray]) -> np.ndarray:
     """The coarsest of the units [n] that different runs recorded for the same samples.
 
     A run from before units were recorded has one unit per sample; what belongs together does not

@@ -127,7 +127,9 @@ def _from_parquet(path: Path, documents: Mapping[int, Mapping[str, Any]]) -> dic
         records = file.read_row_group(group, columns).take(places).to_pylist()
         for place, record in zip(places, records, strict=True):
             for number in numbers[str(ids[place])]:
-                picture = decoded(record[column]) if _same(record, documents[number]) else None
+                picture = (
+                    decode_stored(record[column]) if _same(record, documents[number]) else None
+                )
                 if picture is not None:
                     found.setdefault(number, picture)
     return found
@@ -140,7 +142,7 @@ def _same(record: Mapping[str, Any], sample: Mapping[str, Any]) -> bool:
     return not isinstance(question, str) or "".join(question.split()) in asked
 
 
-def decoded(value: Any) -> Image.Image | None:
+def decode_stored(value: Any) -> Image.Image | None:
     """A picture as stored in parquet files: bytes, ``{"bytes": ...}``, or a list of these; else
     None.
     """

@@ -17,7 +17,7 @@ from coincide.report.figure import (
     Series,
     legend,
     limits,
-    shown,
+    short_label,
     svg,
 )
 from coincide.report.records import FULL, Panel, PanelRow
@@ -84,7 +84,7 @@ def _points(axes: Axes, x: Sequence[float], rows: Sequence[PanelRow], place: int
     axes.plot(
         x, [value.mean for value in found], color=color, linewidth=1.8,
         marker=MARKERS[place % len(MARKERS)], markersize=5.5,
-        linestyle=DASHES[place // len(CODES) % len(DASHES)], label=shown(rows[0].label),
+        linestyle=DASHES[place // len(CODES) % len(DASHES)], label=short_label(rows[0].label),
     )  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def _by_method(figure: Figure, rows: Sequence[PanelRow], places: Series) -> None
             ha="center", fontsize=9, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.4},
         )  # fmt: skip
     axes.axvline(100, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=2)
-    axes.set_yticks(range(len(rows)), [shown(row.label) for row in rows[::-1]])
+    axes.set_yticks(range(len(rows)), [short_label(row.label) for row in rows[::-1]])
     low, high = _limits(rows)
     axes.set(ylim=(-0.6, len(rows) - 0.3), xlim=(low, high), xlabel="Rel. (%); dashed: full data")
     axes.grid(axis="x", color=GRID, linewidth=0.8)
@@ -154,11 +154,11 @@ def _stacked(figure: Figure, panel: Panel, sources: Sequence[str], rest: Sequenc
 
     for i, source in enumerate(sources):
         place, turn = i % len(CODES), i // len(CODES)
-        add([source], shown(source), CODES[place], HATCHES[turn])
+        add([source], short_label(source), CODES[place], HATCHES[turn])
     if rest:
         add(rest, f"{len(rest)} smaller sources", GRID, "")
     axes.set_yticks(
-        range(len(rows)), [f"{shown(row.label)}, {percent(row.budget)}" for row in rows]
+        range(len(rows)), [f"{short_label(row.label)}, {percent(row.budget)}" for row in rows]
     )
     axes.set(xlabel="share of the subset (%)", xlim=(0, 100), ylim=(-0.6, len(rows) - 0.4))
     axes.tick_params(axis="y", length=0)

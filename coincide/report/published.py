@@ -121,7 +121,7 @@ class PublishedTable:
             return "not published"
         if not self.prints(benchmark, metric, protocol):
             return "published in another metric or of the whole split alone"
-        theirs, ours = protocols()[benchmark], stated(protocol)
+        theirs, ours = protocols()[benchmark], protocol_fields(protocol)
         wrong = [name for name in FIELDS if not _agree(name, theirs[name], ours.get(name, ""))]
         if "lenient" in protocol and not wrong:
             return "ours is a lenient reading"
@@ -163,7 +163,7 @@ def protocol_of(benchmark: str) -> str:
     return "; ".join(f"{name}={line[name]}" for name in FIELDS if line[name])
 
 
-def stated(protocol: str) -> dict[str, str]:
+def protocol_fields(protocol: str) -> dict[str, str]:
     """Field -> value of a protocol in one line.
 
     A part without ``=`` belongs to the field before it.

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from coincide.schema import Result
-from coincide.system.files import canonical, plain
+from coincide.system.files import canonical, normalise_numbers
 
 COMPARED = ("data", "method", "reference", "clip", "vision", "sentence", "target", "train", "eval")
 """Config groups that can change an answer; budget and seed have columns of their own."""
@@ -64,7 +64,7 @@ def identity(result: Result) -> str:
     """
     names = [result.method, result.variant, result.reference, result.k]
     fields = {k: v for k, v in setting(result).items() if v is not None}
-    return canonical([*names, plain(fields), dict(result.contents)])
+    return canonical([*names, normalise_numbers(fields), dict(result.contents)])
 
 
 def naming(fields: Setting, run: Result) -> Setting:
@@ -122,7 +122,7 @@ def short_names(settings: Sequence[Setting]) -> tuple[list[str], str]:
     return rare, said({n: json.loads(value) for n, value in usual.items()}, list(usual))
 
 
-def flat(value: Mapping[str, Any]) -> dict[str, Any]:
+def flatten(value: Mapping[str, Any]) -> dict[str, Any]:
     """Nested mapping -> dotted field -> value."""
     return {k: v for name, item in value.items() for k, v in _flat(item, name)}
 
@@ -164,7 +164,7 @@ def _flat(value: Any, prefix: str) -> Iterable[tuple[str, Any]]:
 
 def _said(value: Any) -> str:
     """``value`` for a comparison, in which ``1`` and ``1.0`` are the same."""
-    return canonical(plain(value))
+    return canonical(normalise_numbers(value))
 
 
 def _brief(value: Any) -> str:

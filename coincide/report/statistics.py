@@ -63,13 +63,13 @@ def estimate(values: Sequence[float], level: float = LEVEL) -> Estimate:
     deviation.
     """
     mean = math.fsum(values) / len(values)
-    half = half_width([spread(values)], level)
+    half = half_width([variance_of_mean(values)], level)
     if half is None:
         return Estimate(mean, None, None, tuple(values))
     return Estimate(mean, mean - half, mean + half, tuple(values))
 
 
-def spread(values: Sequence[float]) -> Spread:
+def variance_of_mean(values: Sequence[float]) -> Spread:
     """Variance of the mean of ``values``: s² / n, with n - 1 degrees of freedom."""
     n = len(values)
     if n < 2:
@@ -162,7 +162,7 @@ def relative(
         for one in full
     ]
     # the two sources of seed noise are independent: their variances add
-    parts = [spread(values), *([] if full_is_exact else [spread(pulled)])]
+    parts = [variance_of_mean(values), *([] if full_is_exact else [variance_of_mean(pulled)])]
     half, mean = half_width(parts), _mean_of(values)
     low, high = (None, None) if half is None else (mean - half, mean + half)
     missing = "" if half is not None else _no_interval(len(runs), len(full))

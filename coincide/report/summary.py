@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from coincide.ledger.files import presentable
 from coincide.report.compare import panels
-from coincide.report.tables import brief, lines
+from coincide.report.tables import lines, terminal_cells
 from coincide.schema import Result
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def summary_tables(results: Sequence[Result]) -> list[Table]:
     found = []
     for panel in panels([presentable(result) for result in results]):
         table = Table(title=Text(panel.title), title_justify="left", box=None, pad_edge=False)
-        shown = [brief(panel, line) for line in lines(panel)]
+        shown = [terminal_cells(panel, line) for line in lines(panel)]
         for i, name in enumerate(shown[0]):
             table.add_column(Text(name), justify="left" if i == 0 else "right")
         for row in shown:

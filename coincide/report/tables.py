@@ -90,7 +90,7 @@ def header(panel: Panel) -> list[str]:
     ]  # fmt: skip
 
 
-def brief(panel: Panel, line: Line) -> dict[str, str]:
+def terminal_cells(panel: Panel, line: Line) -> dict[str, str]:
     """Column head -> cell, as many as fit a terminal: Rel. with interval, scores without."""
     row = line.row
     zoo = {"rel_zoo": "published = 100"} if "rel_zoo" in rel_kinds(panel) else {}

@@ -19,7 +19,7 @@ from coincide.features.extract import Extraction, signal_step
 from coincide.protocols import HasDtype
 from coincide.schema import Dataset, DataSource, ModelSource, Signal
 from coincide.store import Build, Step
-from coincide.store.artifact import located, open_artifact
+from coincide.store.artifact import find_recorded, open_artifact
 
 if TYPE_CHECKING:
     from coincide.experiment import Experiment
@@ -61,7 +61,9 @@ class SubsetRows:
     def open(self, artifact: Path) -> Dataset:
         """The dataset of the subset artifact in ``artifact``, whose store also holds the data."""
         found = open_artifact(artifact)
-        data = located(artifact.parent.parent, f"data/{found.manifest['needs']['needs.0.data']}")
+        data = find_recorded(
+            artifact.parent.parent, f"data/{found.manifest['needs']['needs.0.data']}"
+        )
         assert data is not None, f"the data of {artifact} is not in the store"
         whole = self.source.open(data)
         outside = np.ones(len(whole), dtype=bool)
@@ -95,7 +97,7 @@ def merged_target(model: ModelSource, adapter: Step) -> Step:
     return Step("merged", name, VERSION, {}, build, needs=(model.step(), adapter))
 
 
-def read_off(signal: Signal, learnt: Experiment) -> Extraction:
+def extraction_after_training(signal: Signal, learnt: Experiment) -> Extraction:
     """Step and pass of ``signal`` for the rows of ``learnt.subset``, with the model
     ``learnt.merged``.
     """

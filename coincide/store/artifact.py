@@ -1,8 +1,8 @@
 """A finished artifact: its manifest, and its files, which are compared with it before they are
 read.
 
-Code outside a run (report, export, compare, wandb) uses :func:`located` and :func:`open_artifact`
-to find artifacts, and :meth:`Artifact.file` to read their files.
+Code outside a run (report, export, compare, wandb) uses :func:`find_recorded` and
+:func:`open_artifact` to find artifacts, and :meth:`Artifact.file` to read their files.
 """
 
 from __future__ import annotations
@@ -252,7 +252,7 @@ def folders(kind: Path, digits: str = "") -> Iterator[Path]:
             yield path
 
 
-def located(store: Path, recorded: str) -> Path | None:
+def find_recorded(store: Path, recorded: str) -> Path | None:
     """The folder of the artifact recorded as ``<kind>/<name>-<12 hex>``, found by its key alone.
 
     None if the store has none with a manifest, or if ``recorded`` is no such name; nothing outside

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from coincide.system.files import clock
+from coincide.system.files import file_system_time
 from coincide.system.processes import ProcessIdentity, parse_process, this_process
 
 SUMS = ".sums"
@@ -166,7 +166,7 @@ def _take_over(folder: Path, digits: str) -> Path | Busy | None:
         owners = sorted(folder.glob(f"{_OWNER}*"))
         for path in owners:
             holder = parse_process(path.name.removeprefix(_OWNER))
-            silent = clock(folder) - path.stat().st_mtime
+            silent = file_system_time(folder) - path.stat().st_mtime
             if holder is not None and holder.alive is not False:
                 if holder.alive or silent <= LEASE:
                     return Busy(folder, holder, silent)

@@ -177,7 +177,7 @@ def clear(folder: Path) -> None:
             path.unlink()
 
 
-def strip(folder: Path) -> None:
+def remove_unlisted(folder: Path) -> None:
     """Remove files of a complete attempt that its manifest does not name, except the owner's
     file.
     """
@@ -191,7 +191,7 @@ def strip(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def take_sound(artifact: Artifact, into: Path, *, links: bool) -> None:
+def reuse_undamaged(artifact: Artifact, into: Path, *, links: bool) -> None:
     """Copy (or hard-link, with ``links``) the undamaged files of ``artifact`` to the folder
     ``into``.
 

@@ -65,7 +65,7 @@ def _examine(folder: Path) -> CheckedArtifact:
         return CheckedArtifact(folder, (MANIFEST,), str(error))
     why = [f"{artifact.damage(wrong)} {_what_to_do(folder) if trained else ''}"] if wrong else []
     if foreign := tuple(artifact.foreign()):
-        why.append(f"{artifact.name} was not written with {shown(foreign)}.")
+        why.append(f"{artifact.name} was not written with {first_five(foreign)}.")
     return CheckedArtifact(folder, wrong, " ".join(why).strip(), size, trained, foreign)
 
 
@@ -116,7 +116,7 @@ def set_aside(artifact: Artifact, files: Sequence[str], why: str) -> None:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
             shutil.move(artifact.path / name, target / name)
-    print(f"store: {shown(files)} of {artifact.name} moved to {target}: {why}.", flush=True)
+    print(f"store: {first_five(files)} of {artifact.name} moved to {target}: {why}.", flush=True)
 
 
 def move_foreign(artifact: Artifact) -> None:
@@ -125,7 +125,7 @@ def move_foreign(artifact: Artifact) -> None:
         set_aside(artifact, foreign, "it was not written with them")
 
 
-def shown(files: Sequence[str]) -> str:
+def first_five(files: Sequence[str]) -> str:
     """The first five of ``files``, and how many more there are."""
     more = f" and {len(files) - 5} more" if len(files) > 5 else ""
     return ", ".join(files[:5]) + more

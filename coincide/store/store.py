@@ -36,11 +36,11 @@ from coincide.store.build import (
     is_whole,
     measure,
     note_seconds,
-    strip,
-    take_sound,
+    remove_unlisted,
+    reuse_undamaged,
     write_manifest,
 )
-from coincide.store.check import QUARANTINE, move_foreign, not_repeated, quarantine, shown
+from coincide.store.check import QUARANTINE, first_five, move_foreign, not_repeated, quarantine
 from coincide.store.lock import lock
 from coincide.store.step import Step, by_key, differences
 from coincide.system import disk
@@ -116,7 +116,8 @@ class Store:
             if artifact.manifest.get("key") != step.key:
                 return f"{folder / MANIFEST} is that of another artifact"
             if lacking := artifact.lacking():
-                return f"{artifact.name} is not whole: {shown(lacking)} missing or of another size"
+                short = first_five(lacking)
+                return f"{artifact.name} is not whole: {short} missing or of another size"
         return ""
 
     def manifests(self, kind: str) -> Iterator[Mapping[str, Any]]:
@@ -214,7 +215,8 @@ class Store:
         if not damaged:
             return artifact  # another process was first
         print(
-            f"{step.folder}: hash mismatch in {shown(damaged)}; rebuilding that alone", flush=True
+            f"{step.folder}: hash mismatch in {first_five(damaged)}; rebuilding that alone",
+            flush=True,
         )
         with self._attempts([step], source=artifact) as builds:
             for build in builds:
@@ -308,7 +310,7 @@ class Store:
 
     def _begin(self, step: Step, folder: Path, source: Artifact | None) -> Build:
         if source is not None:
-            take_sound(source, folder, links=step.links)
+            reuse_undamaged(source, folder, links=step.links)
         else:
             self._clear_place(step, folder)
         return begin(step, folder, self)
@@ -323,7 +325,7 @@ class Store:
             with suppress(DamagedArtifact):
                 artifact = open_artifact(folder)
                 if attempt is not None and artifact.manifest.get("key") == step.key:
-                    take_sound(artifact, attempt, links=step.links)
+                    reuse_undamaged(artifact, attempt, links=step.links)
             self._quarantine(folder, fault)
 
     def _quarantine(self, folder: Path, why: str) -> None:
@@ -353,7 +355,7 @@ class Store:
                 f"{step.folder}: another process took over while this one was silent. Run the "
                 "same command again; it goes on from there."
             )
-        strip(folder)
+        remove_unlisted(folder)
         for attempt in range(2):
             try:
                 os.rename(folder, final)

@@ -31,12 +31,12 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def plain(value: Any) -> Any:
+def normalise_numbers(value: Any) -> Any:
     """``value`` (JSON) in which numbers that are equal are written alike: ``1.0`` is ``1``."""
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: normalise_numbers(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [normalise_numbers(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -65,7 +65,7 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def clock(folder: Path) -> float:
+def file_system_time(folder: Path) -> float:
     """The time now, in seconds, by the clock of the file system of ``folder``, which all nodes see
     alike; by this machine's where nothing can be written there.
     """
@@ -98,7 +98,7 @@ def write_atomic(path: Path, write: Callable[[Path], None], *, mode: int = 0o666
             temporary.unlink()
 
 
-def sweep(folder: Path) -> list[str]:
+def remove_temporary(folder: Path) -> list[str]:
     """Remove temporary files that killed processes left in ``folder``; returns their names.
 
     Those of running processes are kept, and those of other machines for an hour.

@@ -36,7 +36,7 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def dying_with_me() -> Callable[[], None]:
+def preexec_die_with_parent() -> Callable[[], None]:
     """A function for ``preexec_fn``: the child is killed when this process ends.
 
     Also if this process ends before the child could tell the kernel.

@@ -18,14 +18,14 @@ from coincide.models.encode import Encoded
 from coincide.models.shared_attention import CannotDivide, install
 from coincide.models.shared_prefix import (
     Cached,
-    alone,
-    bears_padding,
     begin,
     extend,
     first_of,
     keeps_every_key,
     longer,
     step,
+    tolerates_padding,
+    uncached_logits,
 )
 from coincide.schema import UserError
 from eval.decoding import Decoding
@@ -115,7 +115,7 @@ class SharedPrefixes:
     def _batches(self, prompts: Sequence[Encoded], decoding: Decoding) -> list[Batch]:
         new = decoding.max_new_tokens
         longest = max(len(prompt.input_ids) for prompt in prompts)
-        padded = bears_padding(self.network, 2 * longest + new)
+        padded = tolerates_padding(self.network, 2 * longest + new)
         return batches(prompts, families(prompts), self.budget, new, padded=padded, once=self.once)
 
     def _lower(
@@ -201,7 +201,7 @@ class SharedPrefixes:
         allowed = TOLERANCE.get(self.network.dtype, HALF)
         for row in {by_length[0], by_length[-1]}:
             mine = logits[list(answers).index(row)]
-            usual = alone(self.network, longer(prompts[row], answers[row]), self.pad_id)
+            usual = uncached_logits(self.network, longer(prompts[row], answers[row]), self.pad_id)
             apart = float((usual - mine).abs().max() / usual.std())
             if not apart <= allowed:
                 raise CannotShare(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from baselines.dics import Dics, farthest
+from baselines.dics import Dics, farthest_first
 from baselines.ifd import Ifd, highest_first
 from baselines.quotas import apportion
 from coincide.features.signals.hidden_mean import HiddenMean
@@ -61,9 +61,9 @@ def test_farthest_points_equal_a_plain_traversal() -> None:
         taken.append(
             min(left, key=lambda i: (max(round(float(u[i] @ u[j]), 12) for j in taken), i))
         )
-    found = farthest(x, 60).tolist()
+    found = farthest_first(x, 60).tolist()
     assert found[:59] == taken[:59] and found[-1] == 7
-    assert farthest(x, 0).tolist() == []
+    assert farthest_first(x, 0).tolist() == []
 
 
 @pytest.mark.parametrize("contribution", ["loss", "gain"])
@@ -91,5 +91,5 @@ def test_dics_spreads_its_candidates_in_every_cluster(pool: MemoryPool) -> None:
     expected: list[int] = []
     for group, count in zip(groups, apportion(sizes, sizes, k).tolist(), strict=True):
         x = np.asarray(pool.signal(HiddenMean())[group], np.float64)
-        expected += [group[i] for i in farthest(x, count)]
+        expected += [group[i] for i in farthest_first(x, count)]
     assert method.select(pool, k, 0).rows.tolist() == expected

@@ -13,7 +13,7 @@ from baselines.magic import Magic
 from baselines.prism import Prism, correlation
 from baselines.rds import Rds, best_rows, take_turns, unit
 from baselines.scalselect import ScalSelect, leverage
-from baselines.visnec import VisNec, evenly, necessity
+from baselines.visnec import VisNec, best_of_each_cluster, necessity
 from coincide.features.signals.clip_text import ClipText
 from coincide.features.signals.hidden_weighted import HiddenWeighted
 from coincide.features.signals.token_scores import TokenScores
@@ -65,7 +65,7 @@ def test_one_cluster_is_a_plain_ranking_and_a_constant_changes_nothing() -> None
     score[[7, 9]] = score[3]
     one = np.zeros(60, int)
     order = np.lexsort((np.arange(60), -score))
-    np.testing.assert_array_equal(evenly(score, one, 25), order[:25])
+    np.testing.assert_array_equal(best_of_each_cluster(score, one, 25), order[:25])
     pool = make_pool()
     more = {s: pool.signals[s] + np.float32(2) for s in (TokenScores(), TokenScoresBlind())}
     moved = replace(pool, signals={**pool.signals, **more})
@@ -76,9 +76,9 @@ def test_one_cluster_is_a_plain_ranking_and_a_constant_changes_nothing() -> None
 def test_rows_below_the_minimum_come_only_after_all_others() -> None:
     score = np.array([3, -1, -2, -3, 1, 2, 0, 5], np.float32)
     cluster = np.array([0, 0, 0, 0, 1, 1, 1, 1])
-    assert evenly(score, cluster, 4).tolist() == [7, 0, 5, 1]
-    assert evenly(score, cluster, 4, minimum=0.0).tolist() == [7, 0, 5, 4]
-    assert evenly(score, cluster, 6, minimum=0.0).tolist() == [7, 0, 5, 4, 6, 1]
+    assert best_of_each_cluster(score, cluster, 4).tolist() == [7, 0, 5, 1]
+    assert best_of_each_cluster(score, cluster, 4, minimum=0.0).tolist() == [7, 0, 5, 4]
+    assert best_of_each_cluster(score, cluster, 6, minimum=0.0).tolist() == [7, 0, 5, 4, 6, 1]
 
 
 def test_text_only_rows_score_zero_and_compete_where_they_are_kept() -> None:
@@ -295,8 +295,8 @@ def test_a_signature_is_a_set_in_each_layer() -> None:
 
 
 def test_gains_that_are_all_alike_do_not_divide_by_zero() -> None:
-    assert magic.robust(np.full(9, 2.0)).tolist() == [0] * 9
-    assert magic.robust(np.array([0.0] * 9 + [50])).max() == 3
+    assert magic.robust_z(np.full(9, 2.0)).tolist() == [0] * 9
+    assert magic.robust_z(np.array([0.0] * 9 + [50])).max() == 3
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from baselines.presel import PreSel, Reference, competing, weights_of
+from baselines.presel import PreSel, Reference, candidate_rows, weights_of
 from baselines.typicality import nearest_cosines
 from coincide.features.signals.picture_embedding import PictureEmbedding
 from coincide.schema import Example, SubsetOf, TunedSignal, Turn
@@ -118,7 +118,7 @@ def test_copies_of_a_picture_add_nothing_unless_rows_stand_for_themselves() -> N
 
 def test_one_row_a_picture_is_the_first() -> None:
     pool = made()
-    rows, first = competing(pool, True, "one")
+    rows, first = candidate_rows(pool, True, "one")
     assert rows.tolist() == first.tolist()
     method = PreSel(rows_per_image="one", share=0.1)
     found = method.select(taught(pool, method, 30), 30, 0)

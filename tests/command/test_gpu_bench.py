@@ -76,21 +76,21 @@ def test_the_table_has_every_figure_and_the_machine(report: dict) -> None:
 def test_a_part_that_hangs_is_stopped_and_keeps_what_it_had(tmp_path: Path) -> None:
     code = "import sys, time; open(sys.argv[1], 'w').write('{\"figures\": {\"a\": 1}}')"
     words = [sys.executable, "-c", f"{code}; time.sleep(600)", str(tmp_path / "found.json")]
-    found = gpu.watched(words, 3, tmp_path / "found.json")
+    found = gpu.run_limited(words, 3, tmp_path / "found.json")
     assert found["outcome"] == "stopped" and found["figures"] == {"a": 1}
 
 
 def test_a_part_that_fails_says_why_and_the_next_one_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watched = gpu.watched
+    watched = gpu.run_limited
 
     def failing(words: list[str], limit: float, into: Path) -> dict:
         broken = "knn" in words
         code = "raise SystemExit('no | memory')" if broken else "print('fine')"
         return watched([sys.executable, "-c", code], limit, into)
 
-    monkeypatch.setattr(gpu, "watched", failing)
+    monkeypatch.setattr(gpu, "run_limited", failing)
     report = gpu.main("--device cpu --shape tiny --only knn mmd".split())
     assert report["parts"]["knn"]["outcome"] == "failed"
     assert "| knn | error | no / memory |" in gpu.table(report)

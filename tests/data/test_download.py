@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from coincide.data import download as module
-from coincide.data.download import PATIENCE, Download, download, shown
+from coincide.data.download import PATIENCE, Download, download, redact_url
 from coincide.schema import UserError
 from tests.data.bad_server import (
     Answer,
@@ -274,7 +274,7 @@ def test_the_hub_says_the_checksum_itself(
 
 
 def test_addresses_are_shown_without_secrets() -> None:
-    assert shown("https://me:pw@host.org:8/a/b.zip?key=1#x") == "https://host.org:8/a/b.zip"
+    assert redact_url("https://me:pw@host.org:8/a/b.zip?key=1#x") == "https://host.org:8/a/b.zip"
 
 
 def test_a_full_disk_says_so_and_keeps_what_came(

@@ -19,13 +19,13 @@ from eval.made import (
     gqa,
     mirror,
     picture,
-    right,
+    right_answer,
     write,
 )
 
 __all__ = [
     "DATASETS", "ORGANISATION", "DatasetSplit", "MadeDocument", "docvqa", "gqa", "mirror",
-    "offline", "picture", "right", "task_index", "write", "wrong",
+    "offline", "picture", "right_answer", "task_index", "write", "wrong",
 ]  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def wrong(benchmark: str, doc: MadeDocument) -> str:
         case "pope" | "mme":
             return "no" if doc["answer"].lower() == "yes" else "yes"
         case "scienceqa_img" | "ai2d" | "mmbench_en" | "mmbench_cn" | "seed" | "mmmu":
-            return "A" if right(benchmark, doc) != "A" else "B"
+            return "A" if right_answer(benchmark, doc) != "A" else "B"
     return "zebra crossing"
 
 

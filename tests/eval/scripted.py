@@ -17,7 +17,7 @@ from lmms_eval.api.model import lmms
 
 from eval import worker
 from eval.request import EvaluationRequest
-from tests.eval.hub import right, wrong
+from tests.eval.hub import right_answer, wrong
 
 
 class Answerer(lmms):
@@ -59,15 +59,15 @@ def by_script(script: str) -> Callable[[str, dict[str, Any], int], str]:
     def reply(benchmark: str, document: dict[str, Any], doc_id: int) -> str:
         match script.split():
             case ["right"]:
-                return right(benchmark, document)
+                return right_answer(benchmark, document)
             case ["unreadable"]:
-                said = [right, wrong, lambda name, doc: "?"][doc_id % 3]
+                said = [right_answer, wrong, lambda name, doc: "?"][doc_id % 3]
                 return said(benchmark, document)
             case ["fail", failing, "on", rank]:
                 if benchmark == failing and str(worker.RANK) == rank:
                     raise RuntimeError(f"rank {rank} was told to fail")
-                return right(benchmark, document)
-        return (right if doc_id < int(script) else wrong)(benchmark, document)
+                return right_answer(benchmark, document)
+        return (right_answer if doc_id < int(script) else wrong)(benchmark, document)
 
     return reply
 

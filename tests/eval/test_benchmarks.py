@@ -24,7 +24,7 @@ from coincide.schema import Score
 from coincide.store import Store
 from eval.documents import TaskDocuments
 from eval.judge import Judge
-from eval.replies import FORMS, forms, logged, score
+from eval.replies import FORMS, forms, logged_samples, score
 from eval.rules import RULES
 from eval.scores import read, scores
 from tests.eval import hub
@@ -150,7 +150,7 @@ def test_what_is_drawn_anew_is_the_picture(bench: Bench) -> None:
 
 def test_one_wrong_rotation_loses_the_question(bench: Bench) -> None:
     def reply(name: str, doc: dict[str, Any], i: int) -> str:
-        return (hub.wrong if i == 2 else hub.right)(name, doc)
+        return (hub.wrong if i == 2 else hub.right_answer)(name, doc)
 
     assert values(bench.run("mmbench_en", reply)) == {"accuracy": 75.0}
     assert [row["score"] for row in bench.samples("mmbench_en")] == [0.0] * 4 + [100.0] * 4
@@ -172,7 +172,7 @@ def test_unreadable_answers_are_guessed_each_by_itself(bench: Bench) -> None:
         task.process_results(task.eval_docs[i], ["?"])["mmmu_acc"]["parsed_pred"]
         for i in reversed(range(len(rows)))
     ]
-    bench.run("mmmu", lambda name, doc, i: "?" if i > 5 else hub.right(name, doc))
+    bench.run("mmmu", lambda name, doc, i: "?" if i > 5 else hub.right_answer(name, doc))
     assert [row["score"] for row in bench.samples("mmmu")][6:] == [r["score"] for r in rows][6:]
     assert len({str(guess) for guess in guessed}) > 2, "not one guess for all"
 
@@ -199,7 +199,7 @@ def test_nothing_is_divided_by_nothing(bench: Bench) -> None:
     job = replace(bench.jobs["seed"], metrics={"accuracy": "seed_image", "video": "seed_video"})
     strict, _ = score(job, bench.tasks["seed"], ["A"] * len(bench.tasks["seed"].eval_docs))
     assert strict.value == pytest.approx(100 / 3)
-    samples = logged(bench.tasks["seed"], ["A"] * len(bench.tasks["seed"].eval_docs))
+    samples = logged_samples(bench.tasks["seed"], ["A"] * len(bench.tasks["seed"].eval_docs))
     reads = read(samples, job, lambda *_: None)
     video = scores(samples, bench.tasks["seed"].aggregation(), job, "", reads)[1]
     assert video["value"] is None and "ZeroDivisionError" in video["why"]

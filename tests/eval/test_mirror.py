@@ -311,7 +311,7 @@ def test_a_file_that_is_not_whole_is_named(home: Path, damage: Any, says: str) -
     file.write_bytes(damage(file.read_bytes()))
     assert str(file) in why(home) and says in why(home)
     with pytest.raises(UserError, match=r"is not whole: .*test-00000-of-00001\.parquet"):
-        raise UserError(mirror.missing(POPE, TEST, home / "mirror"))
+        raise UserError(mirror.missing_message(POPE, TEST, home / "mirror"))
     (folder / "README.md").write_text("")
     assert says in why(home), "where the card does not say which files they are"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from eval.readers import in_words, is_sentence, option, phrases, yes_no
+from eval.readers import contains_words, is_sentence, option, phrases, yes_no
 from eval.strict import (  # fmt: skip
     anls,
     bare_or_dot,
-    extracted,
+    extracted_letter,
     first_letter,
     first_word,
     mmbench,
@@ -95,7 +95,7 @@ def test_a_phrase_is_taken_out_of_what_stands_around_it(reply: str, among: str) 
 def test_a_phrase_is_not_cut_out_of_a_word() -> None:
     assert phrases("catfish") == ["catfish"]
     assert "dog" not in phrases("It is not a dog") and "12" not in phrases("12.5")
-    assert in_words("cat", "The cat sat") and not in_words("cat", "The catfish")
+    assert contains_words("cat", "The cat sat") and not contains_words("cat", "The catfish")
 
 
 def test_a_sentence_is_told_from_a_phrase() -> None:
@@ -145,7 +145,7 @@ def test_mme_takes_whole_words() -> None:
         (bare_or_dot, ["B", "b", "B.", "B. dog"], ["(B)", "b.", "B)", "The answer is B", "B.C."]),
         (first_letter, ["B", "b", "B.", "B. dog", "B) dog"], ["(B)", "Both", "dog", "Blue"]),
         (without_punctuation, ["B", "b", "(B)", "B.", "B. dog"], ["B dog", "2", "Both", ""]),
-        (extracted, ["B", "B.", "(B)", "The answer is B"], ["Both", "b", "ABBA", "dog", ""]),
+        (extracted_letter, ["B", "B.", "(B)", "The answer is B"], ["Both", "b", "ABBA", "dog", ""]),
         (mmbench, ["B", "(B)", "B. dog", "dog", "It is a dog"], ["b", "Both", "hotdog", "", "E"]),
         (mmmu, ["B", "(B)", "B. dog", "The answer is B"], ["b", "dog", "", "?"]),
     ],
@@ -157,7 +157,7 @@ def test_strict_letters(rule: object, letter: list[str], not_read: list[str]) ->
 
 def test_an_article_is_no_option() -> None:
     assert first_letter("A car", CHOICES).said is None
-    assert extracted("A car", CHOICES).said is None
+    assert extracted_letter("A car", CHOICES).said is None
     assert mmbench("A dog", CHOICES).said == "B" and mmbench("A cat", CHOICES).said == "A"
     assert first_word("A yes").said is None
 

@@ -18,7 +18,7 @@ from coincide.features.extract import extract, signal_step
 from coincide.features.forward import clip
 from coincide.features.passes.clip import ClipPass
 from coincide.features.signals.clip_image import ClipImage
-from coincide.features.signals.clip_text import ClipText, text_of
+from coincide.features.signals.clip_text import ClipText, conversation_text
 from coincide.models.clip import TEXT_LIMIT, load_clip, make_clip, make_clip_processor
 from coincide.models.load import load_processor
 from coincide.schema import Example, Turn, UserError
@@ -73,7 +73,10 @@ def test_embeddings_are_those_of_transformers(artifacts: list[Artifact], source:
             continue
         for form, ours in (("dialogue", dialogue), ("question", question)):
             tokens = processor.tokenizer(
-                text_of(example, form), truncation=True, max_length=TEXT_LIMIT, return_tensors="pt"
+                conversation_text(example, form),
+                truncation=True,
+                max_length=TEXT_LIMIT,
+                return_tensors="pt",
             )
             picture = Image.open(source.images / (example.images or ("0.png",))[0])
             pixels = processor.image_processor(picture, return_tensors="pt")["pixel_values"]
@@ -82,7 +85,9 @@ def test_embeddings_are_those_of_transformers(artifacts: list[Artifact], source:
             np.testing.assert_allclose(ours[example.row], expected.text_embeds[0], atol=1e-6)
         if example.images:
             np.testing.assert_allclose(image[example.row], expected.image_embeds[0], atol=1e-6)
-            both = text_and_image_cosine(model, processor, text_of(example, "dialogue"), pixels)
+            both = text_and_image_cosine(
+                model, processor, conversation_text(example, "dialogue"), pixels
+            )
             assert score[example.row] == pytest.approx(both, abs=1e-6)
 
 
@@ -150,14 +155,16 @@ def conversation(*texts: str) -> Example:
 
 def test_text_of_many_turns() -> None:
     example = conversation("<image>\nwhat  is it?", "a cat", "and\nthis?", "a dog")
-    assert text_of(example, "dialogue") == (
+    assert conversation_text(example, "dialogue") == (
         "USER: what is it? ASSISTANT: a cat USER: and this? ASSISTANT: a dog"
     )
-    assert text_of(example, "question") == "what is it? and this?"
-    assert text_of(example, "answer") == "a cat a dog"
-    assert text_of(conversation("<image>", ""), "dialogue") == ""
+    assert conversation_text(example, "question") == "what is it? and this?"
+    assert conversation_text(example, "answer") == "a cat a dog"
+    assert conversation_text(conversation("<image>", ""), "dialogue") == ""
     said = (*example.turns[:1], replace(example.turns[1], learn=False), *example.turns[2:])
-    assert text_of(replace(example, turns=said), "answer") == "a dog", "a cat is not to be learnt"
+    assert conversation_text(replace(example, turns=said), "answer") == "a dog", (
+        "a cat is not to be learnt"
+    )
     with pytest.raises(UserError, match="dialogue, question, answer"):
         ClipText("both")
 

@@ -367,7 +367,7 @@ def test_what_rows_of_one_picture_begin_with_runs_once(
 
     monkeypatch.setattr(packed, "pack", pack)
     if differs:
-        monkeypatch.setattr(packed, "apart", lambda *_: float("nan"))
+        monkeypatch.setattr(packed, "largest_difference", lambda *_: float("nan"))
     signals = [s for s in ALL if all(tap.place != "weights" for tap in s.taps())]
     wanted = [a for s, a in zip(ALL, artifacts, strict=True) if s in signals]
     found = run_pass(tmp_path, source, model, tuple(signals), batch_size=11)
@@ -482,7 +482,7 @@ def test_a_damaged_shard_is_rebuilt_alone(tmp_path: Path, source: Source, model:
 
 
 def test_blocks_without_readable_weights_or_neurons_are_refused_by_name() -> None:
-    from coincide.features.forward.attention import watched
+    from coincide.features.forward.attention import attention_hooks
     from coincide.features.forward.capture import neurons_of
 
     class Attention(nn.Module):
@@ -491,12 +491,12 @@ def test_blocks_without_readable_weights_or_neurons_are_refused_by_name() -> Non
 
     own = Attention()
     none = pytest.raises(UserError, match="weights of Attention cannot be read: it has no config")
-    with none, watched({own: print}):
+    with none, attention_hooks({own: print}):
         pass
     own.config = SimpleNamespace(_attn_implementation="sdpa")  # type: ignore[assignment]
     before = own.config
     other = pytest.raises(UserError, match="cannot be read: it has an attention function of its")
-    with other, watched({own: print}):
+    with other, attention_hooks({own: print}):
         own(torch.zeros(1))
     assert own.config is before
     block = nn.Module()

@@ -13,7 +13,7 @@ import pytest
 
 from coincide.schema import UserError
 from launch.cluster import Queued
-from launch.states import Status, clock, live_tasks, remaining, statuses
+from launch.states import Status, format_seconds, live_tasks, remaining_seconds, statuses
 from launch.status import failure_text
 from launch.supervise import given_up
 from launch.sweep import Sweep, Task, open_sweep
@@ -144,8 +144,12 @@ def test_elapsed_adds_the_attempts_and_eta_is_the_logs_or_the_usual(sweep: Sweep
     assert b.elapsed > 90 and b.eta == 0  # longer than the usual two seconds
     assert c.eta == 60
     assert d.eta is None
-    assert remaining([a, b, c, d]) == pytest.approx((2 + 60 + 0) / 2)
-    assert (clock(None), clock(61), clock(90061)) == ("–", "00:01:01", "1-01:01:01")
+    assert remaining_seconds([a, b, c, d]) == pytest.approx((2 + 60 + 0) / 2)
+    assert (format_seconds(None), format_seconds(61), format_seconds(90061)) == (
+        "–",
+        "00:01:01",
+        "1-01:01:01",
+    )
 
 
 def test_a_failure_is_told_with_its_log_and_its_command(sweep: Sweep) -> None:

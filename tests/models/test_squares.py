@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from coincide.models import squares
-from coincide.models.squares import bounded
+from coincide.models.squares import shrink_large
 
 ROOT = Path(__file__).resolve().parents[2]
 MEAN = [0.48145466, 0.4578275, 0.40821073]
@@ -46,7 +46,7 @@ def test_the_bytes_are_those_of_the_processor(
     images = made.image_processor  # type: ignore[attr-defined]
     images.resample = resample
     whole = images([picture(*size)], return_tensors="np")["pixel_values"]
-    small = bounded(picture(*size), made)
+    small = shrink_large(picture(*size), made)
     assert small.size == (56, 56)
     np.testing.assert_array_equal(images([small], return_tensors="np")["pixel_values"], whole)
 
@@ -54,19 +54,19 @@ def test_the_bytes_are_those_of_the_processor(
 def test_other_pictures_and_processors_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     made = processor()
     small = picture(300, 200)
-    assert bounded(small, made) is small
+    assert shrink_large(small, made) is small
     monkeypatch.setattr(squares, "LARGE", 128)
     made.image_processor.do_pad = False  # type: ignore[attr-defined]
-    assert bounded(small, made) is small
+    assert shrink_large(small, made) is small
 
 
 PEAK = """
 import resource
 from PIL import Image
-from coincide.models.squares import squared
+from coincide.models.squares import pad_and_resize
 picture = Image.new("RGB", (690, 12000), "red")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-squared(picture, 336, (122, 116, 104), 3)
+pad_and_resize(picture, 336, (122, 116, 104), 3)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 

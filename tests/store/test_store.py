@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from coincide.store import Build, Step, Store
-from coincide.system.files import canonical, sweep, write_atomic, write_json
+from coincide.system.files import canonical, remove_temporary, write_atomic, write_json
 from coincide.system.processes import this_process
 from tests.store.things import numbers, step
 
@@ -134,5 +134,5 @@ def test_temporary_files_of_the_dead_are_swept_and_of_the_living_kept(tmp_path: 
     elsewhere = tmp_path / ".tmp-node7-0123abcd-4711-99-0a1b2c3d-x.json"
     for path in (living, elsewhere):
         path.touch()
-    sweep(tmp_path)
+    remove_temporary(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted([living, elsewhere])

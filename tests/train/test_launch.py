@@ -14,7 +14,7 @@ from train.job import EXIT_OUT_OF_MEMORY, TrainingJob
 from train.launch import command, launch
 from train.outcome import DeadRank, OutOfMemory, dead_rank
 from train.recipe import Recipe
-from train.stage import smaller
+from train.stage import with_smaller_batch
 
 
 def job(folder: Path, **changes: object) -> TrainingJob:
@@ -70,7 +70,7 @@ def test_out_of_memory_halves_the_micro_batch(
             run(tmp_path, FITS_FOUR, micro_batch=made.micro_batch)
             break
         except OutOfMemory as error:
-            made = smaller(made, error)
+            made = with_smaller_batch(made, error)
     assert tried == [(16, 2), (8, 4), (4, 8)]
     assert "going on with 8 and 4 accumulation step(s), the global batch stays 32" in (
         capsys.readouterr().out
@@ -79,7 +79,7 @@ def test_out_of_memory_halves_the_micro_batch(
 
 def test_out_of_memory_at_one_says_what_else_helps(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"micro_batch=1: full\n.*gradient_checkpointing=true"):
-        smaller(job(tmp_path, micro_batch=1), OutOfMemory("full"))
+        with_smaller_batch(job(tmp_path, micro_batch=1), OutOfMemory("full"))
 
 
 def test_a_rank_that_says_nothing(tmp_path: Path) -> None:

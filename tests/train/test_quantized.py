@@ -14,7 +14,7 @@ from coincide.store import Artifact
 from tests.train.test_recipe import CONF, load
 from tests.train.test_training import assert_same_answer, losses, trained
 from tests.train.tiny import Bench
-from train.quantized import kept_whole
+from train.quantized import unquantized_linears
 from train.recipe import Recipe
 
 NF4 = {"quantization": "nf4"}
@@ -51,7 +51,7 @@ def test_shards_of_four_bit_blocks_are_refused() -> None:
 
 def test_all_but_the_language_model_stays_whole(made: Path) -> None:
     folder = next((made / "target").glob("tiny-*")) / "model"
-    whole = kept_whole(folder)
+    whole = unquantized_linears(folder)
     assert "lm_head" in whole
     assert {name.split(".")[1] for name in whole if "." in name} == {
         "vision_tower",

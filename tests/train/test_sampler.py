@@ -7,7 +7,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from train.sampler import FILLER, global_batches, micro_batches, number_of_steps, plan, seeded
+from train.sampler import (
+    FILLER,
+    epoch_permutations,
+    global_batches,
+    micro_batches,
+    number_of_steps,
+    plan,
+)
 
 
 def mixture(images: int, texts: int, seed: int = 0) -> np.ndarray:
@@ -21,7 +28,7 @@ def mixture(images: int, texts: int, seed: int = 0) -> np.ndarray:
     ("images", "texts"), [(50, 13), (7, 3), (32, 16), (20, 0), (0, 20), (1, 1)]
 )
 def test_every_example_once(images: int, texts: int, group: bool) -> None:
-    batches = global_batches(mixture(images, texts), 8, seeded(1, 0), group=group)
+    batches = global_batches(mixture(images, texts), 8, epoch_permutations(1, 0), group=group)
     assert sorted(i for batch in batches for i in batch) == list(range(images + texts))
     assert all(len(batch) == 8 for batch in batches[:-1])
     assert len(batches) == number_of_steps(images + texts, 8, 1, None)
@@ -30,7 +37,7 @@ def test_every_example_once(images: int, texts: int, group: bool) -> None:
 @pytest.mark.parametrize(("images", "texts"), [(50, 13), (33, 17), (32, 16), (9, 40)])
 def test_modalities_meet_only_at_the_end(images: int, texts: int) -> None:
     text_only = mixture(images, texts)
-    batches = global_batches(text_only, 8, seeded(3, 0), group=True)
+    batches = global_batches(text_only, 8, epoch_permutations(3, 0), group=True)
     mixed = [len(set(text_only[batch])) == 2 for batch in batches]
     left_over = sum((n - 1) % 8 + 1 for n in (images, texts))
     assert not any(mixed[: len(batches) - -(-left_over // 8)])
@@ -38,14 +45,14 @@ def test_modalities_meet_only_at_the_end(images: int, texts: int) -> None:
 
 def test_modalities_are_interleaved() -> None:
     text_only = mixture(80, 80)
-    batches = global_batches(text_only, 8, seeded(0, 0), group=True)
+    batches = global_batches(text_only, 8, epoch_permutations(0, 0), group=True)
     kinds = [text_only[batch[0]] for batch in batches]
     assert sum(a != b for a, b in pairwise(kinds)) > 2
 
 
 def test_without_grouping_modalities_mix() -> None:
     text_only = mixture(80, 80)
-    batches = global_batches(text_only, 8, seeded(0, 0), group=False)
+    batches = global_batches(text_only, 8, epoch_permutations(0, 0), group=False)
     assert sum(len(set(text_only[b])) == 2 for b in batches) > len(batches) / 2
 
 
@@ -53,7 +60,7 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     text_only = mixture(50, 13)
 
     def of(seed: int, epoch: int) -> list[list[int]]:
-        return global_batches(text_only, 8, seeded(seed, epoch), group=True)
+        return global_batches(text_only, 8, epoch_permutations(seed, epoch), group=True)
 
     assert of(0, 0) == of(0, 0)
     assert of(0, 0) != of(1, 0)
@@ -63,7 +70,7 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
 def test_plan_puts_epochs_in_a_row_and_stops() -> None:
     text_only = mixture(20, 5)
     whole = plan(text_only, 8, 7, epochs=3, group=True)
-    assert whole[4:8] == global_batches(text_only, 8, seeded(7, 1), group=True)
+    assert whole[4:8] == global_batches(text_only, 8, epoch_permutations(7, 1), group=True)
     assert plan(text_only, 8, 7, epochs=3, group=True, max_steps=5) == whole[:5]
     assert len(whole) == number_of_steps(25, 8, 3, None) == 12
 

@@ -30,7 +30,7 @@ from tests.train.tiny import TinyModel
 from train import stage_one as stage
 from train.recipe import Recipe
 from train.self_filter import difficulty_step
-from train.stage_one import checkpoint_layers, cut, step, weighted_loss
+from train.stage_one import checkpoint_layers, epoch_batches, step, weighted_loss
 
 ROWS, WIDTH = 60, 8
 SIGNALS = (ClipImage(), ClipText("dialogue"))
@@ -307,6 +307,6 @@ def test_the_step_is_planned_without_torch() -> None:
 
 def test_every_row_once_per_epoch() -> None:
     rows = np.arange(3, 50)
-    first, second = (np.concatenate(cut(rows, NEED, epoch)) for epoch in (0, 1))
+    first, second = (np.concatenate(epoch_batches(rows, NEED, epoch)) for epoch in (0, 1))
     assert sorted(first) == sorted(second) == rows.tolist()
     assert first.tolist() != second.tolist()

@@ -167,11 +167,13 @@ def subset() -> Any:
 def difficulty() -> Any:
     """The batches and learning rates of Self-Filter's stage 1."""
     from coincide.schema import Difficulty
-    from train.stage_one import cut, rate
+    from train.stage_one import epoch_batches, rate
 
     need = Difficulty(())
     rows = np.arange(100)
-    return [cut(rows, need, epoch) for epoch in (0, 1)], [rate(at, 50) for at in range(50)]
+    return [epoch_batches(rows, need, epoch) for epoch in (0, 1)], [
+        rate(at, 50) for at in range(50)
+    ]
 
 
 def training() -> Any:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from coincide.system.files import clock
+from coincide.system.files import file_system_time
 from coincide.system.processes import parse_process, this_process
 
 LEASE = 60.0
@@ -80,7 +80,7 @@ class Claims:
             record = {}  # cut short, or being written
         holder = parse_process(str(record.get("holder")))
         dead = holder is not None and holder.alive is False
-        return dead or clock(self.folder) - touched > self.lease
+        return dead or file_system_time(self.folder) - touched > self.lease
 
     def whose(self, name: str) -> str:
         """In words: which process holds ``name``, and how long it is waited for."""

@@ -25,7 +25,7 @@ from coincide.features.engine.devices import cores
 from coincide.features.engine.work import POLL, PassProgress, PassWork, do_shards
 from coincide.schema import UserError
 from coincide.system.disk import is_full
-from coincide.system.processes import dying_with_me
+from coincide.system.processes import preexec_die_with_parent
 from coincide.terminal.inert import guard_terminal
 from coincide.terminal.progress import silence
 
@@ -142,7 +142,7 @@ def _start(work: PassWork, number: int, device: str, decoders: int, together: in
         [sys.executable, "-c", CHILD, str(theirs.fileno())],
         pass_fds=[theirs.fileno()],
         env={**os.environ, "PYTHONPATH": path},
-        preexec_fn=dying_with_me(),
+        preexec_fn=preexec_die_with_parent(),
     )
     theirs.close()
     prepared = spawn.get_preparation_data(f"features-{number}")

@@ -64,7 +64,7 @@ Keep = Callable[[Weights], None]
 
 
 @contextmanager
-def watched(modules: Mapping[nn.Module, Keep]) -> Iterator[None]:
+def attention_hooks(modules: Mapping[nn.Module, Keep]) -> Iterator[None]:
     """Hand the weights of each of the attention ``modules`` to its function while a model runs.
 
     Raises :class:`UserError` for one whose family does not use transformers' attention interface:

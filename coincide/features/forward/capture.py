@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from coincide.features.forward.attention import Weights, watched
+from coincide.features.forward.attention import Weights, attention_hooks
 from coincide.features.forward.contract import Captured, ForwardSignal, Tap
 from coincide.features.forward.packed import Packed
 from coincide.features.forward.prefix import Prefix
@@ -144,7 +144,7 @@ def run(
         tapped[tap] = tap.reduce(packed.unpacked(states) if packed else states, batch)
 
     taps = dict.fromkeys(tap for signal in signals for tap in signal.taps())
-    inputs = seeing(forward_inputs(model, packed.inputs if packed else batch), images)
+    inputs = with_image_features(forward_inputs(model, packed.inputs if packed else batch), images)
     if behind is not None:
         inputs |= _behind(behind, batch["attention_mask"])
     with _tapping(layers, taps, keep):
@@ -194,7 +194,7 @@ def _tapping(
         if not watching:
             yield
             return
-        with watched({m: partial(_each, mine, keep) for m, mine in watching.items()}):
+        with attention_hooks({m: partial(_each, mine, keep) for m, mine in watching.items()}):
             yield
     finally:
         for handle in handles:
@@ -216,7 +216,7 @@ def _each(taps: Sequence[Tap], keep: Callable[[Tap, Any], None], weights: Weight
         keep(tap, weights)
 
 
-def seeing(inputs: Mapping[str, Any], images: Any) -> dict[str, Any]:
+def with_image_features(inputs: Mapping[str, Any], images: Any) -> dict[str, Any]:
     """``inputs`` with what the vision tower gave, ``images``, in place of pixels, if it ran."""
     if images is None:
         return dict(inputs)

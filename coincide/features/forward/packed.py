@@ -65,7 +65,7 @@ def can_pack(network: Any, signals: Sequence[ForwardSignal]) -> bool:
     )
 
 
-def together(rows: Sequence[Encoded], most_rows: int, most_tokens: int) -> list[list[int]]:
+def group_by_prefix(rows: Sequence[Encoded], most_rows: int, most_tokens: int) -> list[list[int]]:
     """Places of ``rows`` in groups that begin alike, pictures included, each for one sequence.
 
     At most ``most_rows`` rows and ``most_tokens`` tokens, unless one row has more; a row without
@@ -156,7 +156,7 @@ def _joined(group: Sequence[Encoded], end: int) -> Encoded:
     )
 
 
-def apart(network: Any, inputs: Mapping[str, Any], states: torch.Tensor) -> float:
+def largest_difference(network: Any, inputs: Mapping[str, Any], states: torch.Tensor) -> float:
     """How far the last ``states`` [T, H] of a row are from those that the model gives for the
     ``inputs`` of the row alone: the largest difference of a token's, relative to its norm."""
     alone = network.base_model(**inputs, use_cache=False).last_hidden_state[0].double()
@@ -165,5 +165,5 @@ def apart(network: Any, inputs: Mapping[str, Any], states: torch.Tensor) -> floa
 
 
 def allowed(dtype: torch.dtype) -> float:
-    """The largest difference of :func:`apart` that rounding in ``dtype`` explains."""
+    """The largest difference of :func:`largest_difference` that rounding in ``dtype`` explains."""
     return ALLOWED.get(dtype, HALF)

@@ -105,7 +105,7 @@ class Forward:
         most = self.options.batch_size, self.options.batch_tokens
         return [
             [rows[i] for i in group]
-            for group in packed.together([row["whole"] for _, row in rows], *most)
+            for group in packed.group_by_prefix([row["whole"] for _, row in rows], *most)
         ]
 
     def __call__(self, batch: Sequence[Group], examples: Sequence[Example]) -> list[np.ndarray]:
@@ -229,9 +229,9 @@ class Forward:
                     if together.shared[i] < len(row["whole"].input_ids))  # fmt: skip
         row = [batch[place][1]["whole"]]
         images = self.tower.features(_shown("whole", [batch[place]], examples), row, self._inputs)
-        inputs = capture.seeing(self._inputs(row), images)
+        inputs = capture.with_image_features(self._inputs(row), images)
         with capture.without_unread_layers(self.network, self.by_variant["whole"]):
-            apart = packed.apart(self.network, inputs, captured.hidden[place])
+            apart = packed.largest_difference(self.network, inputs, captured.hidden[place])
         self.checked, self.packs = True, apart <= packed.allowed(self.network.dtype)
         if not self.packs:
             print(

@@ -36,10 +36,10 @@ class ClipText(ClipSignal):
             raise UserError(f"text={self.text!r}: the choices are {', '.join(FORMS)}.")
 
     def embed(self, encoder: Embedder, examples: Sequence[Example]) -> np.ndarray:
-        return encoder.texts([text_of(example, self.text) for example in examples])
+        return encoder.texts([conversation_text(example, self.text) for example in examples])
 
 
-def text_of(example: Example, form: str) -> str:
+def conversation_text(example: Example, form: str) -> str:
     """The conversation as one text in ``form``, one of ``FORMS``."""
     turns = [turn for turn in example.turns if turn.learn or form != "answer"]
     said = [(turn.role, " ".join(turn.text.replace(IMAGE, " ").split())) for turn in turns]

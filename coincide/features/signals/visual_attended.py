@@ -45,7 +45,7 @@ class VisualAttended(ReferenceSignal):
 
     def read(self, captured: Captured) -> torch.Tensor:
         shares, states = (captured.tapped[tap] for tap in self.taps())
-        chosen = attended(shares, captured.image_mask, self.threshold).double().unsqueeze(1)
+        chosen = most_attended(shares, captured.image_mask, self.threshold).double().unsqueeze(1)
         return (chosen @ states.double()).squeeze(1) / chosen.sum(dim=2).clamp_min(1.0)
 
 
@@ -68,7 +68,7 @@ def image_shares(weights: Weights, batch: Mapping[str, torch.Tensor]) -> torch.T
     return found / found.sum(dim=1, keepdim=True).clamp_min(1e-300)
 
 
-def attended(shares: torch.Tensor, images: torch.Tensor, threshold: float) -> torch.Tensor:
+def most_attended(shares: torch.Tensor, images: torch.Tensor, threshold: float) -> torch.Tensor:
     """bool [B, T]: the fewest tokens whose ``shares`` [B, T] exceed ``threshold``; of 1, all."""
     import torch
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from coincide.ops.arrays import TILE, refuse_faults, release, row_digests, row_faults
+from coincide.ops.arrays import TILE, refuse_faults, release_pages, row_digests, row_faults
 from coincide.ops.kmeans.nearest import UNIT, assign, rounding
 from coincide.ops.kmeans.ranks import all_rows, ranks, share_of_rows, total
 from coincide.ops.kmeans.rows import RowBounds
@@ -270,7 +270,7 @@ def _strays(
 
 def _unit_rows(x: np.ndarray, rows: np.ndarray, device: str) -> torch.Tensor:
     taken = np.array(x[rows])
-    release(x)
+    release_pages(x)
     return normalize(torch.from_numpy(taken).to(device).float())
 
 
