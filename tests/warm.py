@@ -2,10 +2,10 @@
 
 :class:`Popen` stands in for ``subprocess.Popen``. What it starts is a process as ever: a child of
 the caller with its own session, environment, descriptors, main module and exit code, which the
-caller signals, follows and waits for. Importing torch, transformers and lmms-eval is most of the
-time of a small run and the same each time. Whatever is not a Python program of this project or
-torchrun is started as always, and so is everything on a machine with GPUs, which a forked process
-cannot use. Two things differ from a fresh process: the seed of ``hash`` is the server's, and
+caller signals, follows and waits for, and which is killed when the caller ends. Importing torch,
+transformers and lmms-eval is most of the time of a small run and the same each time. Whatever is
+not a Python program of this project or torchrun is started as always, and so is everything on a
+machine with GPUs, which a forked process cannot use. Two things differ from a fresh process: the seed of ``hash`` is the server's, and
 ``/proc/<pid>/cmdline`` shows the server's command line.
 """
 
@@ -35,6 +35,8 @@ from importlib import import_module
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, NoReturn
+
+from coincide.system.processes import die_with_parent
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = (ROOT / "run.py", ROOT / "tests" / "train" / "small_memory.py")
@@ -240,6 +242,7 @@ def _adopted(start: Start, descriptors: list[int], channel: socket.socket) -> No
     end = time.monotonic() + PATIENCE
     while os.getppid() != start.parent and time.monotonic() < end:
         time.sleep(0.001)
+    die_with_parent()
     if os.getppid() != start.parent:
         channel.send(b"0")
         os._exit(1)

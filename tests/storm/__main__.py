@@ -23,6 +23,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.storm", description=__doc__)
     parser.add_argument("what", choices=[*STAGES, "all", "damage", "full"])
     parser.add_argument("--kills", type=int, default=6, help="for each stage")
+    parser.add_argument("--table", type=Path, help="kept there, part by part; a storm goes on")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="then begin no more")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=[], help="damages or stages by part of name")
     parser.add_argument("--cold", action="store_true", help="kill while it imports, too: slow")
@@ -42,7 +44,10 @@ def main(words: Sequence[str] | None = None) -> int:
     held = True
     for stage in stages:
         words = tuple(given.words)
-        found = storm(stage, given.kills, whole, folder, given.seed, words, cold=given.cold)
+        found = storm(
+            stage, given.kills, whole, folder, given.seed, words,
+            cold=given.cold, table=given.table, minutes=given.minutes,
+        )  # fmt: skip
         print(found.row(), flush=True)
         held &= found.held
     return 0 if held else 1

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from datetime import date
 from pathlib import Path
 
+from coincide.store.provenance import commit
 from tests.storm.world import (
     KINDS,
     STAGES,
@@ -45,6 +48,10 @@ class Storm:
     failed: list[str] = field(default_factory=list)
 
     @property
+    def killed(self) -> int:
+        return sum(self.kills.values())
+
+    @property
     def held(self) -> bool:
         return not (self.differs or self.orphans or self.left or self.failed)
 
@@ -72,35 +79,84 @@ def words_of(stage: str, more: tuple[str, ...]) -> tuple[str, ...]:
     return (f"stages=[{','.join(names)}]", *more)
 
 
+def added(one: Storm, other: Storm) -> Storm:
+    """What two parts of a storm saw together."""
+    kills = {target: one.kills[target] + other.kills[target] for target in TARGETS}
+    return Storm(
+        one.stage, kills, one.too_late + other.too_late, one.differs + other.differs,
+        one.orphans + other.orphans, one.left + other.left, one.failed + other.failed,
+    )  # fmt: skip
+
+
+def begun(table: Path | None, name: str) -> Storm:
+    """What the parts that ``table`` holds, a line of JSON each, saw of one stage together."""
+    found = Storm(name)
+    lines = table.read_text().splitlines() if table and table.exists() else []
+    for part in (json.loads(line) for line in lines):
+        del part["day"], part["commit"]
+        if part["stage"] == name:
+            found = added(found, Storm(**part))
+    return found
+
+
+def keep(table: Path | None, part: Storm) -> None:
+    """Add a part to the table, with the day and the version that it was run with."""
+    if table:
+        table.parent.mkdir(parents=True, exist_ok=True)
+        with table.open("a") as handle:
+            stamp = {"day": date.today().isoformat(), "commit": commit()}
+            handle.write(json.dumps({**asdict(part), **stamp}) + "\n")
+
+
 def storm(
     stage: str, kills: int, whole: Path, folder: Path, seed: int, more: tuple[str, ...] = (),
-    *, cold: bool = False,
+    *, cold: bool = False, table: Path | None = None, minutes: float = float("inf"),
 ) -> Storm:  # fmt: skip
     """Kill ``stage`` so many times, up to ``CHAIN`` times in a row in a copy of the undisturbed run
     without its artifacts, and let it come to its end then.
 
     Every other kill is at a random time, the others at a random write into the store: most of the
     time of a stage goes by while its processes import. ``more``: further words of the command,
-    e.g. ``features.processes=2``; the undisturbed answer is made with them first.
+    e.g. ``features.processes=2``; the undisturbed answer is made with them first. ``table``: where
+    each part is kept as soon as it is seen; kills that it holds count, so that a storm which was
+    ended goes on. None begins after so many ``minutes``.
     """
-    rng, found = random.Random(seed), Storm(" ".join([stage, *more]))
+    name, end = " ".join([stage, *more]), time.monotonic() + 60 * minutes
     kinds, words = KINDS[stage], words_of(stage, more)
+    found = begun(table, name)
+    if found.killed >= kills:
+        return found
     straight = copied(whole, folder / "straight", kinds)
     lasts, writes = _undisturbed(straight, words, kinds, cold)
     good = contents(straight, kinds)
-    tries = 0
-    while sum(found.kills.values()) < kills and tries < 3 * kills:
-        world = copied(whole, folder / "world", kinds)
-        for _ in range(CHAIN):
-            target, when = TARGETS[tries % 3], rng.uniform(0.02, 0.98)
-            moment = (when * lasts, None) if tries % 2 else (4 * lasts, max(1, int(when * writes)))
-            tries += 1
-            if not _kill(world, words, target, moment, found, cold):
-                break
-            if sum(found.kills.values()) == kills:
-                break
-        _go_on(world, words, good, kinds, found, cold)
+    while found.killed < kills and found.too_late < 2 * kills and time.monotonic() < end:
+        before = found.killed
+        part = _chain(
+            Storm(name), copied(whole, folder / "world", kinds), words, (lasts, writes), cold,
+            random.Random(f"{seed} {before} {found.too_late}"), kills - before,
+        )  # fmt: skip
+        _go_on(folder / "world", words, good, kinds, part, cold)
+        keep(table, part)
+        found = added(found, part)
     return found
+
+
+def _chain(
+    part: Storm, world: Path, words: tuple[str, ...], whole: tuple[float, int], cold: bool,
+    rng: random.Random, most: int,
+) -> Storm:  # fmt: skip
+    """Kill the run, and what goes on after it, up to ``CHAIN`` times in a row.
+
+    ``whole``: seconds and writes of a run that nobody kills.
+    """
+    lasts, writes = whole
+    first = rng.randrange(6)
+    for i in range(first, first + min(CHAIN, most)):
+        target, when = TARGETS[i % 3], rng.uniform(0.02, 0.98)
+        moment = (when * lasts, None) if i % 2 else (4 * lasts, max(1, int(when * writes)))
+        if not _kill(world, words, target, moment, part, cold):
+            break
+    return part
 
 
 def _undisturbed(

@@ -9,13 +9,14 @@ import resource
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from coincide.system.processes import dying_with_me
 from tests.command.conftest import SMALL, command, environment
 from tests.warm import Plain, Popen
 
@@ -46,13 +47,20 @@ def start(folder: Path, words: Sequence[str], limit: int | None = None, cold: bo
     """The command in a session of its own, its output in ``folder/said``.
 
     ``limit``: most bytes of a file. ``cold``: ``python run.py``, which imports everything first.
+    It is killed when this process ends.
     """
-    most = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit)) if limit else None
     with (folder / "said").open("wb") as said:
         return (Plain if cold else Popen)(
             command(*SMALL, *words), cwd=folder, env=around(), stdin=subprocess.DEVNULL,
-            stdout=said, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=most,
+            stdout=said, stderr=subprocess.STDOUT, start_new_session=True,
+            preexec_fn=partial(_begin, limit, dying_with_me()),
         )  # fmt: skip
+
+
+def _begin(limit: int | None, die_with: Callable[[], None]) -> None:
+    die_with()
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
 
 def run(folder: Path, *words: str, limit: int | None = None, cold: bool = False) -> Ended:
