@@ -1,39 +1,44 @@
-"""Remove credentials from what is kept or shown: by field name, in addresses, by their form.
-
-The forms of published tokens are those of ``detect-secrets`` (Yelp, Apache-2.0), with a few that it
-lacks. Its entropy rules are not used, since hashes, commits and artifact keys are kept.
-"""
+"""Remove credentials from what is kept or shown: by field name, in addresses, by their form."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from coincide.system.files import write_text
+from coincide.terminal import tokens
 
 REMOVED = "[removed]"
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_WORD = re.compile(r"[A-ZÑ]+(?![a-zñ])|[A-ZÑ]?[a-zñ]+")
 _ALWAYS = set(
     "password passwords passwd passphrase pwd pw secret secrets apikey apikeys authorization "
-    "cookie cookies credential credentials bearer jwt privatekey accesskey secretkey".split()
+    "cookie cookies credential credentials bearer jwt privatekey accesskey secretkey passcode dsn "
+    "connstr connectionstring mnemonic netrc kubeconfig sessionid totp contrasena passwort".split()
 )
 """A field whose last word is one of these is a credential, whatever its value."""
-_TEXTS = {"token", "auth", "sig", "signature", "sas", "hmac", "otp", "webhook"}
+_TEXTS = set(
+    "token auth sig signature sas hmac otp webhook session ticket assertion csrf xsrf".split()
+)
 """A field whose last word is one of these is a credential if its value is text; a number is a
 count."""
 _OF = set(
     "api access secret private priv auth account service client db database storage subscription "
     "license signing encryption master admin root user openai anthropic google hf wandb judge aws "
     "azure gcp ssh hmac server app bot llm gpt host smtp mail proxy http https login redis mysql "
-    "pg postgres ftp sudo".split()
+    "pg postgres ftp sudo consumer bind ldap aes rsa fernet deploy session webhook".split()
 )
 """Before ``key`` and ``pass``, which mean much else: a sort key, one pass over the data."""
+_PAIRS = {("connection", "string"), ("conn", "string"), ("conn", "str"), ("session", "id"),
+          ("webhook", "url"), ("hook", "url"), ("seed", "phrase"), ("de", "passe")}  # fmt: skip
+"""Last two words of a field that is a credential."""
+_FORMS = set("value text string raw plain pem b64 base64 json id hash".split())
+"""After the word that makes a field a credential: ``private_key_pem``, ``secret_id``."""
 _ORDINARY_TOKENS = set(
     "pad padding eos bos unk sep cls mask image video audio visual text special answer question "
     "first last next stop start end per max min num by".split()
@@ -42,6 +47,7 @@ _GLUED = (
     "password", "passwd", "passphrase", "secret", "apikey", "accesskey", "secretkey", "privatekey",
     "token", "credentials", "authorization",
 )  # fmt: skip
+_PLAIN = re.compile(r"[-+\d.,_]*|true|false|null|none", re.I)
 _HASH = re.compile(r"(?:[\w.-]*-)?[0-9a-f]{7,64}(?:[\w.-]*-[0-9a-f]{12})?")
 """A commit, a digest, or the folder of an artifact."""
 _URL = re.compile(r"\w[\w+.-]*://[^\s\"'<>`\\]+")
@@ -54,43 +60,51 @@ _QUOTED_QUERY = re.compile(
     r"(%(?:25)*(?:3F|26|23))([\w.-]+)(%(?:25)*3D)((?:(?!%(?:25)*26)[^&#])*)", re.I
 )
 """Fields of an address that is itself the value of a field."""
-_IN_ADDRESS = {"key", "code", "sessionid", "session_id", "sid"}
+_IN_ADDRESS = set(
+    "key code sid pin policy key-pair-id awsaccesskeyid googleaccessid phpsessid jsessionid".split()
+)
 """Fields that are credentials in an address alone."""
+_FRAGMENT = re.compile(r"#(?=[\w.~+/-]*\d)(?=[\w.~+/-]*[a-z])(?=[\w.~+/-]*[A-Z])[\w.~+/-]{20,}=*$")
+"""A key in the place of a heading's name, as encrypted pastes and shares have it."""
 _LOGIN = re.compile(
-    r"(?<![\w:/@.])(//)?[\w.+-]+:[^\s/@:\"']{3,}@(?=(?:(?:[\w-]+\.)+[a-z][\w-]*|localhost)[:/])",
+    r"(?<![\w:/@.])(//)?[\w.+-]+:[^\s/@:\"']{3,}@"
+    r"(?=(?:(?:[\w-]+\.)+[a-z][\w-]*|localhost|\d+(?:\.\d+){3}|\[[\da-f:]+\])[:/])",
     re.I,
 )
 """User and password of an address without its scheme."""
-_FLAG = re.compile(r"(?<![\w-])--([A-Za-z][\w-]*)[ \t]+(?![-<$\[]|[A-Z_]+\b)([^\s\"']+)")
+_FLAG = re.compile(r"(?<![\w-])--?([A-Za-z][\w-]+)[ \t]+(?![-<$\[]|[A-Z_]+\b)([^\s\"']+)")
+_SHORT_FLAG = re.compile(
+    r"((?:\b(?:curl|wget|https?|xh)\b[^\n|;&]*?\s(?:-[uaU]|--(?:proxy-)?(?:user|auth))[ \t=]*[\"']?"
+    r"[^\s\"':]+:|(?:\b(?:mysql\w*|mariadb[\w-]*|mongo\w*|sshpass|\w+ login)\b[^\n|;&]*?\s-p|"
+    r"\bredis-cli\b[^\n|;&]*?\s-a|\bldap\w+\b[^\n|;&]*?\s-w|\b(?:sqlcmd|bcp)\b[^\n|;&]*?\s-P)"
+    r"[ \t=]*(?![-$]|[\d:.,]+(?:\s|$))))(\"[^\"]*\"|'[^']*'|[^\s\"']+)"
+)
+"""Options whose short names mean a password, of the programs for which they do."""
+_ELEMENT = re.compile(r"<([\w:-]+)>([^<>]+)</\1>")
+_HEADER_FLAG = re.compile(r"((?:-H|--header)[ \t=]*[\"']?([\w-]+):\s*)([^\r\n\"']+)")
+_SAID = re.compile(
+    r"\b((?:password|passwd|passphrase|api[ _-]?key)(?: provided)?(?: is|:)?[ \t]+)"
+    r"(?:\"[^\"]+\"|'[^']+'|(?=\S*\d)(?=\S*[A-Za-z])[^\s\"'\[{]{8,})",
+    re.I,
+)
+"""A password in a sentence: in quotes, or with letters and digits as no word has them."""
 _HOOK = re.compile(r"(discord(?:app)?\.com/api/webhooks/\d+/|/bot\d{6,}:)[\w-]{20,}")
 _HEADER = re.compile(
     r"\b((?:proxy-)?authorization|(?:set-)?cookie|x-[\w-]*(?:key|token))(\\?[\"']?\s*[:=]\s*+"
     r"\\?+[\"']?+)(?!\s*\$\{|\[removed\])[^\r\n\"'}\]\\]+", re.I,
 )  # fmt: skip
 _BEARER = re.compile(r"\b(Bearer\s+)[\w.~+/-]{12,}=*|\b(Basic\s+)[A-Za-z0-9+/]{8,}={1,2}")
-_VALUE = re.compile(r"\\?\"[^\"]*\"|\\?'[^']*'|\$\{[^}]*\}|(?!#)[^\s,;&{}\[\]()\"']+")
-_ASSIGNED = re.compile(r"(?<![\w.@/%-])([\w.@/-]*\w)(?:=|[ \t]+=[ \t]+(?!=))")
+_VALUE = re.compile(
+    r"\\?\"[^\"]*\"|\\?'[^']*'|\\?[\"'][^\"'\s]{4,}$|\$\{[^}]*\}|(?!#)[^\s,;&{}\[\]()\"']+"
+)
+_ASSIGNED = re.compile(
+    r"(?<![\w.@/%-])([\w.@/-]*\w)(?:=(?!>)|[ \t]*(?::=|=>)[ \t]*|[ \t]+=[ \t]+(?!=))"
+)
 _FIELD = re.compile(r"(?<![^{,\s])\\?[\"']?([\w.-]*\w)\\?[\"']?\s*:\s*")
 _OVERRIDE = re.compile(r"[+~]{0,2}([\w.@/-]+)=(.*)", re.DOTALL)
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY.*?(?:-----END [A-Z0-9 ]*-----|$)", re.S
 )
-_MORE_TOKENS = (
-    r"gh[pousr]_[A-Za-z0-9]{16,}", r"github_pat_\w{16,}", r"gl[a-z]{1,5}-[\w-]{20,}",
-    r"npm_[A-Za-z0-9]{16,}", r"hf_[A-Za-z0-9]{16,}", r"api_org_[A-Za-z0-9]{16,}",
-    r"wandb_v\d+_\w{16,}", r"AIza[\w-]{20,}", r"ya29\.[\w-]{20,}", r"sk-[A-Za-z0-9]{16,}",
-    r"sk-(?:proj|ant|svcacct|admin|or|lf|live|test)[\w-]*-[\w-]{16,}", r"xox[a-z]-[\w-]{10,}",
-    r"xapp-[\w-]{16,}", r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{12,}", r"gsk_[A-Za-z0-9]{20,}",
-    r"r8_[A-Za-z0-9]{20,}", r"nvapi-[\w-]{20,}", r"hvs\.[\w-]{20,}", r"dckr_pat_[\w-]{20,}",
-    r"do[opr]_v1_[0-9a-f]{40,}", r"shp[a-z]{2}_[0-9a-fA-F]{32}", r"[rs]k_(?:live|test)_\w{16,}",
-    r"whsec_[A-Za-z0-9+/]{20,}", r"(?:tvly|pplx|csk|xai)-[A-Za-z0-9]{20,}",
-    r"lsv2_[a-z]{2}_\w{32,}",
-    r"gls[ac]_\w{30,}", r"dapi[0-9a-f]{32}", r"(?:ntn|fw|figd|phc|phx|jina|sgp)_[A-Za-z0-9]{24,}",
-    r"hf_oauth_[\w-]{20,}", r"CFPAT-[\w-]{30,}", r"lin_api_[A-Za-z0-9]{30,}", r"sbp_[0-9a-f]{40}",
-    r"PMAK-[0-9a-f]{24}-[0-9a-f]{30,}", r"[\w]{10,}\.atlasv1\.[\w-]{40,}", r"tgp_v1_[\w-]{20,}",
-    r"pypi-[\w-]{40,}", r"eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?",
-)  # fmt: skip
-"""What ``detect-secrets`` 1.5 lacks, or knows in an older length alone."""
 
 
 def is_secret(name: str, value: Any = "") -> bool:
@@ -104,10 +118,10 @@ def is_secret(name: str, value: Any = "") -> bool:
     words = [word.lower() for word in _WORD.findall(name.rsplit(".", 1)[-1])]
     if not words or value is None or isinstance(value, bool) or _is_reference(value):
         return False
-    last, before = words[-1], words[-2] if len(words) > 1 else ""
-    if last in _ALWAYS or (last in ("key", "keys") and before in _OF):
+    if _always(words) or (words[-1] in _FORMS and _always(words[:-1])):
         return True
-    if not isinstance(value, str) or (re.fullmatch(r"[-+\d.,_]*", value) and value):
+    last, before = words[-1], words[-2] if len(words) > 1 else ""
+    if not isinstance(value, str) or (_PLAIN.fullmatch(value) and value):
         return False
     if last == "token" and before in _ORDINARY_TOKENS:
         return False
@@ -116,6 +130,20 @@ def is_secret(name: str, value: Any = "") -> bool:
     if last == "pass":
         return not before or before in _OF
     return last in _TEXTS or (last.endswith(_GLUED) and last != "token")
+
+
+def _always(words: list[str]) -> bool:
+    """Whether a field whose name ends in ``words`` is a credential, whatever its value."""
+    last, before = words[-1:], words[-2:-1]
+    if not last:
+        return False
+    glued = any(
+        last[0].endswith(end) and last[0].removesuffix(end) in _OF
+        for end in ("pw", "pwd", "pass", "key")
+    )
+    paired = last[0] in ("key", "keys") and before and before[0] in _OF
+    known = last[0] in _ALWAYS or tuple(words[-2:]) in _PAIRS
+    return bool(known or glued or paired or tokens.names().search("_".join(words)))
 
 
 def is_secret_variable(name: str) -> bool:
@@ -159,10 +187,9 @@ def _redact(value: Any, hidden: tuple[str, ...]) -> Any:
             if not is_secret(str(k), v)
         }
     if isinstance(value, list | tuple):
-        follows = [False, *(_names_secret(item) for item in value)]
         return [
-            REMOVED if after and isinstance(item, str) else _redact(item, hidden)
-            for item, after in zip(value, follows, strict=False)
+            REMOVED if i and _follows_flag(value, i) else _redact(item, hidden)
+            for i, item in enumerate(value)
             if not _assigns_secret(item)
         ]
     if isinstance(value, str):
@@ -180,11 +207,15 @@ def _text(text: str) -> str:
     text = _LOGIN.sub(lambda found: found[1] or "", text)
     text = _HOOK.sub(rf"\1{REMOVED}", text)
     text = _FLAG.sub(_flag, text)
+    text = _SHORT_FLAG.sub(rf"\1{REMOVED}", text)
+    text = _HEADER_FLAG.sub(lambda f: f[1] + (REMOVED if is_secret(f[2], f[3]) else f[3]), text)
+    text = _ELEMENT.sub(_element, text)
     text = _HEADER.sub(rf"\1\2{REMOVED}", text)
     text = _BEARER.sub(lambda found: (found[1] or found[2]) + REMOVED, text)
     text = _named(_ASSIGNED, text, prose=False)
     text = _named(_FIELD, text, prose="{" not in text)
-    return _shapes().sub(REMOVED, text)
+    text = _SAID.sub(rf"\1{REMOVED}", text)
+    return tokens.shapes().sub(REMOVED, text)
 
 
 def _address(url: str) -> str:
@@ -196,6 +227,7 @@ def _address(url: str) -> str:
     if colon and not re.search(r"[/?#]", name) and not _PORT.match(after) and "@" in after:
         ends = [found.end() for found in re.finditer("@", rest)]
         rest = rest[next((end for end in reversed(ends) if _HOST.match(rest, end)), ends[-1]) :]
+    rest = _FRAGMENT.sub("", rest)
     return f"{scheme}://{_QUOTED_QUERY.sub(_quoted_field, _QUERY.sub(_field, rest))}"
 
 
@@ -216,6 +248,13 @@ def _flag(found: re.Match[str]) -> str:
     return found[0].removesuffix(found[2]) + REMOVED if secret else found[0]
 
 
+def _element(found: re.Match[str]) -> str:
+    """``<password>value</password>``; ``<key>`` and ``<token>`` are words of XML and of models."""
+    name = found[1].rsplit(":", 1)[-1]
+    secret = name.lower() not in ("key", "token") and is_secret(name, found[2])
+    return f"<{found[1]}>{REMOVED}</{found[1]}>" if secret else found[0]
+
+
 def _named(names: re.Pattern[str], text: str, *, prose: bool) -> str:
     """``text`` without the values after ``name=`` or ``name:``; in ``prose`` a token is a word."""
     parts, at = [], 0
@@ -234,43 +273,20 @@ def _assigns_secret(item: Any) -> bool:
     return found is not None and is_secret(found[1], found[2].strip("'\""))
 
 
-def _names_secret(item: Any) -> bool:
-    """Whether ``item`` is a flag like ``--api-key``, whose value is the next word."""
-    flag = isinstance(item, str) and re.fullmatch(r"--[A-Za-z][\w-]*", item) is not None
-    return flag and is_secret(item, "a value")
+def _follows_flag(words: Sequence[Any], i: int) -> bool:
+    """Whether the word at ``i`` is the value of a flag before it: ``--api-key``, or ``-p`` of
+    a program that takes a password so.
+    """
+    flag, value = words[i - 1], words[i]
+    if not isinstance(flag, str) or not isinstance(value, str):
+        return False
+    if not re.fullmatch(r"-[A-Za-z]|--?[A-Za-z][\w-]+", flag):
+        return False
+    line = " ".join(map(str, words[max(0, i - 20) : i + 1]))
+    return is_secret(flag, "a value") or any(
+        f.end() == len(line) for f in _SHORT_FLAG.finditer(line)
+    )
 
 
 def _is_reference(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"\s*\$\{[^{}]*\}\s*", value) is not None
-
-
-@cache
-def _shapes() -> re.Pattern[str]:
-    """The forms of published tokens as one regular expression."""
-    from detect_secrets.plugins.aws import AWSKeyDetector
-    from detect_secrets.plugins.azure_storage_key import AzureStorageKeyDetector
-    from detect_secrets.plugins.github_token import GitHubTokenDetector
-    from detect_secrets.plugins.gitlab_token import GitLabTokenDetector
-    from detect_secrets.plugins.jwt import JwtTokenDetector
-    from detect_secrets.plugins.mailchimp import MailchimpDetector
-    from detect_secrets.plugins.openai import OpenAIDetector
-    from detect_secrets.plugins.pypi_token import PypiTokenDetector
-    from detect_secrets.plugins.sendgrid import SendGridDetector
-    from detect_secrets.plugins.slack import SlackDetector
-    from detect_secrets.plugins.square_oauth import SquareOAuthDetector
-    from detect_secrets.plugins.stripe import StripeDetector
-    from detect_secrets.plugins.telegram_token import TelegramBotTokenDetector
-    from detect_secrets.plugins.twilio import TwilioKeyDetector
-
-    kept: list[Any] = [
-        AWSKeyDetector, AzureStorageKeyDetector, GitHubTokenDetector, GitLabTokenDetector,
-        JwtTokenDetector, MailchimpDetector, OpenAIDetector, PypiTokenDetector, SendGridDetector,
-        SlackDetector, SquareOAuthDetector, StripeDetector, TelegramBotTokenDetector,
-        TwilioKeyDetector,
-    ]  # fmt: skip
-    shapes = [
-        f"(?{'i' if pattern.flags & re.IGNORECASE else ''}:{pattern.pattern})"
-        for detector in kept
-        for pattern in detector.denylist
-    ]
-    return re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join([*_MORE_TOKENS, *shapes])})")
