@@ -44,7 +44,7 @@ from coincide.store.check import QUARANTINE, first_five, move_foreign, not_repea
 from coincide.store.lock import lock
 from coincide.store.step import Step, by_key, differences
 from coincide.system import disk
-from coincide.system.files import fsync
+from coincide.system.files import fsync, sweep
 
 POLL = 0.2
 """Seconds between two checks of another process's attempt."""
@@ -138,13 +138,10 @@ class Store:
         """
         if fault := self.fault(step):
             return f"{fault}; it is moved to {QUARANTINE} and built again"
-        best: list[str] | None = None
-        for manifest in self.manifests(step.kind):
-            differing = differences(step, manifest)
-            if best is None or len(differing) < len(best):
-                best = differing
-        if best is None:
+        found = [differences(step, manifest) for manifest in self.manifests(step.kind)]
+        if not found:
             return f"no {step.kind} artifact yet"
+        best = min(found, key=len)
         shown = ", ".join(best[:4]) + (f" and {len(best) - 4} more" if len(best) > 4 else "")
         return f"differs from the nearest in {shown}" if best else "its folder was removed"
 
@@ -155,10 +152,11 @@ class Store:
         return [*([own] if own.is_dir() else []), *others]
 
     def tidy(self, artifact: Artifact, step: Step) -> None:
-        """Remove what killed processes left of attempts to build ``step``, which now exists."""
+        """Remove what killed processes left of building ``step``, which exists, and of hashing."""
         with suppress(OSError):  # a store that is only read
             attempts.remove_dead(self.root / step.kind, step.digits)
             attempts.settle(artifact.path)
+        sweep(self.root / hashes.FOLDER)
 
     # -- building --
 
@@ -383,7 +381,6 @@ class Store:
             yield
 
     def _lock(self, step: Step) -> AbstractContextManager[bool]:
-        """Hold the lock of ``step``; False if the file system has no locks."""
         return lock(self, step)
 
     def as_disk_error(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from coincide.store import Store
+from coincide.store import Store, hashes
 from tests.store.things import flip, step
 
 
@@ -47,8 +47,9 @@ def test_a_forked_child_locks_what_its_parent_locked_after_an_evaluation(tmp_pat
 @pytest.mark.parametrize("damaged", [False, True])
 @pytest.mark.parametrize("name", ["rename", "replace", "fsync", "unlink", "utime"])
 def test_killed_at_any_call_it_is_whole_or_goes_on(
-    tmp_path: Path, name: str, damaged: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, damaged: bool
 ) -> None:
+    monkeypatch.setattr(hashes, "SETTLED", 0.0)  # hashes are noted, too
     context = multiprocessing.get_context("fork")
     log, good = tmp_path / "log", {f"part-{i}.json": [i, 5] for i in range(4)}
     for number in range(1, 30):
@@ -64,6 +65,8 @@ def test_killed_at_any_call_it_is_whole_or_goes_on(
         artifact = Store(root).verify(Store(root).ensure(wanted) and wanted)
         assert {n: json.loads((artifact.path / n).read_text()) for n in artifact.files} == good
         assert not list(root.rglob(".partial*")) and not list(root.rglob(".claimed*")), number
+        Store(root).tidy(artifact, wanted)
+        assert not list(root.rglob(".tmp-*"))
         assert not list(artifact.path.glob(".*"))
         if child.exitcode == 0:
             return
