@@ -5,8 +5,8 @@ the caller with its own session, environment, descriptors, main module and exit 
 caller signals, follows and waits for, and which is killed when the caller ends. Importing torch,
 transformers and lmms-eval is most of the time of a small run and the same each time. Whatever is
 not a Python program of this project or torchrun is started as always, and so is everything on a
-machine with GPUs, which a forked process cannot use. Two things differ from a fresh process: the seed of ``hash`` is the server's, and
-``/proc/<pid>/cmdline`` shows the server's command line.
+machine with GPUs, which a forked process cannot use. Two things differ from a fresh process: the
+seed of ``hash`` is the server's, and ``/proc/<pid>/cmdline`` shows the server's command line.
 """
 
 from __future__ import annotations
