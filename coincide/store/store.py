@@ -44,7 +44,7 @@ from coincide.store.check import QUARANTINE, first_five, move_foreign, not_repea
 from coincide.store.lock import lock
 from coincide.store.step import Step, by_key, differences
 from coincide.system import disk
-from coincide.system.files import fsync, sweep
+from coincide.system.files import fsync, remove_temporary
 
 POLL = 0.2
 """Seconds between two checks of another process's attempt."""
@@ -156,7 +156,7 @@ class Store:
         with suppress(OSError):  # a store that is only read
             attempts.remove_dead(self.root / step.kind, step.digits)
             attempts.settle(artifact.path)
-        sweep(self.root / hashes.FOLDER)
+        remove_temporary(self.root / hashes.FOLDER)
 
     # -- building --
 
