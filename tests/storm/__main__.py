@@ -1,8 +1,9 @@
-"""``python -m tests.storm STAGE|all|damage|full``: what a kill, damage or a full disk leaves.
+"""``python -m tests.storm STAGE|all|damage|full|locks``: what a kill, damage or a full disk leaves.
 
 ``STAGE --kills N`` kills at random times (the main process, a child, the group) and compares the
 bytes with an undisturbed run. ``damage`` harms a store in every way of the table, ``full`` takes
-the room away. The undisturbed run is made once, in ``--folder``.
+the room away, ``locks`` runs two at once where file locks fail. The undisturbed run is made once,
+in ``--folder``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.storm import damage, full
+from tests.storm import damage, full, locks
 from tests.storm.kills import HEAD, storm
 from tests.storm.world import STAGES, base
 
@@ -21,7 +22,7 @@ from tests.storm.world import STAGES, base
 def main(words: Sequence[str] | None = None) -> int:
     """The command; its status is 1 when anything did not hold."""
     parser = argparse.ArgumentParser(prog="python -m tests.storm", description=__doc__)
-    parser.add_argument("what", choices=[*STAGES, "all", "damage", "full"])
+    parser.add_argument("what", choices=[*STAGES, "all", "damage", "full", "locks"])
     parser.add_argument("--kills", type=int, default=6, help="for each stage")
     parser.add_argument("--table", type=Path, help="kept there, part by part; a storm goes on")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="then begin no more")
@@ -33,9 +34,8 @@ def main(words: Sequence[str] | None = None) -> int:
     given = parser.parse_args(words)
     folder = given.folder.absolute()
     whole = base(folder / "whole")
-    if given.what in ("damage", "full"):
-        tries = {"damage": damage.try_all, "full": full.try_all}[given.what]
-        seen = tries(whole, folder, given.only)
+    if tries := {"damage": damage, "full": full, "locks": locks}.get(given.what):
+        seen = tries.try_all(whole, folder, given.only)
         wrong = [name for name, how in seen if how.startswith("WRONG")]
         print(f"{len(seen) - len(wrong)} of {len(seen)} held.")
         return 1 if wrong or not seen else 0

@@ -43,29 +43,39 @@ def around() -> dict[str, str]:
     return {**environment(), "OMP_NUM_THREADS": "1"}
 
 
-def start(folder: Path, words: Sequence[str], limit: int | None = None, cold: bool = False) -> Any:
-    """The command in a session of its own, its output in ``folder/said``.
+def start(
+    folder: Path, words: Sequence[str], limit: int | None = None, cold: bool = False,
+    locks: str = "", said: str = "said",
+) -> Any:  # fmt: skip
+    """The command in a session of its own, its output in ``folder/<said>``.
 
     ``limit``: most bytes of a file. ``cold``: ``python run.py``, which imports everything first.
-    It is killed when this process ends.
+    ``locks``: how its file locks fail (``storm.locks``), unless cold. It is killed when this
+    process ends.
     """
-    with (folder / "said").open("wb") as said:
+    with (folder / said).open("wb") as output:
         return (Plain if cold else Popen)(
             command(*SMALL, *words), cwd=folder, env=around(), stdin=subprocess.DEVNULL,
-            stdout=said, stderr=subprocess.STDOUT, start_new_session=True,
-            preexec_fn=partial(_begin, limit, dying_with_me()),
+            stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            preexec_fn=partial(_begin, limit, dying_with_me(), locks),
         )  # fmt: skip
 
 
-def _begin(limit: int | None, die_with: Callable[[], None]) -> None:
+def _begin(limit: int | None, die_with: Callable[[], None], locks: str) -> None:
     die_with()
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    if locks:
+        from tests.storm.locks import broken
+
+        broken(locks)
 
 
-def run(folder: Path, *words: str, limit: int | None = None, cold: bool = False) -> Ended:
+def run(
+    folder: Path, *words: str, limit: int | None = None, cold: bool = False, locks: str = ""
+) -> Ended:
     """The command to its end."""
-    code = start(folder, words, limit, cold).wait()
+    code = start(folder, words, limit, cold, locks).wait()
     return Ended(code, (folder / "said").read_text(errors="replace"))
 
 
