@@ -37,6 +37,8 @@ SLACK = 10_000_000
 """Bytes that any archive may expand to."""
 LONGEST = 240
 """Bytes of a name; disks allow 255, and unfinished files have longer names."""
+LONGEST_PATH = 4000
+"""Bytes of a whole path; Linux allows 4,095."""
 
 
 class DamagedArchive(UserError):
@@ -169,6 +171,8 @@ class _Names:
         if why := _bad_name(member):
             return why
         name = os.path.normpath(member.name)
+        if len(os.fsencode(self.into.absolute() / name)) > LONGEST_PATH:
+            return f"a path of more than {LONGEST_PATH:,} bytes"
         parents = [str(parent) for parent in PurePosixPath(name).parents if parent.name]
         folders = parents if member.open else [*parents, name]
         for folder in folders if name != "." else []:
@@ -221,8 +225,8 @@ def _bad_name(member: ArchiveMember) -> str:
         return "no name"
     if any(len(os.fsencode(part)) > LONGEST for part in parts):
         return f"a name of more than {LONGEST} bytes"
-    partial = parts[-1].startswith(".") and parts[-1].endswith(".part")
-    if partial or parts[-1].startswith(".tmp-") or WORK in parts:
+    partial = any(part.startswith(".") and part.endswith(".part") for part in parts)
+    if partial or any(part.startswith(".tmp-") for part in parts) or WORK in parts:
         return "a name of our own temporary files"
     return ""
 

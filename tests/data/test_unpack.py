@@ -131,6 +131,8 @@ def folder(name: str) -> tarfile.TarInfo:
         (["gpj.\u202eevil.jpg"], r"'gpj.\\u202eevil.jpg': control characters"),
         (["a\x9b2Jb.jpg"], "control characters"),
         (["x" * 250], "more than 240 bytes"),
+        (["/".join(["x" * 200] * 25)], "a path of more than 4,000 bytes"),
+        ([".a.jpg.part/b", "a.jpg"], "our own temporary files"),
     ],
 )
 def test_names_that_some_disk_or_terminal_confuses(
