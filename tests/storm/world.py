@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from coincide.system.processes import dying_with_me
+from coincide.system.processes import preexec_die_with_parent
 from tests.command.conftest import SMALL, command, environment
 from tests.warm import Plain, Popen
 
@@ -57,7 +57,7 @@ def start(
         return (Plain if cold else Popen)(
             command(*SMALL, *words), cwd=folder, env=around(), stdin=subprocess.DEVNULL,
             stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-            preexec_fn=partial(_begin, limit, dying_with_me(), locks),
+            preexec_fn=partial(_begin, limit, preexec_die_with_parent(), locks),
         )  # fmt: skip
 
 
