@@ -23,7 +23,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from coincide.checks.needs import refuse_unmet
-from coincide.config import FeaturePass, HealthLimits, Root, check_command, check_name, check_stages
+from coincide.config import (
+    MODEL_GROUPS,
+    FeaturePass,
+    HealthLimits,
+    Root,
+    check_command,
+    check_model_names,
+    check_name,
+    check_stages,
+)
 from coincide.experiment import Experiment
 from coincide.schema import UserError
 from coincide.selection.budget import check
@@ -32,7 +41,7 @@ from coincide.terminal.inert import guard_terminal
 from eval import interface as evaluation
 from launch.commands import COMMANDS
 from launch.execute import Executor, Launcher
-from launch.frozen import HERE_ONLY, FrozenCommand, frozen_command, read
+from launch.frozen import FrozenCommand, frozen_command, read, what_runs
 from launch.jobs import Job, with_stages, without_duplicates
 from launch.local import Local
 from launch.references import ledger_config
@@ -46,7 +55,7 @@ from track.settings import Logger, group_of
 from train import interface as finetuning
 
 CONF = Path(__file__).resolve().parent / "conf"
-GROUPS = ("data", "method", "reference", "clip", "vision", "sentence", "target", "train", "eval")
+GROUPS = ("data", "method", *MODEL_GROUPS, "target", "train", "eval")
 MULTIRUN = ("-m", "--multirun")
 ASKING = (
     "--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p",
@@ -94,7 +103,7 @@ def _method_file(name: str, words: Sequence[str]) -> DictConfig:
     choices = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
     if re.fullmatch(r"[\w.-]+", name):
         with suppress(MissingConfigException):
-            found = hydra.compose(f"method/{name}", search).method
+            found = hydra.compose("config", [*search, f"method={name}"]).method
             return DictConfig(OmegaConf.to_container(found, resolve=False))
     near = difflib.get_close_matches(name, choices, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
@@ -106,7 +115,10 @@ def make_job(cfg: DictConfig, words: Sequence[str], group: str = "") -> Job:
 
     ``group``: name of the sweep that it belongs to.
     """
+    for group in (*GROUPS, "logger"):
+        _check_chosen(cfg, group)
     config = plain(cfg)
+    check_model_names(config["models"])
     check_targets(config, CONF)
     check(cfg.budget)
     check_stages(list(cfg.stages))
@@ -119,6 +131,9 @@ def make_job(cfg: DictConfig, words: Sequence[str], group: str = "") -> Job:
     for name, part in parts.items():
         if name != "train":  # a recipe has none
             check_name(name, part.name)
+    models = build(cfg, "models")
+    for name, model in models.items():
+        check_name(f"models.{name}", model.name)
     targets = None if cfg.targets is None else build(cfg, "targets")
     logger: Logger = build(cfg, "logger")
     experiment = Experiment(
@@ -126,10 +141,9 @@ def make_job(cfg: DictConfig, words: Sequence[str], group: str = "") -> Job:
         source=parts["data"],
         recipe=parts["train"],
         suite=parts["eval"],
-        **{
-            name: parts[name]
-            for name in ("method", "reference", "clip", "vision", "sentence", "target")
-        },
+        method=parts["method"],
+        target=parts["target"],
+        models={name: parts[name] for name in MODEL_GROUPS} | models,
         budget=cfg.budget,
         seed=cfg.seed,
         finetuning=finetuning,
@@ -138,7 +152,7 @@ def make_job(cfg: DictConfig, words: Sequence[str], group: str = "") -> Job:
         features=cast(FeaturePass, OmegaConf.to_object(cfg.features)),
         health=cast(HealthLimits, OmegaConf.to_object(cfg.health)),
         config={
-            **_answering(ledger_config(cfg)),
+            **what_runs(ledger_config(cfg)),
             "overrides": list(words),
             "group": logger.group or group,
         },
@@ -147,9 +161,11 @@ def make_job(cfg: DictConfig, words: Sequence[str], group: str = "") -> Job:
     return Job(cfg, experiment)
 
 
-def _answering(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration without what only says where and how the command runs."""
-    return {key: value for key, value in config.items() if key not in HERE_ONLY}
+def _check_chosen(cfg: DictConfig, group: str) -> None:
+    """Raise UserError if nothing is chosen of a config group that no run can do without."""
+    if not OmegaConf.is_dict(cfg[group]):
+        choices = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+        raise UserError(f"{group}: none is chosen. The choices are {choices}: {group}=CHOICE.")
 
 
 def plain(cfg: Any) -> Any:
@@ -197,6 +213,10 @@ def _compose(overrides: Sequence[str], *, hydra_too: bool = False) -> DictConfig
         if key is None:
             raise UserError(str(error).strip()) from error
         raise UserError(_unknown_key(key[1], overrides)) from error
+    except ValueError as error:  # of a group whose choice is no name
+        raise UserError(
+            f"{error}. To choose none of a group leave it out with ~, e.g. ~targets."
+        ) from error
 
 
 def _unknown_key(key: str, overrides: Sequence[str]) -> str:
@@ -217,6 +237,7 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> str:
 def run(jobs: Sequence[Job]) -> int:
     """Hand the distinct runs to the launcher; what is missing is told before any of them starts."""
     refuse_unmet((job.experiment, job.stages) for job in jobs if not job.cfg.dry_run)
+    _check_chosen(jobs[0].cfg, "launcher")
     launcher: Launcher = build(jobs[0].cfg, "launcher")
     return launcher.launch(without_duplicates(jobs), executor(jobs[0]))
 

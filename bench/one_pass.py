@@ -200,7 +200,7 @@ def demo(folder: Path, rows: int) -> None:
     words = [f"data.n={rows}", f"paths.store={folder}"]
     runs = {m: program.compose_all([f"method={m}", *words])[0].experiment for m in METHODS}
     first = runs["coincide"]
-    for step in (first.data, first.reference.step(), first.clip.step()):
+    for step in (first.data, first.reference.step(), first.models["clip"].step()):
         first.store.ensure(step)
     signals = {method: run.signals for method, run in runs.items()}
     everything = list(dict.fromkeys(s for found in signals.values() for s in found))

@@ -6,11 +6,15 @@ The groups (``data``, ``method``, ...) are plug-ins: the dataclass that each nam
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from coincide.schema import STAGES, UserError
 
+MODEL_GROUPS = ("reference", "clip", "vision", "sentence")
+"""Config groups of the models that signals come from. Further ones stand in ``models``, by the name
+that their signals have as ``model``."""
 COMMAND_NAMES = (
     "run", "doctor", "prefetch", "prepare", "verify", "dashboard_sync", "dashboard_create",
 )  # fmt: skip
@@ -86,6 +90,8 @@ class Root:
     """The vision tower that embeddings of pictures come from."""
     sentence: Any = None
     """The text encoder that embeddings of sentences come from."""
+    models: dict[str, Any] = field(default_factory=dict)
+    """Name -> further model that signals come from."""
     targets: Any = None
     """Rows of another dataset, for methods that look at targets; null: none."""
     target: Any = None
@@ -126,6 +132,20 @@ def check_name(group: str, name: object) -> None:
             f"the name of {group} is {name!a}: expected text that prints, e.g. "
             f"{group}.name=mine (target.label and reference.label for models of the hub)."
         )
+
+
+def check_model_names(models: Mapping[str, object]) -> None:
+    """Raise UserError unless ``models`` holds one model for each name, and no name that is a field
+    of the configuration.
+    """
+    taken = [field.name for field in fields(Root)]
+    for name, model in models.items():
+        if name in taken or not isinstance(model, Mapping) or "_target_" not in model:
+            raise UserError(
+                f"models.{name}: expected a model with _target_, under a name of its own, none of "
+                f"{', '.join(taken)}. A file of conf/models begins with the line "
+                "# @package models.<name>, and <name> is what its signals have as `model`."
+            )
 
 
 def check_stages(stages: list[str]) -> tuple[str, ...]:

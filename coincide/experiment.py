@@ -20,7 +20,6 @@ from coincide.protocols import (
     TrainStage,
 )
 from coincide.schema import (
-    ClipSource,
     Clustering,
     DataSource,
     Difficulty,
@@ -28,6 +27,7 @@ from coincide.schema import (
     ModelSource,
     Need,
     Signal,
+    SignalModel,
     SubsetOf,
     Targets,
     TunedSignal,
@@ -53,8 +53,8 @@ class Experiment:
     store: Store
     source: DataSource
     method: Method
-    reference: ModelSource
-    clip: ClipSource
+    models: Mapping[str, SignalModel]
+    """The models that signals come from, by the name that signals have as ``model``."""
     target: ModelSource
     recipe: FinetuningRecipe
     suite: EvaluationSuite
@@ -62,10 +62,6 @@ class Experiment:
     seed: int
     finetuning: TrainStage
     evaluation: EvalStage
-    vision: ClipSource | None = None
-    """The vision tower."""
-    sentence: ClipSource | None = None
-    """The text encoder."""
     targets: DataSource | None = None
     """The dataset of the target rows, for methods that use them."""
     features: FeaturePass = field(default_factory=FeaturePass)
@@ -76,6 +72,11 @@ class Experiment:
     """The overrides of the command line."""
     siblings: Sequence[Experiment] = ()
     """All experiments of this command, this one included: they share feature passes."""
+
+    @property
+    def reference(self) -> Any:
+        """The image-text model whose signals most methods read, a :class:`ModelSource`."""
+        return self.models["reference"]
 
     @cached_property
     def data(self) -> Step:
@@ -92,24 +93,21 @@ class Experiment:
         """
         return list(dict.fromkeys(s for need in self.needs for s in signals_of(need)))
 
-    @property
-    def models(self) -> dict[str, Any]:
-        """The models that signals can come from, by config group."""
-        return {name: getattr(self, name) for name in ("reference", "clip", "vision", "sentence")}
-
     @cached_property
     def extractions(self) -> dict[Signal, Extraction]:
         """Step and pass of each signal of the pool's rows."""
-        return {
-            signal: extraction(
-                signal,
-                self.models[signal.model],
-                self.source,
-                self.features,
-                self._read_by(signal.model, self.source),
+        return {signal: self._extraction(signal, self.source) for signal in self.signals}
+
+    def _extraction(self, signal: Signal, source: DataSource) -> Extraction:
+        """Step and pass of ``signal`` over ``source``; UserError where its model is not given."""
+        model = self.models.get(signal.model)
+        if model is None:
+            raise UserError(
+                f"method {self.method.name} reads the signal {signal.name} off the model "
+                f"{signal.model!r}, and there is none: there are {', '.join(self.models)}. Set "
+                f"models=CHOICE, a file of conf/models that gives models.{signal.model}."
             )
-            for signal in self.signals
-        }
+        return extraction(signal, model, source, self.features, self._scans(model, source))
 
     @cached_property
     def target_extractions(self) -> dict[Targets, Extraction]:
@@ -125,20 +123,11 @@ class Experiment:
                 "FOLDER, or targets=benchmark, the dev split of a benchmark; with data=demo "
                 "targets=demo."
             )
-        return {
-            need: extraction(
-                need.signal,
-                self.models[need.signal.model],
-                self.targets,
-                self.features,
-                self._read_by(need.signal.model, self.targets),
-            )
-            for need in needs
-            if self.targets is not None
-        }
+        over = self.targets
+        return {n: self._extraction(n.signal, over) for n in needs if over is not None}
 
     def asks(self, model: str) -> bool:
-        """Whether the method needs a signal of the model in config group ``model``."""
+        """Whether the method needs a signal of the model of that name."""
         needs = [need for each in self.family for need in each.needs]
         wanted = [*(s for n in needs for s in signals_of(n)), *(t.signal for t in _targets(needs))]
         return any(signal.model == model for signal in wanted)
@@ -147,15 +136,15 @@ class Experiment:
         """The step of ``signal`` over the pool's rows."""
         return self.extractions[signal].step
 
-    def _read_by(self, model: str, source: DataSource) -> tuple[Step, ...]:
+    def _scans(self, model: SignalModel, source: DataSource) -> tuple[Step, ...]:
         """The scan that must precede a pass of ``model`` over ``source``: rows its processor
         refuses.
 
         Empty for models whose processor cannot refuse a row.
         """
-        if model != "reference" or self.reference.template != "chat":
+        if not isinstance(model, ModelSource) or model.template != "chat":
             return ()
-        return (self._scan(self.reference, self.reference.max_length, source),)
+        return (self._scan(model, model.max_length, source),)
 
     @cached_property
     def scan(self) -> Step:

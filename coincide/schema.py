@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from coincide.errors import HealthError as HealthError
 from coincide.errors import UserError as UserError
@@ -85,6 +85,7 @@ class DataSource(Protocol):
     def open(self, artifact: Path) -> Dataset: ...
 
 
+@runtime_checkable
 class ModelSource(Protocol):
     """A base model of ``conf/reference`` or ``conf/target``.
 
@@ -113,9 +114,11 @@ class ModelSource(Protocol):
         ...
 
 
-class ClipSource(Protocol):
-    """A CLIP model of ``conf/clip``: ``model/`` loads as CLIPModel and CLIPProcessor; or a vision
-    tower of ``conf/vision`` or text encoder of ``conf/sentence``, of any class of transformers."""
+class EncoderSource(Protocol):
+    """A model that embeds pictures or texts: a CLIP of ``conf/clip`` (its ``model/`` loads as
+    CLIPModel and CLIPProcessor), a vision tower of ``conf/vision`` or a text encoder of
+    ``conf/sentence``, of any class of transformers.
+    """
 
     @property
     def name(self) -> str: ...
@@ -155,7 +158,7 @@ class Signal:
     dtype: ClassVar[str]
     """dtype of the stored values: float16 or float32."""
     model: ClassVar[str]
-    """Config group of the model: ``reference``, ``clip``, ..."""
+    """Name of the model: the config group ``reference``, ``clip``, ..., or one of ``models``."""
     nan_allowed: ClassVar[bool] = False
     """True: NaN means that the example has no value. False: a NaN stops the pass with an error."""
 
@@ -171,6 +174,13 @@ class Signal:
     def width(self, hidden: int) -> int:
         """Number of columns D, for a model with hidden (or embedding) size ``hidden``."""
         return hidden
+
+    @classmethod
+    def text_tokens(cls, signals: Sequence[Signal], text: float) -> float:
+        """Text tokens that one pass for ``signals``, all of this model, reads of a row whose text
+        has ``text`` tokens; for cost estimates.
+        """
+        return text
 
     @classmethod
     def make_pass(cls, model: Any, source: DataSource, options: Any) -> Any:
@@ -422,9 +432,9 @@ class Result:
     """Cost of each artifact; results that name the same artifact share its cost."""
     hardware: Mapping[str, Any] = field(default_factory=dict)
     contents: Mapping[str, str] = field(default_factory=dict)
-    """Keys of the parts by config group (``data``, ``target``, ``reference``, ``clip``, ``vision``,
-    ``sentence``,
-    ``method``). Two parts may share a name, but not a key. Empty: not recorded."""
+    """Keys of the parts by config group (``data``, ``target``, ``method``) or name (the models that
+    its signals come from: ``reference``, ``clip``, ...). Two parts may share a name, but not a key.
+    Empty: not recorded."""
     aside: tuple[str, ...] = ()
     """Fields of ``config.method`` and ``config.train`` that do not change the answer, as declared
     by them."""

@@ -6,7 +6,7 @@ run.py frozen=<file>`` runs it, whatever ``conf/`` contains by then.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,16 @@ def resolved_run(job: Job) -> dict[str, Any]:
     config: Any = OmegaConf.to_container(job.cfg, resolve=True)
     return {
         "words": [w for w in job.experiment.words if w.split("=")[0].split(".")[0] != "launcher"],
-        "config": {key: value for key, value in config.items() if key not in HERE_ONLY},
+        "config": what_runs(config),
     }
+
+
+def what_runs(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` without ``HERE_ONLY``; nor ``models`` where there are none, as in runs of before
+    they could be given.
+    """
+    left = {key: value for key, value in config.items() if key not in HERE_ONLY}
+    return left if left.get("models") else {k: v for k, v in left.items() if k != "models"}
 
 
 def freeze(job: Job, path: Path, folder: Path) -> None:
@@ -58,7 +66,7 @@ def freeze(job: Job, path: Path, folder: Path) -> None:
     config = frozen_config(job.cfg, goal_key(job)[:8])
     content = {
         "words": [redact(word).replace("${", "\\${") for word in resolved_run(job)["words"]],
-        "config": {key: value for key, value in config.items() if key not in HERE_ONLY},
+        "config": what_runs(config),
         "folder": str(folder),
         "group": job.experiment.config.get("group", ""),
         "variables": variables(job.cfg),

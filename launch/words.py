@@ -18,7 +18,8 @@ from hydra.errors import OverrideParseException
 from coincide.schema import UserError
 
 LITERAL = re.compile(
-    r"\+{0,2}(paths\.\w+|logger\.(dir|group)|(data|targets|target|reference|clip|method|eval)"
+    r"\+{0,2}(paths\.\w+|logger\.(dir|group)"
+    r"|(data|targets|target|reference|clip|vision|sentence|models|method|eval)"
     r"(\.\w+)*\.(annotations|images|root|path|repo|adapter|mirror|name|label|source_field|weights"
     r"|language|vision|projector|tower|folder|file))"
 )

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from coincide.config import MODEL_GROUPS
 from coincide.ledger.evidence import ArtifactShelf
 from coincide.ledger.files import file_name
 from coincide.report.settings import identity
@@ -150,7 +151,7 @@ def _select(result: Result, shelf: ArtifactShelf, group: str) -> WandbRun:
         job_type="select",
         group=group,
         tags=_tags(result.method, result.data, _budget(result)),
-        config=_config(result, ("data", "method", "reference", "clip", "vision", "sentence")),
+        config=_config(result, ("data", "method", *MODEL_GROUPS, "models")),
         summary={
             "k": result.k,
             "budget": result.budget,

@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from coincide.checks.flops import ASSUMED_MFU, gpu_hours, peak_flops
-from coincide.features.forward.contract import ForwardSignal
 from coincide.protocols import HasPictureRuns, scale_of
 from coincide.schema import (
     Clustering,
     Difficulty,
     Method,
     Need,
-    Signal,
     SubsetOf,
     TunedSignal,
     UserError,
@@ -36,7 +34,6 @@ PROMPT_TOKENS, ANSWER_TOKENS = 60, 10
 """Of a benchmark's question and of its answer, in the mean."""
 GENERATION_MFU = 0.1
 """Share of the peak while answering: token by token, bound by memory."""
-CLIP_TOKENS = 77
 
 
 @dataclass(frozen=True)
@@ -92,9 +89,9 @@ def needs_of(method: Method) -> list[Need]:
 
 
 def _features(experiment: Experiment, device: str) -> StageEstimate | None:
-    """One forward pass a model, 2 FLOP a parameter and token; a variant of the rows that is run
-    besides the whole ones (``ForwardSignal.variant``) adds their text. A vision tower reads no
-    text, and a picture for every row, though it reads each once."""
+    """One forward pass a model, 2 FLOP a parameter and token; how much text it reads say its
+    signals (``Signal.text_tokens``). A vision tower counts a picture for every row, though it reads
+    each once."""
     wanted = dict.fromkeys(s for n in needs_of(experiment.method) for s in signals_of(n))
     if not wanted:
         return None
@@ -107,19 +104,12 @@ def _features(experiment: Experiment, device: str) -> StageEstimate | None:
         scale = scale_of(model)
         if rows is None or text is None or "parameters" not in scale:
             return StageEstimate("features", None, None, "sizes of data or model are not known")
-        read = {"clip": CLIP_TOKENS, "vision": 0, "sentence": text}.get(group, 0)
-        tokens = rows * (scale["image_tokens"] + (read or text * _variants(signals)))
+        tokens = rows * (scale["image_tokens"] + signals[0].text_tokens(signals, text))
         hours += gpu_hours(2 * scale["parameters"] * tokens, device)
         values = sum(s.width(scale["hidden"]) * BYTES[s.dtype] for s in signals)
         disk += rows * values
         said.append(f"{model.name}: {tokens / 1e6:,.0f}M tokens x 2 x {_n(scale)}")
     return StageEstimate("features", hours, disk, f"{'; '.join(said)} {_at(device)}")
-
-
-def _variants(signals: Sequence[Signal]) -> int:
-    """How often the text of a row is read, for all its variants."""
-    variants = {s.variant for s in signals if isinstance(s, ForwardSignal)}
-    return 1 + len(variants - {"whole"}) if variants else 0
 
 
 def _select(experiment: Experiment, device: str) -> StageEstimate | None:
@@ -154,7 +144,7 @@ def _select(experiment: Experiment, device: str) -> StageEstimate | None:
     for subset, part in parts.items():
         signals = [need.signal for need in tuned if need.subset == subset]
         scale, text = scale_of(experiment.target), scale_of(experiment.source)["text_tokens"]
-        tokens = part * (scale["image_tokens"] + text * _variants(signals))
+        tokens = part * (scale["image_tokens"] + signals[0].text_tokens(signals, text))
         hours += gpu_hours(2 * scale["parameters"] * tokens, device)
         said.append(f"{tokens / 1e6:,.0f}M tokens x 2 x {_n(scale)} over them")
     return StageEstimate("select", hours, disk, f"{'; '.join(said)} {_at(device)}")

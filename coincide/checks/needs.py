@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 ExperimentStages = Iterable[tuple["Experiment", Sequence[str]]]
 GroupRequirements = list[tuple[str, Requirement]]
 """``(config group, requirement)``."""
-MODELS = ("reference", "clip", "vision", "sentence", "target")
-"""Config groups whose parts become artifacts of the store."""
 
 
 def gather(asked: ExperimentStages) -> GroupRequirements:
@@ -32,7 +30,7 @@ def gather(asked: ExperimentStages) -> GroupRequirements:
     found: dict[tuple[str, str], tuple[str, Requirement]] = {}
     for experiment, stages in asked:
         for group, part in experiment.parts(stages).items():
-            if group in MODELS and experiment.in_store(part):
+            if group in (*experiment.models, "target") and experiment.in_store(part):
                 continue
             for requirement in _requirements(experiment, group, part, stages):
                 found.setdefault((group, requirement.name), (group, requirement))

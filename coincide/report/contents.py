@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from coincide.report.records import Note
-from coincide.report.settings import flatten
+from coincide.report.settings import flatten, part_config
 from coincide.schema import Result
 from coincide.system.files import canonical
 
@@ -108,14 +108,13 @@ def _from(mine: Sequence[Result], others: Sequence[Result], part: str) -> str:
 
 
 def _made_from(result: Result, part: str) -> str:
-    """Name and configuration of a part. CLIP, target rows and a method's content belong to the
+    """Name and configuration of a part. Encoders, target rows and a method's content belong to the
     method."""
     own = {"data": result.data, "target": result.target, "reference": result.reference}
-    names = own | dict.fromkeys(("clip", "vision", "sentence", "targets", "method"), result.method)
     config = {k: v for k, v in _config(result, part).items() if k not in _LOOSE}
-    return canonical([part, names.get(part, ""), config])
+    return canonical([part, own.get(part, result.method), config])
 
 
 def _config(result: Result, part: str) -> Mapping[str, Any]:
-    found = result.config.get(part)
+    found = part_config(result, part)
     return found if isinstance(found, Mapping) else {}

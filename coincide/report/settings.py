@@ -10,11 +10,11 @@ from typing import Any
 from coincide.schema import Result
 from coincide.system.files import canonical, normalise_numbers
 
-COMPARED = ("data", "method", "reference", "clip", "vision", "sentence", "target", "train", "eval")
-"""Config groups that can change an answer; budget and seed have columns of their own."""
+COMPARED = ("data", "method", "target", "train", "eval")
+"""Config groups that can change an answer, besides the models that signals come from; budget and
+seed have columns of their own."""
 WHOLE = ("data", "target", "train", "eval")
 """Groups in which a full-data run must agree with the runs that are compared with it."""
-MODELS = ("reference", "clip", "vision", "sentence", "target")
 BESIDE_CONTENT = ("template", "max_length", "dtype", "layers")
 """Fields of a model that change an answer but are not part of its content (``ModelSource``)."""
 NEUTRAL = (
@@ -50,10 +50,9 @@ def setting(result: Result) -> Setting:
     Fields of a model that signals come from only count if the method uses it. If the content of
     data or a model is recorded, its key replaces the fields that it was made from.
     """
-    beside = {part: part not in result.contents for part in ("clip", "vision", "sentence")}
-    unused = {"reference": not result.reference, **beside}
-    groups = [g for g in COMPARED if not unused.get(g)]
-    flat = {k: v for g in groups for k, v in _flat(result.config.get(g), g)}
+    models = set(result.contents) - {*COMPARED, "reference", "targets"}
+    groups = [*COMPARED, *(["reference"] if result.reference else []), *models]
+    flat = {k: v for g in groups for k, v in _flat(part_config(result, g), g)}
     return {k: v for k, v in sorted(flat.items()) if _counts(k, v, result)}
 
 
@@ -122,6 +121,12 @@ def short_names(settings: Sequence[Setting]) -> tuple[list[str], str]:
     return rare, said({n: json.loads(value) for n, value in usual.items()}, list(usual))
 
 
+def part_config(result: Result, part: str) -> Any:
+    """The configuration of a config group, or of the model of that name."""
+    found = result.config.get(part)
+    return (result.config.get("models") or {}).get(part) if found is None else found
+
+
 def flatten(value: Mapping[str, Any]) -> dict[str, Any]:
     """Nested mapping -> dotted field -> value."""
     return {k: v for name, item in value.items() for k, v in _flat(item, name)}
@@ -136,7 +141,7 @@ def _counts(name: str, value: Any, result: Result) -> bool:
         return False
     if part == "data" and "data" in result.contents:
         return False
-    if part in MODELS and part in result.contents:
+    if part != "method" and part in result.contents:
         return last in BESIDE_CONTENT
     if name in ("method.variant", "method.projection"):  # a column of its own, where it is told
         told = f"{value:,}" if isinstance(value, int) else str(value)

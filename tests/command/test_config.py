@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 import run as program
 from coincide.schema import UserError
 
-GROUPS = ("data", "method", "reference", "clip", "vision", "target", "train", "eval")
+GROUPS = ("data", "method", "reference", "clip", "vision", "sentence", "target", "train", "eval")
 FILES = [
     (group, path.stem) for group in GROUPS for path in sorted((program.CONF / group).glob("*.yaml"))
 ]

@@ -248,7 +248,16 @@ def test_released_shards_are_read_again(tmp_path: Path) -> None:
     assert mapped() == 3
     values.release()
     assert mapped() == 0
-    np.testing.assert_array_equal(values[np.array([5, 0])], whole[[5, 0]])
+    rows = np.array([5, 0])
+    for index in (
+        rows,
+        (rows, 1),
+        (rows, [1, 3]),
+        (slice(1, 4), 2),
+        (slice(None), slice(2)),
+        (4, 0),
+    ):
+        np.testing.assert_array_equal(values[index], whole[index])
 
 
 @pytest.mark.parametrize(("index", "name"), [(1, "hidden_last"), (2, "hidden_mean")])

@@ -77,7 +77,14 @@ class ShardedArray:
         return ShardedArray(self.folder, rows if self._rows is None else self._rows[rows])
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        """``x[i:j]``, ``x[rows]`` or ``x[i]``: an array in memory."""
+        """``x[i:j]``, ``x[rows]``, ``x[i]`` or, as numpy has it, ``x[rows, columns]``: an array in
+        memory.
+        """
+        if isinstance(index, tuple):
+            found, columns = self[index[0]], index[1:]
+            if isinstance(index[0], slice):
+                return found[(slice(None), *columns)]
+            return found[columns if found.ndim < self.ndim else (np.arange(len(found)), *columns)]
         if isinstance(index, slice):
             start, stop, step = index.indices(len(self))
             if self._rows is None and step == 1:

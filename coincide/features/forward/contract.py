@@ -127,6 +127,12 @@ class ForwardSignal(Signal, ABC):
     """For a variant other than the whole row: whether only answer tokens are read. The tokens
     before them may then come from another variant's cache, and ``hidden`` starts after these."""
 
+    @classmethod
+    def text_tokens(cls, signals: Sequence[Signal], text: float) -> float:
+        """The text once, and once more for each variant of the rows besides the whole ones."""
+        variants = {s.variant for s in signals if isinstance(s, ForwardSignal)}
+        return text * (1 + len(variants - {"whole"}))
+
     def taps(self) -> Sequence[Tap]:
         """The places in the decoder that it reads, besides the output of the last layer."""
         return ()
@@ -161,7 +167,10 @@ class Embedder(Protocol):
 
 
 class EmbeddingSignal(Signal, ABC):
-    """A signal that is an embedding of an image or of a text."""
+    """A signal that is an embedding of an image or of a text, stored as float32."""
+
+    dtype: ClassVar[str] = "float32"
+    nan_allowed: ClassVar[bool] = True
 
     @abstractmethod
     def embed(self, encoder: Embedder, examples: Sequence[Example]) -> np.ndarray:

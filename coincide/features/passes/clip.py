@@ -4,42 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from coincide.config import FeaturePass
-from coincide.features.engine.contract import Computer, SignalPass, WorkerSite, check_dtype
+from coincide.features.engine.contract import Computer, SignalPass, WorkerSite
 from coincide.features.forward.contract import EmbeddingSignal
-from coincide.schema import ClipSource, DataSource
+from coincide.features.passes.embedding import EmbeddingPass
+from coincide.schema import DataSource, Signal
+
+TEXT_TOKENS = 77
+"""Tokens to which CLIP pads or cuts every text."""
 
 
 class ClipSignal(EmbeddingSignal):
     """A signal that is an embedding of CLIP, stored as float32."""
 
     model: ClassVar[str] = "clip"
-    dtype: ClassVar[str] = "float32"
-    nan_allowed: ClassVar[bool] = True
+
+    @classmethod
+    def text_tokens(cls, signals: Sequence[Signal], text: float) -> float:
+        return TEXT_TOKENS
 
     @classmethod
     def make_pass(cls, model: Any, source: DataSource, options: FeaturePass) -> SignalPass:
         return ClipPass(model, source, options)
 
 
-@dataclass(frozen=True)
-class ClipPass:
+class ClipPass(EmbeddingPass):
     """A pass of CLIP over a dataset. Picklable: it is sent to every worker."""
 
-    model: ClipSource
-    source: DataSource
-    options: FeaturePass
-
-    def __post_init__(self) -> None:
-        check_dtype(self.model.dtype, "clip.dtype")
-
-    def config(self) -> dict[str, Any]:
-        """What changes the values: the precision of CLIP."""
-        return {"dtype": self.model.dtype}
+    group: ClassVar[str] = "clip"
 
     def columns(self, signals: Sequence[Any], folder: Path) -> list[int]:
         """Columns of each signal, by the width of an embedding."""

@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 from coincide.config import FeaturePass
 from coincide.features.engine.contract import Computer, SignalPass, WorkerSite
-from coincide.features.passes.vision import VisionPass, VisionSignal
+from coincide.features.forward.contract import EmbeddingSignal
+from coincide.features.passes.embedding import EmbeddingPass
 from coincide.schema import DataSource
 
 
-class SentenceSignal(VisionSignal):
+class SentenceSignal(EmbeddingSignal):
     """A signal that is an embedding of a text encoder, stored as float32."""
 
     model: ClassVar[str] = "sentence"
@@ -22,7 +23,7 @@ class SentenceSignal(VisionSignal):
         return SentencePass(model, source, options)
 
 
-class SentencePass(VisionPass):
+class SentencePass(EmbeddingPass):
     """A pass of a text encoder over a dataset. Picklable: it is sent to every worker."""
 
     group: ClassVar[str] = "sentence"
