@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.features import NARROW_336, NARROW_TEXT, shaped
+from bench.made_models import NARROW_336, NARROW_TEXT, shaped
 from bench.watch import clock
 from coincide.models.template import TEMPLATES
 from coincide.models.tiny import make_processor

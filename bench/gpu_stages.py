@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from bench import features as bench_features
-from bench import train_step
+from bench import made_models, train_step
 from bench.evaluate import PLAIN_BATCH, TEMPLATE, WORKLOADS, Way, engine, questions
 from bench.gpu_found import Found, Setting, fits, until_it_fits
 from coincide.config import FeaturePass
@@ -45,7 +45,7 @@ def features(setting: Setting, found: Found) -> None:
     took, _ = measured.run(probe)
     rows = found.cut("rows", most, fits(took, probe, setting.seconds / 4))
     seconds, _ = measured.run(rows)
-    dtype = bench_features.SHAPES[name].dtype
+    dtype = made_models.SHAPES[name].dtype
     found.put(figures={"rows": rows, "dtype": dtype, "rows/s": rows / seconds})
     rate = measured.operations(rows) / seconds
     found.put(figures={"FLOP/s": rate, "model FLOP utilisation": setting.share_of_peak(rate)})
@@ -57,10 +57,10 @@ class RandomPass:
     def __init__(self, root: Path, shape: str, device: str, rows: int) -> None:
         (root / "images").mkdir(parents=True)
         self.root, self.runs, self.drawn = root, 0, 0
-        sizes = bench_features.SHAPES[shape]
-        source = bench_features.Source(rows, root / "images", sizes)
+        sizes = made_models.SHAPES[shape]
+        source = made_models.Source(rows, root / "images", sizes)
         options = FeaturePass(device=device, decode_workers=0 if shape == "tiny" else "auto")
-        model = bench_features.Model(shape, sizes.max_length)
+        model = made_models.Model(shape, sizes.max_length)
         self.over = bench_features.Timed(model, source, sizes.dtype, options, log=root)
         self.signal = Activations(sizes.layers)
         torch.manual_seed(0)

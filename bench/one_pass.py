@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 import run as program
-from bench.features import SHAPES, Model, Source
+from bench.made_models import SHAPES, Model, Source
 from coincide.config import FeaturePass
 from coincide.experiment import Experiment
 from coincide.features.engine.shards import ShardedArray

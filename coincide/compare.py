@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 from coincide.ledger.evidence import ArtifactShelf
 from coincide.ledger.files import presentable, read_result
 from coincide.ledger.identity import DIGITS, same_asked
+from coincide.ledger.result import Result, Score
 from coincide.report.notes import primary
 from coincide.report.overlap import Overlap, expected_share, overlap
 from coincide.report.settings import flatten
-from coincide.schema import Result, Score, UserError
+from coincide.schema import UserError
 from coincide.store import MANIFEST, open_artifact
 from coincide.terminal.inert import guard_terminal, printable
 from coincide.terminal.redact import redact

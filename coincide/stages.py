@@ -9,8 +9,8 @@ from coincide.experiment import Experiment
 from coincide.features.extract import Extraction, extract_all
 from coincide.ledger.collect import collect, variant_of
 from coincide.ledger.identity import fields_outside_key
+from coincide.ledger.result import Result
 from coincide.pipeline import Stage
-from coincide.schema import Result
 from coincide.selection.stage import check_lost
 from coincide.store import Step, Store
 

@@ -18,7 +18,8 @@ from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
-from coincide.schema import Score, UserError
+from coincide.ledger.result import Score
+from coincide.schema import UserError
 from coincide.terminal.inert import guard_terminal
 from eval.request import BenchmarkJob
 

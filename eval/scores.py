@@ -15,9 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from coincide.ledger.result import Score
 from coincide.ops.resample import ratio_of_sums, standard_error
 from coincide.ops.resample import resampling_units as units_of
-from coincide.schema import Score, UserError
+from coincide.schema import UserError
 from eval import order
 from eval.judged import failure
 from eval.parts import (
@@ -123,7 +124,7 @@ def scores(
     out: str,
     reads: ReadReplies,
 ) -> list[dict[str, Any]]:
-    """One :class:`coincide.schema.Score` per metric of the job, as a dict.
+    """One :class:`coincide.ledger.result.Score` per metric of the job, as a dict.
 
     For a task of this project or of the user (``tasks_dir``) its ``aggregates`` decide how samples
     add up. For lmms-eval's own tasks the rule decides or, without one, the mean if the task's

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from coincide.errors import PartlyFailed
-from coincide.schema import ModelSource, Score, UserError
+from coincide.ledger.result import Score
+from coincide.schema import ModelSource, UserError
 from coincide.store import Artifact, Build, Step, Store
 from coincide.store.step import need_fields
 from coincide.system.files import write_atomic, write_json
@@ -48,9 +49,10 @@ def eval_steps(
 ) -> list[Step]:
     """One step per benchmark: ``model`` with ``adapter`` (None: without one) on the benchmark.
 
-    The artifact holds ``result.json`` (``scores``, each a :class:`coincide.schema.Score`; ``n``,
-    ``primary``, ``task_version``, ``lmms_eval``) and ``samples.jsonl`` (question, answer, target
-    and score of every sample; read by ``coincide.ops.resample.resampling_units``). A benchmark
+    The artifact holds ``result.json`` (``scores``, each a :class:`coincide.ledger.result.Score`;
+    ``n``, ``primary``, ``task_version``, ``lmms_eval``) and ``samples.jsonl`` (question, answer,
+    target and score of every sample; read by ``coincide.ops.resample.resampling_units``). A
+    benchmark
     whose judge is absent gets missing scores with the reason.
     """
     model_needs = (base,) if adapter is None else (base, adapter)

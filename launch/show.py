@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from coincide.checks.estimate import StageEstimate
+from coincide.ledger.result import Result
 from coincide.pipeline import Planned
 from coincide.report.tables import share
-from coincide.schema import Result
 from coincide.store import Store
 from coincide.system.disk import size_text
 from coincide.terminal.inert import console, inert

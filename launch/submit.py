@@ -9,7 +9,7 @@ from rich.table import Table
 
 from coincide.checks.needs import check_resume
 from coincide.ledger.files import file_name, read_result
-from coincide.schema import Result
+from coincide.ledger.result import Result
 from coincide.stages import result_of
 from coincide.terminal.inert import console
 from launch.again import reopen_unanswered

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from coincide.ledger.files import file_name
+from coincide.ledger.result import Result
 from coincide.report.compare import panels
 from coincide.report.cost import charges
-from coincide.schema import Result
 
 
 @dataclass(frozen=True)

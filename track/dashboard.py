@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from coincide.ledger.files import read_ledger
+from coincide.ledger.result import Result
 from coincide.report.compare import panels
-from coincide.schema import Result, UserError
+from coincide.schema import UserError
 from coincide.system.files import write_json
 from track.process import answer, failure, one_line, order_and_answers, reason_of, running
 from track.settings import Logger

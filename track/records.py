@@ -18,8 +18,8 @@ from typing import Any
 from coincide.config import MODEL_GROUPS
 from coincide.ledger.evidence import ArtifactShelf
 from coincide.ledger.files import file_name
+from coincide.ledger.result import Result, Score
 from coincide.report.settings import identity
-from coincide.schema import Result, Score
 from coincide.system.files import digest_of
 from coincide.terminal.inert import printable
 from coincide.terminal.redact import redact

@@ -7,7 +7,7 @@ from typing import Any
 
 from coincide.ledger.evidence import ArtifactShelf
 from coincide.ledger.files import file_name
-from coincide.schema import Result
+from coincide.ledger.result import Result
 from coincide.terminal.redact import redact
 from track.compared import compare_with_ledger
 from track.records import WandbRun, runs_of

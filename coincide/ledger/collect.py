@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from coincide.ledger.identity import asked_hash
+from coincide.ledger.result import Cost, Result, Score
 from coincide.protocols import HasLabel
-from coincide.schema import Cost, Method, Result, Score
+from coincide.schema import Method
 from coincide.store import Artifact, Step, Store
 from coincide.store.provenance import commit, hardware, versions
 

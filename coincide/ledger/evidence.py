@@ -19,7 +19,7 @@ from coincide.store import DamagedArtifact, find_recorded, open_artifact
 if TYPE_CHECKING:
     import numpy as np
 
-    from coincide.schema import Result
+    from coincide.ledger.result import Result
 
 STRICT, LENIENT = "strict", "lenient"
 """Readings of the replies."""

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from coincide.ledger.packed import ENDING, unpack
-from coincide.schema import Cost, Result, Score, UserError
+from coincide.ledger.result import Cost, Result, Score
+from coincide.schema import UserError
 from coincide.system import disk
 from coincide.system.files import canonical, digest_of, remove_temporary, write_json
 from coincide.terminal.inert import printable

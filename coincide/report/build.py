@@ -10,12 +10,12 @@ from pathlib import Path
 
 from coincide.ledger.evidence import ArtifactShelf
 from coincide.ledger.files import presentable
+from coincide.ledger.result import Result
 from coincide.report import formats
 from coincide.report.compare import panels
 from coincide.report.exhibits import exhibit_all
 from coincide.report.page import page
 from coincide.report.scoring import STRICT
-from coincide.schema import Result
 from coincide.store import Store
 from coincide.system import disk
 from coincide.system.files import remove_temporary, write_atomic

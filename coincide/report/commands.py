@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 
-from coincide.schema import Result
+from coincide.ledger.result import Result
 
 _OF_THE_METHOD = ("method", "budget", "stages", "dry_run")
 

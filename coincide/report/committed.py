@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coincide.ledger.files import read_ledger
+from coincide.ledger.result import CommittedResult, Result
 from coincide.report.contents import panel_key, with_inferred_contents
 from coincide.report.settings import conflicts, setting
-from coincide.schema import CommittedResult, Result
 
 DEMO_TABLE = Path(__file__).resolve().parents[2] / "docs" / "demo_table" / "ledger.jsonl.gz"
 """``experiment=demo_table``: ten methods and their controls, five seeds (docs/DEMO.md)."""

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from coincide.ledger.identity import digest, same_asked
+from coincide.ledger.result import Result, Score
 from coincide.report.contents import (
     PANEL,
     SHORT,
@@ -30,7 +31,6 @@ from coincide.report.records import FULL, Column, Note, Panel, PanelRow
 from coincide.report.rel import is_target_aware, with_rel
 from coincide.report.settings import identity, naming, setting, short_names
 from coincide.report.statistics import Estimate, estimate
-from coincide.schema import Result, Score
 from coincide.system.files import canonical
 
 COMMITTED = ", committed"

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from coincide.ledger.result import Result
 from coincide.report.records import Note
 from coincide.report.settings import flatten, part_config
-from coincide.schema import Result
 from coincide.system.files import canonical
 
 SHORT = 6

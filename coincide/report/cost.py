@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from coincide.schema import Cost, Result
+from coincide.ledger.result import Cost, Result
 
 STAGES = ("reference", "features", "select", "train", "evaluate")
 CHARGED = ("reference", "features", "select", "train")

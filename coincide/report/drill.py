@@ -21,7 +21,7 @@ from coincide.report.tables import percent, share
 from coincide.terminal.inert import printable
 
 if TYPE_CHECKING:
-    from coincide.schema import Result
+    from coincide.ledger.result import Result
 
 SHOWN = 24
 """Samples shown per benchmark."""

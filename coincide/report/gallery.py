@@ -13,9 +13,10 @@ import numpy as np
 from coincide.data.parse import parse
 from coincide.data.rows import scan
 from coincide.ledger.evidence import ArtifactShelf, array
+from coincide.ledger.result import Result
 from coincide.report.pictures import Budget, training_picture
 from coincide.report.records import Panel, PanelRow
-from coincide.schema import Example, Result, UserError
+from coincide.schema import Example, UserError
 from coincide.terminal.inert import printable
 
 EXAMPLES = 3

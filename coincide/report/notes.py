@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from statistics import median
 
+from coincide.ledger.result import Result, Score
 from coincide.report.commands import full_run
 from coincide.report.records import FULL, Note, PanelRow
-from coincide.schema import Result, Score
 
 
 def panel_notes(rows: Sequence[PanelRow], replaced: Sequence[Note]) -> tuple[Note, ...]:

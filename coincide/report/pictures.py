@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from coincide.ledger.evidence import ArtifactShelf
-    from coincide.schema import Result
+    from coincide.ledger.result import Result
 
 MAX_PIXELS = 40_000_000
 """Larger pictures are not decoded for a thumbnail."""

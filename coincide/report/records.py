@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from coincide.ledger.result import CommittedResult, Result
 from coincide.report.cost import RunCost
 from coincide.report.published import PublishedTable
 from coincide.report.settings import Setting
 from coincide.report.statistics import NO_REL, Estimate, Relative
-from coincide.schema import CommittedResult, Result
 
 FULL = "full"
 

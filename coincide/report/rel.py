@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from coincide.ledger.result import Result
 from coincide.report.published import PublishedTable
 from coincide.report.records import FULL, Column, PanelRow, table_at
 from coincide.report.settings import conflicts, whole_part
 from coincide.report.statistics import Estimate, Relative, relative, stated_columns
-from coincide.schema import Result
 
 CUT_SHORT = "train.max_steps"
 TARGET_AWARE = frozenset({"icons", "less", "rds"})

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from coincide.ledger.evidence import LENIENT, STRICT
+from coincide.ledger.result import Result, Score
 from coincide.report.notes import primary
-from coincide.schema import Result, Score, UserError
+from coincide.schema import UserError
 
 READINGS = (STRICT, LENIENT)
 UNKNOWN = "no lenient reading was recorded"

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from coincide.schema import Result
+from coincide.ledger.result import Result
 from coincide.system.files import canonical, normalise_numbers
 
 COMPARED = ("data", "method", "target", "train", "eval")

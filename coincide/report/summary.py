@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from coincide.ledger.files import presentable
+from coincide.ledger.result import Result
 from coincide.report.compare import panels
 from coincide.report.tables import lines, terminal_cells
-from coincide.schema import Result
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from coincide.ledger.result import Result
 from coincide.report.cost import STAGES
 from coincide.report.notes import primary, read_share
 from coincide.report.published import PublishedRow, PublishedTable
 from coincide.report.records import FULL, Column, Panel, PanelRow
 from coincide.report.statistics import Estimate, Relative, relative
-from coincide.schema import Result
 
 MISSING = "–"
 OTHER = "†"

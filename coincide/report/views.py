@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from coincide.ledger.result import Result
 from coincide.report.commands import repeat
 from coincide.report.notes import primary, read_share
 from coincide.report.overlap import Overlaps, expected_share
@@ -26,7 +27,6 @@ from coincide.report.tables import (
     share,
     stages,
 )
-from coincide.schema import Result
 
 REL_HEADS = {
     "rel": "Rel.\u00a0(%)", "rel_chance": "above chance\u00a0(%)",

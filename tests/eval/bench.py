@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
 
-from coincide.schema import Score
+from coincide.ledger.result import Score
 from coincide.store import Artifact, Build, Step, Store
 from eval.stage import eval_steps
 from eval.suite import Suite

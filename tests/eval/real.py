@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from coincide.schema import Score
+from coincide.ledger.result import Score
 from coincide.store import Step, Store
 from eval.judge import Judge, JudgeClient
 from eval.loading import load_tasks

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from coincide.ledger.collect import remarks
+from coincide.ledger.result import Score
 from coincide.ops.resample import ratio_of_sums, resampling_units
-from coincide.schema import Score
 from coincide.store import Store
 from eval.documents import TaskDocuments
 from eval.judge import Judge

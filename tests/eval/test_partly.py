@@ -19,8 +19,9 @@ import run as program
 from coincide.errors import PartlyFailed
 from coincide.experiment import Experiment
 from coincide.ledger.files import read_ledger
+from coincide.ledger.result import Score
 from coincide.report.build import build_report
-from coincide.schema import Score, UserError
+from coincide.schema import UserError
 from coincide.store import Build
 from coincide.system.files import write_json
 from launch.execute import Executor

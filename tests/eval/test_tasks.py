@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from lmms_eval.api.model import lmms
 
-from coincide.schema import Score, UserError
+from coincide.ledger.result import Score
+from coincide.schema import UserError
 from eval.loading import load_tasks
 from eval.request import BenchmarkJob
 from eval.suite import TASKS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from coincide.schema import Result, Score
+from coincide.ledger.result import Result, Score
 
 BENCHMARKS = ("attributes", "counting", "presence")
 SOURCES = ("scene_vqa", "scene_count", "digits", "texture", "charts", "text", "yes_no", "describe")

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from coincide.schema import Result
+from coincide.ledger.result import Result
 from tests.report.fixture import BENCHMARKS
 
 PICTURES = 300

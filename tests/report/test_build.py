@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from coincide.ledger.evidence import ArtifactShelf
+from coincide.ledger.result import Result, Score
 from coincide.report.build import build_report
 from coincide.report.compare import panels
 from coincide.report.figure import series
@@ -24,7 +25,6 @@ from coincide.report.pairs import compare_all
 from coincide.report.plots import composition_plot, rel_plot
 from coincide.report.records import Panel
 from coincide.report.summary import summary_tables
-from coincide.schema import Result, Score
 from tests.report.fixture import ledger, result, sweep
 from tests.report.shelf import fill
 

@@ -15,8 +15,8 @@ from coincide import compare, export
 from coincide.data.llava_json import read
 from coincide.data.subset import resolve_rows, write_subset
 from coincide.ledger.files import write_result
+from coincide.ledger.result import Result
 from coincide.report.__main__ import main as report
-from coincide.schema import Result
 from tests.report.fixture import ledger, result
 
 ROWS = 40
@@ -237,7 +237,7 @@ def test_a_missing_ledger_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_results_keep_costs_and_hardware_and_old_files_still_read(tmp_path: Path) -> None:
     from coincide.ledger.files import read_ledger
-    from coincide.schema import Cost
+    from coincide.ledger.result import Cost
 
     run = replace(
         result("random", 0, (1.0, 2.0, 3.0)),

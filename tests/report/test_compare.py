@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from coincide.ledger.result import Result
 from coincide.report import views
 from coincide.report.compare import Panel, PanelRow, panels
 from coincide.report.published import published_beside
 from coincide.report.tables import caption, cells, header, lines
-from coincide.schema import Result
 from tests.report.fixture import ledger, result
 
 METHODS_OF_LEDGER = ("full", "random", "coincide")

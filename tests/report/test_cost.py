@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from coincide.ledger.result import Cost, Result
 from coincide.report.compare import panels
 from coincide.report.cost import charges, pareto_front
 from coincide.report.views import cost
-from coincide.schema import Cost, Result
 from tests.report.fixture import ledger, result
 
 PASS = 1000.0

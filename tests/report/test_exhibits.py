@@ -13,6 +13,7 @@ import pytest
 
 from baselines.from_file import FromFile
 from coincide.ledger.evidence import ArtifactShelf, Samples
+from coincide.ledger.result import Result, Score
 from coincide.report.build import build_report
 from coincide.report.compare import panels
 from coincide.report.drill import SHOWN, drill
@@ -23,7 +24,7 @@ from coincide.report.pairs import compare_all
 from coincide.report.pictures import Budget, benchmark_pictures
 from coincide.report.records import Panel
 from coincide.report.views import overlap_matrix
-from coincide.schema import Example, Result, Score, Turn
+from coincide.schema import Example, Turn
 from tests.baselines.pool import MemoryPool
 from tests.report.fixture import ledger, result
 from tests.report.shelf import fill, png

@@ -18,11 +18,11 @@ from baselines.self_filter import SelfFilter
 from baselines.uniform import Random
 from coincide.ledger.files import read_ledger, write_result
 from coincide.ledger.identity import fields_outside_key, same_asked
+from coincide.ledger.result import Result
 from coincide.report.compare import panels
 from coincide.report.formats import as_json, comma_separated
 from coincide.report.pairs import Pairs
 from coincide.report.records import Panel
-from coincide.schema import Result
 from coincide.selection.scoring import own_class
 from tests.report.fixture import ledger, result
 from track.compared import compare_with_ledger

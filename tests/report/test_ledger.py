@@ -13,8 +13,9 @@ import pytest
 
 from coincide.ledger.files import file_name, presentable, read_ledger, write_result
 from coincide.ledger.packed import pack
+from coincide.ledger.result import Score
 from coincide.report.redact import redact
-from coincide.schema import Score, UserError
+from coincide.schema import UserError
 from tests.report.fixture import ledger, result
 
 

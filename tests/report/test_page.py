@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from coincide.ledger.result import Result
 from coincide.report.build import build_report
-from coincide.schema import Result
 from tests.report.browser import NAMES, Browser, browser, installed
 from tests.report.fixture import result, sweep
 from tests.report.shelf import DATA, fill

@@ -6,10 +6,10 @@ import math
 
 import pytest
 
+from coincide.ledger.result import Result
 from coincide.report.compare import panels
 from coincide.report.published import published
 from coincide.report.ranks import correlations
-from coincide.schema import Result
 from tests.report.fixture import METHODS, result
 
 TABLE = "llava665k_20pct_llava15_7b"

@@ -11,8 +11,8 @@ import pytest
 
 from coincide.ledger.collect import _costs, collect
 from coincide.ledger.evidence import ArtifactShelf
+from coincide.ledger.result import Result
 from coincide.report.cost import charges
-from coincide.schema import Result
 from coincide.store import Build, Step, Store
 from coincide.system.files import write_json
 

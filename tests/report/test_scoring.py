@@ -12,12 +12,13 @@ import pytest
 
 from coincide.ledger.evidence import Samples
 from coincide.ledger.files import read_ledger, write_result
+from coincide.ledger.result import Result
 from coincide.report.__main__ import main
 from coincide.report.build import build_report
 from coincide.report.compare import panels
 from coincide.report.scoring import UNKNOWN, by_scoring
 from coincide.report.summary import summary_tables
-from coincide.schema import Result, UserError
+from coincide.schema import UserError
 from tests.report.fixture import ledger
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from coincide.ledger.evidence import ArtifactShelf
-from coincide.schema import Score
+from coincide.ledger.result import Score
 from tests.report.fixture import ledger
 from tests.track.world import SECRET, World, with_secrets
 from track.compared import compare_with_ledger

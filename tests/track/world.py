@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from coincide.schema import Result, Score
+from coincide.ledger.result import Result, Score
 from coincide.store import Build, Step, Store
 from coincide.system.files import write_json
 
