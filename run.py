@@ -83,6 +83,8 @@ def compose_all(words: Sequence[str]) -> list[Job]:
 def compose_run(words: Sequence[str]) -> DictConfig:
     """The configuration of one run; a method that names another (``method.of``) holds it whole,
     as ``method.other``. Inside ``hydra.initialize_config_dir``.
+
+    Raises UserError if that one follows another itself.
     """
     cfg = _compose(words)
     if "of" in (cfg.method or {}) and cfg.method.get("other") is None:
@@ -169,7 +171,10 @@ def _check_chosen(cfg: DictConfig, group: str) -> None:
 
 
 def plain(cfg: Any) -> Any:
-    """``cfg`` in plain containers, every interpolation resolved."""
+    """``cfg`` in plain containers, every interpolation resolved.
+
+    Raises UserError for one that cannot be.
+    """
     try:
         return OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
     except OmegaConfBaseException as error:
@@ -177,7 +182,10 @@ def plain(cfg: Any) -> Any:
 
 
 def build(cfg: DictConfig, group: str) -> Any:
-    """The object that a config group stands for, made by its ``_target_`` where that may be."""
+    """The object that a config group stands for, made by its ``_target_`` where that may be.
+
+    Raises UserError for values that the object refuses.
+    """
     value = plain(cfg[group])
     check_targets({group: value}, CONF)
     try:

@@ -13,6 +13,7 @@ def apportion(weights: np.ndarray, room: np.ndarray, total: int) -> np.ndarray:
     They sum to ``total``, or to ``room.sum()`` if that is less. What a full group cannot take is
     distributed over the others in proportion; groups of weight 0 come last, in proportion to their
     room. Fractions by largest remainder, ties to the lowest group.
+    Raises ValueError for a negative weight or a number of weights other than G.
     """
     weights, room = np.asarray(weights, np.float64), np.asarray(room, np.int64)
     if weights.shape != room.shape or (weights < 0).any() or not np.isfinite(weights).all():

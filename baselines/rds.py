@@ -135,7 +135,10 @@ class Rds:
         return self._signal(), Targets(self._signal())
 
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
-        """The ``k`` rows that come first in turn, and the text-only share."""
+        """The ``k`` rows that come first in turn, and the text-only share.
+
+        Raises UserError if no target row is usable.
+        """
         found = pool.targets(Targets(self._signal()))
         asked = np.flatnonzero(found.usable)
         if not len(asked):

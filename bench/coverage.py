@@ -200,6 +200,7 @@ def coverage(
 
 
 def main() -> None:
+    """Draw, count, print a row for each benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=2000, help="data sets for t intervals")
     parser.add_argument("--paired", type=int, default=1000, help="of these, for the bootstrap")

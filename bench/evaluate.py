@@ -237,6 +237,7 @@ def mix(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main() -> None:
+    """Answer the workload in each way and print questions a second."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--scale", type=float, default=1.0, help="times as many pictures")

@@ -257,6 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> float | None:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line's options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=LLAVA // 10)
     parser.add_argument("--width", type=int, default=2048)
@@ -278,6 +279,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def show_setting(size: Size, asked: argparse.Namespace, rate: dict[str, float]) -> None:
+    """Print machine, versions and data."""
     hardware = json.dumps(environment()["hardware"])
     print(f"device       {asked.threads} threads, {hardware}, torch {torch.__version__}")
     print(
@@ -291,6 +293,7 @@ def show_setting(size: Size, asked: argparse.Namespace, rate: dict[str, float]) 
 
 
 def show_ours(size: Size, mine: Measured, rate: dict[str, float]) -> None:
+    """Print seconds and FLOP rate of our k-means."""
     before = 0.0
     for iteration, at in mine.told:
         share = iteration.cosines / (size.rows * size.clusters)
@@ -311,6 +314,7 @@ def show_ours(size: Size, mine: Measured, rate: dict[str, float]) -> None:
 
 
 def show_processes(count: int, several: Measured, one: Measured) -> None:
+    """Print the same for several processes."""
     print(
         f"{count} processes  {several.seconds:8.2f} s with their starting, "
         f"{several.own / 2**20:,.0f} MiB own together, "
@@ -319,6 +323,7 @@ def show_processes(count: int, several: Measured, one: Measured) -> None:
 
 
 def show_faiss(theirs: Measured, mine: Measured) -> float:
+    """Print faiss's seconds and objective beside ours; returns the ratio of seconds."""
     ratio = theirs.seconds / mine.seconds
     print(f"faiss        {theirs.seconds:8.2f} s, mean cosine {theirs.objective:.6f}, "
           f"{theirs.own / 2**20:,.0f} MiB own")  # fmt: skip

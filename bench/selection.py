@@ -47,12 +47,14 @@ MIB = 2**20
 
 
 def transfer_step(made: Made, asked: Any) -> dict[str, Any]:
+    """Seconds and memory of the transferability of all clusters."""
     with clock() as spent:
         transferability(made.centroids, layers=LAYERS)
     return asdict(spent)
 
 
 def density_step(made: Made, asked: Any) -> dict[str, Any]:
+    """The same of their density, and the pairs of rows in it."""
     with clock() as spent:
         each_cluster(lambda _, rows: cluster_density(rows, GAMMA), made.x, made.members())
     return {**asdict(spent), "pairs": pairs(made.sizes)}
@@ -83,6 +85,7 @@ def selection_step(made: Made, asked: Any) -> dict[str, Any]:
 
 
 def prototype_step(made: Made, asked: Any) -> dict[str, Any]:
+    """The same of the distances to prototypes (Self-Sup)."""
     from baselines.self_sup import prototype_distance
     from coincide.schema import Clusters
 
@@ -92,6 +95,7 @@ def prototype_step(made: Made, asked: Any) -> dict[str, Any]:
 
 
 def semdedup_step(made: Made, asked: Any) -> dict[str, Any]:
+    """The same of the largest similarities in clusters (SemDeDup)."""
     from baselines.semdedup import max_similarity
 
     order = np.random.default_rng(0).permutation(len(made.x))
@@ -101,6 +105,7 @@ def semdedup_step(made: Made, asked: Any) -> dict[str, Any]:
 
 
 def knn_step(made: Made, asked: Any) -> dict[str, Any]:
+    """The same of nearest neighbours, by number of rows, and those of faiss if it is there."""
     from coincide.ops.knn import knn
 
     some = np.sort(np.random.default_rng(0).permutation(len(made.x))[: asked.knn_rows])
@@ -254,6 +259,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def describe(asked: Any, sizes: np.ndarray, seconds: float) -> None:
+    """Print machine, versions and data."""
     import torch
 
     print(
@@ -275,6 +281,7 @@ def processor() -> str:
 
 
 def report(asked: Any, found: dict[str, dict[str, Any]]) -> None:
+    """Print what was ``found``: step -> what its process measured."""
     whole, brute, knn = found["selection"], found["brute_force"], found["knn"]
     rate = 2 * found["density"]["pairs"] * asked.dim / found["density"]["cpu"] / 1e9
     print(f"\nseconds by the clock and of the cores together; load now {os.getloadavg()[0]:.1f}")
@@ -315,10 +322,12 @@ def report(asked: Any, found: dict[str, dict[str, Any]]) -> None:
 
 
 def line(name: str, spent: dict[str, Any], note: str = "") -> None:
+    """Print a step with its wall-clock and core seconds."""
     print(f"{name:16s} {spent['wall']:8.1f} s {spent['cpu']:8.1f} core s  {note}".rstrip())
 
 
 def extrapolate(asked: Any, found: dict[str, dict[str, Any]]) -> None:
+    """Print the core hours that the steps would take on larger data."""
     transfer, deduped = found["transferability"]["cpu"], found["semdedup"]["cpu"]
     greedy = found["selection"]["plan"]["cpu"] + found["selection"]["fifth"]["cpu"] - transfer
     rows, last = list(found["knn"]["seconds"].items())[-1]
@@ -356,6 +365,7 @@ def growth(folder: Path, asked: Any) -> None:
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """Slope of the line through the logarithms of ``x`` and ``y``, by least squares."""
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 

@@ -44,6 +44,7 @@ def make(store: Store, shards: int, rows: int, columns: int) -> Step:
 
 
 def seconds(call: Callable[[], object]) -> float:
+    """Seconds of ``call``."""
     began = time.perf_counter()
     call()
     return time.perf_counter() - began

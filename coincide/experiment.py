@@ -80,10 +80,12 @@ class Experiment:
 
     @cached_property
     def data(self) -> Step:
+        """The step of the dataset."""
         return self.source.step()
 
     @cached_property
     def needs(self) -> Sequence[Need]:
+        """What the method asks for."""
         return self.method.needs()
 
     @cached_property
@@ -184,11 +186,13 @@ class Experiment:
 
     @cached_property
     def clusterings(self) -> dict[Clustering, Step]:
+        """The step of each clustering that the method asks for."""
         needs = [n for n in self.needs if isinstance(n, Clustering)]
         return {need: clusters_step(need, self.signal(need.signal)) for need in needs}
 
     @cached_property
     def difficulties(self) -> dict[Difficulty, Step]:
+        """The step of each difficulty (Self-Filter's stage 1) that the method asks for."""
         needs = [n for n in self.needs if isinstance(n, Difficulty)]
         return {
             need: self.finetuning.difficulty_step(
@@ -265,6 +269,7 @@ class Experiment:
 
     @cached_property
     def scored(self) -> Step | None:
+        """The step of the method's scores of all rows; None for a method without."""
         return scores_step(
             self.method,
             seed=self.seed,
@@ -277,6 +282,7 @@ class Experiment:
 
     @cached_property
     def subset(self) -> Step:
+        """The step that selects the rows."""
         return subset_step(
             self.method,
             budget=self.budget,
@@ -307,6 +313,7 @@ class Experiment:
 
     @cached_property
     def adapter(self) -> Step:
+        """The step that finetunes the target on the subset."""
         return self.finetuning.train_step(
             self.recipe,
             model=self.target,
@@ -319,6 +326,7 @@ class Experiment:
 
     @cached_property
     def scores(self) -> list[Step]:
+        """One step for each benchmark of the suite."""
         return self.evaluation.eval_steps(
             self.suite,
             model=self.target,

@@ -62,6 +62,8 @@ class ExportSummary:
 def subset_folder(path: Path, store: Path) -> Path:
     """The folder of the subset artifact: ``path`` itself, or the one that the result ``path``
     names.
+
+    Raises UserError where ``path`` is neither, or the store does not hold it.
     """
     if path.is_dir():
         return path

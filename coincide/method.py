@@ -130,6 +130,7 @@ def plan_clusters(
     """Transferability, density, score and number of examples of each cluster.
 
     Arguments as for :func:`select_coincide`; ``formula`` decides between paper and released code.
+    Raises ValueError for arrays of unequal length and a ``k`` beyond the assigned rows.
     """
     if len(assignment) != len(x):
         raise ValueError(f"got {len(assignment)} assignments for {len(x)} rows; expected one each")

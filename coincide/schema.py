@@ -188,6 +188,7 @@ class Signal:
 
         ``options`` is a ``coincide.config.FeaturePass``; returns a
         ``coincide.features.engine.contract.SignalPass``.
+        Raises TypeError for a kind that names no model.
         """
         raise TypeError(f"{cls.__name__} names no model that its values come from")
 

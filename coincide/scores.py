@@ -24,7 +24,10 @@ MOST = 12
 
 
 def read(folder: Path) -> pd.DataFrame:
-    """The table of a scores artifact: row, id, source, score (NaN: no score)."""
+    """The table of a scores artifact: row, id, source, score (NaN: no score).
+
+    Raises UserError if ``folder`` is none.
+    """
     import pandas as pd
 
     path = folder / "scores.parquet"

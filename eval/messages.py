@@ -25,6 +25,7 @@ def turns_and_pictures(
     If a message's text has as many ``<image>`` placeholders as the message has pictures, they stay
     where the task put them; any other number of placeholders is removed and one per picture put in
     order.
+    Raises UserError for a role that is neither user nor assistant.
     """
     turns, pictures = [], []
     for message in messages:

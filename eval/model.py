@@ -189,7 +189,10 @@ class LmmsEvalModel(lmms):
 
 
 def with_adapter(model: Any, adapter_dir: Path | None) -> Any:
-    """``model`` with the adapter merged into its weights, as LLaVA's own loader does."""
+    """``model`` with the adapter merged into its weights, as LLaVA's own loader does.
+
+    Raises UserError if the folder holds no safetensors of an adapter.
+    """
     if adapter_dir is None:
         return model
     if not (adapter_dir / "adapter_model.safetensors").is_file():

@@ -152,6 +152,7 @@ def folder_of(evaluation: Evaluation, cache: Path) -> Path | None:
     """The folder in which the process runs: the dataset's name is a path in it.
 
     None: any folder.
+    Raises UserError if the dataset is not to be had.
     """
     dataset, splits = evaluation.benchmark.dataset, evaluation.benchmark.splits
     if dataset is None:

@@ -101,7 +101,7 @@ class BenchmarkTargets:
         return Step("data", self.name, VERSION, config, self._build)
 
     def size(self) -> int:
-        """Not known before they are read."""
+        """Not known before they are read. Raises UserError."""
         raise UserError(f"targets {self.name} have no size before they are read.")
 
     def open(self, artifact: Path) -> Dataset:

@@ -87,7 +87,10 @@ class Slurm:
         return recipe.nodes == 1 and trains <= measures
 
     def gpus(self, kind: str, processes: int | str = 1) -> int:
-        """GPUs per machine for a job whose first artifact is of ``kind``."""
+        """GPUs per machine for a job whose first artifact is of ``kind``.
+
+        Raises UserError where the recipe asks for more than a machine has.
+        """
         if kind not in self.on_gpu:
             return 0
         if processes == "auto":
@@ -110,6 +113,8 @@ class Slurm:
     ) -> None:
         """Submit ``tasks`` in order, then the report after them and after ``ours``, tasks queued
         already.
+
+        Raises UserError when the queue refuses one; those before it stay submitted.
         """
         ids: dict[str, str] = {}
         lanes = [job for job, task in ours.items() if task.name != REPORT]

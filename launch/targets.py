@@ -98,6 +98,7 @@ def make(value: Any) -> Any:
     """The objects of a value that :func:`check_targets` accepted, inner ones first.
 
     Lists and mappings stay what they are.
+    Raises UserError for a field that a dataclass does not have.
     """
     if isinstance(value, list):
         return [make(item) for item in value]

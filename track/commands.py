@@ -17,7 +17,10 @@ from track.sync import NotWritten, marks, sync
 
 
 def sync_ledger(experiments: Sequence[Experiment], logger: Logger, ledger: Path) -> int:
-    """Write the results that the words of the command line select; all of them without words."""
+    """Write the results that the words of the command line select; all of them without words.
+
+    Raises UserError if there are none, or wandb takes them not to the end.
+    """
     _check(logger)
     everything = read_ledger(ledger)
     chosen = [r for r in everything if any(matches(r, e.words, e.config) for e in experiments)]

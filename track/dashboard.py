@@ -34,6 +34,7 @@ def create(logger: Logger, ledger: Path) -> str:
     """Save the report at wandb; with ``logger=wandb_offline`` write its specification to a file.
 
     The second time the same report is updated. Returns a line that says where it is.
+    Raises UserError if wandb does not take it.
     """
     mark = marks(logger) / "dashboard.json"
     mark.parent.mkdir(parents=True, exist_ok=True)

@@ -73,6 +73,7 @@ def all_nodes_command(job: TrainingJob, job_path: Path, launch: str) -> list[str
     0.
 
     In the latter case it prints how to start the others.
+    Raises UserError on another node than 0.
     """
     nodes = job.recipe.nodes
     launcher = [sys.executable, "-m", "train.node", str(job_path), "--launch", launch]

@@ -231,6 +231,7 @@ def step(
     """One optimizer step of model and score net; returns the figures for the log.
 
     ``features`` float32 [B, D]; ``parts`` are collated parts of the batch, B rows together.
+    Raises UserError when the loss is no finite number.
     """
     device = net.weight.device
     optimizer.zero_grad(set_to_none=True)

@@ -187,6 +187,7 @@ def table_rows(path: Path, progress: Any) -> Iterator[dict[str, Any]]:
     """The rows of a Parquet file as dicts of plain values; null columns are left out.
 
     ``progress``: the bar that is told how many there are.
+    Raises UserError for a file that cannot be read as Parquet.
     """
     import pyarrow as pa
     from pyarrow import parquet

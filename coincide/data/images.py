@@ -62,7 +62,10 @@ def load_image(root: Path, relative: str, *, max_pixels: int = MAX_PIXELS) -> Im
 def decode(
     root: Path, relative: str, *, max_pixels: int = MAX_PIXELS
 ) -> tuple[Image.Image, tuple[str, ...]]:
-    """:func:`load_image`, and in words what was converted or unusual about the file."""
+    """:func:`load_image`, and in words what was converted or unusual about the file.
+
+    Raises as it does.
+    """
     from PIL import Image, UnidentifiedImageError
 
     path = safe_path(root, relative)

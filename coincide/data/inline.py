@@ -72,6 +72,7 @@ def as_bytes(value: Any) -> bytes:
     """``value`` of a field ``bytes`` as bytes.
 
     It may be bytes, base64, or a JSON list of numbers.
+    Raises BadRow for anything else.
     """
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value)
@@ -84,7 +85,10 @@ def as_bytes(value: Any) -> bytes:
 
 
 def name_of(content: bytes) -> str:
-    """Path, below the image root, for a picture with these bytes."""
+    """Path, below the image root, for a picture with these bytes.
+
+    Raises BadRow where there are none.
+    """
     if not content:
         raise BadRow(KIND, "a picture of zero bytes")
     digest = hashlib.sha256(content).hexdigest()

@@ -54,7 +54,10 @@ class Pictures:
 
 
 def path_of(image: Any, root: Path, keep: PictureWriter) -> str:
-    """The path of a picture relative to ``root``; one that is embedded is passed to ``keep``."""
+    """The path of a picture relative to ``root``; one that is embedded is passed to ``keep``.
+
+    Raises BadRow for what is no path and no picture.
+    """
     found = image
     if isinstance(found, Mapping):
         found = {key: value for key, value in found.items() if value is not None}

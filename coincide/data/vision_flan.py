@@ -54,7 +54,10 @@ class VisionFlan(LlavaJson):
         return {"sources": f"vision_flan-{self.sources}"}
 
     def accept(self, report: DataReport) -> None:
-        """Also compare the numbers of rows and tasks with the published ones."""
+        """Also compare the numbers of rows and tasks with the published ones.
+
+        Raises UserError where they differ.
+        """
         got = (report.rows, len(report.sources))
         if self.expect == "published" and got != (ROWS, TASKS):
             raise UserError(

@@ -22,7 +22,10 @@ ENDING = ".jsonl.gz"
 
 
 def pack(folder: Path, file: Path) -> int:
-    """Write the results below ``folder`` to ``file`` (``*.jsonl.gz``); returns their number."""
+    """Write the results below ``folder`` to ``file`` (``*.jsonl.gz``); returns their number.
+
+    Raises UserError for another ending, and if there is no result.
+    """
     if not file.name.endswith(ENDING):
         raise UserError(f"{file}: expected a name that ends in {ENDING}.")
     paths = sorted(folder.rglob("*.json"), key=lambda path: (path.name, str(path)))

@@ -35,6 +35,7 @@ def language(state: Tensors, known: int, rows: int) -> dict[str, torch.Tensor]:
     """The decoder's tensors with new names.
 
     The vocabulary is cut to ``known`` rows and padded to ``rows``.
+    Raises UserError if one is missing.
     """
     kept = {name: t for name, t in state.items() if name.startswith(("model.", "lm_head."))}
     skip = ("rotary_emb.inv_freq", "mm_projector.", "vision_tower.")
@@ -47,7 +48,10 @@ def language(state: Tensors, known: int, rows: int) -> dict[str, torch.Tensor]:
 
 
 def resize_vocabulary(weight: torch.Tensor, known: int, rows: int) -> torch.Tensor:
-    """``weight`` [V, H] resized to [``rows``, H]: the first ``known`` rows, then their mean."""
+    """``weight`` [V, H] resized to [``rows``, H]: the first ``known`` rows, then their mean.
+
+    Raises UserError if ``weight`` has fewer than ``known`` rows.
+    """
     import torch
 
     if len(weight) < known:
@@ -58,7 +62,10 @@ def resize_vocabulary(weight: torch.Tensor, known: int, rows: int) -> torch.Tens
 
 
 def vision(state: Tensors, unused: Iterable[str] = ()) -> dict[str, torch.Tensor]:
-    """The vision tower's tensors with new names, without the text tower and ``unused`` tensors."""
+    """The vision tower's tensors with new names, without the text tower and ``unused`` tensors.
+
+    Raises UserError if there are none.
+    """
     skip = ("position_ids", *unused)
     tower = {
         VISION_PREFIX + name: tensor
@@ -71,7 +78,10 @@ def vision(state: Tensors, unused: Iterable[str] = ()) -> dict[str, torch.Tensor
 
 
 def projector(state: Tensors) -> dict[str, torch.Tensor]:
-    """LLaVA's ``mm_projector`` (``mlp2x_gelu``: layers 0 and 2 of a Sequential) with new names."""
+    """LLaVA's ``mm_projector`` (``mlp2x_gelu``: layers 0 and 2 of a Sequential) with new names.
+
+    Raises UserError if one is missing.
+    """
     names = {
         f"{PROJECTOR}{number}.{part}": f"multi_modal_projector.linear_{position}.{part}"
         for position, number in ((1, 0), (2, 2))

@@ -54,6 +54,7 @@ def llama_tokenizer(folder: Path) -> Any:
 
     ``legacy`` in ``tokenizer_config.json`` says whether text after a special token gets a leading
     space, like the start of a text.
+    Raises UserError if there is no ``tokenizer.model``.
     """
     from sentencepiece import SentencePieceProcessor
     from tokenizers import AddedToken, Tokenizer, decoders, models

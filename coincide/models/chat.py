@@ -110,6 +110,7 @@ def answer_spans(
     """Positions of the answers in ``rendered``, each including the token that ends it.
 
     An empty answer has none, nor has one that is marked as not to be learnt.
+    Raises UserError if the template does not tell which of several answers is which.
     """
     answers = [i for i, turn in enumerate(turns) if turn.role == "gpt"]
     if MARKS.search(_template(processor)):
@@ -129,7 +130,10 @@ def answer_spans(
 
 
 def end_ids(processor: Any, model: Any) -> list[int]:
-    """Token ids at which generation stops: the checkpoint's own, and the tokenizer's end token."""
+    """Token ids at which generation stops: the checkpoint's own, and the tokenizer's end token.
+
+    Raises UserError if there is none.
+    """
     told = getattr(model.generation_config, "eos_token_id", None)
     several = told if isinstance(told, (list, tuple)) else [told]
     found = {int(i) for i in (*several, processor.tokenizer.eos_token_id) if i is not None}

@@ -181,7 +181,10 @@ def words_digest() -> str:
 
 
 def load_shipped(processor: Any, folder: Path = ASSETS) -> Any:
-    """The tiny CLIP with its shipped weights (stored in fp16), as float32, in evaluation mode."""
+    """The tiny CLIP with its shipped weights (stored in fp16), as float32, in evaluation mode.
+
+    Raises UserError if they were trained on other words than the demo's.
+    """
     import torch
     from safetensors import safe_open
 

@@ -178,6 +178,8 @@ class Tiny:
 def load_shipped(size: str, processor: Any, folder: Path = ASSETS) -> Any:
     """The model ``size`` with its shipped weights (stored in fp16), as float32, in evaluation
     mode.
+
+    Raises UserError if they do not fit the model.
     """
     import torch
     from safetensors.torch import load_file

@@ -102,7 +102,10 @@ def load_tower(folder: Path, dtype: str, device: str) -> Tower:
 
 
 def load_image_processor(folder: Path) -> Any:
-    """The image processor for the tower in ``folder``, with PIL."""
+    """The image processor for the tower in ``folder``, with PIL.
+
+    Raises UserError if it does not load.
+    """
     from transformers import AutoImageProcessor
 
     options = {"local_files_only": True, "trust_remote_code": False}

@@ -188,6 +188,8 @@ def missing_files(folder: Path, files: Sequence[str] = ()) -> str:
 def fetch(repo: str, revision: str, files: Sequence[str]) -> None:
     """Download the needed files of ``repo`` into the Hugging Face cache, resuming an earlier
     try.
+
+    Raises UserError if that fails.
     """
     from huggingface_hub import HfApi, snapshot_download
 

@@ -17,7 +17,10 @@ BLOCK_ROWS = 1024
 
 
 def kernel_block(a: np.ndarray, b: np.ndarray, gamma: float) -> np.ndarray:
-    """Gaussian kernel between the rows of ``a`` [m, D] and ``b`` [n, D]: float64 [m, n]."""
+    """Gaussian kernel between the rows of ``a`` [m, D] and ``b`` [n, D]: float64 [m, n].
+
+    Raises ValueError unless ``gamma`` is above 0.
+    """
     if not gamma > 0:
         raise ValueError(f"got gamma {gamma}; expected a kernel width above 0 (the paper: 1.0)")
     a, b = as_float64(a), as_float64(b)

@@ -42,7 +42,10 @@ def export_table(folder: Path, shelf: ArtifactShelf, out: Path) -> tuple[list[st
 
 
 def pool_table(folder: Path, shelf: ArtifactShelf) -> tuple[pa.Table, list[str]]:
-    """The table, and notes on columns that are null because an artifact is not in the store."""
+    """The table, and notes on columns that are null because an artifact is not in the store.
+
+    Raises UserError if ``folder`` is no subset.
+    """
     import pyarrow as pa
 
     chosen = _array(folder / "rows.npy")

@@ -30,6 +30,7 @@ def count(budget: float | int, rows: int) -> int:
 
     A tiny amount is added before the floor, so that 0.29 of 100 is 29 although 0.29 * 100 < 29 in
     floating point.
+    Raises UserError if that is more than ``rows``.
     """
     check(budget)
     if isinstance(budget, int):

@@ -89,6 +89,7 @@ class Artifact:
 
         ``patterns``: only files that match one of them, e.g. ``valid-*.npy``. The hash of a file
         that was not touched since it was last hashed is not computed again.
+        Raises UnreadableArtifact where a file cannot be read at all.
         """
         names = self.matching(*patterns)
         wrong = set(self.lacking()) & set(names)

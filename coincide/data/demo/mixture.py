@@ -62,7 +62,10 @@ class MixtureRow:
 
 
 def rows(n: int, seed: int) -> list[MixtureRow]:
-    """``n`` rows of the mixture, ordered by source like the blocks of LLaVA's file."""
+    """``n`` rows of the mixture, ordered by source like the blocks of LLaVA's file.
+
+    Raises UserError for fewer than 200.
+    """
     if n < 200:
         raise UserError(f"data.n={n}: expected at least 200, so that each source has rows.")
     counts = [round(source.share * n) for source in SOURCES]

@@ -31,8 +31,13 @@ POLL = 0.5
 class ProgressListener(Protocol):
     """Receives the progress of a worker: a progress bar, or the worker's parent process."""
 
-    def begun(self, shard: int) -> None: ...
-    def rows(self, count: int) -> None: ...
+    def begun(self, shard: int) -> None:
+        """Shard number ``shard`` is being computed."""
+        ...
+
+    def rows(self, count: int) -> None:
+        """``count`` more rows are done."""
+        ...
 
 
 @dataclass(frozen=True)
