@@ -372,22 +372,6 @@ class Experiment:
         goals = set(stages)
         return "train" in goals or bool(goals & {"select", "evaluate"} and self.all_tuned)
 
-    @property
-    def title(self) -> str:
-        """Method, budget and data."""
-        if self.method.fixed_size:
-            return f"{self.method.name}, its own size"
-        return f"{self.method.name}, budget {self.budget} of {self.source.name}"
-
-    def size(self) -> str:
-        """The number of examples to select, for the plan; exact once the data is in the store."""
-        data = self.store.find(self.data)
-        if self.method.fixed_size or data is None:
-            return self.title
-        rows = data.facts["rows"]
-        k = count(self.budget, rows)
-        return f"{self.method.name}, {k:,} of {rows:,} examples of {self.source.name}"
-
     def contents(self) -> dict[str, str]:
         """Keys of data, target and the models that signals come from (``Result.contents``), and of
         the target rows where the method looks at them."""

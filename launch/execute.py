@@ -23,7 +23,7 @@ from coincide.stages import extract, stages_of
 from coincide.store import Step
 from launch.jobs import Job, record
 from launch.plan import KEY_DIGITS
-from launch.show import show_costs, show_plan, show_report
+from launch.show import number_of_rows, show_costs, show_plan, show_report, title
 
 
 class Observer(Protocol):
@@ -155,7 +155,7 @@ def show_dry_run(experiment: Experiment, stages: Sequence[str]) -> None:
     without them.
     """
     if unmet_requirements([(experiment, stages)]):
-        print(f"{experiment.title}: there is no plan before what is missing here is there.")
+        print(f"{title(experiment)}: there is no plan before what is missing here is there.")
         show_requirements(gather([(experiment, stages)]))
     elif stages != ("report",):
         _plan(experiment, stages)
@@ -169,7 +169,7 @@ def _lines(experiment: Experiment, stages: Sequence[str]) -> list[Planned]:
 def _plan(experiment: Experiment, stages: Sequence[str]) -> list[Planned]:
     """Make the plan and print it."""
     lines = _lines(experiment, stages)
-    show_plan(lines, experiment.store, experiment.size())
+    show_plan(lines, experiment.store, number_of_rows(experiment))
     return lines
 
 

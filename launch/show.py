@@ -9,12 +9,32 @@ from rich.table import Table
 from rich.text import Text
 
 from coincide.checks.estimate import StageEstimate
+from coincide.experiment import Experiment
 from coincide.ledger.result import Result
 from coincide.pipeline import Planned
 from coincide.report.tables import share
+from coincide.selection.budget import count
 from coincide.store import Store
 from coincide.system.disk import size_text
 from coincide.terminal.inert import console, inert
+
+
+def title(experiment: Experiment) -> str:
+    """Method, budget and data."""
+    method = experiment.method
+    if method.fixed_size:
+        return f"{method.name}, its own size"
+    return f"{method.name}, budget {experiment.budget} of {experiment.source.name}"
+
+
+def number_of_rows(experiment: Experiment) -> str:
+    """The number of examples to select; exact once the data is in the store."""
+    data = experiment.store.find(experiment.data)
+    if experiment.method.fixed_size or data is None:
+        return title(experiment)
+    rows = data.facts["rows"]
+    k = count(experiment.budget, rows)
+    return f"{experiment.method.name}, {k:,} of {rows:,} examples of {experiment.source.name}"
 
 
 def show_plan(lines: Sequence[Planned], store: Store, size: str) -> None:

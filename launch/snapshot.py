@@ -48,7 +48,7 @@ def _files(project: Path) -> Iterator[Path]:
 
 
 def _copy(files: list[Path], project: Path, final: Path) -> None:
-    partial = final.with_name(f".partial-{uuid.uuid4().hex[:8]}")
+    partial = final.with_name(f".copying-{uuid.uuid4().hex[:8]}")
     for path in files:
         target = partial / path.relative_to(project)
         target.parent.mkdir(parents=True, exist_ok=True)
