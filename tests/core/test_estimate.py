@@ -33,12 +33,18 @@ def experiment(*words: str, **parts: Any) -> Experiment:
     (job,) = program.compose_all(list(words))
     made = job.experiment
     made.source = Sized("llava", {"rows": 665_298, "text_tokens": 174})
-    made.reference = Sized("ref", {"parameters": 2 * 10**9, "hidden": 2048, "image_tokens": 729})
-    made.clip = Sized("clip", {"parameters": 4 * 10**8, "hidden": 768, "image_tokens": 576})
+    made.models = {
+        **made.models,
+        "reference": Sized("ref", {"parameters": 2 * 10**9, "hidden": 2048, "image_tokens": 729}),
+        "clip": Sized("clip", {"parameters": 4 * 10**8, "hidden": 768, "image_tokens": 576}),
+    }
     made.target = Sized("target", {"parameters": 7 * 10**9, "hidden": 4096, "image_tokens": 576})
     made.suite = Sized(benchmarks={"a": SimpleNamespace(asked=1000)})
     for name, part in parts.items():
-        setattr(made, name, part)
+        if name in made.models:
+            made.models = {**made.models, name: part}
+        else:
+            setattr(made, name, part)
     return made
 
 
