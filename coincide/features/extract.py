@@ -1,9 +1,11 @@
 """Compute signals: one pass of a model over a dataset for all signals that any method asked for.
 
-Rows are divided into shards by row index. Inside a shard, batches hold rows of similar length; each
-value is written at its row's place. Workers take shards one by one: on the GPUs of this machine,
-and in other processes and on other nodes that ask for the same signals (``torchrun``, ``srun``,
-tasks of a job array), which help instead of waiting.
+Rows are divided into shards by row index. Workers take units one by one, each a shard or, where
+rows of one picture lie in several shards, rows that show the same pictures
+(``coincide.features.engine.units``): on the GPUs of this machine, and in other processes and on
+other nodes that ask for the same signals (``torchrun``, ``srun``, tasks of a job array), which help
+instead of waiting. Inside a unit, batches hold rows of similar length; each value is written at its
+row's place.
 
 Batch size, token budget, shard size, number of processes and device are not part of the key.
 Therefore the reference model computes in a precision (``reference.dtype``) in which the stored
@@ -16,6 +18,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,17 +28,26 @@ from coincide.features.engine.claims import Claims
 from coincide.features.engine.contract import SignalPass
 from coincide.features.engine.devices import decoders_of, devices_of, rank_of
 from coincide.features.engine.shards import read_valid
+from coincide.features.engine.units import (
+    BY_PICTURE,
+    Units,
+    by_picture,
+    lacking,
+    read_order,
+    shards_of,
+    write_order,
+)
 from coincide.features.engine.work import (
     LEADER,
     POLL,
     PassProgress,
     PassWork,
-    do_shards,
+    do_units,
     layout_of,
 )
 from coincide.features.engine.workers import run_workers
-from coincide.schema import DataSource, Signal
-from coincide.store import Artifact, Build, Step, Store
+from coincide.schema import DataSource, Example, Signal
+from coincide.store import Artifact, Build, Step, Store, drop_damaged
 from coincide.system.files import write_json
 
 VERSION = 1
@@ -138,40 +150,97 @@ def _facts(build: Build) -> dict[str, Any]:
 
 
 def _fill(missing: Sequence[tuple[Signal, Build]], signal_pass: SignalPass) -> None:
-    """Compute the shards that the builds lack; a shard is computed for all of them at once."""
+    """Compute the shards that the builds lack; a unit is computed for all of them at once."""
     from coincide.terminal.progress import bar
 
     missing = sorted(missing, key=lambda pair: pair[1].step.key)
-    builds = [build for _, build in missing]
-    data = builds[0].need(0)
-    layout = _layout(
-        builds, len(signal_pass.source.open(data.path)), signal_pass.options.shard_rows
-    )
-    model = builds[0].need(1).path / "model"
-    signals = [signal for signal, _ in missing]
+    signals, builds = zip(*missing, strict=True)
+    data, model = builds[0].need(0).path, builds[0].need(1).path / "model"
+    examples = signal_pass.source.open(data).examples
+    layout = _layout(builds, len(examples), signal_pass.options.shard_rows)
+    shards, dirs = shards_of(**layout), [build.dir for build in builds]
+    left = lacking(dirs, len(shards))
+    units = _units(builds, shards, left, examples, signal_pass.options)
     for (signal, build), columns in zip(missing, signal_pass.columns(signals, model), strict=False):
-        build.expect(layout["rows"] * (columns * np.dtype(signal.dtype).itemsize + 1))
-    folders = tuple(build.dir for build in builds)
+        size = layout["rows"] * (columns * np.dtype(signal.dtype).itemsize + 1)
+        build.expect(size if units.order is None else 2 * size)
     claims = builds[0].store.beside(builds[0].step, CLAIMS)
-    work = PassWork(signal_pass, tuple(signals), folders, claims, data.path, model, **layout)
-    left = work.missing_shards()
-    if len(left) < len(work.shards):
-        first = left[0] if left else len(work.shards)
-        print(f"features: resumed at shard {first} of {len(work.shards)}")
-    if left:
-        with bar("features", total=sum(len(work.shards[i]) for i in left), unit="row") as shown:
+    folders = tuple(_folder(build.store, build.step, build.dir, units) for build in builds)
+    work = PassWork(signal_pass, signals, folders, claims, data, model, units)
+    _tell_helpers(work, builds, layout)
+    todo = work.missing() if left else []
+    done = len(examples) - sum(len(units.rows[i]) for i in todo)
+    if done:
+        print(f"features: resumed with {done:,} of {len(examples):,} rows done")
+    if todo:
+        with bar("features", total=len(examples) - done, unit="row") as shown:
             _run(work, PassProgress(work, shown))
+    if units.order is not None:
+        for build, folder in zip(builds, folders, strict=True):
+            units.to_shards(folder, build.dir)
+    for build in builds:
+        _remove_units(build)
     shutil.rmtree(work.claims, ignore_errors=True)
 
 
+def _units(
+    builds: Sequence[Build],
+    shards: tuple[range, ...],
+    left: Sequence[int],
+    examples: Sequence[Example],
+    options: FeaturePass,
+) -> Units:
+    """The units that the shards ``left`` are computed in; those of a killed attempt, if they do."""
+    rows = np.concatenate([np.empty(0, np.int64), *(np.asarray(shards[i]) for i in left)])
+    for folder in _unit_folders(builds[0]) if left else ():
+        order = read_order(folder)
+        if order is None or not np.isin(rows, order[:, 0]).all():
+            continue
+        begun = Units(shards, order)
+        if all(_folder(b.store, b.step, b.dir, begun) in _unit_folders(b) for b in builds):
+            return begun
+    for build in builds:
+        _remove_units(build)
+    if not options.share_prefixes:
+        return Units(shards)
+    return Units(shards, by_picture(examples, [shards[i] for i in left], options.shard_rows))
+
+
+def _folder(store: Store, step: Step, folder: Path, units: Units) -> Path:
+    """Where the values of ``units`` lie: in the attempt's ``folder``, or beside it."""
+    return folder if units.order is None else store.beside(step, units.name)
+
+
+def _unit_folders(build: Build) -> list[Path]:
+    pattern = build.store.beside(build.step, f"{BY_PICTURE}-*")
+    return sorted(pattern.parent.glob(pattern.name))
+
+
+def _remove_units(build: Build) -> None:
+    for folder in _unit_folders(build):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _tell_helpers(work: PassWork, builds: Sequence[Build], layout: Mapping[str, int]) -> None:
+    """Make the folders of the units and write what other processes must know; the layout last."""
+    work.claims.mkdir(parents=True, exist_ok=True)
+    write_order(work.claims, work.units.order)
+    for build, folder in zip(builds, work.folders, strict=True):
+        if work.units.order is not None:
+            folder.mkdir(exist_ok=True)
+            drop_damaged(folder, build.step.folder)
+            write_order(folder, work.units.order)
+        write_json(build.dir / "layout.json", layout)
+
+
 def _run(work: PassWork, tally: PassProgress) -> None:
-    """Compute the shards in this process, or in one process for each device."""
+    """Compute the units in this process, or in one process for each device."""
     rank = rank_of()
     devices = devices_of(work.signal_pass.options, rank)
     together = len(devices) * rank.local_ranks
     decoders = decoders_of(work.signal_pass.options, devices[0], together)
     if len(devices) == 1:
-        do_shards(work, devices[0], decoders, tally)
+        do_units(work, devices[0], decoders, tally)
     else:
         run_workers(work, devices, decoders, tally)
     tally.show(look=True)
@@ -189,34 +258,34 @@ def _assist(
     told = False
     while not claims.void(LEADER) and _missing(store, steps):
         work = _begun(store, steps, signal_pass)
-        if work is None:
+        if work is None or not work.missing():
             if not told:
                 print(f"features: waiting for {claims.whose(LEADER)}, which leads", flush=True)
             told = True
             time.sleep(POLL)
             continue
-        print("features: another process leads this pass; helping it shard by shard", flush=True)
-        with bar("features (helping)", total=work.rows, unit="row") as shown:
+        print("features: another process leads this pass; helping it unit by unit", flush=True)
+        rows = sum(map(len, work.units.rows))
+        with bar("features (helping)", total=rows, unit="row") as shown:
             _run(work, PassProgress(work, shown))
         return
 
 
 def _begun(store: Store, steps: Mapping[Signal, Step], signal_pass: SignalPass) -> PassWork | None:
     """The pass over these signals, once its leader has written the shards' layout."""
-    folders = tuple(store.partial(step) for step in steps.values())
-    layouts = [layout_of(folder) for folder in folders]
-    if layouts[0] is None or any(layout != layouts[0] for layout in layouts):
+    layouts = [layout_of(store.partial(step)) for step in steps.values()]
+    claims = store.beside(next(iter(steps.values())), CLAIMS)
+    order = read_order(claims)
+    if layouts[0] is None or any(layout != layouts[0] for layout in layouts) or order is None:
         return None
+    units = Units(shards_of(**layouts[0]), order if len(order) else None)
+    folders = tuple(_folder(store, step, store.partial(step), units) for step in steps.values())
     first = next(iter(steps.values()))
     data, model = (store.verify(need).path for need in first.needs)
-    claims = store.beside(first, CLAIMS)
-    return PassWork(signal_pass, tuple(steps), folders, claims, data, model / "model", **layouts[0])
+    return PassWork(signal_pass, tuple(steps), folders, claims, data, model / "model", units)
 
 
 def _layout(builds: Sequence[Build], rows: int, shard_rows: int) -> dict[str, int]:
     """``rows`` and ``shard_rows``; a resumed build keeps the shard size it was started with."""
     begun = next((found for build in builds if (found := layout_of(build.dir))), None)
-    layout = {"rows": rows, "shard_rows": begun["shard_rows"] if begun else shard_rows}
-    for build in builds:
-        write_json(build.dir / "layout.json", layout)
-    return layout
+    return {"rows": rows, "shard_rows": begun["shard_rows"] if begun else shard_rows}

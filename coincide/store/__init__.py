@@ -16,7 +16,7 @@ from coincide.store.artifact import (
     open_artifact,
     sealed,
 )
-from coincide.store.build import Build, note_done
+from coincide.store.build import Build, drop_damaged, note_done
 from coincide.store.step import Step
 from coincide.store.store import Store
 
@@ -28,6 +28,7 @@ __all__ = [
     "Step",
     "Store",
     "check_path",
+    "drop_damaged",
     "find_recorded",
     "is_sealed",
     "note_done",

@@ -85,7 +85,7 @@ def begin(step: Step, folder: Path, store: Store) -> Build:
     """An attempt in ``folder``, which this process holds, with the files of an earlier attempt."""
     for stale in folder.rglob(f"{TEMPORARY}*"):
         stale.unlink(missing_ok=True)
-    _drop_damaged(step, folder)
+    drop_damaged(folder, step.folder)
     found = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
     resumed = [name for name in found if not attempts.is_private(name)]
     attempt, earlier = _begin_attempt(folder / attempts.LOG, [folder / name for name in resumed])
@@ -104,12 +104,14 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _drop_damaged(step: Step, folder: Path) -> None:
-    """Remove files of an earlier attempt whose content differs from the hash that it stored."""
+def drop_damaged(folder: Path, name: str) -> None:
+    """Remove files of an earlier attempt in ``folder`` whose content differs from the hash that it
+    stored; each is printed, as one of ``name``.
+    """
     for noted in sorted((folder / attempts.SUMS).glob("*")):
         path = folder / noted.name
         if path.is_file() and sha256_file(path) != noted.read_text(encoding="utf-8"):
-            print(f"{step.folder}: {noted.name} was damaged after a kill; it is built again")
+            print(f"{name}: {noted.name} was damaged after a kill; it is built again")
             path.unlink()
 
 

@@ -67,7 +67,7 @@ def run_pass(
 def artifacts(
     tmp_path_factory: pytest.TempPathFactory, source: Source, model: Model
 ) -> list[Artifact]:
-    return run_pass(tmp_path_factory.mktemp("store"), source, model)
+    return run_pass(tmp_path_factory.mktemp("store"), source, model, share_prefixes=False)
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +203,7 @@ def test_dropped_rows_are_marked_not_invented(artifacts: list[Artifact]) -> None
         {"batch_tokens": 300},
         {"batch_size": 5, "shard_rows": 2},
         {"shard_rows": 7},
+        {"shard_rows": 7, "share_prefixes": False},
     ],
 )
 def test_the_same_values_however_they_are_computed(
@@ -218,10 +219,7 @@ def test_what_rows_of_one_picture_begin_with_runs_once(
     tmp_path: Path, artifacts: list[Artifact], source: Source, model: Model,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], differs: bool,
 ) -> None:  # fmt: skip
-    """Beside the pass over all signals, where rows run one by one: some read attention weights.
-
-    Where a model's states are others, the rows run one by one, and the pass says so.
-    """
+    """Where a model's states are others, the rows run one by one, and the pass says so."""
     ran: list[list[int]] = []
     real = packed.pack
 
@@ -235,10 +233,8 @@ def test_what_rows_of_one_picture_begin_with_runs_once(
     monkeypatch.setattr(packed, "pack", pack)
     if differs:
         monkeypatch.setattr(packed, "largest_difference", lambda *_: float("nan"))
-    signals = [s for s in ALL if all(tap.place != "weights" for tap in s.taps())]
-    wanted = [a for s, a in zip(ALL, artifacts, strict=True) if s in signals]
-    found = run_pass(tmp_path, source, model, tuple(signals), batch_size=11)
-    for ours, theirs in zip(found, wanted, strict=True):
+    found = run_pass(tmp_path, source, model, batch_size=11)
+    for ours, theirs in zip(found, artifacts, strict=True):
         np.testing.assert_array_equal(ShardedArray(ours.path)[:], ShardedArray(theirs.path)[:])
     told = "rows that begin alike run one by one" in capsys.readouterr().out
     assert (len(ran) == 1 and told) if differs else (sum(map(sum, ran)) > 12 and not told)
@@ -330,9 +326,31 @@ def test_a_killed_pass_resumes_at_the_last_finished_shard(
         run_pass(tmp_path, source, model, shard_rows=5)
     monkeypatch.setattr(module, "write_shard", real)
     again = run_pass(tmp_path, source, model, shard_rows=24)  # the old layout is kept
-    assert "resumed at shard 3 of 5" in capsys.readouterr().out
+    assert "resumed with 10 of 24 rows done" in capsys.readouterr().out
     for ours, theirs in zip(artifacts, again, strict=True):
         np.testing.assert_array_equal(ShardedArray(ours.path)[:], ShardedArray(theirs.path)[:])
+    assert not list((tmp_path / "features").glob(".*"))
+
+
+def test_a_pass_killed_while_its_units_become_shards_computes_nothing_again(
+    tmp_path: Path, artifacts: list[Artifact], source: Source, model: Model,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from coincide.features import extract as pass_of
+    from coincide.features.engine import units
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(units, "write_shard", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_pass(tmp_path, source, model, ALL[:3], shard_rows=5)
+    monkeypatch.setattr(pass_of, "_run", stop)
+    again = run_pass(tmp_path, source, model, ALL[:3], shard_rows=5)
+    for ours, theirs in zip(artifacts, again, strict=False):
+        np.testing.assert_array_equal(ShardedArray(ours.path)[:], ShardedArray(theirs.path)[:])
+    assert not list((tmp_path / "features").glob(".*"))
 
 
 def test_a_damaged_shard_is_rebuilt_alone(tmp_path: Path, source: Source, model: Model) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -104,15 +105,15 @@ def _dies_at(shard: int, folder: Path, words: tuple[str, ...]) -> None:
 def test_killed_and_resumed(
     store: Path, expected: dict[str, bytes], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Killed between the two features of a shard; resumed by two processes in other batches."""
+    """Killed between the two features of a unit; resumed by two processes in other batches."""
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=_dies_at, args=(5, store, (TWELVE,)))
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
-    partial = [len(list(f.glob("values-*"))) for f in (store / "features").glob(".partial-*")]
+    partial = [len(list(f.glob("values-*"))) for f in (store / "features").glob(".by-picture-*")]
     assert sorted(partial) == [5, 6]
     words = (ONE, "features.processes=2", "features.batch_tokens=333")
     assert select(store, *words) == expected
     assert shards(store) == [12, 12], "as it was begun"
-    assert "resumed at shard 5 of 12" in capfd.readouterr().out
+    assert re.search(r"resumed with \d+ of 240 rows done", capfd.readouterr().out)

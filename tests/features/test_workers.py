@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from coincide.config import FeaturePass
-from coincide.features.engine import workers
+from coincide.features.engine import units, workers
 from coincide.features.engine.contract import Computer, SignalPass, WorkerSite
 from coincide.features.engine.workers import WorkerFailed
 from coincide.features.extract import extract, signal_step
@@ -119,7 +119,8 @@ def alone(
     tmp_path_factory: pytest.TempPathFactory, source: Source, model: Model
 ) -> list[dict[str, bytes]]:
     """Every shard as one process makes it."""
-    over = ReferencePass(model, source, "float64", FeaturePass(shard_rows=4))
+    options = FeaturePass(shard_rows=4, share_prefixes=False)
+    over = ReferencePass(model, source, "float64", options)
     return [files(a) for a in through(Store(tmp_path_factory.mktemp("alone")), over)]
 
 
@@ -141,15 +142,15 @@ def test_the_same_bytes_from_any_number_of_processes(
 
 @pytest.mark.slow
 @pytest.mark.fresh
-def test_a_killed_worker_costs_its_shard_and_no_more(
+def test_a_killed_worker_costs_its_unit_and_no_more(
     tmp_path: Path, source: Source, model: Model, alone: list[dict[str, bytes]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    options = FeaturePass(shard_rows=4, processes=2)
+    options = FeaturePass(shard_rows=4, processes=2, share_prefixes=False)
     over = Slow(model, source, "float64", options, log=tmp_path, seconds=0.2, dies_at=8)
     assert [files(a) for a in through(Store(tmp_path / "store"), over)] == alone
     told = capsys.readouterr().out
-    assert "was killed by SIGKILL at shard 2, which another takes" in told
+    assert "was killed by SIGKILL at unit 2, which another takes" in told
     begun = over.who()
     assert {first: len(pids) for first, pids in begun.items()} == {
         0: 1, 4: 1, 8: 2, 12: 1, 16: 1, 20: 1,
@@ -158,19 +159,20 @@ def test_a_killed_worker_costs_its_shard_and_no_more(
 
 
 @pytest.mark.slow
-def test_a_worker_that_fails_shows_its_traceback_and_shard(
+def test_a_worker_that_fails_shows_its_traceback_and_unit(
     tmp_path: Path, source: Source, model: Model, alone: list[dict[str, bytes]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    store, options = Store(tmp_path / "store"), FeaturePass(shard_rows=4, processes=2)
+    options = FeaturePass(shard_rows=4, processes=2, share_prefixes=False)
+    store = Store(tmp_path / "store")
     over = Slow(model, source, "float64", options, log=tmp_path, dies_at=8, raises=ValueError)
-    with pytest.raises(WorkerFailed, match=r"(?s)at shard 2:\nTraceback.*ValueError: what went"):
+    with pytest.raises(WorkerFailed, match=r"(?s)at unit 2:\nTraceback.*ValueError: what went"):
         through(store, over)
     here = FeaturePass(shard_rows=24)
     assert [
         files(a) for a in through(store, ReferencePass(model, source, "float64", here))
     ] == alone
-    assert "features: resumed at shard" in capsys.readouterr().out
+    assert re.search(r"resumed with \d+ of 24 rows done", capsys.readouterr().out)
 
 
 def test_workers_end_with_a_parent_that_is_killed_while_they_import() -> None:
@@ -196,7 +198,7 @@ def test_workers_end_with_a_parent_that_is_killed_while_they_import() -> None:
 def test_what_is_wrong_with_the_input_is_said_as_that() -> None:
     worker: Any = SimpleNamespace(number=1, device="cuda:1")
     tally: Any = SimpleNamespace(lost=lambda number: 7)
-    with pytest.raises(UserError, match=r"row 5: no image \(worker 1 on cuda:1, at shard 7\)"):
+    with pytest.raises(UserError, match=r"row 5: no image \(worker 1 on cuda:1, at unit 7\)"):
         workers._hear(worker, ("user error", "row 5: no image"), tally)
 
 
@@ -220,12 +222,14 @@ def leader(store: Store, over: Slow, **environment: str) -> Iterator[Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("by_picture", [False, True])
 def test_other_processes_join_in_instead_of_waiting(
     tmp_path: Path, source: Source, model: Model, alone: list[dict[str, bytes]],
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, by_picture: bool,
 ) -> None:  # fmt: skip
     """Ranks of torchrun here; commands of a SLURM array do the same."""
-    over = Slow(model, source, "float64", FeaturePass(shard_rows=4), log=tmp_path, seconds=0.7)
+    options = FeaturePass(shard_rows=4, share_prefixes=by_picture)
+    over = Slow(model, source, "float64", options, log=tmp_path, seconds=0.7)
     store = Store(tmp_path / "store")
     world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     with leader(store, over, **world, RANK="1", LOCAL_RANK="1"):
@@ -233,7 +237,10 @@ def test_other_processes_join_in_instead_of_waiting(
             monkeypatch.setenv(name, value)
         assert [files(a) for a in through(store, over)] == alone
     begun = over.who()
-    assert sorted(begun) == [0, 4, 8, 12, 16, 20]
+    shards = units.shards_of(24, 4)
+    order = units.by_picture(source.open(Path()).examples, shards, 4) if by_picture else None
+    assert sorted(begun) == sorted(rows[0] for rows in units.Units(shards, order).rows)
+    assert (order is not None) == by_picture
     assert all(len(pids) == 1 for pids in begun.values())
     assert len({pid for pids in begun.values() for pid in pids}) == 2
 
@@ -304,7 +311,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(
     over = ReferencePass(model, source, "float64", FeaturePass(shard_rows=4))
     assert [files(a) for a in through(Store(tmp_path), over)] == alone
     assert len([n for n in memory.tried if n > 2]) == 1, "smaller once and for all"
-    assert "is out of memory with 3 rows of" in capsys.readouterr().out
+    assert "is out of memory with 4 rows of" in capsys.readouterr().out
     memory.rows = 0
     with pytest.raises(UserError, match=r"row \d+ with \d+ tokens alone does not fit"):
         through(Store(tmp_path / "again"), over)

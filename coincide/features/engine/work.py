@@ -1,6 +1,4 @@
-"""A feature pass as its workers see it: its shards, which are done, and progress over all
-workers.
-"""
+"""A feature pass as its workers see it: its units, which are done, and the workers' progress."""
 
 from __future__ import annotations
 
@@ -9,7 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,21 +15,22 @@ import numpy as np
 from coincide.features.engine.claims import Claims
 from coincide.features.engine.contract import SignalPass, WorkerSite
 from coincide.features.engine.shards import has_shard, write_shard
+from coincide.features.engine.units import Units, lacking
 from coincide.schema import Signal
 
 LEADER = "pass"
 """Name of the claim of the process that makes the shards into artifacts."""
 PATIENCE = 10.0
-"""Seconds after which a worker without a free shard prints which process it waits for."""
+"""Seconds after which a worker without a free unit prints which process it waits for."""
 POLL = 0.5
-"""Seconds between two checks for shards that other processes compute."""
+"""Seconds between two checks for units that other processes compute."""
 
 
 class ProgressListener(Protocol):
     """Receives the progress of a worker: a progress bar, or the worker's parent process."""
 
-    def begun(self, shard: int) -> None:
-        """Shard number ``shard`` is being computed."""
+    def begun(self, unit: int) -> None:
+        """Unit number ``unit`` is being computed."""
         ...
 
     def rows(self, count: int) -> None:
@@ -47,36 +45,21 @@ class PassWork:
     signal_pass: SignalPass
     signals: tuple[Signal, ...]
     folders: tuple[Path, ...]
-    """Folder for the shards of each signal."""
+    """Folder for the units of each signal."""
     claims: Path
     """Folder of the claims."""
     data: Path
     """Folder of the data artifact."""
     model: Path
     """Folder of the model."""
-    rows: int
-    shard_rows: int
+    units: Units
 
-    @cached_property
-    def shards(self) -> list[range]:
-        """The row indices of each shard."""
-        step = self.shard_rows
-        return [range(i, min(i + step, self.rows)) for i in range(0, self.rows, step)]
-
-    def missing_shards(self) -> list[int]:
-        """Numbers of the shards that are not there for every signal.
+    def missing(self) -> list[int]:
+        """Numbers of the units that are not there for every signal.
 
         Empty once the artifacts are made.
         """
-        try:
-            names = [{path.name for path in folder.iterdir()} for folder in self.folders]
-        except FileNotFoundError:
-            return []
-        return [
-            i
-            for i in range(len(self.shards))
-            if not all(has_shard(f, i, n) for f, n in zip(self.folders, names, strict=True))
-        ]
+        return lacking(self.folders, len(self.units.rows))
 
 
 def layout_of(folder: Path) -> Mapping[str, int] | None:
@@ -90,10 +73,10 @@ def layout_of(folder: Path) -> Mapping[str, int] | None:
     return None
 
 
-def do_shards(work: PassWork, device: str, decoders: int, tell: ProgressListener) -> None:
-    """Claim and compute free shards on ``device`` until no shard is missing anywhere.
+def do_units(work: PassWork, device: str, decoders: int, tell: ProgressListener) -> None:
+    """Claim and compute free units on ``device`` until no unit is missing anywhere.
 
-    Shards that other processes hold are waited for. ``decoders`` processes read rows ahead;
+    Units that other processes hold are waited for. ``decoders`` processes read rows ahead;
     ``tell`` receives the progress.
     """
     dataset = work.signal_pass.source.open(work.data)
@@ -101,31 +84,31 @@ def do_shards(work: PassWork, device: str, decoders: int, tell: ProgressListener
     made = work.signal_pass.computer(work.signals, site)
     waited = 0.0
     with made as compute, Claims(work.claims) as claims:
-        while left := work.missing_shards():
-            shard = next((i for i in left if claims.take(f"{i:05d}")), None)
-            if shard is None:
+        while left := work.missing():
+            unit = next((i for i in left if claims.take(f"{i:05d}")), None)
+            if unit is None:
                 waited += POLL
                 if waited == PATIENCE:
                     who = claims.whose(f"{left[0]:05d}")
-                    print(f"features: shard {left[0]} is waited for: {who} is at it", flush=True)
+                    print(f"features: unit {left[0]} is waited for: {who} is at it", flush=True)
                 time.sleep(POLL)
                 continue
-            tell.begun(shard)
-            examples = [dataset.examples[row] for row in work.shards[shard]]
+            tell.begun(unit)
+            examples = [dataset.examples[row] for row in work.units.rows[unit]]
             values, valid = compute(examples, tell.rows)
-            _write(work, shard, values, valid)
-            claims.release(f"{shard:05d}")
+            _write(work, unit, values, valid)
+            claims.release(f"{unit:05d}")
 
 
-def _write(work: PassWork, shard: int, values: Sequence[np.ndarray], valid: np.ndarray) -> None:
-    """Write what is still missing: another worker may have taken the shard when this claim was
+def _write(work: PassWork, unit: int, values: Sequence[np.ndarray], valid: np.ndarray) -> None:
+    """Write what is still missing: another worker may have taken the unit when this claim was
     void.
     """
     for signal, folder, value in zip(work.signals, work.folders, values, strict=True):
         stored = value.astype(signal.dtype)
-        while folder.is_dir() and not has_shard(folder, shard):  # else the artifact is made
+        while folder.is_dir() and not has_shard(folder, unit):  # else the artifact is made
             with suppress(FileNotFoundError):  # a new leader swept the folder: once more
-                write_shard(folder, shard, stored, valid)
+                write_shard(folder, unit, stored, valid)
 
 
 class PassProgress:
@@ -134,35 +117,35 @@ class PassProgress:
     def __init__(self, work: PassWork, bar: Any) -> None:
         self.work = work
         self.bar = bar
-        self.sizes = {i: len(work.shards[i]) for i in work.missing_shards()}
+        self.sizes = {i: len(work.units.rows[i]) for i in work.missing()}
         self.under_way: dict[int, tuple[int, int]] = {}
-        """worker -> shard, rows of it."""
+        """worker -> unit, rows of it."""
         self._looked = 0.0
         self._left = set(self.sizes)
 
-    def begun(self, shard: int, worker: int = 0) -> None:
-        """``worker`` starts shard ``shard``."""
-        self.under_way[worker] = (shard, 0)
+    def begun(self, unit: int, worker: int = 0) -> None:
+        """``worker`` starts unit ``unit``."""
+        self.under_way[worker] = (unit, 0)
         self.show(look=True)
 
     def rows(self, count: int, worker: int = 0) -> None:
-        """``worker`` finished ``count`` more rows of its shard."""
-        shard, before = self.under_way[worker]
-        self.under_way[worker] = (shard, before + count)
+        """``worker`` finished ``count`` more rows of its unit."""
+        unit, before = self.under_way[worker]
+        self.under_way[worker] = (unit, before + count)
         self.show()
 
     def lost(self, worker: int) -> int | None:
-        """``worker`` has ended; returns the shard that it was computing, or None."""
-        shard, _ = self.under_way.pop(worker, (None, 0))
-        return shard
+        """``worker`` has ended; returns the unit that it was computing, or None."""
+        unit, _ = self.under_way.pop(worker, (None, 0))
+        return unit
 
     def show(self, *, look: bool = False) -> None:
-        """Update the bar; every 5 seconds, or with ``look``, also count shards that others
+        """Update the bar; every 5 seconds, or with ``look``, also count units that others
         finished.
         """
         if look or time.monotonic() - self._looked > 5:
-            self._left = set(self.work.missing_shards())
+            self._left = set(self.work.missing())
             self._looked = time.monotonic()
-        done = sum(size for shard, size in self.sizes.items() if shard not in self._left)
-        done += sum(rows for shard, rows in self.under_way.values() if shard in self._left)
+        done = sum(size for unit, size in self.sizes.items() if unit not in self._left)
+        done += sum(rows for unit, rows in self.under_way.values() if unit in self._left)
         self.bar.update(done - self.bar.n)

@@ -1,7 +1,7 @@
-"""The worker processes of a pass on this machine: one per device, each taking free shards.
+"""The worker processes of a pass on this machine: one per device, each taking free units.
 
-If a worker is killed, another one computes its shard again. If a worker raises, the pass stops with
-the worker's traceback and the shard's number.
+If a worker is killed, another one computes its unit again. If a worker raises, the pass stops with
+the worker's traceback and the unit's number.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from coincide.features.engine.devices import cores
-from coincide.features.engine.work import POLL, PassProgress, PassWork, do_shards
+from coincide.features.engine.work import POLL, PassProgress, PassWork, do_units
 from coincide.schema import UserError
 from coincide.system.disk import is_full
 from coincide.system.processes import preexec_die_with_parent
@@ -36,7 +36,7 @@ ENDING = 10.0
 
 
 class WorkerFailed(RuntimeError):
-    """A worker raised; the message holds its traceback and the shard it was at."""
+    """A worker raised; the message holds its traceback and the unit it was at."""
 
 
 @dataclass
@@ -53,15 +53,15 @@ class _Sender:
 
     messages: Connection
 
-    def begun(self, shard: int) -> None:
-        self.messages.send(("begun", shard))
+    def begun(self, unit: int) -> None:
+        self.messages.send(("begun", unit))
 
     def rows(self, count: int) -> None:
         self.messages.send(("rows", count))
 
 
 def run_workers(work: PassWork, devices: Sequence[str], decoders: int, tally: PassProgress) -> None:
-    """Run one worker process per device until every shard is there.
+    """Run one worker process per device until every unit is there.
 
     Raises UserError for what a worker found wrong with the input, :class:`WorkerFailed` for any
     other exception of a worker, and UserError when no worker is left.
@@ -105,27 +105,27 @@ def _hear(worker: _Worker, message: tuple[str, Any], tally: PassProgress) -> Non
     elif kind == "rows":
         tally.rows(what, worker.number)
     else:
-        shard = tally.lost(worker.number)
-        where = "before its first shard" if shard is None else f"at shard {shard}"
+        unit = tally.lost(worker.number)
+        where = "before its first unit" if unit is None else f"at unit {unit}"
         if kind == "full":
             raise OSError(errno.ENOSPC, f"{what} (worker {worker.number}, {where})")
         if kind == "user error":
             raise UserError(f"{what} (worker {worker.number} on {worker.device}, {where})")
         raise WorkerFailed(
             f"worker {worker.number} on {worker.device} failed {where}:\n{what}"
-            "The shards that are done are kept; run again to resume."
+            "The units that are done are kept; run again to resume."
         )
 
 
 def _ended(work: PassWork, worker: _Worker, others: Sequence[_Worker], tally: PassProgress) -> None:
     code = worker.process.wait()
-    shard = tally.lost(worker.number)
+    unit = tally.lost(worker.number)
     if code == 0:
         return
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-    where = "" if shard is None else f" at shard {shard}, which another takes"
+    where = "" if unit is None else f" at unit {unit}, which another takes"
     print(f"features: worker {worker.number} on {worker.device} was {how}{where}", flush=True)
-    if not others and work.missing_shards():
+    if not others and work.missing():
         raise UserError(
             f"every worker of the feature pass is gone, the last {how} (for want of memory?). "
             "Set a lower features.batch_tokens, decode_workers or processes; run again to resume."
@@ -174,7 +174,7 @@ def _main(work: PassWork, device: str, decoders: int, together: int, messages: C
     else:
         torch.cuda.set_device(device)
     try:
-        do_shards(work, device, decoders, _Sender(messages))
+        do_units(work, device, decoders, _Sender(messages))
     except UserError as error:
         _tell(messages, ("user error", str(error)))
     except Exception as error:

@@ -37,6 +37,14 @@ class Weights:
     """[B or 1, 1, T, T]: bool, or added to the scores; None: causal."""
     scaling: float
 
+    def of_rows(self, sequences: torch.Tensor, places: torch.Tensor) -> Weights:
+        """Those of rows that stand in causal sequences of several (``Packed``): int64 [B] and
+        [B, T].
+        """
+        own = sequences[:, None], slice(None), places  # advanced around a slice: [B, T, heads, d]
+        query, key = (states[own].transpose(1, 2) for states in (self.query, self.key))
+        return Weights(query, key, None, self.scaling)
+
     def mean_of_heads(self, row: int, queries: torch.Tensor, tokens: int) -> torch.Tensor:
         """What the tokens at ``queries`` (int64 [q]) of a row attend to among its first ``tokens``:
         float64 [q, tokens], rows sum to 1. Softmax in float32 at least.

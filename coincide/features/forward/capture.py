@@ -141,7 +141,11 @@ def run(
     tapped: dict[Tap, torch.Tensor] = {}
 
     def keep(tap: Tap, states: Any) -> None:
-        tapped[tap] = tap.reduce(packed.unpacked(states) if packed else states, batch)
+        if packed and isinstance(states, Weights):
+            states = states.of_rows(packed.sequences, packed.places)
+        elif packed:
+            states = packed.unpacked(states)
+        tapped[tap] = tap.reduce(states, batch)
 
     taps = dict.fromkeys(tap for signal in signals for tap in signal.taps())
     inputs = with_image_features(forward_inputs(model, packed.inputs if packed else batch), images)

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from coincide.features.forward.contract import ForwardSignal
 from coincide.models.encode import PER_TOKEN, Encoded, collate
 from coincide.models.shared_prefix import keeps_every_key, pictures_end, same_pictures
 
@@ -46,18 +45,16 @@ class Packed:
         return states[self.sequences[:, None], self.places]
 
 
-def can_pack(network: Any, signals: Sequence[ForwardSignal]) -> bool:
-    """Whether the states of ``network`` that ``signals`` read are the same in such a sequence.
+def can_pack(network: Any) -> bool:
+    """Whether the states of ``network`` are the same in such a sequence.
 
     That takes a decoder whose layers attend to all tokens before, with one rotary position a token,
-    through SDPA; pictures that take the places of tokens; and no signal that reads attention
-    weights.
+    through SDPA; and pictures that take the places of tokens.
     """
     config = network.config.get_text_config(decoder=True)
     rotary = getattr(config, "rope_parameters", None) or {}
     return (
-        not any(tap.place == "weights" for signal in signals for tap in signal.taps())
-        and getattr(config, "_attn_implementation", None) == "sdpa"
+        getattr(config, "_attn_implementation", None) == "sdpa"
         and bool(rotary)
         and "mrope_section" not in rotary
         and "mm_encoder_outputs" in inspect.signature(network.base_model.forward).parameters

@@ -87,9 +87,10 @@ class Forward:
             variant: [signal for signal in self.signals if signal.variant == variant]
             for variant in variants_of(self.signals)
         }
-        whole = self.by_variant.get("whole", ())
         self.packs = (
-            self.options.share_prefixes and bool(whole) and packed.can_pack(self.network, whole)
+            self.options.share_prefixes
+            and "whole" in self.by_variant
+            and packed.can_pack(self.network)
         )
 
     @property
