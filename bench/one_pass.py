@@ -3,7 +3,7 @@
     python -m bench.one_pass                                      # a narrow model, minutes on a CPU
     python -m bench.one_pass --shape tinyllava_2b --rows 2000     # TinyLLaVA-2.0B's, on a GPU
     python -m bench.one_pass --shape demo --rows 1000             # the demo's data, models and CLIP
-    python -m bench.one_pass --sharing --rows 96                  # rows that share pictures, or not
+    python -m bench.one_pass --sharing --rows 96                  # rows that share pictures
 
 A sweep over all methods reads the data once per model; the ratio says how much more that takes than
 the pass of the method whose signals take longest. With random weights of a shape, what the blind
@@ -11,8 +11,9 @@ and the unasked variant of the rows add to the pass is printed as well. ``llava_
 token shape of LLaVA-1.5: 576 tokens an image, conversations as long as those of LLaVA-665K. On a
 CPU, seconds are those of the processor; operations are what torch counts, on any machine alike.
 
-``--sharing``: COINCIDE's signal over one shard whose rows share pictures as those of LLaVA-665K do
-(``Sharing``), what they begin with run once (``features.share_prefixes``) or by every row.
+``--sharing``: COINCIDE's signal over shuffled rows that share pictures as those of LLaVA-665K do
+(``Sharing``), in small shards so that two rows of a picture are seldom in one: what they begin with
+run once (``features.share_prefixes``) or by every row.
 """
 
 from __future__ import annotations
@@ -55,6 +56,10 @@ METHODS = (
     "coincide el2n perplexity semdedup d2_pruning self_sup clip_score self_filter visnec prism "
     "scalselect magic grand ifd dics"
 ).split()
+
+
+SHARD_ROWS = 16
+"""Of the pass over rows that share pictures."""
 
 
 def main() -> None:
@@ -160,14 +165,15 @@ class Sharing(Source):
 
     @cached_property
     def examples(self) -> tuple[Example, ...]:
-        """As :class:`Source` has them, with other pictures."""
-        random, common, found = np.random.default_rng(1), 0, []
-        for example in super().examples:
-            again = random.random() < 364_100 / 624_610
-            name = f"{common * 118_000 // 364_100 if again else 10**6 + example.row}.jpg"
-            common += again and bool(example.images)
-            found.append(replace(example, images=(name,) if example.images else ()))
-        return tuple(found)
+        """As :class:`Source` has them, with other pictures, in a shuffled order."""
+        random, made = np.random.default_rng(1), super().examples
+        seeing = [row for row in random.permutation(len(made)).tolist() if made[row].images]
+        again = round(len(seeing) * 364_100 / 624_610)
+        names = {row: i * 118_000 // 364_100 if i < again else 10**6 + i
+                 for i, row in enumerate(seeing)}  # fmt: skip
+        return tuple(
+            replace(e, images=(f"{names[e.row]}.jpg",) if e.row in names else ()) for e in made
+        )
 
 
 def shared(root: Path, shape: str, rows: int) -> None:
@@ -179,13 +185,17 @@ def shared(root: Path, shape: str, rows: int) -> None:
     signals = (Activations(SHAPES[shape].layers), TokenScores())
     seconds, counted, values = [], [], []
     for share in (False, True):
-        over = ReferencePass(model, source, dtype, FeaturePass(share_prefixes=share))
+        options = FeaturePass(share_prefixes=share, shard_rows=SHARD_ROWS)
+        over = ReferencePass(model, source, dtype, options)
         counted.append(operations(root, over, signals))  # warms imports and file cache too
         seconds.append(seconds_of_pass(root, over, signals))
         folder = next((root / "store" / "features").glob("activations*"))
         values.append(ShardedArray(folder)[:].astype(np.float32))
     names = [name for example in source.examples for name in example.images]
-    print(f"{rows} rows, {len(names)} with one of {len(set(names))} pictures")
+    print(
+        f"{rows} shuffled rows in shards of {SHARD_ROWS}, {len(names)} with one of "
+        f"{len(set(names))} pictures"
+    )
     print(f"seconds {seconds[0]:.1f} without sharing, {seconds[1]:.1f} with it: "
           f"{seconds[0] / seconds[1]:.2f} times as fast")  # fmt: skip
     print(f"operations: {counted[0] / counted[1]:.2f} times as few")
