@@ -1,9 +1,10 @@
 """Estimates before a run: GPU hours and disk space by stage, and the assumptions behind them.
 
-Parts may state their size in ``scale``, plain numbers in their YAML: a dataset ``rows`` and
-``text_tokens`` (mean per row), a model ``parameters``, ``hidden`` (of the language model) and
-``image_tokens``; a benchmark the number of documents ``asked``. If a number is not known, there is
-no estimate, rather than an estimate of zero.
+Parts may state their size in ``scale``, plain numbers in their YAML: a dataset ``rows``,
+``text_tokens`` (mean per row) and ``pictures`` (different ones), a model ``parameters``, ``hidden``
+(of the language model), ``image_tokens`` and whether it reads ``pictures_once``
+(``features.share_prefixes``); a benchmark the number of documents ``asked``. If a number is not
+known, there is no estimate, rather than an estimate of zero.
 """
 
 from __future__ import annotations
@@ -90,8 +91,8 @@ def needs_of(method: Method) -> list[Need]:
 
 def _features(experiment: Experiment, device: str) -> StageEstimate | None:
     """One forward pass a model, 2 FLOP a parameter and token; how much text it reads say its
-    signals (``Signal.text_tokens``). A vision tower counts a picture for every row, though it reads
-    each once."""
+    signals (``Signal.text_tokens``). A picture is read for every row, or once by a model that can
+    (``pictures_once``)."""
     wanted = dict.fromkeys(s for n in needs_of(experiment.method) for s in signals_of(n))
     if not wanted:
         return None
@@ -104,12 +105,21 @@ def _features(experiment: Experiment, device: str) -> StageEstimate | None:
         scale = scale_of(model)
         if rows is None or text is None or "parameters" not in scale:
             return StageEstimate("features", None, None, "sizes of data or model are not known")
-        tokens = rows * (scale["image_tokens"] + signals[0].text_tokens(signals, text))
+        shown = _pictures(experiment, rows) if scale.get("pictures_once") else rows
+        tokens = shown * scale["image_tokens"] + rows * signals[0].text_tokens(signals, text)
         hours += gpu_hours(2 * scale["parameters"] * tokens, device)
         values = sum(s.width(scale["hidden"]) * BYTES[s.dtype] for s in signals)
         disk += rows * values
-        said.append(f"{model.name}: {tokens / 1e6:,.0f}M tokens x 2 x {_n(scale)}")
-    return StageEstimate("features", hours, disk, f"{'; '.join(said)} {_at(device)}")
+        of = f" ({shown:,} pictures once)" if shown != rows else ""
+        said.append(f"{model.name}: {tokens / 1e6:,.0f}M tokens{of} x 2 x {_n(scale)}")
+    twice = "; twice the disk while it runs" if _pictures(experiment, rows) < rows else ""
+    return StageEstimate("features", hours, disk, f"{'; '.join(said)} {_at(device)}{twice}")
+
+
+def _pictures(experiment: Experiment, rows: int) -> int:
+    """Pictures that the pass reads: each once if rows may share it and the data states how many."""
+    stated = scale_of(experiment.source).get("pictures", rows)
+    return min(rows, stated) if experiment.features.share_prefixes else rows
 
 
 def _select(experiment: Experiment, device: str) -> StageEstimate | None:

@@ -67,6 +67,24 @@ def test_coincide_on_llava() -> None:
     assert found["train"].hours == pytest.approx(0.2 * full["train"].hours, rel=1e-3)
 
 
+def test_a_picture_that_rows_share_is_read_once() -> None:
+    """By models that can: towers, and references that say so; not if sharing is off."""
+    scale = {"rows": 665_298, "text_tokens": 174, "pictures": 378_797}
+    reference = Sized("ref", {"parameters": 2 * 10**9, "hidden": 2048, "image_tokens": 729})
+    for shares, off, pictures in (
+        (True, False, 378_797),
+        (False, False, 665_298),
+        (True, True, 665_298),
+    ):
+        reference.scale["pictures_once"] = shares
+        words = ("method=coincide", *(["features.share_prefixes=false"] if off else []))
+        made = experiment(*words, reference=reference, source=Sized("llava", scale))
+        found = by_stage(costs(made, STAGES))["features"]
+        tokens = pictures * 729 + 665_298 * 174
+        assert found.hours == pytest.approx(gpu_hours(2 * 2e9 * tokens))
+        assert ("378,797 pictures once" in found.basis) == (pictures == 378_797)
+
+
 def test_what_matched_and_presel_build_of_others_is_counted() -> None:
     """A control pays for its method's selection; PreSel for pictures, and a finetuning on 5 %."""
     same = by_stage(costs(experiment("method=coincide"), STAGES))
