@@ -15,10 +15,20 @@ RequestedRuns = Sequence[tuple[Experiment, Sequence[str]]]
 
 
 def doctor(asked: RequestedRuns) -> int:
-    """Print everything that the runs need; status 1 if something is missing."""
+    """Print everything that the runs need, and what the first will cost; status 1 if something is
+    missing.
+    """
+    from coincide.checks.estimate import costs
+    from coincide.checks.flops import device_name
     from coincide.checks.needs import examine
+    from launch.show import show_costs
 
-    return examine(asked)
+    status = examine(asked)
+    experiment, stages = asked[0]
+    if len(asked) > 1:
+        print(f"\nThe first of {len(asked)} runs, {experiment.title}:")
+    show_costs(costs(experiment, stages, device_name()))
+    return status
 
 
 def prefetch(asked: RequestedRuns) -> int:

@@ -7,6 +7,7 @@ publishers that are then gone, and the run has no network at all.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +126,7 @@ def test_the_papers_line_runs_to_its_report_without_a_network(machine: Machine) 
     doctor = machine.run(*LINE, *SMALL, *SUITE, "command=doctor")
     assert doctor.returncode == 0, doctor.stdout + doctor.stderr
     assert "Ready" in doctor.stdout
+    assert re.search(r"(?m)^evaluate +(<|\d)", doctor.stdout), "and what it will cost"
 
     found = machine.run(*LINE, *SMALL, *SUITE)
     assert found.returncode == 0, found.stdout + found.stderr
