@@ -112,7 +112,8 @@ def _features(experiment: Experiment, device: str) -> StageEstimate | None:
         disk += rows * values
         of = f" ({shown:,} pictures once)" if shown != rows else ""
         said.append(f"{model.name}: {tokens / 1e6:,.0f}M tokens{of} x 2 x {_n(scale)}")
-    twice = "; twice the disk while it runs" if _pictures(experiment, rows) < rows else ""
+    shared = rows is not None and _pictures(experiment, rows) < rows
+    twice = "; twice the disk while it runs" if shared else ""
     return StageEstimate("features", hours, disk, f"{'; '.join(said)} {_at(device)}{twice}")
 
 
