@@ -5,8 +5,8 @@
 
 The demo's target, finetuned on random rows, answers the demo's benchmarks in bfloat16
 (``eval.dtype``) one prompt at a time (``eval.engine=plain``) and with shared prefixes in batches
-(``prefix``), each a run of its own. In float32 the answers are equal, which the tests hold; here sums of
-another order round otherwise.
+(``prefix``), each a run of its own. In float32 the answers are equal, which the tests hold; here
+sums of another order round otherwise.
 """
 
 from __future__ import annotations
