@@ -21,12 +21,12 @@ def doctor(asked: RequestedRuns) -> int:
     from coincide.checks.estimate import costs
     from coincide.checks.flops import device_name
     from coincide.checks.needs import examine
-    from launch.show import show_costs
+    from launch.show import show_costs, title
 
     status = examine(asked)
     experiment, stages = asked[0]
     if len(asked) > 1:
-        print(f"\nThe first of {len(asked)} runs, {experiment.title}:")
+        print(f"\nThe first of {len(asked)} runs, {title(experiment)}:")
     show_costs(costs(experiment, stages, device_name()))
     return status
 
