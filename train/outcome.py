@@ -19,6 +19,8 @@ from coincide.system.disk import NEARLY, free_bytes
 from train.job import EXIT_DISK, EXIT_OUT_OF_MEMORY, EXIT_STOPPED, TrainingJob
 
 LOG_LINES = 15
+_TOLD = "UserError: "
+"""How the message of a rank begins whose error says all that there is to say."""
 _DEAD = re.compile(
     r"time\s*:\s*(\S+)\s+host.*?rank\s*:\s*(\d+) \(local_rank.*?exitcode\s*:\s*(-?\d+)", re.DOTALL
 )
@@ -65,6 +67,11 @@ def failure(job: TrainingJob, code: int, launcher_log: Path) -> Exception:
         )
     if failed:
         first = failed[0]
+        if first["message"].startswith(_TOLD):
+            said = first["message"].removeprefix(_TOLD)
+            log = job.rank_log(first["rank"])
+            where = f"rank {first['rank']} of {job.world_size} ended, on node {first['host']}"
+            return UserError(f"Training failed: {where}: {said}\nIts log: {log}")
         what = f"exit code {first['exit_code']}: {first['message']}"
         return _rank_failed(job, first["rank"], what, first["host"])
     return UserError(f"Training could not be started (exit code {code}).\n{tail(launcher_log)}")

@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from coincide.models.template import TEMPLATES
 
 POINTER = b"version https://git-lfs.github.com/spec"
@@ -23,6 +25,15 @@ MOST_HEADER = 100 * 2**20
 EMBEDDINGS = re.compile(r"(^|\.)(embed_tokens|wte|tok_embeddings|word_embeddings)\.weight$")
 TOKENS = re.compile(r"<\|[A-Za-z_]+\|>")
 Shapes = dict[str, tuple[int, ...]]
+EXPONENTS: dict[str, tuple[np.dtype[Any], int]] = {
+    "BF16": (np.dtype("<u2"), 0x7F80),
+    "F16": (np.dtype("<u2"), 0x7C00),
+    "F32": (np.dtype("<u4"), 0x7F800000),
+    "F64": (np.dtype("<u8"), 0x7FF0000000000000),
+}
+"""Type of a tensor -> its numbers as integers, and the bits of their exponent."""
+CHUNK = 1 << 24
+"""Numbers that are looked at together."""
 
 
 def broken_files(files: Iterable[Path]) -> list[str]:
@@ -72,6 +83,34 @@ def read_header(file: Path) -> tuple[int, dict[str, Any]] | None:
         if all(t["data_offsets"][1] >= 0 and t["shape"] is not None for t in tensors.values()):
             return length, tensors
     return None
+
+
+def not_finite(file: Path) -> list[str]:
+    """The tensors of a safetensors file that hold NaN or infinite values, found by their bits.
+
+    Reads the whole file: every number whose exponent is all ones is none. Types of less than two
+    bytes are left out.
+    """
+    length, tensors = read_header(file) or (0, {})
+    found = []
+    for name, tensor in tensors.items():
+        begin, end = tensor["data_offsets"]
+        if tensor["dtype"] in EXPONENTS and end > begin:
+            kind, mask = EXPONENTS[tensor["dtype"]]
+            bits = np.memmap(file, kind, "r", 8 + length + begin, (end - begin) // kind.itemsize)
+            chunks = (bits[at : at + CHUNK] for at in range(0, len(bits), CHUNK))
+            if any(bool(((chunk & mask) == mask).any()) for chunk in chunks):
+                found.append(name)
+    return found
+
+
+def not_finite_text(checkpoint: str | Path, tensors: Sequence[str]) -> str:
+    """What to say of a checkpoint with such ``tensors``: the first three are named."""
+    return (
+        f"the checkpoint {checkpoint} holds NaN or infinite values in {len(tensors):,} of its "
+        f"weights ({', '.join(tensors[:3])}): it is damaged, or diverged when it was trained. Take "
+        "a sound one; no setting of this run mends it."
+    )
 
 
 def shapes(files: Iterable[Path]) -> Shapes:

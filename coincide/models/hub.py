@@ -15,10 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from coincide.models.headers import unusable_reason
+from coincide.models.headers import not_finite, not_finite_text, unusable_reason
 from coincide.models.processor import ProcessorFiles, published
 from coincide.models.weights import PretrainedCheckpoint
 from coincide.protocols import Requirement
+from coincide.schema import UserError
 from coincide.store import Build, Step
 from coincide.system.files import write_atomic
 
@@ -105,6 +106,16 @@ def copy_model(checkpoint: PretrainedCheckpoint, folder: Path) -> None:
         from coincide.models.tensors import read_tensors, write_tensors
 
         write_tensors(folder, read_tensors(pickled))
+    _refuse_not_finite(checkpoint, folder)
+
+
+def _refuse_not_finite(checkpoint: PretrainedCheckpoint, folder: Path) -> None:
+    """Raise :class:`UserError` if a weight is NaN or infinite: before features are computed, not
+    when the model is loaded to train.
+    """
+    bad = [name for file in sorted(folder.glob("*.safetensors")) for name in not_finite(file)]
+    if bad:
+        raise UserError(not_finite_text(checkpoint.repo, bad))
 
 
 def _place(checkpoint: PretrainedCheckpoint, source: Path, target: Path) -> None:

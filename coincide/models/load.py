@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coincide.models.headers import not_finite_text
 from coincide.schema import UserError
 
 if TYPE_CHECKING:
@@ -113,11 +114,7 @@ def check_finite(model: Any, model_dir: Path) -> Any:
         if held.is_floating_point() and held.numel() and not held.is_meta:
             bad += [] if bool(torch.isfinite(held).all()) else [name]
     if bad:
-        raise UserError(
-            f"the checkpoint {model_dir} holds NaN or infinite values in {len(bad):,} of its "
-            f"weights ({', '.join(bad[:3])}): it is damaged, or diverged when it was trained. Take "
-            "a sound one; no setting of this run mends it."
-        )
+        raise UserError(not_finite_text(model_dir, bad))
     return model
 
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from coincide.models.headers import broken_files, chat_template
+from coincide.models.headers import broken_files, chat_template, not_finite
 from coincide.models.hub import Hub
 from coincide.models.load import load_model
 from coincide.schema import UserError
+from coincide.store import Store
 from tests.tiny_chat import FAMILIES, make_tiny_chat
 from train.requirements import trainable
 
@@ -141,6 +142,13 @@ def test_a_weight_that_is_not_finite_names_the_checkpoint(sound: Path, tmp_path:
     name = next(n for n in state if "layers.1.mlp" in n)
     state[name][0, 0] = float("nan")
     save_file(state, folder / WEIGHTS, {"format": "pt"})
+    with pytest.raises(UserError, match=rf"checkpoint .*model holds NaN.* \({name}\)"):
+        Store(tmp_path / "store").ensure(Hub(str(folder)).step())
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        file = tmp_path / "x.safetensors"
+        bad = torch.tensor([1.0, float("-inf")], dtype=dtype)
+        save_file({"sound": torch.ones(3, dtype=dtype), "bad": bad}, file)
+        assert not_finite(file) == ["bad"]
     with pytest.raises(UserError, match=r"checkpoint .*model holds NaN.* 1 of its weights"):
         load_model(folder, torch.float32, "cpu")
 

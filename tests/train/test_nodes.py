@@ -238,5 +238,8 @@ def test_the_first_to_fail_is_named(tmp_path: Path) -> None:
         write_json(made.rank_status(rank), said)
     expected = r"rank 1 of 3 ended with exit code 1: no such image, on node n1"
     assert re.search(expected, str(failure(made, 1, log)))
+    told = {**said, "message": "UserError: no such image", "at": 7.0}
+    write_json(made.rank_status(2), told)
+    assert re.search(r"rank 2 of 3 ended, on node n2: no such image\n", str(failure(made, 1, log)))
     write_json(made.rank_status(2), {**said, "exit_code": EXIT_OUT_OF_MEMORY, "message": "full"})
     assert isinstance(failure(made, 1, log), OutOfMemory)
