@@ -108,6 +108,10 @@ def differences(step: Step, manifest: Mapping[str, Any]) -> list[str]:
     have = _flat({"version": manifest.get("version"), **manifest.get("config", {})})
     needs, had = need_fields(step.needs), manifest.get("needs", {})
     config = [k for k in sorted(wanted.keys() | have.keys()) if wanted.get(k) != have.get(k)]
+    # an empty list beside no such field says nothing, where anything else differs
+    config = [
+        k for k in config if wanted.get(k) or have.get(k) or k in wanted.keys() & have
+    ] or config
     others = [k for k in sorted(needs.keys() | had.keys()) if _key_of(needs, k) != _key_of(had, k)]
     return [
         *(_difference(k, have.get(k, "absent"), wanted.get(k, "absent")) for k in config),

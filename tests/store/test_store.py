@@ -108,6 +108,12 @@ def test_a_miss_names_no_difference_that_is_none(tmp_path: Path) -> None:
         "differs from the nearest in k: absent -> 800, "
         "sha256: other content (hash aaaaaaaa -> bbbbbbbb)"
     )
+    lacking = {"layers": (1,), "sha256": "a" * 64, "k": 800}
+    why = store.explain(Step("things", "x", 1, lacking, numbers, (need,)))
+    assert why == "differs from the nearest in k: absent -> 800", "an empty list is not named"
+    lacking.pop("k")
+    why = store.explain(Step("things", "x", 1, lacking, numbers, (need,)))
+    assert why == "differs from the nearest in sources: [] -> absent", "if it is all there is"
     why = store.explain(Step("things", "x", 1, dict(old.config), numbers, (step(8),)))
     assert why.startswith("differs from the nearest in another things: ")
 
