@@ -126,6 +126,9 @@ def _utf8(path: Path, stream: IO[bytes], undone: str) -> tuple[IO[bytes], str]:
     head = stream.read(512)
     stream.seek(0)
     unread = foreign_format(path, head)
+    if undone and head.startswith((PARQUET, *COMPRESSED)):
+        what = "Parquet" if head.startswith(PARQUET) else "compressed once more"
+        unread = UserError(f"{path}{undone} is {what} inside; unpack it. Read are {READ}.")
     for mark, coding in MARKS:
         if head.startswith(mark):
             if coding == "utf-8-sig":

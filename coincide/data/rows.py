@@ -14,6 +14,7 @@ from coincide.schema import UserError
 from coincide.terminal.progress import SOON, bar
 
 _SPACE = re.compile(r"[ \t\r\n]*")
+_TABLE = re.compile(r'"?[A-Za-z_][\w .-]*"?(?:[,;\t]"?[\w .-]*"?)+\r?\n')
 _SHAPE = "a JSON list of rows, or one row a line (JSON lines)"
 ROW_KEYS = frozenset({"conversations", "messages", "conversation", "texts", "prompt", "query",
                       "instruction", "question", "id", "image", "images"})  # fmt: skip
@@ -87,6 +88,8 @@ def _list(where: str, stream: IO[bytes], progress: Any) -> Iterator[tuple[int, s
             value, end = decode(text, at)
         except json.JSONDecodeError as error:
             raise _malformed(where, text, row, at, error.pos, error.msg) from None
+        except ValueError as error:  # a number of thousands of digits
+            raise _malformed(where, text, row, at, at, str(error)) from None
         except RecursionError:
             raise _malformed(where, text, row, at, at, "nested too deeply") from None
         yield row, text[at:end], value
@@ -121,7 +124,13 @@ def _skip(text: str, at: int) -> int:
 def _what(text: str, at: int) -> str:
     if at == len(text):
         return "an empty file"
-    return f"text that begins with {text[at : at + 20]!r}"
+    found = f"text that begins with {text[at : at + 20]!r}"
+    if _TABLE.match(text, at):
+        return (
+            f"{found}, a table of columns (CSV): write its rows as JSON lines, with "
+            "pandas.read_csv(...).to_json(..., orient='records', lines=True)"
+        )
+    return found
 
 
 def _malformed(where: str, text: str, row: int, begin: int, at: int, why: str) -> UserError:

@@ -19,6 +19,10 @@ UNREAD = re.compile(
     r"sqlite|mds|tfrecords?|webdataset)(\.(gz|bz2|xz))?$",
     re.IGNORECASE,
 )
+BROKEN = re.compile(
+    r"\.(incomplete|part|partial|tmp|temp|crdownload|download|aria2|filepart)$", re.I
+)
+"""Files that programs leave while a download goes on, or when it broke off."""
 NOTES = re.compile(r"(dataset_infos?|dataset_dict|state|metadata|config|schema|croissant)\.json$")
 """Files beside shards that contain no rows."""
 NUMBERED = re.compile(r"(.*?)[-_.]?(\d+)-of-(\d+)(-[0-9a-f]+)?\.")
@@ -37,6 +41,11 @@ def shards_of(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     names = sorted(p.name for p in path.iterdir() if p.is_file() and p.name[0] not in "._")
+    if cut := [name for name in names if BROKEN.search(name)]:
+        raise UserError(
+            f"data.annotations={str(path)!r}: {_some(cut)}: downloads that did not end. Fetch them "
+            "again, or remove them if their rows are not wanted."
+        )
     if other := [name for name in names if UNREAD.search(name)]:
         raise UserError(
             f"data.annotations={str(path)!r}: this folder holds {_some(other)}, which are not read "

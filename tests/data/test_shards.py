@@ -106,6 +106,8 @@ def test_the_key_follows_the_rows_and_not_the_names(tmp_path: Path) -> None:
         (["my_train.jsonl", "my_test.jsonl"], "'test', 'train'"),
         (["data-00000-of-00001.arrow", "state.json"], "not read as shards"),
         (["a.json", "b.jsonl.zst"], "not read as shards"),
+        (["a.jsonl", "b.jsonl.incomplete"], "'b.jsonl.incomplete': downloads that did not end"),
+        (["a.jsonl", "b.jsonl.part"], "downloads that did not end"),
     ],
 )  # fmt: skip
 def test_a_folder_that_is_not_one_whole_dataset_is_refused(
