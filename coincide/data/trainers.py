@@ -151,14 +151,20 @@ def _axolotl(exported: Exported) -> tuple[list[Path], list[str]]:
         "sequence_len": 2048, "micro_batch_size": 4, "gradient_accumulation_steps": 1,
         "num_epochs": 1, "optimizer": "adamw_torch", "learning_rate": 2.0e-4,
         "output_dir": str(exported.beside("output")),
+        "lora_qkv_kernel": False, "lora_o_kernel": False, "lora_mlp_kernel": False,
     }  # fmt: skip
-    note = "# Loss is on questions too, unless role_boundaries says where answers stand.\n"
-    write_text(settings, note + _yaml(fields))
+    write_text(settings, _AXOLOTL + _yaml(fields))
     return [settings], [
         _install("axolotl"),
         _there(exported),
         f"axolotl train {_quoted(settings)}",
     ]
+
+
+_AXOLOTL = """# Loss is on questions too: axolotl does not know where LLaVA's template puts answers,
+# and role_boundaries, which would say so, stops axolotl 0.19.0 with a TypeError.
+# Its lora kernels, which it switches on by itself, do not know LLaVA either.
+"""
 
 
 TRAINERS: Mapping[str, Callable[[Exported], tuple[list[Path], list[str]]]] = {

@@ -60,7 +60,9 @@ def main(trainer: str, folder: Path) -> None:
             raise SystemExit(f"{trainer}: not done in {LIMIT} s, see {log}") from None
     said = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(errors="replace"))
     losses = re.findall(r"'(?:train_)?loss': '?([0-9.]+)", said)
-    errors = re.findall(r"^\s*(?:[\w.]*\.)?(\w*(?:Error|Exception): .*)$", said, re.MULTILINE)
+    errors = re.findall(
+        r"^\s*(?:[\w.]*\.)?((?!CalledProcess)\w*(?:Error|Exception): .*)$", said, re.MULTILINE
+    )  # a launcher's own error says only that the trainer failed
     found = {"status": status, "losses": losses, "error": errors[-1] if errors else ""}
     (folder / f"{trainer}-start.json").write_text(json.dumps(found, indent=1))
     print(trainer, json.dumps(found))
