@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from coincide.data.fault import BadRow, short
-from coincide.data.forms import SYSTEM, conversation_of
+from coincide.data.forms import SYSTEM, SYSTEMS, TURNS, conversation_of, from_json
 from coincide.data.inline import PictureWriter
 from coincide.data.marks import LOSS, MARK, TOOL, UNREAD, is_learnt
 from coincide.data.media import FIELD, refuse_fields
@@ -57,14 +57,14 @@ def to_llava(
     turns = [_turn(number, message, pictures) for number, message in enumerate(said.turns)]
     paths = _filled(turns, pictures, [path_of(image, image_root, keep) for image in listed])
     turns = _opened(turns, value)
-    used = {*said.fields, "images", SYSTEM} - {"conversations"}
+    used = {*said.fields, *TURNS, "texts", "images", *SYSTEMS} - {"conversations"}
     kept = {k: v for k, v in value.items() if k not in used}
     return {**kept, **({"image": paths} if paths else {}), "conversations": turns}
 
 
 def _listed(value: Mapping[str, Any]) -> tuple[list[Any], Mapping[str, Any]]:
     """The row's pictures: a list in order, or a mapping from the tags that stand for them."""
-    there = [value[name] for name in PICTURES if value.get(name)]
+    there = [from_json(value[name]) for name in PICTURES if value.get(name)]
     several = there[0] if there and isinstance(there[0], list) else there[:1]
     if len(there) == 2 and there[1] != there[0] and there[1] not in several:
         raise BadRow("wrong image field", f"images and image differ: {short(there)}")
@@ -78,6 +78,7 @@ def _turn(number: int, message: Any, pictures: Pictures) -> dict[str, Any]:
     """One turn as LLaVA json; its pictures are added to ``pictures``."""
     if not isinstance(message, dict):
         raise BadRow("malformed turn", f"turn {number} is {short(message)}")
+    _refuse_two(number, message)
     role = message.get("role", message.get("from"))
     if not isinstance(role, str) or role not in ROLES:
         raise BadRow("unknown role", f"turn {number} is from {short(role)}")
@@ -98,6 +99,14 @@ def _turn(number: int, message: Any, pictures: Pictures) -> dict[str, Any]:
     own: Any = next((message[name] for name in PICTURES if message.get(name)), [])
     content = _own(number, content, own if isinstance(own, list) else [own], before, pictures)
     return {"from": ROLES[role], "value": content, **({} if learn else {LOSS: False})}
+
+
+def _refuse_two(number: int, message: Mapping[str, Any]) -> None:
+    """Raise :class:`BadRow` for a turn that says two things, of which one would be left out."""
+    texts = [message[name] for name in ("content", "value", "text") if message.get(name)]
+    roles = {ROLES.get(message[n]) for n in ("role", "from") if isinstance(message.get(n), str)}
+    if any(text != texts[0] for text in texts[1:]) or len(roles) > 1:
+        raise BadRow("malformed turn", f"turn {number} says two things: {short(message)}")
 
 
 def _own(number: int, text: str, images: list[Any], before: int, pictures: Pictures) -> str:
@@ -202,7 +211,7 @@ def _opened(turns: list[dict[str, Any]], value: Mapping[str, Any]) -> list[dict[
     begin = next((n for n, turn in enumerate(turns) if turn["from"] != "system"), len(turns))
     if begin:
         return turns[begin - 1 :]
-    system = value.get(SYSTEM)
+    system = next((value[name] for name in SYSTEMS if value.get(name)), None)
     if isinstance(system, list):
         system = "\n".join(p["text"] for p in system if isinstance(p, dict) and "text" in p)
     if not isinstance(system, str) or not system:

@@ -31,7 +31,7 @@ RowReader = Callable[[Path], Iterable[tuple[int, str, Any]]]
 """Reads annotations: yields ``(row, text, value)`` like :func:`coincide.data.rows.scan`."""
 KEPT = ("sha256", "rows", "marks", "tags")
 """What the cache stores about the annotations."""
-LOOK = 3
+LOOK = 4
 """Version of what counts as a mark or a tag; a cache of another version reads the rows again."""
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from coincide.data.forms import SYSTEMS
 from coincide.data.marks import LOSS
 from coincide.data.parse import IMAGE, parse
 from coincide.data.report import FIRST
@@ -47,7 +48,8 @@ def read_rows(path: Path) -> Iterator[ExportRow]:
         if fault:
             raise UserError(f"{path}: row {number} cannot be read: {fault}.")
         opening = record["conversations"][0]
-        system = opening["value"] if opening.get("from") == "system" else None
+        beside = next((record[name] for name in SYSTEMS if isinstance(record.get(name), str)), None)
+        system = opening["value"] if opening.get("from") == "system" else beside or None
         yield ExportRow(number, example.id, system, example.turns, example.images, text, record)
 
 
@@ -62,7 +64,8 @@ def _identity(row: ExportRow) -> dict[str, Any]:
 def as_llava(row: ExportRow) -> dict[str, Any]:
     """LLaVA json with all fields of the row; ``image``: a path, a list of several, or absent."""
     said = list(row.record["conversations"])
-    kept = [*said[: int(row.system is not None)], *said[len(said) - len(row.turns) :]]
+    opening = int(said[0].get("from") == "system")
+    kept = [*said[:opening], *said[len(said) - len(row.turns) :]]
     image = {"image": row.images[0] if len(row.images) == 1 else list(row.images)}
     if isinstance(row.record.get("image"), list):
         image = {"image": list(row.images)}
@@ -241,6 +244,11 @@ MISREAD: tuple[tuple[tuple[str, ...], str, Callable[[ExportRow], bool]], ...] = 
         ("parts", "axolotl"),
         "a system prompt: as parts, ms-swift stops at it (--as swift)",
         lambda row: row.system is not None,
+    ),
+    (
+        ("axolotl",),
+        "questions, which axolotl learns too with LLaVA's template (docs/CLIENTS.md)",
+        lambda row: True,
     ),
     (
         _PARTED,

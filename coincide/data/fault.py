@@ -25,9 +25,9 @@ def short(value: Any) -> str:
 
 
 def plain_name(key: Any) -> str:
-    """A field's name in lower case with underscores: ``loss_weight`` for ``lossWeight``; empty for
-    what is no text.
+    """A field's name in lower case with underscores: ``loss_weight`` for ``lossWeight`` and for
+    ``loss weight``; empty for what is no text.
     """
     if not isinstance(key, str):
         return ""
-    return re.sub("(?<=[a-z])(?=[A-Z])|-", "_", key).lower()
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|[-\s]+", "_", key.strip()).lower()

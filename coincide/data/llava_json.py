@@ -32,8 +32,9 @@ from coincide.store import MANIFEST, Build, Step
 from coincide.system.files import write_atomic, write_json
 
 VERSION = 1
-READER = 2
-"""Version of the reader: 2 honours marks of what is to be learnt and knows other media."""
+READER = 3
+"""Version of the reader: 2 honours marks of what is to be learnt and knows other media, 3 knows
+more names of both, and rows with two conversations."""
 PICTURES = 2
 """Version of the rule for RGB: 2 drops transparency and keeps the upper byte of 16 bits."""
 

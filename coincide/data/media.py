@@ -16,34 +16,42 @@ from coincide.data.fault import BadRow, plain_name, short
 
 TAG = "media tag in a text"
 FIELD = "media that are not read"
-_MEDIA = "images?|imgs?|videos?|vid|audios?|speech|sounds?|voice|music|vision|picture|photo"
+_MEDIA = (
+    "images?|imgs?|videos?|vid|audios?|speech|sounds?|voice|music|vision|pictures?|pics?|photos?|"
+    "point_?clouds?|depth"
+)
 _TAIL = (
     r"(?:[ _-]?(?:\d+|placeholder|pad|start|end|begin|bos|eos|bov|eov|token|soft|patch|context|"
     r"here|content|newline|break|id|ids|features?|embeds?|thumbnail|sep|path|file|url|chunk|"
     r"sentinel|frames?))*"
 )
 _PLACES = (
-    r"ref|box|quad|bbox|ref[-_]object|grounding|points?\s+x\d?\s*=[^>]*|"
-    r"(?:loc|seg|region|patch_index|bin|coor|coord)_?\d+|region_fea(?:t|ture)?|"
+    r"ref|box|boxes|quad|bbox(?:_?\d+)?|ref[-_]object|grounding|points?\s+x\d?\s*=[^>]*|"
+    r"(?:loc|seg|region|patch_index|bin|coor|coord|obj)_?\d+|region_fea(?:t|ture)?|"
     r"phrase|delimiter_of_multi_objects"
 )
 _TAGS = re.compile(
     rf"""
     (?!(?-i:<image>))
     <(?:
-        \|? (?:start_of_|end_of_|begin_of_|fake_token_around_|global[-_])? (?:{_MEDIA}) {_TAIL} \|?
+        \|? (?:(?:start|end|begin)_?of_?|fake_token_around_|global[-_])? (?:{_MEDIA}) {_TAIL} \|?
+      | (?:{_MEDIA}) (?: \s*:\s* | =(?!["'\s]) ) [^<>\n]{{1,1024}}
       | (?:im|vi)_(?:start|end|patch)
-      | \|? media_(?:pad|begin|end|content|start) \|?
+      | \|? media (?:_(?:pad|begin|end|content|start|\d+))? \|?
+      | \|frames?\| | vis(?:ual)?_(?:start|end|tokens?)
       | frame_?\d+
-      | [bse]oi
-      | {_PLACES}
-      | \|(?:object_ref|box|quad|ref|det|grounding|point)(?:_start|_end)?\|
+      | \|? (?:[bse]oi|[be]o[av]) \|?
+      | {_PLACES} | (?-i:SEG)
+      | \|(?:object_ref|box|quad|ref|det|grounding|point|bbox)(?:_start|_end)?\|
+      | \|(?:loc|seg|region)_?\d+\|
       | \|(?:begin|end)_of_box\|
     )\s*/?>
     | <points?>\s*[\[(]?\d
     | (?-i:<image>)[^<\n]{{0,4096}}</image>
     | \{{<\d+><\d+>
-    | (?-i:\[(?:IMG(?:_BREAK|_END)?|BEGIN_AUDIO|AUDIO|VIDEO|SEG)\])(?!https?:)
+    | (?-i:\[(?:IMG|IMAGE|AUDIO|VIDEO)(?:[_:]?\d+|_PLACEHOLDER)?\])(?!\(?https?:)
+    | (?-i:\[(?:IMG_BREAK|IMG_END|BEGIN_AUDIO|SEG)\])
+    | !\[[^\]\n]{{0,256}}\]\((?!https?:)[^()\s]{{1,1024}}\.(?:png|jpe?g|gif|webp|bmp|tiff?)\)
     | data:(?:image|video|audio)/[\w.+-]+;base64,
     """,
     re.VERBOSE | re.IGNORECASE,
@@ -73,6 +81,10 @@ _FURTHER = re.compile(
     r"(?:images?|imgs?|pictures?|photos?|pics?)"
 )
 """Fields of a second picture."""
+_HAS = re.compile(
+    "(?:has|with|contains)_(?:an?_)?(?:(images?|pictures?|photos?)|videos?|audios?|sounds?|speech)"
+)
+"""Fields that say that there is a picture (first group) or another medium."""
 _MOVING = re.compile(
     r"\.(?:mp4|avi|mov|mkv|webm|m4v|mpe?g|flv|wmv|wav|mp3|flac|ogg|m4a|aac|opus)(?:[?#]\S*)?$",
     re.IGNORECASE,
@@ -109,9 +121,11 @@ def refuse_fields(
     them (its mask, its address, an object that says where it comes from) is taken as a note.
     """
     for key, value in fields.items():
+        name = plain_name(key)
+        if value is True and (said := _HAS.fullmatch(name)) and not (said[1] and pictures):
+            raise BadRow(FIELD, f"{where} has {key!r}: True, and none is read")
         if key in known or not value or isinstance(value, (bool, int, float)):
             continue
-        name = plain_name(key)
         held = name in _HOLDERS and not isinstance(value, str)
         noted = _is_note(name) or (bool(pictures) and isinstance(value, dict))
         moving = not noted and any(map(_MOVING.search, _paths(value)))

@@ -8,6 +8,7 @@ from itertools import cycle
 from typing import Any
 
 from coincide.data.fault import BadRow, short
+from coincide.data.forms import SYSTEMS, refuse_other
 from coincide.data.inline import is_base64
 from coincide.data.marks import is_learnt, refuse_row
 from coincide.data.media import refuse_fields, refuse_moving, refuse_tags
@@ -47,6 +48,7 @@ def parse(
         turns, left_out = _turns(value.get("conversations"), value)
         if not value.keys() <= FIELDS:
             refuse_row(value)
+            refuse_other("conversations", value["conversations"], value)
             refuse_fields("the row", value, FIELDS, images)
         if not tags_as_text:
             for number, turn in enumerate(turns, left_out):
@@ -54,7 +56,8 @@ def parse(
         _match_placeholders(turns, images)
     except BadRow as fault:
         return Example(row, identity, (), (), source), 0, fault
-    return Example(row, identity, images, turns, source), left_out, None
+    beside = not left_out and any(isinstance(value.get(name), str) for name in SYSTEMS)
+    return Example(row, identity, images, turns, source), left_out + beside, None
 
 
 def image_paths(value: Mapping[str, Any]) -> tuple[str, ...]:
@@ -124,6 +127,8 @@ def _turn(number: int, item: Any) -> Turn:
     if len(item) == _PLAIN:
         return Turn(ROLES[role], text)
     refuse_fields(f"turn {number}", item, ("from", "value"), ())
+    if any(item.get(name) not in (None, "", text) for name in ("content", "text")):
+        raise BadRow("malformed turn", f"turn {number} says two things: {short(item)}")
     return Turn(ROLES[role], text, is_learnt(f"turn {number}", item, role == "gpt"))
 
 

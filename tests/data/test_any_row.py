@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from pathlib import Path
@@ -63,6 +64,73 @@ def test_whatever_a_row_holds_it_is_read_or_a_fault(tmp_path: Path) -> None:
     assert len(kinds) > 10, "many kinds are met"
 
 
+def asked(text: Any) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+SAID = {"role": "assistant", "content": "red"}
+
+
+def read(row: Any) -> Any:
+    """The turns of a row of messages and its pictures, or the kind of its fault."""
+    try:
+        example, _, fault = parse(0, to_llava(row, Path("/pics")), folder_source)
+    except BadRow as found:
+        fault = found
+    return fault.kind if fault else ([t.text for t in example.turns], example.images)
+
+
+WHAT = (["<image>\nwhat?", "red"], ("a.png",))
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        # columns of a table: lists as JSON text, a sequence of objects as an object of lists
+        ({"messages": json.dumps([asked("what?"), SAID]), "images": '["a.png"]'}, WHAT),
+        ({"messages": {"role": ["user", "assistant"], "content": ["what?", "red"]},
+          "image": "a.png"}, WHAT),
+        ({"messages": {"role": ["user"], "content": ["q", "a"]}}, "no conversation"),
+        # two conversations of a row, and two texts or speakers of a turn
+        ({"messages": [asked("what?"), SAID], "conversations": [
+            {"from": "human", "value": "<image> what?"}, {"from": "gpt", "value": "red"}],
+          "image": "a.png"}, WHAT),
+        ({"messages": [asked("q"), SAID], "conversations": [asked("other"), SAID]},
+         "text that is not read"),
+        ({"messages": [asked("q"), {**SAID, "value": "blue"}]}, "malformed turn"),
+        ({"messages": [asked("q"), {**SAID, "text": "blue"}]}, "malformed turn"),
+        ({"messages": [asked("q"), {**SAID, "from": "human"}]}, "malformed turn"),
+        ({"messages": [asked("q"), {**SAID, "from": "gpt", "value": "red"}]}, (["q", "red"], ())),
+        # what belongs to a question or answer and is not read
+        *(({"question": "q", "answer": "A", name: "x"}, "text that is not read") for name in (
+            "instruction", "document", "article", "option_a", "choice1", "reasoning", "opA")),
+        ({"instruction": "q", "output": "A", "choices": ["x", "y"]}, "text that is not read"),
+        ({"texts": [{"user": "q", "assistant": "A", "options": ["x"]}]}, "text that is not read"),
+        ({"question": "q", "answer": "A", "document": 7, "optional": "x"}, (["q", "A"], ())),
+    ],
+)  # fmt: skip
+def test_what_a_row_says_twice_or_beside_is_not_dropped(row: Any, expected: Any) -> None:
+    assert read(row) == expected
+
+
+def test_llava_json_that_says_two_things_is_a_fault() -> None:
+    said = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    for row, kind in (
+        ({"conversations": said, "messages": [asked("q"), SAID]}, "text that is not read"),
+        ({"conversations": [said[0], {**said[1], "content": "b"}]}, "malformed turn"),
+        ({"conversations": said, "messages": [asked("q"), {**SAID, "content": "a"}]}, None),
+    ):
+        fault = parse(0, row, folder_source)[2]
+        assert (fault.kind if fault else None) == kind
+
+
+def test_a_system_prompt_beside_the_turns_is_left_out_and_counted() -> None:
+    row = {"messages": [asked("q"), SAID], "system_prompt": "s"}
+    said = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    for value in (to_llava(row, Path("/")), {"conversations": said, "system": "s"}):
+        assert parse(0, value, folder_source)[1] == 1
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -70,6 +138,8 @@ def test_whatever_a_row_holds_it_is_read_or_a_fault(tmp_path: Path) -> None:
         ('{"a": 1}\n\xff', "malformed JSON in row 1"),
         ("[1, 2", "malformed JSON at byte"),
         ("", "an empty file"),
+        ('[{"id": ' + "9" * 5000 + "}]", "malformed JSON at byte 1 .*4300 digits"),
+        ("id,question,answer\n1,q,a\n", "a table of columns .*to_json"),
     ],
 )
 def test_malformed_files(tmp_path: Path, text: str, expected: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from baselines.ranking import has_answer
-from coincide.data.llava_json import LlavaJson, inspect, read
+from coincide.data.llava_json import READER, LlavaJson, inspect, read
 from coincide.data.messages import Messages
 from coincide.data.report import Policies
 from coincide.data.subset import write_subset
@@ -45,12 +45,14 @@ NOT_LEARNT: list[dict[str, Any]] = [
     {"loss": False}, {"weight": 0}, {"weight": 0.0}, {"loss_weight": 0}, {"train": False},
     {"training": False}, {"loss_mask": 0}, {"output_with_loss": False}, {"loss_scale": 0.0},
     {"loss": False, "weight": 0, "train": None}, {"no_loss": True}, {"ignore_loss": 1},
-    {"lossWeight": 0}, {"loss-mask": False}, {"noLoss": True},
+    {"lossWeight": 0}, {"loss-mask": False}, {"noLoss": True}, {" loss mask ": 0},
 ]  # fmt: skip
 LEARNT: list[dict[str, Any]] = [
     {}, {"loss": True}, {"weight": 1}, {"weight": 1.0}, {"loss": None}, {"train_detail": []},
     {"no_loss": False}, {"skip": None}, {"loss_name": "ce"},
     {"name": "bot", "score": 0.3, "id": 7}, {"tool_calls": [], "reasoning_content": ""},
+    {"deleted": False, "valid": True, "label": 3}, {"meta": {"weight": 70, "loss": 0.3}},
+    {"recipient": "all", "eos": True},
 ]  # fmt: skip
 
 
@@ -107,12 +109,29 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("mark of what is learnt", talk(train_on_this=1)),
     ("mark of what is learnt", talk(answer_loss_weights=[0, 1])),
     ("mark of what is learnt", {**talk(), "with_loss": False}),
+    ("mark of what is learnt", talk(context_only=True)),
+    ("mark of what is learnt", talk(included=False)),
+    ("mark of what is learnt", talk(requires_grad=False)),
+    ("mark of what is learnt", talk(label=False)),
+    ("mark of what is learnt", talk(add_eos=False)),
+    ("mark of what is learnt", talk(metadata={"loss": False})),
+    ("mark of what is learnt", {**talk(), "extra_info": {"loss_weight": 0.3}}),
+    ("mark of what is learnt", {**talk(), "weight": "0"}),
+    ("mark of what is learnt", {**talk(), "label": "False"}),
+    ("mark of what is learnt", {**talk(), "skip": 1}),
+    ("mark of what is learnt", {**talk(), "mask_history": True}),
+    ("mark of what is learnt", {**talk(), "for_training": False}),
+    ("mark of what is learnt", {**talk(), "turn_weights": [0, 1]}),
+    ("mark of what is learnt", {**talk(), "trainable_turns": [1]}),
+    ("mark of what is learnt", {**talk(), "roles_to_train": ["user"]}),
+    ("mark of what is learnt", {**talk(), "num_repeats": 3}),
     ("preference data", {**talk(), "rejected_response": "worse"}),
     ("preference data", {**talk(), "non_preferred_output": [turn("gpt", "worse")]}),
     ("preference data", {**talk(), "chosen": "a", "rejected": "b"}),
     ("preference data", {**talk(), "rejected_messages": [turn("gpt", "worse")]}),
     ("tool call", {**talk(), "tools": [{"name": "search"}]}),
     ("tool call", talk(function_call={"name": "x"})),
+    ("tool call", talk(recipient="python")),
     ("text that is not read", talk(reasoning_content="let me think")),
 ]
 
@@ -126,8 +145,16 @@ def test_what_is_not_done_is_a_counted_fault(tmp_path: Path, chat: bool) -> None
     ]
     dataset = opened(tmp_path, rows, kind, on_bad_row="drop")
     assert dataset.dropped == {n: kind for n, (kind, _) in enumerate(REFUSED, 1)}
-    with pytest.raises(UserError, match="21 x mark of what is learnt: rows 1, 2, 3"):
+    with pytest.raises(UserError, match="37 x mark of what is learnt: rows 1, 2, 3"):
         opened(tmp_path, rows, kind)
+
+
+def test_notes_of_a_row_are_no_marks(tmp_path: Path) -> None:
+    notes = {"train_on_inputs": False, "mask_prompt": True, "assistant_only_loss": True, "label": 0,
+             "skip": False, "is_train": True, "weight": "heavy", "repeat": 1, "loss": "2.5",
+             "roles_to_train": ["assistant"], "segmentation_mask": [1, 2], "train_id": 0,
+             "meta": {"weight": "w", "train": True, "mask": [1]}}  # fmt: skip
+    assert not opened(tmp_path, [{**talk(), **notes}], on_bad_row="drop").dropped
 
 
 def test_a_question_marked_as_learnt_is_refused(tmp_path: Path) -> None:
@@ -163,8 +190,8 @@ def test_only_data_with_marks_gets_another_key(tmp_path: Path) -> None:
         return dict(LlavaJson(str(write(tmp_path, rows)), str(tmp_path), **more).step().config)
 
     assert "reader" not in config([talk(), text_row(score=1)])
-    assert config([talk(loss=False)])["reader"] == 2
-    assert config([{**talk(), "videos": ["a.mp4"]}])["reader"] == 2
+    assert config([talk(loss=False)])["reader"] == READER
+    assert config([{**talk(), "videos": ["a.mp4"]}])["reader"] == READER
     tagged = [text_row(conversations=[turn("human", "<video>?"), turn("gpt", "a")])]
-    assert config(tagged)["reader"] == 2
+    assert config(tagged)["reader"] == READER
     assert "reader" not in config(tagged, on_media_tag="text"), "as it always was"

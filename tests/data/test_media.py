@@ -30,11 +30,15 @@ TAGS = [
     '<point x="1.5" y="2">', "{<1><2><3><4>}", "<image/>", "<video />",
     "<|begin_of_box|>", "<point>12 30</point>", "<imgpad>", "<|video_frame|>",
     "data:image/png;base64,iVBORw0KGgo=", "[SEG]", "<region_fea>", "<coor_12>", "<phrase>",
+    "<media>", "<pic_1>", "<image: a.png>", "<audio=a.wav>", "<|startofimage|>", "<|boi|>",
+    "<|loc_7|>", "<bbox_1>", "<boxes>", "<obj1>", "[IMAGE]", "[VIDEO_1]", "[IMG_PLACEHOLDER]",
+    "![a dog](pics/a.png)", "<point_cloud>", "<visual_token>", "<SEG>",
 ]  # fmt: skip
 WORDS = [
     "a < b and c > d", "<b>bold</b>", '<img src="a.png">', '<video controls src="x.mp4"></video>',
     "<|im_start|>user", "<s>", "</image>", "the image: a.png", "[1, 2]", "[image]", "<imagine>",
-    "<videogame>", "vector<int>", "<point>", "<mask>", "<object>", "<p>",
+    "<videogame>", "vector<int>", "<point>", "<mask>", "<object>", "<p>", "<media query>",
+    "![a dog](https://x.org/a.png)", "[IMAGE](https://x.org)", '<image x="1">', "list[0]", "<seg>",
 ]  # fmt: skip
 
 
@@ -83,11 +87,12 @@ FIELDS: list[dict[str, Any]] = [
     {"media": [{"type": "video", "path": "a"}]}, {"multi_modal_data": {"image": "a"}},
     {"pdf": "a.pdf"}, {"features": "clip.npy"}, {"audioPath": "x"}, {"music": ["a.mp3"]},
     {"shown": [{"path": "a.png"}]}, {"audio": {"array": [0.1], "sampling_rate": 16000}},
+    {"has_image": True}, {"contains_video": True},
 ]  # fmt: skip
 HARMLESS: list[dict[str, Any]] = [
     {"video": None}, {"videos": []}, {"audio": ""}, {"images": []}, {"frames": 8},
     {"video_id": "v7"}, {"source": "a.mp4"}, {"url": "http://a/b.png"}, {"width": [640]},
-    {"media": "newspaper"}, {"meta": {"width": 3}},
+    {"media": "newspaper"}, {"meta": {"width": 3}}, {"has_image": False},
 ]  # fmt: skip
 
 
@@ -110,7 +115,7 @@ def test_empty_and_harmless_fields_are_none(field: dict[str, Any]) -> None:
 def test_notes_beside_a_picture_are_no_media() -> None:
     notes = {"image_url": "http://a/b.png", "mask_path": "m.png", "images": ["pics/a.png"],
              "meta": {"cut_from": "clip.mp4"}, "video_name": "clip.mp4",
-             "image_1": "pics/a.png", "image_2": 640}  # fmt: skip
+             "image_1": "pics/a.png", "image_2": 640, "has_image": True}  # fmt: skip
     assert parse(0, row(image=["pics/a.png"], **notes), lambda _: "")[2] is None
 
 

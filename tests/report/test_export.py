@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from coincide import export
+from coincide.data.exports import as_llava, as_messages, read_rows
 from coincide.data.llava_json import read
 from coincide.data.messages import Messages
 from coincide.data.resolve import resolve_rows
@@ -184,6 +185,19 @@ def test_what_a_reader_takes_otherwise_is_counted_and_told(
     assert "export VIDEO_PLACEHOLDER=" in (tmp_path / "x.llamafactory.sh").read_text()
     exported(oddities[1], "llava", tmp_path / "y.json")
     assert "2 rows have a system prompt" in capsys.readouterr().out
+    exported(oddities[1], "axolotl", tmp_path / "z.json")
+    rows = len(oddities[0].examples)
+    assert f"{rows} rows have questions, which axolotl learns too" in capsys.readouterr().out
+
+
+def test_a_system_prompt_beside_the_turns_stays(tmp_path: Path) -> None:
+    """As ShareGPT and LLaMA-Factory have it: a field of the row."""
+    said = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    path = tmp_path / "subset.json"
+    path.write_text(json.dumps([{"conversations": said, "system": "be brief"}]))
+    (row,) = read_rows(path)
+    assert as_messages(row)["messages"][0] == {"role": "system", "content": "be brief"}
+    assert as_llava(row) == row.record
 
 
 def test_llava_rows_that_need_no_change_are_copied_byte_for_byte(
