@@ -25,9 +25,10 @@ def doctor(asked: RequestedRuns) -> int:
 
     status = examine(asked)
     experiment, stages = asked[0]
-    if len(asked) > 1:
+    found = costs(experiment, stages, device_name())
+    if len(asked) > 1 and any(cost.hours is not None for cost in found):
         print(f"\nThe first of {len(asked)} runs, {title(experiment)}:")
-    show_costs(costs(experiment, stages, device_name()))
+    show_costs(found)
     return status
 
 
