@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 from coincide.ledger.files import read_ledger
-from coincide.schema import Result
+from coincide.ledger.result import Result
 from launch.snapshot import PROJECT
 
 ENGINES = ("plain", "prefix")
