@@ -42,20 +42,22 @@ def run(method: str, engine: str, store: Path, folder: Path) -> Result:
     ledger = folder / engine
     words = [f"method={method}", "seed=0", "eval.dtype=bfloat16", f"eval.engine={engine}"]
     words += [f"paths.store={store}", f"paths.ledger={ledger}", f"paths.reports={folder}/reports"]
-    stages = "stages=[prepare,features,select,train,evaluate]"
+    stages = "stages=[features,select,train,evaluate]"
     subprocess.run([sys.executable, str(PROJECT / "run.py"), *words, stages], check=True)
     (result,) = read_ledger(ledger)
     return result
 
 
 def compare(plain: Result, prefix: Result, store: Path) -> None:
-    """Print a line a benchmark: equal answers, scores and their difference."""
+    """Print a line a benchmark: equal answers, its first score with both, and their difference."""
     print(
-        f"{'benchmark':12s} {'equal answers':>15s} {'plain':>7s} {'prefix':>7s} {'difference':>11s}"
+        f"{'benchmark':12s} {'equal answers':>14s} {'plain':>7s} {'prefix':>7s} {'difference':>11s}"
     )
     same = asked = 0
     gaps = []
-    for one, other in zip(plain.scores, prefix.scores, strict=True):
+    firsts = [{score.benchmark: score for score in run.scores[::-1]} for run in (plain, prefix)]
+    for name, one in reversed(firsts[0].items()):
+        other = firsts[1][name]
         first, second = (answers(store / str(score.samples)) for score in (one, other))
         equal = sum(first[number] == second[number] for number in first)
         same, asked = same + equal, asked + len(first)
@@ -63,12 +65,12 @@ def compare(plain: Result, prefix: Result, store: Path) -> None:
             continue
         gaps.append(other.value - one.value)
         print(
-            f"{one.benchmark:12s} {f'{equal} of {len(first)}':>15s} {one.value:7.1f} "
-            f"{other.value:7.1f} {gaps[-1]:+11.2f}"
+            f"{name:12s} {f'{equal} of {len(first)}':>14s} {one.value:7.3f} "
+            f"{other.value:7.3f} {gaps[-1]:+11.3f}"
         )
     mean, most = sum(gaps) / len(gaps), max(map(abs, gaps))
     print(f"{same:,} of {asked:,} answers are equal ({same / asked:.2%})")
-    print(f"scores differ by {mean:+.2f} points in the mean, {most:.2f} at most")
+    print(f"scores (0 to 1) differ by {mean:+.4f} in the mean, {most:.4f} at most")
 
 
 def answers(folder: Path) -> dict[int, str]:
