@@ -17,7 +17,7 @@ from coincide.store.provenance import environment
 
 @dataclass(frozen=True)
 class Setting:
-    """Of one part."""
+    """Device, shapes and time of one part of the bench."""
 
     device: str
     shape: str

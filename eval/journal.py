@@ -20,14 +20,14 @@ SEAL = "sha256"
 
 
 @dataclass(frozen=True)
-class Kept:
+class JournaledAnswer:
     """One answer, and the digest of what was asked (``eval.kept.digest``); None: not known."""
 
     answer: str
     prompt: str | None
 
 
-def append(folder: Path, rank: int, found: Mapping[int, Kept]) -> None:
+def append(folder: Path, rank: int, found: Mapping[int, JournaledAnswer]) -> None:
     """Add answers, document -> answer, in one write."""
     text = "".join(
         json.dumps({**row, SEAL: _seal(row)}, ensure_ascii=False) + "\n"
@@ -40,9 +40,9 @@ def append(folder: Path, rank: int, found: Mapping[int, Kept]) -> None:
         handle.write(text.encode("utf-8"))
 
 
-def read(folder: Path) -> dict[int, Kept]:
+def read(folder: Path) -> dict[int, JournaledAnswer]:
     """Document -> answer, of all ranks, without lines that a kill cut or that were changed."""
-    found: dict[int, Kept] = {}
+    found: dict[int, JournaledAnswer] = {}
     for path in _files(folder):
         for line in lines(path):
             try:
@@ -50,7 +50,7 @@ def read(folder: Path) -> dict[int, Kept]:
             except ValueError:
                 continue
             if isinstance(row, dict) and row.pop(SEAL, None) == _seal(row):
-                found[row["document"]] = Kept(row["answer"], row["prompt"])
+                found[row["document"]] = JournaledAnswer(row["answer"], row["prompt"])
     return found
 
 

@@ -24,7 +24,7 @@ from coincide.schema import Turn, UserError
 from coincide.system.files import canonical, lines
 from eval.decoding import Decoding
 from eval.engine.shared import Counts
-from eval.journal import Kept, append, read
+from eval.journal import JournaledAnswer, append, read
 from eval.messages import turns_and_pictures
 from eval.questions import AskedQuestion, Questions
 from eval.request import BenchmarkJob
@@ -48,7 +48,7 @@ class Known:
         return bool(self.by_prompt or self.by_document)
 
     def answer(self, prompt: str, document: int) -> str:
-        """That to the same prompt: of the same document, else of the first that had it."""
+        """The answer to the same prompt: that for the same document, else for the first with it."""
         found = self.by_prompt[prompt]
         return found.get(document, next(iter(found.values())))
 
@@ -87,7 +87,7 @@ class AnswersTogether(Protocol):
 
 
 @dataclass(frozen=True)
-class Asked:
+class EncodedQuestion:
     """A question that was read: what the model is given, and the digest of it."""
 
     encoded: Encoded
@@ -127,7 +127,7 @@ class ReplayModel(lmms):
         self._model = None if all(self.known.values()) else make_model()
 
     def clean(self) -> None:
-        """Nothing: lmms-eval would delete the model after the first task."""
+        """Does nothing; lmms-eval's own would delete the model after the first task."""
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """The answer to each request, all of one benchmark, in order."""
@@ -152,7 +152,7 @@ class ReplayModel(lmms):
         numbers = [request.args[3] for request in requests]
         append(
             self.outputs[name], self.number,
-            {n: Kept(a, prompts.get(n)) for n, a in zip(numbers, found, strict=True)},
+            {n: JournaledAnswer(a, prompts.get(n)) for n, a in zip(numbers, found, strict=True)},
         )  # fmt: skip
         return found
 
@@ -182,7 +182,10 @@ class ReplayModel(lmms):
         return [found[document].answer for document in documents]
 
     def _open(
-        self, chunk: Sequence[AskedQuestion], known: Mapping[str, Mapping[int, Kept]], name: str
+        self,
+        chunk: Sequence[AskedQuestion],
+        known: Mapping[str, Mapping[int, JournaledAnswer]],
+        name: str,
     ) -> list[AskedQuestion]:
         """The questions of a chunk that are still to be answered.
 
@@ -205,14 +208,14 @@ class ReplayModel(lmms):
                         raise error  # that of another benchmark is raised in its turn
                 self._keep(chunk, asked)
 
-    def _keep(self, chunk: Sequence[AskedQuestion], asked: Mapping[int, Asked]) -> None:
+    def _keep(self, chunk: Sequence[AskedQuestion], asked: Mapping[int, EncodedQuestion]) -> None:
         """Answer the read questions of a chunk and write them down."""
         for decoding in dict.fromkeys(chunk[i].decoding for i in asked):
             places = [i for i in asked if chunk[i].decoding == decoding]
             texts = self.model.answers([asked[i].encoded for i in places], decoding)
-            found: dict[str, dict[int, Kept]] = {}
+            found: dict[str, dict[int, JournaledAnswer]] = {}
             for i, text in zip(places, texts, strict=True):
-                kept = Kept(text, asked[i].prompt)
+                kept = JournaledAnswer(text, asked[i].prompt)
                 found.setdefault(chunk[i].benchmark, {})[chunk[i].document] = kept
             for benchmark, answers in found.items():
                 append(self.outputs[benchmark], self.number, answers)
@@ -281,16 +284,16 @@ def _meet(ranks: int) -> None:
 
 def _read(
     model: AnswersTogether, chunk: Sequence[AskedQuestion]
-) -> tuple[dict[int, Asked], dict[int, UserError]]:
+) -> tuple[dict[int, EncodedQuestion], dict[int, UserError]]:
     """Of the questions by their places: what the model is given, or why one cannot be read."""
     prepared: dict[bytes, torch.Tensor] = {}
-    asked: dict[int, Asked] = {}
+    asked: dict[int, EncodedQuestion] = {}
     failed: dict[int, UserError] = {}
     for place, question in enumerate(chunk):
         try:
             turns, pictures = turns_and_pictures(question.read())
             prompt = digest_of(turns, pictures, question.decoding)
-            asked[place] = Asked(model.encode(turns, pictures, prepared), prompt)
+            asked[place] = EncodedQuestion(model.encode(turns, pictures, prepared), prompt)
         except UserError as error:
             failed[place] = error
     return asked, failed

@@ -37,7 +37,7 @@ class Cached:
 
     @property
     def rows(self) -> int:
-        """B."""
+        """Number of rows B."""
         return len(self.mask)
 
     def chosen(self, rows: Sequence[int]) -> Cached:

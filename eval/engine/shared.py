@@ -48,7 +48,7 @@ class CannotShare(Exception):
 
 @dataclass
 class Counts:
-    """What was computed."""
+    """Tokens and runs behind the answers given so far."""
 
     prompt_tokens: int = 0
     """Tokens of all prompts."""

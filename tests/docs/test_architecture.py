@@ -87,3 +87,40 @@ def test_the_glossary_names_types_that_there_are(trees: list[tuple[str, ast.Modu
     named = set(re.findall(r"`([A-Z][a-z]\w+)`", page))
     assert len(named) > 30
     assert named - {name for _, tree in trees for name in types(tree)} == set()
+
+
+def silent(tree: ast.Module) -> Iterator[str]:
+    """Public functions that raise an error of which their docstring says nothing."""
+    found = ast.walk(tree)
+    for node in (n for n in found if isinstance(n, ast.FunctionDef) and n.name[0] != "_"):
+        own, said = list(node.body), (ast.get_docstring(node) or "raises").lower()
+        raised = []
+        while own:
+            part = own.pop()
+            if isinstance(part, ast.Raise) and isinstance(part.exc, ast.Call):
+                raised.append(ast.unparse(part.exc.func).split(".")[-1])
+            if not isinstance(part, ast.FunctionDef | ast.Lambda | ast.ClassDef):
+                own += ast.iter_child_nodes(part)
+        names = [name for name in raised if name[0].isupper()]
+        words = ("raise", "refuse", "error", "exit", "fail", *map(str.lower, names))
+        if names and not any(word in said for word in words):
+            yield node.name
+
+
+def test_docstrings_name_the_errors(trees: list[tuple[str, ast.Module]]) -> None:
+    assert {path: names for path, tree in trees if (names := list(silent(tree)))} == {}
+    code = 'def f():\n    """Answer."""\n    if x:\n        raise ValueError("no")'
+    assert list(silent(ast.parse(code))) == ["f"]
+    assert list(silent(ast.parse(code.replace("Answer", "Answer, or ValueError")))) == []
+
+
+def test_the_stores_private_names_stay_in_the_store(trees: list[tuple[str, ast.Module]]) -> None:
+    private = re.compile(r"\.(partial|claimed|owner)-|^\.attempts$")
+    users = {
+        Path(path).parent.name
+        for path, tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if private.search(node.value)
+    }
+    assert users == {"store"}

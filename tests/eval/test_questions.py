@@ -15,7 +15,7 @@ from coincide.schema import Turn, UserError
 from eval import kept, questions
 from eval.decoding import Decoding
 from eval.engine.shared import Counts
-from eval.journal import Kept, append, read
+from eval.journal import JournaledAnswer, append, read
 from eval.kept import ReplayModel
 from eval.loading import answered_protocol
 from eval.questions import Questions
@@ -201,18 +201,22 @@ def test_a_broken_document_fails_its_own_benchmark_alone(jobs: list[BenchmarkJob
 
 
 def test_the_journal_keeps_every_whole_and_unchanged_line(tmp_path: Path) -> None:
-    append(tmp_path, 0, {1: Kept("one\nline\u2028", "p"), 2: Kept("two", None)})
+    append(
+        tmp_path, 0, {1: JournaledAnswer("one\nline\u2028", "p"), 2: JournaledAnswer("two", None)}
+    )
     with (tmp_path / "answers-0.jsonl").open("ab") as file:
         file.write(b'{"document": 3, "ans')
     changed = (tmp_path / "answers-0.jsonl").read_text().replace('"two"', '"too"')
     (tmp_path / "answers-0.jsonl").write_text(changed)
-    append(tmp_path, 0, {6: Kept("two", None)})
-    append(tmp_path, 0, {4: Kept("four", "q")})
-    append(tmp_path, 1, {5: Kept("", "r")})
+    append(tmp_path, 0, {6: JournaledAnswer("two", None)})
+    append(tmp_path, 0, {4: JournaledAnswer("four", "q")})
+    append(tmp_path, 1, {5: JournaledAnswer("", "r")})
     assert read(tmp_path) == {
-        1: Kept("one\nline\u2028", "p"), 4: Kept("four", "q"), 5: Kept("", "r"),
-        6: Kept("two", None),
-    }  # fmt: skip
+        1: JournaledAnswer("one\nline\u2028", "p"),
+        4: JournaledAnswer("four", "q"),
+        5: JournaledAnswer("", "r"),
+        6: JournaledAnswer("two", None),
+    }
 
 
 def test_the_protocol_names_the_engine_that_answered() -> None:
