@@ -17,7 +17,7 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 
 from coincide.models.chat import end_ids
-from coincide.models.encode import Encoded, collate, encode_prompt, model_inputs
+from coincide.models.encode import Encoded, batches_of, collate, encode_prompt, model_inputs
 from coincide.models.load import load_model, load_processor
 from coincide.models.template import Template
 from coincide.schema import Turn, UserError
@@ -108,6 +108,13 @@ class LmmsEvalModel(lmms):
         """The answer to each prompt, in order: behind shared prefixes where the model allows it,
         else in plain batches.
         """
+        parts = batches_of(prompts)
+        if len(parts) > 1:  # pictures that cannot be one batch
+            found: dict[int, str] = {}
+            for part in parts:
+                texts = self.answers([prompts[i] for i in part], decoding)
+                found.update(zip(part, texts, strict=True))
+            return [found[i] for i in range(len(prompts))]
         if self.shared is not None and decoding.num_beams == 1:
             try:
                 return self.shared.answers(prompts, decoding, self.answered)
@@ -115,7 +122,7 @@ class LmmsEvalModel(lmms):
                 self.notes.append(f"no prefix is shared: {why}; answered as with eval.engine=plain")
                 self.shared = None
         order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].input_ids), i))
-        found: dict[int, str] = {}
+        found = {}
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
             texts = self._answer([prompts[i] for i in batch], decoding)
@@ -147,7 +154,19 @@ class LmmsEvalModel(lmms):
         return encode_prompt(turns, pictures, self.processor, self.template)
 
     def _answer(self, prompts: Sequence[Encoded], decoding: Decoding) -> list[str]:
-        """Answers to one batch of prompts, padded on the left."""
+        """Answers to one batch of prompts, padded on the left; in parts where pictures are
+        unlike.
+        """
+        parts = batches_of(prompts)
+        if len(parts) > 1:
+            found = {
+                i: text
+                for part in parts
+                for i, text in zip(
+                    part, self._answer([prompts[i] for i in part], decoding), strict=True
+                )
+            }
+            return [found[i] for i in range(len(prompts))]
         batch = collate(prompts, self.model.generation_config.pad_token_id, side="left")
         inputs = {name: value.to(self.device) for name, value in model_inputs(batch).items()}
         del inputs["labels"]

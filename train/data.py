@@ -84,7 +84,7 @@ def collator(
 
     def together(examples: Sequence[Encoded]) -> dict[str, torch.Tensor]:
         rows = list(examples)
-        if all(row.pixel_values is None for row in rows):
+        if not any(row.sees for row in rows):
             rows.append(filler)
         return model_inputs(collate(rows, pad_id))
 

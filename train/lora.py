@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 
 LANGUAGE_MODELS = ("language_model", "text_model")
 """Attribute names of the decoder in transformers models: most families, and Idefics."""
-PROJECTORS = ("multi_modal_projector", "connector", "merger", "embed_vision")
-"""Attribute names of the module between vision tower and decoder: LLaVA, Idefics, Qwen-VL,
-Gemma."""
+PROJECTORS = (
+    "multi_modal_projector", "connector", "merger", "embed_vision", "aligner", "projector",
+    "mm_projector", "vision_projection", "vision_adapter", "visual_embeddings_table",
+    "layerwise_projectors", "spatial_projectors",
+)  # fmt: skip
+"""Attribute names of what lies between vision tower and decoder: LLaVA, Idefics, Qwen-VL, Gemma,
+DeepSeek-VL and Janus, VideoLLaMA 3, Kimi, LightOn OCR, Muse, Ovis, Granite (two lists)."""
 NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(^|[._])norm([._]|$)")
 
 
@@ -41,15 +45,40 @@ def target_modules(model: nn.Module) -> str:
     return rf"(?:.*\.)?{_decoder()}\..*\.(?:{'|'.join(map(re.escape, leaves))})"
 
 
-def projector_of(model: nn.Module) -> str:
-    """Name of the model's projector module. Raises UserError if it has none, or several."""
-    found = [n for n, _ in model.named_modules() if n.rpartition(".")[2] in PROJECTORS]
-    if len(found) != 1:
+def projectors_of(model: nn.Module) -> list[str]:
+    """Names of the modules between vision tower and decoder, as PEFT is told them: a name's last
+    part where no other module's name ends like it. Raises UserError if there are none.
+    """
+    from torch import nn
+
+    named = dict(model.named_modules())
+    found = outermost(named)
+    if not found:
         raise UserError(
-            f"{type(model).__name__}: expected one projector, named {', '.join(PROJECTORS)}; found "
-            f"{', '.join(found) or 'none'}."
+            f"{type(model).__name__}: expected a projector between vision tower and decoder, "
+            f"named {', '.join(PROJECTORS)}; found none. Choose a model of another kind as target: "
+            "docs/MODELS.md lists those that can be trained."
         )
-    return found[0].rpartition(".")[2]
+    parts: list[str] = []
+    for name in found:
+        inside = named[name].named_children() if isinstance(named[name], nn.ModuleList) else ()
+        parts += [f"{name}.{child}" for child, _ in inside] or [name]
+    return [_shortest(name, named) for name in parts]
+
+
+def outermost(names: Iterable[str]) -> list[str]:
+    """The projectors among dotted module names: of those with a known name the outermost ones, so
+    that a merger inside the tower is none where the model has a projector behind it.
+    """
+    known = [name for name in names if name.rpartition(".")[2] in PROJECTORS]
+    depth = min((name.count(".") for name in known), default=0)
+    return [name for name in known if name.count(".") == depth]
+
+
+def _shortest(name: str, named: Iterable[str]) -> str:
+    short = name.rpartition(".")[2]
+    alone = sum(other.endswith(short) for other in named) == 1
+    return short if alone and not short.isdigit() else name
 
 
 def _decoder() -> str:
@@ -65,6 +94,29 @@ def language_linears(model: nn.Module) -> frozenset[str]:
     return frozenset(name for name in linears if inside.fullmatch(name))
 
 
+def fused_experts(model: nn.Module) -> frozenset[str]:
+    """Names of the language model's weights of experts held as one tensor for all of them, which
+    LoRA on linear layers does not reach.
+    """
+    inside = re.compile(rf"(?:.*\.)?{_decoder()}\..*experts\.[^.]+")
+    weights = (name for name, weight in model.named_parameters() if weight.dim() == 3)
+    return frozenset(name for name in weights if inside.fullmatch(name))
+
+
+def keep_statistics(model: nn.Module) -> None:
+    """Let batch normalisation (FastViT's) use the checkpoint's means and variances in training too.
+
+    It would take them from the batch, so that a row's loss depends on the others, and would change
+    the frozen tower, which no adapter holds.
+    """
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+            module.train = lambda mode=True, own=module: own  # type: ignore[assignment,misc]
+
+
 def add_lora(model: nn.Module, recipe: Recipe, *, base: str, keep_dtype: bool) -> PeftModel:
     """``model`` with LoRA adapters in its language model and a trainable copy of its projector.
 
@@ -74,13 +126,14 @@ def add_lora(model: nn.Module, recipe: Recipe, *, base: str, keep_dtype: bool) -
     """
     from peft import LoraConfig, get_peft_model
 
+    keep_statistics(model)
     config = LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.alpha,
         lora_dropout=recipe.dropout,
         bias="none",
         target_modules=target_modules(model),
-        modules_to_save=[projector_of(model)],
+        modules_to_save=projectors_of(model),
     )
     adapted = get_peft_model(model, config, autocast_adapter_dtype=not keep_dtype)
     adapted.peft_config["default"].base_model_name_or_path = base

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coincide.models.load import check_finite
+from coincide.models.load import attention_for, check_finite
 from coincide.schema import UserError
 from train.lora import language_linears
 
@@ -37,7 +37,7 @@ def load_quantized(model_dir: Path, dtype: torch.dtype, device: str) -> Any:
             dtype=dtype,
             quantization_config=quantization,
             device_map={"": device},
-            attn_implementation="sdpa",
+            attn_implementation=attention_for(model_dir),
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,

@@ -4,8 +4,9 @@ layout.
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from coincide.store import Step, Store
 from train.checkpoint import newest_complete
 from train.devices import Gpu, gpus
 from train.estimate import CHECKPOINTS_AT_ONCE, GIB, checkpoint_bytes, memory_estimate
-from train.lora import PROJECTORS
+from train.lora import PROJECTORS, outermost
 from train.recipe import Recipe
 
 
@@ -56,19 +57,42 @@ def trainable(model: Any) -> list[Requirement]:
     if not checkpoint.requirement().met:
         return []
     names = shapes(checkpoint.paths())
-    found = sorted({path for name in names for path in _projectors(name)})
-    if not names or len(found) == 1:
-        return []
-    said = f"{len(found)} projectors ({', '.join(found) or 'none'})"
-    remedy = (
-        f"train an image-text model with one projector, named {', '.join(PROJECTORS)}; text models "
-        "and folders of adapters have none"
+    found = outermost(sorted({path for name in names for path in _projectors(name)}))
+    experts = _experts(names)
+    if names and not found:
+        remedy = (
+            f"train an image-text model with a projector, named {', '.join(PROJECTORS)} "
+            "(docs/MODELS.md); text models and folders of adapters have none"
+        )
+        return [
+            Requirement(f"projector of {checkpoint.repo}", False, "0 projectors (none)", remedy)
+        ]
+    return [experts_stay(checkpoint.repo, names, experts)] if experts else []
+
+
+def experts_stay(
+    repo: str, names: Mapping[str, tuple[int, ...]], experts: Sequence[str]
+) -> Requirement:
+    """What the plan says of a mixture of experts: LoRA does not adapt them. Not fatal."""
+    share = sum(math.prod(names[name]) for name in experts) / sum(map(math.prod, names.values()))
+    return Requirement(
+        f"experts of {repo}",
+        False,
+        f"its experts, {share:.0%} of the weights, stay as they are: LoRA adapts linear layers, "
+        "and transformers holds experts as one tensor",
+        "Nothing need be done: attention and projector are trained. For a model whose feed-forward "
+        "layers are adapted too choose a dense one.",
+        fatal=False,
     )
-    return [Requirement(f"projector of {checkpoint.repo}", False, said, remedy)]
+
+
+def _experts(names: Iterable[str]) -> list[str]:
+    """The tensors of experts among the names on disk, where each may stand for itself."""
+    return [name for name in names if ".experts." in name and ".shared_experts." not in name]
 
 
 def _projectors(tensor: str) -> list[str]:
-    """Path of the projector that the tensor named ``tensor`` belongs to, if it does."""
+    """Paths of the projectors that the tensor named ``tensor`` may belong to."""
     parts = tensor.split(".")
     places = [i for i, part in enumerate(parts) if part in PROJECTORS]
     return [".".join(parts[: i + 1]) for i in places]

@@ -72,7 +72,7 @@ def train(job: TrainingJob, rank: int) -> str | None:
     from coincide.models.load import load_processor
     from train.checkpoint import contents, newest_complete
     from train.data import loader, open_subset
-    from train.lora import add_lora
+    from train.lora import add_lora, fused_experts
     from train.tensors_only import tensors_only
     from train.trainer import LoraTrainer, Monitor
 
@@ -85,6 +85,8 @@ def train(job: TrainingJob, rank: int) -> str | None:
         torch.set_num_threads(recipe.threads)
     model = _base_model(job, bf16)
     set_seed(job.seed)
+    if rank == 0 and (experts := fused_experts(model)):
+        print(f"train: LoRA leaves {len(experts)} weights of fused experts as they are", flush=True)
     model = add_lora(model, recipe, base=job.base, keep_dtype=recipe.zero_stage > 0)
     if rank == 0:
         write_json(job.size, {"bytes": _trained(model, in_bytes=True)})

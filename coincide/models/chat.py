@@ -2,13 +2,13 @@
 
 The text is rendered by the processor's template; the processor itself expands image tokens and
 makes all further inputs (``image_grid_thw``, ``pixel_attention_mask``, ...). The positions of
-answers are found as character positions: from the template's ``{% generation %}`` marks or, without
-them, from the difference between renderings that end before and after each answer.
+answers (:mod:`coincide.models.answers`) are followed from the rendered text into the text that the
+processor really tokenised, which some change before: a beginning in front, a line break behind.
 """
 
 from __future__ import annotations
 
-import re
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from coincide.models.answers import Span, answer_ending, rendered_answers, rendering
+from coincide.models.inputs import FEATURE_TOKENS, unknown
 from coincide.models.template import IMAGE, image_first
 from coincide.schema import Turn, UserError
 
@@ -23,9 +25,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 ROLES = {"human": "user", "gpt": "assistant"}
-MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
-Span = tuple[int, int]
-"""First character, and the one after the last."""
 
 
 class ConversationRefused(UserError):
@@ -68,8 +67,11 @@ def encode_turns(
         raise UserError(f"{where}: {written} {IMAGE} placeholders for {len(pictures)} images.")
     try:
         messages = messages_of(turns)
-        rendered = rendering(processor, messages, asking=asking)
-        spans = [] if asking else answer_spans(processor, turns, messages, rendered)
+        spans: list[Span] = []
+        if asking:
+            rendered = rendering(processor, messages, asking=True)
+        else:
+            rendered, spans = rendered_answers(processor, turns, messages)
         opening = 0 if pictures else _opening(processor, rendered)
         return _tokenize(processor, rendered, pictures, spans, opening)
     except (ValueError, TypeError, UserError, _template_error()) as error:
@@ -104,99 +106,24 @@ def messages_of(turns: Sequence[Turn]) -> list[dict[str, Any]]:
     return messages
 
 
-def answer_spans(
-    processor: Any, turns: Sequence[Turn], messages: Sequence[Any], rendered: str
-) -> list[Span]:
-    """Positions of the answers in ``rendered``, each including the token that ends it.
-
-    An empty answer has none, nor has one that is marked as not to be learnt.
-    Raises UserError if the template does not tell which of several answers is which.
-    """
-    answers = [i for i, turn in enumerate(turns) if turn.role == "gpt"]
-    if MARKS.search(_template(processor)):
-        spans = _marked(processor, messages)
-    else:
-        spans = [_difference(processor, messages, i, rendered) for i in answers]
-    if len(spans) == len(answers):
-        kept = [turns[i].text and turns[i].learn for i in answers]
-        spans = [span for span, learnt in zip(spans, kept, strict=True) if learnt]
-    elif not all(turns[i].learn for i in answers):
-        raise UserError(
-            f"the chat template marks {len(spans)} stretches as generated and there are "
-            f"{len(answers)} answers, so the one that is not to be learnt cannot be told. Give it "
-            "{% generation %} marks around the text of each answer of the assistant."
-        )
-    return spans
-
-
 def end_ids(processor: Any, model: Any) -> list[int]:
-    """Token ids at which generation stops: the checkpoint's own, and the tokenizer's end token.
+    """Token ids at which generation stops: the checkpoint's own, the tokenizer's end token, and the
+    token with which the chat template ends an answer, which is what finetuning teaches.
 
     Raises UserError if there is none.
     """
     told = getattr(model.generation_config, "eos_token_id", None)
     several = told if isinstance(told, (list, tuple)) else [told]
-    found = {int(i) for i in (*several, processor.tokenizer.eos_token_id) if i is not None}
+    tokenizer = processor.tokenizer
+    ending = answer_ending(processor)
+    own = tokenizer.convert_tokens_to_ids(ending) if ending else None
+    found = {int(i) for i in (*several, tokenizer.eos_token_id, own) if i is not None}
     if not found:
         raise UserError(
             "neither generation_config.json nor the tokenizer names an end token (eos_token_id); "
             "without one an answer never ends. Add it to generation_config.json."
         )
     return sorted(found)
-
-
-def _template(processor: Any) -> str:
-    found = processor.chat_template
-    if isinstance(found, Mapping):
-        found = found.get("default")
-    if not found:
-        raise UserError(
-            f"the {type(processor).__name__} of this model has no chat template "
-            "(chat_template.jinja). Save it in the model's folder; for a LLaVA of Vicuna's set "
-            "target.template=vicuna_v1."
-        )
-    return str(found)
-
-
-def rendering(processor: Any, messages: Sequence[Any], *, asking: bool = False) -> str:
-    """The text of ``messages`` by the template; with ``asking`` it ends where an answer begins."""
-    _template(processor)
-    return str(
-        processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=asking)
-    )
-
-
-def _marked(processor: Any, messages: Sequence[Any]) -> list[Span]:
-    """The spans between the template's marks, each with an end token that directly follows."""
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    rendered: Any = render_jinja_template(
-        conversations=[list(messages)],
-        chat_template=_template(processor),
-        return_assistant_tokens_mask=True,
-        **processor.tokenizer.special_tokens_map,
-    )
-    texts, spans = rendered
-    ending = processor.tokenizer.eos_token
-    return [
-        (start, end + len(ending) if ending and texts[0].startswith(ending, end) else end)
-        for start, end in spans[0]
-    ]
-
-
-def _difference(processor: Any, messages: Sequence[Any], turn: int, rendered: str) -> Span:
-    """The span of what ``turn`` adds to the text at which the model is asked to answer."""
-    asked = rendering(processor, messages[:turn], asking=True)
-    answered = rendering(processor, messages[: turn + 1])
-    if not (answered.startswith(asked) and rendered.startswith(answered)):
-        raise UserError(
-            "the chat template writes a turn otherwise once more turns follow, so the answers "
-            "cannot be told from it. Give it {% generation %} marks around the assistant's text."
-        )
-    added = answered[len(asked) :]
-    ends = [added.rfind(t) + len(t) for t in processor.tokenizer.all_special_tokens if t in added]
-    last = max(ends, default=len(added))
-    return len(asked), len(asked) + (last if not added[last:].strip() else len(added))
 
 
 def _opening(processor: Any, rendered: str) -> int:
@@ -215,16 +142,7 @@ def _tokenize(
     spans: Sequence[Span],
     opening: int,
 ) -> Chat:
-    # a template may have written BOS already: the tokenizer must not add a second one
-    tokenizer = processor.tokenizer
-    begun = tokenizer.bos_token is not None and rendered.startswith(tokenizer.bos_token)
-    made = processor(
-        text=[rendered],
-        images=[list(pictures)] if pictures else None,
-        return_offsets_mapping=True,
-        **({"return_text_replacement_offsets": True} if pictures else {}),
-        **({"add_special_tokens": False} if begun else {}),
-    )
+    made, read = _processed(processor, rendered, pictures)
     # first and last character of each token, and where the processor expanded placeholders
     offsets = np.asarray(made.pop("offset_mapping")[0], dtype=np.int64).reshape(-1, 2)
     replaced = made.pop("text_replacement_offsets", None)
@@ -236,43 +154,140 @@ def _tokenize(
             "family: Qwen2.5-VL, Idefics3 and SmolVLM, LLaVA and LLaVA-OneVision do."
         )
     made.convert_to_tensors("pt")
-    made.pop("attention_mask")
+    for name in ("attention_mask", "labels"):  # targets are the answers, whatever it suggests
+        made.pop(name, None)
+    ids = made.pop("input_ids")[0]
+    inputs = {k: _typed(v) for k, v in made.items() if v is not None}
+    if names := unknown(list(inputs), processor):
+        raise UserError(
+            f"{type(processor).__name__} gives the input {names[0]}, of which it does not say "
+            "whether it counts by token or by picture. Choose a model of a family that "
+            "docs/MODELS.md lists as right."
+        )
+    places = _Places.followed(rendered, read, images, processor)
     # tokens of each image, with the markers around it
     region = np.full(len(offsets), -1)
     for number, image in enumerate(images):
         region[_overlap(offsets, image["new_span"])] = number
-    # answers: their characters in the rendered text, moved by the expansions before them
     answer = np.zeros(len(offsets), dtype=bool)
-    for span in spans:
-        answer |= _overlap(offsets, (_moved(span[0], images), _moved(span[1], images)))
+    for start, end in spans:
+        answer |= _overlap(offsets, (places.moved(start, ends=False), places.moved(end, ends=True)))
     # text counts after the first image, or after the system prompt where there is none
-    after = images[0]["new_span"][1] if images else opening
-    ids = made.pop("input_ids")[0]
+    after = images[0]["new_span"][1] if images else places.moved(opening, ends=False)
     return Chat(
         ids=ids,
-        image=(region >= 0) & (ids.numpy() == _feature_token(processor)),
+        image=(region >= 0) & (ids.numpy() == feature_token(processor)),
         answer=answer,
         region=region,
         text=(region < 0) & (offsets[:, 1] > max(after, 0)) & (offsets[:, 1] > offsets[:, 0]),
-        inputs=dict(made),
-        images=tuple(tuple(image["span"]) for image in images),
+        inputs=inputs,
+        images=places.images,
         rendered=rendered,
     )
 
 
-def _feature_token(processor: Any) -> int:
+def _typed(value: torch.Tensor) -> torch.Tensor:
+    """Half precision as float32, which numpy has as well; the model casts it to its own."""
+    return value.float() if value.dtype == torch.bfloat16 else value
+
+
+class _Listening:
+    """A tokenizer that keeps the text that it is given."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.read = ""
+
+    def __call__(self, text: Any, *args: Any, **options: Any) -> Any:
+        self.read = text if isinstance(text, str) else text[0]
+        return self._tokenizer(text, *args, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def __len__(self) -> int:
+        return len(self._tokenizer)
+
+
+def _processed(processor: Any, rendered: str, pictures: Sequence[Image]) -> tuple[Any, str]:
+    """What the processor makes of the text, and the text that it tokenised."""
+    tokenizer = processor.tokenizer
+    # a template may have written BOS already: the tokenizer must not add a second one
+    begun = tokenizer.bos_token is not None and rendered.startswith(tokenizer.bos_token)
+    listening = _Listening(tokenizer)
+    own = copy.copy(processor)
+    own.tokenizer = listening
+    made = own(
+        text=[rendered],
+        images=[list(pictures)] if pictures else None,
+        return_offsets_mapping=True,
+        return_tensors="pt",
+        **({"return_text_replacement_offsets": True} if pictures else {}),
+        **({"add_special_tokens": False} if begun else {}),
+    )
+    return made, listening.read
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Pieces of the rendered text, between pictures, in the text that was tokenised."""
+
+    starts: tuple[int, ...]
+    """Where each piece begins in the rendered text."""
+    shifts: tuple[int, ...]
+    """What brings a position in the piece to the tokenised text."""
+    images: tuple[Span, ...]
+    """Placeholders in the rendered text."""
+
+    @classmethod
+    def followed(
+        cls, rendered: str, read: str, images: Sequence[Mapping[str, Any]], processor: Any
+    ) -> _Places:
+        """Find every piece; raises UserError where the processor changed the text within one."""
+        signs = [image["text"] for image in images]
+        starts, spans, place = [0], [], 0
+        for sign in signs:
+            at = rendered.find(sign, place)
+            place = at + len(sign)
+            spans.append((at, place))
+            starts.append(place)
+        pieces = [
+            rendered[start:end]
+            for start, end in zip(starts, [*(at for at, _ in spans), len(rendered)], strict=True)
+        ]
+        edges = [0, *(edge for image in images for edge in image["new_span"]), len(read)]
+        shifts = []
+        for number, piece in enumerate(pieces):
+            begin, end = edges[2 * number : 2 * number + 2]
+            found = read[begin:end]
+            at = found.find(piece)
+            if at < 0 or (piece and found.find(piece, at + 1) >= 0):
+                raise UserError(
+                    f"{type(processor).__name__} changes the text of a conversation before it is "
+                    f"tokenised ({piece[:40]!r} to {found[:40]!r}), so the answers cannot be found "
+                    "in its tokens. Choose a model of another family (docs/MODELS.md)."
+                )
+            shifts.append(begin + at - starts[number])
+        return cls(tuple(starts), tuple(shifts), tuple(spans))
+
+    def moved(self, place: int, *, ends: bool) -> int:
+        """Position ``place`` of the rendered text in the tokenised text; ``ends``: it is the place
+        behind the last character of a span.
+        """
+        begun = [start < place if ends else start <= place for start in self.starts]
+        return place + self.shifts[max(sum(begun) - 1, 0)]
+
+
+def feature_token(processor: Any) -> int:
     """The id of the tokens that stand for image features.
 
-    Not always the placeholder's (Gemma 3).
+    Not always the placeholder's (Gemma 3, Molmo 2).
     """
+    own = FEATURE_TOKENS.get(type(processor).__name__)
+    if own is not None:
+        return int(processor.tokenizer.convert_tokens_to_ids(own))
     known = getattr(processor.tokenizer, "image_token_id", None)
     return int(processor.image_token_id if known is None else known)
-
-
-def _moved(place: int, images: Sequence[Mapping[str, Any]]) -> int:
-    """Position ``place`` of the rendered text in the text with expanded placeholders."""
-    before = [image for image in images if image["span"][1] <= place]
-    return place + (before[-1]["new_span"][1] - before[-1]["span"][1] if before else 0)
 
 
 def _overlap(offsets: np.ndarray, span: Span) -> np.ndarray:

@@ -20,6 +20,7 @@ import torch
 
 from coincide.data.images import BadImage, load_image
 from coincide.models.chat import cut_before, encode_turns
+from coincide.models.inputs import ALIKE, PER_TOKEN, PIXELS, groups, joined, way_of
 from coincide.models.squares import shrink_large
 from coincide.models.template import IMAGE, Segment, Template, prompt, render
 from coincide.schema import Dataset, Example, Turn, UserError
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 IGNORE = -100
-PER_TOKEN = ("token_type_ids", "mm_token_type_ids", "position_ids")
-"""Inputs of some models with one value per token, like ``input_ids``."""
+OF_LLAVA = ("patch_size", "vision_feature_select_strategy", "num_additional_image_tokens")
+"""What tells how many tokens an image takes in a template of ours."""
 OURS = ("image_mask", "text_mask")
 """Entries of a batch that are not inputs of the model."""
 
@@ -55,6 +56,19 @@ class Encoded:
     """float32 [n, 3, H, W]; with ``chat`` as the processor gives them; None without images."""
     extra: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """Further inputs of the model: [T] for those in ``PER_TOKEN``, else per image."""
+    way: str = ALIKE
+    """How its inputs are joined with those of other rows (``coincide.models.inputs``)."""
+
+    @property
+    def sees(self) -> bool:
+        """Whether the model is shown an image."""
+        return bool(self.by_picture)
+
+    @property
+    def by_picture(self) -> dict[str, torch.Tensor]:
+        """The model's inputs that are not by token, pixels included."""
+        found = {name: value for name, value in self.extra.items() if name not in PER_TOKEN}
+        return found if self.pixel_values is None else {**found, PIXELS: self.pixel_values}
 
 
 @dataclass
@@ -154,7 +168,16 @@ def encode_prompt(
 
 
 def pixels_of(pictures: Sequence[Image], processor: Any) -> torch.Tensor:
-    """The pictures as float32 [n, 3, H, W]."""
+    """The pictures as float32 [n, 3, H, W], for a template of ours.
+
+    Raises UserError for a processor of another kind than LLaVA's.
+    """
+    if lacking := [name for name in OF_LLAVA if not hasattr(processor, name)]:
+        raise UserError(
+            "templates of this project serve models with a LlavaProcessor; "
+            f"{type(processor).__name__} has no {', '.join(lacking)}. Set template=chat, the "
+            "model's own chat template."
+        )
     found = processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
     assert isinstance(found, torch.Tensor)
     return found
@@ -198,8 +221,9 @@ def _chat(
         labels=ids.masked_fill(~learnt, IGNORE),
         image_mask=torch.from_numpy(chat.image[:end]),
         text_mask=torch.from_numpy(chat.text[:end]) & (not lost),
-        pixel_values=inputs.pop("pixel_values", None),
+        pixel_values=inputs.pop(PIXELS, None),
         extra=inputs,
+        way=way_of(processor),
     )
 
 
@@ -210,8 +234,8 @@ def collate(
 
     ``input_ids``, ``labels``, ``attention_mask`` (int64), ``image_mask``, ``text_mask`` (bool) [B,
     T] and, if any row has an image, ``pixel_values`` float32 [sum of n, 3, H, W] in row order.
-    Further inputs of the model are joined in the same way; images of different sizes are padded
-    with zeros.
+    Further inputs of the model are joined as its family needs it (``coincide.models.inputs``);
+    raises ``UnlikeInputs`` for rows that cannot be one batch (:func:`batches_of`).
     """
 
     def pad(rows: list[torch.Tensor], value: int | bool) -> torch.Tensor:
@@ -226,34 +250,22 @@ def collate(
         "image_mask": pad([e.image_mask for e in examples], False),
         "text_mask": pad([e.text_mask for e in examples], False),
     }
-    for name in dict.fromkeys(name for e in examples for name in e.extra):
-        if name in PER_TOKEN:
-            blank = [e.extra.get(name, torch.zeros_like(e.input_ids)) for e in examples]
-            batch[name] = pad(blank, 0)
-        else:
-            batch[name] = _joined([e.extra[name] for e in examples if name in e.extra])
-    pixels = [e.pixel_values for e in examples if e.pixel_values is not None]
-    if pixels:
-        batch["pixel_values"] = _joined(pixels)
+    for name in dict.fromkeys(name for e in examples for name in e.extra if name in PER_TOKEN):
+        blank = [e.extra.get(name, torch.zeros_like(e.input_ids)) for e in examples]
+        batch[name] = pad(blank, 0)
+    if seeing := [e for e in examples if e.sees]:
+        batch |= joined([e.by_picture for e in seeing], seeing[0].way)
     return batch
+
+
+def batches_of(examples: Sequence[Encoded]) -> list[list[int]]:
+    """Places of ``examples`` that :func:`collate` can join, group by group; mostly one."""
+    return groups([(e.way, e.by_picture) for e in examples])
 
 
 def model_inputs(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The entries of a collated batch that the model's forward takes, ``labels`` included."""
     return {name: value for name, value in batch.items() if name not in OURS}
-
-
-def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """``parts`` [n, ...] concatenated; other dimensions padded with zeros to the largest."""
-    if len({part.shape[1:] for part in parts}) == 1:
-        return torch.cat(list(parts))
-    shape = np.max([part.shape[1:] for part in parts], axis=0).tolist()
-    whole = parts[0].new_zeros((sum(len(part) for part in parts), *shape))
-    start = 0
-    for part in parts:
-        whole[(slice(start, start + len(part)), *map(slice, part.shape[1:]))] = part
-        start += len(part)
-    return whole
 
 
 def length_of(example: Example) -> int:

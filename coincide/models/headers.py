@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from coincide.models.refused import INSTEAD, why_refused
 from coincide.models.template import TEMPLATES
 
 POINTER = b"version https://git-lfs.github.com/spec"
@@ -24,6 +25,8 @@ MOST_HEADER = 100 * 2**20
 """Largest header in bytes, safetensors' own limit."""
 EMBEDDINGS = re.compile(r"(^|\.)(embed_tokens|wte|tok_embeddings|word_embeddings)\.weight$")
 TOKENS = re.compile(r"<\|[A-Za-z_]+\|>")
+OURS = ("llava", "None")
+"""Kinds of models that a template of this project serves; no config.json tells nothing."""
 Shapes = dict[str, tuple[int, ...]]
 EXPONENTS: dict[str, tuple[np.dtype[Any], int]] = {
     "BF16": (np.dtype("<u2"), 0x7F80),
@@ -153,6 +156,13 @@ def unusable_reason(folder: Path, files: Sequence[Path], template: str) -> list[
 
 
 def _template_faults(folder: Path, template: str, tokens: dict[str, int]) -> list[str]:
+    kind = str(_config(folder / "config.json").get("model_type"))
+    if why := why_refused(kind):
+        return [f"models of kind {kind} cannot be used: {why}. {INSTEAD}"]
+    if template != "chat" and kind not in OURS:
+        return [
+            f"template {template} serves models of kind llava alone, not {kind}. Set template=chat"
+        ]
     if template != "chat":
         end = TEMPLATES[template].end if template in TEMPLATES else ""
         if tokens and end and end not in tokens:

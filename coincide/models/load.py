@@ -49,7 +49,7 @@ def load_model(model_dir: Path, dtype: torch.dtype, device: str | torch.device) 
     from transformers import AutoModelForImageTextToText
 
     _check(model_dir, "model.safetensors", "model.safetensors.index.json")
-    model, _ = pretrained(
+    return pretrained(
         AutoModelForImageTextToText,
         model_dir,
         dtype,
@@ -57,9 +57,22 @@ def load_model(model_dir: Path, dtype: torch.dtype, device: str | torch.device) 
         what="model folder",
         expected="an image-text-to-text model that transformers itself knows, its files whole; "
         "code that comes with a model is never run",
-        attn_implementation="sdpa",
-    )
-    return model
+        attn_implementation=attention_for(model_dir),
+        # grouped matrix products of experts take no float64
+        **({"experts_implementation": "eager"} if dtype.itemsize == 8 else {}),
+    )[0]
+
+
+def attention_for(model_dir: Path) -> str:
+    """PyTorch's fused attention (SDPA), or ``eager`` where the model's class has none."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    try:
+        config = AutoConfig.from_pretrained(model_dir, local_files_only=True)
+        kind = AutoModelForImageTextToText._model_mapping[type(config)]
+    except (ValueError, OSError, KeyError):
+        return "sdpa"  # loading the model says what is wrong
+    return "sdpa" if getattr(kind, "_supports_sdpa", True) else "eager"
 
 
 def pretrained(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from coincide.models import chat
+from coincide.models.answers import rendered_answers
 from coincide.models.encode import IGNORE, Encoded, encode_blank, image_tokens, pixels_of
 from coincide.models.template import IMAGE, TEMPLATES, render
 from coincide.schema import Turn, UserError
@@ -114,11 +115,11 @@ class Prober:
             if any(token in turn.text for turn in turns for token in self._reserved):
                 return False
             messages = chat.messages_of(turns)
-            text = chat.rendering(self.processor, messages)
-            if not chat.answer_spans(self.processor, turns, messages, text):
+            text, spans = rendered_answers(self.processor, turns, messages)
+            if not spans:
                 return False
-        # a placeholder that is cut out may part a token in two
-        pieces = 2 * text.count(IMAGE) + 2
+        # a placeholder that is cut out may part a token in two; some processors add BOS
+        pieces = 2 * text.count(IMAGE) + 4
         return len(tokenizer(text).input_ids) + cost + pieces <= self.max_length
 
     def _encoded(self, turns: Sequence[Turn], sizes: tuple[ImageSize, ...]) -> Encoded:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from coincide.models.chat import messages_of
+from coincide.models.decoder import decoder_of
 from coincide.schema import Dataset, Example
 
 DTYPE = torch.float64
@@ -68,6 +69,23 @@ class Plain:
         finally:
             for handle in handles:
                 handle.remove()
+
+    def feature_places(self, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """bool [T]: tokens whose embedding, as the decoder is given it, is not the vocabulary's."""
+        given: list[Any] = []
+        decoder = decoder_of(self.model)
+        handle = decoder.register_forward_pre_hook(
+            lambda module, places, named: given.append(named["inputs_embeds"]), with_kwargs=True
+        )
+        with torch.no_grad():
+            self.model(**self.typed(inputs), use_cache=False)
+            handle.remove()
+            # tokens beyond the vocabulary stand for features alone
+            ids = inputs["input_ids"].clamp(
+                max=self.model.get_input_embeddings().weight.shape[0] - 1
+            )
+            plain = self.model.get_input_embeddings()(ids)
+        return ((given[0] - plain).abs().amax(dim=-1) > 0)[0]
 
     def answer(self, inputs: Mapping[str, Any], tokens: int) -> list[int]:
         """Greedy token ids behind the prompt ``inputs``."""

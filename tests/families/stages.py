@@ -26,6 +26,7 @@ from coincide.features.signals.activations import Activations
 from coincide.features.signals.hidden_last import HiddenLast
 from coincide.features.signals.token_scores import TokenScores
 from coincide.models.encode import IGNORE, Encoded, encode
+from coincide.models.hub import Hub
 from coincide.models.load import load_model, load_processor
 from coincide.models.probe import check_model
 from coincide.models.template import TEMPLATES
@@ -76,8 +77,10 @@ class Stages:
 
     def run(self) -> dict[str, str]:
         """The outcome of each stage."""
-        for stage in (inputs, labels, features, training, answers):
-            self.found[stage.__name__] = outcome(lambda stage=stage: stage(self))
+        self.found["plan"] = outcome(lambda: plan(self))
+        if self.found["plan"] == "right":
+            for stage in (inputs, labels, features, training, answers):
+                self.found[stage.__name__] = outcome(lambda stage=stage: stage(self))
         return self.found
 
 
@@ -94,6 +97,18 @@ def outcome(check: Callable[[], str]) -> str:
             return f"ERROR: {type(error).__name__}: {' '.join(str(error).split())[:200]} at {last}"
 
 
+def plan(stages: Stages) -> str:
+    """What is said before anything runs, from the names and headers of files alone."""
+    from train.requirements import trainable
+
+    model = Hub(str(stages.folder))
+    unmet = [r for r in (*model.requirements(), *trainable(model)) if not r.met]
+    if notes := [r.found for r in unmet if not r.fatal]:
+        stages.found["note"] = " ".join(notes)
+    fatal = [f"{r.found} {r.remedy}" for r in unmet if r.fatal]
+    return "refused: " + " ".join(fatal).replace(str(stages.folder), "") if fatal else "right"
+
+
 def inputs(stages: Stages) -> str:
     """Token ids and inputs are those of the processor's own chat call; an end token may follow."""
     for example, mine in zip(stages.dataset.examples, stages.encoded, strict=True):
@@ -105,6 +120,9 @@ def inputs(stages: Stages) -> str:
         own = dict(mine.extra) | ({} if mine.pixel_values is None else {"pixel_values": 0})
         if missing := sorted(own.keys() ^ theirs.keys()):
             return f"WRONG: {', '.join(missing)} of row {example.id}"
+        places = stages.plain.feature_places({**theirs, "input_ids": ids[None]})
+        if not torch.equal(mine.image_mask[: len(ids)], places):
+            return f"WRONG: picture tokens of row {example.id}"
     return "right"
 
 
@@ -131,7 +149,9 @@ def labels(stages: Stages) -> str:
 
 def _is_ending(text: str, processor: Any) -> bool:
     """Whether ``text`` is white space, special tokens and an empty thought alone."""
-    for token in (*processor.tokenizer.all_special_tokens, "<think>", "</think>"):
+    tokenizer = processor.tokenizer
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    for token in (*tokenizer.all_special_tokens, *added, "<think>", "</think>"):
         text = text.replace(token, "")
     return not text.strip()
 

@@ -13,7 +13,7 @@ from coincide.features.forward.capture import decoder_of
 from coincide.models.load import load_model
 from coincide.schema import UserError
 from tests.tiny_chat import FAMILIES, make_tiny_chat
-from train.lora import add_lora, parameter_groups, projector_of, target_modules
+from train.lora import add_lora, parameter_groups, projectors_of, target_modules
 from train.recipe import Recipe
 
 
@@ -35,12 +35,12 @@ def test_targets_are_the_linears_of_the_language_model(llava: nn.Module) -> None
 def test_a_model_without_language_model_is_refused() -> None:
     with pytest.raises(UserError, match="no linear layer under language_model or text_model"):
         target_modules(nn.Sequential(nn.Linear(2, 2)))
-    with pytest.raises(UserError, match="expected one projector"):
-        projector_of(nn.Sequential(nn.Linear(2, 2)))
+    with pytest.raises(UserError, match="expected a projector between"):
+        projectors_of(nn.Sequential(nn.Linear(2, 2)))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_decoder_and_projector_of_other_families(family: str, tmp_path: Path) -> None:
+def test_decoder_and_projectors_of_other_families(family: str, tmp_path: Path) -> None:
     """Adapters reach the decoder and nothing else, and a step moves them and the projector."""
     folder = make_tiny_chat(family, tmp_path)
     network = load_model(folder, torch.float32, "cpu")

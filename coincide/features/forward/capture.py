@@ -20,7 +20,9 @@ from coincide.features.forward.attention import Weights, attention_hooks
 from coincide.features.forward.contract import Captured, ForwardSignal, Tap
 from coincide.features.forward.packed import Packed
 from coincide.features.forward.prefix import Prefix
+from coincide.models.decoder import decoder_of, last_states
 from coincide.models.encode import model_inputs
+from coincide.models.head import own_logits
 from coincide.schema import UserError
 
 ATTENTION = ("self_attn", "self_attention", "attention", "attn")
@@ -28,22 +30,6 @@ ATTENTION = ("self_attn", "self_attention", "attention", "attn")
 FEED_FORWARD = ("mlp", "feed_forward", "ffn")
 LAST = ("down_proj", "fc2", "c_proj", "dense_4h_to_h", "w2")
 """Attribute names of the feed-forward part of a block, and of the last projection in it."""
-
-
-def decoder_of(model: Any) -> Any:
-    """The decoder of a transformers image-text model: the module whose ``layers`` are its blocks.
-
-    Raises UserError, naming the modules there are, where none is found.
-    """
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
-    if not isinstance(getattr(decoder, "layers", None), nn.ModuleList):
-        found = ", ".join(name for name, _ in decoder.named_children()) or "nothing"
-        raise UserError(
-            f"the decoder of {type(model).__name__}, {type(decoder).__name__}, has no list of "
-            f"layers; it holds {found}. Expected a transformers image-text-to-text model such as "
-            "LlavaForConditionalGeneration."
-        )
-    return decoder
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:
@@ -152,16 +138,15 @@ def run(
     if behind is not None:
         inputs |= _behind(behind, batch["attention_mask"])
     with _tapping(layers, taps, keep):
-        output = model.base_model(**inputs, use_cache=cached or behind is not None)
-    head, last = model.get_output_embeddings(), output.last_hidden_state
+        last, cache = last_states(model, inputs, use_cache=cached or behind is not None)
     return Captured(
         tapped,
         batch["attention_mask"],
         batch["image_mask"],
         batch["labels"],
         packed.unpacked(last) if packed else last,
-        head,
-        getattr(output, "past_key_values", None) if cached else None,
+        own_logits(model),
+        cache if cached else None,
         packed,
     )
 

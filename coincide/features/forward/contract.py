@@ -63,6 +63,7 @@ class Captured:
     """Output of the last layer after the final norm, [B, T, H]; not to be used when layers were
     removed (``last_layer = False`` for all signals)."""
     head: Callable[[torch.Tensor], torch.Tensor]
+    """Logits of states as the model itself makes them (``coincide.models.head.OwnLogits``)."""
     cache: Any = None
     """Keys and values of the run, if asked for: a transformers ``Cache``."""
     packed: Packed | None = None

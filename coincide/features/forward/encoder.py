@@ -69,7 +69,8 @@ class RowEncoder:
         def arrays(encoded: Encoded) -> dict[str, Any]:
             parts = {name: value for name, value in vars(encoded).items() if value is not None}
             extra = {name: array(value) for name, value in parts.pop("extra").items()}
-            return {**{name: array(value) for name, value in parts.items()}, "extra": extra}
+            rest = {"extra": extra, "way": parts.pop("way")}
+            return {**{name: array(value) for name, value in parts.items()}, **rest}
 
         return {variant: arrays(encoded) for variant, encoded in found.items()}
 
@@ -90,6 +91,7 @@ class RowEncoder:
 
 def as_tensors(arrays: dict[str, Any]) -> Encoded:
     """One variant of a row from :class:`RowEncoder` as tensors."""
-    tensors: dict[str, Any] = {k: torch.from_numpy(v) for k, v in arrays.items() if k != "extra"}
+    own = {k: v for k, v in arrays.items() if k not in ("extra", "way")}
+    tensors: dict[str, Any] = {k: torch.from_numpy(v) for k, v in own.items()}
     extra = {k: torch.from_numpy(v) for k, v in arrays["extra"].items()}
-    return Encoded(**{"pixel_values": None, **tensors}, extra=extra)
+    return Encoded(**{"pixel_values": None, **tensors}, extra=extra, way=arrays["way"])

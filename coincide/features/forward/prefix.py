@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from coincide.models.encode import IGNORE, PER_TOKEN, Encoded
+from coincide.models.encode import IGNORE, Encoded
+from coincide.models.inputs import PER_TOKEN
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ import torch
 from coincide.config import FeaturePass
 from coincide.features.engine.ahead import Ordered, decoding, groups_by_image
 from coincide.features.engine.contract import Computer, WorkerSite
-from coincide.features.forward import capture, packed
+from coincide.features.forward import capture, causal, packed
 from coincide.features.forward.contract import BLIND, Captured, ForwardSignal, RowVariant
 from coincide.features.forward.encoder import RowEncoder, as_tensors, variants_of
 from coincide.features.forward.prefix import can_share, prefix_of, rest_of, shared_length
 from coincide.features.forward.vision import TowerOnce
-from coincide.models.encode import Encoded, collate
+from coincide.models.encode import Encoded, batches_of, collate
 from coincide.models.load import load_model, load_processor
 from coincide.schema import Example, ModelSource, UserError
 
@@ -75,6 +75,8 @@ class Forward:
     """Whether rows that begin alike run as one sequence."""
     checked: bool = field(default=False, init=False)
     """Whether such a row was compared with the same alone."""
+    causal: bool = field(default=False, init=False)
+    """Whether a row has shown that the model's tokens do not see those after them."""
     by_variant: Mapping[RowVariant, Sequence[ForwardSignal]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -111,8 +113,12 @@ class Forward:
 
     def __call__(self, batch: Sequence[Group], examples: Sequence[Example]) -> list[np.ndarray]:
         """Values [B, D] of each signal for the rows of ``batch``, computed in halves if memory runs
-        out.
+        out, and apart where pictures cannot be one batch.
         """
+        self._check_causal(_seeing(batch[0]))
+        parts = batches_of([_seeing(group) for group in batch])
+        if len(parts) > 1:
+            return self._apart(batch, parts, examples)
         try:
             return self._values(batch, examples)
         except torch.OutOfMemoryError as error:
@@ -126,6 +132,23 @@ class Forward:
         self._smaller(batch)
         first, second = (self(part, examples) for part in _halves(batch))
         return [np.concatenate(pair) for pair in zip(first, second, strict=True)]
+
+    def _check_causal(self, row: Encoded) -> None:
+        """Once: raise UserError if the model's tokens see those after them."""
+        changed = None if self.causal else causal.changed_end(row)
+        if changed is not None:
+            causal.check_causal(self.network, self._inputs([row]), self._inputs([changed]))
+            self.causal = True
+
+    def _apart(
+        self, batch: Sequence[Group], parts: Sequence[Sequence[int]], examples: Sequence[Example]
+    ) -> list[np.ndarray]:
+        """The values of ``batch``, its groups ``parts`` run one after another."""
+        found = [self([batch[i] for i in part], examples) for part in parts]
+        order = np.argsort([place for part in parts for i in part for place, _ in batch[i]])
+        rank = np.argsort(np.argsort([place for group in batch for place, _ in group]))
+        joined = (np.concatenate(values) for values in zip(*found, strict=True))
+        return [values[order][rank] for values in joined]
 
     def _smaller(self, batch: Sequence[Group]) -> None:
         rows, tokens = sum(map(len, batch)), len(batch) * max(map(_tokens, batch))
@@ -306,9 +329,15 @@ def _shown(
 ) -> list[tuple[str, ...]]:
     """The images of each row that the variant shows."""
     return [
-        examples[place].images if variant in row and row[variant].pixel_values is not None else ()
+        examples[place].images if variant in row and row[variant].sees else ()
         for place, row in batch
     ]
+
+
+def _seeing(group: Group) -> Encoded:
+    """A variant of the first row of ``group`` that shows its images, if one does."""
+    variants = list(group[0][1].values())
+    return next((row for row in variants if row.sees), variants[0])
 
 
 def _length(row: Mapping[RowVariant, Encoded]) -> int:

@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from coincide.models.encode import IGNORE, PER_TOKEN, Encoded, ImageCache, encode
+from coincide.models.encode import IGNORE, Encoded, ImageCache, encode
+from coincide.models.inputs import PER_TOKEN
 from coincide.models.template import IMAGE, Template, image_first
 from coincide.schema import Dataset, Example, Turn, UserError
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from coincide.models.encode import PER_TOKEN, Encoded
+from coincide.models.encode import Encoded
+from coincide.models.inputs import ALIKE, PER_TOKEN
 
 PLAIN = {"last_hidden_state", "pooler_output", "hidden_states", "attentions"}
 """Fields of the tower's output that are not image features."""
@@ -30,6 +31,8 @@ class TowerOnce:
         self.able = "mm_encoder_outputs" in takes and hasattr(self.model, "get_image_features")
         self.left: Counter[str] = Counter()
         self.kept: dict[str, torch.Tensor] = {}
+        self.stacked = False
+        """Whether the model gives one tensor for all images, not one for each."""
 
     def begin(self, names: Iterable[str]) -> None:
         """Start a new shard; ``names`` are the images of all its rows, with repetitions."""
@@ -64,7 +67,12 @@ class TowerOnce:
             return None
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-        return BaseModelOutputWithPooling(pooler_output=[self.kept[name] for name in names])  # type: ignore[arg-type]
+        parts: Any = [self.kept[name] for name in names]
+        if self.stacked:
+            if len({part.shape for part in parts}) > 1:
+                return None
+            parts = torch.stack(parts)
+        return BaseModelOutputWithPooling(pooler_output=parts)
 
     def passed(self, shown: Sequence[tuple[str, ...]]) -> None:
         """The rows that show these images are done: forget images that no later row shows."""
@@ -81,6 +89,7 @@ class TowerOnce:
         )
         parts = found.pooler_output
         self.able = set(found.keys()) <= PLAIN and len(parts) == len(names)
+        self.stacked = isinstance(parts, torch.Tensor)
         if self.able:
             self.kept.update(zip(names, parts, strict=True))
         return self.able
@@ -92,6 +101,8 @@ def one_image(row: Encoded, number: int, images: int) -> Encoded | None:
         return row
     by_image = {name: value for name, value in row.extra.items() if name not in PER_TOKEN}
     pixels = row.pixel_values
+    if row.way == ALIKE and by_image:  # its processor may have padded one image for another
+        return None
     if pixels is None or any(len(value) != images for value in (pixels, *by_image.values())):
         return None
     part = slice(number, number + 1)
