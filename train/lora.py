@@ -90,7 +90,12 @@ def language_linears(model: nn.Module) -> frozenset[str]:
     from torch import nn
 
     inside = re.compile(rf"(?:.*\.)?{_decoder()}\.(.*\.)?(?!lm_head$)[^.]+")
-    linears = (name for name, m in model.named_modules() if isinstance(m, nn.Linear))
+    # a family's own kind of Linear (Llama 4's router) gives more than a product
+    linears = (
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not type(module).__module__.startswith("transformers.")
+    )
     return frozenset(name for name in linears if inside.fullmatch(name))
 
 

@@ -18,8 +18,11 @@ from coincide.store import Step, Store
 from train.checkpoint import newest_complete
 from train.devices import Gpu, gpus
 from train.estimate import CHECKPOINTS_AT_ONCE, GIB, checkpoint_bytes, memory_estimate
-from train.lora import PROJECTORS, outermost
+from train.lora import PROJECTORS
 from train.recipe import Recipe
+
+ON_DISK = ("mlp_AR", "image_projector")
+"""Names of projectors in files that transformers loads under another: PaddleOCR-VL's, Molmo 2's."""
 
 
 def requirements(
@@ -57,7 +60,7 @@ def trainable(model: Any) -> list[Requirement]:
     if not checkpoint.requirement().met:
         return []
     names = shapes(checkpoint.paths())
-    found = outermost(sorted({path for name in names for path in _projectors(name)}))
+    found = {path for name in names for path in _projectors(name)}
     experts = _experts(names)
     if names and not found:
         remedy = (
@@ -94,7 +97,7 @@ def _experts(names: Iterable[str]) -> list[str]:
 def _projectors(tensor: str) -> list[str]:
     """Paths of the projectors that the tensor named ``tensor`` may belong to."""
     parts = tensor.split(".")
-    places = [i for i, part in enumerate(parts) if part in PROJECTORS]
+    places = [i for i, part in enumerate(parts) if part in (*PROJECTORS, *ON_DISK)]
     return [".".join(parts[: i + 1]) for i in places]
 
 

@@ -155,5 +155,7 @@ BY_PROCESSOR: Mapping[str, str] = {
 """Class of a processor -> way; each is held to its model by ``tests/families``."""
 BY_IMAGE: Mapping[str, tuple[str, ...]] = {"VideoLlavaProcessor": ("pixel_values_images",)}
 """Inputs by picture that a processor's own description leaves out."""
-FEATURE_TOKENS: Mapping[str, str] = {"Molmo2Processor": "<im_patch>"}
+FEATURE_TOKENS: Mapping[str, str] = {
+    "Molmo2Processor": "<im_patch>", "Llama4Processor": "<|patch|>",
+}  # fmt: skip
 """Tokens that receive features, where the processor names another."""

@@ -116,6 +116,9 @@ def _attention(
 ) -> Any:
     """As transformers' attention functions: query [B, heads, q, D] -> [B, q, heads, D], None."""
     behind = getattr(key, "behind", None)
+    if behind is None and mask is not None and mask.shape[-1] != key.shape[-2]:
+        # keys that a block makes anew of what its cache holds (DeepSeek's latent attention)
+        raise CannotDivide(f"{type(module).__name__} keeps no keys in its cache")
     if behind is None:
         return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **more)
     if foreign := [name for name in FOREIGN if more.get(name) is not None]:

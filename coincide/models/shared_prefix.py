@@ -136,7 +136,8 @@ def _counted(mask: torch.Tensor) -> torch.Tensor:
 
 def multimodal_positions(network: Any) -> bool:
     """Whether the model computes positions in three directions itself (M-RoPE)."""
-    return hasattr(network.base_model, "rope_deltas")
+    base = network.base_model  # some families have the attribute and one position a token
+    return hasattr(base, "rope_deltas") and hasattr(base, "get_rope_index")
 
 
 def _shift(network: Any, rows: int) -> torch.Tensor | None:

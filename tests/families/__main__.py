@@ -11,6 +11,8 @@ import tempfile
 import warnings
 from pathlib import Path
 
+PAGE = Path("docs/MODELS.md")
+
 
 def main(names: list[str]) -> None:
     """Print the outcome of each stage, a family at a time."""
@@ -19,6 +21,7 @@ def main(names: list[str]) -> None:
     from transformers.utils import logging
 
     from tests.families.made import BUILDERS, make, rows
+    from tests.families.page import page
     from tests.families.stages import Stages, outcome
 
     torch.set_num_threads(1)
@@ -36,6 +39,9 @@ def main(names: list[str]) -> None:
             else:
                 found[name] = Stages(folder, dataset).run()
             print(name, json.dumps(found[name], indent=1, ensure_ascii=False), flush=True)
+    if not names:
+        PAGE.write_text(page(found), encoding="utf-8")
+        print(f"wrote {PAGE}")
 
 
 if __name__ == "__main__":

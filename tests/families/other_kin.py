@@ -111,12 +111,13 @@ def paligemma() -> TinyFamily:
     tok = tokenizer([*TURNS, "<image>"], "<eos>", "<bos>", named={"image_token": "<image>"})
     images = pictures("siglip", "SiglipImageProcessorPil", size=square(32))
     images.image_seq_length = 16
+    # it adds tokens for places to the vocabulary
+    processor = tf.PaliGemmaProcessor(images, tok, chat_template=templates.gemma("<image>"))
     config = {
         "text_config": text(tok, num_image_tokens=16),
         "vision_config": {**SIGLIP, "projection_dim": 32},
         "image_token_index": number(tok, "<image>"),
     }  # fmt: skip
-    processor = tf.PaliGemmaProcessor(images, tok, chat_template=templates.gemma("<image>"))
     return TinyFamily("paligemma", config, processor)
 
 

@@ -10,7 +10,6 @@ import transformers as tf
 from tests.families import templates
 from tests.families.parts import (
     BUILDERS,
-    DELETED,
     MULTIMODAL_ROPE,
     TinyFamily,
     family,
@@ -108,7 +107,7 @@ def qwen3_5_moe() -> TinyFamily:
 
 @family("qwen4_exp")
 def qwen4_exp() -> TinyFamily:
-    texts, tower = {"layer_types": DELETED}, {"num_position_embeddings": 64}
+    texts, tower = {"layer_types": LINEAR["layer_types"]}, {"num_position_embeddings": 64}
     return qwen("qwen4_exp", "Qwen3VLProcessor", texts, tower, 16)
 
 

@@ -79,9 +79,28 @@ class Stages:
         """The outcome of each stage."""
         self.found["plan"] = outcome(lambda: plan(self))
         if self.found["plan"] == "right":
+            self._leave_out()
             for stage in (inputs, labels, features, training, answers):
                 self.found[stage.__name__] = outcome(lambda stage=stage: stage(self))
         return self.found
+
+    def _leave_out(self) -> None:
+        """Leave out rows that the family's own processor does not take; the project refuses them
+        in words.
+        """
+        kept, refused = [], []
+        for example in self.dataset.examples:
+            try:
+                self.plain.inputs(example, self.dataset)
+                kept.append(replace(example, row=len(kept)))
+            except Exception:
+                mine = outcome(
+                    lambda e=example: str(encode(e, self.dataset, self.processor, CHAT, 99))
+                )
+                refused.append(f"row {example.id}: {mine.partition('. ')[0]}")
+        if refused:
+            self.found["note"] = "its processor takes not every row; " + "; ".join(refused)
+            self.dataset = replace(self.dataset, examples=tuple(kept))
 
 
 def outcome(check: Callable[[], str]) -> str:
@@ -105,8 +124,8 @@ def plan(stages: Stages) -> str:
     unmet = [r for r in (*model.requirements(), *trainable(model)) if not r.met]
     if notes := [r.found for r in unmet if not r.fatal]:
         stages.found["note"] = " ".join(notes)
-    fatal = [f"{r.found} {r.remedy}" for r in unmet if r.fatal]
-    return "refused: " + " ".join(fatal).replace(str(stages.folder), "") if fatal else "right"
+    faults = [r.found for r in model.requirements() if not r.met]
+    return "refused: " + " ".join(faults) if faults else "right"
 
 
 def inputs(stages: Stages) -> str:
@@ -121,6 +140,8 @@ def inputs(stages: Stages) -> str:
         if missing := sorted(own.keys() ^ theirs.keys()):
             return f"WRONG: {', '.join(missing)} of row {example.id}"
         places = stages.plain.feature_places({**theirs, "input_ids": ids[None]})
+        indicators = getattr(stages.plain.model.config, "visual_indicator_token_ids", None) or []
+        places &= ~torch.isin(ids, torch.tensor(indicators))  # learnt embeddings, no features
         if not torch.equal(mine.image_mask[: len(ids)], places):
             return f"WRONG: picture tokens of row {example.id}"
     return "right"
@@ -238,8 +259,11 @@ def training(stages: Stages) -> str:
     from train.data import EncodedExamples, collator
     from train.lora import add_lora
     from train.recipe import Recipe
+    from train.requirements import trainable
     from train.trainer import answer_loss
 
+    if unmet := [r for r in trainable(Hub(str(stages.folder))) if not r.met and r.fatal]:
+        return f"refused: {unmet[0].found}; {unmet[0].remedy}"
     recipe = Recipe(rank=2, alpha=4, dropout=0.0, gradient_checkpointing=False, zero_stage=0)
     network = load_model(stages.folder, torch.float32, "cpu")
     adapted = add_lora(network, recipe, base="tiny", keep_dtype=True)

@@ -39,6 +39,6 @@ def check_causal(network: Any, inputs: Mapping[str, Any], changed: Mapping[str, 
     if float(apart) > ALLOWED.get(network.dtype, HALF):
         raise UserError(
             f"the attention of {type(network).__name__} is not causal: with another last token "
-            f"the states of those before it differ by {float(apart):.2g} of their norm, so one sees "
-            "the answer that it is to predict. Choose another model: docs/MODELS.md lists them."
+            f"the states of those before it differ by {float(apart):.2g} of their norm, so one "
+            "sees the answer that it is to predict. Choose another model: docs/MODELS.md."
         )

@@ -88,7 +88,8 @@ class TowerOnce:
             **{name: value for name, value in inputs.items() if name in takes}, return_dict=True
         )
         parts = found.pooler_output
-        self.able = set(found.keys()) <= PLAIN and len(parts) == len(names)
+        known = parts is not None and set(found.keys()) <= PLAIN
+        self.able = known and len(parts) == len(names)
         self.stacked = isinstance(parts, torch.Tensor)
         if self.able:
             self.kept.update(zip(names, parts, strict=True))
