@@ -11,6 +11,7 @@ from typing import Any
 
 from coincide.errors import PartlyFailed
 from coincide.ledger.result import Score
+from coincide.models.template import encoding_of
 from coincide.schema import ModelSource, UserError
 from coincide.store import Artifact, Build, Step, Store
 from coincide.store.step import need_fields
@@ -66,7 +67,7 @@ def eval_steps(
                 "eval",
                 f"{benchmark.name}-{measured}",
                 VERSION,
-                {**config, "template": model.template},
+                {**config, "template": encoding_of(model.template)},
                 Evaluation(benchmark, suite, model.template, adapter is not None, content),
                 (*model_needs, data) if benchmark.data else model_needs,
                 f"{benchmark.task}: {suite.protocol_text(benchmark)}",

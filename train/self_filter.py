@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from coincide.models.template import encoding_of
 from coincide.schema import DataSource, Difficulty, ModelSource
 from coincide.selection.scan import read_scan
 from coincide.store import Build, Step
@@ -53,7 +54,7 @@ def difficulty_step(
     """
     config = {
         **{name: value for name, value in asdict(need).items() if name != "signals"},
-        "template": model.template,
+        "template": encoding_of(model.template),
         "max_length": model.max_length,
     }
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from coincide.models.template import encoding_of
 from coincide.schema import DataSource, ModelSource, UserError
 from coincide.store import Build, Step, is_sealed
 from coincide.store.artifact import SEAL
@@ -48,7 +49,7 @@ def train_step(
     """
     config = {
         "recipe": recipe.answer_config(),
-        "template": model.template,
+        "template": encoding_of(model.template),
         "max_length": min(recipe.max_length, model.max_length),
         "seed": seed,
     }

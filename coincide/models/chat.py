@@ -24,6 +24,8 @@ from coincide.schema import Turn, UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+FEATURE_IDS = ("image_token_id", "image_token_index", "image_patch_id")
+"""Where a model's configuration says which tokens receive features."""
 ROLES = {"human": "user", "gpt": "assistant"}
 
 
@@ -276,6 +278,19 @@ class _Places:
         """
         begun = [start < place if ends else start <= place for start in self.starts]
         return place + self.shifts[max(sum(begun) - 1, 0)]
+
+
+def check_feature_token(processor: Any, config: Any) -> None:
+    """Raise UserError if the model puts features at other tokens than those of the processor."""
+    told = {
+        int(found) for name in FEATURE_IDS if (found := getattr(config, name, None)) is not None
+    }
+    if told and feature_token(processor) not in told:
+        raise UserError(
+            f"{type(processor).__name__} marks pictures with token {feature_token(processor)}, and "
+            f"the model's config.json puts their features at {', '.join(map(str, sorted(told)))}"
+            ". Choose a model of a family that docs/MODELS.md lists as right."
+        )
 
 
 def feature_token(processor: Any) -> int:

@@ -6,6 +6,7 @@ run: only architectures of transformers itself are loaded.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,9 +22,11 @@ from coincide.models.weights import PretrainedCheckpoint
 from coincide.protocols import Requirement
 from coincide.schema import UserError
 from coincide.store import Build, Step
-from coincide.system.files import write_atomic
+from coincide.system.files import write_atomic, write_json
 
 VERSION = 1
+PART = "image_processor"
+"""Where processor_config.json holds the image processor's settings."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,9 @@ class Hub:
     """For a reference: decoder layers that COINCIDE reads, counted from 0."""
     dtype: str = "bfloat16"
     """For a reference: precision of the feature pass."""
+    pictures: Mapping[str, Any] = field(default_factory=dict)
+    """Limits of pictures: settings of the model's image processor, e.g. ``max_pixels``; they are
+    written into the copy of its files, so that every stage prepares pictures alike."""
     scale: Mapping[str, int] = field(default_factory=dict, compare=False)
     """``parameters``, ``hidden`` and ``image_tokens``; only for cost estimates."""
 
@@ -66,21 +72,61 @@ class Hub:
         return [files, Requirement(f"model {self.repo}", not faults, found, remedy)]
 
     def processor(self) -> ProcessorFiles:
-        """The model's small files."""
-        return published(self.checkpoint)
+        """The model's small files, with the limits of pictures."""
+        files = published(self.checkpoint)
+        if not self.pictures:
+            return files
+
+        def write(folder: Path) -> None:
+            files.write(folder)
+            limit_pictures(folder, self.pictures)
+
+        identity = {**files.identity, "pictures": dict(self.pictures)}
+        return ProcessorFiles(identity, write, files.requirements)
 
     def step(self) -> Step:
         """The step that copies the model into the store.
 
-        Its key contains the commit, or a folder's content.
+        Its key contains the commit, or a folder's content, and the limits of pictures.
         """
-        config = {"model": self.checkpoint.identity()}
+        config: dict[str, Any] = {"model": self.checkpoint.identity()}
+        config |= {"pictures": dict(self.pictures)} if self.pictures else {}
         return Step("model", self.name, VERSION, config, self._build)
 
     def _build(self, build: Build) -> Mapping[str, Any]:
         build.expect(size_of(self.checkpoint))
         copy_model(self.checkpoint, build.dir / "model")
+        limit_pictures(build.dir / "model", self.pictures)
         return {"source": self.checkpoint.identity()}
+
+
+def limit_pictures(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write ``settings`` of the image processor into the processor's files in ``folder``.
+
+    Raises UserError if there are none.
+    """
+    if not settings:
+        return
+    done = False
+    for name, inner in (("preprocessor_config.json", None), ("processor_config.json", PART)):
+        file = folder / name
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        part = found if found is None or inner is None else found.get(inner)
+        if part is None:
+            continue
+        part.update({key: _plain(value) for key, value in settings.items()})
+        file.unlink()  # it may be a link into the cache
+        write_json(file, found)
+        done = True
+    if not done:
+        raise UserError(
+            f"{folder} has no image processor (preprocessor_config.json, processor_config.json) "
+            f"to set {', '.join(settings)} in. Leave pictures empty, or take another model."
+        )
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def size_of(checkpoint: PretrainedCheckpoint) -> int:

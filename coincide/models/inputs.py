@@ -156,6 +156,6 @@ BY_PROCESSOR: Mapping[str, str] = {
 BY_IMAGE: Mapping[str, tuple[str, ...]] = {"VideoLlavaProcessor": ("pixel_values_images",)}
 """Inputs by picture that a processor's own description leaves out."""
 FEATURE_TOKENS: Mapping[str, str] = {
-    "Molmo2Processor": "<im_patch>", "Llama4Processor": "<|patch|>",
+    "Molmo2Processor": "<im_patch>", "Llama4Processor": "<|patch|>", "Ovis2Processor": "<IMG_ATOM>",
 }  # fmt: skip
 """Tokens that receive features, where the processor names another."""

@@ -60,6 +60,13 @@ TEMPLATES = {
 }
 
 
+def encoding_of(template: str) -> str:
+    """What a key says of the template ``template``: its name, and a number where rows are encoded
+    otherwise than they once were (``chat``: ends are taught, answers found in the tokenised text).
+    """
+    return f"{template} 2" if TEMPLATES[template].of_processor else template
+
+
 def render(template: Template, turns: Sequence[Turn]) -> list[Segment]:
     """The whole conversation as segments; their joined texts are tokenised.
 

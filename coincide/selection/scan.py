@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from coincide.data.report import DataReport, Policies, policies_of
+from coincide.models.template import encoding_of
 from coincide.schema import Dataset, DataSource, ModelSource, UserError
 from coincide.store import Build, Step, Store
 from coincide.system.files import digest_of, write_json
@@ -63,7 +64,11 @@ def scan_step(
     config: dict[str, Any] = {}
     if model is not None:
         processor = dict(model.processor().identity)
-        config = {"template": model.template, "max_length": max_length, "processor": processor}
+        config = {
+            "template": encoding_of(model.template),
+            "max_length": max_length,
+            "processor": processor,
+        }
 
     def build(build: Build) -> Mapping[str, Any]:
         dataset = source.open(build.need(0).path)

@@ -268,6 +268,9 @@ def training(stages: Stages) -> str:
     network = load_model(stages.folder, torch.float32, "cpu")
     adapted = add_lora(network, recipe, base="tiny", keep_dtype=True)
     adapted.train()
+    for module in adapted.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # of the family's own, which would differ every time
     examples = EncodedExamples(stages.dataset, stages.processor, "chat", 4096)
     together = collator(examples.filler, stages.processor.tokenizer.pad_token_id)
     texts = [i for i, e in enumerate(stages.dataset.examples) if not e.images]

@@ -21,6 +21,7 @@ from coincide.features.forward.contract import BLIND, Captured, ForwardSignal, R
 from coincide.features.forward.encoder import RowEncoder, as_tensors, variants_of
 from coincide.features.forward.prefix import can_share, prefix_of, rest_of, shared_length
 from coincide.features.forward.vision import TowerOnce
+from coincide.models.chat import check_feature_token
 from coincide.models.encode import Encoded, batches_of, collate
 from coincide.models.load import load_model, load_processor
 from coincide.schema import Example, ModelSource, UserError
@@ -56,6 +57,8 @@ def reference_computer(
     encoder = RowEncoder(site.dataset, processor, template, longest, drop_refused, wanted)
     with decoding(encoder, site.decoders) as ordered:
         network = load_model(site.model, dtype=getattr(torch, dtype), device=site.device)
+        if template == "chat":
+            check_feature_token(processor, network.config)
         forward = Forward(network, signals, processor.tokenizer.pad_token_id, site.device, options)
         with torch.inference_mode():
             yield lambda examples, progress: _compute(examples, progress, ordered, forward)

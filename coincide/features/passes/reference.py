@@ -18,6 +18,7 @@ from coincide.config import FeaturePass
 from coincide.data.report import policies_of
 from coincide.features.engine.contract import Computer, SignalPass, WorkerSite, check_dtype
 from coincide.features.forward.contract import ForwardSignal
+from coincide.models.template import encoding_of
 from coincide.schema import DataSource, ModelSource
 
 
@@ -50,7 +51,7 @@ class ReferencePass:
     def config(self) -> dict[str, Any]:
         """What changes the values: precision, conversation template and maximum length."""
         return {
-            "template": self.model.template,
+            "template": encoding_of(self.model.template),
             "max_length": self.model.max_length,
             "dtype": self.dtype,
         }
