@@ -143,7 +143,7 @@ def emu3() -> TinyFamily:
     }  # fmt: skip
     config = {
         "text_config": text(tok), "vq_config": quantizer,
-        "vocabulary_map": {"<image>": number(tok, "<image>"), "<|extra_200|>": 1, **codes},
+        "vocabulary_map": {"<image>": number(tok, "<image>"), "<|extra_200|>": 2, **codes},
         "image_token_id": number(tok, "<image>"),
     }  # fmt: skip
     images = pictures("emu3", "Emu3ImageProcessor", min_pixels=32 * 32, max_pixels=64 * 64)

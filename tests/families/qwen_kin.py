@@ -105,12 +105,6 @@ def qwen3_5_moe() -> TinyFamily:
     return qwen("qwen3_5_moe", "Qwen3VLProcessor", texts, {"num_position_embeddings": 64}, 16)
 
 
-@family("qwen4_exp")
-def qwen4_exp() -> TinyFamily:
-    texts, tower = {"layer_types": LINEAR["layer_types"]}, {"num_position_embeddings": 64}
-    return qwen("qwen4_exp", "Qwen3VLProcessor", texts, tower, 16)
-
-
 @family("exaone4_5")
 def exaone4_5() -> TinyFamily:
     tok = tokenizer([*SPECIAL, "[|user|]", "[|assistant|]"], "[|endofturn|]", pad="[PAD]")
