@@ -59,6 +59,12 @@ learnt, which only ms-swift honours. "with other pictures or none": the pixels a
 row's pictures. A few rows of the miniature are so where a trainer decodes by its own rule (TRL:
 an animated GIF as all its frames, 16-bit grey); where it is every pictured row, the trainer does
 not find the pictures of that form. "not tried": the reader was stopped before.
+Why a form that is made for another trainer is refused: LLaMA-Factory takes contents as texts with
+`<image>` and the word `<video>` for a video (the lines of its own form rename that mark); `llava`
+has one picture as a text and several as a list, which one column cannot hold. ms-swift takes a
+system prompt as text alone, and no picture under `path`. TRL takes `role` and `content` alone, and
+pictures as parts beside a column `images`. axolotl takes contents as parts alone (`StopIteration`,
+`IndexError`), and pictures in them. `ids` names rows and holds none.
 `data=messages` reads all forms that hold rows, and `make test` compares each, row by row, through
 `datasets` alone.
 """
