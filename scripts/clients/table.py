@@ -53,7 +53,7 @@ TAIL = """
 generation marks, which the model used here has, the script of `--as trl` sets
 `assistant_only_loss`. axolotl does not know where LLaVA-1.5's template puts answers, which the
 export says; its setting `role_boundaries` would tell it, but stops version 0.19.0 with a TypeError
-(given to its collator in Python, the same boundaries put loss on answers alone in all these rows).
+(given to its collator in Python, the same boundaries put loss on answers alone).
 "learn other text", of the data with odd rows: the row with an answer that is marked as not to be
 learnt, which only ms-swift honours. "with other pictures or none": the pixels are not those of the
 row's pictures. A few rows of the miniature are so where a trainer decodes by its own rule (TRL:
