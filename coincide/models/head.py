@@ -63,7 +63,7 @@ class OwnLogits:
 
     @property
     def layer(self) -> Any:
-        """The output layer."""
+        """The output layer. Raises UserError where the model names none."""
         found = self.model.get_output_embeddings()
         if found is None:
             raise UserError(

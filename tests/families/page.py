@@ -38,6 +38,27 @@ is tokenised, attention that sees the answer, no projector.
 
 """
 
+NAMED = """
+## Named targets and references
+
+| target | its recipe | reference | limits of pictures |
+|---|---|---|---|
+| `qwen2_5_vl_3b`, `qwen2_5_vl_7b` | `train=lora_qwen_vl` | `qwen2_5_vl_3b` | 16 to 576 patches of 28 x 28 |
+| `qwen3_vl_8b` | `train=lora_qwen_vl` | `qwen3_vl_2b` | 16 to 576 patches of 32 x 32 |
+| `smolvlm2_2b` | `train=lora_smolvlm` | `smolvlm2_500m` | 1,536 pixels: 17 tiles of 384 x 384 |
+| `internvl3_8b` | `train=lora_internvl` | `internvl3_1b` | 6 tiles of 448 x 448 and one of all |
+| `llava_onevision_7b` | `train=lora_llava_onevision` | `llava_onevision_0_5b` | its own grid |
+
+A recipe's YAML names the script that its rates come from and what is otherwise here. Revisions are
+those that public code names for these repositories; no hub was asked. `pictures` in the YAML are
+settings of the image processor, written into the model's copy for every stage. `eval=today` is a
+suite without a judge. Hours are estimated by the dry run, memory by `python -m coincide.doctor`
+on the machine with the GPUs:
+
+    python run.py method=random data=vision_flan target=qwen2_5_vl_3b train=lora_qwen_vl \\
+        eval=today budget=0.15 dry_run=true
+"""
+
 
 def page(found: Mapping[str, Mapping[str, str]]) -> str:
     """The page for the outcomes of all families."""
@@ -55,7 +76,7 @@ def page(found: Mapping[str, Mapping[str, str]]) -> str:
         lines.append(f"| {shown} | " + " | ".join(cells) + f" | {said} |")
     lines += ["", "Not built:", ""]
     lines += [f"- {name}: {why}." for name, why in NOT_BUILT.items()]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + NAMED
 
 
 def _cell(outcome: Mapping[str, str], stage: str) -> str:
