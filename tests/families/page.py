@@ -43,11 +43,11 @@ NAMED = """
 
 | target | its recipe | reference | limits of pictures |
 |---|---|---|---|
-| `qwen2_5_vl_3b`, `qwen2_5_vl_7b` | `train=lora_qwen_vl` | `qwen2_5_vl_3b` | 16 to 576 patches of 28 x 28 |
+| `qwen2_5_vl_3b`, `_7b` | `train=lora_qwen_vl` | `qwen2_5_vl_3b` | 16 to 576 patches of 28 x 28 |
 | `qwen3_vl_8b` | `train=lora_qwen_vl` | `qwen3_vl_2b` | 16 to 576 patches of 32 x 32 |
 | `smolvlm2_2b` | `train=lora_smolvlm` | `smolvlm2_500m` | 1,536 pixels: 17 tiles of 384 x 384 |
 | `internvl3_8b` | `train=lora_internvl` | `internvl3_1b` | 6 tiles of 448 x 448 and one of all |
-| `llava_onevision_7b` | `train=lora_llava_onevision` | `llava_onevision_0_5b` | its own grid |
+| `llava_onevision_7b` | `train=lora_llava_onevision` | `llava_onevision_0_5b` | own grid |
 
 A recipe's YAML names the script that its rates come from and what is otherwise here. Revisions are
 those that public code names for these repositories; no hub was asked. `pictures` in the YAML are
