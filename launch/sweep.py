@@ -56,7 +56,7 @@ class Task:
 
     @staticmethod
     def read(path: Path) -> Task:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        value = _object(path)
         known = {field.name for field in fields(Task)}  # an older version may have written others
         found: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k in known
@@ -73,10 +73,13 @@ class Task:
             handle.write(line + "\n")
 
     def history(self) -> list[dict[str, Any]]:
-        """All events so far; a half-written last line is left out."""
+        """All events so far; a half-written last line is left out.
+
+        Raises UserError, naming the file, for other damage.
+        """
         path = Path(self.events)
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        return [json.loads(line) for line in text.rpartition("\n")[0].splitlines()]
+        content = path.read_bytes() if path.is_file() else b""
+        return [_object(path, line) for line in content.rpartition(b"\n")[0].splitlines()]
 
     def built(self) -> bool:
         """Whether its artifacts exist."""
@@ -112,7 +115,28 @@ class Sweep:
 
     def record(self) -> dict[str, Any]:
         """``sweep.json``: folder, command, and the runs with their words and files."""
-        return json.loads((self.path / "sweep.json").read_text(encoding="utf-8"))
+        return _object(self.path / "sweep.json")
+
+
+def _object(path: Path, text: bytes | None = None) -> dict[str, Any]:
+    """The JSON object in ``path``, or in its line ``text``.
+
+    Raises UserError, naming the file, if there is none.
+    """
+    try:
+        found = json.loads((path.read_bytes() if text is None else text).decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(path, error) from error
+    if not isinstance(found, dict):
+        raise _damaged(path, ValueError("it holds no object"))
+    return found
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path} cannot be read ({error}). Put it back from a copy, or submit the sweep again: "
+        "what its runs finished is in the store and is not done twice."
+    )
 
 
 def _submitted(task: Task) -> float:

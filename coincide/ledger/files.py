@@ -121,7 +121,15 @@ def _hidden(path: Path) -> bool:
 
 def read_result(path: Path) -> Result:
     """One result of the ledger. Raises :class:`UserError`, naming the field, if it is malformed."""
-    return _checked(str(path), path.read_bytes())
+    try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is no file")
+        return _checked(str(path), path.read_bytes())
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read as a result of the ledger ({error.strerror or error}). Restore "
+            "the file, or remove it and run its command again."
+        ) from error
 
 
 def _checked(place: str, text: str | bytes) -> Result:
@@ -133,7 +141,7 @@ def _checked(place: str, text: str | bytes) -> Result:
         if seal not in (None, digest_of(record)):
             raise ValueError(EDITED)
         return result
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{place} is not a result of the ledger: {error}. "
             "Restore the file, or remove it and run its command again."

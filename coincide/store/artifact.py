@@ -169,7 +169,10 @@ def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_sealed(manifest: Mapping[str, Any]) -> bool:
     """Whether ``manifest`` is unchanged since :func:`sealed`; true as well if it has no hash."""
-    return SEAL not in manifest or sealed(manifest)[SEAL] == manifest[SEAL]
+    try:
+        return SEAL not in manifest or sealed(manifest)[SEAL] == manifest[SEAL]
+    except ValueError:  # NaN or Infinity, which we never write
+        return False
 
 
 def open_artifact(folder: Path) -> Artifact:
@@ -189,7 +192,8 @@ def open_artifact(folder: Path) -> Artifact:
         raise DamagedArtifact(f"{named} is damaged: {path} cannot be read ({error})") from None
     if not isinstance(manifest, dict) or not _sane(manifest):
         raise DamagedArtifact(f"{named} is damaged: {path} is no manifest of an artifact")
-    if not is_sealed(manifest):
+    unsealed = SEAL not in manifest and "trained" in manifest  # versions that wrote one wrote both
+    if unsealed or not is_sealed(manifest):
         raise DamagedArtifact(f"{named} is damaged: {path} is not what was written")
     return Artifact(folder, manifest)
 

@@ -165,3 +165,13 @@ def test_an_unknown_sweep_is_refused_with_those_there_are(sweep: Sweep) -> None:
     assert open_sweep(str(sweep.path), Path("nowhere")).id == sweep.id
     with pytest.raises(UserError, match="there are: demo-1-run-0"):
         open_sweep("mine", sweep.path.parent)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\xff", "[" * 100_000])
+@pytest.mark.parametrize("name", ["sweep.json", "jobs/train.json", "jobs/train.events.jsonl"])
+def test_a_damaged_file_of_a_sweep_is_named(sweep: Sweep, name: str, text: str) -> None:
+    task(sweep, "train", SUBMIT)
+    lines = f"{text}\n{json.dumps(SUBMIT)}\n" if name.endswith("jsonl") else text
+    (sweep.path / name).write_bytes(lines.encode("latin-1"))
+    with pytest.raises(UserError, match=f"{name} cannot be read.*submit the sweep again"):
+        sweep.record(), sweep.tasks()

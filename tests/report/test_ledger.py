@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -105,11 +106,20 @@ def test_a_figure_that_was_changed_is_refused_by_file(tmp_path: Path) -> None:
     assert read_ledger(path)[0].scores[0].value == record["scores"][0]["value"]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "null", '{"a": NaN}', "\xff"])
+@pytest.mark.parametrize("text", ["{", "[]", "null", '{"a": NaN}', "\xff", "[" * 100_000])
 def test_what_is_no_result_at_all_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "odd.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError, match=r"odd.json is not a result"):
         read_ledger(tmp_path)
+
+
+def test_what_is_no_file_is_refused_by_name(tmp_path: Path) -> None:
+    for spoil in (Path.mkdir, lambda path: path.symlink_to("nowhere"), os.mkfifo):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        spoil(folder / "odd.json")
+        with pytest.raises(UserError, match=r"odd.json cannot be read as a result"):
+            read_ledger(folder)
 
 
 def test_a_score_that_is_no_number_is_not_written(tmp_path: Path) -> None:
