@@ -27,7 +27,7 @@ from coincide.config import FeaturePass
 from coincide.features.engine.claims import Claims
 from coincide.features.engine.contract import SignalPass
 from coincide.features.engine.devices import decoders_of, devices_of, rank_of
-from coincide.features.engine.shards import read_valid
+from coincide.features.engine.shards import read_valid, remove_misfits, rows_of
 from coincide.features.engine.units import (
     BY_PICTURE,
     Units,
@@ -38,6 +38,7 @@ from coincide.features.engine.units import (
     write_order,
 )
 from coincide.features.engine.work import (
+    LAYOUT,
     LEADER,
     POLL,
     PassProgress,
@@ -47,7 +48,7 @@ from coincide.features.engine.work import (
 )
 from coincide.features.engine.workers import run_workers
 from coincide.schema import DataSource, Example, Signal
-from coincide.store import Artifact, Build, Step, Store, drop_damaged
+from coincide.store import Artifact, Build, Step, Store, drop_damaged, note_done
 from coincide.system.files import write_json
 
 VERSION = 1
@@ -230,7 +231,8 @@ def _tell_helpers(work: PassWork, builds: Sequence[Build], layout: Mapping[str, 
             folder.mkdir(exist_ok=True)
             drop_damaged(folder, build.step.folder)
             write_order(folder, work.units.order)
-        write_json(build.dir / "layout.json", layout)
+        write_json(build.dir / LAYOUT, layout)
+        note_done(build.dir / LAYOUT)
 
 
 def _run(work: PassWork, tally: PassProgress) -> None:
@@ -286,6 +288,18 @@ def _begun(store: Store, steps: Mapping[Signal, Step], signal_pass: SignalPass) 
 
 
 def _layout(builds: Sequence[Build], rows: int, shard_rows: int) -> dict[str, int]:
-    """``rows`` and ``shard_rows``; a resumed build keeps the shard size it was started with."""
-    begun = next((found for build in builds if (found := layout_of(build.dir))), None)
-    return {"rows": rows, "shard_rows": begun["shard_rows"] if begun else shard_rows}
+    """``rows`` and ``shard_rows``; a resumed build keeps the shard size it was started with.
+
+    If its file was lost, the first shard tells. Shards of another size are removed.
+    """
+    begun = [found["shard_rows"] for build in builds if (found := layout_of(build.dir))]
+    first = [n for build in builds if (n := rows_of(build.dir / "values-00000.npy"))]
+    layout = {"rows": rows, "shard_rows": [*begun, *first, shard_rows][0]}
+    for build in builds:
+        if removed := remove_misfits(build.dir, **layout):
+            print(
+                f"{build.step.folder}: {len(removed):,} files, the first {removed[0]}, are not of "
+                f"shards of {layout['shard_rows']:,} rows; built again",
+                flush=True,
+            )
+    return layout

@@ -167,7 +167,7 @@ def read_cache(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``, which only saves work; empty where it is missing or damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -12,7 +12,13 @@ import torch
 from torch import nn
 
 from coincide.config import FeaturePass
-from coincide.features.engine.shards import ShardedArray, read_valid
+from coincide.features.engine.shards import (
+    ShardedArray,
+    has_shard,
+    read_valid,
+    remove_misfits,
+    write_shard,
+)
 from coincide.features.extract import extract, signal_step
 from coincide.features.forward import packed
 from coincide.features.forward import rows as reference
@@ -308,10 +314,14 @@ def test_each_variant_runs_once_and_no_token_twice(
     assert int((lengths <= longest).sum()) >= 23, "the rest of an unasked row is its answers"
 
 
+@pytest.mark.parametrize(
+    "spoil", [None, '{"rows": 24, "shard_rows": 4}', "[" * 100_000], ids=["", "edited", "deep"]
+)
 def test_a_killed_pass_resumes_at_the_last_finished_shard(
     tmp_path: Path, artifacts: list[Artifact], source: Source, model: Model,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], spoil: str | None,
 ) -> None:  # fmt: skip
+    """The old layout is kept, and told by the shards where it was damaged."""
     from coincide.features.engine import work as module
 
     real = module.write_shard
@@ -325,7 +335,9 @@ def test_a_killed_pass_resumes_at_the_last_finished_shard(
     with pytest.raises(KeyboardInterrupt):
         run_pass(tmp_path, source, model, shard_rows=5)
     monkeypatch.setattr(module, "write_shard", real)
-    again = run_pass(tmp_path, source, model, shard_rows=24)  # the old layout is kept
+    for layout in tmp_path.rglob("layout.json") if spoil is not None else ():
+        layout.write_text(spoil)
+    again = run_pass(tmp_path, source, model, shard_rows=24)
     assert "resumed with 10 of 24 rows done" in capsys.readouterr().out
     for ours, theirs in zip(artifacts, again, strict=True):
         np.testing.assert_array_equal(ShardedArray(ours.path)[:], ShardedArray(theirs.path)[:])
@@ -351,6 +363,17 @@ def test_a_pass_killed_while_its_units_become_shards_computes_nothing_again(
     for ours, theirs in zip(artifacts, again, strict=False):
         np.testing.assert_array_equal(ShardedArray(ours.path)[:], ShardedArray(theirs.path)[:])
     assert not list((tmp_path / "features").glob(".*"))
+
+
+def test_shards_of_another_size_stand_for_other_rows_and_go(tmp_path: Path) -> None:
+    folder = tmp_path
+    for index, count in enumerate((5, 5, 7, 5, 3)):
+        write_shard(folder, index, np.zeros((count, 2), np.float16), np.ones(count, bool))
+    (folder / "values-00001.npy").write_bytes(b"")
+    write_shard(folder, 7, np.zeros((5, 2), np.float16), np.ones(5, bool))
+    gone = ["valid-00002", "valid-00007", "values-00001", "values-00002", "values-00007"]
+    assert remove_misfits(folder, 23, 5) == [f"{name}.npy" for name in gone]
+    assert [has_shard(folder, i) for i in range(5)] == [True, False, False, True, True]
 
 
 def test_a_damaged_shard_is_rebuilt_alone(tmp_path: Path, source: Source, model: Model) -> None:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from coincide.system.files import file_system_time
+from coincide.system.files import file_system_time, read_cache
 from coincide.system.processes import parse_process, this_process
 
 LEASE = 60.0
@@ -73,21 +73,15 @@ class Claims:
         path = self.folder / name
         try:
             touched = path.stat().st_mtime
-            record = json.loads(path.read_text(encoding="utf-8") or "{}")
         except FileNotFoundError:
             return True
-        except ValueError:
-            record = {}  # cut short, or being written
-        holder = parse_process(str(record.get("holder")))
+        holder = parse_process(str(read_cache(path).get("holder")))  # none: it is being written
         dead = holder is not None and holder.alive is False
         return dead or file_system_time(self.folder) - touched > self.lease
 
     def whose(self, name: str) -> str:
         """In words: which process holds ``name``, and how long it is waited for."""
-        holder = None
-        with suppress(OSError, ValueError):
-            record = json.loads((self.folder / name).read_text(encoding="utf-8"))
-            holder = parse_process(str(record.get("holder")))
+        holder = parse_process(str(read_cache(self.folder / name).get("holder")))
         if holder is None:
             return f"another process (for {self.lease:.0f} s, should it stay silent)"
         if holder.here:

@@ -38,6 +38,28 @@ def has_shard(folder: Path, index: int, listed: Set[str] | None = None) -> bool:
     return all((folder / name).is_file() for name in names)
 
 
+def rows_of(path: Path) -> int | None:
+    """Rows of the array in a shard's file, by its header; None if it is not there or damaged."""
+    try:
+        return len(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError, TypeError, EOFError):
+        return None
+
+
+def remove_misfits(folder: Path, rows: int, shard_rows: int) -> list[str]:
+    """Remove files of shards whose size is not that of a pass over ``rows`` rows in shards of
+    ``shard_rows``: their numbers stand for other rows. Returns their names.
+    """
+    removed = []
+    for path in sorted(folder.glob("val*-[0-9]*.npy")):
+        first = int(path.stem.rpartition("-")[2]) * shard_rows
+        expected = min(first + shard_rows, rows) - first
+        if expected <= 0 or rows_of(path) != expected:
+            path.unlink()
+            removed.append(path.name)
+    return removed
+
+
 def _save(path: Path, array: np.ndarray) -> None:
     write_array(path, array)
     note_done(path)

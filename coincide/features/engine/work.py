@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +16,7 @@ from coincide.features.engine.contract import SignalPass, WorkerSite
 from coincide.features.engine.shards import has_shard, write_shard
 from coincide.features.engine.units import Units, lacking
 from coincide.schema import Signal
+from coincide.system.files import read_cache
 
 LEADER = "pass"
 """Name of the claim of the process that makes the shards into artifacts."""
@@ -24,6 +24,10 @@ PATIENCE = 10.0
 """Seconds after which a worker without a free unit prints which process it waits for."""
 POLL = 0.5
 """Seconds between two checks for units that other processes compute."""
+
+
+LAYOUT = "layout.json"
+"""File of a build with the number of rows and the rows of a shard."""
 
 
 class ProgressListener(Protocol):
@@ -65,12 +69,11 @@ class PassWork:
 def layout_of(folder: Path) -> Mapping[str, int] | None:
     """``shard_rows`` and ``rows`` of a build that was started in ``folder``.
 
-    None if there is none.
+    None if there is none, or if the file was damaged.
     """
-    with suppress(FileNotFoundError):
-        found: Mapping[str, int] = json.loads((folder / "layout.json").read_text(encoding="utf-8"))
-        return found
-    return None
+    found = read_cache(folder / LAYOUT)
+    good = found.keys() == {"rows", "shard_rows"} and all(type(n) is int for n in found.values())
+    return found if good and found["shard_rows"] > 0 else None
 
 
 def do_units(work: PassWork, device: str, decoders: int, tell: ProgressListener) -> None:
