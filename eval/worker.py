@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from coincide.schema import UserError
+from coincide.store import note_done
 from coincide.system.disk import is_full
 from coincide.system.files import write_atomic, write_json
 from coincide.system.processes import die_with_parent
@@ -248,8 +249,10 @@ def evaluate(model: Any, job: BenchmarkJob, task: Any, manager: Any) -> None:
     output = Path(job.output)
     merge_replies(output)
     _write_lines(output / "samples.jsonl", rows)
+    note_done(output / "samples.jsonl")
     discard(output)
     write_json(output / "result.json", result)
+    note_done(output / "result.json")
 
 
 def reply_scorer(task: Any, job: BenchmarkJob) -> Callable[[int, str], float | None]:

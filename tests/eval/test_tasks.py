@@ -14,6 +14,7 @@ from lmms_eval.api.model import lmms
 
 from coincide.ledger.result import Score
 from coincide.schema import UserError
+from coincide.system.files import sha256_file
 from eval.loading import load_tasks
 from eval.request import BenchmarkJob
 from eval.suite import TASKS
@@ -103,6 +104,14 @@ def test_a_known_share_is_the_score(name: str, bench: Make) -> None:
     assert kept[14]["question_id"] == 114 and kept[14]["category"] == "kind0"
     assert kept[14]["answer"] == "I cannot tell" and kept[14]["target"] == answer(name, 14)
     assert kept[14]["question"].startswith(f"what {name}")
+
+
+def test_what_is_finished_has_its_hash(bench: Make) -> None:
+    """So that an attempt that is killed before its commit is not read as somebody changed it."""
+    output = (made := bench("choice")).output
+    made.run(right)
+    noted = {path.name: path.read_text() for path in (output / ".sums").iterdir()}
+    assert noted == {n: sha256_file(output / n) for n in ("samples.jsonl", "result.json")}
 
 
 def test_presence_counts_as_pope_does(bench: Make) -> None:
