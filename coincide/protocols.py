@@ -269,6 +269,13 @@ class HasKeyConfig(Protocol):
 
 
 @runtime_checkable
+class HasVersion(Protocol):
+    """A method that counts the versions of its code which choose other rows."""
+
+    version: int
+
+
+@runtime_checkable
 class HasLabel(Protocol):
     """A method with variants that tables distinguish."""
 

@@ -161,6 +161,8 @@ class Signal:
     """Name of the model: the config group ``reference``, ``clip``, ..., or one of ``models``."""
     nan_allowed: ClassVar[bool] = False
     """True: NaN means that the example has no value. False: a NaN stops the pass with an error."""
+    version: ClassVar[int] = 1
+    """To be raised when the code changes the values: artifacts of another version are not used."""
 
     @property
     def label(self) -> str:
@@ -341,6 +343,7 @@ class Method(Protocol):
     ``uses_seed``: whether the run's seed changes the rows. ``fixed_size``: the method has a size of
     its own (``full``, ``from_file``), so the budget does not apply. If the fields do not determine
     the result, the method adds ``key_config() -> dict``, which goes into the key instead of them.
+    ``version: ClassVar[int]``, if it has one, is raised when its code changes the rows.
 
     A method that ranks examples adds ``score(pool, seed) -> {"score": float32 [N], ...}`` and
     ``score_config(seed) -> dict`` (what the scores depend on besides the needs). They are computed

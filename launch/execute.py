@@ -23,7 +23,7 @@ from coincide.stages import extract, stages_of
 from coincide.store import Step
 from launch.jobs import Job, record
 from launch.plan import KEY_DIGITS
-from launch.show import number_of_rows, show_costs, show_plan, show_report, title
+from launch.show import number_of_rows, show_costs, show_plan, show_report, show_subset, title
 
 
 class Observer(Protocol):
@@ -59,6 +59,8 @@ class Executor:
             failures = failed.failures if failed else {}
             record(job, failures)
             self.observer.after("evaluate", experiment, failures)
+        elif "select" in stages:
+            show_subset(experiment)
         if "report" in stages:
             results = with_committed(read_ledger(Path(job.cfg.paths.ledger)))
             pages = build_report(results, Path(job.cfg.paths.reports), store=experiment.store)

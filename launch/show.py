@@ -69,6 +69,19 @@ def show_costs(costs: Sequence[StageEstimate]) -> None:
     console().print(table)
 
 
+def show_subset(experiment: Experiment) -> None:
+    """Print where the subset lies and how many rows of each source it has, of how many."""
+    subset = experiment.store.artifact(experiment.subset)
+    facts = subset.facts
+    parts = (
+        f"{source} {facts['composition'].get(source, 0):,} of {whole:,}"
+        for source, whole in facts["pool_composition"].items()
+    )
+    out = console()
+    out.print(f"{facts['k']:,} of {facts['rows']:,} rows chosen: {subset.path}", highlight=False)
+    out.print(inert("; ".join(parts)), highlight=False, markup=False)
+
+
 def show_result(result: Result, path: Path, remarks: Sequence[str] = ()) -> None:
     """Print one run's scores, ``remarks`` on them, its time by stage and the path of its result."""
     size = f"{result.k:,} examples ({result.budget:.1%})"

@@ -65,6 +65,7 @@ def signal_step(
     step runs a pass of its own; :func:`extract` builds several steps in one pass.
     """
     config = {"signal": signal.name, "params": signal.params(), **signal_pass.config()}
+    config |= {"code": signal.version} if signal.version != 1 else {}
 
     def alone(build: Build) -> dict[str, Any]:
         _fill([(signal, build)], signal_pass)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from coincide.protocols import HasScore
+from coincide.protocols import HasScore, HasVersion
 from coincide.schema import Dataset, DataSource, Method, UserError
 from coincide.selection.pool import NeedSteps
 from coincide.selection.scan import read_scan
@@ -76,12 +76,14 @@ def barred_rows(store: Store, scan: Step | None, digest: str) -> dict[int, str]:
     return found.barred
 
 
-def own_class(method: Method) -> dict[str, str]:
+def own_class(method: Method) -> dict[str, Any]:
     """For the key: module and class of a method from outside this project, whose name may not be
-    unique.
+    unique; and the version of its code, from the second on.
     """
     name = f"{type(method).__module__}.{type(method).__qualname__}"
-    return {} if name.split(".")[0] in ("coincide", "baselines") else {"class": name}
+    known = name.split(".")[0] in ("coincide", "baselines")
+    version = method.version if isinstance(method, HasVersion) else 1
+    return {**({} if known else {"class": name}), **({"code": version} if version != 1 else {})}
 
 
 def _write_table(path: Any, dataset: Dataset, score: np.ndarray) -> None:

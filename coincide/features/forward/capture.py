@@ -77,8 +77,15 @@ def neurons_of(layers: nn.ModuleList, layer: int) -> nn.Module:
 def check_layers(signals: Sequence[ForwardSignal], depth: int) -> tuple[int, ...]:
     """The sorted block numbers that the signals' taps name.
 
-    Raises UserError for one that a model of ``depth`` blocks does not have.
+    Raises UserError for one that a model of ``depth`` blocks does not have, and for a signal that
+    reads nothing.
     """
+    for signal in signals:
+        if not signal.taps() and not signal.last_layer:
+            raise UserError(
+                f"signal {signal.name} reads nothing of the model: its taps() are empty and "
+                "last_layer is False. Return a Tap, or set last_layer = True."
+            )
     layers = sorted({tap.layer for signal in signals for tap in signal.taps()})
     beyond = [layer for layer in layers if not 0 <= layer < depth]
     if beyond:
@@ -148,6 +155,7 @@ def run(
         own_logits(model),
         cache if cached else None,
         packed,
+        any(signal.last_layer for signal in signals),
     )
 
 

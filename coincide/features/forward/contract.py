@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from coincide.schema import Example, Signal
+from coincide.schema import Example, Signal, UserError
 
 if TYPE_CHECKING:
     import torch
@@ -59,20 +59,36 @@ class Captured:
     """bool [B, T]: positions that image features take."""
     labels: torch.Tensor
     """int64 [B, T], -100 on all tokens that are not part of an answer, not shifted."""
-    hidden: torch.Tensor
-    """Output of the last layer after the final norm, [B, T, H]; not to be used when layers were
-    removed (``last_layer = False`` for all signals)."""
+    last: torch.Tensor
+    """Output of the last layer that ran, after the final norm, [B, T, H]; signals use
+    ``hidden``."""
     head: Callable[[torch.Tensor], torch.Tensor]
     """Logits of states as the model itself makes them (``coincide.models.head.OwnLogits``)."""
     cache: Any = None
     """Keys and values of the run, if asked for: a transformers ``Cache``."""
     packed: Packed | None = None
     """The sequences in which the rows ran, if these held several."""
+    whole_depth: bool = True
+    """Whether all layers ran: those that no signal reads do not."""
     _answers: tuple[torch.Tensor, torch.Tensor] | None = field(default=None, init=False)
 
     def cache_rows(self, rows: Sequence[int]) -> list[int]:
         """The row of ``cache`` that holds each of ``rows``."""
         return list(rows) if self.packed is None else self.packed.sequences[list(rows)].tolist()
+
+    @property
+    def hidden(self) -> torch.Tensor:
+        """Output of the last layer after the final norm, [B, T, H].
+
+        Raises UserError where no signal of the pass said that it reads it.
+        """
+        if not self.whole_depth:
+            raise UserError(
+                "a signal reads the output of the model's last layer (captured.hidden, "
+                "answer_logits or answer_states), and none says so, so that the layers behind the "
+                "last tap did not run. Set last_layer = True in its class."
+            )
+        return self.last
 
     def answer_logits(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits [B, A+1, V] and labels [B, A+1] of the answer tokens alone.

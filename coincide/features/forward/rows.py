@@ -172,12 +172,13 @@ class Forward:
         for variant, signals in self.by_variant.items():
             for own, captured in self._runs(variant, groups, examples, whole):
                 for signal in signals:
-                    values[signal][own] = signal.read(captured).cpu().numpy()
+                    values[signal][own] = _read(signal, captured, values[signal][own].shape)
                 whole = captured if variant == "whole" else whole
             others = [i for i, (_, row) in enumerate(batch) if variant not in row]
             if others and whole is not None:
                 for signal in signals:
-                    values[signal][others] = signal.read(whole)[others].cpu().numpy()
+                    shape = values[signal].shape
+                    values[signal][others] = _read(signal, whole, shape)[others]
         for variant in self.by_variant:
             self.tower.passed(_shown(variant, batch, examples))
         numbers = [examples[place].row for place, _ in batch]
@@ -258,7 +259,7 @@ class Forward:
         images = self.tower.features(_shown("whole", [batch[place]], examples), row, self._inputs)
         inputs = capture.with_image_features(self._inputs(row), images)
         with capture.without_unread_layers(self.network, self.by_variant["whole"]):
-            apart = packed.largest_difference(self.network, inputs, captured.hidden[place])
+            apart = packed.largest_difference(self.network, inputs, captured.last[place])
         self.checked, self.packs = True, apart <= packed.allowed(self.network.dtype)
         if not self.packs:
             print(
@@ -390,6 +391,17 @@ def _taken(held: list[Group], options: FeaturePass) -> list[Group]:
     count = max(1, sum(many <= options.batch_size for many in rows))
     batch, held[:count] = held[:count], []
     return batch
+
+
+def _read(signal: ForwardSignal, captured: Captured, shape: tuple[int, ...]) -> np.ndarray:
+    """What ``signal`` reads of a batch; UserError if that is not [B, D] as its ``width`` says."""
+    found = signal.read(captured).cpu().numpy()
+    if found.shape != shape:
+        raise UserError(
+            f"signal {signal.name}: read() gave values of shape {list(found.shape)} for "
+            f"{shape[0]} rows, and width() says {shape[1]} columns: expected {list(shape)}."
+        )
+    return found
 
 
 def _checked(values: np.ndarray, signal: ForwardSignal, rows: Sequence[int]) -> np.ndarray:
