@@ -6,10 +6,13 @@ standard error. Exits with 1 if a benchmark failed, after the others were evalua
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import random
+import shutil
 import sys
+import tempfile
 import time
 import traceback
 from argparse import Namespace
@@ -25,7 +28,7 @@ from coincide.schema import UserError
 from coincide.store import note_done
 from coincide.system.disk import is_full
 from coincide.system.files import write_atomic, write_json
-from coincide.system.processes import die_with_parent
+from coincide.system.processes import die_with_parent, has_locks
 from coincide.terminal.inert import guard_terminal
 from eval.judge import JudgeClient
 from eval.request import BenchmarkJob, EvaluationRequest
@@ -339,15 +342,24 @@ def _channel() -> Send:
 def offline(cache: Path) -> None:
     """No network, and caches in the store.
 
-    Called before the libraries are imported, which read it once.
+    Where its files cannot be locked, which ``datasets`` does for every table, the tables are
+    prepared in a temporary folder instead. Called before the libraries are imported, which read it
+    once.
     """
+    tables = cache / "datasets"
+    if not has_locks(tables):
+        tables = Path(tempfile.mkdtemp(prefix="coincide-datasets-"))
+        atexit.register(shutil.rmtree, tables, ignore_errors=True)
+        if RANK == 0:
+            told = f"evaluate: no file locks in {cache}; datasets are prepared in {tables}"
+            print(told, file=sys.stderr, flush=True)
     os.environ |= {
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "HF_HOME": str(cache / "huggingface"),
-        "HF_DATASETS_CACHE": str(cache / "datasets"),
-        "LMMS_EVAL_DATASETS_CACHE": str(cache / "datasets"),
+        "HF_DATASETS_CACHE": str(tables),
+        "LMMS_EVAL_DATASETS_CACHE": str(tables),
         "TOKENIZERS_PARALLELISM": "false",
         "NUM_IMAGE": "1",  # of 2, MMBench and MMMU would show every picture twice
     }

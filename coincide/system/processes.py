@@ -28,6 +28,25 @@ class ProcessLock(FileLock):
     """
 
 
+def has_locks(folder: Path) -> bool:
+    """Whether files in ``folder``, which is made, can be locked; on some network file systems not.
+
+    Raises OSError where the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".probe-{os.getpid()}"
+    probe.touch()
+    lock = ProcessLock(probe)
+    try:
+        lock.acquire(timeout=0)
+        lock.release()
+    except (OSError, NotImplementedError):
+        return False
+    finally:
+        probe.unlink(missing_ok=True)
+    return True
+
+
 def die_with_parent() -> None:
     """On Linux: let the kernel kill this process when its parent ends, so that no orphan goes on
     writing.

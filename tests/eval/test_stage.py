@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -14,6 +16,7 @@ import pytest
 
 from coincide.schema import UserError
 from coincide.store import Store
+from coincide.system.processes import has_locks
 from eval import worker
 from eval.process import _message, follow
 from eval.request import BenchmarkJob, EvaluationRequest
@@ -161,3 +164,24 @@ def test_a_worker_that_died_without_a_word(tmp_path: Path) -> None:
     text = _message(-signal.SIGKILL, {}, 3, log)
     assert "SIGKILL (often the system running out of memory)" in text
     assert "line 98" in text and "line 80" not in text
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_datasets_are_prepared_where_files_can_be_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, works: bool
+) -> None:
+    """``datasets`` locks every table; on some network file systems it would load none."""
+    real = fcntl.flock
+
+    def flock(file: int, operation: int) -> None:
+        if not works and Path(f"/proc/self/fd/{file}").readlink().is_relative_to(tmp_path):
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        real(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(worker.os, "environ", dict(os.environ))
+    worker.offline(tmp_path / "cache")
+    tables = Path(worker.os.environ["HF_DATASETS_CACHE"])
+    assert (tables == tmp_path / "cache" / "datasets") == works
+    assert has_locks(tables)
+    assert not list((tmp_path / "cache" / "datasets").iterdir()), "nothing is left of looking"
