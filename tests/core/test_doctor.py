@@ -23,6 +23,7 @@ class Asking:
     fatal: bool = True
     fetches: list[str] = field(default_factory=list)
     broken: tuple[str, ...] = ()
+    models: dict[str, object] = field(default_factory=dict)
 
     @property
     def store(self) -> Store:
