@@ -222,14 +222,12 @@ def leader(store: Store, over: Slow, **environment: str) -> Iterator[Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("by_picture", [False, True])
 def test_other_processes_join_in_instead_of_waiting(
     tmp_path: Path, source: Source, model: Model, alone: list[dict[str, bytes]],
-    monkeypatch: pytest.MonkeyPatch, by_picture: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Ranks of torchrun here; commands of a SLURM array do the same."""
-    options = FeaturePass(shard_rows=4, share_prefixes=by_picture)
-    over = Slow(model, source, "float64", options, log=tmp_path, seconds=0.7)
+    over = Slow(model, source, "float64", FeaturePass(shard_rows=4), log=tmp_path, seconds=0.7)
     store = Store(tmp_path / "store")
     world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     with leader(store, over, **world, RANK="1", LOCAL_RANK="1"):
@@ -238,9 +236,9 @@ def test_other_processes_join_in_instead_of_waiting(
         assert [files(a) for a in through(store, over)] == alone
     begun = over.who()
     shards = units.shards_of(24, 4)
-    order = units.by_picture(source.open(Path()).examples, shards, 4) if by_picture else None
+    order = units.by_picture(source.open(Path()).examples, shards, 4)
+    assert order is not None
     assert sorted(begun) == sorted(rows[0] for rows in units.Units(shards, order).rows)
-    assert (order is not None) == by_picture
     assert all(len(pids) == 1 for pids in begun.values())
     assert len({pid for pids in begun.values() for pid in pids}) == 2
 
