@@ -86,7 +86,7 @@ class ShardedArray:
     def __len__(self) -> int:
         return self.shape[0]
 
-    @lru_cache(maxsize=1024)  # noqa: B019 - a few arrays live as long as the process
+    @lru_cache(maxsize=64)  # noqa: B019 - a few arrays live as long as the process
     def _map(self, index: int) -> np.ndarray:
         return np.load(self._files[index], mmap_mode="r", allow_pickle=False)
 

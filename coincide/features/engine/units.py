@@ -9,6 +9,7 @@ put in the rows' order once all of them are there. The bytes of the shards are t
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from coincide.schema import Example
 from coincide.system.files import write_array
 
 BY_PICTURE, ORDER = "by-picture", "order.npy"
+BLOCK_BYTES = 256 * 2**20
+"""Of values that are put in the rows' order at a time."""
 WORTH = 0.05
 """Share of the rows that must show a picture of another shard for units to be made by picture."""
 
@@ -61,10 +64,16 @@ class Units:
         at = np.full(self.shards[-1].stop, -1)
         at[self.order[:, 0]] = np.arange(len(self.order))
         values, valid = ShardedArray(units), read_valid(units)
-        for number, rows in enumerate(self.shards):
-            if not has_shard(folder, number):
-                places = at[rows.start : rows.stop]
-                write_shard(folder, number, values[places], valid[places])
+        left = [i for i in range(len(self.shards)) if not has_shard(folder, i)]
+        size = len(self.shards[0]) * max(1, math.prod(values.shape[1:])) * values.dtype.itemsize
+        several = max(1, BLOCK_BYTES // size)
+        for first in range(0, len(left), several):  # each opens every unit once
+            block = left[first : first + several]
+            places = [at[self.shards[i].start : self.shards[i].stop] for i in block]
+            ends = np.cumsum([len(each) for each in places])[:-1]
+            parts = np.split(values[np.concatenate(places)], ends)
+            for number, part, where in zip(block, parts, places, strict=True):
+                write_shard(folder, number, part, valid[where])
 
 
 def lacking(folders: Sequence[Path], count: int) -> list[int]:
