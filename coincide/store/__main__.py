@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coincide.errors import UserError
-from coincide.store.check import examine, repair
+from coincide.store.check import examine, repair, unfinished
 from coincide.terminal.inert import guard_terminal
 
 
@@ -28,7 +28,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--repair", action="store_true", help="make it fit to be built again")
     given = parser.parse_intermixed_args(words)
     try:
-        found = [each for store in given.stores or [Path("store")] for each in examine(store)]
+        stores = given.stores or [Path("store")]
+        found = [each for store in stores for each in examine(store)]
         wrong = [each for each in found if each.why]
         for each in wrong:
             print(each.why, flush=True)
@@ -38,6 +39,13 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
     size = sum(each.bytes for each in found)
     print(f"{len(found)} artifacts, {size:,} bytes read: {len(wrong)} damaged, {len(left)} left.")
+    for store in stores:
+        if (begun := unfinished(store)).folders:
+            print(
+                f"{store} holds unfinished work besides, {begun.bytes:,} bytes in {begun.folders} "
+                "folders (*/.partial-*, */.by-picture-*): the commands that began it go on from "
+                "it. When no run is at work and none shall go on, remove these folders."
+            )
     if left and not given.repair:
         print("`python -m coincide.store verify --repair` makes them fit to be built again.")
     return 1 if left else 0

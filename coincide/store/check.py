@@ -21,6 +21,8 @@ from coincide.store.artifact import (
 )
 
 QUARANTINE = ".quarantine"
+UNFINISHED = (".partial-*", ".by-picture-*")
+"""Names of folders with unfinished work, below the folder of a kind."""
 TRAINED = ("adapter", "difficulty")
 """Kinds that take training, for manifests of earlier versions that do not say so."""
 
@@ -50,6 +52,27 @@ def examine(store: Path) -> Iterator[CheckedArtifact]:
         if not kind.name.startswith("."):
             for folder in folders(kind):
                 yield _examine(folder)
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """Work that processes have begun in a store and not ended."""
+
+    folders: int
+    bytes: int
+
+
+def unfinished(store: Path) -> Unfinished:
+    """Attempts at artifacts, and values of passes not yet in their shards: of runs that go on, or
+    that were killed and are gone on from when they are asked for again.
+    """
+    found = [folder for name in UNFINISHED for folder in store.glob(f"*/{name}")]
+    files = (path for folder in found for path in folder.rglob("*"))
+    size = 0
+    for path in files:
+        with suppress(FileNotFoundError):  # a run that goes on may have moved it
+            size += path.lstat().st_size if path.is_file() else 0
+    return Unfinished(len(found), size)
 
 
 def _examine(folder: Path) -> CheckedArtifact:

@@ -195,6 +195,20 @@ def test_the_command_names_what_is_damaged_and_repairs(
     assert check(["verify", str(tmp_path / "nowhere")]) == 2
 
 
+def test_the_command_counts_unfinished_work_and_leaves_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Store(tmp_path).ensure(step(1))
+    check(["verify", str(tmp_path)])
+    assert "unfinished" not in capsys.readouterr().out
+    for name in (".partial-0123456789ab", ".by-picture-0123abcd-0123456789ab"):
+        (tmp_path / "things" / name / "part").mkdir(parents=True)
+        (tmp_path / "things" / name / "part" / "values").write_bytes(b"12345")
+    assert check(["verify", "--repair", str(tmp_path)]) == 0
+    assert "unfinished work besides, 10 bytes in 2 folders" in capsys.readouterr().out
+    assert len(list((tmp_path / "things").glob(".*/part/values"))) == 2
+
+
 def linked(path: Path) -> None:
     """A link to another file of the same size."""
     other = path.with_name("part-3.json")

@@ -26,7 +26,16 @@ KINDS = {
     "select": ("clusters", "subset"), "train": ("adapter",), "evaluate": ("eval",), "report": (),
 }  # fmt: skip
 """What each stage makes; features stand on what is prepared, and ask for it."""
-LEFT = (".partial-*", ".claimed-*", ".claims-*", ".tmp-*", ".gone-*", ".owner-*", ".quarantine")
+LEFT = (
+    ".partial-*",
+    ".by-picture-*",
+    ".claimed-*",
+    ".claims-*",
+    ".tmp-*",
+    ".gone-*",
+    ".owner-*",
+    ".quarantine",
+)
 """Names that nothing may leave behind in store, ledger and reports."""
 
 

@@ -72,6 +72,7 @@ CASES: dict[str, Case] = {
     "data/demo": _step("coincide.data.demo.source", outputs.demo),
     "data/demo/benchmarks": _step("coincide.data.demo.source", outputs.benchmarks),
     "data/demo_dev": _step("coincide.data.demo.dev", outputs.demo_dev),
+    "data/benchmark_targets": _step("eval.targets", steps.benchmark_targets),
     "data/examples": _step("coincide.data.llava_json", outputs.examples),
     "model/tiny": _step("coincide.models.tiny", outputs.tiny_model),
     "model/tiny/perception": _step("coincide.models.tiny", outputs.perception),

@@ -34,7 +34,7 @@ def demo_source() -> Any:
     return Demo(n=200, items=6)
 
 
-def _pixels(data: Any) -> np.ndarray:
+def pixels(data: Any) -> np.ndarray:
     from PIL import Image
 
     with Image.open(data) as picture:
@@ -46,7 +46,7 @@ def demo() -> Any:
     folder = store().ensure(demo_source().step()).path
     images = sorted((folder / "images").rglob("*.png"))
     records = json.loads((folder / "train.json").read_text(encoding="utf-8"))
-    return records, {str(p.relative_to(folder)): _pixels(p) for p in images}
+    return records, {str(p.relative_to(folder)): pixels(p) for p in images}
 
 
 def benchmarks() -> Any:
@@ -56,7 +56,7 @@ def benchmarks() -> Any:
     folder = store().ensure(demo_source().step()).path / "benchmarks"
     rows = {p.parent.name: pq.read_table(p).to_pylist() for p in sorted(folder.glob("*/*.parquet"))}
     return {
-        name: [{**row, "image": _pixels(io.BytesIO(row["image"]["bytes"]))} for row in of]
+        name: [{**row, "image": pixels(io.BytesIO(row["image"]["bytes"]))} for row in of]
         for name, of in rows.items()
     }
 
@@ -68,7 +68,7 @@ def demo_dev() -> Any:
     folder = store().ensure(DemoDev(items=3).step()).path
     images = sorted((folder / "images").rglob("*.png"))
     records = json.loads((folder / "train.json").read_text(encoding="utf-8"))
-    return records, {str(p.relative_to(folder)): _pixels(p) for p in images}
+    return records, {str(p.relative_to(folder)): pixels(p) for p in images}
 
 
 def captions() -> Any:

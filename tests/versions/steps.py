@@ -198,6 +198,48 @@ def training() -> Any:
     return recipe, batches, shares, [(e.input_ids, e.labels) for e in found]
 
 
+class _Asked:
+    """Documents as a task of lmms-eval gives them to the targets' process."""
+
+    class config:
+        test_split = "dev"
+        doc_to_choice = "choices"
+
+    def __init__(self) -> None:
+        from PIL import Image
+
+        red = Image.new("RGB", (3, 2), "red")
+        self.dataset = {"dev": [
+            {"picture": red, "text": "What is it?", "target": ["a cat", "cat", "cat"]},
+            {"picture": None, "text": "Which one?", "target": 1},
+            {"picture": red, "text": "And this?", "target": ""},
+        ]}  # fmt: skip
+
+    def doc_to_choice(self, document: Any) -> list[str]:
+        return ["iron", "wood"]
+
+    def doc_to_target(self, document: Any) -> Any:
+        return document["target"]
+
+    def doc_to_messages(self, document: Any) -> list[Any]:
+        content = [{"type": "text", "text": document["text"]}]
+        if document["picture"] is not None:
+            content.insert(0, {"type": "image", "url": document["picture"]})
+        return [{"role": "user", "content": content}]
+
+
+def benchmark_targets() -> Any:
+    """Rows and pictures that the dev split of a benchmark becomes."""
+    from eval.targets import IMAGES, records_of
+    from tests.versions.outputs import pixels
+
+    with tempfile.TemporaryDirectory() as folder:
+        records, left_out = records_of(_Asked(), "made", Path(folder))
+        root = Path(folder) / IMAGES  # a picture's name is a hash of the PNG, Pillow's business
+        shown = [[pixels(root / name) for name in r.pop("image", ())] for r in records]
+        return records, shown, left_out
+
+
 def evaluation() -> Any:
     """How samples add up to a score."""
     from eval.parts import PARTS, ScoredSample
