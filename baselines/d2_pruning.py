@@ -77,9 +77,9 @@ def select(
 ) -> np.ndarray:
     """``k`` rows, int64, in the order chosen; the reverse message is sent after each.
 
-    ``mode``: ``reference`` is the order of the released code, with ties in the initial ranking
-    broken by numpy's default sort as there; ``exact`` always takes the largest g, ties to the
-    lowest row. Raises ValueError unless 0 <= k <= N.
+    ``mode``: ``reference`` is the order of the released code, but for ties in its initial ranking,
+    whose order there depends on the CPU; ``exact`` always takes the largest g. Ties go to the
+    lowest row in both. Raises ValueError unless 0 <= k <= N.
     """
     if not 0 <= k <= len(graph_scores):
         raise ValueError(f"got k = {k} for {len(graph_scores)} rows; expected 0 to that many")
@@ -106,7 +106,7 @@ def _lazily(g: np.ndarray, neighbors: np.ndarray, weights: np.ndarray, k: int) -
 
     A row below its successor is put on standby.
     """
-    order = np.argsort(g)[::-1].tolist()  # ties as the released call leaves them
+    order = np.argsort(-g, kind="stable").tolist()
     standby = _Waiting(g, ())
     chosen: list[int] = []
     cursor = 0
@@ -208,6 +208,11 @@ class D2Pruning:
     text_only: TextOnly = "keep"
     name: str = "d2_pruning"
     fixed_size: ClassVar[bool] = False
+
+    @property
+    def version(self) -> int:
+        """2 where ties of the initial ranking go to the lowest row; ``exact`` has none."""
+        return 2 if self.mode == "reference" else 1
 
     def __post_init__(self) -> None:
         check_choice(self.name, "scale", self.scale, ("median", "none"))

@@ -212,6 +212,7 @@ class Coincide:
     exact: bool = True
     projection: int | None = None
     name: str = "coincide"
+    version: ClassVar[int] = 2
     fixed_size: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -71,11 +71,12 @@ def allocation_targets(
 def processing_order(score: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Indices of the non-empty clusters by descending ``score`` [K], int64.
 
-    Ties (in practice centroids without a language part, all with score 0) are ordered as in the
-    released code, by reversing ``np.argsort``; the published counts follow from that order.
+    Ties (in practice centroids without a language part, all with score 0) go to the lowest index.
+    The released code reverses ``np.argsort``, which leaves ties in an order that depends on the
+    CPU's vector units; so do its counts of tied clusters.
     """
     filled = np.flatnonzero(np.asarray(sizes) > 0)
-    return filled[np.argsort(np.asarray(score)[filled])[::-1]]
+    return filled[np.argsort(-np.asarray(score, np.float64)[filled], kind="stable")]
 
 
 def fill_shortfall(counts: np.ndarray, sizes: np.ndarray, k: int, order: np.ndarray) -> np.ndarray:
