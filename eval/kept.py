@@ -122,6 +122,8 @@ class ReplayModel(lmms):
         self.known = {job.name: known(job) for job in jobs}
         self.outputs = {job.name: Path(job.output) for job in jobs}
         self._told: dict[str, int] = {}
+        self._ended: set[str] = set()
+        """Benchmarks whose turn is over: the run may have moved their folders away by now."""
         self.reused = 0
         """Answers that were not asked for again."""
         self._model = None if all(self.known.values()) else make_model()
@@ -134,6 +136,11 @@ class ReplayModel(lmms):
         if not requests:
             return []
         name = requests[0].args[4]
+        found = self._asked(name, requests)
+        self._ended.add(name)
+        return found
+
+    def _asked(self, name: str, requests: list[Instance]) -> list[str]:
         prompts: dict[int, str] = {}
         found = self._before(requests, self.known[name], prompts)
         together = self.questions is not None and (
@@ -168,7 +175,8 @@ class ReplayModel(lmms):
         of questions.
         """
         assert self.questions is not None
-        known = {job: read(folder) for job, folder in self.outputs.items()}
+        open_ = [job for job in self.outputs if job == name or job not in self._ended]
+        known = {job: read(self.outputs[job]) for job in open_}
         self.reused += sum(document in known[name] for document in documents)
         _meet(self.ranks)  # all have read the same
         chunks = [
@@ -192,7 +200,8 @@ class ReplayModel(lmms):
         In half precision all of them or none: they are to run in the same batches as at first.
         """
         assert self.questions is not None
-        left = [q for q in chunk if q.document not in known[q.benchmark]]
+        asked = [q for q in chunk if q.benchmark in known]  # the others are answered
+        left = [q for q in asked if q.document not in known[q.benchmark]]
         return left if self.questions.mixed or not left else list(chunk)
 
     def _answer(self, chunks: Sequence[Sequence[AskedQuestion]], name: str) -> None:

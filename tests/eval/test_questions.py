@@ -112,6 +112,21 @@ def test_what_benchmarks_ask_about_a_picture_is_asked_together(
     assert all(len(kept.prompt or "") == 16 for kept in read(Path(jobs[0].output)).values())
 
 
+def test_a_benchmark_whose_folder_has_become_an_artifact_is_not_looked_for(
+    jobs: list[BenchmarkJob], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The run renames a benchmark's folder as soon as it is scored, while the next is asked."""
+    monkeypatch.setattr(questions, "CHUNK", 4)
+    model, loaded = Asked(), tasks()
+    asked, readings = asking(jobs, model, loaded), []
+    monkeypatch.setattr(kept, "read", lambda folder: readings.append(folder.name) or read(folder))
+    ask(asked, loaded, "a")
+    (tmp_path / "a").rename(tmp_path / "artifact")
+    readings.clear()
+    assert ask(asked, loaded, "b") == ["to b0", "to b1", "to b2"]
+    assert set(readings) == {"b"} and len(model.batches) == 3
+
+
 def test_in_half_precision_a_benchmark_does_not_depend_on_the_others(
     jobs: list[BenchmarkJob],
 ) -> None:
