@@ -40,6 +40,7 @@ import numpy as np
 from baselines.quotas import apportion
 from baselines.ranking import TEXT_ONLY, TextOnly, check_choice, check_positive, preference, shares
 from baselines.typicality import unit
+from coincide.data.columns import pictured
 from coincide.features.signals.hidden_mean import HiddenMean
 from coincide.features.signals.token_scores import COLUMNS, TokenScores
 from coincide.features.signals.token_scores_blind import TokenScoresBlind
@@ -110,7 +111,7 @@ class Dics:
         )
         found = np.minimum(blind, unasked) - (nll if self.contribution == "gain" else 0)
         if self.text_only == "keep":
-            text = np.fromiter((not e.images for e in pool.examples), bool, len(found))
+            text = ~pictured(pool.examples)
             found = np.where(text & ~np.isnan(nll), TEXT_SCORE, found)
         return {"score": found.astype(np.float32)}
 

@@ -41,6 +41,7 @@ import numpy as np
 
 from baselines.ranking import check_choice, check_positive, shares
 from baselines.visnec import NLL, necessity
+from coincide.data.columns import pictured
 from coincide.features.signals.bridging import Bridging
 from coincide.features.signals.neurons import Neurons
 from coincide.features.signals.token_scores import TokenScores
@@ -166,7 +167,7 @@ class Magic:
             necessity(blind[:, 0], seeing[:, NLL]),
             pool.signal(self._bridging())[:][:, 0],
         )
-        images = np.fromiter((bool(e.images) for e in pool.examples), bool, len(pool.examples))
+        images = pictured(pool.examples)
         share = shares(pool, images & ~np.isnan(gain + bridge), k, self.text_only, seed)
         rows = np.flatnonzero(share.candidates)
         score = np.full(len(pool.examples), np.nan, np.float32)

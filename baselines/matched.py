@@ -25,13 +25,13 @@ Published: nothing. A method that does not beat its own control selects sources,
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
+from coincide.data.columns import sources
 from coincide.protocols import HasLabel
 from coincide.schema import Need, Pool, Selection, SubsetOf, UserError
 from coincide.selection.scoring import own_class
@@ -81,9 +81,9 @@ class Matched:
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
         """Random rows with the other subset's number of rows of each source."""
         others = pool.subset(SubsetOf(self.other))
-        counts = Counter(pool.examples[row].source for row in others.tolist())
+        counts = sources(pool.examples).counts(others)
         rows = draw(pool, counts, seed)
-        return Selection(rows, facts={"of": self.of, "counts": dict(sorted(counts.items()))})
+        return Selection(rows, facts={"of": self.of, "counts": counts})
 
 
 def draw(pool: Pool, counts: Mapping[str, int], seed: int) -> np.ndarray:
@@ -92,10 +92,12 @@ def draw(pool: Pool, counts: Mapping[str, int], seed: int) -> np.ndarray:
     They are the first ones in a permutation of the pool made with ``seed``.
     """
     order = np.random.default_rng(seed).permutation(len(pool.examples))
-    left, taken = Counter(counts), []
-    for row in order[pool.usable[order]].tolist():
-        source = pool.examples[row].source
-        if left[source] > 0:
-            left[source] -= 1
-            taken.append(row)
-    return np.array(taken, dtype=np.int64)
+    order = order[pool.usable[order]]
+    labels = sources(pool.examples)
+    codes = labels.codes[order]
+    wanted = np.array([counts.get(name, 0) for name in labels.names], np.int64)
+    by_source = np.argsort(codes, kind="stable")
+    begins = np.searchsorted(codes[by_source], np.arange(len(wanted)))
+    place = np.empty(len(order), np.int64)
+    place[by_source] = np.arange(len(order)) - begins[codes[by_source]]
+    return order[place < wanted[codes]]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from coincide.data.columns import shown, sources
 from coincide.schema import Example
 
 
@@ -16,9 +17,10 @@ def first_of_picture(examples: Sequence[Example], rows: np.ndarray, *, unique: b
     """
     if not unique:
         return rows.copy()
-    first: dict[tuple[str, tuple[str, ...]], int] = {}
-    keys = ((row, examples[row]) for row in rows.tolist())
-    found = [first.setdefault((example.source, example.images), row) for row, example in keys]
+    shows, codes = shown(examples), sources(examples).codes
+    first: dict[tuple[int, bytes], int] = {}
+    keys = ((row, shows.codes[shows.starts[row] : shows.starts[row + 1]]) for row in rows.tolist())
+    found = [first.setdefault((int(codes[row]), names.tobytes()), row) for row, names in keys]
     return np.array(found, dtype=np.int64)
 
 
@@ -26,7 +28,9 @@ def sources_of(examples: Sequence[Example], rows: np.ndarray) -> tuple[list[str]
     """The sorted names of the sources of ``rows``, and the index of each row's source, int64
     [n].
     """
-    found = [examples[row].source for row in rows.tolist()]
-    names = sorted(set(found))
+    labels = sources(examples)
+    codes = labels.codes[rows]
+    names = sorted(labels.names[code] for code in np.unique(codes))
     number = {name: i for i, name in enumerate(names)}
-    return names, np.array([number[name] for name in found], dtype=np.int64)
+    index = np.array([number.get(name, -1) for name in labels.names], np.int64)
+    return names, index[codes]

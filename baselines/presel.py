@@ -47,8 +47,9 @@ import numpy as np
 from baselines.ifd import ratio
 from baselines.pictures import first_of_picture, sources_of
 from baselines.quotas import apportion, proportional_to_room, rounded_down
-from baselines.ranking import check_choice, check_positive, has_answer, shares
+from baselines.ranking import check_choice, check_positive, shares
 from baselines.typicality import nearest_cosines
+from coincide.data.columns import answered, pictured, sources
 from coincide.features.signals.picture_embedding import PictureEmbedding
 from coincide.features.signals.token_scores import COLUMNS, TokenScores
 from coincide.features.signals.token_scores_unasked import TokenScoresUnasked
@@ -90,8 +91,8 @@ def candidate_rows(pool: Pool, unique: bool, rows_per_image: Rows) -> tuple[np.n
     """The rows with picture and answer that may be chosen, and for each the first row of its
     picture.
     """
-    able = [bool(e.images) and has_answer(e) for e in pool.examples]
-    rows = np.flatnonzero(pool.usable & np.array(able, bool))
+    able = pictured(pool.examples) & answered(pool.examples)
+    rows = np.flatnonzero(pool.usable & able)
     first = first_of_picture(pool.examples, rows, unique=unique)
     kept = (first == rows) | (rows_per_image == "all")
     return rows[kept], first[kept]
@@ -236,8 +237,9 @@ class PreSel:
         found = ratio(asked[:, COLUMNS.index("nll")], unasked[:, 0])
         rows = np.flatnonzero(~np.isnan(found))
         of: Mapping[str, list[float]] = {name: [] for name in names}
-        for row, value in zip(rows.tolist(), found[rows].tolist(), strict=True):
-            of[pool.examples[row].source].append(value)
+        labels = sources(pool.examples)
+        for code, value in zip(labels.codes[rows].tolist(), found[rows].tolist(), strict=True):
+            of[labels.names[code]].append(value)
         return np.array([np.mean(of[name]) if of[name] else np.nan for name in names])
 
     def _reference(self) -> SubsetOf:

@@ -33,6 +33,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from baselines.ranking import check_choice, select_by_score, shares
+from coincide.data.columns import pictured
 from coincide.features.signals.visual_mean import VisualMean
 from coincide.ops.clusters import LazyRows
 from coincide.ops.products import as_float64
@@ -110,7 +111,7 @@ class Prism:
 
     def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
         """R float32 [N], NaN for rows that do not compete; ``lean`` [1] is ‖s‖ / N."""
-        with_image = np.fromiter((bool(e.images) for e in pool.examples), bool, len(pool.examples))
+        with_image = pictured(pool.examples)
         rows = np.flatnonzero(shares(pool, with_image, 0, "drop", seed).candidates)
         found, lean = correlation(LazyRows(pool.signal(self._signal()), rows))
         score = np.full(len(pool.examples), np.nan, np.float32)

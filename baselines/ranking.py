@@ -18,7 +18,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from coincide.schema import Example, Pool, Selection, UserError
+from coincide.data.blocks import has_answer as has_answer
+from coincide.data.columns import answered, pictured
+from coincide.schema import Pool, Selection, UserError
 
 Direction = Literal["low", "middle", "high"]
 TextOnly = Literal["keep", "quota", "drop", "all"]
@@ -74,8 +76,8 @@ def shares(pool: Pool, defined: np.ndarray, k: int, policy: TextOnly, seed: int)
     ones.
     """
     # rows that may be selected at all, and rows without an image
-    able = pool.usable & np.fromiter(map(has_answer, pool.examples), bool, len(pool.examples))
-    text = np.fromiter((not e.images for e in pool.examples), bool, len(pool.examples))
+    able = pool.usable & answered(pool.examples)
+    text = ~pictured(pool.examples)
     # text-only rows compete like all others
     if policy == "keep":
         return Shares(able & defined, k, np.empty(0, np.int64))
@@ -102,11 +104,6 @@ def _all_of(texts: np.ndarray, k: int) -> int:
             f"{k:,} rows. Set a larger budget, or text_only=quota for their share of it."
         )
     return count
-
-
-def has_answer(example: Example) -> bool:
-    """Whether any answer of the conversation has text to learn."""
-    return any(t.role == "gpt" and t.learn and t.text.strip() for t in example.turns)
 
 
 def select_by_score(

@@ -37,6 +37,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from baselines.ranking import check_choice, select_by_score, shares
+from coincide.data.columns import pictured
 from coincide.features.signals.visual_attended import VisualAttended
 from coincide.ops.clusters import LazyRows
 from coincide.ops.products import as_float64, products
@@ -102,7 +103,7 @@ class ScalSelect:
 
     def score(self, pool: Pool, seed: int) -> dict[str, np.ndarray]:
         """Leverage float32 [N], NaN for rows that do not compete; ``directions`` [1] is k."""
-        with_image = np.fromiter((bool(e.images) for e in pool.examples), bool, len(pool.examples))
+        with_image = pictured(pool.examples)
         rows = np.flatnonzero(shares(pool, with_image, 0, "drop", seed).candidates)
         found, count = leverage(LazyRows(pool.signal(self._signal()), rows), self.energy)
         score = np.full(len(pool.examples), np.nan, np.float32)

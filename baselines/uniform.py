@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from coincide.data.columns import sources
 from coincide.schema import Need, Pool, Selection, UserError
 
 
@@ -55,9 +56,8 @@ class Random:
 
     def _wanted(self, pool: Pool) -> np.ndarray:
         """bool [N]: rows of the wanted sources."""
-        found = np.array([example.source for example in pool.examples])
-        if unknown := sorted(set(self.sources) - set(found)):
-            raise UserError(
-                f"method.sources: got {unknown}; choices: {sorted(set(found.tolist()))}"
-            )
-        return np.isin(found, self.sources) if self.sources else np.ones(len(found), bool)
+        found = sources(pool.examples)
+        if unknown := sorted(set(self.sources) - set(found.names)):
+            raise UserError(f"method.sources: got {unknown}; choices: {sorted(found.names)}")
+        wanted = np.array([not self.sources or name in self.sources for name in found.names], bool)
+        return wanted[found.codes]

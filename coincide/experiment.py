@@ -83,6 +83,20 @@ class Experiment:
         """The step of the dataset."""
         return self.source.step()
 
+    def data_of(self, source: DataSource) -> Step:
+        """The step of the dataset, or of the target rows: made once, since it looks at every
+        picture.
+        """
+        if source is self.source:
+            return self.data
+        return self.targets_data if source is self.targets else source.step()
+
+    @cached_property
+    def targets_data(self) -> Step:
+        """The step of the target rows."""
+        assert self.targets is not None
+        return self.targets.step()
+
     @cached_property
     def needs(self) -> Sequence[Need]:
         """What the method asks for."""
@@ -109,7 +123,8 @@ class Experiment:
                 f"{signal.model!r}, and there is none: there are {', '.join(self.models)}. Set "
                 f"models=CHOICE, a file of conf/models that gives models.{signal.model}."
             )
-        return extraction(signal, model, source, self.features, self._scans(model, source))
+        data, scans = self.data_of(source), self._scans(model, source)
+        return extraction(signal, model, source, self.features, scans, data)
 
     @cached_property
     def target_extractions(self) -> dict[Targets, Extraction]:
@@ -169,7 +184,7 @@ class Experiment:
 
     def _scan(self, model: ModelSource, max_length: int, source: DataSource | None = None) -> Step:
         over = source or self.source
-        return scan_step(over, over.step(), model=model, max_length=max_length)
+        return scan_step(over, self.data_of(over), model=model, max_length=max_length)
 
     @cached_property
     def barred(self) -> str:
@@ -377,7 +392,7 @@ class Experiment:
         the target rows where the method looks at them."""
         models = {name: part.step() for name, part in self.models.items() if self.asks(name)}
         if self.targets is not None and any(each.target_extractions for each in self.family):
-            models["targets"] = self.targets.step()
+            models["targets"] = self.targets_data
         return content_keys(self.method, data=self.data, target=self.target.step(), **models)
 
 

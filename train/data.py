@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from coincide.data.columns import pictured
 from coincide.data.llava_json import read
 from coincide.models.encode import IGNORE, Encoded, collate, encode, length_of, model_inputs
 from coincide.models.template import TEMPLATES
@@ -95,7 +96,7 @@ def loader(job: TrainingJob, dataset: Dataset, processor: Any, rank: int) -> Dat
     """A DataLoader over all micro-batches of ``rank`` for the whole run, epoch after epoch."""
     recipe = job.recipe
     lengths = np.array([length_of(example) for example in dataset.examples])
-    text_only = np.array([not example.images for example in dataset.examples])
+    text_only = ~pictured(dataset.examples)
     batches = plan(
         text_only,
         recipe.global_batch,

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from coincide.data.reasons import merged
 from coincide.models.template import encoding_of
 from coincide.schema import DataSource, Difficulty, ModelSource
 from coincide.selection.scan import read_scan
@@ -66,7 +67,7 @@ def difficulty_step(
         if scan is not None:
             refused = read_scan(build.store, scan).refused
             gone = {row: kind for row, (kind, _) in refused.items()}
-            dataset = replace(dataset, dropped={**dataset.dropped, **gone})
+            dataset = replace(dataset, dropped=merged(len(dataset), dataset.dropped, gone))
         return learn(build, need, model, dataset, folders, recipe)
 
     name = f"{model.name}-{source.name}"

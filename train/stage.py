@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from coincide.data.rows import scan
 from coincide.models.template import encoding_of
 from coincide.schema import DataSource, ModelSource, UserError
 from coincide.store import Build, Step, is_sealed
@@ -124,7 +125,7 @@ def _train(build: Build, job: TrainingJob) -> dict[str, Any]:
 
     Facts for the manifest.
     """
-    examples = len(json.loads(Path(job.annotations).read_text(encoding="utf-8")))
+    examples = sum(1 for _ in scan(Path(job.annotations)))
     recipe = job.recipe
     steps = number_of_steps(examples, recipe.global_batch, recipe.epochs, recipe.max_steps)
     build.scratch = (job.checkpoints.name, job.logs.name)  # until the adapter stands

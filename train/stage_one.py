@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from coincide.data.reasons import rows_of
 from coincide.features.engine.devices import device_of
 from coincide.features.engine.shards import ShardedArray, usable_rows
 from coincide.models.encode import IGNORE, Encoded, collate, encode, model_inputs
@@ -96,7 +97,7 @@ def _learn(
     processor = load_processor(folder)
     features = np.concatenate([ShardedArray(path)[:] for path in folders], axis=1)
     usable = usable_rows(folders) & np.isfinite(features).all(axis=1)
-    usable[list(dataset.dropped)] = False
+    usable[rows_of(dataset.dropped)] = False
     rows = np.flatnonzero(usable)
     batches = [batch for epoch in range(need.epochs) for batch in epoch_batches(rows, need, epoch)]
     checkpointing = recipe is not None and recipe.gradient_checkpointing

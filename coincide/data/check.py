@@ -10,8 +10,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -22,6 +24,8 @@ from coincide.system.processes import preexec_die_with_parent
 from coincide.terminal.progress import bar
 
 CHUNK = 64
+AHEAD = 4
+"""Chunks for each process that wait, so that no process does."""
 PATHS = (str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", ""))
 FEW = 1024
 """Up to so many images are decoded in this process; starting others would take longer."""
@@ -58,40 +62,59 @@ def check_images(
     found = dict.fromkeys(sorted(names), Finding("missing"))
     missing = missing_files(root, found)
     there = [name for name in found if name not in missing]
-    chunks = [there[i : i + CHUNK] for i in range(0, len(there), CHUNK)]
-    if processes is None:
-        processes = 1 if len(there) <= FEW else min(32, len(os.sched_getaffinity(0)))
+    chunks = (there[i : i + CHUNK] for i in range(0, len(there), CHUNK))
     with bar("check images", total=len(there), unit="image") as progress:
-        for chunk, findings in zip(chunks, _examined(root, chunks, processes), strict=True):
+        for chunk, findings in _examined(root, chunks, _processes(processes, len(there))):
             found.update(zip(chunk, findings, strict=True))
             progress.update(len(chunk))
     return found
 
 
 def corrupt_images(
-    root: Path, names: Collection[str], *, processes: int | None = None
+    root: Path,
+    names: Iterable[str],
+    count: int | None = None,
+    *,
+    processes: int | None = None,
 ) -> dict[str, str]:
     """Name -> reason for those of ``names`` that do not decode, sorted.
 
-    Missing images are not among them; the reader reports them.
+    ``count``: how many names there are, if they are to be taken one after the other. Missing images
+    are not among them; the reader reports them.
     """
-    found = check_images(root, names, processes=processes)
-    return {name: f.detail for name, f in found.items() if f.status == "corrupt"}
+    if count is None:
+        names = list(names)
+        count = len(names)
+    found: dict[str, str] = {}
+    left = iter(names)
+    chunks = iter(lambda: list(islice(left, CHUNK)), [])
+    with bar("check images", total=count, unit="image") as progress:
+        for chunk, findings in _examined(root, chunks, _processes(processes, count)):
+            named = zip(chunk, findings, strict=True)
+            found.update((name, f.detail) for name, f in named if f.status == "corrupt")
+            progress.update(len(chunk))
+    return dict(sorted(found.items()))
+
+
+def _processes(asked: int | None, count: int) -> int:
+    if asked is None:
+        return 1 if count <= FEW else min(32, len(os.sched_getaffinity(0)))
+    return min(asked, -(-count // CHUNK))
 
 
 def _examined(
-    root: Path, chunks: Sequence[Sequence[str]], processes: int
-) -> Iterator[list[Finding]]:
-    """The findings of each chunk, in order; each worker is fed by a thread."""
-    if processes == 1 or len(chunks) < 2:
-        yield from ([examine(root, name) for name in chunk] for chunk in chunks)
+    root: Path, chunks: Iterable[list[str]], processes: int
+) -> Iterator[tuple[list[str], list[Finding]]]:
+    """Each chunk with its findings, in order; each worker is fed by a thread."""
+    if processes <= 1:
+        yield from ((chunk, [examine(root, name) for name in chunk]) for chunk in chunks)
         return
     workers: SimpleQueue[_Worker] = SimpleQueue()
-    made = [_Worker(root) for _ in range(min(processes, len(chunks)))]
+    made = [_Worker(root) for _ in range(processes)]
     for worker in made:
         workers.put(worker)
 
-    def check(chunk: Sequence[str]) -> list[Finding]:
+    def check(chunk: list[str]) -> list[Finding]:
         worker = workers.get()
         try:
             return worker.ask(chunk)
@@ -99,8 +122,14 @@ def _examined(
             workers.put(worker)
 
     try:
-        with ThreadPoolExecutor(len(made)) as pool:
-            yield from pool.map(check, chunks)
+        with ThreadPoolExecutor(processes) as pool:
+            waiting: deque[tuple[list[str], Future[list[Finding]]]] = deque()
+            for chunk in chunks:
+                waiting.append((chunk, pool.submit(check, chunk)))
+                if len(waiting) > AHEAD * processes:
+                    first, done = waiting.popleft()
+                    yield first, done.result()
+            yield from ((chunk, done.result()) for chunk, done in waiting)
     finally:
         for worker in made:
             worker.stop()

@@ -29,6 +29,8 @@ COMPRESSED: Mapping[bytes, tuple[str, Unpack]] = {
     b"\xfd7zXZ\0": ("xz", lzma.open),
 }
 PARQUET = b"PAR1"
+_STEP = 2**20
+"""Bytes that are decoded at a time."""
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -106,7 +108,7 @@ def unpacked(path: Path) -> bytes:
 
 
 @contextmanager
-def open_utf8(path: Path) -> Iterator[tuple[IO[bytes], str]]:
+def open_utf8(path: Path) -> Iterator[tuple[io.BufferedReader, str]]:
     """``path`` as UTF-8 bytes without byte-order mark, and in words what was decoded.
 
     Raises :class:`UserError` for known formats that are not read, and for a truncated compressed
@@ -122,7 +124,7 @@ def open_utf8(path: Path) -> Iterator[tuple[IO[bytes], str]]:
         yield _utf8(path, stream, "")
 
 
-def _utf8(path: Path, stream: IO[bytes], undone: str) -> tuple[IO[bytes], str]:
+def _utf8(path: Path, stream: Any, undone: str) -> tuple[Any, str]:
     head = stream.read(512)
     stream.seek(0)
     unread = foreign_format(path, head)
@@ -150,14 +152,43 @@ def _without_mark(head: bytes) -> str:
     return places.get(zeros, "")
 
 
-def _transcoded(path: Path, stream: IO[bytes], coding: str) -> IO[bytes]:
-    try:
-        return io.BytesIO(stream.read().decode(coding).encode())
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: begins as {coding.upper()} but is none at byte {error.start:,}. A file that "
-            "was cut short looks like this."
-        ) from None
+def _transcoded(path: Path, stream: IO[bytes], coding: str) -> io.BufferedReader:
+    return io.BufferedReader(_Recoded(path, stream, coding), _STEP)
+
+
+class _Recoded(io.RawIOBase):
+    """A stream in ``coding`` as UTF-8. Reading raises UserError where it is not in ``coding``."""
+
+    def __init__(self, path: Path, stream: IO[bytes], coding: str) -> None:
+        self._path, self._stream, self._coding = path, stream, coding
+        self._decoder = codecs.getincrementaldecoder(coding)()
+        self._read = 0
+        self._left = b""
+        self._ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._left and not self._ended:
+            data = self._stream.read(_STEP)
+            self._read += len(data)
+            self._ended = not data
+            self._left = self._decoded(data).encode()
+        given = self._left[: len(buffer)]
+        buffer[: len(given)] = given
+        self._left = self._left[len(given) :]
+        return len(given)
+
+    def _decoded(self, data: bytes) -> str:
+        try:
+            return self._decoder.decode(data, not data)
+        except UnicodeDecodeError as error:
+            byte = self._read - len(error.object) + error.start
+            raise UserError(
+                f"{self._path}: begins as {self._coding.upper()} but is none at byte {byte:,}. A "
+                "file that was cut short looks like this."
+            ) from None
 
 
 @contextmanager
@@ -179,11 +210,10 @@ def _head(path: Path) -> bytes:
         return handle.read(512)
 
 
-def size_of(stream: IO[bytes]) -> int | None:
-    """Bytes of a stream that :func:`open_utf8` gave; None where only unpacking it would tell."""
-    if isinstance(stream, io.BytesIO):
-        return stream.getbuffer().nbytes
-    return os.fstat(stream.fileno()).st_size if isinstance(stream, io.BufferedReader) else None
+def size_of(stream: io.BufferedReader) -> int | None:
+    """Bytes of a stream that :func:`open_utf8` gave; None where only decoding it would tell."""
+    plain = isinstance(getattr(stream, "raw", None), io.FileIO)
+    return os.fstat(stream.fileno()).st_size if plain else None
 
 
 def table_rows(path: Path, progress: Any) -> Iterator[dict[str, Any]]:

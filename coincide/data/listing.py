@@ -5,19 +5,13 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from coincide.data.images import UnsafePath, safe_path, unsafe_reason
 from coincide.terminal.progress import SOON, bar
 
-
-@dataclass(frozen=True, slots=True)
-class FileState:
-    """Size and modification time, which reveal a changed file without reading it."""
-
-    size: int
-    mtime_ns: int
+SHOWN = 10
+"""Paths that an error lists."""
 
 
 def missing_files(root: Path, names: Iterable[str]) -> set[str]:
@@ -32,17 +26,6 @@ def missing_files(root: Path, names: Iterable[str]) -> set[str]:
             n for base, n in wanted if base not in entries or not entries[base].is_file()
         )
     return missing
-
-
-def file_states(root: Path, names: Iterable[str]) -> dict[str, FileState]:
-    """Size and modification time of those of ``names`` that exist; errors as above."""
-    states = {}
-    for wanted, entries in _folders(root, names):
-        for base, name in wanted:
-            if base in entries and entries[base].is_file():
-                status = entries[base].stat()
-                states[name] = FileState(status.st_size, status.st_mtime_ns)
-    return states
 
 
 def _folders(
@@ -60,17 +43,22 @@ def _folders(
         by_folder[folder].append((base, name))
     for folder in _shown(by_folder):
         entries = _entries(root / folder)
-        linked = bool(entries) and folder != "" and _leaves(root, folder)
+        linked = bool(entries) and folder != "" and leaves(root, folder)
         for base, name in by_folder[folder]:
             entry = entries.get(base)
-            if linked or (entry is not None and entry.is_symlink() and _leaves(root, name)):
+            if linked or (entry is not None and entry.is_symlink() and leaves(root, name)):
                 refused.append(f"{name!r}: a symbolic link leads out of it")
         if not refused:
             yield by_folder[folder], entries
-    if refused:
-        shown = "\n  ".join(refused[:10])
+    refuse_outside(root, refused, len(refused))
+
+
+def refuse_outside(root: Path, first: Sequence[str], count: int) -> None:
+    """Raise :class:`UnsafePath` for ``count`` paths that lead out of ``root``, if there are any."""
+    if count:
+        shown = "\n  ".join(first[:SHOWN])
         raise UnsafePath(
-            f"{len(refused):,} image paths leave the image root {root}, the first:\n  {shown}\n"
+            f"{count:,} image paths leave the image root {root}, the first:\n  {shown}\n"
             "Paths must be relative and stay below the root: set it to the folder in which the "
             "images truly lie, or copy or bind-mount them below it."
         )
@@ -85,7 +73,8 @@ def _shown(by_folder: Mapping[str, Sequence[object]]) -> Iterator[str]:
             progress.update(len(by_folder[folder]))
 
 
-def _leaves(root: Path, name: str) -> bool:
+def leaves(root: Path, name: str) -> bool:
+    """Whether a symbolic link leads from ``name`` out of ``root``."""
     try:
         safe_path(root, name)
     except UnsafePath:

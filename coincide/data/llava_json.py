@@ -6,29 +6,31 @@ A row is ``{"id": str | int, "image": str | [str], "conversations": [{"from": "h
 
 from __future__ import annotations
 
-import gc
 import json
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 from coincide.data.check import corrupt_images
-from coincide.data.digest import Content, RowReader, content_of
+from coincide.data.digest import Content, RowReader, content_of, count_of
 from coincide.data.download import Download
 from coincide.data.fault import BadRow
-from coincide.data.listing import missing_files
-from coincide.data.nearby import Neighbours
-from coincide.data.parse import SourceOf, image_paths, parse
+from coincide.data.index import write_index
+from coincide.data.judge import as_seen, judge, looked_for
+from coincide.data.kept import table_of, table_of_file
+from coincide.data.parse import SourceOf, image_paths
 from coincide.data.prepare import refuse_absent, requirements
 from coincide.data.report import DataReport, Policies
 from coincide.data.rows import scan
+from coincide.data.table import Rows
 from coincide.protocols import Requirement
-from coincide.schema import Dataset, Example, UserError
-from coincide.store import MANIFEST, Build, Step
+from coincide.schema import Dataset, UserError
+from coincide.store import MANIFEST, Build, Step, Store
 from coincide.system.files import write_atomic, write_json
 
 VERSION = 1
@@ -97,69 +99,15 @@ def inspect(
     Faulty rows are dropped even if their policy is ``error``. ``rows`` yields the rows of the file,
     as LLaVA json or as the fault that prevents it.
     """
-    policies = policies or Policies()
-    report = DataReport(name)
-    dropped: dict[int, str] = {}
-    examples: list[Example] = []
-    with _no_collection():
-        for row, _, value in rows(annotations):
-            example, left_out, fault = parse(row, value, source_of, tags_as_text=tags_as_text)
-            report.left_out_turns += left_out
-            if fault:
-                report.add(fault.kind, "on_bad_row", row, example.source, fault.detail)
-                dropped[row] = fault.kind
-            examples.append(example)
-    blank: set[int] = set()
-    for row, kind, policy, detail in _image_faults(examples, image_root, corrupt or {}):
-        report.add(kind, policy, row, examples[row].source, detail)
-        if getattr(policies, policy) == "blank":
-            blank.add(row)
-        else:
-            dropped[row] = kind
-    blank -= dropped.keys()
-    _count(report, examples, len(dropped), len(blank))
-    dataset = Dataset(name, annotations, image_root, tuple(examples), dropped, frozenset(blank))
-    return dataset, report
-
-
-def _image_faults(
-    examples: list[Example], image_root: Path, corrupt: Mapping[str, str]
-) -> Iterator[tuple[int, str, str, str]]:
-    """``(row, kind, policy, detail)`` for rows with missing or corrupt images."""
-    missing = missing_files(image_root, {name for e in examples for name in e.images})
-    near = Neighbours(image_root)
-    told = ""
-    for example in examples:
-        lost = [name for name in example.images if name in missing]
-        broken = [name for name in example.images if name in corrupt and name not in missing]
-        if lost:
-            told = told or near.describe(lost[0], missing)  # the report shows the first alone
-            yield example.row, "missing image", "on_missing_image", told
-        if broken:
-            detail = f"{broken[0]}: {corrupt[broken[0]]}"
-            yield example.row, "corrupt image", "on_corrupt_image", detail
-
-
-def _count(report: DataReport, examples: list[Example], dropped: int, blank: int) -> None:
-    report.rows, report.dropped, report.blank = len(examples), dropped, blank
-    report.text_only = sum(bool(e.turns) and not e.images for e in examples)
-    report.turns = sum(len(example.turns) for example in examples)
-    report.unlearnt_turns = sum(not t.learn for example in examples for t in example.turns)
-    report.images = len({name for example in examples for name in example.images})
-    report.sources = dict(sorted(Counter(example.source for example in examples).items()))
-    report.count_ids(example.id for example in examples)
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Pause the garbage collector, which would traverse millions of new turns again and again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+    return judge(
+        table_of_file(annotations, rows, source_of, tags_as_text=tags_as_text),
+        annotations,
+        image_root,
+        name=name,
+        policies=policies or Policies(),
+        corrupt=corrupt or {},
+        missing=looked_for(image_root),
+    )
 
 
 # --- data=llava_json --------------------------------------------------------------------------
@@ -298,11 +246,29 @@ class LlavaJson:
 
     def size(self) -> int:
         """Number of rows in the annotations, counted when they were hashed."""
-        return self.content().rows
+        refuse_absent(self)
+        return count_of(Path(self.annotations), Path(self.images), self.rows, self.reading())
 
     def open(self, artifact: Path) -> Dataset:
         """The dataset as checked in the artifact; UserError if its files have changed since."""
         return _open(self, artifact)
+
+    @property
+    def tags_as_text(self) -> bool:
+        """Whether tags of other media in a text are plain text."""
+        return self.on_media_tag == "text"
+
+    def rows_config(self) -> dict[str, Any]:
+        """What the rows depend on besides the bytes of the annotations."""
+        elsewhere = {} if self.form == LlavaJson.form else {"images": os.path.abspath(self.images)}  # noqa: PTH100
+        return {
+            "class": f"{type(self).__module__}.{type(self).__qualname__}",
+            "reader": READER,
+            "reading": self.reading(),
+            "tags": self.on_media_tag,
+            **self.sources_rule(),
+            **elsewhere,
+        }
 
     def inspect(self, corrupt: Mapping[str, str]) -> tuple[Dataset, DataReport]:
         """The dataset and its report, without refusing anything yet."""
@@ -314,17 +280,39 @@ class LlavaJson:
             policies=self.policies,
             corrupt=corrupt,
             rows=self.rows,
-            tags_as_text=self.on_media_tag == "text",
+            tags_as_text=self.tags_as_text,
         )
 
+    def judge(
+        self, rows: Rows, content: Content, corrupt: Mapping[str, str]
+    ) -> tuple[Dataset, DataReport]:
+        """The dataset of ``rows``, with the pictures as they were when ``content`` was made.
+
+        Raises UserError for rows that the policies refuse.
+        """
+        images = Path(self.images)
+        assert content.states is not None
+        dataset, report = judge(
+            rows,
+            Path(self.annotations),
+            images,
+            name=self.name,
+            policies=self.policies,
+            corrupt=corrupt,
+            missing=as_seen(content.states, images),
+        )
+        self.accept(report)
+        return dataset, report
+
     def _build(self, build: Build) -> dict[str, Any]:
-        dataset, report = self.inspect({})
-        self.accept(report)  # before the long check
-        names = {name for example in dataset.examples for name in example.images}
-        corrupt = corrupt_images(dataset.image_root, names)
+        content = self.content()
+        rows = table_of(self, content, build.store)
+        dataset, report = self.judge(rows, content, {})  # before the long check
+        shown = rows.shown()
+        corrupt = corrupt_images(dataset.image_root, shown.texts(), len(shown.names))
+        del shown
         if corrupt:
-            dataset, report = self.inspect(corrupt)
-            self.accept(report)
+            dataset, report = self.judge(rows, content, corrupt)
         if report.problems:
             lost = f"{report.dropped:,} dropped, {report.blank:,} with a blank picture"
             print(f"{self.name}: of {report.rows:,} rows {lost}:\n{report.faults()}", flush=True)
@@ -336,7 +324,9 @@ class LlavaJson:
             )
         write_json(build.dir / "corrupt.json", corrupt)
         write_json(build.dir / "report.json", report.as_json())
-        write_atomic(build.dir / "examples.parquet", lambda path: _write_index(path, dataset))
+        write_atomic(
+            build.dir / "examples.parquet", lambda path: write_index(path, rows, dataset.dropped)
+        )
         facts = report.as_json()
         return {key: facts[key] for key in ("rows", "dropped", "blank", "text_only", "sources")}
 
@@ -353,24 +343,5 @@ def _open(source: LlavaJson, artifact: Path) -> Dataset:
                 "made of it. Run the command again; the new content gets artifacts of its own."
             )
     corrupt = json.loads((artifact / "corrupt.json").read_text(encoding="utf-8"))
-    dataset, report = source.inspect(corrupt)
-    source.accept(report)
-    return dataset
-
-
-def _write_index(path: Path, dataset: Dataset) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    rows = dataset.examples
-    table = pa.table(
-        {
-            "row": [e.row for e in rows],
-            "id": [e.id for e in rows],
-            "source": [e.source for e in rows],
-            "images": [len(e.images) for e in rows],
-            "turns": [len(e.turns) for e in rows],
-            "dropped": pa.array([dataset.dropped.get(e.row) for e in rows], pa.string()),
-        }
-    )
-    parquet.write_table(table, path)
+    rows = table_of(source, content, Store(artifact.parent.parent))
+    return source.judge(rows, content, corrupt)[0]

@@ -68,11 +68,13 @@ class Neighbours:
         below = [root / folder for folder in self._listing("").folders[:FOLDERS]]
         return next((f for f in (*above, *below) if os.path.isfile(f / name)), None)  # noqa: PTH113
 
-    def describe(self, name: str, missing: Collection[str] = ()) -> str:
+    def describe(self, name: str, missing: Collection[str] = (), count: int | None = None) -> str:
         """In words: ``name``, where it was looked for, and what exists instead.
 
-        Also how many of all ``missing`` pictures have a similar path.
+        Also how many of all ``missing`` pictures have a similar path; ``count``: how many are
+        missing, if those given are the first of them by name.
         """
+        count = len(missing) if count is None else count
         said = f"{name!r}, looked for at {str(self.root.absolute() / name)!r}"
         other = None if self._walked(_parts(name)) else self.other_root(name)
         if other:
@@ -83,17 +85,17 @@ class Neighbours:
             folders = [self.root.absolute() / part for part in reversed(Path(name).parents)]
             first = next((f for f in folders if not os.path.isdir(f)), None)  # noqa: PTH112
             said += f"; there is no folder {str(first)!r}" if first else ""
-        return f"{said}{self._counted(missing)}" if len(missing) > 1 else said
+        return f"{said}{self._counted(missing, count)}" if count > 1 else said
 
-    def _counted(self, missing: Collection[str]) -> str:
+    def _counted(self, missing: Collection[str], count: int) -> str:
         """How many of the missing pictures have a similar path, by kind of difference.
 
         May be empty.
         """
         looked = sorted(missing)[:MOST]
         kinds = Counter(near[1] for name in looked if (near := self.near(name)))
-        listed = ", ".join(f"{kind}: {count:,}" for kind, count in kinds.most_common(5))
-        which = "" if len(looked) == len(missing) else "the first "
+        listed = ", ".join(f"{kind}: {found:,}" for kind, found in kinds.most_common(5))
+        which = "" if len(looked) == count else "the first "
         share = f"{sum(kinds.values()):,} of {which}{len(looked):,} missing files have one so near"
         return f"; {share} ({listed})" if kinds else ""
 

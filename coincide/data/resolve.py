@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from coincide.data.columns import ids as ids_of
 from coincide.data.convert import to_llava
 from coincide.data.entries import TAKES, Entries, first_ten, read_entries
 from coincide.data.fault import BadRow
@@ -79,9 +80,9 @@ def _refuse_ambiguous(numbers: Sequence[int], examples: Sequence[Example], path:
     rows_of = _rows_by_id(examples, {str(number) for number in numbers})
     if all(rows_of.get(str(number)) == [number] for number in numbers):
         return
-    integer_ids = all(e.id.removeprefix("-").isdecimal() for e in examples if e.id)
+    integer_ids = all(i.removeprefix("-").isdecimal() for i in ids_of(examples) if i)
     known = [number for number in numbers if str(number) in rows_of]
-    if not any(e.id for e in examples) or not (integer_ids or len(known) == len(numbers)):
+    if not any(ids_of(examples)) or not (integer_ids or len(known) == len(numbers)):
         return
     shown = next((n for n in numbers if rows_of.get(str(n), [n]) != [n]), numbers[0])
     elsewhere = rows_of.get(str(shown))
@@ -113,9 +114,9 @@ def _check_ids(
 
 def _rows_by_id(examples: Sequence[Example], wanted: set[str]) -> dict[str, list[int]]:
     rows: dict[str, list[int]] = defaultdict(list)
-    for example in examples:
-        if example.id and example.id in wanted:
-            rows[example.id].append(example.row)
+    for row, identity in enumerate(ids_of(examples)):
+        if identity and identity in wanted:
+            rows[identity].append(row)
     return dict(rows)
 
 
@@ -256,12 +257,15 @@ def _same_pictures(entry: Example, example: Example) -> bool:
 # --- refusals -----------------------------------------------------------------------------------
 
 
-def check_rows(rows: Sequence[int], size: int, where: str) -> None:
+def check_rows(rows: Sequence[int] | np.ndarray, size: int, where: str) -> None:
     """Raise UserError for row indices outside the dataset or given twice."""
-    outside = [row for row in rows if not 0 <= row < size]
+    listed = rows.tolist() if isinstance(rows, np.ndarray) else rows
+    outside = [row for row in listed if not 0 <= row < size]
     refuse(outside, f"row indices outside 0..{size - 1}", where)
-    twice = [row for row, count in Counter(rows).items() if count > 1]
-    refuse(twice, "rows given more than once", where)
+    found = np.asarray(rows, dtype=np.int64)
+    distinct, first, counts = np.unique(found, return_index=True, return_counts=True)
+    twice = distinct[counts > 1][np.argsort(first[counts > 1])]
+    refuse(twice.tolist(), "rows given more than once", where)
 
 
 def refuse(found: Sequence[Any], what: str, where: Path | str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from coincide.data.filekind import READ, is_parquet, open_utf8, size_of, table_rows
 from coincide.data.shards import shards_of
@@ -14,6 +16,12 @@ from coincide.schema import UserError
 from coincide.terminal.progress import SOON, bar
 
 _SPACE = re.compile(r"[ \t\r\n]*")
+_STEP = 2**20
+"""Bytes of a JSON list that are read at a time, more of rows that are longer."""
+_TAIL = 16
+"""Characters that show whether a number or word ends."""
+_OBJECT = 2**28
+"""Bytes up to which a file is looked at as one object."""
 _TABLE = re.compile(r'"?[A-Za-z_][\w .-]*"?(?:[,;\t]"?[\w .-]*"?)+\r?\n')
 _SHAPE = "a JSON list of rows, or one row a line (JSON lines)"
 ROW_KEYS = frozenset({"conversations", "messages", "conversation", "texts", "prompt", "query",
@@ -41,12 +49,12 @@ def _scan(path: Path) -> Iterator[tuple[int, str, Any]]:
         yield from _table(path)
         return
     with open_utf8(path) as (stream, undone), _progress(path, "B") as progress:
-        where = f"{path}{undone}"
-        begin = stream.tell()
-        while (byte := stream.read(1)).isspace():
-            pass
-        stream.seek(begin)
-        yield from (_lines if byte == b"{" else _list)(where, stream, progress)
+        begin = 0
+        while (byte := stream.peek(1)[:1]).isspace():
+            begin += len(stream.read(1))
+        progress.total = size_of(stream)
+        read = _lines if byte == b"{" else _list
+        yield from read(f"{path}{undone}", stream, begin, progress)
 
 
 def _progress(path: Path, unit: str) -> Any:
@@ -72,53 +80,121 @@ def inert(value: Any) -> str:
 # --- JSON list --------------------------------------------------------------------------------
 
 
-def _list(where: str, stream: IO[bytes], progress: Any) -> Iterator[tuple[int, str, Any]]:
-    text = _decoded(where, stream.read())
-    progress.total = len(text)  # characters, which differ little from bytes
-    at = _skip(text, 0)
-    if text[at : at + 1] != "[":
-        raise UserError(f"{where}: expected {_SHAPE}, got {_what(text, at)}. Read are {READ}.")
-    at = _skip(text, at + 1)
-    if text[at : at + 1] == "]":
+def _list(
+    where: str, stream: BufferedReader, begin: int, progress: Any
+) -> Iterator[tuple[int, str, Any]]:
+    window = _Window(where, stream, begin, progress)
+    if window.skip() != "[":
+        what = _what(window.text, window.at)
+        raise UserError(f"{where}: expected {_SHAPE}, got {what}. Read are {READ}.")
+    if window.skip(1) == "]":
         raise UserError(f"{where}: an empty list; expected {_SHAPE}, at least one.")
-    decode = json.JSONDecoder().raw_decode
-    row = 0
     while True:
-        try:
-            value, end = decode(text, at)
-        except json.JSONDecodeError as error:
-            raise _malformed(where, text, row, at, error.pos, error.msg) from None
-        except ValueError as error:  # a number of thousands of digits
-            raise _malformed(where, text, row, at, at, str(error)) from None
-        except RecursionError:
-            raise _malformed(where, text, row, at, at, "nested too deeply") from None
-        yield row, text[at:end], value
-        progress.update(end - progress.n)
-        at = _skip(text, end)
-        mark = text[at : at + 1]
+        value = window.value()
+        yield window.number, window.text[window.row : window.at], value
+        window.show()
+        mark = window.skip()
         if mark == "]":
             break
         if mark != ",":
-            raise _malformed(where, text, row, end, at, "expected ',' or ']' after the row")
-        at = _skip(text, at + 1)
-        row += 1
-    at = _skip(text, at + 1)
-    if at != len(text):
-        raise _malformed(where, text, row, at, at, "text after the end of the list")
+            raise window.malformed(window.at, "expected ',' or ']' after the row")
+        window.skip(1)
+        window.number += 1
+    if window.skip(1):
+        window.row = window.at
+        raise window.malformed(window.at, "text after the end of the list")
 
 
-def _decoded(where: str, content: bytes) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{where}: not UTF-8 at byte {error.start:,}. Expected {_SHAPE}. Read are {READ}."
-        ) from None
+class _Window:
+    """The part of a JSON list that is in memory, from the present row on."""
 
+    def __init__(self, where: str, stream: BufferedReader, begin: int, progress: Any) -> None:
+        self.where, self._stream, self._progress = where, stream, progress
+        self.text = ""
+        self.at = self.row = self.number = 0
+        """What is read next, where the present row begins, and its number."""
+        self._before = begin
+        """Bytes of the stream before the window."""
+        self._shown = 0
+        """Characters before the window."""
+        self._read = begin
+        """Bytes read of the stream."""
+        self._ended = False
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._decode = json.JSONDecoder().raw_decode
 
-def _skip(text: str, at: int) -> int:
-    match = _SPACE.match(text, at)
-    return match.end() if match else at
+    def skip(self, more: int = 0) -> str:
+        """Go on by ``more`` characters and past white space; the character there, empty at the
+        end of the stream.
+        """
+        self.at += more
+        while True:
+            match = _SPACE.match(self.text, self.at)
+            self.at = match.end() if match else self.at
+            if self.at < len(self.text) or self._ended:
+                return self.text[self.at : self.at + 1]
+            self._extend()
+
+    def value(self) -> Any:
+        """The row that begins here, and go past it."""
+        self.row = self.at
+        while True:
+            try:
+                value, end = self._decode(self.text, self.row)
+            except json.JSONDecodeError as error:
+                if self._ended or not self._is_cut(error):
+                    raise self.malformed(error.pos, error.msg) from None
+            except ValueError as error:  # a number of thousands of digits
+                raise self.malformed(self.row, str(error)) from None
+            except RecursionError:
+                raise self.malformed(self.row, "nested too deeply") from None
+            else:
+                if self._ended or end + _TAIL < len(self.text):
+                    self.at = end
+                    return value
+            self._extend()
+
+    def _is_cut(self, error: json.JSONDecodeError) -> bool:
+        """Whether ``error`` may be due to the end of the window."""
+        unterminated = error.msg.startswith("Unterminated string")
+        return unterminated or error.pos + _TAIL >= len(self.text)
+
+    def _extend(self) -> None:
+        """Read on, and drop what precedes the present row."""
+        dropped, self.text = self.text[: self.row], self.text[self.row :]
+        self._before += len(dropped.encode())
+        self._shown += len(dropped)
+        self.at, self.row = self.at - self.row, 0
+        data = self._stream.read(max(_STEP, len(self.text)))
+        self._read += len(data)
+        try:
+            self.text += self._decoder.decode(data, not self._stream.peek(1))
+        except UnicodeDecodeError as error:
+            byte = self._read - len(error.object) + error.start
+            raise UserError(
+                f"{self.where}: not UTF-8 at byte {byte:,}. Expected {_SHAPE}. Read are {READ}."
+            ) from None
+        if not self._stream.peek(1):
+            self._ended = True
+            self._progress.total = self._shown + len(self.text)
+
+    def show(self) -> None:
+        """Tell the bar how much is read: in characters, which differ little from bytes."""
+        self._progress.update(self._shown + self.at - self._progress.n)
+
+    def malformed(self, at: int, why: str) -> UserError:
+        """The error for what stands at ``at``."""
+
+        def offset(position: int) -> int:
+            return self._before + len(self.text[:position].encode())
+
+        while data := self._stream.read(_STEP):
+            self._read += len(data)
+        return UserError(
+            f"{self.where}: malformed JSON at byte {offset(at):,} of {self._read:,}: {why}. It is "
+            f"in row {self.number:,}, which begins at byte {offset(self.row):,}. A download that "
+            "broke off looks like this: compare the file's size with its source and fetch it again."
+        )
 
 
 def _what(text: str, at: int) -> str:
@@ -133,22 +209,13 @@ def _what(text: str, at: int) -> str:
     return found
 
 
-def _malformed(where: str, text: str, row: int, begin: int, at: int, why: str) -> UserError:
-    def offset(position: int) -> int:
-        return len(text[:position].encode("utf-8"))
-
-    return UserError(
-        f"{where}: malformed JSON at byte {offset(at):,} of {offset(len(text)):,}: {why}. It is in "
-        f"row {row:,}, which begins at byte {offset(begin):,}. A download that broke off looks "
-        "like this: compare the file's size with its source and fetch it again."
-    )
-
-
 # --- JSON lines -------------------------------------------------------------------------------
 
 
-def _lines(where: str, stream: IO[bytes], progress: Any) -> Iterator[tuple[int, str, Any]]:
-    rows = _parsed_lines(where, stream, progress)
+def _lines(
+    where: str, stream: BufferedReader, begin: int, progress: Any
+) -> Iterator[tuple[int, str, Any]]:
+    rows = _parsed_lines(where, stream, begin, progress)
     first = next(rows)
     second = next(rows, None)
     if second is None:
@@ -159,18 +226,19 @@ def _lines(where: str, stream: IO[bytes], progress: Any) -> Iterator[tuple[int, 
     yield from rows
 
 
-def _parsed_lines(where: str, stream: IO[bytes], progress: Any) -> Iterator[tuple[int, str, Any]]:
-    row, begin = 0, 0
-    progress.total = size_of(stream)
+def _parsed_lines(
+    where: str, stream: BufferedReader, begin: int, progress: Any
+) -> Iterator[tuple[int, str, Any]]:
+    row = 0
     for line in stream:
         if line.strip():
             try:
                 text = line.decode("utf-8").strip()
                 value = json.loads(text)
             except (ValueError, RecursionError) as error:
-                whole = None if row else _one_object(line + stream.read())
+                whole = None if row else _one_object(line, stream)
                 if whole is not None:
-                    yield 0, json.dumps(whole, ensure_ascii=False), whole
+                    yield 0, _written(whole), whole
                     return
                 raise UserError(
                     f"{where}: malformed JSON in row {row:,}, the line at byte {begin:,}: {error}. "
@@ -181,12 +249,26 @@ def _parsed_lines(where: str, stream: IO[bytes], progress: Any) -> Iterator[tupl
             row += 1
         begin += len(line)
         progress.update(len(line))
+    progress.total = progress.n
 
 
-def _one_object(content: bytes) -> dict[str, Any] | None:
-    """The JSON object that ``content`` consists of; None for anything else."""
+def _written(value: Any) -> str:
+    """``value`` as JSON, in plain letters unless they cannot be encoded."""
+    text = json.dumps(value, ensure_ascii=False)
     try:
-        value = json.loads(content)
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value)
+    return text
+
+
+def _one_object(first: bytes, stream: BufferedReader) -> dict[str, Any] | None:
+    """The JSON object that the line ``first`` and what follows it consist of; None for anything
+    else, and for more than ``_OBJECT`` bytes.
+    """
+    rest = stream.read(_OBJECT)
+    try:
+        value = None if stream.peek(1) else json.loads(first + rest)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

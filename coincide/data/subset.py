@@ -19,9 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from coincide.data.blocks import ParsedRow
 from coincide.data.exports import as_messages, read_rows
 from coincide.data.resolve import check_rows, resolve_rows
 from coincide.data.rows import scan
+from coincide.data.table import Rows, collect_rows
 from coincide.schema import Dataset, UserError
 from coincide.system.files import write_array, write_json, write_list
 
@@ -43,14 +45,13 @@ def write_subset(
     or given twice.
     """
     chosen = np.asarray(rows, dtype=np.int64)
-    check_rows(chosen.tolist(), len(dataset), "the selection")
+    check_rows(chosen, len(dataset), "the selection")
     chosen = np.sort(chosen)
-    examples = [dataset.examples[row] for row in chosen]
-    texts = _texts(dataset.annotations, chosen)
-    told(chosen.nbytes + sum(len(text.encode()) for text in texts))
+    examples = dataset.examples if isinstance(dataset.examples, Rows) else _read(dataset)
+    told(chosen.nbytes + examples.text_bytes(chosen))
     write_array(folder / "rows.npy", chosen)
-    write_json(folder / "ids.json", [example.id for example in examples])
-    write_list(folder / "subset.json", texts)
+    write_json(folder / "ids.json", list(examples.ids(chosen)))
+    write_list(folder / "subset.json", examples.texts(chosen.tolist()))
     said = map(as_messages, read_rows(folder / "subset.json"))
     messages = (json.dumps(record, ensure_ascii=False) for record in said)
     write_list(folder / "messages.json", messages)
@@ -58,13 +59,15 @@ def write_subset(
     write_json(folder / "facts.json", kept)
 
 
-def _texts(annotations: Path, rows: np.ndarray) -> list[str]:
-    """The text of each row in the annotation file, unchanged."""
-    wanted = set(rows.tolist())
-    texts = [text for row, text, _ in scan(annotations) if row in wanted]
-    if len(texts) != len(wanted):
+def _read(dataset: Dataset) -> Rows:
+    """The rows of the annotation file of a dataset whose examples were not read from a table."""
+    found = collect_rows(
+        ParsedRow(example, text)
+        for example, (_, text, _) in zip(dataset.examples, scan(dataset.annotations), strict=False)
+    )
+    if len(found) != len(dataset):
         raise UserError(
-            f"{annotations} has fewer rows than when it was read: it changed during the run. "
-            "Start again; the subset will be keyed by the new content."
+            f"{dataset.annotations} has fewer rows than when it was read: it changed during the "
+            "run. Start again; the subset will be keyed by the new content."
         )
-    return texts
+    return found

@@ -92,13 +92,16 @@ def extraction(
     source: DataSource,
     options: FeaturePass,
     after: tuple[Step, ...] = (),
+    data: Step | None = None,
 ) -> Extraction:
-    """The step and pass that compute ``signal`` with ``model`` over ``source``.
+    """The step and pass that compute ``signal`` with ``model`` over ``source``, whose step is
+    ``data``.
 
     ``options`` say how fast, ``after`` are scans that must be done first.
     """
     signal_pass = type(signal).make_pass(model, source, options)
-    step = signal_step(signal, signal_pass, data=source.step(), base=model.step(), after=after)
+    over = data or source.step()
+    step = signal_step(signal, signal_pass, data=over, base=model.step(), after=after)
     return Extraction(signal, step, signal_pass)
 
 

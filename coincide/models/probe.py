@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from coincide.models import chat
 from coincide.models.answers import rendered_answers
 from coincide.models.encode import IGNORE, Encoded, encode_blank, image_tokens, pixels_of
+from coincide.models.learnable import EMPTY as EMPTY
+from coincide.models.learnable import NOT_LEARNT as NOT_LEARNT
+from coincide.models.learnable import ProbeVerdict as ProbeVerdict
+from coincide.models.learnable import nothing_to_learn as nothing_to_learn
 from coincide.models.template import IMAGE, TEMPLATES, render
 from coincide.schema import Turn, UserError
 
@@ -24,23 +28,11 @@ ImageSize = tuple[int, int]
 """Width and height in pixels."""
 REFUSED_PICTURE = "picture that the model's processor refuses"
 REFUSED_TEXT = "text that the model's template or processor refuses"
-EMPTY = "every answer is empty"
-NOT_LEARNT = "no turn is to be learnt"
 CUT = "every answer is cut off by max_length"
 CUT_AT_IMAGE = "pictures do not fit into max_length"
 LONG_PICTURES = "pictures that take more tokens than max_length"
 NOMINAL: ImageSize = (64, 64)
 """Used for every picture if the processor brings all pictures to one size."""
-
-
-class ProbeVerdict(NamedTuple):
-    """Why a row cannot be used. ``refused``: the model cannot read it; else there is nothing to
-    learn.
-    """
-
-    refused: bool
-    kind: str
-    detail: str = ""
 
 
 @dataclass
@@ -126,16 +118,6 @@ class Prober:
         template = TEMPLATES[self.template]
         pictures = [blank(size) for size in sizes]
         return encode_blank(turns, pictures, self.processor, template, self.max_length)
-
-
-def nothing_to_learn(turns: Sequence[Turn]) -> ProbeVerdict | None:
-    """Why no model can learn anything from ``turns``; None if one can."""
-    answers = [turn for turn in turns if turn.role == "gpt"]
-    if not any(turn.text for turn in answers):
-        return ProbeVerdict(False, EMPTY)
-    if not any(segment.answer for segment in render(TEMPLATES["tiny"], turns)):
-        return ProbeVerdict(False, NOT_LEARNT)
-    return None
 
 
 def reserved_tokens(processor: Any) -> frozenset[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from coincide.data.reasons import Reasons, merged, rows_of
 from coincide.schema import (
     Clustering,
     Clusters,
@@ -25,6 +26,8 @@ from coincide.store import Step, Store
 
 if TYPE_CHECKING:
     import numpy as np
+
+NO_SIGNAL = "no signal of the reference or CLIP model"
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class NeedSteps:
         dataset = self.target_source.open(store.verify(step.needs[0]).path)
         folder = store.verify(step).path
         usable = usable_rows([folder])
-        usable[list(dataset.dropped)] = False
+        usable[rows_of(dataset.dropped)] = False
         return TargetRows(dataset.examples, np.asarray(ShardedArray(folder)), usable)
 
     def refused(self, store: Store) -> dict[int, str]:
@@ -116,28 +119,31 @@ class StorePool:
         import numpy as np
 
         usable = np.ones(len(self._dataset), dtype=bool)
-        usable[[*self._dataset.dropped, *self._barred, *self.without_features]] = False
+        usable[rows_of(self.reasons)] = False
         return usable
 
     @cached_property
-    def without_features(self) -> list[int]:
-        """Rows of the pool without a valid value of a needed signal."""
-        if not self._needs.signals:
-            return []
+    def without_features(self) -> np.ndarray:
+        """Rows of the pool without a valid value of a needed signal, int64."""
         import numpy as np
+
+        if not self._needs.signals:
+            return np.empty(0, np.int64)
 
         from coincide.features.engine.shards import usable_rows
 
         steps = self._needs.signals.values()
         valid = usable_rows([self._store.verify(step, "valid-*").path for step in steps])
-        left_out = self._dataset.dropped.keys() | self._barred.keys()
-        return [row for row in np.flatnonzero(~valid).tolist() if row not in left_out]
+        for left_out in (self._dataset.dropped, self._barred):
+            valid[rows_of(left_out)] = True
+        return np.flatnonzero(~valid)
 
     @cached_property
-    def reasons(self) -> dict[int, str]:
+    def reasons(self) -> Reasons:
         """Row -> reason, for every row that is not usable."""
-        lacking = dict.fromkeys(self.without_features, "no signal of the reference or CLIP model")
-        return {**lacking, **self._barred, **self._dataset.dropped}
+        size = len(self._dataset)
+        lacking = Reasons.of(size, [(self.without_features, NO_SIGNAL)])
+        return merged(size, lacking, self._barred, self._dataset.dropped)
 
     def signal(self, signal: Signal) -> Any:
         from coincide.features.engine.shards import ShardedArray

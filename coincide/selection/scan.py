@@ -11,12 +11,16 @@ Pictures are not decoded; their sizes come from the files' headers. See ``coinci
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from coincide.data.columns import sources
+from coincide.data.reasons import Reasons, rows_of
 from coincide.data.report import DataReport, Policies, policies_of
+from coincide.models.learnable import ProbeVerdict, nothing_to_learn
 from coincide.models.template import encoding_of
 from coincide.schema import Dataset, DataSource, ModelSource, UserError
 from coincide.store import Build, Step, Store
@@ -24,11 +28,13 @@ from coincide.system.files import digest_of, write_json
 from coincide.terminal.progress import bar
 
 if TYPE_CHECKING:
-    from coincide.models.probe import ImageSize, Prober, ProbeVerdict
+    from coincide.models.probe import ImageSize, Prober
 
 KIND, VERSION, FILE = "scan", 2, "rows.json"
 CHUNK = 256
 """Rows per task of a scanning process."""
+REMEMBERED = 65_536
+"""Sizes of pictures that are kept."""
 FEW = 8192
 """Up to so many rows are scanned in this process; starting others would take longer."""
 
@@ -108,14 +114,11 @@ def scan_rows(dataset: Dataset, prober: Prober | None) -> Scan:
 def summary(dataset: Dataset, reasons: Mapping[int, str]) -> str:
     """A line for each reason: number of rows, the first ten, number by source."""
     report = DataReport(dataset.name)
-    for row, reason in sorted(reasons.items()):
-        report.add(reason, "on_bad_row", row, dataset.examples[row].source, reason)
+    labels = sources(dataset.examples)
+    in_order = reasons.items() if isinstance(reasons, Reasons) else sorted(reasons.items())
+    for row, reason in in_order:
+        report.add(reason, "on_bad_row", row, labels.names[labels.codes[row]], reason)
     return "\n".join(line.rpartition("; the first:")[0] for line in report.faults().splitlines())
-
-
-def count_by_reason(reasons: Mapping[int, str]) -> dict[str, int]:
-    """Reason -> number of rows."""
-    return dict(sorted(Counter(reasons.values()).items()))
 
 
 def _processor(model: ModelSource, store: Store) -> Any:
@@ -149,7 +152,9 @@ def _verdicts(dataset: Dataset, prober: Prober | None) -> Iterator[tuple[int, Pr
     from coincide.features.engine.ahead import decoding
     from coincide.features.engine.devices import MOST_DECODERS, cores
 
-    rows = [row for row in range(len(dataset)) if row not in dataset.dropped]
+    kept = np.ones(len(dataset), dtype=bool)
+    kept[rows_of(dataset.dropped)] = False
+    rows = np.flatnonzero(kept)
     chunks = [rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)]
     workers = 0 if len(rows) <= FEW else min(MOST_DECODERS, cores())
     with (
@@ -165,7 +170,7 @@ def _verdicts(dataset: Dataset, prober: Prober | None) -> Iterator[tuple[int, Pr
 class _Look:
     """``look(rows)``: the verdicts on those of ``rows`` that are barred.
 
-    Each picture's header is read once.
+    Each picture's header is read once, unless ``REMEMBERED`` others came in between.
     """
 
     dataset: Dataset
@@ -173,15 +178,15 @@ class _Look:
     sizes: dict[str, ImageSize] = field(default_factory=dict)
 
     def __call__(self, rows: Sequence[int]) -> list[tuple[int, ProbeVerdict]]:
-        found = ((row, self._one(row)) for row in rows)
+        found = ((int(row), self._one(int(row))) for row in rows)
         return [(row, verdict) for row, verdict in found if verdict is not None]
 
     def _one(self, row: int) -> ProbeVerdict | None:
-        from coincide.models.probe import NOMINAL, nothing_to_learn, one_size
-
         example = self.dataset.examples[row]
         if self.prober is None:
             return nothing_to_learn(example.turns)
+        from coincide.models.probe import NOMINAL, one_size
+
         if one_size(self.prober.processor):
             return self.prober(example.turns, [NOMINAL] * len(example.images))
         blank = row in self.dataset.blank_images
@@ -193,6 +198,8 @@ class _Look:
 
         try:
             if name not in self.sizes:
+                if len(self.sizes) >= REMEMBERED:
+                    self.sizes.clear()
                 self.sizes[name] = size_of(self.dataset.image_root, name)
         except BadImage:
             if blank:  # a blank picture takes its place

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from coincide.data.columns import id_strings, source_strings
 from coincide.protocols import HasScore, HasVersion
 from coincide.schema import Dataset, DataSource, Method, UserError
 from coincide.selection.pool import NeedSteps
@@ -91,8 +92,8 @@ def _write_table(path: Any, dataset: Dataset, score: np.ndarray) -> None:
 
     columns = {
         "row": range(len(dataset)),
-        "id": [example.id for example in dataset.examples],
-        "source": [example.source for example in dataset.examples],
+        "id": pd.array(id_strings(dataset.examples), dtype="str"),
+        "source": pd.array(source_strings(dataset.examples), dtype="str"),
         "score": score,
     }
     pd.DataFrame(columns).to_parquet(path, index=False)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from coincide.config import HealthLimits
+from coincide.data.columns import sources
+from coincide.data.reasons import count_by_reason
 from coincide.data.report import FIRST
 from coincide.protocols import HasKeyConfig
 from coincide.schema import (
@@ -26,7 +27,7 @@ from coincide.schema import (
 )
 from coincide.selection.budget import count
 from coincide.selection.pool import NeedSteps, StorePool
-from coincide.selection.scan import count_by_reason, summary
+from coincide.selection.scan import summary
 from coincide.selection.scoring import LATE, barred_rows, own_class
 from coincide.store import Artifact, Build, Step
 from coincide.system.files import write_array, write_atomic
@@ -196,8 +197,7 @@ def _select(
         k = len(selection.rows)
     rows, added = fill_to_budget(selection, k, pool.usable, method.name, pool.reasons)
     seconds = time.monotonic() - started
-    composition = Counter(dataset.examples[row].source for row in rows)
-    whole = Counter(example.source for example in dataset.examples)
+    labels = sources(dataset.examples)
     _write_tables(build, selection)
     write_array(build.dir / "order.npy", selection_order(selection, rows, pool.usable))
     facts = {
@@ -209,8 +209,8 @@ def _select(
         "topped_up": added,
         "unusable": int((~pool.usable).sum()),
         "unusable_by": count_by_reason(pool.reasons),
-        "composition": dict(sorted(composition.items())),
-        "pool_composition": dict(sorted(whole.items())),
+        "composition": labels.counts(rows),
+        "pool_composition": labels.counts(),
         "select_seconds": round(seconds, 3),
         "details": dict(selection.facts),
     }
@@ -219,10 +219,12 @@ def _select(
 
 
 def _write_tables(build: Build, selection: Selection) -> None:
-    import pandas as pd
-
     if selection.scores is not None:
         write_array(build.dir / "scores.npy", selection.scores.astype("float32"))
+    if not selection.tables:
+        return
+    import pandas as pd
+
     for name, columns in selection.tables.items():
         frame = pd.DataFrame({column: list(values) for column, values in columns.items()})
         write_atomic(build.dir / f"{name}.parquet", frame.to_parquet)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from coincide.data.reasons import Reasons, merged
 from coincide.features.extract import Extraction, signal_step
 from coincide.protocols import HasDtype
 from coincide.schema import Dataset, DataSource, ModelSource, Signal
@@ -68,8 +69,8 @@ class SubsetRows:
         whole = self.source.open(data)
         outside = np.ones(len(whole), dtype=bool)
         outside[np.load(artifact / "rows.npy", allow_pickle=False)] = False
-        others = dict.fromkeys(np.flatnonzero(outside).tolist(), OUTSIDE)
-        return replace(whole, dropped={**others, **whole.dropped})
+        others = Reasons.of(len(whole), [(np.flatnonzero(outside), OUTSIDE)])
+        return replace(whole, dropped=merged(len(whole), others, whole.dropped))
 
 
 def merged_target(model: ModelSource, adapter: Step) -> Step:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -69,10 +70,13 @@ def _begin(work: Callable[[Any], Any], parent: int) -> None:
     die_with_parent()
     if os.getppid() != parent:
         os._exit(1)  # it was killed before that line
-    import torch
-
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork
-    torch.set_num_threads(1)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(1)
+    else:  # should the work import it
+        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
     _work = work
 
 

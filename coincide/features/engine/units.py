@@ -20,6 +20,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from coincide.data.columns import shown
 from coincide.features.engine.shards import ShardedArray, has_shard, read_valid, write_shard
 from coincide.schema import Example
 from coincide.system.files import write_array
@@ -46,7 +47,8 @@ class Units:
         if self.order is None:
             return self.shards
         starts = np.flatnonzero(np.diff(self.order[:, 1])) + 1
-        return [part.tolist() for part in np.split(self.order[:, 0], starts)]
+        parts: list[np.ndarray] = np.split(self.order[:, 0], starts)
+        return parts  # type: ignore[return-value]
 
     @cached_property
     def name(self) -> str:
@@ -121,10 +123,10 @@ def by_picture(
     None if fewer than ``WORTH`` of the rows show a picture of another shard.
     """
     rows = np.concatenate([np.asarray(shard) for shard in shards]) if shards else np.empty(0, int)
-    shown = [(place, name) for place, row in enumerate(rows) for name in examples[row].images]
-    if not shown:
+    places, pictures = _shown(examples, rows)
+    if not len(places):
         return None
-    group = _connected(len(rows), shown)
+    group = _connected(len(rows), places, pictures)
     of_shard = np.repeat(np.arange(len(shards)), [len(shard) for shard in shards])
     apart = len(np.unique(np.stack([group, of_shard]), axis=1).T) - (int(group.max()) + 1)
     if apart < WORTH * len(rows):
@@ -135,12 +137,21 @@ def by_picture(
     return np.stack([rows[places], _cut(group[places], most)], axis=1).astype(np.int64)
 
 
-def _connected(rows: int, shown: Sequence[tuple[int, str]]) -> np.ndarray:
-    """int64 [rows]: the same number for rows that show a picture in common, at any remove."""
-    names: dict[str, int] = {}
-    columns = np.asarray([names.setdefault(name, rows + len(names)) for _, name in shown])
-    places = np.asarray([place for place, _ in shown])
-    size = rows + len(names)
+def _shown(examples: Sequence[Example], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What ``rows`` [n] show: the place of the row among them, and the number of the picture."""
+    found = shown(examples)
+    counts = np.diff(found.starts)[rows]
+    places = np.repeat(np.arange(len(rows)), counts)
+    begins = np.repeat(found.starts[:-1][rows] - np.cumsum(counts) + counts, counts)
+    return places, found.codes[begins + np.arange(len(places))]
+
+
+def _connected(rows: int, places: np.ndarray, pictures: np.ndarray) -> np.ndarray:
+    """int64 [rows]: the same number for rows that show a picture in common, at any remove; the row
+    at ``places[i]`` shows ``pictures[i]``.
+    """
+    columns = rows + np.unique(pictures, return_inverse=True)[1]
+    size = int(columns.max()) + 1
     pairs = coo_array((np.ones(len(places), bool), (places, columns)), shape=(size, size))
     _, labels = connected_components(pairs, directed=False)
     return np.unique(labels[:rows], return_inverse=True)[1].astype(np.int64)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from coincide.config import FeaturePass
+from coincide.data.columns import shown as pictures_of
+from coincide.data.reasons import rows_of
 from coincide.features.engine.ahead import Ordered, decoding
 from coincide.features.engine.contract import Computer, WorkerSite
 from coincide.features.forward.contract import EmbeddingSignal
@@ -285,16 +287,22 @@ class ImagesOnce:
         self.encoder = encoder
         self.ordered = ordered
         self.seen: dict[str, np.ndarray] = {}
-        self.last = {
-            name: example.row
-            for example in dataset.examples
-            if example.row not in dataset.dropped
-            for name in example.images
-        }
+        self.until: dict[str, int] = {}
+        """Image of ``seen`` -> the last row that shows it."""
+        found = pictures_of(dataset.examples)
+        self._codes, self._starts = found.codes, found.starts
+        kept = np.ones(len(dataset), dtype=bool)
+        kept[rows_of(dataset.dropped)] = False
+        rows = found.row_of
+        self._last = np.full(len(found.names), -1, np.int32)
+        np.maximum.at(self._last, self._codes[kept[rows]], rows[kept[rows]])
 
     def embed(self, examples: Sequence[Example]) -> np.ndarray:
         """Embedding float32 [n, D] of each example's image(s); NaN for an example without one."""
         shown = {name: example for example in examples for name in example.images}
+        for example in examples:
+            codes = self._codes[self._starts[example.row] : self._starts[example.row + 1]]
+            self.until.update(zip(example.images, self._last[codes].tolist(), strict=True))
         new = [name for name in shown if name not in self.seen]
         pixels = self.ordered([(shown[name].row, name) for name in new])
         while here := list(islice(pixels, self.encoder.batch_size)):
@@ -305,9 +313,9 @@ class ImagesOnce:
             if example.images:
                 found[i] = _direction(np.stack([self.seen[name] for name in example.images]))
         if examples:
-            over = [name for name in self.seen if self.last[name] <= examples[-1].row]
+            over = [name for name in self.seen if self.until[name] <= examples[-1].row]
             for name in over:
-                del self.seen[name]
+                del self.seen[name], self.until[name]
         return found
 
 
