@@ -95,7 +95,8 @@ def content_of(
         names, what = _look(rows(annotations))
         now |= {"sha256": _digest(annotations), **what}
         found = look(image_root, names)
-    if states is not None and found.same(states) and known.keys() >= set(IMAGES):
+    complete = isinstance(known.get("images"), str) and known.keys() >= set(IMAGES)
+    if states is not None and complete and found.same(states):
         now |= {name: known[name] for name in IMAGES}
         found = states
     else:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coincide.data.columns import sources
+from coincide.data.columns import answered, sources
 from coincide.data.reasons import Reasons, rows_of
 from coincide.data.report import DataReport, Policies, policies_of
 from coincide.models.learnable import ProbeVerdict, nothing_to_learn
@@ -154,6 +154,8 @@ def _verdicts(dataset: Dataset, prober: Prober | None) -> Iterator[tuple[int, Pr
 
     kept = np.ones(len(dataset), dtype=bool)
     kept[rows_of(dataset.dropped)] = False
+    if prober is None:  # a row with an answer teaches any model something
+        kept &= ~answered(dataset.examples)
     rows = np.flatnonzero(kept)
     chunks = [rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)]
     workers = 0 if len(rows) <= FEW else min(MOST_DECODERS, cores())
