@@ -251,13 +251,17 @@ class Rows(Sequence[Example]):
         names, counts = found.field("values"), found.field("counts").to_numpy()
         empty = compute.equal(names, pa.scalar(b"", TEXT)).to_numpy(zero_copy_only=False)
         twice = names.filter(pa.array((counts > 1) & ~empty)).to_pylist()
+        lacking = int(counts[empty].sum())
+        del found, names
         self.give_back()
-        return [as_text(name) for name in twice], int(counts[empty].sum())
+        pa.default_memory_pool().release_unused()
+        return [as_text(name) for name in twice], lacking
 
     def _distinct(self, values: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
         """The distinct ``values`` in the order in which they appear, and their numbers."""
         found = values.dictionary_encode()
         self.give_back()
+        pa.default_memory_pool().release_unused()
         if not found.num_chunks:
             return pa.array([], TEXT), np.empty(0, np.int32)
         codes = np.concatenate([chunk.indices.to_numpy() for chunk in found.chunks])
