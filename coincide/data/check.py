@@ -18,6 +18,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
+from coincide.data.cells import in_order
 from coincide.data.images import CorruptImage, MissingImage, decode
 from coincide.data.listing import missing_files
 from coincide.system.processes import preexec_die_with_parent
@@ -55,11 +56,12 @@ def examine(root: Path, name: str) -> Finding:
 def check_images(
     root: Path, names: Collection[str], *, processes: int | None = None
 ) -> dict[str, Finding]:
-    """Name -> finding for each of ``names``, sorted; independent of the number of processes.
+    """Name -> finding for each of ``names``, sorted, those in one shard by row; independent of the
+    number of processes.
 
     Raises :class:`coincide.data.images.UnsafePath` for names that lead outside ``root``.
     """
-    found = dict.fromkeys(sorted(names), Finding("missing"))
+    found = dict.fromkeys(sorted(names, key=in_order), Finding("missing"))
     missing = missing_files(root, found)
     there = [name for name in found if name not in missing]
     chunks = (there[i : i + CHUNK] for i in range(0, len(there), CHUNK))

@@ -1,5 +1,8 @@
 """Read images safely: a function that returns an RGB picture or says what is wrong with the file.
 
+A picture is a file below the image root, or lies in a cell of a Parquet shard below it
+(:mod:`coincide.data.cells`); :func:`open_picture` opens either.
+
 One rule makes a picture RGB, in training, in feature passes and in evaluation, which calls
 :func:`to_rgb` on the pictures of benchmarks before their tasks see them:
 
@@ -20,9 +23,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
+from coincide.data.cells import DamagedShard, NoPicture, cell_of, file_of, read_cell
 from coincide.schema import UserError
 
 if TYPE_CHECKING:
@@ -68,18 +73,19 @@ def decode(
     """
     from PIL import Image, UnidentifiedImageError
 
-    path = safe_path(root, relative)
-    if not path.is_file():
-        raise MissingImage(f"image {relative!r}: no such file under {root}.")
+    stream = open_picture(root, relative)
     try:
-        with whole_files_only(), Image.open(path) as picture:
+        with stream, whole_files_only(), Image.open(stream) as picture:
             _check_size(picture.size, relative, max_pixels)
             converted = conversions(picture, relative)
             return to_rgb(picture), converted
     except UnidentifiedImageError as error:
-        raise CorruptImage(f"image {relative!r} under {root}: {_what_it_is(path)}.") from error
+        with open_picture(root, relative) as again:
+            what = _what_it_is(again)
+        raise CorruptImage(f"image {relative!r} under {root}: {what}.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        _check_size(_claimed_size(path), relative, max_pixels)
+        with open_picture(root, relative) as again:
+            _check_size(_claimed_size(again), relative, max_pixels)
         raise CorruptImage(f"image {relative!r} under {root} is refused: {error}") from error
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError, IndexError) as error:
         raise CorruptImage(f"image {relative!r} under {root} does not decode: {error}.") from error
@@ -92,16 +98,36 @@ def size_of(root: Path, relative: str) -> tuple[int, int]:
     """
     from PIL import Image
 
-    path = safe_path(root, relative)
-    if not path.is_file():
-        raise MissingImage(f"image {relative!r}: no such file under {root}.")
+    stream = open_picture(root, relative)
     try:
-        with Image.open(path) as picture:
+        with stream, Image.open(stream) as picture:
             width, height = picture.size
             sideways = picture.getexif().get(0x0112, 1) >= 5
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise CorruptImage(f"image {relative!r} under {root} does not open: {error}.") from error
     return (height, width) if sideways else (width, height)
+
+
+def open_picture(root: Path, relative: str) -> IO[bytes]:
+    """The encoded picture at ``root/relative``, a file or a cell of a shard, to be read once.
+
+    Raises :class:`UnsafePath`; :class:`MissingImage` if there is no such file or cell;
+    :class:`CorruptImage` for a file that cannot be opened and a damaged shard.
+    """
+    path, cell = safe_path(root, relative), cell_of(relative)
+    if not path.is_file():
+        raise MissingImage(f"image {relative!r}: no such file under {root}.")
+    try:
+        return BytesIO(read_cell(path, cell)) if cell else path.open("rb")
+    except NoPicture as error:
+        raise MissingImage(f"image {relative!r} under {root}: {error}.") from error
+    except DamagedShard as error:
+        raise CorruptImage(
+            f"image {relative!r}: the shard {path} cannot be read: {error}. A download that broke "
+            "off looks like this: fetch it again."
+        ) from error
+    except OSError as error:
+        raise CorruptImage(f"image {relative!r} under {root} does not open: {error}.") from error
 
 
 @contextmanager
@@ -122,7 +148,8 @@ def whole_files_only() -> Iterator[None]:
 def safe_path(root: Path, relative: str) -> Path:
     """``root/relative`` with symlinks resolved; UnsafePath if it ends outside ``root``.
 
-    ``root`` itself may be a link, and links inside it may point to other places inside it.
+    For a picture in a shard, the shard. ``root`` itself may be a link, and links inside it may
+    point to other places inside it.
     """
     why = unsafe_reason(relative)
     if why:
@@ -131,7 +158,7 @@ def safe_path(root: Path, relative: str) -> Path:
             "below it."
         )
     home = os.path.realpath(root)
-    path = os.path.realpath(os.path.join(home, relative))  # noqa: PTH118
+    path = os.path.realpath(os.path.join(home, file_of(relative)))  # noqa: PTH118
     if not path.startswith(home.rstrip(os.sep) + os.sep):
         raise UnsafePath(
             f"image {relative!r}: a symbolic link leads out of the image root {root}, to {path}. "
@@ -146,7 +173,7 @@ def unsafe_reason(relative: str) -> str:
         return "an empty path, or one with a NUL character"
     if relative.startswith(("/", "\\", "~")) or relative[1:3] in (":\\", ":/"):
         return "an absolute path"
-    if ".." in relative.replace("\\", "/").split("/"):
+    if ".." in file_of(relative).replace("\\", "/").split("/"):
         return "it climbs out with '..'"
     return ""
 
@@ -231,24 +258,22 @@ def _check_size(size: tuple[int, int], relative: str, max_pixels: int) -> None:
         )
 
 
-def _claimed_size(path: Path) -> tuple[int, int]:
-    """Width and height in the file's header, if Pillow refuses to open it; (0, 0) if unknown."""
+def _claimed_size(stream: IO[bytes]) -> tuple[int, int]:
+    """Width and height in the header, if Pillow refuses to open it; (0, 0) if unknown."""
     from PIL import Image
 
-    with path.open("rb") as handle:
-        head = handle.read(16)
-        for factory, accepts in Image.OPEN.values():
-            if accepts and accepts(head) is True:
-                handle.seek(0)
-                with suppress(Exception):
-                    return factory(handle, str(path)).size
+    head = stream.read(16)
+    for factory, accepts in Image.OPEN.values():
+        if accepts and accepts(head) is True:
+            stream.seek(0)
+            with suppress(Exception):
+                return factory(stream, "").size
     return 0, 0
 
 
-def _what_it_is(path: Path) -> str:
+def _what_it_is(stream: IO[bytes]) -> str:
     """In words, what a file that is not an image contains."""
-    with path.open("rb") as handle:
-        head = handle.read(512)
+    head = stream.read(512)
     if not head:
         return "a file of zero bytes"
     text = head.lstrip().lower()

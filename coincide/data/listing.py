@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from coincide.data.cells import cell_of, file_of, has_cell
 from coincide.data.images import UnsafePath, safe_path, unsafe_reason
 from coincide.terminal.progress import SOON, bar
 
@@ -15,17 +16,23 @@ SHOWN = 10
 
 
 def missing_files(root: Path, names: Iterable[str]) -> set[str]:
-    """Those of ``names`` that are not files below ``root``.
+    """Those of ``names`` that are not files below ``root``, nor cells of shards below it.
 
     Raises :class:`UnsafePath`, naming the first ten, if any is absolute, contains ``..``, or leads
     outside the root through a symbolic link.
     """
+    names = list(names)
     missing: set[str] = set()
-    for wanted, entries in _folders(root, names):
+    for wanted, entries in _folders(root, dict.fromkeys(map(file_of, names))):
         missing.update(
             n for base, n in wanted if base not in entries or not entries[base].is_file()
         )
-    return missing
+    return {name for name in names if file_of(name) in missing or _no_cell(root, name)}
+
+
+def _no_cell(root: Path, name: str) -> bool:
+    cell = cell_of(name)
+    return cell is not None and not has_cell(root / cell.shard, cell)
 
 
 def _folders(
