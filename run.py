@@ -44,6 +44,7 @@ from launch.execute import Executor, Launcher
 from launch.frozen import FrozenCommand, frozen_command, read, what_runs
 from launch.jobs import Job, with_stages, without_duplicates
 from launch.local import Local
+from launch.own import with_own
 from launch.references import ledger_config
 from launch.status import show
 from launch.sweep import open_sweep
@@ -86,7 +87,7 @@ def compose_run(words: Sequence[str]) -> DictConfig:
 
     Raises UserError if that one follows another itself.
     """
-    cfg = _compose(words)
+    cfg = _compose(with_own(words, CONF))
     if "of" in (cfg.method or {}) and cfg.method.get("other") is None:
         other = _method_file(str(cfg.method.of), words)
         if "of" in other:

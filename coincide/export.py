@@ -11,10 +11,13 @@ SUBSET is a subset artifact or a result of the ledger. Forms:
 - ``ids``: the rows' ids, a JSON list; not unique in LLaVA-665K
 - ``npy``: sorted row indices int64 [k] of the annotation file, as the published code indexes it
 - ``table``: all rows of the dataset with score, cluster, rank and ``selected``, as parquet
+- ``parquet``: the rows with their pictures inside, as ``data=parquet`` and ``datasets`` read them
 
 Ids are strings; turns are those that the product trains on; system prompts stay. ``--images`` says
-how pictures are named: relative to the image root, absolute, or copied next to FILE. What a reader
-would take otherwise is counted and told. ``method=from_file`` reads every form back.
+how pictures are named: relative to the image root, absolute, or copied next to FILE. Pictures that
+lie inside Parquet shards are written as files next to FILE, those of the subset alone. What a
+reader would take otherwise is counted and told. ``method=from_file`` reads every form back but
+``parquet``.
 docs/CLIENTS.md has what each trainer makes of each form.
 """
 
@@ -24,14 +27,14 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from coincide.data.export_pictures import PictureFiles, shows_cells, write_parquet
 from coincide.data.exports import FORMS, Misread, as_json_line, read_rows, words_for_media
-from coincide.data.images import safe_path
 from coincide.data.listing import missing_files
 from coincide.data.report import FIRST
 from coincide.data.trainers import UNKNOWN_ROOT, Exported, write_beside
@@ -43,7 +46,7 @@ from coincide.store import check_path
 from coincide.system.files import write_atomic, write_json, write_list
 from coincide.terminal.inert import guard_terminal
 
-CHOICES = (*FORMS, "ids", "npy", "table")
+CHOICES = (*FORMS, "ids", "npy", "table", "parquet")
 IMAGES = ("relative", "absolute", "copy")
 COPIED = "images"
 """Folder beside the file, for ``--images copy``."""
@@ -99,13 +102,14 @@ def _store(folder: Path, store: Path) -> Path:
 
 
 def export_subset(
-    folder: Path, form: str, out: Path, *, images: str = "relative", root: Path | None = None
+    folder: Path, form: str, out: Path, *, images: str | None = None, root: Path | None = None
 ) -> ExportSummary:
     """Write the subset artifact in ``folder`` to ``out`` in ``form``, one of ``CHOICES`` but
     ``table``.
 
-    ``images``: how paths are written (``relative``, ``absolute``, ``copy``); ``root``: the image
-    folder, needed unless ``relative``. Raises :class:`UserError` if ``folder`` holds no subset, if
+    ``images``: how paths are written (``relative``, ``absolute``, ``copy``), None: ``copy`` where
+    pictures lie inside shards, else ``relative``; ``root``: the image folder, needed unless
+    ``relative``. Raises :class:`UserError` if ``folder`` holds no subset, if
     the root is missing, and for ``ids`` if a row has none.
     """
     for name in ("rows.npy", "subset.json"):
@@ -118,12 +122,13 @@ def export_subset(
         return ExportSummary(len(rows), [out])
     if form == "ids":
         return _write_ids(folder, out)
-    if images != "relative" and root is None:
-        raise UserError(
-            f"--images {images}: expected --image-root FOLDER, what data.images of the run was; "
-            "the subset does not record it."
-        )
-    place, base = _place(images, root, out)
+    images = _how(images, form, root, inside=shows_cells(folder / "subset.json"))
+    if form == "parquet":
+        assert root is not None
+        count, lost = write_parquet(folder / "subset.json", root, out)
+        return ExportSummary(count, [out], _lost(lost, root, "are null"))
+    copies = PictureFiles(root, out.absolute().parent / COPIED) if root else None
+    place, base = _place(images, root, out, copies)
     misread, names, media = Misread(form), set[str](), False
 
     def texts() -> Iterator[str]:
@@ -135,38 +140,54 @@ def export_subset(
             yield as_json_line(row, form, place)
 
     write_list(out, texts())
-    notes = [*misread.lines(), *_pictures(images, root, out, names)]
+    copied = copies.missing if copies and images == "copy" else None
+    lost = missing_files(root, names) if root and copied is None else copied or set()
+    notes = [*misread.lines(), *_lost(lost, root, "readers stop at them")]
     files, lines = write_beside(form, Exported(out, base, media))
     if lines and base == UNKNOWN_ROOT and names:
         notes.append(f"{UNKNOWN_ROOT} stands for the image root; --image-root FOLDER fills it in")
     return ExportSummary(len(rows), [out, *files], notes, lines)
 
 
-def _place(images: str, root: Path | None, out: Path) -> tuple[Callable[[str], str], str]:
-    """A function that gives an image's path in the file, and the folder the paths are relative
-    to.
+def _how(images: str | None, form: str, root: Path | None, *, inside: bool) -> str:
+    """How pictures are named; ``inside``: whether some lie inside shards.
+
+    Raises UserError for a way that readers of ``form`` cannot follow, or that needs the root.
     """
-    if images == "copy":
-        return (lambda name: f"{COPIED}/{name}"), str(out.absolute().parent)
+    if inside and images not in (None, "copy") and form not in ("llava", "parquet"):
+        raise UserError(
+            f"--images {images}: pictures of this subset lie inside Parquet shards, which no "
+            f"reader of {form} opens. --images copy writes those of the subset as files; --as "
+            "parquet keeps them inside."
+        )
+    how = images or ("copy" if inside else "relative")
+    if (how != "relative" or form == "parquet") and root is None:
+        raise UserError(
+            f"--images {how}: expected --image-root FOLDER, what data.images of the run was; "
+            "the subset does not record it."
+        )
+    return how
+
+
+def _place(
+    images: str, root: Path | None, out: Path, copies: PictureFiles | None
+) -> tuple[Callable[[str], str], str]:
+    """A function that gives an image's path in the file, where it is copied to if asked for, and
+    the folder the paths are relative to.
+    """
+    if images == "copy" and copies:
+        return (lambda name: f"{COPIED}/{copies.place(name)}"), str(out.absolute().parent)
     if images == "absolute" and root is not None:
         return (lambda name: str(root.absolute() / name)), str(root.absolute())
     return (lambda name: name), UNKNOWN_ROOT if root is None else str(root.absolute())
 
 
-def _pictures(images: str, root: Path | None, out: Path, names: set[str]) -> list[str]:
-    """Copy the images if asked for; returns the names of those that do not exist."""
-    if root is None:
+def _lost(names: Collection[str], root: Path | None, what: str) -> list[str]:
+    """A note on pictures that are not below ``root``, if there are any."""
+    if not names:
         return []
-    missing = missing_files(root, names)
-    if images == "copy":
-        for name in sorted(names - missing):
-            target = out.absolute().parent / COPIED / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(target, lambda path, name=name: _copy(safe_path(root, name), path))  # type: ignore[misc]
-    if not missing:
-        return []
-    shown = ", ".join(map(ascii, sorted(missing)[:FIRST])) + (", ..." * (len(missing) > FIRST))
-    return [f"{len(missing):,} pictures are not below {root}, readers stop at them: {shown}"]
+    shown = ", ".join(map(ascii, sorted(names)[:FIRST])) + (", ..." * (len(names) > FIRST))
+    return [f"{len(names):,} pictures are not below {root}, {what}: {shown}"]
 
 
 def _write_ids(folder: Path, out: Path) -> ExportSummary:
@@ -197,7 +218,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("subset", type=Path, metavar="SUBSET")
     parser.add_argument("--as", dest="form", choices=CHOICES, required=True)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--images", choices=IMAGES, default="relative", help="how they are named")
+    parser.add_argument("--images", choices=IMAGES, help="how they are named")
     parser.add_argument("--image-root", type=Path, metavar="FOLDER", help="data.images of the run")
     parser.add_argument("--store", type=Path, default=Path("store"), help="where the artifacts are")
     given = parser.parse_args(words)

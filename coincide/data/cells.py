@@ -37,15 +37,15 @@ Stamp = tuple[str, int, int]
 
 
 class Cell(NamedTuple):
-    """Where a picture lies: the shard's path relative to the image root, row, column, index."""
+    """Where a picture lies: the shard below the image root, row, column, place in its list."""
 
     shard: str
     row: int
     column: str
-    index: int
+    nth: int
 
     def __str__(self) -> str:
-        return f"{self.shard}#{self.row}/{self.column}/{self.index}"
+        return f"{self.shard}#{self.row}/{self.column}/{self.nth}"
 
 
 class NoPicture(Exception):
@@ -181,7 +181,7 @@ def _value(shard: _Shard, cell: Cell) -> Any:
         raise NoPicture(f"it has the columns {', '.join(shard.file.schema_arrow.names)}")
     group = bisect_right(shard.begins, cell.row) - 1
     begin, column = _column(shard, group, cell.column, cell.row)
-    return _item(column[cell.row - begin], cell.index)
+    return _item(column[cell.row - begin], cell.nth)
 
 
 def _item(scalar: Any, index: int) -> Any:

@@ -16,6 +16,7 @@ from typing import Protocol, runtime_checkable
 from filelock import Timeout
 
 from coincide.data.download import Download, disk_error, download, redact_url
+from coincide.data.fetch_pool import FromHub, fetch_pool
 from coincide.data.listing import missing_files
 from coincide.data.presence import WORK, count_files, gigabytes, look_at_download, mark, space
 from coincide.data.report import by_source
@@ -29,6 +30,13 @@ from coincide.terminal.inert import guard_terminal
 from coincide.terminal.program import hand_over
 
 LOST = "lost_images.json"
+
+
+@runtime_checkable
+class Sharded(Protocol):
+    """A data source whose annotations are the shards that it finds itself."""
+
+    def files_here(self) -> Sequence[Path]: ...
 
 
 @runtime_checkable
@@ -58,6 +66,13 @@ def prepare(source: DataSource) -> None:
 
     Raises :class:`UserError` if the disk is too small or an address does not give its file.
     """
+    if isinstance(source, FromHub) and source.hub:
+        try:
+            with _alone(Path(source.root)):
+                fetch_pool(source)
+        except OSError as error:
+            raise disk_error(error, Path(source.root)) from error
+        return
     if not isinstance(source, Prepared) or not source.downloads:
         print(f"data={source.name} names no downloads: there is nothing to fetch.")
         return
@@ -131,7 +146,7 @@ def requirements(source: Prepared) -> list[Requirement]:
     brought = {r.name for r in found}
     own = [] if "annotations" in brought else ["annotations"]
     for what in own if wanted else [*own, "images"]:
-        wrong = _absent(source, what)
+        wrong = absent(source, what)
         there = wrong or str(getattr(source, what))
         found.append(Requirement(what, not wrong, there, f"set data.{what}"))
     if not all(r.met for r in found if r.fetch):
@@ -145,17 +160,17 @@ def requirements(source: Prepared) -> list[Requirement]:
 def refuse_absent(source: Prepared) -> None:
     """Raise :class:`UserError` if annotations or image root do not exist."""
     for what in ("annotations", "images"):
-        wrong = _absent(source, what)
+        wrong = absent(source, what)
         if wrong:
             raise UserError(f"{wrong} {_remedy(source)}".rstrip())
 
 
-def _absent(source: Prepared, what: str) -> str:
-    """Why ``annotations`` or ``images`` cannot be read; empty if they can."""
+def absent(source: Prepared, what: str) -> str:
+    """Why ``annotations`` or ``images`` of ``source`` cannot be read; empty if they can."""
     path = Path(getattr(source, what))
     if what == "annotations" and path.is_dir():
         try:
-            shards_of(path)
+            _ = source.files_here() if isinstance(source, Sharded) else shards_of(path)
         except UserError as error:
             return str(error)
         return ""
@@ -165,7 +180,7 @@ def _absent(source: Prepared, what: str) -> str:
 
 
 def _remedy(source: Prepared) -> str:
-    if not source.downloads:
+    if not source.downloads and not (isinstance(source, FromHub) and source.hub):
         return ""
     return f"`python -m coincide.data.prepare data={source.name}` fetches it"
 

@@ -26,6 +26,9 @@ BROKEN = re.compile(
 NOTES = re.compile(r"(dataset_infos?|dataset_dict|state|metadata|config|schema|croissant)\.json$")
 """Files beside shards that contain no rows."""
 NUMBERED = re.compile(r"(.*?)[-_.]?(\d+)-of-(\d+)(-[0-9a-f]+)?\.")
+SPLITS = frozenset(
+    {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"}
+)
 SPLIT = re.compile(
     r"(?:^|[-_.])(train|training|test|testing|val|valid|validation|dev|eval)(?=[-_.\d]|$)",
     re.IGNORECASE,
@@ -43,23 +46,23 @@ def shards_of(path: Path) -> list[Path]:
     names = sorted(p.name for p in path.iterdir() if p.is_file() and p.name[0] not in "._")
     if cut := [name for name in names if BROKEN.search(name)]:
         raise UserError(
-            f"data.annotations={str(path)!r}: {_some(cut)}: downloads that did not end. Fetch them "
+            f"data.annotations={str(path)!r}: {some(cut)}: downloads that did not end. Fetch them "
             "again, or remove them if their rows are not wanted."
         )
     if other := [name for name in names if UNREAD.search(name)]:
         raise UserError(
-            f"data.annotations={str(path)!r}: this folder holds {_some(other)}, which are not read "
+            f"data.annotations={str(path)!r}: this folder holds {some(other)}, which are not read "
             "as shards. Name one file, or a folder of Parquet, JSON or JSON lines files alone."
         )
     shards = [name for name in names if READ.search(name) and not NOTES.fullmatch(name)]
     if not shards:
         inner = sorted(p.name for p in path.iterdir() if p.is_dir() and p.name[0] not in "._")
-        hint = f" It has the folders {_some(inner)}: name one of them." if inner else ""
+        hint = f" It has the folders {some(inner)}: name one of them." if inner else ""
         raise UserError(
             f"data.annotations={str(path)!r} is a folder without a Parquet, JSON or JSON lines "
-            f"file; it holds {_some(names)}.{hint}"
+            f"file; it holds {some(names)}.{hint}"
         )
-    _one_dataset(path, shards)
+    refuse_parts(path, shards)
     return [path / name for name in shards]
 
 
@@ -75,14 +78,17 @@ def stamp_of(path: Path) -> list[object] | None:
     return [[name, status.st_size, status.st_mtime_ns] for name, status in found]
 
 
-def _one_dataset(path: Path, names: Sequence[str]) -> None:
+def refuse_parts(path: Path, names: Sequence[str]) -> None:
+    """Raise :class:`UserError` unless ``names``, the shards in the folder ``path``, may be one
+    whole dataset: files of one kind and split, numbered without gaps and each once.
+    """
     kinds = sorted(
         {match[1].lower().replace("ndjson", "jsonl") for match in map(READ.search, names) if match}
     )
     if len(kinds) > 1:
         raise UserError(
             f"data.annotations={str(path)!r}: files of several kinds ({', '.join(kinds)}): "
-            f"{_some(names)}. Name one file, or put the shards of one dataset alone into a folder."
+            f"{some(names)}. Name one file, or put the shards of one dataset alone into a folder."
         )
     families: dict[str, list[re.Match[str] | None]] = {}
     for name in names:
@@ -94,7 +100,7 @@ def _one_dataset(path: Path, names: Sequence[str]) -> None:
     if len(splits) > 1 or (len(families) > 1 and any(map(NUMBERED.match, names))):
         raise UserError(
             f"data.annotations={str(path)!r}: several splits or datasets in one folder "
-            f"({_some(sorted(families))}): {_some(names)}. Name one file, or put the shards of one "
+            f"({some(sorted(families))}): {some(names)}. Name one file, or put the shards of one "
             "into a folder."
         )
     for found in families.values():
@@ -106,15 +112,22 @@ def _none_missing(path: Path, found: Sequence[re.Match[str]]) -> None:
     there = sorted(int(match[2]) for match in found)
     if not found or (len(totals) == 1 and len(there) == len(set(there)) == max(totals)):
         return
+    if len(totals) == 1 and len(there) > len(set(there)):
+        raise UserError(
+            f"data.annotations={str(path)!r}: shards of one number "
+            f"({some(match.string for match in found)}). A dataset that was uploaded twice looks "
+            "like this, and its rows would be read twice: remove those of the earlier upload."
+        )
     raise UserError(
         f"data.annotations={str(path)!r}: {len(there):,} shards of "
-        f"{' and '.join(map(str, sorted(totals)))} ({_some(match.string for match in found)}). A "
+        f"{' and '.join(map(str, sorted(totals)))} ({some(match.string for match in found)}). A "
         "download that broke off looks like this: fetch the others, or rename those that are to be "
         "read."
     )
 
 
-def _some(names: Iterable[str]) -> str:
+def some(names: Iterable[str]) -> str:
+    """The first of ``names``, for a message."""
     shown = [*map(repr, names)]
     return (
         ", ".join(shown[:FIRST]) + (", ..." if len(shown) > FIRST else "") if shown else "nothing"

@@ -20,6 +20,12 @@ DICS = (
     "As printed in DICS: Rel. over 12 benchmarks through VLMEvalKit with Qwen3-32B as judge, mean "
     "of 5 runs; its columns are not known here"
 )
+MMSSR = (
+    "As printed by mmSSR (arXiv 2503.13383) on its page: Rel. over 10 benchmarks (MMBench v1.1 in "
+    "English, MMStar, MMMU, MM-Vet, BLINK, MMT-Bench, MME, AI2D, ScienceQA, MathVista), of 2.6M "
+    "rows of LLaVA-OneVision's single-image stage, on a model of that family before this stage; "
+    "its perplexity takes the middle"
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,12 @@ TABLES = {
     ),
     "llava665k_25pct_llava15_7b": Printed("llava", "llava_1_5_7b", 0.25, DICS, "DICS"),
     "vision_flan186k_25pct_llava15_7b": Printed("vision_flan", "llava_1_5_7b", 0.25, DICS, "DICS"),
+    **{
+        f"llava_onevision_{percent}pct_llava_onevision_7b": Printed(
+            "llava_onevision", "llava_onevision_7b", percent / 100, MMSSR, "mmSSR's page"
+        )
+        for percent in (10, 5, 30)
+    },
 }
 """Name of a file -> what it is; of one dataset and target the usual budget first."""
 FIELDS = ("split", "prompt", "scoring", "ocr_tokens", "judge")

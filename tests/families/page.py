@@ -49,14 +49,18 @@ NAMED = """
 | `internvl3_8b` | `train=lora_internvl` | `internvl3_1b` | 6 tiles of 448 x 448 and one of all |
 | `llava_onevision_7b` | `train=lora_llava_onevision` | `llava_onevision_0_5b` | own grid |
 
-A recipe's YAML names the script that its rates come from and what is otherwise here. Revisions are
-those that public code names for these repositories; no hub was asked. `pictures` in the YAML are
-settings of the image processor, written into the model's copy for every stage. `eval=today` is a
-suite without a judge. Hours are estimated by the dry run, memory by `python -m coincide.doctor`
-on the machine with the GPUs:
+A target named on the command line brings its recipe and `eval=today`, a suite without a judge,
+unless `train=`, `eval=` or an experiment says otherwise (`conf/own.yaml`). A recipe's YAML names the
+script that its rates come from and what is otherwise here. `pictures` in the YAML are settings of
+the image processor, written into the model's copy for every stage. Hours are estimated by the dry
+run, memory by `python -m coincide.doctor` on the machine with the GPUs:
 
-    python run.py method=random data=vision_flan target=qwen2_5_vl_3b train=lora_qwen_vl \\
-        eval=today budget=0.15 dry_run=true
+    python run.py method=random data=llava_onevision target=qwen2_5_vl_3b budget=0.15 dry_run=true
+
+Revisions are those that public code names for these repositories; no hub was asked. Not pinned,
+since none is known: TinyLLaVA-2.0B and its SigLIP (`reference=tinyllava_2b`), the 13B projector of
+LLaVA-1.5 (`target=llava_1_5_13b`), and the datasets FineVision and Cambrian-10M (`main`; the commit
+that it was at is kept when their files are listed).
 """
 
 
