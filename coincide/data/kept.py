@@ -7,7 +7,7 @@ are made anew in memory instead, each time they are opened.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,6 +34,14 @@ class Annotated(Protocol):
     def name(self) -> str: ...
     @property
     def annotations(self) -> str: ...
+    def files_here(self) -> Sequence[Path]:
+        """The files of the annotations."""
+        ...
+
+    def stamp(self) -> Any:
+        """Their sizes and times."""
+        ...
+
     def rows(self, annotations: Path) -> Iterable[tuple[int, str, Any]]: ...
     @property
     def source_of(self) -> SourceOf: ...
@@ -56,13 +64,12 @@ def parsed(
 
 def rows_step(source: Annotated, content: Content) -> Step:
     """The step of the table, whose artifact holds ``rows.arrow``."""
-    annotations = Path(source.annotations)
 
     def build(build: Build) -> Mapping[str, Any]:
-        build.expect(_bytes(annotations))
-        before = stamp_of(annotations)
+        build.expect(_bytes(source))
+        before = source.stamp()
         count = write_rows(build.dir / FILE, _parsed(source))
-        if not before == stamp_of(annotations) == content.stamp:
+        if not before == source.stamp() == content.stamp:
             raise UserError(
                 f"data.annotations={source.annotations!r} changed while it was read. Run the "
                 "command again; the new content gets artifacts of its own."
@@ -77,7 +84,7 @@ def table_of(source: Annotated, content: Content, store: Store | None) -> Rows:
     """The rows of ``source``, which has ``content``: those kept in ``store``, made now if they are
     not there; without a store, or where nothing can be written to it, only for this process.
     """
-    if store is None or _bytes(Path(source.annotations)) < SMALL:
+    if store is None or _bytes(source) < SMALL:
         return collect_rows(_parsed(source))
     step = rows_step(source, content)
     try:
@@ -116,6 +123,12 @@ class _File:
     def name(self) -> str:
         return Path(self.annotations).parent.name.rpartition("-")[0]
 
+    def files_here(self) -> Sequence[Path]:
+        return shards_of(Path(self.annotations))
+
+    def stamp(self) -> Any:
+        return stamp_of(Path(self.annotations))
+
     def rows(self, annotations: Path) -> Iterable[tuple[int, str, Any]]:
         return self.reader(annotations)
 
@@ -138,5 +151,5 @@ def _parsed(source: Annotated) -> Iterator[ParsedRow]:
     return parsed(values, source.source_of, tags_as_text=source.tags_as_text)
 
 
-def _bytes(annotations: Path) -> int:
-    return sum(path.stat().st_size for path in shards_of(annotations))
+def _bytes(source: Annotated) -> int:
+    return sum(path.stat().st_size for path in source.files_here())

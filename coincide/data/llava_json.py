@@ -21,12 +21,13 @@ from coincide.data.digest import Content, RowReader, content_of, count_of
 from coincide.data.download import Download
 from coincide.data.fault import BadRow
 from coincide.data.index import write_index
-from coincide.data.judge import as_seen, judge, looked_for
+from coincide.data.judge import Missing, as_seen, judge, looked_for
 from coincide.data.kept import table_of, table_of_file
 from coincide.data.parse import SourceOf, image_paths
 from coincide.data.prepare import refuse_absent, requirements
 from coincide.data.report import DataReport, Policies
 from coincide.data.rows import scan
+from coincide.data.shards import shards_of, stamp_of
 from coincide.data.table import Rows
 from coincide.protocols import Requirement
 from coincide.schema import Dataset, UserError
@@ -244,6 +245,19 @@ class LlavaJson:
         refuse_absent(self)
         return content_of(Path(self.annotations), Path(self.images), self.rows, self.reading())
 
+    def files_here(self) -> Sequence[Path]:
+        """The files of the annotations, in the order in which they are read."""
+        return shards_of(Path(self.annotations))
+
+    def stamp(self) -> Any:
+        """Sizes and times of :meth:`files_here`."""
+        return stamp_of(Path(self.annotations))
+
+    def missing(self, content: Content) -> Missing:
+        """Which pictures were not there when ``content`` was made."""
+        assert content.states is not None
+        return as_seen(content.states, Path(self.images))
+
     def size(self) -> int:
         """Number of rows in the annotations, counted when they were hashed."""
         refuse_absent(self)
@@ -290,16 +304,14 @@ class LlavaJson:
 
         Raises UserError for rows that the policies refuse.
         """
-        images = Path(self.images)
-        assert content.states is not None
         dataset, report = judge(
             rows,
             Path(self.annotations),
-            images,
+            Path(self.images),
             name=self.name,
             policies=self.policies,
             corrupt=corrupt,
-            missing=as_seen(content.states, images),
+            missing=self.missing(content),
         )
         self.accept(report)
         return dataset, report

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -20,21 +19,24 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+from pyarrow import compute
 
+from coincide.data.blocks import TEXT, as_bytes
 from coincide.data.cells import Cell
 from coincide.data.convert import to_llava
 from coincide.data.digest import Content
 from coincide.data.fault import BadRow
 from coincide.data.fetch_pool import pool_requirements
 from coincide.data.hubfiles import HubFiles, card_rows
-from coincide.data.images import safe_path
+from coincide.data.judge import Missing
 from coincide.data.layout import records_in
 from coincide.data.llava_json import LlavaJson
 from coincide.data.poolfiles import Shard, damaged, first_of, look_at, open_shard, shards_below
 from coincide.data.prepare import absent, prepare, refuse_absent, requirements
 from coincide.data.report import DataReport
 from coincide.data.rows import inert
-from coincide.data.shards import SPLITS
+from coincide.data.shards import SPLITS, some
+from coincide.data.states import States, hash_files, look
 from coincide.protocols import Requirement
 from coincide.schema import UserError
 from coincide.system.files import sha256_file
@@ -104,21 +106,42 @@ class ParquetPool(LlavaJson):
 
     def shards(self) -> tuple[Shard, ...]:
         """The shards, hashed when they are new."""
-        paths = self.files_here()
-        stamps = tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths)
-        return _shards(self.images, self.columns, stamps)
+        return _shards(self.images, self.columns, self.stamp())
 
     def content(self) -> Content:
         """Hashes of the shards, and of files that they name."""
         refuse_absent(self)
         shards = self.shards()
         said = "".join(f"{shard.name}\0{shard.sha256}\n" for shard in shards)
-        named = {path for shard in shards for *_, path in shard.paths}
+        named = sorted({as_bytes(path) for shard in shards for *_, path in shard.paths})
+        files = _files(self.images, pa.array(named, TEXT))
         return Content(
             hashlib.sha256(said.encode("utf-8", "surrogateescape")).hexdigest(),
-            _files_digest(Path(self.images), named),
+            files.digest(),
             sum(shard.rows for shard in shards),
+            stamp=self.stamp(),
+            states=files,
         )
+
+    def size(self) -> int:
+        """Number of rows, by the footers of the shards."""
+        return self.content().rows
+
+    def stamp(self) -> Any:
+        """Sizes and times of the shards."""
+        found = [(path, path.stat()) for path in self.files_here()]
+        return tuple((str(path), status.st_size, status.st_mtime_ns) for path, status in found)
+
+    def missing(self, content: Content) -> Missing:
+        """Files that are not there; a cell was read as the shard was."""
+        states = content.states
+
+        def missing(names: pa.Array) -> np.ndarray:
+            assert states is not None
+            inside = compute.match_substring(names, b".parquet#", ignore_case=True)
+            return states.missing(names) & ~inside.to_numpy(zero_copy_only=False)
+
+        return missing
 
     def requirements(self) -> list[Requirement]:
         """The shards, as far as they are here."""
@@ -127,10 +150,11 @@ class ParquetPool(LlavaJson):
         return pool_requirements(self, absent(self, "annotations"), partial(prepare, self))
 
     def accept(self, report: DataReport) -> None:
-        """Also compare the parts and their rows with those published.
+        """Also compare shards with the hub's hashes, and parts and their rows with those published.
 
-        Raises UserError where they differ and ``expect`` is ``published``.
+        Raises UserError where they differ, of the latter if ``expect`` is ``published``.
         """
+        refuse_other_bytes(self)
         if self.expect == "published":
             refuse_other_counts(self)
         super().accept(report)
@@ -178,15 +202,18 @@ class ParquetPool(LlavaJson):
                 raise damaged(path, error) from None
 
 
-def _files_digest(root: Path, named: Iterable[str]) -> str:
-    """SHA-256 over (path, size, SHA-256) of those of ``named`` that are files below ``root``."""
-    digest = hashlib.sha256()
-    for name in sorted(named):
-        with suppress(UserError):  # the reader reports it
-            path = safe_path(root, name)
-            if path.is_file():
-                digest.update(f"{name}\0{path.stat().st_size}\0{sha256_file(path)}\n".encode())
-    return digest.hexdigest()
+_known: dict[str, States] = {}
+"""Image root -> files below it as they were last hashed in this process."""
+
+
+def _files(root: str, names: pa.Array) -> States:
+    """Size, time and hash of those of ``names`` that are files below ``root``."""
+    found = look(Path(root), names)
+    if root in _known:
+        found.take_hashes(_known[root])
+    hash_files(Path(root), found, sha256_file)
+    _known[root] = found
+    return found
 
 
 @lru_cache(maxsize=1)
@@ -214,6 +241,19 @@ def rows_by_part(source: ParquetPool) -> dict[str, int]:
         part = part_of(path, Path(source.annotations))
         found[part] = found.get(part, 0) + shard.rows
     return found
+
+
+def refuse_other_bytes(source: ParquetPool) -> None:
+    """Raise UserError for shards that are not the files that the hub listed."""
+    listed = source.hub.listed(Path(source.root)) if source.hub else []
+    stated = {Path(source.root, file.path): file.sha256 for file in listed if file.sha256}
+    found = zip(source.files_here(), source.shards(), strict=True)
+    wrong = [str(path) for path, shard in found if stated.get(path, shard.sha256) != shard.sha256]
+    if wrong:
+        raise UserError(
+            f"{len(wrong):,} shards have other bytes than the hub lists: {some(wrong)}. Remove "
+            f"them and run python -m coincide.data.prepare data={source.name} again."
+        )
 
 
 def refuse_other_counts(source: ParquetPool) -> None:

@@ -50,10 +50,10 @@ NAMED = """
 | `llava_onevision_7b` | `train=lora_llava_onevision` | `llava_onevision_0_5b` | own grid |
 
 A target named on the command line brings its recipe and `eval=today`, a suite without a judge,
-unless `train=`, `eval=` or an experiment says otherwise (`conf/own.yaml`). A recipe's YAML names the
-script that its rates come from and what is otherwise here. `pictures` in the YAML are settings of
-the image processor, written into the model's copy for every stage. Hours are estimated by the dry
-run, memory by `python -m coincide.doctor` on the machine with the GPUs:
+unless `train=`, `eval=` or an experiment says otherwise (`conf/own.yaml`). A recipe's YAML names
+the script that its rates come from and what is otherwise here. `pictures` in the YAML are settings
+of the image processor, written into the model's copy for every stage. Hours are estimated by the
+dry run, memory by `python -m coincide.doctor` on the machine with the GPUs:
 
     python run.py method=random data=llava_onevision target=qwen2_5_vl_3b budget=0.15 dry_run=true
 
