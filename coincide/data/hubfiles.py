@@ -125,8 +125,8 @@ def is_there(root: Path, file: HubFile) -> bool:
 
 def archive_of(path: str) -> str:
     """The archive that a file is, or is a part of; empty for other files."""
-    found = _PART.fullmatch(path)
-    whole = found[1] if found and found[1].endswith(_ARCHIVE) else path
+    found = None if path.endswith(_ARCHIVE) else _PART.fullmatch(path)
+    whole = found[1] if found else path
     return whole if whole.endswith(_ARCHIVE) else ""
 
 
