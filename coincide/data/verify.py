@@ -15,7 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from coincide.data.check import STATES, Finding, check_images
+from coincide.data.columns import shown, sources
 from coincide.data.llava_json import LlavaJson
 from coincide.data.prepare import refuse_absent
 from coincide.data.report import DataReport
@@ -38,7 +41,7 @@ def verify(
         return {}
     refuse_absent(source)
     dataset, _ = source.inspect({})
-    names = {name for example in dataset.examples for name in example.images}
+    names = list(shown(dataset.examples).texts())
     found = check_images(dataset.image_root, names, processes=processes)
     corrupt = {name: f.detail for name, f in found.items() if f.status == "corrupt"}
     dataset, report = source.inspect(corrupt)
@@ -75,19 +78,19 @@ def summary(
 
 def _by_source(dataset: Dataset, found: Mapping[str, Finding]) -> dict[str, dict[str, int]]:
     """Source -> rows, distinct images by state, and rows with a missing or corrupt image."""
-    rows: Counter[str] = Counter()
-    touched: Counter[str] = Counter()
-    images: dict[str, set[str]] = {}
-    for example in dataset.examples:
-        rows[example.source] += 1
-        images.setdefault(example.source, set()).update(example.images)
-        bad = any(found[name].status in ("missing", "corrupt") for name in example.images)
-        touched[example.source] += bad
+    pictures, where = shown(dataset.examples), sources(dataset.examples)
+    states = np.array([STATES.index(found[name].status) for name in pictures.texts()], np.int64)
+    row_of = pictures.row_of
+    # each picture once for each source whose rows show it
+    pairs = np.unique(np.stack([where.codes[row_of], pictures.codes]), axis=1)
+    bad = np.isin(states[pictures.codes], [STATES.index(s) for s in ("missing", "corrupt")])
+    touched = where.counts(np.unique(row_of[bad]))
     table = {}
-    for where in sorted(rows):
-        states = Counter(found[name].status for name in images[where])
-        counts = {state: states[state] for state in STATES}
-        table[where] = {"rows": rows[where], **counts, "rows_touched": touched[where]}
+    for name, rows in where.counts().items():
+        its = states[pairs[1][pairs[0] == where.names.index(name)]]
+        counts = np.bincount(its, minlength=len(STATES)).tolist()
+        table[name] = {"rows": rows, **dict(zip(STATES, counts, strict=True)),
+                       "rows_touched": touched.get(name, 0)}  # fmt: skip
     return table
 
 
