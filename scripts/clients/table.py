@@ -29,9 +29,9 @@ SUBSET is a folder of `store/subset` or a result of the ledger. The forms `llama
 settings), and three lines that start training are printed and kept in `x.FORM.sh`. They name
 `llava-hf/llava-1.5-7b-hf`; put your own model there. `parts` is the form that most read alike.
 `--images relative | absolute | copy` says how pictures are named; `copy` lays them beside the file,
-and is what happens where pictures lie inside Parquet shards. `parquet` is one file with the subset's
-pictures inside. `ids`, `npy` and `table` name rows. `method=from_file method.path=x.json` reads
-every form back but `parquet`.
+and is what happens where pictures lie inside Parquet shards. `parquet` is one file with the
+subset's pictures inside. `ids`, `npy` and `table` name rows. `method=from_file
+method.path=x.json` reads every form back but `parquet`.
 
 Each row is said as the product trains on it: an opening answer that it leaves out is left out, ids
 are strings and absent where a row has none, other fields stay in `llava` alone. System prompts
