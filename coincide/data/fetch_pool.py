@@ -34,8 +34,9 @@ class FromHub(Protocol):
     def hub(self) -> HubFiles | None: ...
 
 
-def fetch_pool(source: FromHub) -> None:
-    """Print what is there and what is needed, then fetch what is missing.
+def fetch_pool(source: FromHub) -> bool:
+    """Print what is there and what is needed, then fetch what is missing; returns whether its
+    pictures come in archives.
 
     Raises :class:`UserError` if the hub does not answer, the disk is too small, or a file is not
     the one that the hub lists.
@@ -60,6 +61,7 @@ def fetch_pool(source: FromHub) -> None:
     except OSError as error:
         raise disk_error(error, root) from error
     print(f"{source.name}: every file of {hub.repo} is here.")
+    return any(archive_of(file.path) for file in files)
 
 
 def _fetch_archive(hub: HubFiles, root: Path, name: str, files: Sequence[HubFile]) -> None:

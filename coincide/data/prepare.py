@@ -69,9 +69,11 @@ def prepare(source: DataSource) -> None:
     if isinstance(source, FromHub) and source.hub:
         try:
             with _alone(Path(source.root)):
-                fetch_pool(source)
+                unpacked = fetch_pool(source)
         except OSError as error:
             raise disk_error(error, Path(source.root)) from error
+        if unpacked and isinstance(source, Prepared):
+            report_lost(source)
         return
     if not isinstance(source, Prepared) or not source.downloads:
         print(f"data={source.name} names no downloads: there is nothing to fetch.")
