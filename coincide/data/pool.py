@@ -57,8 +57,8 @@ class ParquetPool(LlavaJson):
 
     name: str = "parquet"
     images: str = ""
-    """The folder below which the shards lie, and files that they name; empty: ``annotations``, or
-    the folder of that file."""
+    """The folder below which the shards lie, and files that they name; empty: ``annotations``. A
+    file stands for its folder."""
     files: Sequence[str] = ()
     """Names or patterns of shards below ``annotations``; none: all Parquet files there."""
     columns: Any = ()
@@ -71,10 +71,8 @@ class ParquetPool(LlavaJson):
 
     def __post_init__(self) -> None:
         """Raise UserError for invalid options."""
-        folder = Path(self.annotations)
-        if not self.images:
-            where = folder.parent if folder.is_file() else folder
-            object.__setattr__(self, "images", str(where))
+        where = Path(self.images or self.annotations)
+        object.__setattr__(self, "images", str(where.parent if where.is_file() else where))
         # hashable, as the other fields are
         object.__setattr__(self, "files", tuple(self.files or ()))
         named = dict(self.columns or ())

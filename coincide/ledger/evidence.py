@@ -97,6 +97,7 @@ class ArtifactShelf:
         named = stated.get("images") if isinstance(stated, Mapping) else None
         inside = [data / "images"] if data else []
         beside = [Path(named)] if isinstance(named, str) and named else []
+        beside += [path.parent for path in beside if path.is_file()]  # a pool of one shard
         found = (path.absolute() for path in (*inside, *beside) if path.is_dir())
         return next(found, None)
 
