@@ -84,7 +84,7 @@ def content_of(
     known = read_cache(file)
     states = _states(file, known)
     stamp = stamp_of(annotations)
-    now = {"stamp": stamp, "look": LOOK}
+    now: dict[str, Any] = {"stamp": stamp, "look": LOOK}
     old = {name: known[name] for name in ROWS if name in known}
     found = None
     if stamp and states is not None and len(old) == len(ROWS) and old.items() >= now.items():
@@ -108,8 +108,10 @@ def content_of(
     if now != known:
         with suppress(OSError):  # a read-only home costs time, not the answer
             _remember(file, now, None if found is states else found)
-    what = (now[name] for name in ("sha256", "images", "rows", "marks", "tags", "redrawn"))
-    return Content(*what, stamp=stamp, states=found)
+    return Content(
+        now["sha256"], now["images"], now["rows"], now["marks"], now["tags"], now["redrawn"],
+        stamp=stamp, states=found,
+    )  # fmt: skip
 
 
 def count_of(

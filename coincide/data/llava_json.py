@@ -25,6 +25,7 @@ from coincide.data.judge import Missing, as_seen, judge, looked_for
 from coincide.data.kept import table_of, table_of_file
 from coincide.data.parse import SourceOf, image_paths
 from coincide.data.prepare import refuse_absent, requirements
+from coincide.data.reasons import Reasons
 from coincide.data.report import DataReport, Policies
 from coincide.data.rows import scan
 from coincide.data.shards import shards_of, stamp_of
@@ -336,9 +337,9 @@ class LlavaJson:
             )
         write_json(build.dir / "corrupt.json", corrupt)
         write_json(build.dir / "report.json", report.as_json())
-        write_atomic(
-            build.dir / "examples.parquet", lambda path: write_index(path, rows, dataset.dropped)
-        )
+        dropped = dataset.dropped
+        assert isinstance(dropped, Reasons)
+        write_atomic(build.dir / "examples.parquet", lambda path: write_index(path, rows, dropped))
         facts = report.as_json()
         return {key: facts[key] for key in ("rows", "dropped", "blank", "text_only", "sources")}
 
