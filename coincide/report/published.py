@@ -217,7 +217,9 @@ def published_beside(
     ]
     asked = list(budgets)
     at = [table for table in found if any(table.is_at(budget) for budget in asked)]
-    return tuple(at if any(table.columns for table in at) else [*found[:1], *at])
+    if any(table.columns for table in at) or not any(table.columns for table in found):
+        return tuple(at or found[:1])
+    return (*found[:1], *at)
 
 
 def _row(method: str, row: Mapping[str, float], full: Mapping[str, float]) -> PublishedRow:

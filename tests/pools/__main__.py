@@ -53,7 +53,7 @@ def words_of(pool: str, place: Path, target: Path) -> list[str]:
     return [
         f"data={pool}", *where, "target=hub", f"target.repo={target}", f"target.label={family}",
         f"train={recipe}", f"paths.store={place / 'store'}", f"paths.ledger={place / 'ledger'}",
-        f"paths.reports={place / 'reports'}", f"paths.benchmarks={place / 'benchmarks'}",
+        f"paths.reports={place / 'reports'}", f"paths.benchmarks={place.parent / 'benchmarks'}",
         *SMALL, *(f"~eval.benchmarks.{name}" for name in OTHERS),
     ]  # fmt: skip
 
@@ -74,7 +74,6 @@ def typed(words: Sequence[str], place: Path) -> tuple[int, str]:
 
 def outcome(pool: str, place: Path) -> Mapping[str, str]:
     """What every step of ``pool`` gave."""
-    from tests.eval import hub
     from tests.families.made import make
     from tests.mini.hub import serving
 
@@ -82,7 +81,6 @@ def outcome(pool: str, place: Path) -> Mapping[str, str]:
     place.mkdir(parents=True)
     published = place / ("own" if pool == "parquet" else "published")
     MAKERS[pool](published)
-    hub.mirror(place / "benchmarks")
     target = make(family, place / family)
     words = words_of(pool, place, target)
     found = {"pool": pool, "class": family, "recipe": recipe}
@@ -124,9 +122,13 @@ def table(found: Sequence[Mapping[str, str]]) -> str:
 
 def main(names: Sequence[str]) -> int:
     """Print the outcome of each pool; status 1 if a step failed."""
+    from tests.eval import hub
+    from tests.warm import imported
+
     found = []
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, imported():
         os.environ["XDG_CACHE_HOME"] = str(Path(place) / "cache")
+        hub.mirror(Path(place) / "benchmarks")
         for pool in names or MAKERS:
             found.append(outcome(pool, Path(place) / pool))
             print(json.dumps(found[-1], ensure_ascii=False), flush=True)

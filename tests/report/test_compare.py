@@ -111,6 +111,15 @@ def published_like(
     return replace(run, data="llava", target="llava_1_5_7b", scores=scores)
 
 
+@pytest.mark.parametrize(
+    ("budgets", "shown"), [([0.1], [0.1]), ([0.3, 0.05], [0.05, 0.3]), ([0.15], [0.1]), ([], [0.1])]
+)
+def test_tables_of_rel_alone_are_shown_once_each(budgets: list[float], shown: list[float]) -> None:
+    found = published_beside("llava_onevision", "llava_onevision_7b", budgets)
+    assert [table.printed.budget for table in found] == shown
+    assert all(table.row("coincide").rel <= table.row("random").rel for table in found)  # type: ignore[union-attr]
+
+
 def test_rel_zoo_is_against_the_published_full_row_over_the_columns_of_both() -> None:
     panel = only([published_like(run) for run in ledger()])
     row = row_of(panel, "random")
