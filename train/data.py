@@ -36,14 +36,22 @@ def open_subset(job: TrainingJob) -> Dataset:
     return replace(dataset, blank_images=frozenset((*job.blank_rows, *dataset.blank_images)))
 
 
+KEPT = 1 << 30
+"""Bytes of encoded examples that are kept for the next epoch."""
+
+
 class EncodedExamples(TorchDataset[Encoded]):
-    """Dataset of the subset's examples, encoded when accessed.
+    """Dataset of the subset's examples, encoded when first accessed, and kept up to ``keep`` bytes.
 
     Index ``FILLER`` gives the filler row.
     """
 
-    def __init__(self, dataset: Dataset, processor: Any, template: str, max_length: int) -> None:
+    def __init__(
+        self, dataset: Dataset, processor: Any, template: str, max_length: int, keep: int = 0
+    ) -> None:
         self.dataset = dataset
+        self._kept: dict[int, Encoded] = {}
+        self._left = keep
         self.processor = processor
         self.template = TEMPLATES[template]
         self.max_length = max_length
@@ -55,7 +63,14 @@ class EncodedExamples(TorchDataset[Encoded]):
     def __getitem__(self, row: int) -> Encoded:
         if row == FILLER:
             return self.filler
-        return self._encode(self.dataset.examples[row], self.dataset)
+        if row in self._kept:
+            return self._kept[row]
+        encoded = self._encode(self.dataset.examples[row], self.dataset)
+        size = _bytes_of(encoded)
+        if size <= self._left:
+            self._kept[row] = encoded
+            self._left -= size
+        return encoded
 
     def _encode(self, example: Example, dataset: Dataset) -> Encoded:
         return encode(example, dataset, self.processor, self.template, self.max_length)
@@ -69,6 +84,11 @@ class EncodedExamples(TorchDataset[Encoded]):
         dataset = replace(self.dataset, blank_images=self.dataset.blank_images | {FILLER})
         encoded = self._encode(blank, dataset)
         return replace(encoded, labels=torch.full_like(encoded.labels, IGNORE))
+
+
+def _bytes_of(encoded: Encoded) -> int:
+    masks = (encoded.input_ids, encoded.labels, encoded.image_mask, encoded.text_mask)
+    return sum(t.nbytes for t in (*masks, *encoded.extra.values(), *encoded.by_picture.values()))
 
 
 def collator(
@@ -104,6 +124,7 @@ def loader(job: TrainingJob, dataset: Dataset, processor: Any, rank: int) -> Dat
         epochs=recipe.epochs,
         group=recipe.group_by_modality_length,
         max_steps=recipe.max_steps,
+        rows=np.load(job.rows, allow_pickle=False) if recipe.order == "rows" else None,
     )
     mine = [
         micro
@@ -117,7 +138,8 @@ def loader(job: TrainingJob, dataset: Dataset, processor: Any, rank: int) -> Dat
             world_size=job.world_size,
         )
     ]
-    examples = EncodedExamples(dataset, processor, job.template, job.max_length)
+    keep = KEPT if recipe.epochs > 1 and not recipe.workers else 0
+    examples = EncodedExamples(dataset, processor, job.template, job.max_length, keep)
     return DataLoader(
         examples,
         batch_sampler=mine,

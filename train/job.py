@@ -41,6 +41,8 @@ class TrainingJob:
     annotations: str
     """The subset's file in LLaVA json."""
     image_root: str
+    rows: str
+    """The file of the rows' numbers in the dataset, int64 [n]."""
     blank_rows: tuple[int, ...]
     """Rows of the subset whose image is replaced by a blank one."""
     seed: int

@@ -11,6 +11,11 @@ ZERO_STAGES = (0, 2, 3)
 QUANTIZATIONS = (None, "nf4")
 PRECISIONS = ("auto", "bf16", "fp32")
 SCHEDULES = ("cosine", "linear", "constant")
+ORDERS = ("seed", "rows")
+"""Of the examples: a permutation per epoch; or by a hash of seed, epoch and the row's number in the
+dataset, so that two subsets show the rows that they share in the same relative order."""
+NEW = {"quantization": None, "order": "seed", "average": 0.0, "seed": None}
+"""Fields that came later, with what recipes did before: at these values they are not in the key."""
 SPEED_ONLY = frozenset(
     {
         "micro_batch",
@@ -41,7 +46,8 @@ class Recipe:
       weighs more beside other short ones, and the result depends on the number of GPUs.
     - *Last batch of an epoch*: it is filled up with rows that add nothing to the loss;
       accelerate repeats the first examples of the epoch.
-    - *Order*: from ``seed`` and epoch alone, where LLaVA draws from torch's global generator.
+    - *Order*: from ``seed`` and epoch alone (``order``), where LLaVA draws from torch's global
+      generator.
     - *Files*: one safetensors file with LoRA and projector; LLaVA pickles the projector into
       ``non_lora_trainables.bin``. A checkpoint holds the trained tensors, projector included
       (LLaVA's resume loses it); with ZeRO it can only be loaded by as many processes as wrote it.
@@ -67,6 +73,14 @@ class Recipe:
     """Maximum tokens per example, image tokens included; the model's own limit applies as well."""
     group_by_modality_length: bool = True
     """Keep image and text-only examples in separate global batches (``train.sampler``)."""
+    order: str = "seed"
+    """One of ``ORDERS``."""
+    average: float = 0.0
+    """The adapter is the mean of the weights after each of the last steps, this share of all; 0:
+    the last weights."""
+    seed: int | None = None
+    """Of initial weights, order and dropout; None: the run's, which also is that of the selection.
+    """
     precision: str = "auto"
     """``auto``: bf16 if the hardware supports it, else fp32."""
     quantization: str | None = None
@@ -120,9 +134,7 @@ class Recipe:
     def answer_config(self) -> dict[str, Any]:
         """The fields that change the adapter, for the artifact's key."""
         fields = {name: v for name, v in asdict(self).items() if name not in SPEED_ONLY}
-        if self.quantization is None:  # adapters made before there was a choice keep their key
-            del fields["quantization"]
-        return fields
+        return {name: value for name, value in fields.items() if value != NEW.get(name, NEW)}
 
     def _check_choices(self) -> None:
         choices: tuple[tuple[str, tuple[Any, ...]], ...] = (
@@ -130,6 +142,7 @@ class Recipe:
             ("precision", PRECISIONS),
             ("schedule", SCHEDULES),
             ("quantization", QUANTIZATIONS),
+            ("order", ORDERS),
         )
         for name, allowed in choices:
             if getattr(self, name) not in allowed:
@@ -162,7 +175,12 @@ class Recipe:
                 )
         if not isinstance(self.workers, int) or self.workers < 0:
             raise UserError(f"train.workers={self.workers!r}: expected a whole number, 0 or more.")
-        for name, top in (("dropout", 1.0), ("warmup_ratio", 1.0)):
+        if self.seed is not None and (type(self.seed) is not int or self.seed < 0):
+            raise UserError(
+                f"train.seed={self.seed!r}: expected a whole number, 0 or more, or null for the "
+                "run's seed."
+            )
+        for name, top in (("dropout", 1.0), ("warmup_ratio", 1.0), ("average", 1.0)):
             if not 0.0 <= getattr(self, name) < top:
                 raise UserError(f"train.{name}={getattr(self, name)!r}: expected 0 <= x < {top}.")
         for name in ("lr", "projector_lr", "weight_decay", "max_grad_norm"):

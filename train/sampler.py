@@ -6,6 +6,10 @@ put together at the end, and the other batches are shuffled. With the same permu
 batches equal LLaVA's (``tests/train/test_llava_recipe.py``). They depend on the seed alone, not on
 world size or micro-batch; lengths only decide which rank computes what inside a global batch.
 
+With ``order=rows`` a row's place follows from a hash of seed, epoch and its number in the dataset
+(:func:`row_keys`) instead of a permutation of the subset: subsets that share rows show them in the
+same relative order, so that what differs between two runs of one seed is their rows alone.
+
 Two differences: the permutations come from an explicit seed, where LLaVA draws them from torch's
 global generator; and an incomplete last batch is filled with rows that add nothing to the loss,
 where accelerate repeats the first examples of the epoch, which then count twice.
@@ -15,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -62,6 +67,35 @@ def epoch_permutations(seed: int, epoch: int) -> Permute:
     return np.random.default_rng((seed, epoch)).permutation
 
 
+def row_keys(rows: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """uint64 [n]: a hash of seed, epoch and each of ``rows`` [n] (splitmix64), all different."""
+    mixed = _mixed(_mixed(np.uint64(seed)) + np.uint64(epoch))
+    return _mixed(mixed + rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+
+
+def _mixed(value: Any) -> Any:
+    """splitmix64's output function, a bijection of 64-bit numbers."""
+    with np.errstate(over="ignore"):
+        value = value + np.uint64(0x9E3779B97F4A7C15)
+        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+def keyed_batches(
+    text_only: np.ndarray, global_batch: int, keys: np.ndarray, *, group: bool
+) -> list[list[int]]:
+    """As :func:`global_batches`, the examples in the order of their ``keys`` uint64 [n], and whole
+    batches of one modality in the order of their first examples.
+    """
+    order = np.argsort(keys, kind="stable")
+    if not group or text_only.all() or not text_only.any():
+        return _cut(order, global_batch)
+    image, text = (_cut(order[text_only[order] == blind], global_batch) for blind in (False, True))
+    pure = sorted(image[:-1] + text[:-1], key=lambda batch: keys[batch[0]])
+    return pure + _cut(np.array(sorted(image[-1] + text[-1])), global_batch)
+
+
 def plan(
     text_only: np.ndarray,
     global_batch: int,
@@ -70,16 +104,21 @@ def plan(
     epochs: int,
     group: bool,
     max_steps: int | None = None,
+    rows: np.ndarray | None = None,
 ) -> list[list[int]]:
     """The global batches of the whole run, epoch after epoch.
 
-    Arguments as for :func:`global_batches`.
+    Arguments as for :func:`global_batches`; ``rows`` int64 [n]: the examples' numbers in the
+    dataset, for ``order=rows``; None: permutations of the subset.
     """
     batches: list[list[int]] = []
     for epoch in range(epochs):
-        batches += global_batches(
-            text_only, global_batch, epoch_permutations(seed, epoch), group=group
-        )
+        if rows is None:
+            permute = epoch_permutations(seed, epoch)
+            batches += global_batches(text_only, global_batch, permute, group=group)
+        else:
+            keys = row_keys(rows, seed, epoch)
+            batches += keyed_batches(text_only, global_batch, keys, group=group)
     return batches[:max_steps]
 
 

@@ -48,8 +48,9 @@ def train_step(
     learning rate, gradient norm and answer tokens by step) and the ``recipe.json`` that it was made
     with.
     """
+    seed = seed if recipe.seed is None else recipe.seed
     config = {
-        "recipe": recipe.answer_config(),
+        "recipe": {name: v for name, v in recipe.answer_config().items() if name != "seed"},
         "template": encoding_of(model.template),
         "max_length": min(recipe.max_length, model.max_length),
         "seed": seed,
@@ -88,6 +89,7 @@ def _job(
         max_length=min(recipe.max_length, model.max_length),
         annotations=str(subset.path / "subset.json"),
         image_root=str(dataset.image_root),
+        rows=str(subset.path / "rows.npy"),
         blank_rows=_positions(subset.path / "rows.npy", dataset.blank_images),
         seed=seed,
         world_size=processes,

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from coincide.models.encode import IGNORE
+from train.average import TailAverage
 from train.checkpoint import mark_complete
 from train.job import TrainingJob
 from train.lora import parameter_groups, save_adapter, trainable_state
@@ -61,6 +62,10 @@ class LoraTrainer(Trainer):
         self.adapted = model
         self.batches = batches
         self.answer_tokens = 0
+        share = job.recipe.average
+        self.tail = TailAverage(model, share, job.resume_from) if share else None
+        if self.tail is not None:
+            self.add_callback(self.tail)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The rank's own batches, unchanged."""
@@ -89,7 +94,8 @@ class LoraTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the adapter with the projector. A collective call under ZeRO-3."""
-        state = trainable_state(self.adapted)
+        averaged = self.tail is not None and output_dir == str(self.job.adapter)
+        state = self.tail.state() if averaged and self.tail else trainable_state(self.adapted)
         if self.args.should_save:
             save_adapter(self.adapted, state, Path(output_dir or self.job.output))
 

@@ -14,6 +14,7 @@ from train.sampler import (
     micro_batches,
     number_of_steps,
     plan,
+    row_keys,
 )
 
 
@@ -101,3 +102,31 @@ def test_ranks_split_a_global_batch(size: int, world_size: int, micro_batch: int
         rows = [r for share in shares for r in share[step] if r != FILLER]
         later = [r for share in shares for m in share[step + 1 :] for r in m if r != FILLER]
         assert not rows or not later or min(lengths[rows]) >= max(lengths[later])
+
+
+def test_subsets_show_the_rows_that_they_share_in_one_order() -> None:
+    rng = np.random.default_rng(0)
+    pool, text_only = np.arange(500), mixture(440, 60)
+    subsets = [np.sort(rng.choice(pool, 200, replace=False)) for _ in range(2)]
+    shared = set(subsets[0].tolist()) & set(subsets[1].tolist())
+    for group in (True, False):
+        seen = []
+        for rows in subsets:
+            batches = plan(text_only[rows], 8, 3, epochs=2, group=group, rows=rows)
+            assert sorted(i for batch in batches for i in batch) == sorted([*range(200)] * 2)
+            assert len(batches) == number_of_steps(200, 8, 2, None)
+            order = [int(rows[i]) for batch in batches for i in batch]
+            seen.append([row for row in order[:184] if row in shared and not text_only[row]])
+        common = [row for row in seen[0] if row in seen[1]]
+        assert common == [row for row in seen[1] if row in seen[0]] and len(common) > 40
+    once, again = (plan(text_only, 8, s, epochs=1, group=True, rows=pool) for s in (3, 4))
+    assert once != again, "each seed has an order of its own"
+    whole = plan(text_only, 8, 3, epochs=2, group=True, rows=pool)
+    assert whole[:63] != whole[63:], "and each epoch"
+
+
+def test_hashes_of_rows_are_different_and_spread_evenly() -> None:
+    keys = row_keys(np.arange(10_000), 0, 0)
+    assert len(set(keys.tolist())) == 10_000
+    assert abs(keys.astype(float).mean() / 2**64 - 0.5) < 0.01
+    assert (row_keys(np.arange(10), 1, 0) != row_keys(np.arange(10), 0, 1)).all()

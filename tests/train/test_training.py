@@ -323,3 +323,14 @@ def test_job_round_trip(plain: Artifact) -> None:
     job.write(path.with_name("again.json"))
     assert path.with_name("again.json").read_bytes() == path.read_bytes()
     path.with_name("again.json").unlink()
+
+
+def test_order_by_rows_and_the_mean_of_the_last_steps(plain: Artifact, bench: Bench) -> None:
+    """Neither is in the key where recipes do what they did before; the mean over one step is it."""
+    named = bench.step(order="seed", average=0.0)
+    assert named.key == bench.step().key
+    last = bench.store.ensure(bench.step(average=0.01))
+    assert weights(last.path) == weights(plain.path) and losses(last.path) == losses(plain.path)
+    mean = bench.store.ensure(bench.step(order="rows", average=0.5))
+    assert losses(mean.path)[-1] < losses(mean.path)[0]
+    assert losses(mean.path) != losses(plain.path) and weights(mean.path) != weights(plain.path)
