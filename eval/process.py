@@ -20,6 +20,7 @@ from typing import Any
 
 from coincide.errors import PartlyFailed
 from coincide.system.disk import NEARLY, free_bytes
+from coincide.system.forkserver import Process, start
 from coincide.system.processes import preexec_die_with_parent
 from coincide.terminal.progress import bar
 from coincide.terminal.redact import redact_file
@@ -44,7 +45,7 @@ def follow(
     full: list[str] = []
     benchmarks, done = len(names), 0
     with (run / "log.txt").open("wb") as log:
-        process = subprocess.Popen(
+        process = start(
             [*command(ranks), "-m", WORKER, str(run / "request.json")],
             stdout=subprocess.PIPE,
             stderr=log,
@@ -78,7 +79,7 @@ def command(ranks: int) -> list[str]:
 
 
 def _listen(
-    process: subprocess.Popen[str],
+    process: Process,
     names: Sequence[str],
     failures: dict[str, str],
     full: list[str],

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+from coincide.system.forkserver import Process, start
 from coincide.system.processes import preexec_die_with_parent
 from coincide.terminal.inert import guard_terminal
 from launch.sweep import Task
@@ -40,10 +41,10 @@ def environment(task: Task, **more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", **more}
 
 
-def begin(task: Task, env: dict[str, str], *, job: str | None = None) -> subprocess.Popen[bytes]:
+def begin(task: Task, env: dict[str, str], *, job: str | None = None) -> Process:
     """Start the command; its output is appended to the task's log."""
     with Path(task.log).open("ab") as log:
-        process = subprocess.Popen(
+        process = start(
             task.command,
             cwd=task.folder,
             env=env,
@@ -76,7 +77,7 @@ def _how(code: int, received: list[int]) -> How:
 
 @contextmanager
 def pass_on(
-    processes: Callable[[], Iterable[subprocess.Popen[bytes]]],
+    processes: Callable[[], Iterable[Process]],
     note: Callable[[str], None] = lambda name: None,
 ) -> Iterator[list[int]]:
     """In this context SIGTERM and SIGUSR2 are passed on to the processes; yields those received."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from coincide.system.forkserver import Process, start
 from coincide.system.processes import preexec_die_with_parent
 from coincide.terminal.redact import redact_file
 from train.job import TrainingJob, read_log
@@ -40,7 +41,7 @@ def launch(
     job.logs.mkdir(parents=True)
     launcher_log = job.logs / "launcher.log"
     with launcher_log.open("wb") as output, stop_signals(job) as received:
-        process = subprocess.Popen(
+        process = start(
             command(job, job_path, worker),
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -74,7 +75,7 @@ def command(job: TrainingJob, job_path: Path, worker: Sequence[str]) -> list[str
 # --- while they run ---------------------------------------------------------------------------
 
 
-def _follow(process: subprocess.Popen[bytes], job: TrainingJob, steps: int) -> int:
+def _follow(process: Process, job: TrainingJob, steps: int) -> int:
     """Wait for the process, showing a progress line per step of rank 0; returns its exit code."""
     show = _progress(steps)
     offset = job.log.stat().st_size if job.log.is_file() else 0
@@ -130,7 +131,7 @@ def stop_signals(job: TrainingJob) -> Iterator[list[int]]:
             signal.signal(caught, handler)
 
 
-def kill_group(process: subprocess.Popen[bytes]) -> None:
+def kill_group(process: Process) -> None:
     """Kill a process that still runs, and all processes that it has started."""
     if process.poll() is not None:
         return

@@ -18,6 +18,7 @@ from pathlib import Path
 from filelock import FileLock
 
 PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
 
 
 class ProcessLock(FileLock):
@@ -53,6 +54,12 @@ def die_with_parent() -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def become_subreaper(wanted: bool) -> None:
+    """On Linux: whether orphaned descendants become children of this process."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)
 
 
 def preexec_die_with_parent() -> Callable[[], None]:
