@@ -25,13 +25,21 @@ class JournaledAnswer:
 
     answer: str
     prompt: str | None
+    likelihood: tuple[float, ...] | None = None
+    """Nats per token of the right answer, and its margin; empty: the right answer is no short
+    text; None: not recorded."""
+
+    def fields(self) -> dict[str, object]:
+        """Its fields for a line; one that says nothing is left out, as in lines of before."""
+        found: dict[str, object] = {"answer": self.answer, "prompt": self.prompt}
+        return found if self.likelihood is None else {**found, "likelihood": [*self.likelihood]}
 
 
 def append(folder: Path, rank: int, found: Mapping[int, JournaledAnswer]) -> None:
     """Add answers, document -> answer, in one write."""
     text = "".join(
         json.dumps({**row, SEAL: _seal(row)}, ensure_ascii=False) + "\n"
-        for row in ({"document": document, **vars(kept)} for document, kept in found.items())
+        for row in ({"document": document, **kept.fields()} for document, kept in found.items())
     )
     path = folder / NAME.format(rank=rank)
     with path.open("ab") as handle:
@@ -50,7 +58,10 @@ def read(folder: Path) -> dict[int, JournaledAnswer]:
             except ValueError:
                 continue
             if isinstance(row, dict) and row.pop(SEAL, None) == _seal(row):
-                found[row["document"]] = JournaledAnswer(row["answer"], row["prompt"])
+                likely = row.get("likelihood")
+                found[row["document"]] = JournaledAnswer(
+                    row["answer"], row["prompt"], None if likely is None else tuple(likely)
+                )
     return found
 
 

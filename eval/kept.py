@@ -23,12 +23,15 @@ from coincide.models.encode import Encoded
 from coincide.schema import Turn, UserError
 from coincide.system.files import canonical, lines
 from eval.decoding import Decoding
-from eval.engine.shared import Counts
+from eval.engine.shared import Answered, Counts
 from eval.journal import JournaledAnswer, append, read
+from eval.likelihood import Candidates, likelihood, recorded
 from eval.messages import turns_and_pictures
 from eval.questions import AskedQuestion, Questions
 from eval.request import BenchmarkJob
 
+GiveCandidates = Callable[[str, int], Candidates | None]
+"""Benchmark and document -> the right answer; None where it is no short text."""
 KEY = "prompt"
 """In a sample's record: the digest of what the model was given; absent: not known."""
 
@@ -43,6 +46,8 @@ class Known:
     """
     by_document: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     """Records of an earlier attempt at this evaluation."""
+    likelihoods: Mapping[int, tuple[float, ...] | None] = field(default_factory=dict)
+    """Document -> what these recorded of the likelihood of its right answer, if they did."""
 
     def __bool__(self) -> bool:
         return bool(self.by_prompt or self.by_document)
@@ -63,7 +68,9 @@ def known(job: BenchmarkJob) -> Known:
     for row in others:
         if KEY in row:
             by_prompt.setdefault(row[KEY], {}).setdefault(row["doc_id"], row["answer"])
-    return Known(by_prompt, {row["doc_id"]: row for row in records})
+    by_document = {row["doc_id"]: row for row in records}
+    told = {row["doc_id"]: recorded(row) for row in (*by_document.values(), *others)}
+    return Known(by_prompt, by_document, told)
 
 
 @runtime_checkable
@@ -82,8 +89,18 @@ class AnswersTogether(Protocol):
     ) -> Encoded:
         """What the model reads before it answers; ``prepared``: pixels of pictures, filled."""
 
-    def answers(self, prompts: Sequence[Encoded], decoding: Decoding) -> list[str]:
-        """The answer to each prompt, in order."""
+    def answered(
+        self, prompts: Sequence[Encoded], given: Sequence[Sequence[str]], decoding: Decoding
+    ) -> list[Answered]:
+        """The answer to each prompt, in order, and the log probabilities of the texts ``given``."""
+
+    def continuation(self, text: str) -> torch.Tensor:
+        """Token ids int64 [T] of an answer behind a prompt, without its end."""
+
+    def logs(
+        self, prompts: Sequence[Encoded], given: Sequence[Sequence[torch.Tensor]]
+    ) -> list[list[float]]:
+        """log p of the texts ``given`` (token ids) for each prompt, without shared prefixes."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +109,8 @@ class EncodedQuestion:
 
     encoded: Encoded
     prompt: str
+    candidates: Candidates | None = None
+    """The right answer, if its likelihood is to be taken."""
 
 
 class ReplayModel(lmms):
@@ -110,15 +129,17 @@ class ReplayModel(lmms):
         batch_size: int,
         device: str,
         answered: Callable[[int], None],
+        candidates: GiveCandidates | None = None,
     ) -> None:
-        """``make_model`` is called at once, unless there are answers for every job: then when one
-        of them turns out to be missing. ``questions``: for the engine that shares prefixes; rank
-        ``number`` of ``ranks`` answers every so many-th chunk of them.
+        """``candidates``: gives the right answer, whose likelihood is to be taken. ``make_model``
+        is called at once, unless there are answers for every job: then when one of them turns out
+        to be missing. ``questions``: for the engine that shares prefixes; rank ``number`` of
+        ``ranks`` answers every so many-th chunk of them.
         """
         super().__init__()
         self.questions, self.ranks = questions, ranks
         self.batch_size, self.device, self.number = batch_size, device, number
-        self.answered, self._make = answered, make_model
+        self.answered, self._make, self.candidates = answered, make_model, candidates
         self.known = {job.name: known(job) for job in jobs}
         self.outputs = {job.name: Path(job.output) for job in jobs}
         self._told: dict[str, int] = {}
@@ -142,6 +163,7 @@ class ReplayModel(lmms):
 
     def _asked(self, name: str, requests: list[Instance]) -> list[str]:
         prompts: dict[int, str] = {}
+        likely: Mapping[int, tuple[float, ...] | None] = {}
         found = self._before(requests, self.known[name], prompts)
         together = self.questions is not None and (
             self._model is None or isinstance(self._model, AnswersTogether)
@@ -151,16 +173,19 @@ class ReplayModel(lmms):
         if found is not None:
             self.reused += len(found)
             self.answered(len(found))
+            likely = self.known[name].likelihoods
         elif self.questions is not None and isinstance(self.model, AnswersTogether):
             return self._shared(name, [request.args[3] for request in requests])
         else:
             self.model.task_dict = self.task_dict
             found = self.model.generate_until([_noting(r, prompts) for r in requests])
+            likely = self._apart(requests)
         numbers = [request.args[3] for request in requests]
-        append(
-            self.outputs[name], self.number,
-            {n: JournaledAnswer(a, prompts.get(n)) for n, a in zip(numbers, found, strict=True)},
-        )  # fmt: skip
+        kept = {
+            n: JournaledAnswer(a, prompts.get(n), likely.get(n))
+            for n, a in zip(numbers, found, strict=True)
+        }
+        append(self.outputs[name], self.number, kept)
         return found
 
     @property
@@ -208,9 +233,10 @@ class ReplayModel(lmms):
         """Answer the questions; those of the next chunk are read meanwhile."""
         model = self.model
         with ThreadPoolExecutor(1) as reader:
-            coming = [reader.submit(_read, model, chunk) for chunk in chunks[:1]]
+            coming = [reader.submit(_read, model, c, self.candidates) for c in chunks[:1]]
             for number, chunk in enumerate(chunks):
-                coming += [reader.submit(_read, model, c) for c in chunks[number + 1 : number + 2]]
+                after = chunks[number + 1 : number + 2]
+                coming += [reader.submit(_read, model, c, self.candidates) for c in after]
                 asked, failed = coming.pop(0).result()
                 for question, error in failed.items():
                     if chunk[question].benchmark == name:
@@ -221,13 +247,41 @@ class ReplayModel(lmms):
         """Answer the read questions of a chunk and write them down."""
         for decoding in dict.fromkeys(chunk[i].decoding for i in asked):
             places = [i for i in asked if chunk[i].decoding == decoding]
-            texts = self.model.answers([asked[i].encoded for i in places], decoding)
+            given = [asked[i].candidates for i in places]
+            texts = [c.texts if c else [] for c in given]
+            answers = self.model.answered([asked[i].encoded for i in places], texts, decoding)
             found: dict[str, dict[int, JournaledAnswer]] = {}
-            for i, text in zip(places, texts, strict=True):
-                kept = JournaledAnswer(text, asked[i].prompt)
+            for i, one, candidates in zip(places, answers, given, strict=True):
+                likely = self._likely(candidates, one.logs)
+                kept = JournaledAnswer(one.text, asked[i].prompt, likely)
                 found.setdefault(chunk[i].benchmark, {})[chunk[i].document] = kept
-            for benchmark, answers in found.items():
-                append(self.outputs[benchmark], self.number, answers)
+            for benchmark, mine in found.items():
+                append(self.outputs[benchmark], self.number, mine)
+
+    def _likely(
+        self, candidates: Candidates | None, logs: Sequence[float]
+    ) -> tuple[float, ...] | None:
+        """The likelihood of the right answer for the journal."""
+        if candidates is None:
+            return None if self.candidates is None else ()
+        tokens = [len(self.model.continuation(text)) + 1 for text in candidates.texts]
+        return likelihood(candidates, logs, tokens)
+
+    def _apart(self, requests: Sequence[Instance]) -> dict[int, tuple[float, ...] | None]:
+        """The likelihoods where answers came without them, from a model that can give them."""
+        model, found = self.model, {}
+        if self.candidates is None or not isinstance(model, AnswersTogether):
+            return {}
+        for request in requests:
+            _, messages, _, number, task, split = request.args
+            candidates = self.candidates(task, number)
+            logs: list[float] = []
+            if candidates is not None:
+                read = turns_and_pictures(messages(self.task_dict[task][split][number]))
+                ids = [model.continuation(text) for text in candidates.texts]
+                [logs] = model.logs([model.encode(*read, {})], [ids])
+            found[number] = self._likely(candidates, logs)
+        return found
 
     def _before(
         self, requests: Sequence[Instance], old: Known, prompts: dict[int, str]
@@ -292,7 +346,7 @@ def _meet(ranks: int) -> None:
 
 
 def _read(
-    model: AnswersTogether, chunk: Sequence[AskedQuestion]
+    model: AnswersTogether, chunk: Sequence[AskedQuestion], give: GiveCandidates | None
 ) -> tuple[dict[int, EncodedQuestion], dict[int, UserError]]:
     """Of the questions by their places: what the model is given, or why one cannot be read."""
     prepared: dict[bytes, torch.Tensor] = {}
@@ -302,7 +356,9 @@ def _read(
         try:
             turns, pictures = turns_and_pictures(question.read())
             prompt = digest_of(turns, pictures, question.decoding)
-            asked[place] = EncodedQuestion(model.encode(turns, pictures, prepared), prompt)
+            encoded = model.encode(turns, pictures, prepared)
+            candidates = give(question.benchmark, question.document) if give else None
+            asked[place] = EncodedQuestion(encoded, prompt, candidates)
         except UserError as error:
             failed[place] = error
     return asked, failed

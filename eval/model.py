@@ -17,13 +17,15 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 
 from coincide.models.chat import end_ids
+from coincide.models.continuation import Continuations
 from coincide.models.encode import Encoded, batches_of, collate, encode_prompt, model_inputs
 from coincide.models.load import load_model, load_processor
+from coincide.models.shared_prefix import uncached_forced
 from coincide.models.template import Template
 from coincide.schema import Turn, UserError
 from coincide.system.files import sha256_file
 from eval.decoding import Decoding
-from eval.engine.shared import CannotShare, Counts, SharedPrefixes
+from eval.engine.shared import Answered, CannotShare, Counts, SharedPrefixes
 from eval.messages import turns_and_pictures
 
 
@@ -57,6 +59,7 @@ class LmmsEvalModel(lmms):
         self.device = torch.device(device)
         self.answered = answered
         self.processor = load_processor(model_dir)
+        self.continuations = Continuations(self.processor, template)
         self.model = with_adapter(
             load_model(model_dir, getattr(torch, dtype), self.device), adapter_dir
         )
@@ -105,19 +108,26 @@ class LmmsEvalModel(lmms):
         return encode_prompt(turns, pictures, self.processor, self.template, prepared)
 
     def answers(self, prompts: Sequence[Encoded], decoding: Decoding) -> list[str]:
-        """The answer to each prompt, in order: behind shared prefixes where the model allows it,
-        else in plain batches.
+        """The answer to each prompt, in order; see :meth:`answered`."""
+        return [each.text for each in self.answered(prompts, [()] * len(prompts), decoding)]
+
+    def answered(
+        self, prompts: Sequence[Encoded], given: Sequence[Sequence[str]], decoding: Decoding
+    ) -> list[Answered]:
+        """The answer to each prompt, in order, and the log probabilities of the texts ``given`` for
+        it: behind shared prefixes where the model allows it, else in plain batches.
         """
         parts = batches_of(prompts)
         if len(parts) > 1:  # pictures that cannot be one batch
-            found: dict[int, str] = {}
+            found: dict[int, Answered] = {}
             for part in parts:
-                texts = self.answers([prompts[i] for i in part], decoding)
-                found.update(zip(part, texts, strict=True))
+                mine = self.answered([prompts[i] for i in part], [given[i] for i in part], decoding)
+                found.update(zip(part, mine, strict=True))
             return [found[i] for i in range(len(prompts))]
+        ids = [[self.continuation(text) for text in each] for each in given]
         if self.shared is not None and decoding.num_beams == 1:
             try:
-                return self.shared.answers(prompts, decoding, self.answered)
+                return self.shared.answered(prompts, ids, decoding, self.answered)
             except CannotShare as why:
                 self.notes.append(f"no prefix is shared: {why}; answered as with eval.engine=plain")
                 self.shared = None
@@ -125,10 +135,36 @@ class LmmsEvalModel(lmms):
         found = {}
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
-            texts = self._answer([prompts[i] for i in batch], decoding)
-            found.update(zip(batch, texts, strict=True))
+            said = self._answer([prompts[i] for i in batch], decoding)
+            logs = self.logs([prompts[i] for i in batch], [ids[i] for i in batch])
+            both = map(Answered, said, map(tuple, logs))
+            found.update(zip(batch, both, strict=True))
             self.answered(len(batch))
         return [found[i] for i in range(len(prompts))]
+
+    def continuation(self, text: str) -> torch.Tensor:
+        """Token ids int64 [T] of an answer behind a prompt, without its end."""
+        return self.continuations.ids(text)
+
+    def logs(
+        self, prompts: Sequence[Encoded], given: Sequence[Sequence[torch.Tensor]]
+    ) -> list[list[float]]:
+        """log p of the texts ``given`` (token ids) for each prompt, behind the whole of it."""
+        places = [(row, i) for row, mine in enumerate(given) for i in range(len(mine))]
+        logs = [[0.0] * len(mine) for mine in given]
+        settings = self.model.generation_config
+        ends = settings.eos_token_id
+        with torch.inference_mode():
+            for start in range(0, len(places), self.batch_size):
+                part = places[start : start + self.batch_size]
+                found = uncached_forced(
+                    self.model, [prompts[row] for row, _ in part],
+                    [given[row][i] for row, i in part],
+                    ends if isinstance(ends, list) else [ends], settings.pad_token_id,
+                )  # fmt: skip
+                for (row, i), value in zip(part, found, strict=True):
+                    logs[row][i] = value
+        return logs
 
     @property
     def counts(self) -> Counts | None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from eval.decoding import Decoding
+from eval.likelihood import Candidates, short_answer
 from eval.request import BenchmarkJob
+from eval.rules import RULES
 from eval.units import picture_keys, unit_names
 
 CHUNK = 128
@@ -76,3 +79,21 @@ def _of(job: BenchmarkJob, task: Any) -> Iterator[tuple[str, AskedQuestion]]:
     place = f"{job.task}\0" if job.unit in getattr(documents, "column_names", ()) else ""
     for number, name in enumerate(unit_names(keys)):
         yield place + name, AskedQuestion(job.name, number, decoding, reader(number))
+
+
+def candidates_of(
+    jobs: Sequence[BenchmarkJob], tasks: Mapping[str, Any]
+) -> Callable[[str, int], Candidates | None]:
+    """A function: benchmark and document -> the right answer and its alternatives, by the rule of
+    the benchmark's task; None where it is no short text.
+    """
+    rules = {job.name: RULES.get(job.task) for job in jobs}
+
+    def candidates(benchmark: str, document: int) -> Candidates | None:
+        task, rule = tasks[benchmark], rules[benchmark]
+        content = task.eval_docs_no_media[document]
+        if rule is None:
+            return short_answer(task.doc_to_target(content))
+        return rule.right(content, partial(task.doc_to_target, content))
+
+    return candidates

@@ -66,6 +66,8 @@ class EvaluationRequest:
     judge: Judge = field(default_factory=Judge)
     batch_tokens: int | None = None
     """Most tokens in caches of the engine that shares prefixes; None: plain batches."""
+    likelihood: bool = False
+    """Take the likelihood of the right answers, too."""
     examine: bool = False
     """Only try documents, without the model."""
 

@@ -8,10 +8,11 @@ A task that is not in ``RULES`` is scored by its own mark, and its replies are n
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from eval.likelihood import Candidates, one_of, short_answer
 from eval.parts import number
 from eval.readers import (
     EMPTY,
@@ -64,6 +65,9 @@ class ReplyRule:
     """What the task logs for a metric -> its own mark."""
     sums: Mapping[str, str] = field(default_factory=dict)
     """lmms-eval's metric -> how its samples add up (``eval.parts``), if not as the mean."""
+    right: Callable[[Doc, Callable[[], Any]], Candidates | None] = lambda doc, target: None
+    """Document, and what the task's target is of -> the right answer with its alternatives, whose
+    likelihood is taken; None: no short text."""
 
 
 # --- documents --------------------------------------------------------------------------------
@@ -98,6 +102,14 @@ def _mmmu_options(doc: Doc) -> dict[str, str]:
     return _listed(ast.literal_eval(doc["options"]))
 
 
+def _mmmu_answers(doc: Doc) -> Any:
+    """The accepted answers to an open question: one, or a list written as a text."""
+    import ast
+
+    said = str(doc["answer"])
+    return ast.literal_eval(said) if re.fullmatch(r"\[.*\]", said, re.DOTALL) else said
+
+
 # --- kinds of rules -----------------------------------------------------------------------------
 
 
@@ -108,8 +120,10 @@ def choice(
     strict: Callable[[str, Options], Reading],
     *,
     own_mark: bool = False,
+    offered: Callable[[Doc], Sequence[str]] | None = None,
 ) -> ReplyRule:
-    """A rule for questions with lettered options. ``own_mark``: the strict mark is the task's own.
+    """A rule for questions with lettered options. ``own_mark``: the strict mark is the task's own;
+    ``offered``: the letters that a document offers, if they are not those of ``options``.
 
     ``said`` is the rule in words; ``options`` and ``target`` give a document's options and right
     letter; ``strict`` is the strict reader.
@@ -124,7 +138,13 @@ def choice(
     def mark(doc: Doc, reply: str, found: Reading, own: float | None) -> float | None:
         return own if own_mark else float(found.said == target(doc))
 
-    return ReplyRule(said, lambda doc, reply: strict(reply, options(doc)), mark, lenient)
+    return ReplyRule(
+        said,
+        lambda doc, reply: strict(reply, options(doc)),
+        mark,
+        lenient,
+        right=lambda doc, _: one_of(target(doc), (offered or (lambda d: [*options(d)]))(doc)),
+    )
 
 
 def yes_or_no(
@@ -151,7 +171,15 @@ def yes_or_no(
     def mark(doc: Doc, reply: str, found: Reading, own: float | None) -> float | None:
         return own if own_mark else float(found.said == true(doc))
 
-    return ReplyRule(said, lambda doc, reply: strict(reply), mark, lenient, true, sums=sums or {})
+    return ReplyRule(
+        said,
+        lambda doc, reply: strict(reply),
+        mark,
+        lenient,
+        true,
+        sums=sums or {},
+        right=lambda doc, _: one_of(true(doc), ("yes", "no"), cases=True),
+    )
 
 
 def short(said: str, score: Callable[[Doc, str], float] | None = None) -> ReplyRule:
@@ -185,7 +213,7 @@ def short(said: str, score: Callable[[Doc, str], float] | None = None) -> ReplyR
             return Reading(phrases(reply)[-1]), right
         return best
 
-    return ReplyRule(said, strict, mark, lenient)
+    return ReplyRule(said, strict, mark, lenient, right=lambda _, target: short_answer(target()))
 
 
 def either(
@@ -215,6 +243,7 @@ def either(
         lambda doc, reply, found, own: of(doc).mark(doc, reply, found, own),
         lenient,
         own=own,
+        right=lambda doc, target: of(doc).right(doc, target),
     )
 
 
@@ -252,6 +281,7 @@ def _mmmu() -> ReplyRule:
         letters.strict,
         lambda doc, reply, found, own: letters.mark(doc, reply, found, own) if found.said else own,
         letters.lenient,
+        right=letters.right,
     )
 
     def lenient(
@@ -270,6 +300,7 @@ def _mmmu() -> ReplyRule:
         lambda doc, reply: Reading(reply.strip()) if re.search(r"\w", reply) else EMPTY,
         lambda doc, reply, found, own: own if found.said else 0.0,
         lenient,
+        right=lambda doc, _: short_answer(_mmmu_answers(doc)),
     )
     return either(
         "MMMU's parsers of letters and open answers; unreadable choices are guessed by document",
@@ -354,6 +385,7 @@ RULES: Mapping[str, ReplyRule] = {
         lambda doc: str(doc["answer"]).strip().upper(),
         stripped_letter,
         own_mark=True,
+        offered=lambda doc: [x for x in "ABCD" if re.search(rf"\b{x}\b", doc["question"])],
     ),
     "demo_presence": yes_or_no(
         "POPE with yes as the positive class", first_word, _PRESENCE, own_mark=True

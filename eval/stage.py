@@ -208,6 +208,7 @@ def _request(builds: Sequence[Build], cache: Path) -> EvaluationRequest:
         threads=suite.threads,
         cache=str(cache),
         jobs=tuple(_job(each) for each in builds),
+        likelihood=suite.likelihood,
         judge=suite.judge,
     )
 

@@ -246,6 +246,11 @@ class Suite:
     batch_size: int = 16
     """``plain``, and models to which ``prefix`` cannot be applied: prompts of a batch. In half
     precision part of the protocol."""
+    likelihood: bool = True
+    """Record the likelihood of each right answer (``eval.likelihood``), beside the scores."""
+    least_signal: float | None = None
+    """Benchmarks that tell methods apart by less (``coincide.report.signal``) are no part of Rel.;
+    to be set before methods are compared, and the same for all. None: all are."""
     processes: int | str = "auto"
     """Processes that share the documents; ``auto``: one per GPU."""
     device: str = "auto"
@@ -279,6 +284,11 @@ class Suite:
         _require(
             type(self.batch_size) is int and self.batch_size >= 1,
             f"eval.batch_size={self.batch_size!r}; expected an int >= 1.",
+        )
+        limit = self.least_signal
+        _require(
+            limit is None or (type(limit) in (int, float) and 0 <= limit < float("inf")),
+            f"eval.least_signal={limit!r}; expected a number >= 0, or null for no limit.",
         )
         _require(
             self.processes == "auto" or (type(self.processes) is int and self.processes >= 1),

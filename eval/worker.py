@@ -26,6 +26,7 @@ from typing import Any
 
 from coincide.schema import UserError
 from coincide.store import note_done
+from coincide.system import forkserver
 from coincide.system.disk import is_full
 from coincide.system.files import write_atomic, write_json
 from coincide.system.processes import die_with_parent, has_locks
@@ -151,7 +152,7 @@ def _model(
 ) -> Any:
     """The model, behind the answers that it gave before."""
     from eval.kept import ReplayModel
-    from eval.questions import Questions
+    from eval.questions import Questions, candidates_of
 
     shares = request.batch_tokens is not None
     mixed = request.dtype == "float32"
@@ -159,6 +160,7 @@ def _model(
         jobs, lambda: make_model(request, device, answered),
         questions=Questions(jobs, tasks, mixed=mixed) if shares else None,
         number=RANK, ranks=WORLD_SIZE,
+        candidates=candidates_of(jobs, tasks) if request.likelihood else None,
         batch_size=request.batch_size, device=device, answered=answered,
     )  # fmt: skip
 
@@ -202,6 +204,7 @@ def evaluate(model: Any, job: BenchmarkJob, task: Any, manager: Any) -> None:
     from eval.journal import read as read_answers
     from eval.judged import failure
     from eval.kept import KEY
+    from eval.likelihood import likelihood_scores, record_fields
     from eval.loading import answered_protocol, stated_protocol
     from eval.replied import merge_replies
     from eval.scores import by_filter, lenient_scores, read, readable, records, scores
@@ -231,14 +234,20 @@ def evaluate(model: Any, job: BenchmarkJob, task: Any, manager: Any) -> None:
         order.attach(samples, task)
         reads = read(samples, job, reply_scorer(task, job))
         first, answers = next(iter(samples.values())), read_answers(Path(job.output))
+        likely = {number: kept.likelihood for number, kept in answers.items()}
         asked = {number: kept.prompt for number, kept in answers.items() if kept.prompt}
         rows = [
-            {**row, **({KEY: asked[row["doc_id"]]} if row["doc_id"] in asked else {})}
+            {
+                **row,
+                **({KEY: asked[row["doc_id"]]} if row["doc_id"] in asked else {}),
+                **record_fields(likely.get(row["doc_id"])),
+            }
             for row in records(samples, job, reads)
         ]
         result = {
             "scores": scores(samples, task.aggregation(), job, scratch, reads),
             "lenient": lenient_scores(samples, job, reads),
+            "likelihood": likelihood_scores(rows, job),
             "readable": readable(reads),
             "n": len(first),
             **summary(rows, job),
@@ -363,6 +372,26 @@ def offline(cache: Path) -> None:
         "TOKENIZERS_PARALLELISM": "false",
         "NUM_IMAGE": "1",  # of 2, MMBench and MMMU would show every picture twice
     }
+    if forkserver.forked:
+        _tell_loaded(cache / "huggingface", tables)
+
+
+def _tell_loaded(home: Path, tables: Path) -> None:
+    """The same for libraries that this process was forked with (``coincide.system.forkserver``)."""
+    import datasets.config
+    import huggingface_hub.constants
+    from lmms_eval.api.task import _resolve_hf_datasets_cache_dir as remembered
+    from PIL import ImageFile
+
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
+    datasets.config.HF_HUB_OFFLINE = datasets.config.HF_DATASETS_OFFLINE = True
+    datasets.config.HF_CACHE_HOME = str(home)
+    datasets.config.HF_DATASETS_CACHE = tables
+    datasets.config.HF_MODULES_CACHE = home / "modules"
+    datasets.config.DOWNLOADED_DATASETS_PATH = tables / "downloads"
+    datasets.config.EXTRACTED_DATASETS_PATH = tables / "downloads" / "extracted"
+    remembered.cache_clear()
+    ImageFile.LOAD_TRUNCATED_IMAGES = True  # as importing lmms-eval leaves it
 
 
 def _why(error: BaseException) -> str:

@@ -233,12 +233,14 @@ def _selection(shelf: ArtifactShelf, result: Result) -> dict[str, str]:
 
 def _replies(result: Result) -> dict[str, float]:
     """``readable/<benchmark>``, the share of replies that could be read, and beside a score what
-    the lenient reading, or lmms-eval itself, makes of the same replies.
+    the lenient reading, or lmms-eval itself, makes of the same replies; and the likelihoods of the
+    right answers.
     """
     shares = {f"readable/{s.benchmark}": s.readable for s in reversed(result.scores)}
     theirs = {f"lmms_eval/{s.benchmark}/{s.metric}": s.lmms_eval for s in result.scores}
     lenient = {f"lenient/{s.benchmark}/{s.metric}": s.value for s in result.lenient}
-    return {k: v for k, v in {**shares, **lenient, **theirs}.items() if v is not None}
+    likely = {f"likelihood/{s.benchmark}/{s.metric}": s.value for s in result.likelihood}
+    return {k: v for k, v in {**shares, **lenient, **likely, **theirs}.items() if v is not None}
 
 
 def _config(result: Result, groups: Iterable[str]) -> dict[str, Any]:

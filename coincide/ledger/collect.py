@@ -70,6 +70,7 @@ def collect(
             )
         ),
         lenient=tuple(s for found in measured.values() for s in _scores(*found, "lenient")),
+        likelihood=tuple(s for found in measured.values() for s in _scores(*found, "likelihood")),
         seconds=seconds,
         keys={
             **{step.kind: step.folder for step in (subset, adapter) if step is not None},
@@ -121,7 +122,9 @@ def _missing(step: Step, why: str) -> list[Score]:
 
 
 def _scores(artifact: Artifact, what: str, reading: str = "scores") -> list[Score]:
-    """The scores of the strict (or ``lenient``) reading; empty if there is none."""
+    """The scores of the strict or ``lenient`` reading, or the ``likelihood``; empty if there are
+    none.
+    """
     record = json.loads((artifact.path / "result.json").read_text(encoding="utf-8"))
     samples = f"{artifact.path.parent.name}/{artifact.path.name}"
     drawn = {name: record[name] for name in ("unit", "units") if name in record}

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 STRICT, LENIENT = "strict", "lenient"
 """Readings of the replies."""
+LIKELIHOOD = "likelihood"
+"""Samples scored by the likelihood of the right answer, exp(-nats)."""
 _NAME = re.compile(r"[\w.,+=@-]+")
 
 
@@ -172,6 +174,12 @@ class Samples:
         if self.scoring == LENIENT:
             names = {"score": "lenient", "num": "lenient_num", "den": "lenient_den"}
             columns |= {name: columns[other] for name, other in names.items()}
+        elif self.scoring == LIKELIHOOD:
+            scored = ~np.isnan(columns["score"].astype(float))
+            likely = np.exp(-columns["nats"].astype(float))
+            nothing = np.full(len(likely), np.nan)
+            columns |= {"score": np.where(scored, likely, np.nan), "num": nothing, "den": nothing}
+            columns["stratum"] = np.full(len(likely), None)
         _, kept = np.unique(columns["doc_id"], return_index=True)
         kept = kept[~np.isnan(columns["score"][kept].astype(float))]
         columns = {name: values[kept] for name, values in columns.items()}
@@ -212,7 +220,7 @@ def _columns(path: Path) -> dict[str, np.ndarray]:
     import pyarrow as pa
     from pyarrow import json as pa_json
 
-    numbers = ("score", "num", "den", "lenient", "lenient_num", "lenient_den")
+    numbers = ("score", "num", "den", "lenient", "lenient_num", "lenient_den", "nats")
     wanted = {"doc_id": pa.int64(), **dict.fromkeys(numbers, pa.float64())}
     wanted |= dict.fromkeys(("stratum", "unit"), pa.string())
     schema = pa.schema(list(wanted.items()))

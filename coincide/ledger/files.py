@@ -28,13 +28,14 @@ _TABLES = {
     "seconds": float, "keys": str, "composition": int, "config": object, "versions": str,
     "hardware": object, "contents": str,
 }  # fmt: skip
+SCORES = ("scores", "lenient", "likelihood")
 SEAL = "sha256"
 """Field of a file: the hash of its other fields. Absent in files of earlier versions."""
 EDITED = (
     f"a value is not what was written (the hash in its field {SEAL!r} is another one; who changes "
     "a result on purpose removes that field)"
 )
-_OPTIONAL = {"commit", "created", "costs", "hardware", "contents", "aside", "lenient"}
+_OPTIONAL = {"commit", "created", "costs", "hardware", "contents", "aside", "lenient", "likelihood"}
 
 
 def file_name(result: Result) -> str:
@@ -58,7 +59,7 @@ def write_result(folder: Path, result: Result) -> Path:
     Its hash stands in the file, so that a figure that is changed later is noticed. Returns the
     path. Raises :class:`DiskError` if the disk is full or read-only.
     """
-    for score in (*result.scores, *result.lenient):
+    for score in (*result.scores, *result.lenient, *result.likelihood):
         if score.value is not None and not math.isfinite(score.value):
             raise UserError(
                 f"The score {score.benchmark}/{score.metric} of {result.method} is {score.value}; "
@@ -153,7 +154,7 @@ def presentable(result: Result) -> Result:
     texts.
     """
     record = printable(_redacted(asdict(result)))
-    scores = {name: tuple(Score(**s) for s in record[name]) for name in ("scores", "lenient")}
+    scores = {name: tuple(Score(**s) for s in record[name]) for name in SCORES}
     costs = tuple(Cost(**cost) for cost in record["costs"])
     aside = tuple(record["aside"])
     return type(result)(**{**record, **scores, "costs": costs, "aside": aside})
@@ -198,11 +199,11 @@ def _result(value: Any) -> Result:
     listed = isinstance(words, list) and all(isinstance(word, str) for word in words)
     _check(listed, "aside", "a list of texts", words)
     record["aside"] = tuple(words)
-    for name in ("scores", "costs", "lenient"):
+    for name in ("costs", *SCORES):
         _check(isinstance(record.get(name, []), list), name, "a list", record.get(name))
     scores = {
         name: tuple(_score(item, f"{name}[{i}]") for i, item in enumerate(record.get(name, [])))
-        for name in ("scores", "lenient")
+        for name in SCORES
     }
     costs = tuple(_cost(item, f"costs[{i}]") for i, item in enumerate(record.get("costs", [])))
     return Result(**{**record, **scores, "costs": costs})

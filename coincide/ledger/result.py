@@ -89,6 +89,9 @@ class Result:
     lenient: tuple[Score, ...] = ()
     """Scores of a lenient reading of the same replies, with protocols of their own
     (``scoring=lenient``); empty if not known."""
+    likelihood: tuple[Score, ...] = ()
+    """Likelihoods of the right answers, with protocols of their own (``score=likelihood``); empty
+    if not recorded."""
 
 
 @dataclass(frozen=True)

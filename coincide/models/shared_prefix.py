@@ -11,6 +11,7 @@ padding; for them :func:`tolerates_padding` is false and all rows of a batch mus
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -56,6 +57,15 @@ class Cached:
         self.cache.layers = layers
         return self._with(torch.tensor(list(rows), device=self.mask.device))
 
+    def copied(self) -> Cached:
+        """The same states for another continuation; neither's changes the other's."""
+        cache = copy.copy(self.cache)
+        cache.layers = [
+            copy.copy(layer) if hasattr(layer, "keys") else copy.deepcopy(layer)
+            for layer in self.cache.layers
+        ]
+        return replace(self, cache=cache)
+
     def _with(self, index: torch.Tensor) -> Cached:
         shift = None if self.shift is None else self.shift[index]
         return Cached(self.cache, self.mask[index], shift, self.logits[index])
@@ -77,13 +87,61 @@ def extend(network: Any, behind: Cached, texts: Sequence[torch.Tensor], pad_id: 
 
     Padded on the left where their lengths differ.
     """
+    return _continued(network, behind, *_padded(texts, pad_id, network.device))
+
+
+def _padded(
+    texts: Sequence[torch.Tensor], pad_id: int, device: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and mask [B, T]."""
     ids = torch.nn.utils.rnn.pad_sequence(
         list(texts), batch_first=True, padding_value=pad_id, padding_side="left"
-    ).to(network.device)
+    )
     new = torch.nn.utils.rnn.pad_sequence(
         [torch.ones_like(text) for text in texts], batch_first=True, padding_side="left"
-    ).to(network.device)
-    return _continued(network, behind, ids, new)
+    )
+    return ids.to(device), new.to(device)
+
+
+def forced(
+    network: Any, behind: Cached, texts: Sequence[torch.Tensor], ends: Sequence[int], pad_id: int
+) -> list[float]:
+    """log p of each row's text of token ids [T_i] int64 after ``behind``, and of one of the tokens
+    ``ends`` after it (none: the text alone). The states of ``behind`` are given up.
+    """
+    grown = _padded(texts, pad_id, network.device)
+    found = _run_behind(network, behind, *grown, keep=grown[0].shape[1])
+    first = behind.logits.log_softmax(dim=-1)
+    after = _all_logits(found).log_softmax(dim=-1)
+    total = []
+    for row, text in enumerate(texts):
+        mine, ids = after[row, -len(text) :], text.to(after.device)
+        said = first[row, ids[0]] + mine[:-1].gather(1, ids[1:, None]).sum()
+        end = mine[-1, list(ends)].logsumexp(dim=-1) if ends else 0.0
+        total.append(float(said + end))
+    return total
+
+
+def uncached_forced(
+    network: Any,
+    rows: Sequence[Encoded],
+    texts: Sequence[torch.Tensor],
+    ends: Sequence[int],
+    pad_id: int,
+) -> list[float]:
+    """As :func:`forced`, each text behind its whole prompt, from the model without a cache."""
+    whole = [longer(row, text.tolist()) for row, text in zip(rows, texts, strict=True)]
+    inputs = _inputs(network, whole, pad_id)
+    most = max(map(len, texts)) + 1
+    found = network(**inputs, use_cache=False, **_kept(network, most))
+    after = _all_logits(found).log_softmax(dim=-1)
+    total = []
+    for row, text in enumerate(texts):
+        mine, ids = after[row, -len(text) - 1 :], text.to(after.device)
+        said = mine[:-1].gather(1, ids[:, None]).sum()
+        end = mine[-1, list(ends)].logsumexp(dim=-1) if ends else 0.0
+        total.append(float(said + end))
+    return total
 
 
 def step(network: Any, behind: Cached, tokens: torch.Tensor) -> Cached:
@@ -108,25 +166,39 @@ def _inputs(network: Any, rows: Sequence[Encoded], pad_id: int) -> dict[str, tor
 
 
 def _continued(network: Any, behind: Cached, ids: torch.Tensor, new: torch.Tensor) -> Cached:
+    found = _run_behind(network, behind, ids, new)
+    mask = torch.cat([behind.mask, new], dim=1)
+    return Cached(behind.cache, mask, behind.shift, _last(found))
+
+
+def _run_behind(
+    network: Any, behind: Cached, ids: torch.Tensor, new: torch.Tensor, keep: int = 1
+) -> Any:
     mask = torch.cat([behind.mask, new], dim=1)
     positions = _counted(mask)[:, -ids.shape[1] :]
     if behind.shift is not None:
         positions = (positions + behind.shift)[None].expand(3, -1, -1)
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
-    found = _forward(network, inputs, behind.cache)
-    return Cached(behind.cache, mask, behind.shift, _last(found))
+    return _forward(network, inputs, behind.cache, keep)
 
 
-def _forward(network: Any, inputs: Mapping[str, torch.Tensor], cache: Any) -> Any:
+def _forward(network: Any, inputs: Mapping[str, torch.Tensor], cache: Any, keep: int = 1) -> Any:
+    return network(**inputs, past_key_values=cache, use_cache=True, **_kept(network, keep))
+
+
+def _kept(network: Any, keep: int) -> dict[str, int]:
+    """The argument by which the model computes logits of the last ``keep`` tokens alone."""
     few = "logits_to_keep" in inspect.signature(network.forward).parameters
-    return network(
-        **inputs, past_key_values=cache, use_cache=True, **({"logits_to_keep": 1} if few else {})
-    )
+    return {"logits_to_keep": keep} if few else {}
+
+
+def _all_logits(output: Any) -> torch.Tensor:
+    logits: torch.Tensor = output.logits
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _last(output: Any) -> torch.Tensor:
-    logits: torch.Tensor = output.logits[:, -1]
-    return logits if logits.dtype == torch.float64 else logits.float()
+    return _all_logits(output)[:, -1]
 
 
 def _counted(mask: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 The same result in two ledgers counts once; a run that was made twice with different scores is
 noted. With the word ``scoring=lenient`` the report shows the lenient reading of the same replies,
-in files of its own (``report-lenient.html``).
+with ``score=likelihood`` the likelihood of the right answers, each in files of its own
+(``report-lenient.html``, ``report-likelihood.html``).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from coincide.ledger.files import read_ledger
 from coincide.report.build import build_report
-from coincide.report.scoring import STRICT, by_scoring
+from coincide.report.scoring import ACCURACY, STRICT, by_scoring, kind_of
 from coincide.report.summary import summary_tables
 from coincide.schema import UserError
 from coincide.terminal.inert import console, guard_terminal
@@ -26,12 +27,13 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("ledgers", type=Path, nargs="*", default=[Path("ledger")], metavar="LEDGER")
     parser.add_argument("--store", type=Path, default=Path("store"), help="samples and pictures")
     parser.add_argument("--out", type=Path, default=Path("reports"))
-    parser.add_argument("--scoring", default="", help="strict (default) or lenient")
+    parser.add_argument("--scoring", default=STRICT, help="strict (default) or lenient")
+    parser.add_argument("--score", default=ACCURACY, help="accuracy (default) or likelihood")
     every = list(sys.argv[1:] if words is None else words)
-    settings = [word for word in every if word.startswith("scoring=")]
-    given = parser.parse_args([word for word in every if word not in settings])
-    scoring = given.scoring or (settings[-1].partition("=")[2] if settings else STRICT)
+    flags = [f"--{word}" if word.startswith(("scoring=", "score=")) else word for word in every]
+    given = parser.parse_args(flags)
     try:
+        scoring = kind_of(given.score, given.scoring)
         if missing := [str(p) for p in given.ledgers if not p.exists()]:
             raise UserError(f"No such ledger: {', '.join(missing)}; expected folders of results.")
         results = by_scoring(read_ledger(given.ledgers), scoring)

@@ -21,6 +21,7 @@ from coincide.models.shared_prefix import (
     begin,
     extend,
     first_of,
+    forced,
     keeps_every_key,
     longer,
     step,
@@ -40,6 +41,18 @@ LEAVE = 0.5
 
 
 Check = Callable[[Mapping[int, Sequence[int]], torch.Tensor], None]
+
+
+LOGITS = 1 << 27
+"""Most logits at a time of answers that are given: 512 MB."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The answer to a prompt, and the log probability of each text that was to be looked at."""
+
+    text: str
+    logs: tuple[float, ...] = ()
 
 
 class CannotShare(Exception):
@@ -87,18 +100,31 @@ class SharedPrefixes:
         decoding: Decoding,
         answered: Callable[[int], None] = lambda count: None,
     ) -> list[str]:
-        """The answer to each prompt, in order; ``answered`` is told the size of every batch.
+        """The answer to each prompt, in order; see :meth:`answered`."""
+        none: list[list[torch.Tensor]] = [[] for _ in prompts]
+        return [each.text for each in self.answered(prompts, none, decoding, answered)]
 
-        Raises CannotShare if the model gives other logits this way than for the prompt alone, and
-        UserError if one prompt alone does not fit into memory.
+    def answered(
+        self,
+        prompts: Sequence[Encoded],
+        given: Sequence[Sequence[torch.Tensor]],
+        decoding: Decoding,
+        answered: Callable[[int], None] = lambda count: None,
+    ) -> list[Answered]:
+        """The answer to each prompt, in order, and log p of each of the texts ``given`` for it
+        (token ids [T] int64, at least one; without an end token), an end included.
+
+        ``answered`` is told the size of every batch. Raises CannotShare if the model gives other
+        logits this way than for the prompt alone, and UserError if one prompt alone does not fit
+        into memory.
         """
-        found: dict[int, str] = {}
+        found: dict[int, Answered] = {}
         waiting = list(range(len(prompts)))
         while waiting:
             rows = [prompts[i] for i in waiting]
             for batch in self._batches(rows, decoding):
                 try:
-                    texts = self._run(rows, batch, decoding)
+                    texts = self._run(rows, [given[i] for i in waiting], batch, decoding)
                 except (CannotDivide, CannotShare):
                     if not self.once:
                         raise
@@ -136,17 +162,51 @@ class SharedPrefixes:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _run(self, prompts: Sequence[Encoded], batch: Batch, decoding: Decoding) -> list[str]:
+    def _run(
+        self,
+        prompts: Sequence[Encoded],
+        given: Sequence[Sequence[torch.Tensor]],
+        batch: Batch,
+        decoding: Decoding,
+    ) -> list[Answered]:
         """Answers to one batch, in the order of ``batch.places``."""
         rows = [prompts[i] for i in batch.places]
         kind = (batch.alike, any(family.prefix for family in batch.families))
         check = None if kind in self.checked else partial(self._check, rows)
         with torch.inference_mode():
             state = self._prompted(prompts, batch)
+            logs = self._forced(state, [given[i] for i in batch.places], batch.alike)
             answers, compared = self._decoded(state, decoding, check)
         if compared and (batch.alike or len({len(row.input_ids) for row in rows}) > 1):
             self.checked.add(kind)
-        return [self._text(ids, decoding) for ids in answers]
+        return [
+            Answered(self._text(ids, decoding), tuple(mine))
+            for ids, mine in zip(answers, logs, strict=True)
+        ]
+
+    def _forced(
+        self, state: Cached, given: Sequence[Sequence[torch.Tensor]], alike: bool
+    ) -> list[list[float]]:
+        """log p of the texts ``given`` for each row behind its prompt, which stays as it is.
+
+        At most as many texts at a time as the batch has rows; with ``alike`` of one length each.
+        """
+        logs = [[0.0] * len(mine) for mine in given]
+        places = [(row, i) for row, mine in enumerate(given) for i in range(len(mine))]
+        kinds: dict[int, list[tuple[int, int]]] = {}
+        for row, i in places:
+            kinds.setdefault(len(given[row][i]) if alike else 0, []).append((row, i))
+        longest = max((len(text) for mine in given for text in mine), default=1)
+        step = max(1, min(state.rows, LOGITS // (longest * state.logits.shape[1])))
+        for kind in kinds.values():
+            for start in range(0, len(kind), step):
+                part = kind[start : start + step]
+                behind = state.copied().chosen([row for row, _ in part])
+                texts = [given[row][i] for row, i in part]
+                found = forced(self.network, behind, texts, sorted(self.ends), self.pad_id)
+                for (row, i), value in zip(part, found, strict=True):
+                    logs[row][i] = value
+        return logs
 
     def _prompted(self, prompts: Sequence[Encoded], batch: Batch) -> Cached:
         """The prompts of the batch after all their tokens ran."""

@@ -111,7 +111,7 @@ def test_a_model_that_cannot_share_is_asked_as_before_and_told(
     decoding = Decoding(6, 1, ())
     plain, shared = make(folder, tokens=None), make(folder, tokens=1000)
     expected = plain.answers(prompts(plain), decoding)
-    monkeypatch.setattr(SharedPrefixes, "answers", _refuses)
+    monkeypatch.setattr(SharedPrefixes, "answered", _refuses)
     assert shared.answers(prompts(shared), decoding) == expected
     assert shared.counts is None
     assert shared.notes == [
@@ -132,10 +132,10 @@ def test_when_memory_runs_out_fewer_tokens_run_at_a_time(
     assert model.shared is not None
     run = SharedPrefixes._run
 
-    def small(self: SharedPrefixes, rows: Any, batch: Any, decoding: Decoding) -> list[str]:
+    def small(self: SharedPrefixes, rows: Any, given: Any, batch: Any, how: Decoding) -> Any:
         if len(batch.places) > 5:
             raise torch.OutOfMemoryError("no memory")
-        return run(self, rows, batch, decoding)
+        return run(self, rows, given, batch, how)
 
     monkeypatch.setattr(SharedPrefixes, "_run", small)
     assert model.answers(asked, decoding) == expected
