@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from coincide.ledger.evidence import ArtifactShelf
@@ -13,9 +14,11 @@ from coincide.ledger.files import presentable
 from coincide.ledger.result import Result
 from coincide.report import formats
 from coincide.report.compare import panels
+from coincide.report.decompose import decompose, noise_of
 from coincide.report.exhibits import exhibit_all
 from coincide.report.page import page
 from coincide.report.scoring import STRICT
+from coincide.report.signal import signal_to_noise
 from coincide.store import Store
 from coincide.system import disk
 from coincide.system.files import remove_temporary, write_atomic
@@ -39,7 +42,15 @@ def build_report(
     shelf = ArtifactShelf(store.root if isinstance(store, Store) else store, scoring)
     exhibits = exhibit_all(found, shelf)
     pairs = [exhibit.pairs for exhibit in exhibits]
+    noise = [decompose(panel, shelf) for panel in found]
+    found = [
+        replace(panel, notes=(*panel.notes, *noise_of(parts)))
+        for panel, parts in zip(found, noise, strict=True)
+    ]
     behind = formats.as_json(found, pairs)
+    for record, panel, parts in zip(behind, found, noise, strict=True):
+        record["noise"] = [each.record() for each in parts]
+        record["signal_to_noise"] = signal_to_noise(panel.rows)
     texts = {
         "md": formats.markdown(found, pairs),
         "csv": formats.comma_separated(found),

@@ -30,6 +30,7 @@ from coincide.report.ranks import rank_notes
 from coincide.report.records import FULL, Column, Note, Panel, PanelRow
 from coincide.report.rel import is_target_aware, with_rel
 from coincide.report.settings import identity, naming, setting, short_names
+from coincide.report.signal import signal_notes
 from coincide.report.statistics import Estimate, estimate
 from coincide.system.files import canonical
 
@@ -72,7 +73,7 @@ def _panel(results: list[Result], everything: Sequence[Result], apart: str) -> P
     shared = sharing_notes(results, everything)
     notes = (
         *shared, *usual, *_committed(rows), *panel_notes(rows, replaced), *noise_notes(rows),
-        *rank_notes(rows), *osc_notes(rows),
+        *signal_notes(rows), *rank_notes(rows), *osc_notes(rows),
     )  # fmt: skip
     names = (first.data, first.target, first.suite)
     held = {part: first.contents[part] for part in PANEL if part in first.contents}

@@ -26,7 +26,46 @@ def noise_notes(rows: Sequence[PanelRow]) -> list[Note]:
     for row in rows:
         if row.method != FULL and row.rel.estimate and len(row.rel.estimate.values) > 1:
             by_size[row.examples].append(row.rel.estimate.values)
-    return [_note(size, runs) for size, runs in by_size.items() if len(runs) >= LEAST]
+    notes = [_note(size, runs) for size, runs in by_size.items() if len(runs) >= LEAST]
+    return [*notes, *_on_common_numbers(rows)]
+
+
+def _on_common_numbers(rows: Sequence[PanelRow]) -> list[Note]:
+    """What it brings that runs of one seed share order and initial weights (``train.order``)."""
+    by_size: dict[int, list[PanelRow]] = defaultdict(list)
+    for row in rows:
+        ordered = row.setting.get("train.order") == "rows" and row.setting.get("train.seed") is None
+        if ordered and row.method != FULL and row.rel.estimate and len(row.runs) > 2:
+            by_size[row.examples].append(row)
+    found = []
+    for size, same in by_size.items():
+        runs = [row.rel.estimate.values for row in same if row.rel.estimate]
+        if len(same) >= LEAST and len({tuple(row.seeds) for row in same}) == 1:
+            found.append(_common(size, runs))
+    return found
+
+
+def _common(size: int, runs: Sequence[tuple[float, ...]]) -> Note:
+    found = shared_share(runs)
+    scatter = math.sqrt(max(0.0, 1 - found))
+    return Note(
+        f"Arms of one seed at {size:,} examples share the order of the rows that they share, and "
+        f"initial weights: deviations of their Rel. correlate by {found:+.2f} (over "
+        f"{len(runs[0])} seeds and {len(runs)} rows), so a difference within seeds scatters "
+        f"{scatter:.2f} times as much as one between unrelated runs."
+    )
+
+
+def shared_share(runs: Sequence[Sequence[float]]) -> float:
+    """Correlation of the deviations of two rows' runs of one seed from their rows' means, pooled
+    over all pairs; ``runs``: the same seeds of each row."""
+    seeds, rows = len(runs[0]), len(runs)
+    means = [math.fsum(values) / seeds for values in runs]
+    apart = [[v - mean for v in values] for values, mean in zip(runs, means, strict=True)]
+    own = math.fsum(v * v for values in apart for v in values)
+    of_seeds = [math.fsum(values[s] for values in apart) for s in range(seeds)]
+    both = math.fsum(total * total for total in of_seeds) - own
+    return both / (own * (rows - 1)) if own else 0.0
 
 
 def least_difference(runs: Sequence[Sequence[float]]) -> tuple[float, float, int]:

@@ -90,6 +90,21 @@ class Sampled:
         """The score of each run, [R]."""
         return _ratios(self, np.ones((1, self.num.shape[1])))[0]
 
+    def influences(self) -> np.ndarray:
+        """[R, units], linearised: values whose mean is 0 and whose variance over units, divided by
+        their number, is that of the score."""
+        columns = np.zeros_like(self.num)
+        for stratum in np.unique(self.strata):
+            mine = self.strata == stratum
+            num, den = self.num[:, mine], self.den[:, mine]
+            total = den.sum(axis=1, keepdims=True)
+            ratio = num.sum(axis=1, keepdims=True) / total
+            columns[:, mine] = (num - ratio * den) / total
+        unit = np.arange(columns.shape[1]) if self.unit is None else self.unit
+        found = np.zeros((len(columns), self.units))
+        np.add.at(found.T, unit, columns.T)
+        return found * self.units
+
 
 def resampled_scores(of: Sampled, times: int, seed: int) -> np.ndarray:
     """Scores [times, R] on units resampled with replacement within strata, the same for all R runs.

@@ -14,6 +14,7 @@ from coincide.ledger.result import Result
 from coincide.report.published import PublishedTable
 from coincide.report.records import FULL, Column, PanelRow, table_at
 from coincide.report.settings import conflicts, whole_part
+from coincide.report.signal import left_out
 from coincide.report.statistics import Estimate, Relative, relative, stated_columns
 
 CUT_SHORT = "train.max_steps"
@@ -28,11 +29,12 @@ def with_rel(
     """Rows with Rel. and rank: larger budgets first, best first, target-aware ones last."""
     full = [row for row in rows if row.method == FULL]
     chance = {column.name: column.chance for column in columns}
+    without = left_out(rows)
     found = [
         replace(
             row,
-            rel=_own(row, full, {}),
-            rel_chance=_own(row, full, chance),
+            rel=_own(row, full, {}, without),
+            rel_chance=_own(row, full, chance, without),
             rel_zoo=_zoo(row, columns, table_at(zoo, row.budget)),
             target_aware=is_target_aware(row.runs),
         )
@@ -41,8 +43,11 @@ def with_rel(
     return _ranked(found)
 
 
-def _own(row: PanelRow, full: Sequence[PanelRow], chance: Mapping[str, float]) -> Relative:
-    """Relative to our own full-data runs with the same data, target, recipe and protocols.
+def _own(
+    row: PanelRow, full: Sequence[PanelRow], chance: Mapping[str, float], without: Mapping[str, str]
+) -> Relative:
+    """Relative to our own full-data runs with the same data, target, recipe and protocols, over all
+    benchmarks but those in ``without``.
 
     A full-data run that was cut short (as many steps as a subset takes) is another experiment: if
     there is a complete one, that is 100 % for all rows, including the short one.
@@ -50,13 +55,14 @@ def _own(row: PanelRow, full: Sequence[PanelRow], chance: Mapping[str, float]) -
     nearest, why = full_run_of(row, full)
     if nearest is None:
         return Relative(None, why=why)
-    columns, left_out = stated_columns(nearest.by_seed, chance, nearest.stderr)
-    left_out |= {name: f"full: {why}" for name, why in nearest.missing.items()}
+    columns, out = stated_columns(nearest.by_seed, chance, nearest.stderr)
+    columns = tuple(name for name in columns if name not in without)
+    out |= {**without, **{name: f"full: {why}" for name, why in nearest.missing.items()}}
     found = relative(row.by_seed, nearest.by_seed, columns, chance=chance)
     if found.estimate and row is nearest:
         itself = Estimate(100.0, None, None, found.estimate.values)
-        return replace(found, estimate=itself, left_out=left_out, no_interval="it is the 100 %")
-    return replace(found, left_out=left_out, why=_lacking(found, row))
+        return replace(found, estimate=itself, left_out=out, no_interval="it is the 100 %")
+    return replace(found, left_out=out, why=_lacking(found, row))
 
 
 def full_run_of(row: PanelRow, full: Sequence[PanelRow]) -> tuple[PanelRow | None, str]:

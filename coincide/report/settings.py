@@ -22,11 +22,11 @@ NEUTRAL = (
     "data.lost_at_most data.scale reference.adapter reference.remedy reference.device "
     "reference.scale clip.device clip.scale target.device target.scale "
     "eval.mirror eval.engine eval.batch_tokens eval.batch_size eval.processes eval.device "
-    "eval.threads eval.judge.url "
+    "eval.threads eval.likelihood eval.judge.url "
     "eval.judge.key_env eval.judge.tries eval.judge.wait eval.judge.timeout "
     "eval.benchmarks.*.chance eval.benchmarks.*.range eval.benchmarks.*.documents "
     "eval.benchmarks.*.pictures "
-    "eval.benchmarks.*.unit"
+    "eval.benchmarks.*.unit eval.least_signal"
 ).split()
 """Dotted fields that do not change an answer (places, speed, reading); with all fields below each.
 Engine and batch in half precision are part of the protocol."""
@@ -36,6 +36,10 @@ UNDECLARED = (
 ).split()
 """The same for method and recipe, for results from before these declared it (``Result.aside``).
 Nothing is to be added here."""
+
+LATER = {"train.order": "seed", "train.average": 0.0}
+"""Fields of recipes that came later, with what was done before: two results with other values never
+share a row, nor is one 100 % of the other."""
 
 OURS = ("coincide", "baselines")
 """Packages of this project, whose methods have unique names."""
@@ -53,7 +57,9 @@ def setting(result: Result) -> Setting:
     models = set(result.contents) - {*COMPARED, "reference", "targets"}
     groups = [*COMPARED, *(["reference"] if result.reference else []), *models]
     flat = {k: v for g in groups for k, v in _flat(part_config(result, g), g)}
-    return {k: v for k, v in sorted(flat.items()) if _counts(k, v, result)}
+    counted = {k: v for k, v in flat.items() if _counts(k, v, result)}
+    later = {k: flat.get(k, v) for k, v in LATER.items()} if "train.lr" in counted else {}
+    return dict(sorted({**counted, **later}.items()))
 
 
 def identity(result: Result) -> str:

@@ -105,6 +105,42 @@ def t_quantile(degrees: float, level: float = LEVEL) -> float:
     return float(ndtri(upper) if math.isinf(degrees) else stdtrit(degrees, upper))
 
 
+def power_of(size: float, deviation: float, *, methods: int, seeds: int) -> float:
+    """Chance that a difference of ``size`` between the means of two methods is significant.
+
+    By Fisher's least significant difference (two-sided, 5 %): ``deviation``, that of one run, is
+    estimated from ``seeds`` runs of each of ``methods`` methods together, which gives methods x
+    (seeds - 1) degrees of freedom. From the noncentral t distribution.
+    """
+    from scipy.special import nctdtr
+
+    degrees = methods * (seeds - 1)
+    if degrees < 1:
+        return 0.0
+    if deviation == 0:
+        return 1.0 if size else 0.0
+    least = t_quantile(degrees)
+    far = size / (deviation * math.sqrt(2 / seeds))
+    return float(1 - nctdtr(degrees, far, least) + nctdtr(degrees, far, -least))
+
+
+def seeds_for(
+    size: float, deviation: float, *, methods: int = 10, chance: float = 0.8, most: int = 10_000
+) -> int | None:
+    """The fewest seeds with which a difference of ``size`` is seen with that ``chance``; None if
+    more than ``most`` are needed."""
+    low, high = 1, 2
+    while power_of(size, deviation, methods=methods, seeds=high) < chance:
+        if high >= most:
+            return None
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        seen = power_of(size, deviation, methods=methods, seeds=middle) >= chance
+        low, high = (low, middle) if seen else (middle, high)
+    return high
+
+
 def mean_scores(runs: Sequence[Scores]) -> dict[str, float]:
     """Benchmark -> mean over ``runs``, for the benchmarks that every run has."""
     shared = [b for b in runs[0] if all(b in run for run in runs)] if runs else []
