@@ -61,19 +61,27 @@ class Demo:
         return open_demo(artifact, self.name)
 
     def _build(self, build: Build) -> Mapping[str, Any]:
-        found = rows(self.n, self.seed)
-        ids = make_ids(found, self.seed)
-        pictures = _write_pictures(build.dir / "images", found, self.seed)
-        for number, (name, makers) in enumerate(BENCHMARKS.items()):
-            rng = np.random.Generator(np.random.PCG64([self.seed, 4, number]))
-            _write_benchmark(build.dir / "benchmarks" / name, makers, self.items, rng)
-        records = [llava_record(row, i, ids) for i, row in enumerate(found)]
-        write_json(build.dir / "train.json", records)
-        return {
-            "rows": len(found),
-            "pictures": pictures,
-            "sources": dict(Counter(row.source for row in found)),
-        }
+        return generate(build.dir, self.n, self.items, self.seed)
+
+
+def generate(folder: Path, n: int, items: int, seed: int) -> Mapping[str, Any]:
+    """Write ``n`` training rows with their pictures and the benchmarks of ``items`` questions each
+    into ``folder``, drawn from ``seed``; returns facts for the manifest.
+
+    Raises UserError for fewer than 200 rows.
+    """
+    found = rows(n, seed)
+    ids = make_ids(found, seed)
+    pictures = _write_pictures(folder / "images", found, seed)
+    for number, (name, makers) in enumerate(BENCHMARKS.items()):
+        rng = np.random.Generator(np.random.PCG64([seed, 4, number]))
+        _write_benchmark(folder / "benchmarks" / name, makers, items, rng)
+    write_json(folder / "train.json", [llava_record(row, i, ids) for i, row in enumerate(found)])
+    return {
+        "rows": len(found),
+        "pictures": pictures,
+        "sources": dict(Counter(row.source for row in found)),
+    }
 
 
 def _write_pictures(folder: Path, found: list[MixtureRow], seed: int) -> int:
