@@ -25,7 +25,7 @@ from coincide.system.files import canonical, lines
 from eval.decoding import Decoding
 from eval.engine.shared import Answered, Counts
 from eval.journal import JournaledAnswer, append, read
-from eval.likelihood import Candidates, likelihood, recorded
+from eval.likelihood import Candidates, likelihood, record_fields, recorded
 from eval.messages import turns_and_pictures
 from eval.questions import AskedQuestion, Questions
 from eval.request import BenchmarkJob
@@ -46,8 +46,8 @@ class Known:
     """
     by_document: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     """Records of an earlier attempt at this evaluation."""
-    likelihoods: Mapping[int, tuple[float, ...] | None] = field(default_factory=dict)
-    """Document -> what these recorded of the likelihood of its right answer, if they did."""
+    likelihoods: Mapping[tuple[str, str], tuple[float, ...]] = field(default_factory=dict)
+    """Digests of a prompt and of the candidates looked at -> the likelihood that was recorded."""
 
     def __bool__(self) -> bool:
         return bool(self.by_prompt or self.by_document)
@@ -69,7 +69,11 @@ def known(job: BenchmarkJob) -> Known:
         if KEY in row:
             by_prompt.setdefault(row[KEY], {}).setdefault(row["doc_id"], row["answer"])
     by_document = {row["doc_id"]: row for row in records}
-    told = {row["doc_id"]: recorded(row) for row in (*by_document.values(), *others)}
+    told = {
+        (row[KEY], found[0]): found[1]
+        for row in (*others, *by_document.values())
+        if KEY in row and (found := recorded(row))
+    }
     return Known(by_prompt, by_document, told)
 
 
@@ -173,7 +177,7 @@ class ReplayModel(lmms):
         if found is not None:
             self.reused += len(found)
             self.answered(len(found))
-            likely = self.known[name].likelihoods
+            likely = self._recorded(name, prompts)
         elif self.questions is not None and isinstance(self.model, AnswersTogether):
             return self._shared(name, [request.args[3] for request in requests])
         else:
@@ -267,6 +271,19 @@ class ReplayModel(lmms):
         tokens = [len(self.model.continuation(text)) + 1 for text in candidates.texts]
         return likelihood(candidates, logs, tokens)
 
+    def _recorded(
+        self, name: str, prompts: Mapping[int, str]
+    ) -> dict[int, tuple[float, ...] | None]:
+        """What earlier evaluations recorded of the same right answers to the same prompts."""
+        if self.candidates is None:
+            return {}
+        given = {number: self.candidates(name, number) for number in prompts}
+        told = self.known[name].likelihoods
+        return {
+            number: told.get((prompts[number], one.digest)) if one else ()
+            for number, one in given.items()
+        }
+
     def _apart(self, requests: Sequence[Instance]) -> dict[int, tuple[float, ...] | None]:
         """The likelihoods where answers came without them, from a model that can give them."""
         model, found = self.model, {}
@@ -328,6 +345,20 @@ class ReplayModel(lmms):
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
         raise NotImplementedError
+
+
+def journal_fields(
+    document: int,
+    answers: Mapping[int, JournaledAnswer],
+    give: Callable[[int], Candidates | None],
+) -> dict[str, Any]:
+    """What the journal adds to a sample's record: the digest of what was asked, and how likely the
+    right answer is. ``give``: the right answer to a document."""
+    kept = answers.get(document)
+    if kept is None:
+        return {}
+    asked = {KEY: kept.prompt} if kept.prompt else {}
+    return {**asked, **record_fields(kept.likelihood, give(document) if kept.likelihood else None)}
 
 
 def _all_ranks(mine: bool, ranks: int) -> bool:

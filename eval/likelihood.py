@@ -18,6 +18,7 @@ from typing import Any
 
 from coincide.ledger.result import Score
 from coincide.ops.resample import resampling_units, standard_error
+from coincide.system.files import digest_of
 
 METRIC = "likelihood"
 LONGEST = 100
@@ -39,6 +40,11 @@ class Candidates:
 
     right: tuple[str, ...]
     others: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """8 hexadecimal digits by which a later evaluation knows what was looked at."""
+        return digest_of([self.right, self.others])[:8]
 
     @property
     def texts(self) -> list[str]:
@@ -79,19 +85,26 @@ def likelihood(
     return tuple(round(value, DIGITS) for value in (nats, *margin))
 
 
-def record_fields(found: Sequence[float] | None) -> dict[str, float | None]:
-    """``nats`` and ``margin`` for a sample's record: ``nats`` None where the answer is no short
-    text; without either where nothing was recorded."""
+def record_fields(
+    found: Sequence[float] | None, candidates: Candidates | None
+) -> dict[str, float | str | None]:
+    """``nats``, ``margin`` and ``candidates``, their digest, for a sample's record: ``nats`` None
+    where the answer is no short text; without any where nothing was recorded."""
     if found is None:
         return {}
-    return dict(zip(("nats", "margin"), found, strict=False)) if found else {"nats": None}
+    if not found or candidates is None:
+        return {"nats": None}
+    numbers = dict(zip(("nats", "margin"), found, strict=False))
+    return {**numbers, "candidates": candidates.digest}
 
 
-def recorded(row: Mapping[str, Any]) -> tuple[float, ...] | None:
-    """The other way: what :func:`record_fields` wrote into a sample's record."""
-    if "nats" not in row:
+def recorded(row: Mapping[str, Any]) -> tuple[str, tuple[float, ...]] | None:
+    """The other way: the digest of the candidates, and what was found, of a sample's record; None
+    where it holds none."""
+    if row.get("nats") is None or not isinstance(row.get("candidates"), str):
         return None
-    return tuple(row[name] for name in ("nats", "margin") if row.get(name) is not None)
+    found = tuple(row[name] for name in ("nats", "margin") if row.get(name) is not None)
+    return row["candidates"], found
 
 
 def likelihood_scores(rows: Sequence[Mapping[str, Any]], job: Any) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -203,9 +204,10 @@ def evaluate(model: Any, job: BenchmarkJob, task: Any, manager: Any) -> None:
     from eval.journal import discard
     from eval.journal import read as read_answers
     from eval.judged import failure
-    from eval.kept import KEY
-    from eval.likelihood import likelihood_scores, record_fields
+    from eval.kept import journal_fields
+    from eval.likelihood import likelihood_scores
     from eval.loading import answered_protocol, stated_protocol
+    from eval.questions import candidates_of
     from eval.replied import merge_replies
     from eval.scores import by_filter, lenient_scores, read, readable, records, scores
     from eval.units import attach, summary
@@ -234,14 +236,9 @@ def evaluate(model: Any, job: BenchmarkJob, task: Any, manager: Any) -> None:
         order.attach(samples, task)
         reads = read(samples, job, reply_scorer(task, job))
         first, answers = next(iter(samples.values())), read_answers(Path(job.output))
-        likely = {number: kept.likelihood for number, kept in answers.items()}
-        asked = {number: kept.prompt for number, kept in answers.items() if kept.prompt}
+        give = partial(candidates_of([job], {job.name: task}), job.name)
         rows = [
-            {
-                **row,
-                **({KEY: asked[row["doc_id"]]} if row["doc_id"] in asked else {}),
-                **record_fields(likely.get(row["doc_id"])),
-            }
+            {**row, **journal_fields(row["doc_id"], answers, give)}
             for row in records(samples, job, reads)
         ]
         result = {
