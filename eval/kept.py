@@ -8,10 +8,9 @@ turns, the pixels of the pictures and how it is to generate, as a digest in a sa
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,60 +20,18 @@ from lmms_eval.api.model import lmms
 
 from coincide.models.encode import Encoded
 from coincide.schema import Turn, UserError
-from coincide.system.files import canonical, lines
+from coincide.system.files import canonical
 from eval.decoding import Decoding
 from eval.engine.shared import Answered, Counts
 from eval.journal import JournaledAnswer, append, read
-from eval.likelihood import Candidates, likelihood, record_fields, recorded
+from eval.known import KEY, Known, known
+from eval.likelihood import Candidates, likelihood, record_fields
 from eval.messages import turns_and_pictures
 from eval.questions import AskedQuestion, Questions
 from eval.request import BenchmarkJob
 
 GiveCandidates = Callable[[str, int], Candidates | None]
 """Benchmark and document -> the right answer; None where it is no short text."""
-KEY = "prompt"
-"""In a sample's record: the digest of what the model was given; absent: not known."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """What is known of one benchmark's answers."""
-
-    by_prompt: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
-    """Of other evaluations of the same model: digest -> document -> answer. In half precision the
-    same prompt may have had other answers beside other prompts.
-    """
-    by_document: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
-    """Records of an earlier attempt at this evaluation."""
-    likelihoods: Mapping[tuple[str, str], tuple[float, ...]] = field(default_factory=dict)
-    """Digests of a prompt and of the candidates looked at -> the likelihood that was recorded."""
-
-    def __bool__(self) -> bool:
-        return bool(self.by_prompt or self.by_document)
-
-    def answer(self, prompt: str, document: int) -> str:
-        """The answer to the same prompt: that for the same document, else for the first with it."""
-        found = self.by_prompt[prompt]
-        return found.get(document, next(iter(found.values())))
-
-
-def known(job: BenchmarkJob) -> Known:
-    """What earlier attempts at the job, and the files ``job.known``, hold."""
-    mine = Path(job.output) / "samples.jsonl"
-    records = map(json.loads, lines(mine)) if mine.is_file() else ()
-    there = [path for path in map(Path, job.known) if path.is_file()]
-    others = [row for path in there for row in map(json.loads, lines(path))]
-    by_prompt: dict[str, dict[int, str]] = {}
-    for row in others:
-        if KEY in row:
-            by_prompt.setdefault(row[KEY], {}).setdefault(row["doc_id"], row["answer"])
-    by_document = {row["doc_id"]: row for row in records}
-    told = {
-        (row[KEY], found[0]): found[1]
-        for row in (*others, *by_document.values())
-        if KEY in row and (found := recorded(row))
-    }
-    return Known(by_prompt, by_document, told)
 
 
 @runtime_checkable

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from coincide.store import Artifact, Store
-from eval.kept import Known, digest
+from eval.kept import digest
+from eval.known import Known
 from eval.stage import evaluate
 from tests.eval.bench import ROWS, samples, scores, steps
 from tests.eval.inside import worker_inside
