@@ -41,8 +41,6 @@ class TrainingJob:
     annotations: str
     """The subset's file in LLaVA json."""
     image_root: str
-    rows: str
-    """The file of the rows' numbers in the dataset, int64 [n]."""
     blank_rows: tuple[int, ...]
     """Rows of the subset whose image is replaced by a blank one."""
     seed: int
@@ -54,6 +52,8 @@ class TrainingJob:
     resume_from: str | None
     """Checkpoint to resume from."""
     recipe: Recipe
+    rows: str = ""
+    """For ``order=rows``: the file of the rows' numbers in the dataset, int64 [n]."""
 
     @property
     def log(self) -> Path:

@@ -89,7 +89,6 @@ def _job(
         max_length=min(recipe.max_length, model.max_length),
         annotations=str(subset.path / "subset.json"),
         image_root=str(dataset.image_root),
-        rows=str(subset.path / "rows.npy"),
         blank_rows=_positions(subset.path / "rows.npy", dataset.blank_images),
         seed=seed,
         world_size=processes,
@@ -98,6 +97,7 @@ def _job(
         output=str(build.dir),
         resume_from=None,
         recipe=recipe,
+        rows=str(subset.path / "rows.npy") if recipe.order == "rows" else "",
     )
 
 
