@@ -50,7 +50,7 @@ class AnswersTogether(Protocol):
     ) -> Encoded:
         """What the model reads before it answers; ``prepared``: pixels of pictures, filled."""
 
-    def answered(
+    def scored_answers(
         self, prompts: Sequence[Encoded], given: Sequence[Sequence[str]], decoding: Decoding
     ) -> list[Answered]:
         """The answer to each prompt, in order, and the log probabilities of the texts ``given``."""
@@ -210,7 +210,7 @@ class ReplayModel(lmms):
             places = [i for i in asked if chunk[i].decoding == decoding]
             given = [asked[i].candidates for i in places]
             texts = [c.texts if c else [] for c in given]
-            answers = self.model.answered([asked[i].encoded for i in places], texts, decoding)
+            answers = self.model.scored_answers([asked[i].encoded for i in places], texts, decoding)
             found: dict[str, dict[int, JournaledAnswer]] = {}
             for i, one, candidates in zip(places, answers, given, strict=True):
                 likely = self._likely(candidates, one.logs)

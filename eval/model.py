@@ -108,10 +108,10 @@ class LmmsEvalModel(lmms):
         return encode_prompt(turns, pictures, self.processor, self.template, prepared)
 
     def answers(self, prompts: Sequence[Encoded], decoding: Decoding) -> list[str]:
-        """The answer to each prompt, in order; see :meth:`answered`."""
-        return [each.text for each in self.answered(prompts, [()] * len(prompts), decoding)]
+        """The answer to each prompt, in order; see :meth:`scored_answers`."""
+        return [each.text for each in self.scored_answers(prompts, [()] * len(prompts), decoding)]
 
-    def answered(
+    def scored_answers(
         self, prompts: Sequence[Encoded], given: Sequence[Sequence[str]], decoding: Decoding
     ) -> list[Answered]:
         """The answer to each prompt, in order, and the log probabilities of the texts ``given`` for
@@ -121,13 +121,15 @@ class LmmsEvalModel(lmms):
         if len(parts) > 1:  # pictures that cannot be one batch
             found: dict[int, Answered] = {}
             for part in parts:
-                mine = self.answered([prompts[i] for i in part], [given[i] for i in part], decoding)
+                mine = self.scored_answers(
+                    [prompts[i] for i in part], [given[i] for i in part], decoding
+                )
                 found.update(zip(part, mine, strict=True))
             return [found[i] for i in range(len(prompts))]
         ids = [[self.continuation(text) for text in each] for each in given]
         if self.shared is not None and decoding.num_beams == 1:
             try:
-                return self.shared.answered(prompts, ids, decoding, self.answered)
+                return self.shared.scored_answers(prompts, ids, decoding, self.answered)
             except CannotShare as why:
                 self.notes.append(f"no prefix is shared: {why}; answered as with eval.engine=plain")
                 self.shared = None

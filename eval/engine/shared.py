@@ -100,11 +100,11 @@ class SharedPrefixes:
         decoding: Decoding,
         answered: Callable[[int], None] = lambda count: None,
     ) -> list[str]:
-        """The answer to each prompt, in order; see :meth:`answered`."""
+        """The answer to each prompt, in order; see :meth:`scored_answers`."""
         none: list[list[torch.Tensor]] = [[] for _ in prompts]
-        return [each.text for each in self.answered(prompts, none, decoding, answered)]
+        return [each.text for each in self.scored_answers(prompts, none, decoding, answered)]
 
-    def answered(
+    def scored_answers(
         self,
         prompts: Sequence[Encoded],
         given: Sequence[Sequence[torch.Tensor]],

@@ -111,7 +111,7 @@ def test_a_model_that_cannot_share_is_asked_as_before_and_told(
     decoding = Decoding(6, 1, ())
     plain, shared = make(folder, tokens=None), make(folder, tokens=1000)
     expected = plain.answers(prompts(plain), decoding)
-    monkeypatch.setattr(SharedPrefixes, "answered", _refuses)
+    monkeypatch.setattr(SharedPrefixes, "scored_answers", _refuses)
     assert shared.answers(prompts(shared), decoding) == expected
     assert shared.counts is None
     assert shared.notes == [

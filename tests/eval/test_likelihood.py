@@ -104,7 +104,7 @@ def test_behind_shared_prefixes_they_are_those_of_whole_prompts(kind: str) -> No
     texts = [torch.tensor(ids) for ids in ((7,), (9, 11, 6), (12, 8))]
     given = [texts[: 1 + i % 3] for i in range(len(asked))]
     for budget in (100_000, 60):
-        found = engine(network, budget).answered(asked, given, Decoding(4, 1, ()))
+        found = engine(network, budget).scored_answers(asked, given, Decoding(4, 1, ()))
         said = engine(network, budget).answers(asked, Decoding(4, 1, ()))
         assert [one.text for one in found] == said, "looking does not change the answers"
         for prompt, mine, one in zip(asked, given, found, strict=True):
@@ -115,16 +115,23 @@ def test_behind_shared_prefixes_they_are_those_of_whole_prompts(kind: str) -> No
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_chat_templates_teach_what_is_looked_at(tmp_path: Path, family: str) -> None:
-    """The tokens behind a prompt are those that training marks as the answer, its end aside."""
+    """Prompt and looked-at tokens are the sequence that training sees, where the model's template
+    goes on as it asks (llava_onevision's does not)."""
     model = make(make_tiny_chat(family, tmp_path), tokens=100_000)
-    found = model.answered(prompts(model)[:6], [["red", "a dog"]] * 6, Decoding(2, 1, ()))
+    found = model.scored_answers(prompts(model)[:6], [["red", "a dog"]] * 6, Decoding(2, 1, ()))
     assert all(len(one.logs) == 2 and max(one.logs) < 0 for one in found)
     for text in ("red", "a dog"):
         turns = [Turn("human", "what?"), Turn("gpt", text)]
         encoded = encode_blank(turns, [], model.processor, TEMPLATES["chat"], 512)
-        learnt = encoded.labels[encoded.labels != IGNORE].tolist()
+        whole, asked = (
+            encoded.input_ids.tolist(),
+            model.encode(turns[:1], [], {}).input_ids.tolist(),
+        )
         ids = Continuations(model.processor, TEMPLATES["chat"]).ids(text).tolist()
-        assert learnt[: len(ids)] == ids and len(learnt) > len(ids)
+        assert model.processor.tokenizer.decode(ids).strip() == text
+        goes_on = whole[: len(asked)] == asked
+        assert goes_on == (family != "llava_onevision")
+        assert not goes_on or whole[len(asked) : len(asked) + len(ids)] == ids
 
 
 def test_the_right_answer_is_the_most_frequent_and_short() -> None:
