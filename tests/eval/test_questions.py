@@ -14,7 +14,7 @@ from coincide.models.encode import Encoded
 from coincide.schema import Turn, UserError
 from eval import kept, questions
 from eval.decoding import Decoding
-from eval.engine.shared import Counts
+from eval.engine.shared import Answered, Counts
 from eval.journal import JournaledAnswer, append, read
 from eval.kept import ReplayModel
 from eval.loading import answered_protocol
@@ -37,11 +37,19 @@ class Asked:
     def encode(self, turns: Sequence[Turn], pictures: Sequence[Any], prepared: Any) -> Encoded:
         return turns[0].text.removeprefix("<image>\n")  # type: ignore[return-value]
 
-    def answers(self, prompts: Sequence[Any], decoding: Decoding) -> list[str]:
+    def scored_answers(
+        self, prompts: Sequence[Any], given: Sequence[Any], decoding: Decoding
+    ) -> list[Answered]:
         if len(self.batches) == self.dies_after:
             raise KeyboardInterrupt
         self.batches.append(list(prompts))
-        return [f"to {prompt}" for prompt in prompts]
+        return [Answered(f"to {prompt}") for prompt in prompts]
+
+    def continuation(self, text: str) -> Any:
+        raise NotImplementedError
+
+    def logs(self, prompts: Sequence[Any], given: Sequence[Any]) -> Any:
+        raise NotImplementedError
 
 
 def task(name: str, pictures: Sequence[int | None], broken: int = -1) -> Any:
