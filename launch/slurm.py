@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coincide.schema import UserError
-from coincide.system.processes import ProcessLock
+from coincide.system.processes import locked
 from launch import cluster
 from launch.execute import Executor
 from launch.jobs import Job, with_stages
@@ -64,7 +64,9 @@ class Slurm:
             plan_sweep(jobs, self.together, in_flight(live_tasks(sweeps, cluster.queue())))
             return 0
         sweeps.mkdir(parents=True, exist_ok=True)
-        with ProcessLock(sweeps / ".lock"):
+        with locked(sweeps / ".lock", waiting="waiting for another submission") as alone:
+            if not alone:
+                print(f"{sweeps} has no file locks: submit from one process at a time", flush=True)
             live = live_tasks(sweeps, cluster.queue())
             nodes = plan_sweep(jobs, self.together, in_flight(live))
             sweep, tasks = freeze_all(nodes, jobs, self.failures)

@@ -20,7 +20,7 @@ from typing import Literal
 from filelock import Timeout
 
 from coincide.system.files import write_json
-from coincide.system.processes import ProcessLock
+from coincide.system.processes import locked
 from track.contents import with_store_contents
 from track.process import answer, one_line, reason_of, root_of, running
 from track.records import VERSION, WandbRun, digest, without_secrets
@@ -130,7 +130,7 @@ def _alone(logger: Logger) -> Iterator[None]:
     folder = marks(logger)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with ProcessLock(folder / ".lock", timeout=logger.timeout):
+        with locked(folder / ".lock", logger.timeout):  # without locks: marks tell what is written
             yield
     except Timeout as error:
         raise NotWritten("another process is writing there") from error

@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from filelock import Timeout
-
 from coincide.data.download import Download, disk_error, download, redact_url
 from coincide.data.fetch_pool import FromHub, fetch_pool
 from coincide.data.listing import missing_files
@@ -25,7 +23,7 @@ from coincide.data.unpack import DamagedArchive, unpack
 from coincide.protocols import Requirement
 from coincide.schema import DataSource, UserError
 from coincide.system.files import write_json
-from coincide.system.processes import ProcessLock
+from coincide.system.processes import locked
 from coincide.terminal.inert import guard_terminal
 from coincide.terminal.program import hand_over
 
@@ -227,18 +225,11 @@ def _check_space(root: Path, items: Sequence[Download]) -> None:
 def _alone(root: Path) -> Iterator[None]:
     """Hold the folder's lock; waits while another process prepares it."""
     (root / WORK).mkdir(parents=True, exist_ok=True)
-    lock = ProcessLock(root / WORK / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"waiting for another process that prepares {root}", flush=True)
-        lock.acquire()
-    except NotImplementedError:
-        print(f"{root} has no file locks: prepare it from one process at a time", flush=True)
-    try:
+    waiting = f"waiting for another process that prepares {root}"
+    with locked(root / WORK / "lock", waiting=waiting) as held:
+        if not held:
+            print(f"{root} has no file locks: prepare it from one process at a time", flush=True)
         yield
-    finally:
-        lock.release()
 
 
 def main() -> int:

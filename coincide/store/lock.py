@@ -7,7 +7,7 @@ themselves (``coincide.store.attempts``) keep processes apart.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from filelock import Timeout
@@ -15,7 +15,7 @@ from filelock import Timeout
 from coincide.errors import UserError
 from coincide.store.step import Step
 from coincide.system import disk
-from coincide.system.processes import ProcessLock
+from coincide.system.processes import locked
 
 if TYPE_CHECKING:
     from coincide.store.store import Store
@@ -31,26 +31,19 @@ def lock(store: Store, step: Step) -> Iterator[bool]:
     be written.
     """
     folder = store.root / FOLDER
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = ProcessLock(folder / f"{step.kind}-{step.digits}.lock")
+    waiting = f"waiting for another process that builds {step.folder}"
+    with ExitStack() as stack:
         try:
-            held.acquire(timeout=0)
-        except Timeout:
-            print(f"waiting for another process that builds {step.folder}", flush=True)
-            held.acquire(timeout=store.lock_timeout)
-    except Timeout as error:
-        raise UserError(
-            f"{step.folder} has been locked by another process for {store.lock_timeout:.0f} s. "
-            f"Stop that process, or wait for it."
-        ) from error
-    except (OSError, NotImplementedError) as error:
-        if disk.is_full(error) or disk.is_read_only(error):
-            raise store.as_disk_error(error, [step]) from error
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        with suppress(OSError):  # the folder may have been removed meanwhile
-            held.release()
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"{step.kind}-{step.digits}.lock"
+            held = stack.enter_context(locked(path, store.lock_timeout, waiting))
+        except Timeout as error:
+            raise UserError(
+                f"{step.folder} has been locked by another process for {store.lock_timeout:.0f} s. "
+                f"Stop that process, or wait for it."
+            ) from error
+        except OSError as error:
+            if disk.is_full(error) or disk.is_read_only(error):
+                raise store.as_disk_error(error, [step]) from error
+            held = False
+        yield held

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import os
 import re
 import signal
 import socket
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What ``flock`` raises on file systems that cannot lock."""
 
 
 class ProcessLock(FileLock):
@@ -29,6 +34,35 @@ class ProcessLock(FileLock):
     """
 
 
+@contextmanager
+def locked(path: Path, timeout: float = -1, waiting: str = "") -> Iterator[bool]:
+    """Hold the lock file ``path``; yields False, at once, if its file system has no locks.
+
+    ``waiting`` is printed if another process holds it; it is waited for up to ``timeout`` seconds,
+    -1: for ever. Raises filelock.Timeout, and OSError if ``path`` cannot be written.
+    """
+    # without locks filelock would take the mere existence of the file for one: a file that a killed
+    # process left, or that was copied with its folder, would be waited for in vain
+    lock = ProcessLock(path, fallback_to_soft=False)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if waiting:
+                print(waiting, flush=True)
+            lock.acquire(timeout=timeout)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        with suppress(OSError):  # the folder may have been removed meanwhile
+            lock.release()
+
+
 def has_locks(folder: Path) -> bool:
     """Whether files in ``folder``, which is made, can be locked; on some network file systems not.
 
@@ -36,16 +70,11 @@ def has_locks(folder: Path) -> bool:
     """
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / f".probe-{os.getpid()}"
-    probe.touch()
-    lock = ProcessLock(probe)
     try:
-        lock.acquire(timeout=0)
-        lock.release()
-    except (OSError, NotImplementedError):
-        return False
+        with locked(probe, timeout=0) as held:
+            return held
     finally:
         probe.unlink(missing_ok=True)
-    return True
 
 
 def die_with_parent() -> None:

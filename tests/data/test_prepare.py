@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import io
 import json
 import os
@@ -286,14 +288,20 @@ def test_a_disk_that_fails_in_the_middle(
     assert [path for path, _ in server.seen].count("/coco.zip") == 1
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
 def test_without_file_locks_it_goes_on(
-    server: BadServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: BadServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
 ) -> None:
-    def none(*_: object, **__: object) -> None:
-        raise NotImplementedError
+    def none(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(module.ProcessLock, "acquire", none)
+    monkeypatch.setattr(fcntl, "flock", none)
     prepare(source(server, tmp_path))
+    assert "has no file locks: prepare it from one process at a time" in capsys.readouterr().out
     assert (tmp_path / mini.ANNOTATIONS).is_file()
 
 

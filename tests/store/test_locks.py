@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -11,10 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import Timeout
 
 from coincide.store import Build, Step, Store, attempts
 from coincide.system.files import write_json
-from coincide.system.processes import this_process
+from coincide.system.processes import has_locks, locked, this_process
 from tests.store.things import numbers, run_together, step, without_lock
 
 
@@ -129,3 +132,26 @@ def test_a_process_that_lost_its_attempt_uses_the_other_answer(
     artifact = without_lock(tmp_path / "s").ensure(replace(step(1), build=overtaken))
     assert artifact.damaged() == []
     assert "another process finished it first" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_lock_file_is_no_lock_where_files_cannot_be_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """One that a killed process left, or that came with a copied store, is not waited for."""
+
+    def none(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    assert has_locks(tmp_path)
+    with locked(tmp_path / "lock") as held:
+        assert held
+        with pytest.raises(Timeout), locked(tmp_path / "lock", timeout=0):
+            pass
+    assert (tmp_path / "lock").exists()
+    monkeypatch.setattr(fcntl, "flock", none)
+    with locked(tmp_path / "lock") as held:
+        assert not held
+    assert not has_locks(tmp_path)
+    Store(tmp_path / "s").ensure(step(1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", "s"]
