@@ -23,6 +23,7 @@ import pyarrow as pa
 from pyarrow import compute, ipc
 
 from coincide.data.blocks import TEXT, as_bytes
+from coincide.data.cells import file_of
 from coincide.data.fault import BadRow
 from coincide.data.inline import FOLDER as INLINE
 from coincide.data.marks import FAULTS as MARKS
@@ -151,7 +152,8 @@ def _look(values: Iterable[tuple[int, str, Any]]) -> tuple[pa.Array, dict[str, A
     for row, _, value in values:
         rows += 1
         example, _, fault = parse(row, value, lambda _: "")
-        names += map(as_bytes, _named(value) if fault else example.images)
+        shown = _named(value) if fault else example.images
+        names += [as_bytes(file_of(name)) for name in shown]  # of a cell, its shard
         tags = tags or (fault is not None and fault.kind == TAG)
         marks = marks or (fault is not None and fault.kind in (*MARKS, FIELD))
         marks = marks or not all(turn.learn for turn in example.turns)

@@ -288,3 +288,28 @@ def test_what_a_training_reads_is_kept_beside_it(tmp_path: Path, kept_always: No
                  on_missing_image="blank", tags_as_text=True)  # fmt: skip
     assert found.examples == again.examples
     assert len(tables(store)) == 1
+
+
+def test_a_shard_of_pictures_is_content_as_its_file(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    def shard(colour: str) -> None:
+        Image.new("RGB", (4, 4), colour).save(tmp_path / "p.png")
+        cells = [{"bytes": (tmp_path / "p.png").read_bytes()}] * 2
+        parquet.write_table(pa.table({"image": cells}), tmp_path / "s.parquet")
+
+    shard("red")
+    rows = [
+        row("a", "s.parquet#0/image/0"),
+        row("b", "s.parquet#1/image/0"),
+        row("c", "s.parquet#9/image/0"),
+    ]
+    data = LlavaJson(str(write(tmp_path, rows)), str(tmp_path), on_missing_image="drop")
+    store = Store(tmp_path / "store")
+    step = data.step()
+    assert set(data.open(store.ensure(step).path).dropped) == {2}
+    shard("blue")
+    assert data.step().key != step.key
+    shard("red")
+    assert data.step().key == step.key
