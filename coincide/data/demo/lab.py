@@ -1,8 +1,8 @@
 """``data=lab``: the demo's world with five times as many rows, to tell sound methods apart.
 
 The same kinds of pictures, questions and faults as ``data=demo``, drawn by a seed of its own, so
-that no picture of the one is in the other. Its design was fixed on the full-data runs alone, before
-any method was compared on it, and is frozen: change it, and raise ``VERSION``.
+that no picture of the one is in the other. Nothing in it was chosen by comparing methods, and it is
+frozen: change it, and raise ``VERSION``.
 """
 
 from __future__ import annotations
