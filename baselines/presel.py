@@ -58,7 +58,7 @@ from coincide.ops.clusters import members_of
 from coincide.ops.kmeans import spherical_kmeans
 from coincide.schema import Need, Pool, Selection, SubsetOf, TunedSignal
 
-Rows = Literal["all", "one"]
+RowsPerImage = Literal["all", "one"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Reference:
     """PreSel's reference set: random pictures of every source in proportion, with their rows."""
 
     unique_images: bool = True
-    rows_per_image: Rows = "all"
+    rows_per_image: RowsPerImage = "all"
     name: str = "presel_reference"
     uses_seed: ClassVar[bool] = True
     fixed_size: ClassVar[bool] = False
@@ -87,7 +87,9 @@ class Reference:
         return Selection(rows[order[place < counts[source[order]]]])
 
 
-def candidate_rows(pool: Pool, unique: bool, rows_per_image: Rows) -> tuple[np.ndarray, np.ndarray]:
+def candidate_rows(
+    pool: Pool, unique: bool, rows_per_image: RowsPerImage
+) -> tuple[np.ndarray, np.ndarray]:
     """The rows with picture and answer that may be chosen, and for each the first row of its
     picture.
     """
@@ -112,7 +114,7 @@ class PreSel:
     """Takes typical pictures of every cluster, more from tasks whose questions matter."""
 
     unique_images: bool = True
-    rows_per_image: Rows = "all"
+    rows_per_image: RowsPerImage = "all"
     share: float = 0.01
     neighbors: int = 5
     iterations: int = 50

@@ -24,6 +24,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from coincide.data.encoded import as_bytes
 from coincide.data.fault import BadRow
 
 KEEP = 256 << 20
@@ -33,10 +34,10 @@ OPEN = 32
 STEP = 16
 """Rows read at a time of a row group that is larger than ``KEEP``."""
 _CELL = re.compile(r"(.+\.parquet)#(\d+)/(.+)/(\d+)", re.IGNORECASE | re.DOTALL)
-Stamp = tuple[str, int, int]
+ShardStamp = tuple[str, int, int]
 
 
-class Cell(NamedTuple):
+class PictureCell(NamedTuple):
     """Where a picture lies: the shard below the image root, row, column, place in its list."""
 
     shard: str
@@ -56,10 +57,10 @@ class DamagedShard(Exception):
     """The shard cannot be read as Parquet."""
 
 
-def cell_of(name: str) -> Cell | None:
+def cell_of(name: str) -> PictureCell | None:
     """The cell that a picture's ``name`` stands for; None for the path of a file."""
     found = _CELL.fullmatch(name) if "#" in name else None
-    return Cell(found[1], int(found[2]), found[3], int(found[4])) if found else None
+    return PictureCell(found[1], int(found[2]), found[3], int(found[4])) if found else None
 
 
 def file_of(name: str) -> str:
@@ -70,17 +71,15 @@ def file_of(name: str) -> str:
 
 def in_order(name: str) -> tuple[str, int, str, int]:
     """Sorting key of a picture's name by which those of one row group follow each other."""
-    return cell_of(name) or Cell(name, 0, "", 0)
+    return cell_of(name) or PictureCell(name, 0, "", 0)
 
 
-def read_cell(path: Path, cell: Cell) -> bytes:
+def read_cell(path: Path, cell: PictureCell) -> bytes:
     """The encoded picture in ``cell`` of the shard at ``path``.
 
     Raises :class:`NoPicture` where row, column or index do not exist or are null, and
     :class:`DamagedShard` for a file that is no whole Parquet.
     """
-    from coincide.data.inline import as_bytes  # which imports coincide.data.images
-
     with _state.lock:
         try:
             found = _value(_state.shard(path), cell)
@@ -96,7 +95,7 @@ def read_cell(path: Path, cell: Cell) -> bytes:
         raise NoPicture(fault.detail) from fault
 
 
-def has_cell(path: Path, cell: Cell) -> bool:
+def has_cell(path: Path, cell: PictureCell) -> bool:
     """Whether the shard at ``path`` has this row and column, by its footer.
 
     True for a shard that cannot be read: reading the picture tells what is wrong with it.
@@ -113,7 +112,7 @@ def has_cell(path: Path, cell: Cell) -> bool:
 class _Shard:
     """An open shard: rows of its groups, and the places reached in large ones."""
 
-    stamp: Stamp
+    stamp: ShardStamp
     file: Any
     begins: list[int]
     """The first row of each row group."""
@@ -126,8 +125,8 @@ class _State:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.shards: OrderedDict[Stamp, _Shard] = OrderedDict()
-        self.groups: OrderedDict[tuple[Stamp, int, str], Any] = OrderedDict()
+        self.shards: OrderedDict[ShardStamp, _Shard] = OrderedDict()
+        self.groups: OrderedDict[tuple[ShardStamp, int, str], Any] = OrderedDict()
         self.size = 0
 
     def shard(self, path: Path) -> _Shard:
@@ -141,7 +140,7 @@ class _State:
         self.shards.move_to_end(stamp)
         return self.shards[stamp]
 
-    def keep(self, key: tuple[Stamp, int, str], column: Any) -> None:
+    def keep(self, key: tuple[ShardStamp, int, str], column: Any) -> None:
         self.groups[key] = column
         self.size += column.nbytes
         while self.size > KEEP and len(self.groups) > 1:
@@ -165,7 +164,7 @@ def _errors() -> tuple[type[Exception], ...]:
     return (pa.ArrowException, OSError)
 
 
-def _open(path: Path, stamp: Stamp) -> _Shard:
+def _open(path: Path, stamp: ShardStamp) -> _Shard:
     from pyarrow import parquet
 
     file = parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
@@ -173,7 +172,7 @@ def _open(path: Path, stamp: Stamp) -> _Shard:
     return _Shard(stamp, file, [0, *accumulate(sizes)][:-1], sum(sizes))
 
 
-def _value(shard: _Shard, cell: Cell) -> Any:
+def _value(shard: _Shard, cell: PictureCell) -> Any:
     """What stands in ``cell``, as Python has it."""
     if cell.row >= shard.rows:
         raise NoPicture(f"the shard has {shard.rows:,} rows")

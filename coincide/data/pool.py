@@ -22,7 +22,7 @@ import pyarrow as pa
 from pyarrow import compute
 
 from coincide.data.blocks import TEXT, as_bytes
-from coincide.data.cells import Cell
+from coincide.data.cells import PictureCell
 from coincide.data.convert import to_llava
 from coincide.data.digest import Content
 from coincide.data.fault import BadRow
@@ -306,4 +306,4 @@ class _Pictures:
         number = int(np.searchsorted(self.ends, place, "right")) - 1
         shard = self.shards[number]
         row, column, index, _ = shard.places[place - self.ends[number]].tolist()
-        return str(Cell(shard.name, row, shard.columns[column], index))
+        return str(PictureCell(shard.name, row, shard.columns[column], index))

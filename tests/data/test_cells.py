@@ -17,7 +17,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from coincide.data import cells
-from coincide.data.cells import Cell, cell_of, read_cell
+from coincide.data.cells import PictureCell, cell_of, read_cell
 from coincide.data.check import check_images
 from coincide.data.images import MissingImage, UnsafePath, load_image, size_of
 from coincide.data.listing import missing_files
@@ -134,7 +134,7 @@ def test_pictures_of_a_shard_are_checked_in_the_order_of_its_rows(tmp_path: Path
     shard(tmp_path / "a.parquet", [[encoded(n)] * 2 for n in range(12)])
     names = [f"a.parquet#{row}/images/{n}" for row in range(12) for n in range(2)]
     assert list(check_images(tmp_path, set(names))) == names
-    assert cell_of(names[23]) == Cell("a.parquet", 11, "images", 1)
+    assert cell_of(names[23]) == PictureCell("a.parquet", 11, "images", 1)
     assert [str(cell_of(name)) for name in names] == names
 
 
@@ -144,7 +144,7 @@ def test_row_groups_are_kept_by_their_bytes(
     monkeypatch.setattr(cells, "KEEP", 1500)
     shard(tmp_path / "a.parquet", [[bytes(400)] for _ in range(20)])
     for row in (*range(20), 19, 18):
-        read_cell(tmp_path / "a.parquet", Cell("a.parquet", row, "images", 0))
+        read_cell(tmp_path / "a.parquet", PictureCell("a.parquet", row, "images", 0))
         assert cells._state.size <= 1500
         assert cells._state.size == sum(c.nbytes for c in cells._state.groups.values())
     assert 1 < len(cells._state.groups) < 5
