@@ -66,18 +66,18 @@ def start(
         return (Plain if cold else Popen)(
             command(*SMALL, *words), cwd=folder, env=around(), stdin=subprocess.DEVNULL,
             stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-            preexec_fn=partial(_begin, limit, preexec_die_with_parent(), locks),
+            preexec_fn=partial(_begin, limit, preexec_die_with_parent(), locks, folder.resolve()),
         )  # fmt: skip
 
 
-def _begin(limit: int | None, die_with: Callable[[], None], locks: str) -> None:
+def _begin(limit: int | None, die_with: Callable[[], None], locks: str, world: Path) -> None:
     die_with()
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     if locks:
         from tests.storm.locks import broken
 
-        broken(locks)
+        broken(locks, world)
 
 
 def run(
