@@ -20,6 +20,7 @@ from coincide.data.reasons import rows_of
 from coincide.features.engine.devices import device_of
 from coincide.features.engine.shards import ShardedArray, usable_rows
 from coincide.models.encode import IGNORE, Encoded, collate, encode, model_inputs
+from coincide.models.recompute import checkpoint_layers
 from coincide.models.template import TEMPLATES
 from coincide.schema import Dataset, Difficulty, ModelSource, UserError
 from coincide.store import Build
@@ -253,18 +254,6 @@ def step(
         raise UserError(f"Self-Filter's stage 1: the loss is {total}. Lower method.lr.")
     optimizer.step()
     return {"loss": total, "largest_weight": float(weights.max().detach())}
-
-
-def checkpoint_layers(network: Any) -> None:
-    """Recompute the layers' activations in the backward pass.
-
-    Transformers only checkpoints layers in training mode; their submodules stay in evaluation mode,
-    so that there is no dropout.
-    """
-    network.activation_checkpointing_enable({"use_reentrant": False})
-    for module in network.modules():
-        if getattr(module, "gradient_checkpointing", False):
-            module.training = True
 
 
 def epoch_batches(rows: np.ndarray, need: Difficulty, epoch: int) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ import glob
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 VERSION = 1
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+MOMENTS = "moments.safetensors"
+"""Adam's moments beside an adapter that a warm-up kept: of the tensor ``x`` of ``WEIGHTS``
+``x.exp_avg`` and ``x.exp_avg_sq``."""
 RULES = ("r", "lora_alpha", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern")
 """Fields of an adapter's configuration on which the merged weights depend."""
 PREFIX, LORA = "base_model.model.", re.compile(r"(.+)\.lora_([AB])\.weight")
@@ -133,31 +136,70 @@ def merge(model: Any, folder: Path) -> int:
     fit the model.
     """
     import torch
+
+    weights = dict(model.named_parameters())
+    adapter = read_adapter(folder)
+    check_known(folder, [*(f"{name}.weight" for name in adapter.lora), *adapter.whole], weights)
+    with torch.no_grad():
+        for module, lora in adapter.lora.items():
+            name, change = f"{module}.weight", lora.scale * (lora.b @ lora.a)
+            change = change.T if lora.transposed else change
+            weights[name].copy_(_fitting(name, weights[name].float(), change, folder) + change)
+        for name, tensor in adapter.whole.items():
+            weights[name].copy_(_fitting(name, tensor, weights[name], folder))
+    return len(adapter.lora) + len(adapter.whole)
+
+
+@dataclass(frozen=True)
+class Lora:
+    """The low-rank part of one linear layer: W + ``scale`` B A."""
+
+    a: torch.Tensor
+    """float32 [r, in]."""
+    b: torch.Tensor
+    """float32 [out, r]."""
+    scale: float
+    transposed: bool
+    """Whether the base holds its weight as [in, out]."""
+
+
+@dataclass(frozen=True)
+class AdapterWeights:
+    """What an adapter's file holds, by the names of the base."""
+
+    lora: Mapping[str, Lora]
+    """Module -> its low-rank part."""
+    whole: Mapping[str, torch.Tensor]
+    """Tensors that replace those of the base."""
+
+
+def read_adapter(folder: Path) -> AdapterWeights:
+    """The adapter in ``folder``. Raises :class:`UserError` for one that is not plain LoRA."""
     from safetensors.torch import load_file
 
     rules = _rules(folder)
-    weights = dict(model.named_parameters())
-    pairs: dict[str, dict[str, torch.Tensor]] = {}
+    parts: dict[str, dict[str, torch.Tensor]] = {}
     whole: dict[str, torch.Tensor] = {}
     for name, tensor in load_file(folder / WEIGHTS).items():
         name = name.removeprefix(PREFIX)
         if match := LORA.fullmatch(name):
-            pairs.setdefault(f"{match[1]}.weight", {})[match[2]] = tensor.float()
+            parts.setdefault(match[1], {})[match[2]] = tensor.float()
         else:
             whole[name] = tensor
-    strangers = sorted((pairs.keys() | whole.keys()) - weights.keys())
+    transposed = bool(rules["fan_in_fan_out"])
+    lora = {n: Lora(p["A"], p["B"], scale(n, rules), transposed) for n, p in parts.items()}
+    return AdapterWeights(lora, whole)
+
+
+def check_known(folder: Path, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raise UserError unless all of ``names``, tensors of the adapter in ``folder``, are among the
+    ``known`` ones of the model.
+    """
+    strangers = sorted(set(names) - set(known))
     if strangers:
         raise UserError(
             f"{folder} was trained on another model: this one has no {', '.join(strangers[:3])}."
         )
-    with torch.no_grad():
-        for name, pair in pairs.items():
-            change = scale(name.removesuffix(".weight"), rules) * (pair["B"] @ pair["A"])
-            change = change.T if rules["fan_in_fan_out"] else change
-            weights[name].copy_(_fitting(name, weights[name].float(), change, folder) + change)
-        for name, tensor in whole.items():
-            weights[name].copy_(_fitting(name, tensor, weights[name], folder))
-    return len(pairs) + len(whole)
 
 
 def scale(module: str, rules: Mapping[str, Any]) -> float:

@@ -20,8 +20,7 @@ from coincide.features.engine.shards import (
     write_shard,
 )
 from coincide.features.extract import extract, signal_step
-from coincide.features.forward import packed
-from coincide.features.forward import rows as reference
+from coincide.features.forward import packed, walk
 from coincide.features.passes.reference import ReferencePass
 from coincide.features.signals.activations import Activations
 from coincide.features.signals.bridging import Bridging
@@ -257,7 +256,7 @@ def test_batches_hold_rows_of_like_length_within_the_token_budget() -> None:
     order = np.argsort(-lengths * np.where(random.random(2000) < 0.1, 3, 1), kind="stable")
     rows = [[(int(i), {"whole": SimpleNamespace(input_ids=range(lengths[i]))})] for i in order]
     options = FeaturePass(batch_size=50, batch_tokens=2000)
-    batches = list(reference._batches(iter(rows), lambda: options))  # type: ignore[arg-type]
+    batches = list(walk._batches(iter(rows), lambda: options))  # type: ignore[arg-type]
     places = [[place for ((place, _),) in batch] for batch in batches]
     assert sorted(place for batch in places for place in batch) == list(range(2000))
     padded = [len(batch) * lengths[batch].max() for batch in places]

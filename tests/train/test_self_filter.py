@@ -22,6 +22,7 @@ from coincide.features.signals.clip_image import ClipImage
 from coincide.features.signals.clip_text import ClipText
 from coincide.models.encode import collate, encode
 from coincide.models.load import load_model, load_processor
+from coincide.models.recompute import checkpoint_layers
 from coincide.models.template import TEMPLATES
 from coincide.schema import Dataset, Difficulty
 from coincide.store import Artifact, Build, Step, Store
@@ -30,7 +31,7 @@ from tests.train.tiny import TinyModel
 from train import stage_one as stage
 from train.recipe import Recipe
 from train.self_filter import difficulty_step
-from train.stage_one import checkpoint_layers, epoch_batches, step, weighted_loss
+from train.stage_one import epoch_batches, step, weighted_loss
 
 ROWS, WIDTH = 60, 8
 SIGNALS = (ClipImage(), ClipText("dialogue"))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from bisect import insort
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,27 +12,26 @@ import numpy as np
 import torch
 
 from coincide.config import FeaturePass
-from coincide.features.engine.ahead import Ordered, decoding, groups_by_image
+from coincide.features.engine.ahead import decoding
 from coincide.features.engine.contract import Computer, WorkerSite
 from coincide.features.forward import capture, causal, packed
 from coincide.features.forward.contract import BLIND, Captured, ForwardSignal, RowVariant
-from coincide.features.forward.encoder import RowEncoder, as_tensors, variants_of
+from coincide.features.forward.encoder import RowEncoder, variants_of
 from coincide.features.forward.prefix import can_share, prefix_of, rest_of, shared_length
 from coincide.features.forward.vision import TowerOnce
+from coincide.features.forward.walk import (
+    CPU_TOKENS,
+    EncodedRow,
+    Group,
+    compute_rows,
+    halves,
+    length_of,
+    tokens_of,
+)
 from coincide.models.chat import check_feature_token
 from coincide.models.encode import Encoded, batches_of, collate
 from coincide.models.load import load_model, load_processor
 from coincide.schema import Example, ModelSource, UserError
-
-CPU_TOKENS = 2048
-"""Most tokens of a batch on a CPU; larger batches exceed the caches and are slower."""
-WINDOW = 256
-"""Rows held ready on the CPU, so that a batch finds others of its length: 0.5 GB of TinyLLaVA's."""
-EncodedRow = tuple[int, Mapping[RowVariant, Encoded]]
-"""Place in the shard, and the row as each variant reads it; without a
-blind variant where that is the whole row, which runs as well."""
-Group = Sequence[EncodedRow]
-"""Rows whose common beginning runs once (``coincide.features.forward.packed``), or one row."""
 
 
 @contextmanager
@@ -61,7 +58,7 @@ def reference_computer(
             check_feature_token(processor, network.config)
         forward = Forward(network, signals, processor.tokenizer.pad_token_id, site.device, options)
         with torch.inference_mode():
-            yield lambda examples, progress: _compute(examples, progress, ordered, forward)
+            yield lambda examples, progress: compute_rows(examples, progress, ordered, forward)
 
 
 @dataclass
@@ -104,6 +101,11 @@ class Forward:
         hidden = self.network.config.get_text_config().hidden_size
         return [signal.width(hidden) for signal in self.signals]
 
+    def begin(self, images: Iterable[str]) -> None:
+        """A new shard, whose rows show ``images``, with repetitions."""
+        seeing = sum(variant not in BLIND for variant in self.by_variant)
+        self.tower.begin(name for name in images for _ in range(seeing))
+
     def groups(self, rows: Sequence[EncodedRow]) -> list[Group]:
         """``rows`` by what can run as one sequence."""
         if not self.packs or len(rows) == 1:
@@ -128,12 +130,12 @@ class Forward:
             if sum(map(len, batch)) == 1:
                 place, row = batch[0][0]
                 raise UserError(
-                    f"row {examples[place].row} with {_length(row)} tokens alone does not "
+                    f"row {examples[place].row} with {length_of(row)} tokens alone does not "
                     f"fit into the memory of {self.device}: {error}. Set a lower "
                     "reference.max_length, a smaller reference.dtype, or use a larger GPU."
                 ) from error
         self._smaller(batch)
-        first, second = (self(part, examples) for part in _halves(batch))
+        first, second = (self(part, examples) for part in halves(batch))
         return [np.concatenate(pair) for pair in zip(first, second, strict=True)]
 
     def _check_causal(self, row: Encoded) -> None:
@@ -154,7 +156,7 @@ class Forward:
         return [values[order][rank] for values in joined]
 
     def _smaller(self, batch: Sequence[Group]) -> None:
-        rows, tokens = sum(map(len, batch)), len(batch) * max(map(_tokens, batch))
+        rows, tokens = sum(map(len, batch)), len(batch) * max(map(tokens_of, batch))
         self.options = replace(self.options, batch_size=rows // 2, batch_tokens=max(1, tokens // 2))
         print(
             f"features: {self.device} is out of memory with {rows} rows of {tokens:,} tokens "
@@ -290,44 +292,6 @@ class Forward:
         return {k: v.to(self.device) for k, v in collate(rows, self.pad_id).items()}
 
 
-def _compute(
-    examples: Sequence[Example], progress: Callable[[int], None], ordered: Ordered, forward: Forward
-) -> tuple[list[np.ndarray], np.ndarray]:
-    values = [np.zeros((len(examples), columns)) for columns in forward.widths]
-    valid = np.zeros(len(examples), dtype=bool)
-    seeing = sum(variant not in BLIND for variant in forward.by_variant)
-    forward.tower.begin(name for e in examples for name in e.images for _ in range(seeing))
-    groups = _groups(examples, ordered, forward.groups, progress)
-    for batch in _batches(groups, lambda: forward.options):
-        places = [place for group in batch for place, _ in group]
-        valid[places] = True
-        for whole, part in zip(values, forward(batch, examples), strict=True):
-            whole[places] = part
-        progress(len(places))
-    return values, valid
-
-
-def _groups(
-    examples: Sequence[Example],
-    ordered: Ordered,
-    grouped: Callable[[Sequence[EncodedRow]], list[Group]],
-    progress: Callable[[int], None],
-) -> Iterator[Group]:
-    """The usable rows, encoded, in the order computed: rows of one image together, the longest
-    first, ``grouped`` by what can run as one sequence.
-    """
-    groups = groups_by_image(examples)
-    tasks = [[examples[place].row for place in group] for group in groups]
-    for group, rows in zip(groups, ordered(tasks), strict=True):
-        found: list[EncodedRow] = [
-            (place, {variant: as_tensors(each) for variant, each in arrays.items()})
-            for place, arrays in zip(group, rows, strict=True)
-            if arrays is not None
-        ]
-        progress(len(group) - len(found))
-        yield from grouped(found)
-
-
 def _shown(
     variant: RowVariant, batch: Sequence[EncodedRow], examples: Sequence[Example]
 ) -> list[tuple[str, ...]]:
@@ -342,55 +306,6 @@ def _seeing(group: Group) -> Encoded:
     """A variant of the first row of ``group`` that shows its images, if one does."""
     variants = list(group[0][1].values())
     return next((row for row in variants if row.sees), variants[0])
-
-
-def _length(row: Mapping[RowVariant, Encoded]) -> int:
-    """Tokens of the longest variant."""
-    return max(len(encoded.input_ids) for encoded in row.values())
-
-
-def _tokens(group: Group) -> int:
-    """Tokens that ``group`` takes of a batch: what its rows begin with counts once."""
-    longest = max(_length(row) for _, row in group)
-    if len(group) == 1:
-        return longest
-    return max(longest, packed.packed_length([row["whole"] for _, row in group]))
-
-
-def _halves(batch: Sequence[Group]) -> tuple[Sequence[Group], Sequence[Group]]:
-    if len(batch) == 1:
-        rows = batch[0]
-        return [rows[: len(rows) // 2]], [rows[len(rows) // 2 :]]
-    return batch[: len(batch) // 2], batch[len(batch) // 2 :]
-
-
-def _batches(groups: Iterator[Group], options: Callable[[], FeaturePass]) -> Iterator[list[Group]]:
-    """``groups`` in batches of similar length: at most ``batch_size`` rows and ``batch_tokens``
-    with padding.
-
-    Up to ``WINDOW`` groups are held; each batch takes the longest of them, then the window is
-    refilled.
-    """
-    held: list[Group] = []
-    for group in groups:
-        insort(held, group, key=_longest_first)
-        if len(held) >= max(WINDOW, options().batch_size):
-            yield _taken(held, options())
-    while held:
-        yield _taken(held, options())
-
-
-def _longest_first(group: Group) -> tuple[int, int]:
-    return -_tokens(group), group[0][0]
-
-
-def _taken(held: list[Group], options: FeaturePass) -> list[Group]:
-    """The first of ``held`` that make up a batch, taken out of it; at least one."""
-    fit = max(1, options.batch_tokens // _tokens(held[0]))
-    rows = itertools.accumulate(map(len, held[:fit]))
-    count = max(1, sum(many <= options.batch_size for many in rows))
-    batch, held[:count] = held[:count], []
-    return batch
 
 
 def _read(signal: ForwardSignal, captured: Captured, shape: tuple[int, ...]) -> np.ndarray:
