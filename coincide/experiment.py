@@ -13,6 +13,7 @@ from typing import Any
 from coincide.config import FeaturePass, HealthLimits
 from coincide.features.extract import Extraction, extraction
 from coincide.ledger.identity import content_keys
+from coincide.needs import subsets_of
 from coincide.protocols import (
     EvalStage,
     EvaluationSuite,
@@ -20,6 +21,7 @@ from coincide.protocols import (
     TrainStage,
 )
 from coincide.schema import (
+    AdaptedSignal,
     Clustering,
     DataSource,
     Difficulty,
@@ -32,18 +34,28 @@ from coincide.schema import (
     Targets,
     TunedSignal,
     UserError,
+    WarmUp,
     signals_of,
 )
-from coincide.selection.budget import count
+from coincide.selection.budget import budget_of
 from coincide.selection.pool import NeedSteps
 from coincide.selection.scan import read_scan, scan_step
 from coincide.selection.scoring import scores_step
 from coincide.selection.stage import clusters_step, subset_step
-from coincide.selection.tuned import extraction_after_training, merged_target
+from coincide.selection.tuned import (
+    adapted_extraction,
+    adapted_of,
+    merged_target,
+    tuned_extractions,
+    warmup_steps,
+)
 from coincide.store import Step, Store
 
-LATE = ("scored", "subset", "adapter", "merged", "scores")
-"""Steps of an experiment whose keys hold which rows are barred."""
+LATE = (
+    "others", "warmups", "extractions", "target_extractions", "clusterings", "difficulties",
+    "tuned", "before", "scored", "subset", "adapter", "merged", "scores",
+)  # fmt: skip
+"""Steps of an experiment whose keys hold, or may hold, which rows are barred."""
 
 
 @dataclass
@@ -116,6 +128,9 @@ class Experiment:
 
     def _extraction(self, signal: Signal, source: DataSource) -> Extraction:
         """Step and pass of ``signal`` over ``source``; UserError where its model is not given."""
+        if isinstance(signal, AdaptedSignal):
+            scans = self._scans(self.target, source)
+            return adapted_extraction(signal, self, self.warmups[signal.adapter], source, scans)
         model = self.models.get(signal.model)
         if model is None:
             raise UserError(
@@ -195,7 +210,7 @@ class Experiment:
     def settle(self) -> bool:
         """Read the scan again after it was built; returns whether its result changes keys."""
         before = self.barred
-        for name in ("barred", "others", "tuned", "before", *LATE):
+        for name in ("barred", *LATE):
             self.__dict__.pop(name, None)
         return self.barred != before
 
@@ -231,38 +246,39 @@ class Experiment:
     @cached_property
     def others(self) -> dict[SubsetOf, Experiment]:
         """The experiments that make the subsets which the method looks at."""
-        found = (need.subset if isinstance(need, TunedSignal) else need for need in self.needs)
-        asked = dict.fromkeys(need for need in found if isinstance(need, SubsetOf))
+        asked = dict.fromkeys(subset for need in self.needs for subset in subsets_of(need))
         return {
             need: replace(
                 self,
                 method=need.method,
-                budget=self._budget_of(need),
+                budget=budget_of(need, self.budget, self.source),
                 seed=self.seed if need.seed is None else need.seed,
             )
             for need in asked
         }
 
-    def _budget_of(self, need: SubsetOf) -> float | int:
-        if need.share == need.at_most == 1:
-            return self.budget
-        rows = self.source.size()
-        share = int(need.share * count(self.budget, rows) + 1e-9)
-        return max(1, min(share, count(need.at_most, rows)))
+    @cached_property
+    def warmups(self) -> dict[WarmUp, Step]:
+        """The step of each warm-up that the method or a signal of it asks for."""
+        return warmup_steps(self)
+
+    @property
+    def adapted(self) -> list[Extraction]:
+        """The signals of the whole family, of the pool's and of the target rows, that are read off
+        a warmed-up target."""
+        found = [each for e in self.family for each in adapted_of(e)]
+        return list({each.step.key: each for each in found}.values())
 
     @cached_property
     def tuned(self) -> dict[TunedSignal, Extraction]:
         """Step and pass of each signal that is read off the target after a finetuning."""
-        return {
-            need: extraction_after_training(need.signal, self.others[need.subset])
-            for need in self.needs
-            if isinstance(need, TunedSignal)
-        }
+        return tuned_extractions(self)
 
     @property
     def all_tuned(self) -> list[Extraction]:
-        """Those of the whole family."""
-        return [extraction for each in self.family for extraction in each.tuned.values()]
+        """Those of the whole family, and those of warmed-up targets."""
+        found = [*(e for each in self.family for e in each.tuned.values()), *self.adapted]
+        return list({each.step.key: each for each in found}.values())
 
     @cached_property
     def merged(self) -> Step:
@@ -280,6 +296,7 @@ class Experiment:
             self.targets,
             {n: self.others[n].subset for n in self.needs if isinstance(n, SubsetOf)},
             {need: found.step for need, found in self.tuned.items()},
+            {need: self.warmups[need] for need in self.needs if isinstance(need, WarmUp)},
         )
 
     @cached_property
@@ -315,11 +332,17 @@ class Experiment:
     def selecting(self) -> tuple[Step, ...]:
         """The steps of the select stage that precede the subset, in the order of their build."""
         others = self.others.values()
-        learnt = {need.subset: self.others[need.subset] for need in self.tuned}.values()
+        learnt = {
+            need.subset: self.others[need.subset]
+            for need in self.tuned
+            if not isinstance(need.signal, AdaptedSignal)
+        }.values()
         found = (
             *(step for other in others for step in (*other.selecting, other.subset)),
             *(step for other in learnt for step in (other.adapter, other.merged)),
+            *self.warmups.values(),
             *(each.step for each in self.tuned.values()),
+            *(each.step for each in self.adapted),
             *self.clusterings.values(),
             *self.difficulties.values(),
             *((self.scored,) if self.scored else ()),
@@ -356,7 +379,12 @@ class Experiment:
         the runs whose subsets it looks at.
         """
         both = [f for e in self.family for f in (e.extractions, e.target_extractions)]
-        found = [each for one in both for each in one.values()]
+        found = [
+            each
+            for one in both
+            for each in one.values()
+            if not isinstance(each.signal, AdaptedSignal)
+        ]
         return list({each.step.key: each for each in found}.values())
 
     def parts(self, stages: Iterable[str]) -> dict[str, Any]:
@@ -369,7 +397,11 @@ class Experiment:
             looks = any(each.target_extractions for each in self.family)
             parts |= {"targets": self.targets} if looks else {}
         needs = [need for each in self.family for need in each.needs]
-        if tuned or any(isinstance(need, Difficulty | TunedSignal) for need in needs):
+        if (
+            tuned
+            or any(each.warmups for each in self.family)
+            or any(isinstance(need, Difficulty | TunedSignal) for need in needs)
+        ):
             parts |= {"target": self.target}
         parts |= {"train": self.recipe} if self.finetunes(goals) else {}
         parts |= {"eval": self.suite} if "evaluate" in goals else {}
@@ -385,7 +417,8 @@ class Experiment:
     def finetunes(self, stages: Iterable[str]) -> bool:
         """Whether ``stages`` finetune the target by the recipe, be it for a selection."""
         goals = set(stages)
-        return "train" in goals or bool(goals & {"select", "evaluate"} and self.all_tuned)
+        first = self.all_tuned or any(each.warmups for each in self.family)
+        return "train" in goals or bool(goals & {"select", "evaluate"} and first)
 
     def contents(self) -> dict[str, str]:
         """Keys of data, target and the models that signals come from (``Result.contents``), and of

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from coincide.data.report import Policies
     from coincide.models.weights import PretrainedCheckpoint
-    from coincide.schema import DataSource, Difficulty, ModelSource, Pool
+    from coincide.schema import DataSource, Difficulty, ModelSource, Pool, WarmUp
     from coincide.store import Step, Store
 
 
@@ -129,6 +129,22 @@ class TrainStage(Protocol):
         seed: int,
     ) -> Step:
         """The step that finetunes ``base``, the artifact of ``model``, on ``subset``."""
+        ...
+
+    def warmup_step(
+        self,
+        need: WarmUp,
+        recipe: Any,
+        *,
+        model: ModelSource,
+        base: Step,
+        source: DataSource,
+        data: Step,
+        subset: Step,
+        seed: int,
+    ) -> Step:
+        """The step of a warm-up on ``subset``. Its artifact holds in ``model/`` a folder for each
+        adapter, and in its facts ``checkpoints``, the fields of ``Checkpoint``."""
         ...
 
     def difficulty_step(

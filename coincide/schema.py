@@ -8,10 +8,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from coincide.errors import HealthError as HealthError
 from coincide.errors import UserError as UserError
+from coincide.needs import AdaptedSignal as AdaptedSignal
+from coincide.needs import Checkpoint as Checkpoint
+from coincide.needs import Clustering as Clustering
+from coincide.needs import Difficulty as Difficulty
+from coincide.needs import Need as Need
+from coincide.needs import Signal as Signal
+from coincide.needs import SignalModel as SignalModel
+from coincide.needs import SubsetOf as SubsetOf
+from coincide.needs import Targets as Targets
+from coincide.needs import TunedSignal as TunedSignal
+from coincide.needs import WarmUp as WarmUp
+from coincide.needs import signals_of as signals_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,144 +142,7 @@ class EncoderSource(Protocol):
     def step(self) -> Step: ...
 
 
-# --- what methods ask for ---------------------------------------------------------------------
-
-
-class SignalModel(Protocol):
-    """A model that signals come from: a part of the configuration whose artifact holds
-    ``model/``.
-    """
-
-    @property
-    def name(self) -> str: ...
-    def step(self) -> Step: ...
-
-
-@dataclass(frozen=True)
-class Signal:
-    """A quantity per example computed from a model's pass over the data: an array [N, D], one row
-    each.
-
-    Each kind of signal is a subclass in a file of its own (``coincide.features.signals``): a frozen
-    dataclass whose fields are its parameters. Its base class says which model it comes from and how
-    its values are computed (``coincide.features.passes``).
-    """
-
-    name: ClassVar[str]
-    """Part of the key and of the artifact's folder name."""
-    dtype: ClassVar[str]
-    """dtype of the stored values: float16 or float32."""
-    model: ClassVar[str]
-    """Name of the model: the config group ``reference``, ``clip``, ..., or one of ``models``."""
-    nan_allowed: ClassVar[bool] = False
-    """True: NaN means that the example has no value. False: a NaN stops the pass with an error."""
-    version: ClassVar[int] = 1
-    """To be raised when the code changes the values: artifacts of another version are not used."""
-
-    @property
-    def label(self) -> str:
-        """Text for the artifact's name."""
-        return self.name
-
-    def params(self) -> dict[str, Any]:
-        """The parameters that distinguish it from others of its kind, as JSON; part of the key."""
-        return dict(vars(self))
-
-    def width(self, hidden: int) -> int:
-        """Number of columns D, for a model with hidden (or embedding) size ``hidden``."""
-        return hidden
-
-    @classmethod
-    def text_tokens(cls, signals: Sequence[Signal], text: float) -> float:
-        """Text tokens that one pass for ``signals``, all of this model, reads of a row whose text
-        has ``text`` tokens; for cost estimates.
-        """
-        return text
-
-    @classmethod
-    def make_pass(cls, model: Any, source: DataSource, options: Any) -> Any:
-        """The pass that computes signals of this kind with ``model`` over ``source``.
-
-        ``options`` is a ``coincide.config.FeaturePass``; returns a
-        ``coincide.features.engine.contract.SignalPass``.
-        Raises TypeError for a kind that names no model.
-        """
-        raise TypeError(f"{cls.__name__} names no model that its values come from")
-
-
-@dataclass(frozen=True)
-class Clustering:
-    """Spherical k-means of a signal; methods that ask for an equal one share its artifact."""
-
-    signal: Signal
-    clusters: int
-    iterations: int = 50
-    seed: int = 1234
-
-
-@dataclass(frozen=True)
-class Difficulty:
-    """Self-Filter's stage 1: difficulty -S(f), with S a linear net on the concatenated ``signals``
-    f.
-
-    S is trained together with the target model (``train.self_filter``).
-    """
-
-    signals: tuple[Signal, ...]
-    epochs: int = 1
-    batch: int = 16
-    lr: float = 2e-5
-    seed: int = 1234
-
-
-@dataclass(frozen=True)
-class Targets:
-    """``signal`` of the target rows: rows of another dataset (``targets=...``) that the method
-    looks at.
-
-    It comes from the same model as that of the pool's rows.
-    """
-
-    signal: Signal
-
-
-@dataclass(frozen=True)
-class SubsetOf:
-    """The rows that another ``method`` selects for the run's budget of k rows: ``share`` of k, and
-    at most ``at_most`` of the pool, but one row at least. A method with a size of its own gives
-    that.
-    """
-
-    method: Any
-    """A :class:`Method`."""
-    share: float = 1.0
-    at_most: float = 1.0
-    seed: int | None = None
-    """Of the selection, and of the finetuning where one follows; None: the run's."""
-
-    def __hash__(self) -> int:
-        return hash(repr(self))  # fields of methods may be lists
-
-
-@dataclass(frozen=True)
-class TunedSignal:
-    """``signal`` of the rows of ``subset`` alone, read off the target after it was finetuned on
-    them by the run's recipe."""
-
-    subset: SubsetOf
-    signal: Signal
-
-
-Need = Signal | Clustering | Difficulty | Targets | SubsetOf | TunedSignal
-
-
-def signals_of(need: Need) -> tuple[Signal, ...]:
-    """The pool's signals that have to be computed before ``need`` can be."""
-    if isinstance(need, Signal):
-        return (need,)
-    if isinstance(need, Clustering):
-        return (need.signal,)
-    return need.signals if isinstance(need, Difficulty) else ()
+# --- what a method sees ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -312,6 +187,10 @@ class Pool(Protocol):
 
     def tuned(self, tuned: TunedSignal) -> np.ndarray:
         """[N, D], NaN for rows outside the subset and those without a value."""
+        ...
+
+    def warmup(self, warmup: WarmUp) -> Sequence[Checkpoint]:
+        """Its adapters, in the order of ``at``."""
         ...
 
     def scored(self, method: Any, seed: int) -> Mapping[str, np.ndarray]:

@@ -110,10 +110,11 @@ def result_of(
 
     ``failures``: benchmarks that have no artifact, with the reason.
     """
+    adapted = {each.step.key for each in experiment.adapted}
     return collect(
         experiment.store,
-        features=[each.step for each in experiment.wanted],
-        before=experiment.selecting,
+        features=[each.step for each in (*experiment.wanted, *experiment.adapted)],
+        before=[step for step in experiment.selecting if step.key not in adapted],
         subset=experiment.subset,
         adapter=None if upto == "select" else experiment.adapter,
         scores=experiment.scores if upto == "evaluate" else (),

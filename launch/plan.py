@@ -123,7 +123,7 @@ def _width(line: Planned, job: Job) -> tuple[int | str, int]:
     match line.step.kind:
         case "features":
             return experiment.features.processes, 1
-        case "adapter":
+        case "adapter" | "warmup":
             return experiment.recipe.processes, experiment.recipe.nodes
         case "eval":
             return experiment.suite.processes, 1

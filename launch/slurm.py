@@ -29,7 +29,7 @@ class Slurm:
 
     gpu: Resources = field(default_factory=Resources)
     cpu: Resources = field(default_factory=Resources)
-    on_gpu: tuple[str, ...] = ("features", "clusters", "difficulty", "adapter", "eval")
+    on_gpu: tuple[str, ...] = ("features", "clusters", "difficulty", "warmup", "adapter", "eval")
     """Kinds of artifacts whose jobs get ``gpu``; all others get ``cpu``."""
     at_most: int | None = None
     """Most jobs of a sweep that run at the same time; None: no limit."""
@@ -97,7 +97,7 @@ class Slurm:
             return 0
         if processes == "auto":
             return self.gpu.gpus
-        if kind == "adapter" and int(processes) > self.gpu.gpus > 0:
+        if kind in ("adapter", "warmup") and int(processes) > self.gpu.gpus > 0:
             raise UserError(
                 f"train.processes={processes}: a machine has launcher.gpu.gpus={self.gpu.gpus}. "
                 "Take at most so many, or more machines with train.nodes."

@@ -6,6 +6,7 @@ from train.estimate import estimate_gpu_hours
 from train.requirements import requirements, resumable, trainable
 from train.self_filter import difficulty_step
 from train.stage import train_step
+from train.warmup import warmup_step
 
 __all__ = [
     "difficulty_step",
@@ -14,4 +15,5 @@ __all__ = [
     "resumable",
     "train_step",
     "trainable",
+    "warmup_step",
 ]

@@ -54,6 +54,9 @@ class TrainingJob:
     recipe: Recipe
     rows: str = ""
     """For ``order=rows``: the file of the rows' numbers in the dataset, int64 [n]."""
+    keep: tuple[int, ...] = ()
+    """Of a warm-up: optimizer steps after which adapter and moments are kept, ascending; it ends
+    with the last. Empty: a finetuning to the end."""
 
     @property
     def log(self) -> Path:
@@ -69,6 +72,10 @@ class TrainingJob:
     def checkpoints(self) -> Path:
         """Folder of the checkpoints; removed when the adapter is finished."""
         return Path(self.output) / "checkpoints"
+
+    def kept(self, step: int) -> Path:
+        """Folder of the adapter and the moments kept after optimizer step ``step``."""
+        return Path(self.output) / "model" / f"at-{self.keep.index(step):02d}"
 
     @property
     def logs(self) -> Path:
@@ -120,9 +127,9 @@ class TrainingJob:
         """The job that :meth:`write` wrote."""
         content = json.loads(path.read_text(encoding="utf-8"))
         recipe = Recipe(**content.pop("recipe"))
-        return TrainingJob(
-            **{**content, "blank_rows": tuple(content["blank_rows"]), "recipe": recipe}
-        )
+        for name in ("blank_rows", "keep"):
+            content[name] = tuple(content.get(name, ()))
+        return TrainingJob(**content, recipe=recipe)
 
 
 def read_log(path: Path, *, up_to: int | None = None) -> list[dict[str, Any]]:

@@ -57,8 +57,8 @@ def train_step(
     }
 
     def build(build: Build) -> dict[str, Any]:
-        job = _job(build, recipe, model, source, seed)
-        return _train(build, job)
+        job = job_of(build, recipe, model, source, seed)
+        return run_job(build, job)
 
     note = f"{recipe.epochs} epoch(s), global batch {recipe.global_batch}, ZeRO {recipe.zero_stage}"
     name = f"{model.name}-{subset.name}"
@@ -75,9 +75,10 @@ def world_size(recipe: Recipe) -> int:
     return max(1, torch.cuda.device_count()) * recipe.nodes
 
 
-def _job(
+def job_of(
     build: Build, recipe: Recipe, model: ModelSource, source: DataSource, seed: int
 ) -> TrainingJob:
+    """The job of a build that needs, in this order, the base model, the data and a subset."""
     base, data, subset = (build.need(i) for i in range(3))
     dataset = source.open(data.path)
     processes = world_size(recipe)
@@ -122,7 +123,7 @@ def _positions(rows_path: Path, wanted: frozenset[int]) -> tuple[int, ...]:
     return tuple(np.flatnonzero(np.isin(rows, sorted(wanted))).tolist()) if wanted else ()
 
 
-def _train(build: Build, job: TrainingJob) -> dict[str, Any]:
+def run_job(build: Build, job: TrainingJob) -> dict[str, Any]:
     """Run the job, with smaller and smaller micro-batches while memory runs out.
 
     Facts for the manifest.
@@ -130,6 +131,7 @@ def _train(build: Build, job: TrainingJob) -> dict[str, Any]:
     examples = sum(1 for _ in scan(Path(job.annotations)))
     recipe = job.recipe
     steps = number_of_steps(examples, recipe.global_batch, recipe.epochs, recipe.max_steps)
+    steps = job.keep[-1] if job.keep else steps
     build.scratch = (job.checkpoints.name, job.logs.name)  # until the adapter stands
     finished = _is_finished(job, build.dir / "recipe.json", steps)
     if finished:
@@ -190,6 +192,9 @@ def _prepare(job: TrainingJob) -> TrainingJob:
     The log is cut back to that step.
     """
     found = newest_complete(job.checkpoints, check=True)
+    if found is not None and any(not job.kept(s).is_dir() for s in job.keep if s <= found.step):
+        print("train: what was to be kept before the checkpoint is not there; from the beginning")
+        found = None
     if found is not None:
         found.check_layout(job.world_size, job.recipe.zero_stage)
     damaged = damaged_checkpoints(job.checkpoints, newer_than=found)

@@ -22,6 +22,7 @@ from train.average import TailAverage
 from train.checkpoint import mark_complete
 from train.job import TrainingJob
 from train.lora import parameter_groups, save_adapter, trainable_state
+from train.moments import keep
 
 
 def answer_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
@@ -142,9 +143,16 @@ class Monitor(TrainerCallback):
             with self.job.log.open("a", encoding="utf-8") as handle:
                 handle.write(json.dumps(record) + "\n")
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stop with a checkpoint if any rank was asked to."""
-        if self._agreed() and state.global_step < state.max_steps:
+    def on_step_end(self, args: Any, state: Any, control: Any, **options: Any) -> None:
+        """Keep what a warm-up is to keep, and end with the last of it; stop with a checkpoint if
+        any rank was asked to.
+        """
+        if state.global_step in self.job.keep:
+            keep(self.job, state.global_step, options["model"], options["optimizer"])
+        last = self.job.keep[-1] if self.job.keep else state.max_steps
+        if state.global_step >= last:
+            control.should_training_stop = True
+        elif self._agreed():
             self.stopped = True
             control.should_save = True
             control.should_training_stop = True

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from coincide.checks.flops import ASSUMED_MFU, gpu_hours, peak_flops
 from coincide.protocols import HasPictureRuns, scale_of
 from coincide.schema import (
+    AdaptedSignal,
     Clustering,
     Difficulty,
     Method,
@@ -23,6 +24,7 @@ from coincide.schema import (
     SubsetOf,
     TunedSignal,
     UserError,
+    WarmUp,
     signals_of,
 )
 from coincide.selection.budget import count
@@ -129,8 +131,13 @@ def _select(experiment: Experiment, device: str) -> StageEstimate | None:
     rows, needs = rows_of(experiment), needs_of(experiment.method)
     clusterings = list(dict.fromkeys(need for need in needs if isinstance(need, Clustering)))
     stage1 = [need for need in needs if isinstance(need, Difficulty)]
-    tuned = [need for need in needs if isinstance(need, TunedSignal)]
-    if not clusterings and not stage1 and not tuned:
+    tuned = [
+        need
+        for need in needs
+        if isinstance(need, TunedSignal) and not isinstance(need.signal, AdaptedSignal)
+    ]
+    warmed = _warmed(needs)
+    if not clusterings and not stage1 and not tuned and not warmed:
         return None
     if rows is None:
         return StageEstimate("select", None, None, "rows of the data are not known")
@@ -158,7 +165,43 @@ def _select(experiment: Experiment, device: str) -> StageEstimate | None:
         tokens = part * (scale["image_tokens"] + signals[0].text_tokens(signals, text))
         hours += gpu_hours(2 * scale["parameters"] * tokens, device)
         said.append(f"{tokens / 1e6:,.0f}M tokens x 2 x {_n(scale)} over them")
+    for warmup, passes in warmed.items():
+        stage = _tuning(experiment, int(warmup.at[-1] * rows), device)
+        if stage is None:
+            return StageEstimate("select", None, None, "size of the target is not known")
+        hours += stage[0]
+        said.append(f"warm-up over {warmup.at[-1]:.1%} of the rows: {stage[1]}")
+        for part, signals in passes.items():
+            cost, text = _adapted(experiment, signals, round(part * rows), device)
+            hours += cost
+            disk += part * rows * sum(s.width(0) * BYTES[s.dtype] for s in signals)
+            said.append(text)
     return StageEstimate("select", hours, disk, f"{'; '.join(said)} {_at(device)}")
+
+
+def _warmed(needs: Sequence[Need]) -> dict[WarmUp, dict[float, list[AdaptedSignal]]]:
+    """Warm-up -> share of the pool -> the signals that are read off it there. Target rows are few
+    beside the pool and left out."""
+    found: dict[WarmUp, dict[float, list[AdaptedSignal]]] = {}
+    for need in needs:
+        signal: Any = need.signal if isinstance(need, TunedSignal) else need
+        share = (need.subset.of_pool or 1.0) if isinstance(need, TunedSignal) else 1.0
+        if isinstance(signal, AdaptedSignal):
+            found.setdefault(signal.adapter, {}).setdefault(share, []).append(signal)
+    return found
+
+
+def _adapted(
+    experiment: Experiment, signals: Sequence[AdaptedSignal], rows: int, device: str
+) -> tuple[float, str]:
+    """GPU hours of a pass over ``rows`` rows for each checkpoint that ``signals`` name, and what
+    they rest on; a backward pass to activations alone costs two forward ones.
+    """
+    scale, text = scale_of(experiment.target), scale_of(experiment.source)["text_tokens"]
+    times = max(signal.passes for signal in signals) * len({signal.at for signal in signals})
+    tokens = rows * (scale["image_tokens"] + text) * times
+    hours = gpu_hours(2 * scale["parameters"] * tokens, device)
+    return hours, f"{tokens / 1e6:,.0f}M tokens x 2 x {_n(scale)} through its adapters"
 
 
 def _part(experiment: Experiment, subset: SubsetOf, rows: int) -> int:

@@ -106,11 +106,14 @@ def extraction(
 
 
 def extract_all(store: Store, wanted: Sequence[Extraction]) -> None:
-    """Build the missing artifacts of ``wanted``, in one pass for each pair of model and dataset."""
+    """Build the missing artifacts of ``wanted``, in one pass for each pair of model and dataset,
+    and for each kind of pass.
+    """
     together: dict[tuple[str, ...], list[Extraction]] = {}
     for each in wanted:
         if store.find(each.step) is None:
-            together.setdefault(tuple(n.key for n in each.step.needs), []).append(each)
+            of = type(each.signal_pass).__name__  # adapters are run forward, and backward too
+            together.setdefault((of, *(n.key for n in each.step.needs)), []).append(each)
     for group in together.values():
         extract(store, {each.signal: each.step for each in group}, group[0].signal_pass)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from coincide.schema import UserError
+from coincide.needs import SubsetOf
+from coincide.schema import DataSource, UserError
 
 CHOICES = "a float in (0, 1] (a fraction: 0.2, 1.0) or an int >= 1 (a count: 800)"
 
@@ -41,3 +42,14 @@ def count(budget: float | int, rows: int) -> int:
             )
         return budget
     return min(rows, max(1, math.floor(budget * rows + 1e-9 * rows)))
+
+
+def budget_of(need: SubsetOf, budget: float | int, source: DataSource) -> float | int:
+    """The budget of another method's subset, in a run with ``budget`` over ``source``."""
+    if need.of_pool is not None:
+        return need.of_pool
+    if need.share == need.at_most == 1:
+        return budget
+    rows = source.size()
+    share = int(need.share * count(budget, rows) + 1e-9)
+    return max(1, min(share, count(need.at_most, rows)))

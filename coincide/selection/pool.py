@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from coincide.data.reasons import Reasons, merged, rows_of
 from coincide.schema import (
+    Checkpoint,
     Clustering,
     Clusters,
     Dataset,
@@ -20,6 +21,7 @@ from coincide.schema import (
     TargetRows,
     Targets,
     TunedSignal,
+    WarmUp,
 )
 from coincide.selection.scan import read_scan
 from coincide.store import Step, Store
@@ -43,6 +45,7 @@ class NeedSteps:
     """The dataset of the target rows."""
     subsets: Mapping[SubsetOf, Step] = field(default_factory=dict)
     tuned: Mapping[TunedSignal, Step] = field(default_factory=dict)
+    warmups: Mapping[WarmUp, Step] = field(default_factory=dict)
 
     def steps(self) -> tuple[Step, ...]:
         """All of these steps."""
@@ -53,6 +56,7 @@ class NeedSteps:
             *self.targets.values(),
             *self.subsets.values(),
             *self.tuned.values(),
+            *self.warmups.values(),
         )
 
     def pool(
@@ -186,6 +190,10 @@ class StorePool:
         folder = self._store.verify(self._needs.tuned[tuned]).path
         values = np.asarray(ShardedArray(folder))
         return np.where(read_valid(folder)[:, None], values, values.dtype.type(np.nan))
+
+    def warmup(self, warmup: WarmUp) -> Sequence[Checkpoint]:
+        facts = self._store.artifact(self._needs.warmups[warmup]).facts
+        return [Checkpoint(**each) for each in facts["checkpoints"]]
 
     def scored(self, method: Any, seed: int) -> Mapping[str, np.ndarray]:
         import numpy as np
