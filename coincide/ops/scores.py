@@ -99,3 +99,16 @@ def _mean_by_row(values: torch.Tensor, rows: torch.Tensor, batch: int) -> torch.
     total = torch.zeros(batch, dtype=torch.float64, device=values.device)
     count = torch.bincount(rows, minlength=batch)
     return (total.index_add_(0, rows, values.double()) / count).float()
+
+
+def spectrum(states: torch.Tensor) -> torch.Tensor:
+    """Entropy in nats, and the largest, of the singular values of ``states`` [T, H] as shares of
+    their sum: float64 [2].
+
+    From the eigenvalues of the smaller of the two Gram matrices, which are their squares.
+    """
+    x = states.double()
+    gram = x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x
+    values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+    share = values / values.sum().clamp_min(1e-300)
+    return torch.stack([torch.special.entr(share).sum(), share.max()])

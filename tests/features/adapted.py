@@ -1,0 +1,116 @@
+"""A warm-up of the tiny LLaVA that nothing was trained in, and its gradients by plain autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import save_file
+
+from coincide.config import FeaturePass
+from coincide.features.extract import extract, signal_step
+from coincide.features.passes.adapted import AdaptedPass
+from coincide.models.encode import encode
+from coincide.models.load import load_model, load_processor
+from coincide.models.template import TEMPLATES
+from coincide.models.tuned import MOMENTS
+from coincide.schema import Signal, SubsetOf, WarmUp
+from coincide.store import Artifact, Build, Step, Store
+from tests.features.conftest import Model, Source, rows
+from tests.train.tiny import TINY
+from train.lora import add_lora, save_adapter, trainable_state
+from train.moments import in_file
+from train.recipe import Recipe
+
+WARM = WarmUp(SubsetOf(None), (0.1, 0.2))
+
+
+@dataclass(frozen=True)
+class Target:
+    """The tiny LLaVA as the target of a pass."""
+
+    name: str = "tiny_llava"
+    template: str = "vicuna_v1"
+    max_length: int = 256
+    dtype: str = "float64"
+
+
+def adapted(folder: Path, seed: int) -> Any:
+    """The model in ``folder`` with LoRA whose B is not zero, and a projector of its own."""
+    network = load_model(folder, torch.float64, "cpu")
+    torch.manual_seed(seed)
+    found = add_lora(network, Recipe(**TINY), base="base", keep_dtype=False)
+    for weight in found.parameters():
+        if weight.requires_grad:
+            weight.data += 0.1 * torch.randn(weight.shape)
+            weight.data = weight.data.to(torch.float32).double()
+    return found.eval()
+
+
+def warmup_step(model: Model) -> Step:
+    """A step like that of a warm-up, its two adapters and their moments drawn at random."""
+
+    def build(build: Build) -> None:
+        for number in range(2):
+            found = adapted(build.need(0).path / "model", number)
+            folder = build.dir / "model" / f"at-{number:02d}"
+            folder.mkdir(parents=True)
+            state = {name: tensor.float() for name, tensor in trainable_state(found).items()}
+            save_adapter(found, state, folder)
+            moments = {}
+            for name, tensor in state.items():
+                moments[f"{in_file(name)}.exp_avg"] = 0.01 * torch.randn(tensor.shape)
+                moments[f"{in_file(name)}.exp_avg_sq"] = 1e-4 * torch.rand(tensor.shape)
+            save_file(moments, folder / MOMENTS)
+
+    return Step("warmup", "random", 1, {}, build, needs=(model.step(),))
+
+
+def run(
+    root: Path,
+    source: Source,
+    model: Model,
+    signals: tuple[Signal, ...],
+    *,
+    dtype: str = "float64",
+    **options: Any,
+) -> list[Artifact]:
+    """The signals of the pool by the warm-up, in a store of their own."""
+    of = type(signals[0]).make_pass(Target(dtype=dtype), source, FeaturePass(**options))
+    found = cast("AdaptedPass", of)
+    steps = {s: signal_step(s, found, data=source.step(), base=warmup_step(model)) for s in signals}
+    store = Store(root)
+    for need in (source.step(), model.step(), warmup_step(model)):
+        store.ensure(need)
+    return extract(store, steps, found)
+
+
+def plain(
+    folder: Path, source: Source, number: int
+) -> dict[int, tuple[dict[str, torch.Tensor], int]]:
+    """Row -> matrix -> gradient of the mean answer loss, one row at a time, by PEFT and autograd;
+    and the number of answer tokens.
+    """
+    network, processor = adapted(folder, number), load_processor(folder)
+    dataset, found = source.open(Path()), {}
+    for example in rows():
+        e = encode(example, dataset, processor, TEMPLATES["vicuna_v1"], 256)
+        if not (e.labels != -100).any() or not e.text_mask.any():
+            continue
+        pixels: Mapping[str, Any] = {} if e.pixel_values is None else {
+            "pixel_values": e.pixel_values.double()}  # fmt: skip
+        loss = network(input_ids=e.input_ids[None], labels=e.labels[None], **pixels).loss
+        network.zero_grad()
+        loss.backward()
+        parts = {
+            in_file(name).removeprefix("base_model.model.").removesuffix(".weight"): (
+                p.grad.clone() if "lora_A" in name else p.grad.T.clone()
+            )
+            for name, p in network.named_parameters()
+            if "lora_" in name
+        }
+        found[example.row] = (parts, int((e.labels[1:] != -100).sum()))
+    return found

@@ -1,0 +1,275 @@
+"""Gradients of rows by LoRA parameters: those of autograd, whatever the batch; sketches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from coincide.config import FeaturePass
+from coincide.features.engine.shards import ShardedArray, read_valid
+from coincide.features.forward.adapted import AdaptedModel, matrices_of
+from coincide.features.forward.gradients import GradientRun, Reading, adam_step
+from coincide.features.signals.attention_spectrum import AttentionSpectrum
+from coincide.features.signals.gradient_length import GradientLength
+from coincide.features.signals.gradients import Gradients
+from coincide.models.encode import encode
+from coincide.models.load import load_model, load_processor
+from coincide.models.template import TEMPLATES
+from coincide.models.tuned import MOMENTS, PREFIX, read_adapter
+from coincide.ops import sketch
+from coincide.ops.sketch import MatrixShape
+from coincide.schema import Signal, UserError
+from coincide.store import Artifact, Store
+from tests.features.adapted import WARM, adapted, plain, run, warmup_step
+from tests.features.conftest import Model, Source, rows
+
+DIM = 512
+SIGNALS: tuple[Signal, ...] = (
+    Gradients(WARM, dimension=DIM),
+    Gradients(WARM, 1, dimension=DIM, kind="adam"),
+    Gradients(WARM, 1, "flat", 64, loss="sum"),
+    Gradients(WARM, 1, "per_module", 4),
+    GradientLength(WARM),
+    GradientLength(WARM, loss="sum"),
+    GradientLength(WARM, 1, kind="adam"),
+)
+BY_DROPPED, EMPTY, TEXT_ONLY = 3, 9, (0, 6, 12, 18)
+
+
+@pytest.fixture(scope="module")
+def made(
+    tmp_path_factory: pytest.TempPathFactory, source: Source, model: Model
+) -> tuple[Path, list[Artifact]]:
+    root = tmp_path_factory.mktemp("gradients")
+    return root, run(root, source, model, SIGNALS)
+
+
+@pytest.fixture(scope="module")
+def folders(made: tuple[Path, list[Artifact]], model: Model) -> tuple[Path, Path]:
+    """Of the base, and of the adapters."""
+    store = Store(made[0])
+    base, warm = (store.artifact(s).path / "model" for s in (model.step(), warmup_step(model)))
+    return base, warm
+
+
+def test_rows_have_the_gradients_of_autograd_one_row_at_a_time(
+    made: tuple[Path, list[Artifact]], folders: tuple[Path, Path], source: Source
+) -> None:
+    """Of pictures, texts, several turns and pictures; by both kinds, losses and all sketches."""
+    base, warm = folders
+    truth = [plain(base, source, number) for number in range(2)]
+    matrices = matrices_of(read_adapter(warm / "at-00"))
+    moments = load_file(warm / "at-01" / MOMENTS)
+    for signal, artifact in zip(SIGNALS, made[1], strict=True):
+        assert isinstance(signal, Gradients | GradientLength)
+        values = np.asarray(ShardedArray(artifact.path)).astype(np.float64)
+        valid = read_valid(artifact.path)
+        assert np.flatnonzero(~valid).tolist() == [BY_DROPPED, EMPTY]
+        for row in np.flatnonzero(valid).tolist():
+            parts, count = truth[signal.at][row]
+            factor = count if signal.loss == "sum" else 1
+            whole = {n: factor * g for n, g in parts.items()}
+            if signal.kind == "adam":
+                whole = {n: _adam(n, g, moments) for n, g in whole.items()}
+            if isinstance(signal, GradientLength):
+                expected = np.sqrt([sum(float(g.square().sum()) for g in whole.values())])
+            else:
+                expected = _sketched(signal, matrices, whole)
+            np.testing.assert_allclose(values[row], expected, rtol=2e-3, atol=1e-5)
+
+
+def _adam(name: str, g: torch.Tensor, moments: dict[str, torch.Tensor]) -> torch.Tensor:
+    m, v = (moments[f"{PREFIX}{name}.weight.{each}"].double() for each in ("exp_avg", "exp_avg_sq"))
+    m, v = (m.T, v.T) if name.endswith("lora_B") else (m, v)
+    return (0.9 * m + 0.1 * g) / torch.sqrt(0.999 * v + 0.001 * g**2 + 1e-8)
+
+
+def _sketched(
+    signal: Gradients, matrices: list[MatrixShape], whole: dict[str, torch.Tensor]
+) -> np.ndarray:
+    like = torch.zeros(1, dtype=torch.float64)
+    found = sketch.start(signal.projection, signal.dimension, 0, 1, like)
+    for matrix in matrices:
+        found.add(matrix, whole[matrix.name][None])
+    vector = found.result()[0].numpy()
+    return vector / np.linalg.norm(vector)
+
+
+def test_the_same_bytes_for_every_batch_size_shard_and_worker(
+    made: tuple[Path, list[Artifact]], tmp_path: Path, source: Source, model: Model
+) -> None:
+    """And, in float32, the same nearest rows."""
+    first = {s: np.asarray(ShardedArray(a.path)) for s, a in zip(SIGNALS, made[1], strict=True)}
+    alone = run(tmp_path / "one", source, model, SIGNALS, batch_size=1, shard_rows=7)
+    for signal, artifact in zip(SIGNALS, alone, strict=True):
+        assert np.asarray(ShardedArray(artifact.path)).tobytes() == first[signal].tobytes()
+    both = [
+        np.asarray(ShardedArray(run(tmp_path / name, source, model, SIGNALS[:1], dtype="float32",
+                                    **options)[0].path)).astype(np.float64)
+        for name, options in (("a", {"batch_size": 1}), ("b", {"shard_rows": 10}))
+    ]  # fmt: skip
+    np.testing.assert_allclose(both[0], both[1], atol=1e-4)
+    orders = [np.argsort(-(x @ x[1]), kind="stable")[:8].tolist() for x in both]
+    assert orders[0] == orders[1]
+
+
+def test_blocks_that_run_again_in_backward_change_nothing(folders: tuple[Path, Path]) -> None:
+    """Also a linear that runs twice, and rows that a layer gets in one heap, one by one."""
+    base, warm = folders
+    network = load_model(base, torch.float64, "cpu")
+    readings = [Reading(0, "sgd", "mean", "hashed", DIM), Reading(0, "adam", "mean", "hashed", DIM)]
+    model = AdaptedModel(network, [warm / "at-00"])
+    work = GradientRun(model, [warm / "at-00"], readings, 0, FeaturePass())
+    encoded = [_text(length) for length in (9, 12, 7)]
+    before = work.read_at(readings, encoded, None)
+    twice = network.model.language_model.layers[1].mlp.gate_proj
+    plain_forward = type(network.model.language_model.layers[1].mlp).forward
+
+    def again(self: Any, x: torch.Tensor) -> torch.Tensor:
+        half = x / 2
+        gate = self.gate_proj(half) + self.gate_proj(half)
+        return self.down_proj(self.act_fn(gate) * self.up_proj(x))
+
+    block = network.model.language_model.layers[1].mlp
+    block.forward = again.__get__(block)
+    assert twice.bias is None
+    doubled = work.read_at(readings, encoded, None)
+    block.forward = plain_forward.__get__(block)
+    work.recompute()
+    recomputed = work.read_at(readings, encoded, None)
+    for reading in readings:
+        np.testing.assert_allclose(recomputed[reading], before[reading], rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(doubled[reading], before[reading], rtol=1e-9, atol=1e-13)
+
+
+def _text(length: int) -> Any:
+    from coincide.models.encode import Encoded
+
+    ids = torch.arange(5, 5 + length)
+    labels = torch.where(torch.arange(length) < length - 3, -100, ids)
+    seen = torch.ones(length, dtype=torch.bool)
+    return Encoded(ids, labels, ~seen, seen, None)
+
+
+def test_a_linear_that_gets_rows_in_one_heap_is_told_from_one_that_does_not(
+    folders: tuple[Path, Path],
+) -> None:
+    base, warm = folders
+    network = load_model(base, torch.float64, "cpu")
+    model = AdaptedModel(network, [warm / "at-00"])
+    readings = [Reading(0, "sgd", "mean", "hashed", DIM)]
+    work = GradientRun(model, [warm / "at-00"], readings, 0, FeaturePass())
+    batch = [[(i, {"whole": _text(length)})] for i, length in enumerate((9, 12, 7))]
+    examples: Any = [type("E", (), {"images": (), "row": i})() for i in range(3)]
+    before = work(batch, examples)[0]
+    mlp = network.model.language_model.layers[0].mlp
+    plain_forward = type(mlp).forward
+
+    def heap(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return plain_forward(self, x.reshape(-1, x.shape[-1])).reshape(x.shape)
+
+    mlp.forward = heap.__get__(mlp)
+    found = work(batch, examples)[0]
+    np.testing.assert_allclose(found, before, rtol=1e-9, atol=1e-13)
+    assert work.options.batch_size == 1
+
+
+def test_a_row_without_a_finite_gradient_is_named_and_not_used(
+    made: tuple[Path, list[Artifact]],
+    tmp_path: Path,
+    source: Source,
+    model: Model,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from coincide.features.forward import gradients
+
+    honest = gradients.answer_losses
+    passed: list[int] = []
+
+    def broken(states: torch.Tensor, labels: torch.Tensor, head: Any) -> torch.Tensor:
+        passed.append(len(labels))
+        return honest(states, labels, head) * (torch.inf if len(passed) == 3 else 1.0)
+
+    monkeypatch.setattr(gradients, "answer_losses", broken)
+    (artifact,) = run(tmp_path, source, model, SIGNALS[:1], batch_size=1)
+    [lost] = set(np.flatnonzero(~read_valid(artifact.path)).tolist()) - {BY_DROPPED, EMPTY}
+    said = capsys.readouterr().out
+    assert f"zero or not finite are not used: {lost}\n" in said
+    assert np.isfinite(np.asarray(ShardedArray(artifact.path))).all()
+
+
+@pytest.mark.parametrize("kind", ["hashed", "flat", "per_module"])
+def test_products_of_sketches_are_right_in_the_mean_over_seeds(kind: sketch.Projection) -> None:
+    """And of ``hashed`` as near to it as with a dense matrix of as many numbers."""
+    matrices = [MatrixShape("a", 4, 40), MatrixShape("b", 4, 90), MatrixShape("c", 3, 200)]
+    rng = torch.Generator().manual_seed(0)
+    parts = [torch.randn(2, m.rank, m.width, generator=rng, dtype=torch.float64) for m in matrices]
+    parts = [p + 0.5 * p[:1] for p in parts]
+    exact = float(sum((p[0] * p[1]).sum() for p in parts))
+    size = float(np.prod([sum(float(p[i].square().sum()) for p in parts) for i in (0, 1)]) ** 0.5)
+    found = []
+    for seed in range(200):
+        made = sketch.start(kind, 8 if kind == "per_module" else 96, seed, 2, parts[0])
+        for matrix, part in zip(matrices, parts, strict=True):
+            made.add(matrix, part)
+        one, other = made.result()
+        found.append(float(one @ other))
+    error = np.array(found) - exact
+    deviation = float(error.std())
+    assert abs(error.mean()) < 4 * deviation / 200**0.5
+    if kind != "per_module":
+        assert deviation < 1.2 * size * (2 / 96) ** 0.5
+
+
+def test_signs_and_places_follow_from_seed_and_name_alone() -> None:
+    assert sketch.signs(1, "a", 0, 70).tolist() == sketch.signs(1, "a", 0, 90)[:70].tolist()
+    assert sketch.signs(1, "a", 0, 64).tolist() != sketch.signs(2, "a", 0, 64).tolist()
+    assert sketch.signs(1, "a", 0, 64).tolist() != sketch.signs(1, "b", 0, 64).tolist()
+    assert sketch.signs(0, "model.layers.0.lora_A", 1, 16).tolist() == SIGNS
+
+
+SIGNS = [1, -1, 1, -1, -1, 1, 1, -1, -1, -1, 1, 1, -1, -1, -1, 1]
+
+
+def test_what_gradients_do_not_have_is_refused() -> None:
+    for wrong in ({"kind": "lion"}, {"loss": "max"}, {"projection": "x"}, {"dimension": 0},
+                  {"at": 2}):  # fmt: skip
+        with pytest.raises(UserError, match=str(next(iter(wrong)))):
+            Gradients(WARM, **wrong)  # type: ignore[arg-type]
+
+
+def test_adams_step_is_that_of_less() -> None:
+    g, m, v = (torch.tensor([x], dtype=torch.float64) for x in (0.5, -0.2, 0.04))
+    expected = (0.9 * -0.2 + 0.1 * 0.5) / (0.999 * 0.04 + 0.001 * 0.25 + 1e-8) ** 0.5
+    assert float(adam_step(g, m, v)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_attention_to_the_image_is_that_of_the_adapted_model(
+    folders: tuple[Path, Path], tmp_path: Path, source: Source, model: Model
+) -> None:
+    """Of both adapters, in one pass; a row without an image has none."""
+    signals = tuple(AttentionSpectrum(WARM, at, layers=(0, 1)) for at in range(2))
+    found = run(tmp_path, source, model, signals, batch_size=5)
+    dataset, processor = source.open(Path()), load_processor(folders[0])
+    for signal, artifact in zip(signals, found, strict=True):
+        values = np.asarray(ShardedArray(artifact.path))
+        assert np.isnan(values[[row for row in TEXT_ONLY if row != BY_DROPPED]]).all()
+        network = adapted(folders[0], signal.at)
+        network.set_attn_implementation("eager")
+        for row in (1, 7, 13):
+            e = encode(rows()[row], dataset, processor, TEMPLATES["vicuna_v1"], 256)
+            assert e.pixel_values is not None
+            with torch.no_grad():
+                output = network(
+                    input_ids=e.input_ids[None], pixel_values=e.pixel_values.double(),
+                    output_attentions=True,
+                )  # fmt: skip
+            whole = sum(each[0].mean(dim=0) for each in output.attentions)
+            expected = torch.linalg.svdvals(whole[e.text_mask][:, e.image_mask])[:5]
+            np.testing.assert_allclose(values[row, : len(expected)], expected, rtol=1e-4, atol=1e-5)
