@@ -18,14 +18,18 @@ sys.path.insert(0, str(ROOT))
 import run as program  # noqa: E402
 from coincide.report.published import TABLES, published  # noqa: E402
 from coincide.schema import (  # noqa: E402
+    AdaptedSignal,
     Clustering,
     Need,
     Signal,
     SubsetOf,
     Targets,
     TunedSignal,
+    WarmUp,
 )
 
+FILES_OF = {"from_file": ("path",), "mmssr": ("scores",)}
+"""Method -> fields that name a file, which must be there."""
 MODEL_SIZES = {
     "llava_1_5_7b": "7B",
     "llava_1_5_13b": "13B",
@@ -78,7 +82,7 @@ def _files() -> list[Path]:
 
 def _method(name: str) -> Any:
     """The method as its YAML makes it for the demo."""
-    given = [f"method.path={__file__}"] if name == "from_file" else []
+    given = [f"method.{field}={__file__}" for field in FILES_OF.get(name, ())]
     with hydra.initialize_config_dir(str(program.CONF), version_base="1.3"):
         cfg = program.compose_run([f"method={name}", *given])
     return program.build(cfg, "method")
@@ -96,10 +100,16 @@ def _needs(method: Any) -> str:
 
 
 def _name(need: Need) -> str:
+    if isinstance(need, AdaptedSignal):
+        return f"`{need.name}` after a warm-up"
     if isinstance(need, Signal):
         return f"`{need.name}`"
+    if isinstance(need, WarmUp):
+        return "a warm-up"
     if isinstance(need, SubsetOf):
         return f"the rows of `{need.method.name}`"
+    if isinstance(need, TunedSignal) and isinstance(need.signal, AdaptedSignal):
+        return f"`{need.signal.name}` of a part, after a warm-up"
     if isinstance(need, TunedSignal):
         return f"`{need.signal.name}` after training on a part"
     if isinstance(need, Targets):

@@ -8,12 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from baselines.icons import Icons
+from baselines.less import Less
 from baselines.magic import Magic
+from baselines.mix_to_max import MixToMax
 from baselines.presel import PreSel
 from baselines.rds import Rds
 from baselines.self_filter import SelfFilter
+from baselines.tive import Tive
 from coincide.features.signals.clip_image import ClipImage
 from coincide.features.signals.clip_text import ClipText
+from coincide.features.signals.gradients import Gradients
 from coincide.features.signals.grand import GradientNorm
 from coincide.features.signals.hidden_last import HiddenLast
 from coincide.features.signals.hidden_mean import HiddenMean
@@ -22,10 +27,13 @@ from coincide.features.signals.picture_embedding import PictureEmbedding
 from coincide.features.signals.token_scores import TokenScores
 from coincide.features.signals.token_scores_blind import TokenScoresBlind
 from coincide.features.signals.token_scores_unasked import TokenScoresUnasked
+from coincide.features.signals.token_spectrum import TokenSpectrum
 from coincide.features.signals.visual_attended import VisualAttended
 from coincide.features.signals.visual_mean import VisualMean
 from coincide.ops.kmeans import spherical_kmeans
 from coincide.schema import (
+    AdaptedSignal,
+    Checkpoint,
     Clustering,
     Clusters,
     Example,
@@ -35,6 +43,7 @@ from coincide.schema import (
     Targets,
     TunedSignal,
     Turn,
+    WarmUp,
 )
 
 TEXT_ONLY_EVERY, EMPTY_EVERY, BROKEN_EVERY = 7, 41, 29
@@ -65,6 +74,10 @@ class MemoryPool:
 
     def tuned(self, tuned: TunedSignal) -> np.ndarray:
         return self.tuned_signals[tuned]
+
+    def warmup(self, warmup: WarmUp) -> list[Checkpoint]:
+        """Its rate falls."""
+        return [Checkpoint(share, i, i, 1.0 / (1 + i)) for i, share in enumerate(warmup.at)]
 
     def scored(self, method: Any, seed: int) -> Mapping[str, np.ndarray]:
         """Made afresh; the pipeline keeps it as an artifact."""
@@ -136,11 +149,13 @@ def make_pool(rows: int = 300, seed: int = 0) -> MemoryPool:
     bridge, neurons = MAGIC.needs()[2:]
     visual = np.where(no_image[:, None], 0, 2 * x + glance.normal(size=x.shape))
     numbers = glance.integers(0, 6, (rows, 2, 4)) + np.arange(4) * 6
+    signals, tuned, targets = of_gradients(x, usable)
     return MemoryPool(
         examples,
         usable,
         {
             **more,
+            **signals,
             HiddenLast(): (5 * x).astype(np.float16),
             HiddenMean(): (5 * x + rng.normal(size=x.shape)).astype(np.float16),
             TokenScores(): np.column_stack([scores, tokens]).astype(np.float32),
@@ -157,9 +172,47 @@ def make_pool(rows: int = 300, seed: int = 0) -> MemoryPool:
         tuned_signals={
             TunedSignal(reference, TokenScores()): losses,
             TunedSignal(reference, TokenScoresUnasked()): unasked,
+            **tuned,
         },
-        target_rows={Rds().needs()[1]: target_rows(x, glance)},
+        target_rows={Rds().needs()[1]: target_rows(x, glance), **targets},
     )
+
+
+GRADIENT_METHODS = (Icons(), Less(), Tive(), MixToMax())
+
+
+def of_gradients(
+    x: np.ndarray, usable: np.ndarray
+) -> tuple[dict[Signal, np.ndarray], dict[TunedSignal, np.ndarray], dict[Targets, TargetRows]]:
+    """What the methods that select by gradients need: unit rows and lengths, those of a part of the
+    rows, and those of target rows of three tasks.
+    """
+    signals: dict[Signal, np.ndarray] = {}
+    tuned: dict[TunedSignal, np.ndarray] = {}
+    targets: dict[Targets, TargetRows] = {}
+    for method in GRADIENT_METHODS:
+        for number, need in enumerate(method.needs()):
+            rng = np.random.default_rng([3, number])
+            match need:
+                case AdaptedSignal():
+                    signals[need] = _gradient(need, x, rng)
+                case TunedSignal(_, AdaptedSignal() as signal):
+                    part = np.arange(len(x)) % 5 == 1
+                    values = _gradient(signal, x, np.random.default_rng(3))
+                    tuned[need] = np.where((part & usable)[:, None], values, np.nan)
+                case Targets(AdaptedSignal() as signal):
+                    few = x[(5 + 25 * np.arange(12)) % len(x)]
+                    found = target_rows(few, rng)
+                    targets[need] = TargetRows(found.examples, _gradient(signal, few, rng),
+                                               found.usable)  # fmt: skip
+    return signals, tuned, targets
+
+
+def _gradient(signal: Signal, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    if not isinstance(signal, Gradients):
+        return rng.exponential(size=(len(x), 1)).astype(np.float32)
+    mixed = x @ np.random.default_rng(8).normal(size=(x.shape[1], 16))
+    return unit(mixed + rng.normal(size=mixed.shape)).astype(np.float16)
 
 
 def _of_today(
@@ -178,6 +231,9 @@ def _of_today(
         TokenScoresBlind(): blind[:, None].astype(np.float32),
         TokenScoresUnasked(): unasked[:, None].astype(np.float32),
         PictureEmbedding(): shown,
+        TokenSpectrum(): np.stack([rng.exponential(size=rows), rng.random(rows)], axis=1).astype(
+            np.float32
+        ),
         ClipText("question"): unit(x @ rng.normal(size=(24, 12))),
     }
 

@@ -7,11 +7,15 @@ import pytest
 
 from baselines.clip_score import ClipScore
 from baselines.d2_pruning import D2Pruning
+from baselines.datatailor import DataTailor
 from baselines.dics import Dics
 from baselines.el2n import El2n
 from baselines.grand import Grand
+from baselines.icons import Icons
 from baselines.ifd import Ifd
 from baselines.length import Length
+from baselines.less import Less
+from baselines.mix_to_max import MixToMax
 from baselines.onceselect import OnceSelect
 from baselines.perplexity import Perplexity
 from baselines.presel import PreSel
@@ -21,6 +25,7 @@ from baselines.scalselect import ScalSelect
 from baselines.self_filter import SelfFilter
 from baselines.self_sup import SelfSup
 from baselines.semdedup import SemDeDup
+from baselines.tive import Tive
 from baselines.typiclust import TypiClust
 from baselines.visnec import VisNec
 from coincide.features.signals.hidden_last import HiddenLast
@@ -64,8 +69,15 @@ METHODS: list[Method] = [
     VisNec(clusters=5),
     VisNec(clusters=5, minimum=0.0, text_only="drop"),
     MAGIC,
+    Icons(),
+    Icons(vote=0.3, text_only="drop"),
+    Less(),
+    Less(text_only="quota"),
+    Tive(),
+    MixToMax(),
+    DataTailor(cluster_rows=15),
 ]
-UNNESTED = ("dics", "presel", "onceselect", "visnec", "magic")
+UNNESTED = ("dics", "presel", "onceselect", "visnec", "magic", "icons", "datatailor")
 """Whose candidates, quotas or draws follow from the budget."""
 
 
@@ -87,7 +99,13 @@ def test_exactly_k_distinct_usable_rows_with_an_answer(method: Method, k: int) -
         assert found.scores.shape == (300,)
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if not m.uses_seed], ids=name)
+UNORDERED = ("datatailor",)
+"""Whose own k-means starts from rows by their place."""
+
+
+@pytest.mark.parametrize(
+    "method", [m for m in METHODS if not m.uses_seed and m.name not in UNORDERED], ids=name
+)
 def test_the_order_of_the_rows_does_not_matter(method: Method) -> None:
     """A share drawn at random is drawn by row index, so methods with a seed are left out."""
     pool = make_pool()
