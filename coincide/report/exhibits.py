@@ -9,6 +9,7 @@ from typing import Any
 from coincide.ledger.evidence import ArtifactShelf
 from coincide.report.drill import drill
 from coincide.report.gallery import gallery
+from coincide.report.influences import influences
 from coincide.report.overlap import Overlaps, overlaps
 from coincide.report.pairs import Pairs, compare_all
 from coincide.report.pictures import Budget
@@ -16,7 +17,8 @@ from coincide.report.records import Panel
 
 SAMPLE_PICTURES = 3_000_000
 CLUSTER_PICTURES = 3_000_000
-"""Bytes of pictures on a page, over all panels; the whole page then stays below 12 MB."""
+INFLUENCE_PICTURES = 2_000_000
+"""Bytes of pictures on a page, over all panels; the whole page then stays below 14 MB."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Exhibit:
     """JSON for the page's script, see ``coincide.report.drill``; None without a store."""
     clusters: dict[str, Any] | None
     """JSON for the page's script, see ``coincide.report.gallery``; None without any."""
+    influences: Sequence[dict[str, Any]] = ()
+    """Of samples that were looked at, see ``coincide.report.influences``."""
 
 
 def exhibit_all(panels: Sequence[Panel], shelf: ArtifactShelf) -> list[Exhibit]:
@@ -39,11 +43,13 @@ def exhibit_all(panels: Sequence[Panel], shelf: ArtifactShelf) -> list[Exhibit]:
 def _exhibit(panel: Panel, shelf: ArtifactShelf, panels: int) -> Exhibit:
     pairs = compare_all(panel, shelf)
     samples = clusters = None
+    found: Sequence[dict[str, Any]] = ()
     if shelf.root is not None:
         samples = drill(panel, shelf, Budget(SAMPLE_PICTURES // panels))
         samples["pairs"] = _spoken(pairs)
         clusters = gallery(panel, shelf, Budget(CLUSTER_PICTURES // panels))
-    return Exhibit(pairs, overlaps(panel, shelf), samples, clusters)
+        found = influences(panel, shelf, Budget(INFLUENCE_PICTURES // panels))
+    return Exhibit(pairs, overlaps(panel, shelf), samples, clusters, found)
 
 
 def _spoken(pairs: Pairs) -> dict[str, dict[str, list[Any]]]:

@@ -57,7 +57,7 @@ def _gallery(
     members, chosen = _members(assigned, shelf.rows(run), len(columns["size"]))
     order = sorted(range(len(members)), key=lambda i: (-(columns["chosen"][i] or 0), i))
     wanted = {r for rows in members for r in rows}
-    examples, root = _examples(shelf, run, folder, wanted)
+    examples, root = examples_of(shelf, run, folder, wanted)
     shown: list[list[Any]] = [[] for _ in members]
     for cluster in order:
         for number in members[cluster]:
@@ -107,11 +107,11 @@ def _members(
     return found, chosen
 
 
-def _examples(
+def examples_of(
     shelf: ArtifactShelf, run: Result, folder: Path, wanted: set[int]
 ) -> tuple[dict[int, Example], Path | None]:
-    """Row -> example, for those of ``wanted`` that are available; and the folder of their
-    pictures.
+    """Row -> example, for those rows of the subset in ``folder`` in ``wanted`` that are available;
+    and the folder of their pictures.
     """
     data = shelf.need(folder, "data")
     root = shelf.pictures(data, run.config)

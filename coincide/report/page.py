@@ -106,5 +106,6 @@ def _view(panel: Panel, exhibit: Exhibit, index: int, places: Mapping[str, int])
         "published": published(panel),
         "samples": packed(exhibit.samples) if exhibit.samples else "",
         "clusters": packed(exhibit.clusters) if exhibit.clusters else "",
+        "influences": exhibit.influences,
         "runs": [run_view(row, run) for row in panel.rows for run in row.runs],
     }

@@ -1,0 +1,357 @@
+"""``python -m coincide.influence RUN --sample BENCHMARK:ID``: which training rows did this.
+
+RUN is a result of the ledger (JSON), the sample one that it was asked: the document ID of a
+benchmark (``doc_id`` of its samples). Prints the rows of the run's subset whose gradients point
+most along that of the sample, with its target as the answer, and most against it; and writes them
+with their pictures to a page. The run's next report shows them too.
+
+The rows' gradients are those of a store that a method made (``method=icons``, ``less``, ``tive``):
+by a warm-up of the run's target, over the run's data. A step along a row's gradient lowers the loss
+of the sample where the cosine is above 0 and raises it where it is below. It is an estimate, at the
+warm-up's weights, of what training on the row did; it is not a run without the row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from coincide.features.engine.shards import ShardedArray, read_valid
+from coincide.features.passes.adapted import base_of
+from coincide.ledger.evidence import ArtifactShelf
+from coincide.ledger.files import presentable, read_result
+from coincide.models.template import IMAGE, encoding_of
+from coincide.report.gallery import examples_of
+from coincide.report.influences import folder_of, keep
+from coincide.report.pictures import benchmark_pictures, thumbnail, training_picture
+from coincide.schema import Dataset, Example, Turn, UserError
+from coincide.store import open_artifact
+from coincide.system.files import write_atomic
+from coincide.terminal.inert import console, guard_terminal, printable
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from coincide.ledger.result import Result
+
+SIDE = 200
+"""Pixels of a picture on the page, at most."""
+MAKE = (
+    "Make one with a method that reads gradients, on the same data and target: python run.py "
+    "method=icons targets=... stages=[features,select]."
+)
+
+
+@dataclass(frozen=True)
+class GradientStore:
+    """An artifact of the signal ``gradients``."""
+
+    folder: Path
+    warmup: Path
+    """The artifact of its adapters."""
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One document of a benchmark as the run was asked it."""
+
+    benchmark: str
+    document: int
+    record: Mapping[str, Any]
+    picture: Image.Image | None
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """A training row and its cosine to the sample."""
+
+    example: Example
+    cosine: float
+
+
+def find_store(shelf: ArtifactShelf, run: Result) -> GradientStore:
+    """The gradients of the run's data by a warm-up of its target; of several, plain ones before
+    those of Adam, then the later checkpoint.
+
+    Raises UserError where the store holds none.
+    """
+    data, target = (run.contents.get(name, "") for name in ("data", "target"))
+    found = []
+    for folder in sorted((shelf.root or Path()).glob("features/gradients-*")):
+        manifest = shelf.manifest(folder)
+        config, needs = manifest.get("config", {}), manifest.get("needs", {})
+        warmup = shelf.need(folder, "warmup")
+        if config.get("signal") != "gradients" or warmup is None:
+            continue
+        base = next((v for k, v in shelf.manifest(warmup).get("needs", {}).items()
+                     if k.startswith("needs.0.")), "")  # fmt: skip
+        if _same(needs.get("needs.0.data", ""), data) and _same(base, target):
+            found.append(GradientStore(folder, warmup, config))
+    if not found:
+        raise UserError(
+            f"{shelf.root}: no gradients of the data {run.data} by a warm-up of {run.target}. "
+            f"{MAKE}"
+        )
+    order = [(s.config["params"]["kind"] == "sgd", s.config["params"]["at"]) for s in found]
+    return found[max(range(len(found)), key=lambda i: order[i])]
+
+
+def _same(named: str, key: str) -> bool:
+    """Whether an artifact's name ends in the digits that a result records of it."""
+    digits = named.rpartition("-")[2]
+    return bool(digits) and bool(key) and (key.startswith(digits) or digits.startswith(key))
+
+
+def find_sample(shelf: ArtifactShelf, run: Result, named: str) -> Sample:
+    """The sample ``BENCHMARK:ID``. Raises UserError, with the choices, where there is none."""
+    benchmark, _, number = named.rpartition(":")
+    measured = sorted({score.benchmark for score in run.scores})
+    if benchmark not in measured or not number.isdigit():
+        raise UserError(
+            f"--sample={named}: expected BENCHMARK:ID, with one of {', '.join(measured)} and the "
+            "doc_id of one of its samples, e.g. " + f"{measured[0] if measured else 'pope'}:17."
+        )
+    samples = shelf.samples(run, benchmark)
+    if samples is None:
+        raise UserError(f"the samples of {benchmark} are not in the store {shelf.root}.")
+    document = int(number)
+    record = samples.texts([document]).get(document)
+    if record is None or not str(record.get("target", "")).strip():
+        asked = samples.numbers["doc_id"]
+        raise UserError(
+            f"{benchmark} has {len(asked):,} samples with a score, and none with doc_id {document} "
+            f"and a target; the first are {asked[:10].tolist()}."
+        )
+    pictures, _ = benchmark_pictures(shelf, run, benchmark, {document: record})
+    return Sample(benchmark, document, record, pictures.get(document))
+
+
+def gradient_of(sample: Sample, store: GradientStore, template: str) -> np.ndarray:
+    """float64 [D], of unit length: the sketch of the gradient of the target's loss, by the plain
+    kind. Raises UserError where it is zero or not finite.
+    """
+    import torch
+
+    from coincide.config import FeaturePass
+    from coincide.features.forward.adapted import AdaptedModel
+    from coincide.features.forward.gradients import GradientRun, Reading
+    from coincide.models.encode import encode
+    from coincide.models.load import load_model, load_processor
+    from coincide.models.template import TEMPLATES
+
+    config, params = store.config, store.config["params"]
+    if encoding_of(template) != config["template"]:
+        raise UserError(
+            f"{store.folder.name} was made with the template {config['template']}, and the run's "
+            f"target has {template}. {MAKE}"
+        )
+    base = open_artifact(base_of(open_artifact(store.warmup).check().path)).check().path / "model"
+    processor = load_processor(base)
+    with tempfile.TemporaryDirectory() as folder:
+        images = ()
+        if sample.picture is not None:
+            sample.picture.convert("RGB").save(Path(folder) / "picture.png")
+            images = ("picture.png",)
+        said = f"{IMAGE}\n" * len(images) + str(sample.record.get("question", ""))
+        turns = (Turn("human", said), Turn("gpt", str(sample.record["target"])))
+        example = Example(0, "sample", images, turns, sample.benchmark)
+        dataset = Dataset("sample", Path(folder), Path(folder), [example])
+        row = encode(example, dataset, processor, TEMPLATES[template], config["max_length"])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = load_model(base, getattr(torch, config["dtype"]), device)
+    adapter = store.warmup / "model" / f"at-{params['at']:02d}"
+    reading = Reading(
+        0, "sgd", params["loss"], params["projection"], params["dimension"], params["seed"]
+    )
+    work = GradientRun(
+        AdaptedModel(network, [adapter]), [adapter], [reading],
+        processor.tokenizer.pad_token_id, FeaturePass(),
+    )  # fmt: skip
+    found = work.read_at([reading], [row], None)[reading][0]
+    if np.isnan(found).any():
+        raise UserError(f"the gradient of {sample.benchmark}:{sample.document} is zero or NaN.")
+    return found
+
+
+def pulled(
+    gradient: np.ndarray, store: GradientStore, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Those of ``rows`` that have a gradient, by falling cosine to ``gradient``; and the
+    cosines.
+    """
+    open_artifact(store.folder).check()
+    rows = rows[read_valid(store.folder)[rows]]
+    values = ShardedArray(store.folder)
+    cosine = np.concatenate(
+        [values[rows[i : i + 4096]].astype(np.float64) @ gradient
+         for i in range(0, len(rows), 4096)] or [np.empty(0)]
+    )  # fmt: skip
+    order = np.argsort(-cosine, kind="stable")
+    return rows[order], cosine[order]
+
+
+def influence(
+    run: Result, shelf: ArtifactShelf, named: str, top: int
+) -> tuple[Sample, GradientStore, list[Pulled], list[Pulled], Path | None]:
+    """The sample ``named``, the gradients used, the ``top`` rows of the run's subset that pull it
+    up most and down most, strongest first, and the folder of their pictures.
+    """
+    folder, rows = shelf.subset(run), shelf.rows(run)
+    if folder is None or rows is None:
+        raise UserError(
+            f"the subset of the run is not in the store {shelf.root}. Name it: --store."
+        )
+    sample, store = find_sample(shelf, run, named), find_store(shelf, run)
+    target = run.config.get("target")
+    template = str(target.get("template", "")) if isinstance(target, Mapping) else ""
+    order, cosine = pulled(gradient_of(sample, store, template), store, rows)
+    ends = [*range(min(top, len(order))), *range(max(top, len(order) - top), len(order))]
+    examples, root = examples_of(shelf, run, folder, {int(order[i]) for i in ends})
+    found = [Pulled(examples[int(order[i])], float(cosine[i])) for i in ends
+             if int(order[i]) in examples]  # fmt: skip
+    up = [each for each in found if each.cosine > 0][:top]
+    down = [each for each in reversed(found) if each.cosine < 0][:top]
+    return sample, store, up, down, root
+
+
+def _keep(
+    shelf: ArtifactShelf,
+    run: Result,
+    sample: Sample,
+    store: GradientStore,
+    up: Sequence[Pulled],
+    down: Sequence[Pulled],
+) -> None:
+    """For the report: what was found."""
+    folder = folder_of(shelf, run)
+    texts = {n: str(sample.record.get(n, "")) for n in ("question", "target", "answer", "score")}
+    sides = {
+        side: [[each.example.row, each.cosine] for each in rows]
+        for side, rows in (("up", up), ("down", down))
+    }
+    about = {"benchmark": sample.benchmark, "document": sample.document}
+    if folder is not None:
+        keep(folder, {**about, **texts, "gradients": store.folder.name, **sides})
+
+
+# --- what is shown ------------------------------------------------------------------------------
+
+STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;
+color:#1d1d1f;background:#fff}h1{font-size:1.3rem}h2{font-size:1.05rem;margin-top:2rem}
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(14rem,1fr));gap:1rem}
+figure{margin:0;padding:.75rem;border:1px solid #d2d2d7;border-radius:8px}
+img{max-width:100%;image-rendering:auto;border-radius:4px}figcaption{margin-top:.5rem}
+.cosine{font-variant-numeric:tabular-nums;font-weight:600}.about{color:#555;font-size:.9em}
+@media(prefers-color-scheme:dark){body{color:#eee;background:#1c1c1e}figure{border-color:#444}
+.about{color:#aaa}}"""
+
+
+def page(
+    sample: Sample,
+    store: GradientStore,
+    up: Sequence[Pulled],
+    down: Sequence[Pulled],
+    root: Path | None,
+    run: str,
+) -> str:
+    """The page: the sample, and the rows with their pictures."""
+    record = sample.record
+    title = f"{sample.benchmark}:{sample.document}"
+    asked = _figure(
+        sample.picture,
+        f"<b>{_text(record.get('question'))}</b><br>target: {_text(record['target'])}<br>"
+        f"answer: {_text(record.get('answer'))}, score {_text(record.get('score'))}",
+    )
+    parts = [
+        "<!doctype html><html lang=en><meta charset=utf-8>",
+        "<meta name=viewport content='width=device-width'>",
+        f"<title>{_text(title)}</title><style>{STYLE}</style>",
+        f"<h1>What pulled on {_text(title)}</h1><p class=about>{_text(run)}; gradients "
+        f"{_text(store.folder.name)}</p><div class=grid>{asked}</div>",
+    ]
+    for head, rows in (("Most up: their steps lower its loss", up), ("Most down", down)):
+        shown = "".join(_row(each, root) for each in rows) or "<p>None.</p>"
+        parts.append(f"<h2>{head}</h2><div class=grid>{shown}</div>")
+    return "\n".join(parts) + "\n"
+
+
+def _row(each: Pulled, root: Path | None) -> str:
+    example = each.example
+    named = example.images[0] if example.images else ""
+    picture = training_picture(root, named) if root is not None and named else None
+    said = [turn.text.replace(IMAGE, "").strip() for turn in example.turns]
+    turns = "<br>".join(_text(text) for text in said[:4])
+    about = f"row {example.row}, {_text(example.source)}, id {_text(example.id)}"
+    return _figure(
+        picture,
+        f"<span class=cosine>{each.cosine:+.3f}</span> {turns}<br><span class=about>{about}</span>",
+    )
+
+
+def _figure(picture: Image.Image | None, caption: str) -> str:
+    shown = "" if picture is None else f"<img alt='' src='{thumbnail(picture, SIDE)}'>"
+    return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>"
+
+
+def _text(value: Any) -> str:
+    text = str(printable("" if value is None else value))
+    return html.escape(text if len(text) <= 400 else f"{text[:400]}…")
+
+
+def _table(up: Sequence[Pulled], down: Sequence[Pulled]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("cosine", "row", "source", "question", "answer", "picture"):
+        table.add_column(name, justify="right" if name in ("cosine", "row") else "left")
+    for each in (*up, *down):
+        said = [turn.text.replace(IMAGE, "").strip() for turn in each.example.turns]
+        cells = (
+            f"{each.cosine:+.3f}", str(each.example.row), each.example.source,
+            *(f"{text:.60}" for text in said[:2]), ", ".join(each.example.images),
+        )  # fmt: skip
+        table.add_row(*(Text(str(printable(cell))) for cell in cells))
+    return table
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; exit status 2 where something that it needs is not there."""
+    parser = argparse.ArgumentParser(prog="python -m coincide.influence", description=__doc__)
+    parser.add_argument("run", type=Path, help="a result of the ledger (.json)")
+    parser.add_argument("--sample", required=True, metavar="BENCHMARK:ID")
+    parser.add_argument("--store", type=Path, default=Path("store"))
+    parser.add_argument("--out", type=Path, default=Path("reports/influence"), help="folder")
+    parser.add_argument("--top", type=int, default=8, help="rows of each kind")
+    options = parser.parse_args(words)
+    try:
+        if options.run.suffix != ".json" or not options.run.is_file():
+            raise UserError(f"{options.run}: expected a result of the ledger (.json).")
+        run = presentable(read_result(options.run))
+        shelf = ArtifactShelf(options.store)
+        sample, store, up, down, root = influence(run, shelf, options.sample, max(1, options.top))
+        _keep(shelf, run, sample, store, up, down)
+        options.out.mkdir(parents=True, exist_ok=True)
+        path = options.out / f"{options.run.stem}-{sample.benchmark}-{sample.document}.html"
+        text = page(sample, store, up, down, root, options.run.stem)
+        write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    console().print(_table(up, down))
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    guard_terminal()
+    sys.exit(main())
