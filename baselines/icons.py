@@ -42,7 +42,7 @@ from scipy.stats import rankdata
 from baselines.influence import check_share, influences, task_means, warm_up
 from baselines.ranking import TEXT_ONLY, TextOnly, check_choice, shares
 from coincide.features.signals.gradients import Gradients
-from coincide.ops.sketch import Projection
+from coincide.ops.sketch import SketchKind
 from coincide.schema import Need, Pool, Selection, Targets
 
 
@@ -52,7 +52,7 @@ class Icons:
 
     warmup: float = 0.096
     vote: float | None = None
-    projection: Projection = "hashed"
+    projection: SketchKind = "hashed"
     dimension: int = 8192
     recipe: Mapping[str, Any] | None = None
     text_only: TextOnly = "keep"

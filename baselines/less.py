@@ -54,7 +54,7 @@ from coincide.features.signals.gradients import Gradients
 from coincide.features.signals.hidden_mean import HiddenMean
 from coincide.ops.clusters import members_of
 from coincide.ops.products import as_float64
-from coincide.ops.sketch import Projection
+from coincide.ops.sketch import SketchKind
 from coincide.schema import (
     Clustering,
     Need,
@@ -117,7 +117,7 @@ class Less:
     warmup: float = 0.05
     at: Sequence[float] = (0.05, 0.1, 0.15, 0.2)
     kind: Literal["adam", "sgd"] = "adam"
-    projection: Projection = "hashed"
+    projection: SketchKind = "hashed"
     dimension: int = 8192
     recipe: Mapping[str, Any] | None = None
     gradients_of: Literal["all", "representatives"] = "all"

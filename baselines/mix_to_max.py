@@ -38,7 +38,7 @@ from baselines.ranking import TEXT_ONLY, TextOnly, check_choice, check_positive,
 from baselines.uniform import Random
 from coincide.features.signals.gradient_length import GradientLength
 from coincide.features.signals.gradients import Gradients
-from coincide.ops.sketch import Projection
+from coincide.ops.sketch import SketchKind
 from coincide.schema import Need, Pool, Selection, SubsetOf, TunedSignal
 
 SAMPLE_SEED = 4321
@@ -52,7 +52,7 @@ class MixToMax:
     warmup: float = 0.05
     sample: float = 0.05
     temperature: float = 1.0
-    projection: Projection = "hashed"
+    projection: SketchKind = "hashed"
     dimension: int = 8192
     recipe: Mapping[str, Any] | None = None
     text_only: TextOnly = "keep"

@@ -42,7 +42,7 @@ from baselines.ranking import TEXT_ONLY, TextOnly, check_choice, shares
 from coincide.features.signals.gradient_length import GradientLength
 from coincide.features.signals.gradients import Gradients
 from coincide.ops.products import as_float64
-from coincide.ops.sketch import Projection
+from coincide.ops.sketch import SketchKind
 from coincide.schema import Need, Pool, Selection, UserError, WarmUp
 
 
@@ -75,7 +75,7 @@ class Tive:
     warmup: float = 0.08
     sharpness: float = 0.001
     without: Sequence[str] = ()
-    projection: Projection = "hashed"
+    projection: SketchKind = "hashed"
     dimension: int = 8192
     recipe: Mapping[str, Any] | None = None
     text_only: TextOnly = "keep"

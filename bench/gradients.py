@@ -35,7 +35,12 @@ from scipy.stats import spearmanr
 from baselines.icons import count_votes
 from coincide.config import FeaturePass
 from coincide.features.forward.adapted import AdaptedModel
-from coincide.features.forward.gradients import CPU_TOKENS, GradientRun, Reading, answer_losses
+from coincide.features.forward.gradients import (
+    CPU_TOKENS,
+    GradientReading,
+    GradientRun,
+    answer_losses,
+)
 from coincide.models.encode import IGNORE, Encoded, collate, encode, model_inputs
 from coincide.models.head import own_logits
 from coincide.models.load import load_model, load_processor
@@ -194,8 +199,8 @@ def own(material: Material, projection: Any, dimension: int) -> Callable[[], Fou
     """This project's engine."""
     network = load_model(material.base, torch.float32, "cpu")
     model = AdaptedModel(network, [material.adapter])
-    unit = Reading(0, "sgd", "mean", projection, dimension)
-    length = Reading(0, "sgd", "mean", None)
+    unit = GradientReading(0, "sgd", "mean", projection, dimension)
+    length = GradientReading(0, "sgd", "mean", None)
     work = GradientRun(model, [material.adapter], [unit, length], 0, FeaturePass())
 
     def run() -> Found:

@@ -143,7 +143,7 @@ def gradient_of(sample: Sample, store: GradientStore, template: str) -> np.ndarr
 
     from coincide.config import FeaturePass
     from coincide.features.forward.adapted import AdaptedModel
-    from coincide.features.forward.gradients import GradientRun, Reading
+    from coincide.features.forward.gradients import GradientReading, GradientRun
     from coincide.models.encode import encode
     from coincide.models.load import load_model, load_processor
     from coincide.models.template import TEMPLATES
@@ -169,7 +169,7 @@ def gradient_of(sample: Sample, store: GradientStore, template: str) -> np.ndarr
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = load_model(base, getattr(torch, config["dtype"]), device)
     adapter = store.warmup / "model" / f"at-{params['at']:02d}"
-    reading = Reading(
+    reading = GradientReading(
         0, "sgd", params["loss"], params["projection"], params["dimension"], params["seed"]
     )
     work = GradientRun(
@@ -204,6 +204,8 @@ def influence(
 ) -> tuple[Sample, GradientStore, list[Pulled], list[Pulled], Path | None]:
     """The sample ``named``, the gradients used, the ``top`` rows of the run's subset that pull it
     up most and down most, strongest first, and the folder of their pictures.
+
+    Raises UserError for what is not there.
     """
     folder, rows = shelf.subset(run), shelf.rows(run)
     if folder is None or rows is None:

@@ -37,8 +37,8 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-Projection = Literal["hashed", "per_module", "flat"]
-PROJECTIONS: tuple[Projection, ...] = ("hashed", "per_module", "flat")
+SketchKind = Literal["hashed", "per_module", "flat"]
+PROJECTIONS: tuple[SketchKind, ...] = ("hashed", "per_module", "flat")
 BLOCK = 4096
 """Entries of a gradient for which ``flat`` makes signs at a time."""
 
@@ -54,7 +54,7 @@ class MatrixShape:
     """C, columns."""
 
 
-class Sketch(Protocol):
+class GradientSketch(Protocol):
     """A sketch of B rows under construction."""
 
     def add(self, matrix: MatrixShape, values: torch.Tensor) -> None:
@@ -66,14 +66,16 @@ class Sketch(Protocol):
         ...
 
 
-def columns_of(kind: Projection, dimension: int, matrices: Sequence[MatrixShape]) -> int:
+def columns_of(kind: SketchKind, dimension: int, matrices: Sequence[MatrixShape]) -> int:
     """D: ``dimension``, or with ``per_module`` k numbers for min(R, k) rows of each matrix."""
     if kind != "per_module":
         return dimension
     return sum(min(each.rank, dimension) * min(each.width, dimension) for each in matrices)
 
 
-def start(kind: Projection, dimension: int, seed: int, rows: int, like: torch.Tensor) -> Sketch:
+def start(
+    kind: SketchKind, dimension: int, seed: int, rows: int, like: torch.Tensor
+) -> GradientSketch:
     """An empty sketch of ``rows`` rows, in the precision and on the device of ``like``."""
     if kind == "per_module":
         return _PerModule(dimension, seed)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from coincide.config import FeaturePass
 from coincide.features.engine.shards import ShardedArray, read_valid
 from coincide.features.forward.adapted import AdaptedModel, matrices_of
-from coincide.features.forward.gradients import GradientRun, Reading, adam_step
+from coincide.features.forward.gradients import GradientReading, GradientRun, adam_step
 from coincide.features.signals.attention_spectrum import AttentionSpectrum
 from coincide.features.signals.gradient_length import GradientLength
 from coincide.features.signals.gradients import Gradients
@@ -122,7 +122,10 @@ def test_blocks_that_run_again_in_backward_change_nothing(folders: tuple[Path, P
     """Also a linear that runs twice, and rows that a layer gets in one heap, one by one."""
     base, warm = folders
     network = load_model(base, torch.float64, "cpu")
-    readings = [Reading(0, "sgd", "mean", "hashed", DIM), Reading(0, "adam", "mean", "hashed", DIM)]
+    readings = [
+        GradientReading(0, "sgd", "mean", "hashed", DIM),
+        GradientReading(0, "adam", "mean", "hashed", DIM),
+    ]
     model = AdaptedModel(network, [warm / "at-00"])
     work = GradientRun(model, [warm / "at-00"], readings, 0, FeaturePass())
     encoded = [_text(length) for length in (9, 12, 7)]
@@ -162,7 +165,7 @@ def test_a_linear_that_gets_rows_in_one_heap_is_told_from_one_that_does_not(
     base, warm = folders
     network = load_model(base, torch.float64, "cpu")
     model = AdaptedModel(network, [warm / "at-00"])
-    readings = [Reading(0, "sgd", "mean", "hashed", DIM)]
+    readings = [GradientReading(0, "sgd", "mean", "hashed", DIM)]
     work = GradientRun(model, [warm / "at-00"], readings, 0, FeaturePass())
     batch = [[(i, {"whole": _text(length)})] for i, length in enumerate((9, 12, 7))]
     examples: Any = [type("E", (), {"images": (), "row": i})() for i in range(3)]
@@ -205,7 +208,7 @@ def test_a_row_without_a_finite_gradient_is_named_and_not_used(
 
 
 @pytest.mark.parametrize("kind", ["hashed", "flat", "per_module"])
-def test_products_of_sketches_are_right_in_the_mean_over_seeds(kind: sketch.Projection) -> None:
+def test_products_of_sketches_are_right_in_the_mean_over_seeds(kind: sketch.SketchKind) -> None:
     """And of ``hashed`` as near to it as with a dense matrix of as many numbers."""
     matrices = [MatrixShape("a", 4, 40), MatrixShape("b", 4, 90), MatrixShape("c", 3, 200)]
     rng = torch.Generator().manual_seed(0)

@@ -131,9 +131,9 @@ class AdaptedModel:
             kept = torch.promote_types(self.network.dtype, torch.float32)
             layer.a, layer.scale = lora.a.to(device, kept), lora.scale
             layer.b = lora.scale * lora.b.to(device, kept)
-        for name, tensor in adapter.whole.items():
-            weight = self.network.get_parameter(name)
-            weight.data = tensor.to(weight.device, weight.dtype)
+        with torch.no_grad():
+            for name, tensor in adapter.whole.items():
+                self.network.get_parameter(name).copy_(tensor)
 
     @contextmanager
     def beside(self) -> Iterator[None]:

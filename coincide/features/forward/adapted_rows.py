@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from coincide.features.forward.adapted import AdaptedModel
 from coincide.features.forward.encoder import RowEncoder, variants_of
 from coincide.features.forward.rows import Forward
 from coincide.features.forward.walk import compute_rows
-from coincide.features.passes.adapted import AdaptedForwardSignal
 from coincide.models.load import load_model, load_processor
 from coincide.schema import Example, ModelSource
 
@@ -27,13 +27,14 @@ def adapted_computer(
     base: Path,
     dtype: str,
     options: FeaturePass,
-    signals: Sequence[AdaptedForwardSignal],
+    signals: Sequence[Any],
     site: WorkerSite,
     *,
     drop_refused: bool = False,
 ) -> Iterator[Computer]:
     """Load the ``base`` in ``dtype`` with the adapters in ``site.model``; yields what computes a
-    shard, adapter by adapter.
+    shard, adapter by adapter. ``signals``: forward signals that say the number of their adapter,
+    ``at``.
     """
     wanted, processor = variants_of(signals), load_processor(base)
     encoder = RowEncoder(
@@ -53,7 +54,7 @@ def adapted_computer(
         def compute(
             examples: Sequence[Example], progress: Callable[[int], None]
         ) -> tuple[list[np.ndarray], np.ndarray]:
-            found: dict[AdaptedForwardSignal, np.ndarray] = {}
+            found: dict[Any, np.ndarray] = {}
             valid = np.ones(len(examples), dtype=bool)
             for number, run in runs.items():
                 adapted.use(number)
@@ -62,7 +63,7 @@ def adapted_computer(
                     values, valid = compute_rows(
                         examples, progress if last else lambda rows: None, ordered, run
                     )
-                found |= dict(zip(run.signals, values, strict=True))  # type: ignore[arg-type]
+                found |= dict(zip(run.signals, values, strict=True))
             return [found[signal] for signal in signals], valid
 
         with torch.inference_mode():

@@ -42,14 +42,14 @@ GradientLoss = Literal["mean", "sum"]
 
 
 @dataclass(frozen=True)
-class Reading:
+class GradientReading:
     """What is read of a row's gradient: its sketch of unit length, or its length."""
 
     at: int
     """Number of the adapter."""
     kind: GradientKind
     loss: GradientLoss
-    projection: sketch.Projection | None
+    projection: sketch.SketchKind | None
     """None: the length of the gradient itself."""
     dimension: int = 1
     seed: int = 0
@@ -67,7 +67,7 @@ def gradient_computer(
     base: Path,
     dtype: str,
     options: FeaturePass,
-    readings: Sequence[Reading],
+    readings: Sequence[GradientReading],
     site: WorkerSite,
     *,
     drop_refused: bool = False,
@@ -110,7 +110,7 @@ class GradientRun:
 
     model: AdaptedModel
     folders: Sequence[Path]
-    readings: Sequence[Reading]
+    readings: Sequence[GradientReading]
     pad_id: int
     options: FeaturePass
     towers: dict[int, TowerOnce] = field(init=False)
@@ -200,7 +200,7 @@ class GradientRun:
         encoded = [row["whole"] for _, row in rows]
         shown = [examples[place].images if row.sees else () for (place, _), row in
                  zip(rows, encoded, strict=True)]  # fmt: skip
-        found: dict[Reading, np.ndarray] = {}
+        found: dict[GradientReading, np.ndarray] = {}
         for number, tower in self.towers.items():
             self.model.use(number)
             mine = [reading for reading in self.readings if reading.at == number]
@@ -209,8 +209,8 @@ class GradientRun:
         return [found[reading] for reading in self.readings]
 
     def read_at(
-        self, readings: Sequence[Reading], rows: Sequence[Encoded], images: Any
-    ) -> dict[Reading, np.ndarray]:
+        self, readings: Sequence[GradientReading], rows: Sequence[Encoded], images: Any
+    ) -> dict[GradientReading, np.ndarray]:
         """The ``readings``, of the adapter in use, of ``rows``; ``images``: what the vision tower
         gave for them, if it ran.
         """
@@ -275,7 +275,7 @@ class RowSums:
 
     def __init__(
         self,
-        readings: Sequence[Reading],
+        readings: Sequence[GradientReading],
         model: AdaptedModel,
         counts: torch.Tensor,
         scale: float,
@@ -288,7 +288,7 @@ class RowSums:
         self.left = set(self.shapes)
         self.pending: dict[str, tuple[int, torch.Tensor]] = {}
         self.lengths: dict[tuple[GradientKind, GradientLoss], torch.Tensor] = {}
-        self.sketches: dict[Reading, sketch.Sketch] = {}
+        self.sketches: dict[GradientReading, sketch.GradientSketch] = {}
 
     def receive(self, name: str, factors: RowFactors) -> None:
         """Take what a linear gives in backward; of one that ran several times, the sum."""
@@ -330,7 +330,7 @@ class RowSums:
         first, second = (moments[f"{matrix.name}.{m}"] for m in ("exp_avg", "exp_avg_sq"))
         return adam_step(values, first, second)
 
-    def results(self) -> dict[Reading, np.ndarray]:
+    def results(self) -> dict[GradientReading, np.ndarray]:
         """float64 [B, D] of each reading, NaN for a row without a gradient."""
         for matrix, (_, values) in list(self.pending.items()):
             self._add(self.shapes[matrix], values)

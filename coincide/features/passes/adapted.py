@@ -30,7 +30,7 @@ class GradientSignal(AdaptedSignal, ABC):
 
     @abstractmethod
     def reading(self) -> Any:
-        """What is read, a ``coincide.features.forward.gradients.Reading``."""
+        """What is read, a ``coincide.features.forward.gradients.GradientReading``."""
 
     @classmethod
     def make_pass(cls, model: Any, source: DataSource, options: FeaturePass) -> SignalPass:

@@ -9,7 +9,7 @@ from coincide.features.passes.adapted import GradientSignal
 from coincide.features.signals.gradients import check_reading
 
 if TYPE_CHECKING:
-    from coincide.features.forward.gradients import Reading
+    from coincide.features.forward.gradients import GradientReading
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class GradientLength(GradientSignal):
     def width(self, hidden: int) -> int:
         return 1
 
-    def reading(self) -> Reading:
-        from coincide.features.forward.gradients import Reading
+    def reading(self) -> GradientReading:
+        from coincide.features.forward.gradients import GradientReading
 
-        return Reading(self.at, self.kind, self.loss, None)
+        return GradientReading(self.at, self.kind, self.loss, None)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from coincide.features.passes.adapted import GradientSignal
-from coincide.ops.sketch import PROJECTIONS, Projection
+from coincide.ops.sketch import PROJECTIONS, SketchKind
 from coincide.schema import UserError
 
 if TYPE_CHECKING:
-    from coincide.features.forward.gradients import Reading
+    from coincide.features.forward.gradients import GradientReading
 
 KINDS, LOSSES = ("sgd", "adam"), ("mean", "sum")
 
@@ -25,7 +25,7 @@ class Gradients(GradientSignal):
     name: ClassVar[str] = "gradients"
     dtype: ClassVar[str] = "float16"
 
-    projection: Projection = "hashed"
+    projection: SketchKind = "hashed"
     dimension: int = 8192
     """D; with ``per_module`` k, for each matrix."""
     kind: Literal["sgd", "adam"] = "sgd"
@@ -48,10 +48,12 @@ class Gradients(GradientSignal):
         """``dimension``; of ``per_module`` only the adapter tells how many there are."""
         return self.dimension
 
-    def reading(self) -> Reading:
-        from coincide.features.forward.gradients import Reading
+    def reading(self) -> GradientReading:
+        from coincide.features.forward.gradients import GradientReading
 
-        return Reading(self.at, self.kind, self.loss, self.projection, self.dimension, self.seed)
+        return GradientReading(
+            self.at, self.kind, self.loss, self.projection, self.dimension, self.seed
+        )
 
 
 def check_reading(signal: str, kind: Any, loss: Any) -> None:
