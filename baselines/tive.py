@@ -131,7 +131,9 @@ class Tive:
             rows=np.concatenate([rows[order[place < quota[source[order]]]], share.text]),
             scores=np.where(share.candidates, value, np.float32(np.nan)),
             facts={
-                "largest_probability_over_smallest": float(np.exp(self.sharpness * spread)),
+                "largest_probability_over_smallest": float(
+                    np.exp(min(self.sharpness * spread, 700.0))
+                ),
                 "text_only": self.text_only,
                 **share.facts(),
             },

@@ -203,7 +203,8 @@ def test_a_row_without_a_finite_gradient_is_named_and_not_used(
     (artifact,) = run(tmp_path, source, model, SIGNALS[:1], batch_size=1)
     [lost] = set(np.flatnonzero(~read_valid(artifact.path)).tolist()) - {BY_DROPPED, EMPTY}
     said = capsys.readouterr().out
-    assert f"zero or not finite are not used: {lost}\n" in said
+    named = ", ".join(map(str, sorted((EMPTY, lost))))
+    assert f"2 rows whose gradient is zero or not finite are not used: {named}\n" in said
     assert np.isfinite(np.asarray(ShardedArray(artifact.path))).all()
 
 
