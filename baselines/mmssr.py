@@ -78,7 +78,7 @@ class MmSsr:
         share = shares(pool, ~np.isnan(scores).all(axis=1), k, self.text_only, seed)
         rows = np.flatnonzero(share.candidates)
         sources = [pool.examples[row].source for row in rows.tolist()]
-        buckets = [(style[row], source) for row, source in zip(rows, sources, strict=True)]
+        buckets = [(style[row], source) for row, source in zip(rows.tolist(), sources, strict=True)]
         number = {bucket: i for i, bucket in enumerate(sorted(set(buckets)))}
         bucket = np.array([number[each] for each in buckets], np.int64)
         chosen, given = in_rounds(np.nan_to_num(scores[rows]), bucket, share.k)

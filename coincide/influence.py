@@ -34,7 +34,7 @@ from coincide.report.influences import folder_of, keep
 from coincide.report.pictures import benchmark_pictures, thumbnail, training_picture
 from coincide.schema import Dataset, Example, Turn, UserError
 from coincide.store import open_artifact
-from coincide.system.files import write_atomic
+from coincide.system.files import write_text
 from coincide.terminal.inert import console, guard_terminal, printable
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def gradient_of(sample: Sample, store: GradientStore, template: str) -> np.ndarr
     base = open_artifact(base_of(open_artifact(store.warmup).check().path)).check().path / "model"
     processor = load_processor(base)
     with tempfile.TemporaryDirectory() as folder:
-        images = ()
+        images: tuple[str, ...] = ()
         if sample.picture is not None:
             sample.picture.convert("RGB").save(Path(folder) / "picture.png")
             images = ("picture.png",)
@@ -345,7 +345,7 @@ def main(words: Sequence[str] | None = None) -> int:
         options.out.mkdir(parents=True, exist_ok=True)
         path = options.out / f"{options.run.stem}-{sample.benchmark}-{sample.document}.html"
         text = page(sample, store, up, down, root, options.run.stem)
-        write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_text(path, text)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

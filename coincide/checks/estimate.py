@@ -171,10 +171,10 @@ def _select(experiment: Experiment, device: str) -> StageEstimate | None:
             return StageEstimate("select", None, None, "size of the target is not known")
         hours += stage[0]
         said.append(f"warm-up over {warmup.at[-1]:.1%} of the rows: {stage[1]}")
-        for part, signals in passes.items():
-            cost, text = _adapted(experiment, signals, round(part * rows), device)
+        for share, read in passes.items():
+            cost, text = _adapted(experiment, read, round(share * rows), device)
             hours += cost
-            disk += part * rows * sum(s.width(0) * BYTES[s.dtype] for s in signals)
+            disk += share * rows * sum(s.width(0) * BYTES[s.dtype] for s in read)
             said.append(text)
     return StageEstimate("select", hours, disk, f"{'; '.join(said)} {_at(device)}")
 

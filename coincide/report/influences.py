@@ -11,7 +11,7 @@ from coincide.ledger.evidence import ArtifactShelf
 from coincide.report.gallery import examples_of
 from coincide.report.pictures import Budget, benchmark_pictures, training_picture
 from coincide.report.records import Panel
-from coincide.system.files import read_cache, write_atomic
+from coincide.system.files import read_cache, write_text
 from coincide.terminal.inert import printable
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def keep(folder: Path, found: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found, ensure_ascii=False, sort_keys=True)
     path = folder / f"{found['benchmark']}-{found['document']}.json"
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, text)
 
 
 def influences(panel: Panel, shelf: ArtifactShelf, budget: Budget) -> list[dict[str, Any]]:

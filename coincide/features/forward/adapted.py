@@ -140,7 +140,7 @@ class AdaptedModel:
         """In this context the network runs with the adapter in use."""
         for layer in self._layers.values():
             layer.calls = 0
-            layer.linear.forward = _forward_of(layer, self)  # type: ignore[method-assign]
+            layer.linear.forward = _forward_of(layer, self)  # type: ignore[method-assign,assignment]
         try:
             yield
         finally:
