@@ -89,7 +89,9 @@ class Icons:
         return {"score": found.mean(axis=1).astype(np.float32), "influence": found}
 
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
-        """The ``k`` rows with most votes, ties by the sum of percentile ranks, then by row."""
+        """The ``k`` rows with most votes, ties by the sum of percentile ranks, then by
+        the mean influence, then by row.
+        """
         scored = pool.scored(self, seed)
         names, _, _ = task_means(pool.targets(Targets(self._signal())), self.name)
         defined = ~np.isnan(scored["score"])
@@ -97,7 +99,7 @@ class Icons:
         rows = np.flatnonzero(share.candidates)
         part = self.vote if self.vote is not None else min(1.0, share.k / max(1, len(rows)))
         votes, ranks = count_votes(scored["influence"][rows], part)
-        order = rows[np.lexsort((rows, -ranks, -votes))]
+        order = rows[np.lexsort((rows, -scored["score"][rows], -ranks, -votes))]
         judged = np.full(len(pool.examples), np.nan, np.float32)
         judged[rows] = votes + ranks / (ranks.max(initial=0.0) + 1)
         cut = np.sort(votes)[::-1][: share.k]
@@ -121,7 +123,7 @@ class Icons:
 
 
 def count_votes(influence: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Votes int64 [n], and the sum over tasks of percentile ranks in (0, 1], float64 [n].
+    """Votes int64 [n], and the sum over tasks of the ranks 1 to n, float64 [n] (exact).
 
     ``influence`` [n, T]. A task votes for every row at or above the 1 - ``share`` quantile of its
     column (linear interpolation).
@@ -130,5 +132,4 @@ def count_votes(influence: np.ndarray, share: float) -> tuple[np.ndarray, np.nda
         return np.empty(0, np.int64), np.empty(0)
     least = np.quantile(influence, 1 - share, axis=0)
     votes = (influence >= least).sum(axis=1).astype(np.int64)
-    ranks = rankdata(influence, method="average", axis=0) / len(influence)
-    return votes, ranks.sum(axis=1)
+    return votes, rankdata(influence, method="average", axis=0).sum(axis=1)

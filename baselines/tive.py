@@ -107,7 +107,9 @@ class Tive:
         return {"score": found}
 
     def select(self, pool: Pool, k: int, seed: int) -> Selection:
-        """``k`` rows drawn by source and value."""
+        """``k`` rows drawn by source and value. Raises UserError for an unknown source in
+        ``without``.
+        """
         value = pool.scored(self, seed)["score"]
         sources = {example.source for example in pool.examples}
         if unknown := sorted(set(self.without) - sources):

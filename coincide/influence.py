@@ -61,7 +61,7 @@ class GradientStore:
 
 
 @dataclass(frozen=True)
-class Sample:
+class AskedSample:
     """One document of a benchmark as the run was asked it."""
 
     benchmark: str
@@ -111,7 +111,7 @@ def _same(named: str, key: str) -> bool:
     return bool(digits) and bool(key) and (key.startswith(digits) or digits.startswith(key))
 
 
-def find_sample(shelf: ArtifactShelf, run: Result, named: str) -> Sample:
+def find_sample(shelf: ArtifactShelf, run: Result, named: str) -> AskedSample:
     """The sample ``BENCHMARK:ID``. Raises UserError, with the choices, where there is none."""
     benchmark, _, number = named.rpartition(":")
     measured = sorted({score.benchmark for score in run.scores})
@@ -132,10 +132,10 @@ def find_sample(shelf: ArtifactShelf, run: Result, named: str) -> Sample:
             f"and a target; the first are {asked[:10].tolist()}."
         )
     pictures, _ = benchmark_pictures(shelf, run, benchmark, {document: record})
-    return Sample(benchmark, document, record, pictures.get(document))
+    return AskedSample(benchmark, document, record, pictures.get(document))
 
 
-def gradient_of(sample: Sample, store: GradientStore, template: str) -> np.ndarray:
+def gradient_of(sample: AskedSample, store: GradientStore, template: str) -> np.ndarray:
     """float64 [D], of unit length: the sketch of the gradient of the target's loss, by the plain
     kind. Raises UserError where it is zero or not finite.
     """
@@ -201,7 +201,7 @@ def pulled(
 
 def influence(
     run: Result, shelf: ArtifactShelf, named: str, top: int
-) -> tuple[Sample, GradientStore, list[Pulled], list[Pulled], Path | None]:
+) -> tuple[AskedSample, GradientStore, list[Pulled], list[Pulled], Path | None]:
     """The sample ``named``, the gradients used, the ``top`` rows of the run's subset that pull it
     up most and down most, strongest first, and the folder of their pictures.
 
@@ -228,7 +228,7 @@ def influence(
 def _keep(
     shelf: ArtifactShelf,
     run: Result,
-    sample: Sample,
+    sample: AskedSample,
     store: GradientStore,
     up: Sequence[Pulled],
     down: Sequence[Pulled],
@@ -258,7 +258,7 @@ img{max-width:100%;image-rendering:auto;border-radius:4px}figcaption{margin-top:
 
 
 def page(
-    sample: Sample,
+    sample: AskedSample,
     store: GradientStore,
     up: Sequence[Pulled],
     down: Sequence[Pulled],

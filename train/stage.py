@@ -124,9 +124,8 @@ def _positions(rows_path: Path, wanted: frozenset[int]) -> tuple[int, ...]:
 
 
 def run_job(build: Build, job: TrainingJob) -> dict[str, Any]:
-    """Run the job, with smaller and smaller micro-batches while memory runs out.
-
-    Facts for the manifest.
+    """Run the job, with smaller and smaller micro-batches while memory runs out; facts for the
+    manifest. Raises UserError for examples without an answer token.
     """
     examples = sum(1 for _ in scan(Path(job.annotations)))
     recipe = job.recipe

@@ -6,7 +6,6 @@ the step at which a share of the rows has passed follows from the recipe's globa
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
@@ -14,6 +13,7 @@ from math import fsum
 from pathlib import Path
 from typing import Any
 
+from coincide.data.llava_json import scan
 from coincide.models.template import encoding_of
 from coincide.schema import Checkpoint, DataSource, ModelSource, UserError, WarmUp
 from coincide.store import Build, Step
@@ -54,7 +54,7 @@ def warmup_step(
 
     def build(build: Build) -> dict[str, Any]:
         job = job_of(build, own, model, source, seed)
-        examples = len(json.loads(Path(job.annotations).read_text(encoding="utf-8")))
+        examples = sum(1 for _ in scan(Path(job.annotations)))
         job = replace(job, keep=steps_at(need.at, source.size(), examples, own))
         facts = run_job(build, job)
         shutil.rmtree(job.adapter)  # it is the last that was kept

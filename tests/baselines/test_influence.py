@@ -42,6 +42,7 @@ def twin_of_icons(pool: Pool, method: Icons, k: int) -> list[int]:
     names = sorted({e.source for e, u in zip(found.examples, found.usable, strict=True) if u})
     votes: Counter[int] = Counter()
     ranks: Counter[int] = Counter()
+    mean: Counter[int] = Counter()
     for name in names:
         mine = [i for i, e in enumerate(found.examples) if e.source == name and found.usable[i]]
         score = {r: np.mean([x[r] @ found.values[i].astype(np.float64) for i in mine])
@@ -53,7 +54,8 @@ def twin_of_icons(pool: Pool, method: Icons, k: int) -> list[int]:
             below = sum(s < score[r] for s in score.values())
             same = sum(s == score[r] for s in score.values())
             ranks[r] += (below + (same + 1) / 2) / len(able)  # type: ignore[assignment]
-    return sorted(able, key=lambda r: (-votes[r], -round(ranks[r], 9), r))[:k]
+            mean[r] += score[r] / len(names)
+    return sorted(able, key=lambda r: (-votes[r], -round(ranks[r], 9), -mean[r], r))[:k]
 
 
 @pytest.mark.parametrize("method", [Icons(), Icons(vote=0.35)], ids=repr)
