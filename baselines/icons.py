@@ -14,11 +14,11 @@ code: 500 steps of batch 128 on LLaVA-665K (9.6 %), plain gradients, 5,120 rando
 Ours differs. There the vote's share and the budget are one number; here they are two, the budget
 unless ``vote`` is set. Votes are few whole numbers, and an unstable sort cuts the ties (40 % of a
 subset, if votes were independent); here ties go by the sum over tasks of percentile ranks, then by
-the row. The code merges the adapter into the base and then wraps it round again, so that its
-gradients are those of W + 2 s B A; here it counts once. There MME's rows alone are read
-unnormalised, which changes nothing in the order of one subtask; here all have unit length.
-``projection: flat`` is the released dense matrix; ``hashed`` ranks as well at a hundredth of its
-cost (docs/SCALE.md).
+the mean influence, then by the row. The code merges the adapter into the base and then wraps it
+round again, so that its gradients are those of W + 2 s B A; here it counts once. There MME's rows
+alone are read unnormalised, which changes nothing in the order of one subtask; here all have unit
+length. ``projection: flat`` is the released dense matrix; ``hashed`` ranks as well at a hundredth
+of its cost (docs/SCALE.md).
 
 Rows: text-only examples are scored like all others (``keep``, as released), or get their share at
 random (``quota``). Rows whose gradient is zero or not finite are not usable, named and counted.

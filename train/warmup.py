@@ -13,7 +13,7 @@ from math import fsum
 from pathlib import Path
 from typing import Any
 
-from coincide.data.llava_json import scan
+from coincide.data.rows import scan
 from coincide.models.template import encoding_of
 from coincide.schema import Checkpoint, DataSource, ModelSource, UserError, WarmUp
 from coincide.store import Build, Step
