@@ -33,11 +33,6 @@ FILES_OF = {"from_file": ("path",), "mmssr": ("scores",)}
 MODEL_SIZES = {
     "llava_1_5_7b": "7B",
     "llava_1_5_13b": "13B",
-FILES_OF = {"from_file": ("path",), "mmssr": ("scores",)}
-"""Method -> fields that name a file, which must be there."""
-MODEL_SIZES = {
-    "llava_1_5_7b": "7B",
-    "llava_1_5_13b": "13B",
     "llava_onevision_7b": "LLaVA-OneVision",
 }
 }
