@@ -35,7 +35,6 @@ MODEL_SIZES = {
     "llava_1_5_13b": "13B",
     "llava_onevision_7b": "LLaVA-OneVision",
 }
-}
 OPENING = """# Selection methods
 
 Made from the method files by `make docs`; change them, not this page. `python run.py method=NAME`
