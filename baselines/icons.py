@@ -17,8 +17,8 @@ subset, if votes were independent); here ties go by the sum over tasks of percen
 the mean influence, then by the row. The code merges the adapter into the base and then wraps it
 round again, so that its gradients are those of W + 2 s B A; here it counts once. There MME's rows
 alone are read unnormalised, which changes nothing in the order of one subtask; here all have unit
-length. ``projection: flat`` is the released dense matrix; ``hashed`` ranks as well at a hundredth
-of its cost (docs/SCALE.md).
+length. ``projection: flat`` is the released dense matrix; ``hashed`` has the
+same variance at one addition an entry (``coincide.ops.sketch``).
 
 Rows: text-only examples are scored like all others (``keep``, as released), or get their share at
 random (``quota``). Rows whose gradient is zero or not finite are not usable, named and counted.
