@@ -143,7 +143,12 @@ def warmup_steps(experiment: Experiment) -> dict[WarmUp, Step]:
 
 def adapted_of(experiment: Experiment) -> list[Extraction]:
     """The signals that the experiment's method reads off a warmed-up target, of the pool's rows, of
-    some of them and of the target rows."""
+    some of them and of the target rows. Where it reads none, nothing is looked for: the data may
+    not be there yet.
+    """
+    asked = (each for need in experiment.needs for each in (need, *read_by(need)))
+    if not any(isinstance(each, AdaptedSignal) for each in asked):
+        return []
     tables = (experiment.extractions, experiment.target_extractions, experiment.tuned)
     found = [each for table in tables for each in table.values()]
     return [each for each in found if isinstance(each.signal, AdaptedSignal)]
