@@ -13,7 +13,7 @@ from typing import Any
 from coincide.config import FeaturePass, HealthLimits
 from coincide.features.extract import Extraction, extraction
 from coincide.ledger.identity import content_keys
-from coincide.needs import subsets_of
+from coincide.needs import read_by, subsets_of
 from coincide.protocols import (
     EvalStage,
     EvaluationSuite,
@@ -394,14 +394,9 @@ class Experiment:
         parts: dict[str, Any] = {"data": self.source} if goals - {"report"} else {}
         if goals & {"features", "select"} or tuned:
             parts |= {name: part for name, part in self.models.items() if self.asks(name)}
-            looks = any(each.target_extractions for each in self.family)
-            parts |= {"targets": self.targets} if looks else {}
-        needs = [need for each in self.family for need in each.needs]
-        if (
-            tuned
-            or any(each.warmups for each in self.family)
-            or any(isinstance(need, Difficulty | TunedSignal) for need in needs)
-        ):
+            parts |= {"targets": self.targets} if _targets(self.all_needs) else {}
+        rated = any(isinstance(need, Difficulty) for need in self.all_needs)
+        if tuned or rated or self.trains_first:
             parts |= {"target": self.target}
         parts |= {"train": self.recipe} if self.finetunes(goals) else {}
         parts |= {"eval": self.suite} if "evaluate" in goals else {}
@@ -417,8 +412,18 @@ class Experiment:
     def finetunes(self, stages: Iterable[str]) -> bool:
         """Whether ``stages`` finetune the target by the recipe, be it for a selection."""
         goals = set(stages)
-        first = self.all_tuned or any(each.warmups for each in self.family)
-        return "train" in goals or bool(goals & {"select", "evaluate"} and first)
+        return "train" in goals or bool(goals & {"select", "evaluate"} and self.trains_first)
+
+    @property
+    def all_needs(self) -> list[Need]:
+        """Those of the whole family."""
+        return [need for each in self.family for need in each.needs]
+
+    @property
+    def trains_first(self) -> bool:
+        """Whether rows are selected by what a finetuned target gives; known without the data."""
+        asked = (each for need in self.all_needs for each in (need, *read_by(need)))
+        return any(isinstance(each, TunedSignal | WarmUp | AdaptedSignal) for each in asked)
 
     def contents(self) -> dict[str, str]:
         """Keys of data, target and the models that signals come from (``Result.contents``), and of

@@ -231,10 +231,10 @@ def _of_today(
         TokenScoresBlind(): blind[:, None].astype(np.float32),
         TokenScoresUnasked(): unasked[:, None].astype(np.float32),
         PictureEmbedding(): shown,
+        ClipText("question"): unit(x @ rng.normal(size=(24, 12))),
         TokenSpectrum(): np.stack([rng.exponential(size=rows), rng.random(rows)], axis=1).astype(
             np.float32
         ),
-        ClipText("question"): unit(x @ rng.normal(size=(24, 12))),
     }
 
 

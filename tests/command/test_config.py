@@ -18,6 +18,7 @@ FILES = [
 ]
 GIVEN = {
     ("data", "llava_json"): ["data.annotations={file}", "data.images={folder}"],
+    ("data", "parquet"): ["data.annotations={folder}"],
     ("data", "messages"): ["data.annotations={file}", "data.images={folder}"],
     ("reference", "hub"): ["reference.repo=owner/name"],
     ("target", "hub"): ["target.repo=owner/name"],

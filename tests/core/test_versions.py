@@ -11,9 +11,12 @@ import pytest
 from tests.versions.__main__ import TABLE, current, verdict
 from tests.versions.cases import CASES, digest
 
-OTHERWISE = {"from_file", "activations", "token_scores", "hidden_last", "clip_image", "clip_text"}
-"""Rows that a user gives, and signals that the cases of coincide, el2n, semdedup and clip_score
-hash by the names of those methods."""
+OTHERWISE = {
+    "from_file", "activations", "token_scores", "hidden_last", "clip_image", "clip_text",
+    "gradient_length", "token_spectrum", "attention_spectrum",
+}  # fmt: skip
+"""Rows that a user gives, signals that the cases of coincide, el2n, semdedup and clip_score hash by
+the names of those methods, and what the case of gradients hashes."""
 KNOWN = json.loads(TABLE.read_text(encoding="utf-8"))
 
 
@@ -28,7 +31,7 @@ def test_the_table_has_these_cases_and_every_kind_of_artifact() -> None:
     kinds = {name.split("/")[0] for name in CASES}
     assert kinds == {
         "data", "model", "scan", "features", "clusters", "difficulty", "merged", "scores", "subset",
-        "adapter", "eval",
+        "adapter", "eval", "rows", "warmup",
     }  # fmt: skip
 
 

@@ -113,6 +113,12 @@ CASES: dict[str, Case] = {
         )
         for name in steps.METHODS
     },
+    "subset/mmssr": _step("coincide.selection.stage", steps.by_table, "SUBSET_VERSION"),
+    "subset/xmas": _step("coincide.selection.stage", steps.by_attention, "SUBSET_VERSION"),
+    "features/gradients": _step("coincide.features.extract", steps.sketches),
+    "rows": _step("coincide.data.kept", steps.rows),
+    "warmup": _step("train.warmup", steps.warm_up),
+    "data/lab": _step("coincide.data.demo.lab", outputs.lab),
     "subset/matched": _step("coincide.selection.stage", steps.matched, "SUBSET_VERSION"),
     "adapter": _step("train.stage", steps.training),
     "eval": _step("eval.stage", steps.evaluation),

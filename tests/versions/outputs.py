@@ -49,6 +49,16 @@ def demo() -> Any:
     return records, {str(p.relative_to(folder)): pixels(p) for p in images}
 
 
+def lab() -> Any:
+    """Annotations and pixels of the lab's first rows."""
+    from coincide.data.demo.lab import Lab
+
+    folder = store().ensure(Lab(n=200, items=6).step()).path
+    records = json.loads((folder / "train.json").read_text(encoding="utf-8"))
+    images = sorted((folder / "images").rglob("*.png"))
+    return records, {str(p.relative_to(folder)): pixels(p) for p in images}
+
+
 def benchmarks() -> Any:
     """Questions, answers and pixels of each."""
     import pyarrow.parquet as pq

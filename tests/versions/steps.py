@@ -48,12 +48,16 @@ def clusters() -> Any:
 def _methods() -> dict[str, Any]:
     from baselines.clip_score import ClipScore
     from baselines.d2_pruning import D2Pruning
+    from baselines.datatailor import DataTailor
     from baselines.dics import Dics
     from baselines.el2n import El2n
     from baselines.full import Full
     from baselines.grand import Grand
+    from baselines.icons import Icons
     from baselines.ifd import Ifd
     from baselines.length import Length
+    from baselines.less import Less, Representatives
+    from baselines.mix_to_max import MixToMax
     from baselines.onceselect import OnceSelect
     from baselines.perplexity import Perplexity
     from baselines.presel import PreSel
@@ -63,6 +67,7 @@ def _methods() -> dict[str, Any]:
     from baselines.self_filter import SelfFilter
     from baselines.self_sup import SelfSup
     from baselines.semdedup import SemDeDup
+    from baselines.tive import Balanced, Tive
     from baselines.typiclust import TypiClust
     from baselines.uniform import Random
     from baselines.visnec import VisNec
@@ -77,6 +82,8 @@ def _methods() -> dict[str, Any]:
         TypiClust(clusters=10), Dics(clusters=10), PreSel(share=0.1), of.method,
         Prism(), ScalSelect(), Rds(),
         OnceSelect(steps=20, epochs=20), VisNec(clusters=5), MAGIC,
+        Icons(), Less(), Representatives(clusters=10), Tive(), Balanced(), MixToMax(),
+        DataTailor(cluster_rows=15),
     ]  # fmt: skip
     return {method.name: method for method in made}
 
@@ -94,6 +101,84 @@ def matched() -> Any:
     pool, other = make_pool(), El2n()
     pool.subsets[SubsetOf(other)] = np.asarray(other.select(pool, 60, 0).rows)
     return np.asarray(Matched("el2n", other).select(pool, 60, 0).rows)
+
+
+def by_table() -> Any:
+    """The rows of ``mmssr`` from a table of scores."""
+    from baselines.mmssr import MmSsr
+    from tests.baselines.pool import make_pool
+
+    pool = make_pool()
+    lines = [f"{e.row},s{e.row % 3},{e.row * 7 % 11},{e.row * 5 % 13}" for e in pool.examples]
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder) / "scores.csv"
+        table.write_text("\n".join(["row,style,counting,reading", *lines]), encoding="utf-8")
+        return np.asarray(MmSsr(str(table)).select(pool, 60, 0).rows)
+
+
+def by_attention() -> Any:
+    """The rows of ``xmas``, whose trajectories are made here."""
+    from baselines.xmas import Xmas
+    from tests.baselines.pool import make_pool
+
+    pool, rng = make_pool(), np.random.default_rng(4)
+    method = Xmas(layers=(0,), at=(0.5, 1.0), clusters=5, least_rows=30)
+    for need in method.needs():
+        values = rng.exponential(size=(len(pool.examples), 1)).astype(np.float32)
+        values[[not e.images for e in pool.examples]] = np.nan
+        pool.signals[need] = values  # type: ignore[index]
+    return np.asarray(method.select(pool, 60, 0).rows)
+
+
+def sketches() -> Any:
+    """Sketches of every kind, an Adam step, and spectra, of factors that are made here."""
+    import torch
+
+    from coincide.features.forward.gradients import adam_step
+    from coincide.ops import sketch
+    from coincide.ops.scores import spectrum
+    from coincide.ops.sketch import MatrixShape
+
+    rng = np.random.default_rng(6)
+    matrices = [MatrixShape("a", 4, 40), MatrixShape("b", 2, 90)]
+    parts = [torch.from_numpy(rng.standard_normal((2, m.rank, m.width))) for m in matrices]
+    found = []
+    for kind in ("hashed", "flat", "per_module"):
+        made = sketch.start(kind, 8 if kind == "per_module" else 96, 3, 2, parts[0])
+        for matrix, part in zip(matrices, parts, strict=True):
+            made.add(matrix, part)
+        found.append(made.result())
+    step = adam_step(parts[0], parts[0] / 2, parts[0].square())
+    return found, step, spectrum(parts[0][0])
+
+
+def rows() -> Any:
+    """What the table of rows keeps of the demo's annotations."""
+    from coincide.data.kept import FILE, rows_step
+    from coincide.data.llava_json import LlavaJson
+    from coincide.data.table import open_rows
+
+    there = store()
+    folder = there.ensure(demo_source().step()).path
+    source = LlavaJson(annotations=str(folder / "train.json"), images=str(folder / "images"))
+    kept = open_rows(there.ensure(rows_step(source, source.content())).path / FILE)
+    return [vars_of(example) for example in kept[:40]], list(kept.texts(range(40)))
+
+
+def vars_of(example: Any) -> Any:
+    return example.id, example.source, example.images, [(t.role, t.text) for t in example.turns]
+
+
+def warm_up() -> Any:
+    """After which steps a warm-up keeps its adapters, and the recipe that it trains by."""
+    from baselines.uniform import Random
+    from coincide.schema import SubsetOf, WarmUp
+    from train.recipe import Recipe
+    from train.warmup import recipe_of, steps_at
+
+    need = WarmUp(SubsetOf(Random()), (0.02, 0.05), (("lr", 1e-4),))
+    recipe = recipe_of(need, Recipe(global_batch=16, micro_batch=4))
+    return recipe.answer_config(), steps_at(need.at, 4000, 200, recipe)
 
 
 def scan() -> Any:
