@@ -24,8 +24,11 @@ whatever it is told); each run has locks of its own, as with a node's own ``floc
 locks is removed again and again.
 """
 STAGES = ("prepare", "features", "select", "train", "evaluate")
-MEASURED = ("seconds", "bytes", "attempts", "memory", "threads")
-"""Parts of names of facts that no two runs share."""
+MEASURED = (
+    "seconds", "bytes", "attempts", "memory", "threads", "tokens", "prefixes", "reused",
+)  # fmt: skip
+"""Parts of names of facts that no two runs share: what was measured, and what was left to compute
+when a killed evaluation was gone on with."""
 
 
 def broken(way: str, world: Path) -> None:
