@@ -12,6 +12,9 @@ from coincide.system.files import write_json
 from eval.judge import Judge
 from eval.sample import Subsample
 
+HOW = "how.json"
+"""How a benchmark's answers were computed: beside its results, until the manifest holds it."""
+
 
 @dataclass(frozen=True)
 class BenchmarkJob:

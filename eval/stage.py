@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from coincide.system.files import write_atomic, write_json
 from eval import mirror
 from eval.journal import discard
 from eval.process import follow
-from eval.request import BenchmarkJob, EvaluationRequest
+from eval.request import HOW, BenchmarkJob, EvaluationRequest
 from eval.suite import Benchmark, Suite
 
 VERSION = 1
@@ -100,6 +101,7 @@ def _results(builds: Sequence[Build]) -> Iterator[tuple[Build, Mapping[str, Any]
     """
     waiting = []
     for build in builds:
+        build.scratch = (HOW,)
         evaluation = _evaluation(build)
         if why := evaluation.suite.left_out(evaluation.benchmark):
             _leave_out(build, why)
@@ -190,6 +192,8 @@ def _facts(build: Build) -> dict[str, Any]:
     result = json.loads((build.dir / "result.json").read_text(encoding="utf-8"))
     values = {score["metric"]: score["value"] for score in result["scores"]}
     facts = {"n": result["n"], "primary": result["primary"], "score": values[result["primary"]]}
+    with suppress(FileNotFoundError, ValueError):  # a benchmark that is left out has none
+        facts |= json.loads((build.dir / HOW).read_text(encoding="utf-8"))
     failed = result.get("judge_failed", 0)
     return {**facts, "judge_failed": failed} if failed else facts
 

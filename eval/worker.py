@@ -33,7 +33,7 @@ from coincide.system.files import write_atomic, write_json
 from coincide.system.processes import die_with_parent, has_locks
 from coincide.terminal.inert import guard_terminal
 from eval.judge import JudgeClient
-from eval.request import BenchmarkJob, EvaluationRequest
+from eval.request import HOW, BenchmarkJob, EvaluationRequest
 
 RANK = int(os.environ.get("RANK", "0"))
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", "1"))
@@ -108,9 +108,9 @@ def _evaluate_all(request: EvaluationRequest, run: Path, send: Send, make_model:
     send("loaded", samples=-(-asked // WORLD_SIZE))
     model = _model(request, jobs, tasks, device, lambda n: send("answered", count=n), make_model)
     for job in jobs:
-        started, before = time.monotonic(), model.reused
+        how = partial(_how, model, request, device, time.monotonic(), model.reused)
         try:
-            evaluate(model, job, tasks[job.name], manager)
+            facts = evaluate(model, job, tasks[job.name], manager, how)
         except Exception as error:
             traceback.print_exc()
             send("failed", benchmark=job.name, why=_why(error), full=is_full(error))
@@ -118,12 +118,20 @@ def _evaluate_all(request: EvaluationRequest, run: Path, send: Send, make_model:
             if WORLD_SIZE > 1:
                 break  # the other ranks wait for this one, which now ends and takes them along
         else:
-            seconds = round(time.monotonic() - started, 3)
-            how = {"device": device, "batch_size": request.batch_size, "world_size": WORLD_SIZE}
-            how |= {"reused": model.reused - before} if model.reused > before else {}
-            how |= model.how()
-            send("done", benchmark=job.name, evaluate_seconds=seconds, **how)
+            send("done", benchmark=job.name, **facts)
     return 1 if failed else 0
+
+
+def _how(
+    model: Any, request: EvaluationRequest, device: str, started: float, before: int
+) -> dict[str, Any]:
+    """How a benchmark's answers were computed, since ``started`` and ``before`` reused answers."""
+    return {
+        "evaluate_seconds": round(time.monotonic() - started, 3),
+        "device": device, "batch_size": request.batch_size, "world_size": WORLD_SIZE,
+        **({"reused": model.reused - before} if model.reused > before else {}),
+        **model.how(),
+    }  # fmt: skip
 
 
 def _examine_all(jobs: Sequence[BenchmarkJob], tasks: Mapping[str, Any], send: Send) -> int:
@@ -193,10 +201,13 @@ def with_own_seed(process: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def evaluate(model: Any, job: BenchmarkJob, task: Any, manager: Any) -> None:
+def evaluate(
+    model: Any, job: BenchmarkJob, task: Any, manager: Any, how: Callable[[], dict[str, Any]] = dict
+) -> dict[str, Any]:
     """Run one benchmark and write ``samples.jsonl`` and then ``result.json``, each atomically.
 
-    With several ranks the first one writes, once all have answered.
+    With several ranks the first one writes, once all have answered. Returns ``how()``, called when
+    all is answered; it is kept beside the results, for a run that finds them after a kill.
     """
     from lmms_eval.evaluator import simple_evaluate
 
@@ -225,8 +236,9 @@ def evaluate(model: Any, job: BenchmarkJob, task: Any, manager: Any) -> None:
             distributed_executor_backend="torchrun",
             cli_args=Namespace(output_path=scratch, process_with_media=True),
         )
+        facts = how()
         if RANK > 0:
-            return
+            return facts
         job = replace(
             job, protocol=answered_protocol(job.protocol, getattr(model, "engine", "prefix"))
         )
@@ -257,11 +269,13 @@ def evaluate(model: Any, job: BenchmarkJob, task: Any, manager: Any) -> None:
         }
     output = Path(job.output)
     merge_replies(output)
+    write_json(output / HOW, facts)
     _write_lines(output / "samples.jsonl", rows)
     note_done(output / "samples.jsonl")
     discard(output)
     write_json(output / "result.json", result)
     note_done(output / "result.json")
+    return facts
 
 
 def reply_scorer(task: Any, job: BenchmarkJob) -> Callable[[int, str], float | None]:
