@@ -214,6 +214,17 @@ def _blocks(values: Any) -> Iterator[Any]:
 # --- as a file --------------------------------------------------------------------------------
 
 
+SCHEMA = pa.schema(
+    {
+        "name": TEXT,
+        "size": pa.int64(),
+        "mtime": pa.int64(),
+        "sha256": pa.binary(32),
+        "redrawn": pa.uint8(),
+    }
+)
+
+
 def as_table(states: States) -> pa.Table:
     """``states`` as columns, to be written."""
     columns = {
@@ -225,19 +236,22 @@ def as_table(states: States) -> pa.Table:
         ),
         "redrawn": states.redrawn,
     }
-    return pa.table(columns)
+    return pa.table(columns, schema=SCHEMA)
 
 
 def of_table(table: pa.Table) -> States:
-    """What :func:`as_table` was given. Raises ValueError, KeyError or TypeError for another."""
-    table = table.combine_chunks()
-    columns = [table.column(name).combine_chunks() for name in ("size", "mtime", "redrawn")]
-    size, mtime, other = (np.array(column.to_numpy()) for column in columns)
-    names, hashes = (_one(table.column(name)) for name in ("name", "sha256"))
-    if names.type != TEXT or hashes.type != pa.binary(32):
+    """What :func:`as_table` was given. Raises ValueError or KeyError for another."""
+    kinds = {"size": np.int64, "mtime": np.int64, "sha256": np.uint8, "redrawn": np.uint8}
+    if not table.schema.equals(SCHEMA):
         raise ValueError("not a table of states")
-    digests = np.frombuffer(hashes.buffers()[1] or b"", np.uint8)[: 32 * len(names)]
-    return States(names, size, mtime, np.array(digests.reshape(-1, 32)), other)
+    parts = {name: _one(table.column(name)) for name in ("name", *kinds)}
+    # off the buffers: to_numpy imports pandas
+    size, mtime, digests, other = (
+        np.array(np.frombuffer(parts[name].buffers()[1] or b"", kind))
+        for name, kind in kinds.items()
+    )
+    n = len(table)
+    return States(parts["name"], size[:n], mtime[:n], digests[: 32 * n].reshape(-1, 32), other[:n])
 
 
 def _one(column: pa.ChunkedArray) -> pa.Array:
