@@ -14,10 +14,10 @@ From: Xia et al. 2024 ("LESS", ICML; MIT), by a specification of its code: 5 %, 
 
 Ours differs. Checkpoints are shares of the pool, where the code names step numbers, which hold for
 one number of GPUs; η is read from the warm-up's own log, where the code has it typed in. Moments
-are found by parameter name. All linears of the decoder are adapted, as ``train=...`` does it. The
-gradient of a row is that of its own mean loss, however it was batched. Rank, rate and batch are the
-run's recipe with ``recipe`` on top: those of the paper are ``method.recipe={epochs: 4, schedule:
-linear, lr: 2e-5, alpha: 512, dropout: 0.1, global_batch: 32}``.
+are found by parameter name. The gradient of a row is that of its own mean loss, however it was
+batched. The decoder's attention is adapted, as there; rank, rate and batch are the run's recipe
+with ``recipe`` on top: those of the paper are ``method.recipe={lr: 2e-5, rank: 128, alpha: 512,
+dropout: 0.1, global_batch: 32}``.
 
 ``gradients_of: representatives`` (cluster-LESS, by a specification of DataFlex, 64 rows a cluster):
 rows are clustered by their mean last states, the gradients of the ``representatives`` rows nearest
@@ -224,7 +224,8 @@ class Less:
         return SubsetOf(Representatives(self.clusters, self.representatives))
 
     def _warmup(self) -> WarmUp:
-        recipe = {"epochs": 4, "schedule": "linear", **(self.recipe or {})}
+        own = {"epochs": 4, "schedule": "linear", "linears": "attention"}
+        recipe = {**own, **(self.recipe or {})}
         return warm_up(self.warmup, self.at, recipe)
 
     def _signal(self, number: int, kind: Literal["adam", "sgd"] | None = None) -> Gradients:

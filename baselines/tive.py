@@ -1,6 +1,7 @@
 """TIVE: more of the sources whose rows have long gradients, and in a source the most typical rows.
 
-1. The target is finetuned on ``warmup`` of the pool, as many rows of each source as of the others.
+1. The target is finetuned on ``warmup`` of the pool, as many rows of each source as of the others;
+   LoRA adapts the decoder's attention.
 2. The gradient of every row's loss by the LoRA parameters: its length, and its sketch of unit
    length.
 3. A source's weight is the mean length of its rows' gradients; its share of the budget is in
@@ -16,8 +17,9 @@ name the ratio). ``sharpness`` is a setting for that reason.
 
 Ours differs. Values take one product with the source's mean instead of n² products. Where a source
 has fewer rows than its share, the code repeats rows; here every row is taken once and the rest goes
-to the other sources. Draws have the run's seed. All linears of the decoder are adapted, the code
-takes the attention's alone. The code trains the final model in full.
+to the other sources. Draws have the run's seed. The code reads the gradient by the attention's LoRA
+parameters alone; whether its warm-up adapts other linears as well is not known, here it does not
+(``method.recipe={linears: all}`` adapts and reads all). The code trains the final model in full.
 
 Rows: text-only examples are rows of their source like all others (``keep``, as released), or get
 their share at random (``quota``). Rows whose gradient is zero or not finite are not usable.
@@ -143,7 +145,8 @@ class Tive:
         )
 
     def _warmup(self) -> WarmUp:
-        return warm_up(self.warmup, [self.warmup], self.recipe, method=Balanced())
+        recipe = {"linears": "attention", **(self.recipe or {})}
+        return warm_up(self.warmup, [self.warmup], recipe, method=Balanced())
 
     def _signal(self) -> Gradients:
         return Gradients(self._warmup(), projection=self.projection, dimension=self.dimension)

@@ -25,24 +25,34 @@ PROJECTORS = (
 )  # fmt: skip
 """Attribute names of what lies between vision tower and decoder: LLaVA, Idefics, Qwen-VL, Gemma,
 DeepSeek-VL and Janus, VideoLLaMA 3, Kimi, LightOn OCR, Muse, Ovis, Granite (two lists)."""
+INSIDE = {"all": r".*\.", "attention": r"(?:.*\.)?[^.]*(?:attn|attention)[^.]*\.(?:.*\.)?"}
+"""By ``Recipe.linears``: what stands between the decoder's name and the last part of a linear's."""
 NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(^|[._])norm([._]|$)")
 
 
-def target_modules(model: nn.Module) -> str:
+def target_modules(model: nn.Module, linears: str = "all") -> str:
     """A regular expression that matches the names of all ``Linear`` layers of the language model
-    only.
+    only, or of those of its ``attention``: inside a module named ``self_attn``, ``attention``, ...
 
     Vision tower, projector and ``lm_head`` are excluded, as in LLaVA's ``find_all_linear_names``.
-    Raises UserError if the model has no language model.
+    Raises UserError if the model has no language model, or no attention in it.
     """
-    leaves = sorted({name.rpartition(".")[2] for name in language_linears(model)})
-    if not leaves:
+    names = language_linears(model)
+    if not names:
         parts = ", ".join(sorted({n.rpartition(".")[0] for n, _ in model.named_children()} | {""}))
         raise UserError(
             f"{type(model).__name__} has no linear layer under {' or '.join(LANGUAGE_MODELS)} "
             f"({parts}). LoRA finetuning expects an image-text-to-text model of transformers."
         )
-    return rf"(?:.*\.)?{_decoder()}\..*\.(?:{'|'.join(map(re.escape, leaves))})"
+    inside = rf"(?:.*\.)?{_decoder()}\.{INSIDE[linears]}"
+    leaves = {name.rpartition(".")[2] for name in names if re.fullmatch(rf"{inside}[^.]+", name)}
+    if not leaves:
+        raise UserError(
+            f"train.linears={linears}: {type(model).__name__} has no linear layer inside a module "
+            f"of its decoder named ...attn... or ...attention...; it has "
+            f"{', '.join(sorted(names)[:3])}. Set linears: all."
+        )
+    return rf"{inside}(?:{'|'.join(map(re.escape, sorted(leaves)))})"
 
 
 def projectors_of(model: nn.Module) -> list[str]:
@@ -137,7 +147,7 @@ def add_lora(model: nn.Module, recipe: Recipe, *, base: str, keep_dtype: bool) -
         lora_alpha=recipe.alpha,
         lora_dropout=recipe.dropout,
         bias="none",
-        target_modules=target_modules(model),
+        target_modules=target_modules(model, recipe.linears),
         modules_to_save=projectors_of(model),
     )
     adapted = get_peft_model(model, config, autocast_adapter_dtype=not keep_dtype)

@@ -14,7 +14,8 @@ SCHEDULES = ("cosine", "linear", "constant")
 ORDERS = ("seed", "rows")
 """Of the examples: a permutation per epoch; or by a hash of seed, epoch and the row's number in the
 dataset, so that two subsets show the rows that they share in the same relative order."""
-NEW = {"quantization": None, "order": "seed", "average": 0.0, "seed": None}
+LINEARS = ("all", "attention")
+NEW = {"quantization": None, "order": "seed", "average": 0.0, "seed": None, "linears": "all"}
 """Fields that came later, with what recipes did before: at these values they are not in the key."""
 SPEED_ONLY = frozenset(
     {
@@ -55,6 +56,8 @@ class Recipe:
       quantizes ``lm_head`` too.
     """
 
+    linears: str = "all"
+    """Of the decoder, which LoRA adapts: one of ``LINEARS``."""
     rank: int = 128
     alpha: int = 256
     dropout: float = 0.05
@@ -143,6 +146,7 @@ class Recipe:
             ("schedule", SCHEDULES),
             ("quantization", QUANTIZATIONS),
             ("order", ORDERS),
+            ("linears", LINEARS),
         )
         for name, allowed in choices:
             if getattr(self, name) not in allowed:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,9 @@ def examples_of(
     if whole is not None and whole.stat().st_size <= SMALL:
         return _read(whole, wanted, None), root
     chosen = shelf.file(folder, "subset.json")
-    return (_read(chosen, wanted, shelf.rows(run)) if chosen else {}), root
+    found = _read(chosen, wanted, shelf.rows(run)) if chosen else {}
+    index = shelf.file(data, "examples.parquet") if data else None
+    return (_with_sources(found, index) if index else found), root
 
 
 def _read(path: Path, wanted: set[int], rows: np.ndarray | None) -> dict[int, Example]:
@@ -131,10 +134,31 @@ def _read(path: Path, wanted: set[int], rows: np.ndarray | None) -> dict[int, Ex
         for place, _, value in scan(path):
             number = place if rows is None else int(rows[place])
             if number in wanted:
-                found[number] = parse(number, value, lambda _: "", tags_as_text=True)[0]
+                found[number] = parse(number, value, _stated, tags_as_text=True)[0]
     except (UserError, IndexError):
         return found
     return found
+
+
+def _stated(value: Mapping[str, Any]) -> str:
+    """The source that a row itself names, as those of the demo do."""
+    return str(value.get("source") or "")
+
+
+def _with_sources(found: Mapping[int, Example], index: Path) -> dict[int, Example]:
+    """The examples with the sources that the dataset's ``index`` (examples.parquet) has."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    numbers = pa.array(list(found), pa.int64())
+    try:
+        table = pq.read_table(index, columns=["row", "source"])
+        table = table.filter(pc.is_in(table.column("row"), value_set=numbers))
+    except (pa.ArrowInvalid, OSError):
+        return dict(found)
+    named = zip(table.column("row").to_pylist(), table.column("source").to_pylist(), strict=True)
+    return {**found, **{row: replace(found[row], source=str(source)) for row, source in named}}
 
 
 def _shown(example: Example, root: Path | None, budget: Budget, chosen: bool) -> list[Any]:

@@ -37,7 +37,7 @@ UNDECLARED = (
 """The same for method and recipe, for results from before these declared it (``Result.aside``).
 Nothing is to be added here."""
 
-LATER = {"train.order": "seed", "train.average": 0.0}
+LATER = {"train.order": "seed", "train.average": 0.0, "train.linears": "all"}
 """Fields of recipes that came later, with what was done before: two results with other values never
 share a row, nor is one 100 % of the other."""
 

@@ -14,8 +14,10 @@ from baselines.less import Less, Representatives, clustering
 from baselines.mix_to_max import MixToMax, net_influence
 from baselines.tive import Balanced, Tive, mean_cosines
 from baselines.xmas import Xmas, by_turns
-from coincide.schema import Pool, Targets, TunedSignal, UserError
+from coincide.schema import AdaptedSignal, Pool, Targets, TunedSignal, UserError
 from tests.baselines.pool import make_pool, unit
+from train.recipe import Recipe
+from train.warmup import recipe_of
 
 
 def test_a_pool_that_is_its_own_target_set_finds_every_row_again() -> None:
@@ -273,3 +275,13 @@ def test_xmas_takes_the_most_stable_rows_and_draws_those_without_a_picture() -> 
     texts = {r for r in found.rows.tolist() if blind[r]}
     assert texts and texts != {r for r in method.select(pool, 100, 2).rows.tolist() if blind[r]}
     assert not any(blind[r] for r in replace(method, text_only="drop").select(pool, 50, 1).rows)
+
+
+def test_whose_gradients_are_read_is_what_the_specifications_name() -> None:
+    """LESS and TIVE: the attention's alone; ICONS: every layer's. A recipe of one's own decides."""
+    for method, linears in ((Less(), "attention"), (Tive(), "attention"), (Icons(), "all")):
+        (warmed,) = {n.adapter for n in method.needs() if isinstance(n, AdaptedSignal)}
+        assert recipe_of(warmed, Recipe()).linears == linears
+    own = Tive(recipe={"linears": "all"}).needs()[0]
+    assert isinstance(own, AdaptedSignal)
+    assert recipe_of(own.adapter, Recipe()).linears == "all"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,8 +19,6 @@ from train.recipe import Recipe
 
 
 def test_targets_are_the_linears_of_the_language_model(llava: nn.Module) -> None:
-    import re
-
     pattern = re.compile(target_modules(llava))
     matched = {name for name, _ in llava.named_modules() if pattern.fullmatch(name)}
     wanted = {
@@ -30,11 +29,19 @@ def test_targets_are_the_linears_of_the_language_model(llava: nn.Module) -> None
     assert matched == wanted
     assert len(matched) == 2 * 7
     assert not any("lm_head" in n or "vision" in n or "projector" in n for n in matched)
+    attention = re.compile(target_modules(llava, "attention"))
+    assert {name for name, _ in llava.named_modules() if attention.fullmatch(name)} == {
+        name for name in wanted if ".self_attn." in name
+    }
 
 
 def test_a_model_without_language_model_is_refused() -> None:
     with pytest.raises(UserError, match="no linear layer under language_model or text_model"):
         target_modules(nn.Sequential(nn.Linear(2, 2)))
+    blind = nn.Module()
+    blind.language_model = nn.Sequential(nn.Sequential(nn.Linear(2, 2)))
+    with pytest.raises(UserError, match="linears=attention: Module has no linear layer inside"):
+        target_modules(blind, "attention")
     with pytest.raises(UserError, match="expected a projector between"):
         projectors_of(nn.Sequential(nn.Linear(2, 2)))
 
@@ -47,6 +54,11 @@ def test_decoder_and_projectors_of_other_families(family: str, tmp_path: Path) -
     linears = {
         name for name, part in decoder_of(network).named_modules() if isinstance(part, nn.Linear)
     }
+    attention = re.compile(target_modules(network, "attention"))
+    inside = {name for name, _ in network.named_modules() if attention.fullmatch(name)}
+    assert inside
+    assert all("attn" in name for name in inside)
+    assert len(inside) < len(linears)
     adapted = add_lora(network, Recipe(rank=2, alpha=4), base=family, keep_dtype=False)
     trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
     loras = {name.partition(".lora_A")[0] for name in trained if "lora_A" in name}
