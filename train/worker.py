@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from coincide.store import sealed
 from coincide.system.disk import is_full
 from coincide.system.files import sha256_file, write_json
+from coincide.system.memory import keep_freed_memory
 from coincide.system.processes import die_with_parent
 from coincide.terminal.inert import guard_terminal
 from coincide.terminal.redact import redact
@@ -45,6 +46,7 @@ def main(job_path: Path) -> int:
     if job.world_size > 1 and os.getppid() == 1:
         return EXIT_ERROR  # torchrun was killed before that line
     _redirect_output(job.rank_log(rank))
+    keep_freed_memory()
     try:
         stopped = train(job, rank)
     except Exception as error:
