@@ -34,8 +34,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
+from coincide.system.forked import Forked
 from coincide.system.processes import become_subreaper, die_with_parent
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -57,46 +58,6 @@ _lock = threading.Lock()
 _inherited: Mapping[str, str] = dict(os.environ)
 
 
-class Forked:
-    """A forked child, with what callers use of ``subprocess.Popen``."""
-
-    def __init__(self, pid: int, stdout: IO[Any] | None = None) -> None:
-        self.pid, self.stdout = pid, stdout
-        self.returncode: int | None = None
-
-    def poll(self) -> int | None:
-        """The exit code, negative for a signal; None while it runs."""
-        return self._reap(os.WNOHANG)
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end; raises ``subprocess.TimeoutExpired`` after ``timeout`` seconds."""
-        end = None if timeout is None else time.monotonic() + timeout
-        while (code := self._reap(0 if end is None else os.WNOHANG)) is None:
-            if end is not None and time.monotonic() > end:
-                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
-            time.sleep(0.01)
-        return code
-
-    def _reap(self, options: int) -> int | None:
-        if self.returncode is None:
-            pid, status = os.waitpid(self.pid, options)
-            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
-        return self.returncode
-
-    def send_signal(self, number: int) -> None:
-        """Send a signal, unless it has ended."""
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        """Send SIGKILL."""
-        self.send_signal(signal.SIGKILL)
-
-    def terminate(self) -> None:
-        """Send SIGTERM."""
-        self.send_signal(signal.SIGTERM)
-
-
 Process = subprocess.Popen[Any] | Forked
 
 
@@ -106,11 +67,16 @@ class Program:
 
     parent: int
     words: list[str]
-    """``-m NAME`` or a script, and arguments."""
+    """``-m NAME``, ``-c CODE`` or a script, and arguments."""
     folder: str
     variables: dict[str, str]
     session: bool
     prepare: Callable[[], None] | None
+    unbuffered: bool = False
+    passed: tuple[int, ...] = ()
+    """Descriptors beside 0, 1 and 2, to be kept under their numbers."""
+    serves: bool = False
+    """Whether it gets a process that forks its own children."""
 
 
 # --- the caller -------------------------------------------------------------------------------
@@ -133,11 +99,11 @@ def _program(args: Sequence[str], more: Mapping[str, Any]) -> Program | None:
     variables = dict(more.get("env") or os.environ)
     if _channel is None or args[0] != sys.executable or not _ours(args[1:]):
         return None
-    if _read_once(variables) != _read_once(_inherited):
+    if read_once(variables) != read_once(_inherited):
         return None
     return Program(
         os.getpid(), list(args[1:]), os.fspath(more.get("cwd") or Path.cwd()), variables,
-        bool(more.get("start_new_session")), more.get("preexec_fn"),
+        bool(more.get("start_new_session")), more.get("preexec_fn"), serves=args[1] != "-m",
     )  # fmt: skip
 
 
@@ -147,11 +113,12 @@ def _ours(words: Sequence[str]) -> bool:
     return bool(words) and Path(words[0]) == SCRIPT
 
 
-def _read_once(variables: Mapping[str, str]) -> dict[str, str]:
+def read_once(variables: Mapping[str, str], names: Sequence[str] = AT_IMPORT) -> dict[str, str]:
+    """Those of the variables that Python or a library reads once, as it begins."""
     return {
         name: value
         for name, value in variables.items()
-        if name.startswith(AT_IMPORT) and name not in SET_LATER
+        if name.startswith(tuple(names)) and name not in SET_LATER
     }
 
 
@@ -175,7 +142,7 @@ def _forked(program: Program, stdin: Any, more: Mapping[str, Any]) -> Forked | N
         streams = [
             descriptor(stdin, 0), out, out if err == subprocess.STDOUT else descriptor(err, 2),
         ]  # fmt: skip
-        pid = _ask(program, streams)
+        pid = None if _channel is None else ask(_channel, program, streams)
     if ours:
         os.close(ours[1])
     if pid is None:
@@ -185,13 +152,16 @@ def _forked(program: Program, stdin: Any, more: Mapping[str, Any]) -> Forked | N
     return Forked(pid, os.fdopen(ours[0], "r" if more.get("text") else "rb") if ours else None)
 
 
-def _ask(program: Program, descriptors: Sequence[int]) -> int | None:
-    assert _channel is not None
+def ask(channel: socket.socket, program: Program, descriptors: Sequence[int]) -> int | None:
+    """The process that runs ``program``, a child of this one, with ``descriptors`` as 0, 1, 2 and
+    those that are ``passed``; None if the server is gone.
+    """
     with _lock, suppress(OSError, pickle.PicklingError, AttributeError, TypeError, ValueError):
+        message = pickle.dumps(program)
         become_subreaper(True)  # the server's orphan becomes ours
         try:
-            socket.send_fds(_channel, [pickle.dumps(program)], descriptors)
-            return int(_channel.recv(64) or 0) or None
+            socket.send_fds(channel, [message], descriptors)
+            return int(channel.recv(64) or 0) or None
         finally:
             become_subreaper(False)
     return None
@@ -234,7 +204,7 @@ def serve(channel: socket.socket) -> None:
     """Fork what is asked for until the caller closes its end; in the child, never returns."""
     gc.freeze()
     while True:
-        message, descriptors, *_ = socket.recv_fds(channel, 1 << 20, 3)
+        message, descriptors, *_ = socket.recv_fds(channel, 1 << 20, 64)
         if not message:
             return
         if (between := os.fork()) == 0:
@@ -268,8 +238,8 @@ def become(program: Program, descriptors: Sequence[int]) -> NoReturn:
     try:
         if program.session:
             os.setsid()
-        _only(descriptors)
-        _streams(bool(program.variables.get("PYTHONUNBUFFERED")))
+        _only(descriptors, (0, 1, 2, *program.passed))
+        _streams(program.unbuffered or bool(program.variables.get("PYTHONUNBUFFERED")))
         _state(program)
         _run(program.words)
         code = 0
@@ -291,23 +261,24 @@ def become(program: Program, descriptors: Sequence[int]) -> NoReturn:
     os._exit(code if isinstance(code, int) else int(code is not None))
 
 
-def _only(streams: Sequence[int]) -> None:
-    """``streams`` as descriptors 0, 1 and 2; all others are closed."""
-    kept = [fcntl.fcntl(number, fcntl.F_DUPFD, max(*streams, 2) + 1) for number in streams]
+def _only(given: Sequence[int], wanted: Sequence[int]) -> None:
+    """``given`` as the descriptors ``wanted``; all others are closed."""
+    above = max((*given, *wanted)) + 1
+    kept = [fcntl.fcntl(number, fcntl.F_DUPFD, above) for number in given]
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - numbers, not paths
         if int(name) not in kept:
             with suppress(OSError):
                 os.close(int(name))
-    for target, number in enumerate(kept):
+    for number, target in zip(kept, wanted, strict=True):
         os.dup2(number, target)
         os.close(number)
 
 
 def _streams(unbuffered: bool) -> None:
-    codec = {"encoding": "utf-8", "closefd": False}
-    sys.stdin = open(0, errors="strict", **codec)  # type: ignore[call-overload]  # noqa: SIM115
-    sys.stdout = open(1, "w", 1 if unbuffered else -1, errors="strict", **codec)  # type: ignore[call-overload]  # noqa: SIM115
-    sys.stderr = open(2, "w", 1, errors="backslashreplace", **codec)  # type: ignore[call-overload]  # noqa: SIM115
+    codec: dict[str, Any] = {"encoding": sys.stdout.encoding, "closefd": False}
+    sys.stdin = open(0, errors=sys.stdin.errors, **codec)  # noqa: SIM115
+    sys.stdout = open(1, "w", 1 if unbuffered else -1, errors=sys.stdout.errors, **codec)  # noqa: SIM115
+    sys.stderr = open(2, "w", 1, errors="backslashreplace", **codec)  # noqa: SIM115
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
 
 
@@ -316,10 +287,11 @@ def _state(program: Program) -> None:
     global _channel, _inherited, forked
     forked = True
     os.chdir(program.folder)
-    _channel = _own_server() if program.words[0] != "-m" else None
+    _channel = _own_server() if program.serves else None
     _inherited = program.variables
     os.environ.clear()
     os.environ.update(program.variables)
+    sys.path[:] = [_first(program.words[0]), *_python_path(program.variables), *_INSTALLED]
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -336,6 +308,21 @@ def _state(program: Program) -> None:
         program.prepare()
 
 
+def _first(program: str) -> str:
+    """Where Python looks for modules first."""
+    return {"-m": str(Path.cwd()), "-c": ""}.get(program, str(Path(program).parent))
+
+
+def _python_path(variables: Mapping[str, str]) -> list[str]:
+    return [*filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))]
+
+
+_INSTALLED = [
+    path for path in sys.path if path not in ("", str(PROJECT), *_python_path(os.environ))
+]
+"""The search path's end, which every program has."""
+
+
 def _own_server() -> socket.socket:
     """The channel to a process like the one that this was forked from, which ends with this one."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -349,17 +336,20 @@ def _own_server() -> socket.socket:
 
 
 def _run(words: list[str]) -> None:
-    if words[0] == "-m":
-        name, *arguments = words[1:]
-        sys.argv = [name, *arguments]
-        _forget(name)
-        runpy.run_module(name, run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = list(words)
-        runpy.run_path(words[0], run_name="__main__")
+    match words:
+        case ["-m", name, *arguments]:
+            sys.argv = [name, *arguments]
+            forget(name)
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        case ["-c", code, *arguments]:
+            sys.argv = ["-c", *arguments]
+            exec(code, vars(sys.modules["__main__"]))
+        case [program, *_]:
+            sys.argv = list(words)
+            runpy.run_path(program, run_name="__main__")
 
 
-def _forget(module: str) -> None:
+def forget(module: str) -> None:
     """Have ``module`` imported again, by a program that is named so."""
     if module in sys.modules:
         package, _, name = module.rpartition(".")
