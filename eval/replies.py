@@ -149,7 +149,7 @@ def _job(benchmark: Any, folder: Path) -> BenchmarkJob:
 @contextlib.contextmanager
 def _in_mirror(folder: Path) -> Iterator[None]:
     """A working directory in which the datasets' names are paths to synthetic ones; no network."""
-    from eval.worker import offline
+    from eval.offline import offline
 
     offline(folder / "cache")
     os.environ["OPENAI_API_KEY"] = "unused"

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -196,9 +195,9 @@ class Benchmark:
         Fields at their defaults are left out, so that a new field does not change the key of old
         results.
         """
-        task_files = _digest(self.tasks_path, self.task) if self.tasks_path else None
+        task_files = taskfile.digest_folder(self.tasks_path, self.task) if self.tasks_path else None
         more = {
-            "overlay": _digest_file(self.overlay_path) if self.overlay_path else None,
+            "overlay": taskfile.digest(self.overlay_path) if self.overlay_path else None,
             "dataset": self.dataset,
             "where": dict(self.where),
             "subsample": asdict(self.subsample) if self.subsample else None,
@@ -381,27 +380,6 @@ def _union(several: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, list[str
         for config, names in splits.items():
             found.setdefault(config, {}).update(dict.fromkeys(names))
     return {config: list(names) for config, names in found.items()}
-
-
-def _digest_file(path: Path) -> str:
-    """Hash over an overlay, the files it includes, and the code beside it."""
-    files = [*taskfile.files(path), *sorted(path.parent.glob("*.py"))]
-    return hashlib.sha256(b"\0".join(p.read_bytes() for p in files)).hexdigest()[:16]
-
-
-def _digest(folder: Path, task: str) -> str:
-    """Hash over the task's folder, so that an edited prompt or metric changes the key."""
-    files = sorted(p for p in folder.rglob("*") if p.suffix in (".yaml", ".py", ".txt"))
-    _require(
-        (folder / f"{task}.yaml").is_file(),
-        f"{folder / f'{task}.yaml'}: no such file, where the task {task!r} was looked for; there "
-        f"are {', '.join(p.stem for p in files if p.suffix == '.yaml') or 'none'}.",
-    )
-    digest = hashlib.sha256()
-    for path in files:
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(folder)}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()[:16]
 
 
 def _require(condition: bool, message: str) -> None:

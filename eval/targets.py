@@ -256,7 +256,7 @@ def _run(work: Path, folder: Path | None, name: str) -> None:
 
 def main(path: Path) -> None:
     """Read the documents of the request in ``path``; writes ``records.json`` beside it."""
-    from eval.worker import offline
+    from eval.offline import offline
 
     request = json.loads(path.read_text(encoding="utf-8"))
     offline(Path(request["cache"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,30 @@ def settings(path: Path) -> dict[str, Any]:
     for _, content in reversed(_chain(path)):
         found |= content
     return {key: value for key, value in found.items() if key != "include"}
+
+
+def digest(path: Path) -> str:
+    """Hash over a task's file, the files it includes, and the code beside it."""
+    read = [*files(path), *sorted(path.parent.glob("*.py"))]
+    return hashlib.sha256(b"\0".join(p.read_bytes() for p in read)).hexdigest()[:16]
+
+
+def digest_folder(folder: Path, task: str) -> str:
+    """Hash over the folder of ``task``, so that an edited prompt or metric changes the key.
+
+    Raises UserError if the folder has no such task.
+    """
+    read = sorted(p for p in folder.rglob("*") if p.suffix in (".yaml", ".py", ".txt"))
+    if not (folder / f"{task}.yaml").is_file():
+        raise UserError(
+            f"{folder / f'{task}.yaml'}: no such file, where {task!r} was looked for; there "
+            f"are {', '.join(p.stem for p in read if p.suffix == '.yaml') or 'none'}."
+        )
+    found = hashlib.sha256()
+    for path in read:
+        content = path.read_bytes()
+        found.update(f"{path.relative_to(folder)}\0{len(content)}\0".encode() + content)
+    return found.hexdigest()[:16]
 
 
 def _chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:

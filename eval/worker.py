@@ -6,13 +6,10 @@ standard error. Exits with 1 if a benchmark failed, after the others were evalua
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import random
-import shutil
 import sys
-import tempfile
 import time
 import traceback
 from argparse import Namespace
@@ -27,12 +24,12 @@ from typing import Any
 
 from coincide.schema import UserError
 from coincide.store import note_done
-from coincide.system import forkserver
 from coincide.system.disk import is_full
 from coincide.system.files import write_atomic, write_json
-from coincide.system.processes import die_with_parent, has_locks
+from coincide.system.processes import die_with_parent
 from coincide.terminal.inert import guard_terminal
 from eval.judge import JudgeClient
+from eval.offline import offline
 from eval.request import HOW, BenchmarkJob, EvaluationRequest
 
 RANK = int(os.environ.get("RANK", "0"))
@@ -357,52 +354,6 @@ def _channel() -> Send:
         pipe.flush()
 
     return send
-
-
-def offline(cache: Path) -> None:
-    """No network, and caches in the store.
-
-    Where its files cannot be locked, which ``datasets`` does for every table, the tables are
-    prepared in a temporary folder instead. Called before the libraries are imported, which read it
-    once.
-    """
-    tables = cache / "datasets"
-    if not has_locks(tables):
-        tables = Path(tempfile.mkdtemp(prefix="coincide-datasets-"))
-        atexit.register(shutil.rmtree, tables, ignore_errors=True)
-        if RANK == 0:
-            told = f"evaluate: no file locks in {cache}; datasets are prepared in {tables}"
-            print(told, file=sys.stderr, flush=True)
-    os.environ |= {
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "HF_HOME": str(cache / "huggingface"),
-        "HF_DATASETS_CACHE": str(tables),
-        "LMMS_EVAL_DATASETS_CACHE": str(tables),
-        "TOKENIZERS_PARALLELISM": "false",
-        "NUM_IMAGE": "1",  # of 2, MMBench and MMMU would show every picture twice
-    }
-    if forkserver.forked:
-        _tell_loaded(cache / "huggingface", tables)
-
-
-def _tell_loaded(home: Path, tables: Path) -> None:
-    """The same for libraries that this process was forked with (``coincide.system.forkserver``)."""
-    import datasets.config
-    import huggingface_hub.constants
-    from lmms_eval.api.task import _resolve_hf_datasets_cache_dir as remembered
-    from PIL import ImageFile
-
-    huggingface_hub.constants.HF_HUB_OFFLINE = True
-    datasets.config.HF_HUB_OFFLINE = datasets.config.HF_DATASETS_OFFLINE = True
-    datasets.config.HF_CACHE_HOME = str(home)
-    datasets.config.HF_DATASETS_CACHE = tables
-    datasets.config.HF_MODULES_CACHE = home / "modules"
-    datasets.config.DOWNLOADED_DATASETS_PATH = tables / "downloads"
-    datasets.config.EXTRACTED_DATASETS_PATH = tables / "downloads" / "extracted"
-    remembered.cache_clear()
-    ImageFile.LOAD_TRUNCATED_IMAGES = True  # as importing lmms-eval leaves it
 
 
 def _why(error: BaseException) -> str:
