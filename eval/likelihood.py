@@ -4,8 +4,11 @@ Accuracy moves only where an answer turns; the likelihood of the right answer wi
 of the model, so that two methods are told apart with fewer runs and questions. Of each sample: the
 nats per token of the right answer, its end included, and, where the benchmark offers alternatives,
 the margin in nats of the right one over the likeliest other. A benchmark's figure is the mean over
-samples of exp(-nats), the geometric mean probability of the answer's tokens: 0 to 1, higher is
-better, so that Rel. (%) is defined as for accuracy.
+samples of exp(-nats), the geometric mean probability of the answer's tokens, and, where every
+sample has a margin, of 1 / (1 + exp(-margin)), the probability of the right answer if it and the
+likeliest other were all: how a model words a yes, and what it would say beside, do not count, as
+they do not in the accuracy. Both are 0 to 1, higher is better, so that Rel. (%) is defined as for
+accuracy.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ LONGEST = 100
 DIGITS = 4
 """Decimals that are kept: sums in another batch differ beyond them."""
 PROTOCOL = "score=likelihood of the answer per token"
+OF_TWO = "score=likelihood of the right answer against the likeliest other"
 NO_ANSWER = "its right answers are no short texts whose likelihood could be taken"
 NOT_RECORDED = (
     "no likelihoods were recorded (by a version without them, with eval.likelihood=false, or "
@@ -115,15 +119,23 @@ def likelihood_scores(rows: Sequence[Mapping[str, Any]], job: Any) -> list[dict[
     scored = [row for row in rows if row["score"] is not None]
     recorded = all("nats" in row for row in scored)
     scored = [row for row in scored if row.get("nats") is not None]
-    protocol = "; ".join(filter(None, [job.protocol, PROTOCOL]))
+    offered = bool(scored) and all(row.get("margin") is not None for row in scored)
+    protocol = "; ".join(filter(None, [job.protocol, OF_TWO if offered else PROTOCOL]))
     if not recorded or not scored:
         why = NOT_RECORDED if not recorded else NO_ANSWER
         return [asdict(Score(job.name, METRIC, None, 0, protocol=protocol, why=why))]
     figures = {METRIC: [math.exp(-row["nats"]) for row in scored]}
     figures["nats"] = [row["nats"] for row in scored]
-    if all(row.get("margin") is not None for row in scored):
+    if offered:
+        figures[METRIC] = [_of_two(row["margin"]) for row in scored]
         figures["margin"] = [row["margin"] for row in scored]
     return [asdict(_mean(name, values, scored, job, protocol)) for name, values in figures.items()]
+
+
+def _of_two(margin: float) -> float:
+    """1 / (1 + exp(-margin)), without overflow."""
+    odds = math.exp(-abs(margin))
+    return (1.0 if margin >= 0 else odds) / (1.0 + odds)
 
 
 def _mean(

@@ -93,6 +93,9 @@ def test_margins_stand_where_there_are_alternatives(measured: dict[str, Artifact
         assert all(math.isfinite(row["margin"]) for row in rows)
         mean = np.mean([row["margin"] for row in rows])
         assert figures["margin"]["value"] == pytest.approx(mean)
+        of_two = np.mean([1 / (1 + math.exp(-row["margin"])) for row in rows])
+        assert figures["likelihood"]["value"] == pytest.approx(of_two)
+        assert figures["likelihood"]["protocol"].endswith("against the likeliest other")
     assert not any("margin" in row for row in samples(measured["attributes"]))
 
 
@@ -185,6 +188,10 @@ def test_figures_are_missing_unless_every_sample_has_them(tmp_path: Path) -> Non
     assert lacking["value"] is None and lacking["why"] == NOT_RECORDED
     [few, _] = likelihood_scores([row, {**row, "doc_id": 1, "nats": None}], job)
     assert few["n"] == 1, "a long answer is left out, for every run alike"
+    [mixed, _] = likelihood_scores([{**row, "margin": 1.0}, {**row, "doc_id": 1}], job)
+    assert mixed["value"] == 1.0, "alternatives count where every sample has them"
+    [far, *_] = likelihood_scores([{**row, "margin": -1e4}, {**row, "margin": 1e4}], job)
+    assert far["value"] == pytest.approx(0.5)
     [none] = likelihood_scores([{**row, "nats": None}], job)
     assert none["value"] is None and none["why"] == NO_ANSWER
 
