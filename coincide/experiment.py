@@ -5,7 +5,7 @@ data, reference -> features -> subset -> adapter -> scores -> a result in the le
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -160,7 +160,7 @@ class Experiment:
 
     def asks(self, model: str) -> bool:
         """Whether the method needs a signal of the model of that name."""
-        needs = [need for each in self.family for need in each.needs]
+        needs = self.all_needs
         wanted = [*(s for n in needs for s in signals_of(n)), *(t.signal for t in _targets(needs))]
         return any(signal.model == model for signal in wanted)
 
@@ -414,10 +414,10 @@ class Experiment:
         goals = set(stages)
         return "train" in goals or bool(goals & {"select", "evaluate"} and self.trains_first)
 
-    @property
+    @cached_property
     def all_needs(self) -> list[Need]:
-        """Those of the whole family."""
-        return [need for each in self.family for need in each.needs]
+        """Those of the whole family; known without the data."""
+        return [need for method in _looked_at(self.method) for need in method.needs()]
 
     @property
     def trains_first(self) -> bool:
@@ -432,6 +432,14 @@ class Experiment:
         if self.targets is not None and any(each.target_extractions for each in self.family):
             models["targets"] = self.targets_data
         return content_keys(self.method, data=self.data, target=self.target.step(), **models)
+
+
+def _looked_at(method: Method) -> Iterator[Method]:
+    """``method``, those whose subsets it looks at, and so on."""
+    yield method
+    for need in method.needs():
+        for subset in subsets_of(need):
+            yield from _looked_at(subset.method)
 
 
 def _targets(needs: Iterable[Need]) -> list[Targets]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import run as program
+from coincide.checks.needs import gather
 from tests.command.conftest import Run
 
 
@@ -55,3 +57,15 @@ def test_dry_run_prints_the_plan_and_runs_nothing(run: Run, tmp_path: Path) -> N
     for word in ("features", "subset/coincide", "adapter/", "eval/", "build"):
         assert word in found.stdout
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("method", ["presel", "matched", "self_filter", "icons"])
+def test_what_is_missing_is_listed_whole(method: str, tmp_path: Path) -> None:
+    """Also by methods that look at another subset or at a target finetuned first, whose steps need
+    the number of rows of data that is not there."""
+    words = [f"paths.{name}={tmp_path / name}" for name in ("data", "store", "ledger")]
+    (job,) = program.compose_all(["data=llava", f"method={method}", "targets=demo", *words])
+    found = gather([(job.experiment, job.stages)])
+    lacking = {group for group, requirement in found if not requirement.met}
+    assert {"data", "target", "eval"} <= lacking
+    assert len([name for group, name in found if group == "data"]) > 2, "pictures too"
