@@ -79,36 +79,42 @@ def start(
     """An empty sketch of ``rows`` rows, in the precision and on the device of ``like``."""
     if kind == "per_module":
         return _PerModule(dimension, seed)
-    made = _Hashed if kind == "hashed" else _Flat
-    return made(seed, like.new_zeros(rows, dimension))
+    total = like.new_zeros(rows, dimension)
+    return _Hashed(seed, dimension, total) if kind == "hashed" else _Flat(seed, total)
 
 
 @dataclass
 class _Hashed:
+    """Entries are added up at start + i stride + j, and these places taken mod D at the end: an
+    addition for each matrix, whatever D is.
+    """
+
     seed: int
-    total: torch.Tensor
+    places: int
+    laid: torch.Tensor
+    """[B, D or more], as far as any matrix reached."""
 
     def add(self, matrix: MatrixShape, values: torch.Tensor) -> None:
+        import torch
+
         rows, rank, width = values.shape
-        places = self.total.shape[1]
         begin, stride, of_rows, of_columns = _places(
-            self.seed, matrix, places, str(values.device), values.dtype
+            self.seed, matrix, self.places, str(values.device), values.dtype
         )
-        laid = values.new_zeros(rows, rank, stride)
-        laid[:, :, :width] = values * (of_rows * of_columns)
-        flat = laid.view(rows, rank * stride)
-        # up to the end of the places, then round and round, then what is left
-        done = min(places - begin, flat.shape[1])
-        self.total[:, begin : begin + done] += flat[:, :done]
-        rounds = (flat.shape[1] - done) // places
-        if rounds:
-            whole = flat[:, done : done + rounds * places]
-            self.total += whole.reshape(rows, rounds, places).sum(dim=1)
-            done += rounds * places
-        self.total[:, : flat.shape[1] - done] += flat[:, done:]
+        lacking = begin + rank * stride - self.laid.shape[1]
+        if lacking > 0:
+            self.laid = torch.nn.functional.pad(self.laid, (0, lacking))
+        apart = (self.laid.shape[1], stride, 1)  # no row reaches the next: stride >= width
+        self.laid.as_strided((rows, rank, width), apart, begin).addcmul_(
+            values, of_rows * of_columns
+        )
 
     def result(self) -> torch.Tensor:
-        return self.total
+        import torch
+
+        rounds = -(-self.laid.shape[1] // self.places)
+        whole = torch.nn.functional.pad(self.laid, (0, rounds * self.places - self.laid.shape[1]))
+        return whole.view(-1, rounds, self.places).sum(dim=1)
 
 
 @lru_cache(maxsize=4096)

@@ -67,23 +67,30 @@ class _Layer:
 class _AdaptedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Any, anchor: Any, layer: _Layer, model: AdaptedModel) -> Any:
-        a, b = layer.a.to(x.dtype), layer.b.to(x.dtype)
-        low = x @ a.T
+        a, b = _like(layer.a, x), _like(layer.b, x)
+        low = nn.functional.linear(x, a)
         ctx.save_for_backward(x, low)
         ctx.layer, ctx.model = layer, model
         y = nn.functional.linear(x, layer.linear.weight, layer.linear.bias)
-        return y + low @ b.T
+        y.view(-1, y.shape[-1]).addmm_(low.view(-1, low.shape[-1]), b.T)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         (g,) = grads
         x, low = ctx.saved_tensors
         layer = ctx.layer
-        a, b = layer.a.to(x.dtype), layer.b.to(x.dtype)
-        lower = g @ b
-        ctx.model.hand_over(layer, x, low, g, lower)
-        back = g @ layer.linear.weight + lower @ a if ctx.needs_input_grad[0] else None
-        return back, None, None, None
+        a, b = _like(layer.a, x), _like(layer.b, x)
+        flat = g.reshape(-1, g.shape[-1])
+        lower = flat.mm(b)
+        ctx.model.hand_over(layer, x, low, g, lower.view(low.shape))
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, None
+        return flat.mm(layer.linear.weight).addmm_(lower, a).view(x.shape), None, None, None
+
+
+def _like(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return matrix if matrix.dtype == x.dtype else matrix.to(x.dtype)
 
 
 @dataclass
@@ -188,8 +195,8 @@ class AdaptedModel:
         """Give the factors of one call to the receiver, by row."""
         assert self._receive is not None
         x, low, g, lower = (_by_row(each, self._rows, layer.name) for each in (x, low, g, lower))
-        kept = torch.promote_types(x.dtype, torch.float32)
-        x, low, g, lower = (each.to(kept) for each in (x, low, g, lower))
+        if x.dtype.itemsize < 4:
+            x, low, g, lower = (each.float() for each in (x, low, g, lower))
         self._receive(layer.name, RowFactors((lower, x), (layer.scale * low, g)))
 
 

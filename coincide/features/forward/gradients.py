@@ -29,7 +29,7 @@ from coincide.ops import sketch
 from coincide.ops.sketch import MatrixShape
 from coincide.schema import Example, ModelSource, UserError
 
-CPU_TOKENS, GPU_TOKENS = 512, 8192
+CPU_TOKENS, GPU_TOKENS = 1024, 8192
 """Most tokens of a batch: the states of all layers stay for the backward pass."""
 SCALE = 256.0
 """Of the loss in float16, whose smallest numbers a gradient falls below; a power of two, so that
@@ -287,8 +287,20 @@ class RowSums:
         self.shapes = {each.name: each for each in model.matrices}
         self.left = set(self.shapes)
         self.pending: dict[str, tuple[int, torch.Tensor]] = {}
-        self.lengths: dict[tuple[GradientKind, GradientLoss], torch.Tensor] = {}
-        self.sketches: dict[GradientReading, sketch.GradientSketch] = {}
+        kept = torch.promote_types(model.network.dtype, torch.float32)
+        like = torch.empty(0, device=counts.device, dtype=kept)
+        self.sketches = {
+            each: sketch.start(each.projection, each.dimension, each.seed, len(counts), like)
+            for each in readings
+            if each.projection
+        }
+        self.squares: dict[tuple[GradientKind, GradientLoss], torch.Tensor] = {
+            (each.kind, each.loss): like.new_zeros(len(counts)) for each in readings
+        }
+        self.adding = {
+            way: [made for each, made in self.sketches.items() if (each.kind, each.loss) == way]
+            for way in self.squares
+        }
 
     def receive(self, name: str, factors: RowFactors) -> None:
         """Take what a linear gives in backward; of one that ran several times, the sum."""
@@ -307,17 +319,11 @@ class RowSums:
         """``values`` [B, R, C]: the whole of a matrix's gradient, of the mean loss times scale."""
         self.left.discard(matrix.name)
         values = values if self.scale == 1.0 else values / self.scale
-        for kind, loss in dict.fromkeys((r.kind, r.loss) for r in self.readings):
-            made = self._made(matrix, values, kind, loss)
-            length = torch.linalg.vector_norm(made.flatten(1), dim=1).square()
-            self.lengths[kind, loss] = self.lengths.get((kind, loss), 0) + length
-            for reading in self.readings:
-                if (reading.kind, reading.loss) == (kind, loss) and reading.projection:
-                    if reading not in self.sketches:
-                        self.sketches[reading] = sketch.start(
-                            reading.projection, reading.dimension, reading.seed, len(made), made
-                        )
-                    self.sketches[reading].add(matrix, made)
+        for way, sketches in self.adding.items():
+            made = self._made(matrix, values, *way)
+            self.squares[way] += torch.linalg.vector_norm(made, dim=(1, 2)).square()
+            for each in sketches:
+                each.add(matrix, made)
 
     def _made(
         self, matrix: MatrixShape, values: torch.Tensor, kind: GradientKind, loss: GradientLoss
@@ -334,14 +340,12 @@ class RowSums:
         """float64 [B, D] of each reading, NaN for a row without a gradient."""
         for matrix, (_, values) in list(self.pending.items()):
             self._add(self.shapes[matrix], values)
-        if self.left:  # linears that no loss depends on
-            rows, like = len(self.counts), next(iter(self.lengths.values()))
-            for name in sorted(self.left):
-                shape = self.shapes[name]
-                self._add(shape, like.new_zeros(rows, shape.rank, shape.width))
+        for name in sorted(self.left):  # linears that no loss depends on
+            shape, like = self.shapes[name], next(iter(self.squares.values()))
+            self._add(shape, like.new_zeros(len(self.counts), shape.rank, shape.width))
         found = {}
         for reading in self.readings:
-            length = self.lengths[reading.kind, reading.loss].sqrt().double()
+            length = self.squares[reading.kind, reading.loss].sqrt().double()
             values = length.unsqueeze(1)
             if reading.projection:
                 values = self.sketches[reading].result().double()
