@@ -136,6 +136,9 @@ class Tiny:
     dtype: str = "float64"
     """For a reference: precision of the feature pass. With float64 the values do not depend on
     batching."""
+    words: Sequence[str] = ()
+    """Words that captions lack and instructions need: their embeddings are drawn anew
+    (:func:`draw_words`)."""
 
     def __post_init__(self) -> None:
         if self.size not in SIZES_OF:
@@ -160,7 +163,9 @@ class Tiny:
         """The step that makes the model folder from the shipped weights, after checking its
         captions.
         """
-        config = {"size": self.size, "weights": sha256_file(self.weights)}
+        config: dict[str, Any] = {"size": self.size, "weights": sha256_file(self.weights)}
+        if self.words:
+            config["words"] = list(self.words)
         return Step("model", self.size, VERSION, config, self._build)
 
     def _build(self, build: Build) -> Mapping[str, Any]:
@@ -169,6 +174,8 @@ class Tiny:
         disable_progress_bar()
         processor = make_processor()
         model = load_shipped(self.size, processor)
+        if self.words:
+            draw_words(model, processor.tokenizer, self.words)
         figures = gate(model, processor, self.size)
         model.save_pretrained(build.dir / "model")
         processor.save_pretrained(build.dir / "model")
@@ -192,6 +199,30 @@ def load_shipped(size: str, processor: Any, folder: Path = ASSETS) -> Any:
         raise UserError(f"{size}.safetensors does not fit the model: {missing}, {unexpected}.")
     model.tie_weights()
     return model.eval()
+
+
+def draw_words(model: Any, tokenizer: Any, words: Sequence[str]) -> None:
+    """Give ``words`` random directions, at the median norm of the colours' embeddings.
+
+    Stage 1 pushes all tokens that captions lack the same way, so that `yes` and `no` have a cosine
+    of 0.99 and, with the head tied to frozen embeddings, never more than 2 % probability whatever
+    LoRA learns. A language model of real size knows the words before it sees a picture. Raises
+    UserError for a word that is no single token.
+    """
+    import torch
+
+    def tokens(word: str) -> list[int]:
+        ids: list[int] = tokenizer(f" {word}", add_special_tokens=False).input_ids
+        return ids
+
+    table = model.get_input_embeddings().weight.data
+    known = [ids[0] for ids in map(tokens, COLOURS) if len(ids) == 1]
+    length = table[known].norm(dim=1).median()
+    drawn = torch.randn(len(words), table.shape[1], generator=torch.Generator().manual_seed(0))
+    for word, direction in zip(words, drawn, strict=True):
+        if len(ids := tokens(word)) != 1:
+            raise UserError(f"words: {word!r} is {len(ids)} tokens here; expected a word of one.")
+        table[ids[0]] = direction / direction.norm() * length
 
 
 def gate(model: Any, processor: Any, size: str) -> dict[str, Any]:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
 
 from coincide.models import pretrain
 from coincide.models.perception import caption_accuracy
-from coincide.models.tiny import ASSETS, SIZES_OF, gate, load_shipped, make_model, make_processor
-from coincide.schema import HealthError
+from coincide.models.tiny import (
+    ASSETS,
+    SIZES_OF,
+    draw_words,
+    gate,
+    load_shipped,
+    make_model,
+    make_processor,
+)
+from coincide.schema import HealthError, UserError
+
+WORDS = ("yes", "no", "red")
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +63,19 @@ def test_the_tokenizer_reads_any_text_and_knows_the_demos_words(processor: objec
         ids = tokenizer(text, add_special_tokens=False).input_ids
         assert tokenizer.decode(ids) == text
     assert len(tokenizer(" large purple triangle", add_special_tokens=False).input_ids) == 3
+
+
+def test_words_that_captions_lack_are_drawn_alone(processor: Any) -> None:
+    model = load_shipped("tiny", processor)
+    table, tokenizer = model.get_input_embeddings().weight.data, processor.tokenizer
+    yes, no, red = (tokenizer(f" {w}", add_special_tokens=False).input_ids[0] for w in WORDS)
+    cosine = torch.nn.functional.cosine_similarity
+    before = table.clone()
+    assert cosine(table[yes], table[no], dim=0) > 0.98
+    draw_words(model, tokenizer, ["yes", "no"])
+    assert abs(cosine(table[yes], table[no], dim=0)) < 0.3
+    assert 0.8 < table[yes].norm() / table[red].norm() < 1.25
+    assert (table != before).any(dim=1).nonzero()[:, 0].tolist() == sorted([yes, no])
+    assert torch.equal(model.lm_head.weight, table), "tied"
+    with pytest.raises(UserError, match=r"'green' is \d tokens"):
+        draw_words(model, tokenizer, ["green"])
