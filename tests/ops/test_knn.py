@@ -1,7 +1,12 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
+import torch
 
-from coincide.ops.knn import knn
+from coincide.ops.knn import knn, search
+from coincide.ops.knn.distances import nearest_float32, pair_distances
+from coincide.ops.knn.screen import Screen
 
 
 def rows(n, width=7, seed=0):
@@ -30,10 +35,10 @@ def test_equals_brute_force(n, metric):
     np.testing.assert_allclose(distances, expected_distances, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("chunk_rows", [1, 1500, 10_000])
-def test_same_bytes_for_every_chunk(chunk_rows):
-    x = rows(2100)  # three tiles, the last one padded
-    expected, ours = knn(x, 3), knn(x, 3, chunk_rows=chunk_rows)
+@pytest.mark.parametrize("tile_rows", [100, 1500, 3000])
+def test_same_bytes_for_every_tile(tile_rows):
+    x = rows(2100)
+    expected, ours = knn(x, 3), knn(x, 3, tile_rows=tile_rows)
     assert [a.tobytes() for a in ours] == [b.tobytes() for b in expected]
 
 
@@ -84,7 +89,7 @@ def test_refusals():
 def test_same_bytes_for_every_number_of_threads(threads, metric):
     x = np.concatenate([rows(3000), rows(300)])
     expected = knn(x, 4, metric=metric, threads=1)
-    ours = knn(x, 4, metric=metric, threads=threads, chunk_rows=1)
+    ours = knn(x, 4, metric=metric, threads=threads, tile_rows=256)
     assert [a.tobytes() for a in ours] == [b.tobytes() for b in expected]
 
 
@@ -106,3 +111,89 @@ def test_more_neighbours_than_a_tile_has_rows():
     assert all(
         sorted([*found, row]) == list(range(1100)) for row, found in enumerate(neighbors[:3])
     )
+
+
+def clustered(n, width, near=0.3):
+    """Heavy-tailed clusters along few directions, with a common offset; copies and near-copies."""
+    rng = np.random.default_rng(2)
+    share = 1 / np.arange(1, 41)
+    centres = rng.standard_normal((40, 6)) @ rng.standard_normal((6, width))
+    at = rng.choice(40, n, p=share / share.sum())
+    x = 3 + centres[at] + near * rng.standard_normal((n, width))
+    x[: n // 10] = x[n // 2] * (1 + 1e-4 * rng.standard_normal((n // 10, width)))
+    x[-n // 20 :] = x[0]
+    return x.astype(np.float16)
+
+
+SCREENS = {
+    "float64": (10**9, 10**9, None),
+    "float32": (0, 10**9, torch.float32),
+    "half": (0, 10**9, torch.bfloat16),
+    "coarse float32": (0, 0, torch.float32),
+    "coarse half": (0, 0, torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "cosine"])
+@pytest.mark.parametrize("screens", SCREENS)
+def test_every_screen_gives_the_neighbours_of_all_pairs(screens, metric, monkeypatch):
+    x = clustered(700, 48)
+    small, coarse, kind = SCREENS[screens]
+    monkeypatch.setattr(search, "_SMALL", small)
+    monkeypatch.setattr(search, "_COARSE_ROWS", coarse)
+    monkeypatch.setattr(search, "half_type", lambda device: kind)
+    monkeypatch.setattr(search, "coarse_width", lambda *_: 25)
+    used = []
+    product = Screen.product
+    monkeypatch.setattr(
+        Screen,
+        "product",
+        lambda self, *a: used.append((self.kind, self.basis is not None)) or product(self, *a),
+    )
+    ours, distances = knn(x, 5, metric=metric, tile_rows=128)
+    assert ((kind or torch.float64, "coarse" in screens)) in used
+    every = np.triu_indices(len(x), 1)
+    apart = np.full((len(x), len(x)), np.inf, np.float32)
+    apart[every] = pair_distances(x.astype(np.float32), *every, metric)
+    apart = np.minimum(apart, apart.T)
+    order = np.argsort(apart, axis=1, kind="stable")[:, :5]
+    np.testing.assert_array_equal(ours, order)
+    np.testing.assert_array_equal(distances, np.take_along_axis(apart, order, 1))
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "cosine"])
+def test_rows_of_all_lengths_and_many_that_are_equal(metric):
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((600, 9)).astype(np.float32)
+    x[:200] *= 10.0 ** rng.uniform(-12, 12, (200, 1)).astype(np.float32)
+    x[300:] = x[250] * 2.0 ** (np.arange(300) % 3)[:, None]
+    ours, distances = knn(x, 4, metric=metric, tile_rows=64)
+    every = np.triu_indices(len(x), 1)
+    apart = np.full((len(x), len(x)), np.inf, np.float32)
+    apart[every] = pair_distances(x, *every, metric)
+    apart = np.minimum(apart, apart.T)
+    order = np.argsort(apart, axis=1, kind="stable")[:, :4]
+    np.testing.assert_array_equal(ours, order)
+    np.testing.assert_array_equal(distances, np.take_along_axis(apart, order, 1))
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "cosine"])
+def test_a_distance_is_the_nearest_float32(metric, monkeypatch):
+    """Where the sum is sure, integers say the same."""
+    from coincide.ops.knn import distances
+
+    x = clustered(60, 33).astype(np.float32)
+    pairs = np.triu_indices(60, 1)
+    found = pair_distances(x, *pairs, metric)
+    exact = [distances._exactly(x[i], x[j], metric) for i, j in zip(*pairs, strict=True)]
+    np.testing.assert_array_equal(found, exact)
+    monkeypatch.setattr(distances, "_exactly", lambda *_: pytest.fail("one in 100,000 is unsure"))
+    pair_distances(rows(60, 33).astype(np.float32), *pairs, metric)
+
+
+def test_rounding_to_float32_is_to_nearest_and_ties_are_even():
+    one, step = Fraction(1), Fraction(1, 2**23)
+    assert nearest_float32(one + step / 2) == np.float32(1)
+    assert nearest_float32(one + step * 3 / 2) == np.float32(1 + 2 * float(step))
+    assert nearest_float32(one + step / 2 + Fraction(1, 2**60)) == np.float32(1 + float(step))
+    assert nearest_float32(Fraction(2) ** 128) == np.inf and nearest_float32(Fraction(0)) == 0
