@@ -21,7 +21,7 @@ from coincide.schema import UserError
 from coincide.system import disk
 from coincide.system.files import canonical, digest_of, remove_temporary, write_json
 from coincide.terminal.inert import printable
-from coincide.terminal.redact import redact
+from coincide.terminal.redact import redact, values_to_hide, without
 
 _TEXT = {"method", "variant", "data", "reference", "target", "suite", "commit", "created"}
 _TABLES = {
@@ -165,17 +165,18 @@ def _redacted(result: dict[str, Any]) -> dict[str, Any]:
 
     Names of files and folders are kept.
     """
+    hidden = values_to_hide()
     free = {k: v for k, v in result.items() if k not in ("keys", "composition", "seconds")}
-    named = {k: redact(free.pop(k)) for k in ("config", "versions")}
-    return {**result, **named, **{k: _texts(v) for k, v in free.items()}}
+    named = {k: without(free.pop(k), hidden) for k in ("config", "versions")}
+    return {**result, **named, **{k: _texts(v, hidden) for k, v in free.items()}}
 
 
-def _texts(value: Any) -> Any:
+def _texts(value: Any, hidden: tuple[str, ...]) -> Any:
     if isinstance(value, Mapping):
-        return {k: _texts(v) for k, v in value.items()}
+        return {k: _texts(v, hidden) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_texts(item) for item in value]
-    return redact(value) if isinstance(value, str) else value
+        return [_texts(item, hidden) for item in value]
+    return without(value, hidden) if isinstance(value, str) else value
 
 
 def _slug(text: str) -> str:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -146,6 +146,7 @@ def _always(words: list[str]) -> bool:
     return bool(known or glued or paired or tokens.names().search("_".join(words)))
 
 
+@cache
 def is_secret_variable(name: str) -> bool:
     """Whether the environment variable ``name`` may hold a credential.
 
@@ -164,9 +165,14 @@ def redact(value: Any, environ: Mapping[str, str] | None = None) -> Any:
     of ``sig=`` and the like, of ``{api_key: ...}``, tokens of a published form, and the values of
     variables in ``environ`` (default: the process's own) that are named like a credential.
     """
+    return without(value, values_to_hide(environ))
+
+
+def values_to_hide(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Values of the variables named like a credential, for :func:`without`; the longest first."""
     found = os.environ if environ is None else environ
     hidden = [v for name, v in found.items() if is_secret_variable(name) and len(v) >= 8]
-    return _redact(value, tuple(sorted(hidden, key=len, reverse=True)))
+    return tuple(sorted(hidden, key=len, reverse=True))
 
 
 def redact_file(path: Path) -> None:
@@ -179,16 +185,17 @@ def redact_file(path: Path) -> None:
             write_text(path, kept)
 
 
-def _redact(value: Any, hidden: tuple[str, ...]) -> Any:
+def without(value: Any, hidden: tuple[str, ...]) -> Any:
+    """As :func:`redact`, for many values: the environment is read once, by whoever calls."""
     if isinstance(value, Mapping):
         return {
-            _redact(k, hidden): _redact(v, hidden)
+            without(k, hidden): without(v, hidden)
             for k, v in value.items()
             if not is_secret(str(k), v)
         }
     if isinstance(value, list | tuple):
         return [
-            REMOVED if i and _follows_flag(value, i) else _redact(item, hidden)
+            REMOVED if i and _follows_flag(value, i) else without(item, hidden)
             for i, item in enumerate(value)
             if not _assigns_secret(item)
         ]

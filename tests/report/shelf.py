@@ -58,7 +58,7 @@ def _run(root: Path, run: Result, samples: int, clusters: np.ndarray) -> Result:
 
 
 def _key(run: Result, what: str) -> str:
-    text = f"{run.method} {run.k} {run.seed} {what}"
+    text = f"{run.data} {run.target} {run.method} {run.k} {run.seed} {what}"
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -19,6 +19,20 @@ for (const button of document.querySelectorAll("th button")) {
   });
 }
 
+// --- long tables and lists: words choose rows --------------------------------------------------
+for (const input of document.querySelectorAll("input[data-filters]")) {
+  const rows = [...document.getElementById(input.dataset.filters).querySelectorAll("tbody tr, details.run")];
+  const told = input.closest(".controls").querySelector("output");
+  let texts; // of the rows, read when they are first asked for
+  input.addEventListener("input", () => {
+    texts ??= rows.map((row) => row.textContent.toLowerCase());
+    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    rows.forEach((row, i) => { row.hidden = !words.every((word) => texts[i].includes(word)); });
+    const shown = rows.filter((row) => !row.hidden).length;
+    told.textContent = `${shown.toLocaleString("en")} of ${rows.length.toLocaleString("en")} rows`;
+  });
+}
+
 // --- elements: text from outside is only ever set as text --------------------------------------
 const make = (tag, kind, ...inside) => {
   const node = document.createElement(tag);
