@@ -1,8 +1,8 @@
 """All nearest neighbours (D2's graph, Self-Filter's lists): clock, memory and slope.
 
-    python -m bench.neighbours                                        # 12,500 to 50,000 rows: minutes
+    python -m bench.neighbours                            # 12,500 to 50,000 rows: minutes
     python -m bench.neighbours --rows 100000 --data clusters noise --before ../before
-    python -m bench.neighbours --rows 665298 --dim 2048               # LLaVA-665K's size
+    python -m bench.neighbours --rows 665298 --dim 2048   # LLaVA-665K's size
 
 ``--before`` is another checkout, whose search takes its turn on the same rows, in a process of its
 own. Rows are fp16 of unit length in shards. ``clusters``: heavy-tailed clusters, 66 rows each on
