@@ -138,15 +138,14 @@ def at_most(
     dim = 0 if columns else 1
     if product.device.type != "cpu":
         most = limits.to(product.device)
-        found = product <= (most if columns else most[:, None])
-        row, column = found.nonzero(as_tuple=True)
-        return row.cpu().numpy(), column.cpu().numpy()
+        found = (product <= (most if columns else most[:, None])).nonzero().cpu().numpy()
+        return found[:, 0], found[:, 1]
     whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[product.element_size()]
-    numbers, most = product.view(whole), limits.view(whole)
-    some = (numbers.amin(dim) <= most).nonzero()[:, 0].numpy()
+    numbers, ends = product.view(whole), limits.view(whole)
+    some = (numbers.amin(dim) <= ends).nonzero()[:, 0].numpy()
     if not len(some):
         return some, some
-    values, border = numbers.numpy(), most.numpy()
+    values, border = numbers.numpy(), ends.numpy()
     if columns:
         values, border = (values, border) if len(some) > 64 else (values[:, some], border[some])
         row, column = np.divmod(np.flatnonzero(values <= border), values.shape[1])

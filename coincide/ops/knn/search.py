@@ -211,6 +211,7 @@ class _Search:
         half = product[:n].float().kthvalue(k, dim=1).values.cpu().numpy()
         farthest = np.full(n, int(to.lost.argmax()))
         _, high = screen.bounds(of, to, np.arange(n), farthest, half)
+        assert high is not None  # only a coarse screen has none
         return np.where(half < OUTSIDE / 4, high, np.float32(np.inf)).astype(np.float32)
 
     def _limits(self, screen: Screen, of: Vectors, to: Vectors, reach: np.ndarray) -> torch.Tensor:
