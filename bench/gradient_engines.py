@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,7 @@ NUMBERS = 8192
 BUFFER, COLUMNS = 16, 128
 """Rows that the released code projects together, and columns of the matrix that it holds."""
 EXACT = "exact, one row at a time"
+OWN, AGAIN = "own, `hashed` 8,192", "own, `hashed` 8,192, blocks run again"
 RELEASED = "released way: one row at a time, dense matrix"
 
 
@@ -172,6 +174,7 @@ def bergson_hooks(material: Material, dimension: int, size: int = 8) -> Callable
 
 def _hooked(material: Material) -> tuple[Any, set[str]]:
     """The model as bergson's own loader prepares it, and the names of the adapter's linears."""
+    logging.disable(logging.INFO)  # it names every module
     model = _peft(material)
     ends = (".lora_A.default", ".lora_B.default")
     linears = {name for name, _ in model.base_model.named_modules() if name.endswith(ends)}
@@ -201,8 +204,9 @@ def engines(material: Material) -> dict[str, Engine]:
     found: dict[str, Engine] = {
         EXACT: lambda m: released(m, project=False),
         RELEASED: released,
-        "own, `hashed` 8,192": lambda m: own(m, "hashed", NUMBERS),
-        "the same, blocks run again": lambda m: own(m, "hashed", NUMBERS, recompute=True),
+        OWN: lambda m: own(m, "hashed", NUMBERS),
+        AGAIN: lambda m: own(m, "hashed", NUMBERS, recompute=True),
+        "own, `hashed` 2,048": lambda m: own(m, "hashed", 2048),
         "own, `per_module` k = 16": lambda m: own(m, "per_module", 16),
         "own, `per_module` k = 32": lambda m: own(m, "per_module", 32),
     }

@@ -33,7 +33,7 @@ from baselines.icons import count_votes
 from baselines.mix_to_max import net_influence
 from baselines.quotas import apportion
 from baselines.tive import mean_cosines
-from bench.gradient_engines import EXACT, RELEASED, Engine, Found, engines
+from bench.gradient_engines import AGAIN, EXACT, OWN, RELEASED, Engine, Found, engines
 from bench.gradient_rows import Material, tiny, wide
 
 BUDGET = 0.2
@@ -157,6 +157,9 @@ def measured(material: Material, asked: Mapping[str, Engine], repeats: int) -> l
             began = time.process_time()
             found[name] = run()
             best[name] = min(best.get(name, np.inf), time.process_time() - began)
+    if OWN in found and AGAIN in found:
+        same = found[OWN].values.tobytes() == found[AGAIN].values.tobytes()
+        print(f"Blocks that run again give {'the same' if same else 'OTHER'} bytes.\n")
     return [
         {
             "engine": name,
@@ -215,7 +218,11 @@ def main(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
             if not options.only or any(part in name for part in (EXACT, *options.only))
         }
         lines = measured(material, asked, options.repeats)
-    given = [f"--{k} {v}" for k, v in vars(options).items() if v != parser.get_default(k)]
+    given = [
+        f"--{name} {' '.join(map(repr, value)) if isinstance(value, list) else value}"
+        for name, value in vars(options).items()
+        if value != parser.get_default(name)
+    ]
     print(f"{conditions(given)}\n\n{table(lines)}", flush=True)
     return lines
 

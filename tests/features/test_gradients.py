@@ -12,12 +12,16 @@ from safetensors.torch import load_file
 
 from coincide.config import FeaturePass
 from coincide.features.engine.shards import ShardedArray, read_valid
+from coincide.features.forward import gradients
 from coincide.features.forward.adapted import AdaptedModel, matrices_of
+from coincide.features.forward.capture import forward_inputs
 from coincide.features.forward.gradients import GradientReading, GradientRun, adam_step
 from coincide.features.signals.attention_spectrum import AttentionSpectrum
 from coincide.features.signals.gradient_length import GradientLength
 from coincide.features.signals.gradients import Gradients
+from coincide.models.decoder import last_states
 from coincide.models.encode import encode
+from coincide.models.head import own_logits
 from coincide.models.load import load_model, load_processor
 from coincide.models.template import TEMPLATES
 from coincide.models.tuned import MOMENTS, PREFIX, read_adapter
@@ -101,12 +105,32 @@ def _sketched(
 
 
 def test_the_same_bytes_for_every_batch_size_shard_and_worker(
-    made: tuple[Path, list[Artifact]], tmp_path: Path, source: Source, model: Model
+    made: tuple[Path, list[Artifact]],
+    tmp_path: Path,
+    source: Source,
+    model: Model,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """And, in float32, the same nearest rows."""
+    """Also after a kill, which costs the shard at work; and, in float32, the same nearest rows."""
+    root, small = tmp_path / "killed", {"batch_size": 1, "shard_rows": 7}
+    honest, passed = gradients.answer_losses, []
+
+    def killed(*args: Any) -> torch.Tensor:
+        passed.append(1)
+        if len(passed) > 20:  # in the second unit of eight rows, each read by two adapters
+            raise KeyboardInterrupt
+        return honest(*args)
+
+    monkeypatch.setattr(gradients, "answer_losses", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(root, source, model, SIGNALS, **small)
+    monkeypatch.undo()
+    capsys.readouterr()
     first = {s: np.asarray(ShardedArray(a.path)) for s, a in zip(SIGNALS, made[1], strict=True)}
-    alone = run(tmp_path / "one", source, model, SIGNALS, batch_size=1, shard_rows=7)
-    for signal, artifact in zip(SIGNALS, alone, strict=True):
+    resumed = run(root, source, model, SIGNALS, processes=2, **small)
+    assert "resumed with 8 of 24 rows done" in capsys.readouterr().out
+    for signal, artifact in zip(SIGNALS, resumed, strict=True):
         assert np.asarray(ShardedArray(artifact.path)).tobytes() == first[signal].tobytes()
     both = [
         np.asarray(ShardedArray(run(tmp_path / name, source, model, SIGNALS[:1], dtype="float32",
@@ -116,6 +140,70 @@ def test_the_same_bytes_for_every_batch_size_shard_and_worker(
     np.testing.assert_allclose(both[0], both[1], atol=1e-4)
     orders = [np.argsort(-(x @ x[1]), kind="stable")[:8].tolist() for x in both]
     assert orders[0] == orders[1]
+
+
+def test_products_with_a_gradient_are_what_small_steps_change(folders: tuple[Path, Path]) -> None:
+    """Finite differences along random directions, with every number of the gradient kept."""
+    base, warm = folders
+    whole = GradientReading(0, "sgd", "mean", "per_module", 1 << 20)
+    length = GradientReading(0, "sgd", "mean", None)
+    work = GradientRun(_model(base, warm, torch.float64), [warm / "at-00"], [whole], 0,
+                       FeaturePass())  # fmt: skip
+    row = _text(12)
+    found = work.read_at([whole, length], [row], None)
+    g = torch.from_numpy(found[whole][0] * found[length][0])
+    layers = work.model._layers
+    for seed in range(3):
+        torch.manual_seed(seed)
+        step = {m.name: torch.randn(m.rank, m.width).double() for m in work.model.matrices}
+        slope = float(g @ torch.cat([step[name].flatten() for name in sorted(step)]))
+        losses = []
+        for sign in (1e-3, -2e-3, 1e-3):  # there, as far on the other side, and back
+            for name, layer in layers.items():
+                layer.a += sign * step[f"{name}.lora_A"]
+                layer.b += sign * layer.scale * step[f"{name}.lora_B"].T
+            with torch.no_grad(), work.model.beside():
+                losses.append(_loss(work, row))
+        assert (losses[0] - losses[1]) / 2e-3 == pytest.approx(slope, rel=5e-3)
+
+
+def _loss(work: GradientRun, row: Any) -> float:
+    network, batch = work.model.network, work._on_device([row])
+    states, _ = last_states(network, forward_inputs(network, batch), use_cache=False)
+    return float(gradients.answer_losses(states, batch["labels"], own_logits(network)))
+
+
+def _model(base: Path, warm: Path, dtype: torch.dtype) -> AdaptedModel:
+    return AdaptedModel(load_model(base, dtype, "cpu"), [warm / "at-00"])
+
+
+@pytest.mark.parametrize(("dtype", "near"), [(torch.bfloat16, 0.1), (torch.float16, 0.02)])
+def test_half_precision_models_have_rows_summed_in_float32(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, near: float
+) -> None:
+    """Sums over tokens are those of float64 of what the model gave in half precision."""
+    base, warm = folders
+    readings = [GradientReading(0, "sgd", "mean", "per_module", 1 << 20),
+                GradientReading(0, "sgd", "mean", None)]  # fmt: skip
+    encoded = [_text(length) for length in (9, 12, 7)]
+    found, summed, honest = {}, {}, gradients.RowSums.receive
+
+    def receive(self: Any, name: str, factors: Any) -> None:
+        for matrix, (short, long) in (("lora_A", factors.of_a), ("lora_B", factors.of_b)):
+            product = short.double().transpose(1, 2) @ long.double() / self.scale
+            summed[f"{name}.{matrix}"] = product.flatten(1)
+        honest(self, name, factors)
+
+    monkeypatch.setattr(gradients.RowSums, "receive", receive)
+    for each in (torch.float64, dtype):
+        work = GradientRun(_model(base, warm, each), [warm / "at-00"], readings, 0, FeaturePass())
+        found[each] = work.read_at(readings, encoded, None)
+    exact = torch.cat([summed[name] for name in sorted(summed)], dim=1).numpy()
+    unit, length = (found[dtype][reading] for reading in readings)
+    np.testing.assert_allclose(unit * length, exact, rtol=1e-4, atol=1e-6 * np.abs(exact).max())
+    cosines = (unit * found[torch.float64][readings[0]]).sum(axis=1)
+    assert (cosines > 1 - near**2).all()
+    np.testing.assert_allclose(length, found[torch.float64][readings[1]], rtol=near)
 
 
 def test_blocks_that_run_again_in_backward_change_nothing(folders: tuple[Path, Path]) -> None:
@@ -190,8 +278,6 @@ def test_a_row_without_a_finite_gradient_is_named_and_not_used(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from coincide.features.forward import gradients
-
     honest = gradients.answer_losses
     passed: list[int] = []
 

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
+import time
 from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -12,7 +18,8 @@ from transformers import LlavaForConditionalGeneration
 
 from coincide.models.tuned import MOMENTS, WEIGHTS
 from coincide.schema import SubsetOf, UserError, WarmUp
-from coincide.store import Step
+from coincide.store import Artifact, Step, Store
+from tests.train.test_training import ranks_of
 from tests.train.tiny import ROWS, TINY, Bench, TinyData, TinyModel
 from train.lora import add_lora
 from train.moments import in_file, moments_of
@@ -34,15 +41,26 @@ def step_of(bench: Bench, need: WarmUp) -> Step:
     )  # fmt: skip
 
 
-def test_a_warm_up_keeps_what_training_has_at_shares_of_the_pool(bench: Bench) -> None:
+NEED = WarmUp(SubsetOf(None), (0.4, 7.8), (("epochs", 8),))
+"""Kept after steps 2 and 40 of 48."""
+
+
+@pytest.fixture(scope="module")
+def artifact(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A warm-up from beginning to end."""
+    root = tmp_path_factory.mktemp("warmup") / "store"
+    shutil.copytree(made, root)
+    bench = Bench(Store(root))
+    return bench.store.ensure(step_of(bench, NEED))
+
+
+def test_a_warm_up_keeps_what_training_has_at_shares_of_the_pool(artifact: Artifact) -> None:
     """Its end is where the last share has passed, on the schedule of the whole."""
-    need = WarmUp(SubsetOf(None), (0.4, 1.2), (("save_every", None),))
-    artifact = bench.store.ensure(step_of(bench, need))
     found = artifact.facts["checkpoints"]
-    assert [each["step"] for each in found] == [2, 6] and found[0]["rows"] == 16
+    assert [each["step"] for each in found] == [2, 40] and found[0]["rows"] == 16
     log = [json.loads(line) for line in (artifact.path / "log.jsonl").read_text().splitlines()]
-    assert len(log) == 6
-    mean = sum(each["learning_rate"] for each in log[2:]) / 4
+    assert len(log) == 40
+    mean = sum(each["learning_rate"] for each in log[2:]) / 38
     assert found[1]["learning_rate"] == pytest.approx(mean)
     kept = [load_file(artifact.path / "model" / f"at-{i:02d}" / WEIGHTS) for i in range(2)]
     moments = load_file(artifact.path / "model" / "at-01" / MOMENTS)
@@ -50,6 +68,30 @@ def test_a_warm_up_keeps_what_training_has_at_shares_of_the_pool(bench: Bench) -
     assert any(not torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
     assert all(bool((v >= 0).all()) for name, v in moments.items() if name.endswith("_sq"))
     assert not (artifact.path / "adapter").exists()
+
+
+def test_a_killed_warm_up_goes_on_to_the_same_adapter_and_moments(
+    artifact: Artifact, bench: Bench
+) -> None:
+    """Killed after a checkpoint, when one adapter was kept and the last was not."""
+    step = step_of(bench, NEED)
+    partial = bench.partial(step)
+
+    def kill() -> None:
+        while not (partial / "checkpoints" / "checkpoint-4" / "complete").exists():
+            time.sleep(0.005)
+        os.kill(ranks_of(partial)[0], signal.SIGKILL)
+
+    Thread(target=kill, daemon=True).start()
+    with pytest.raises(UserError, match="SIGKILL"):
+        bench.store.ensure(step)
+    assert (partial / "model" / "at-00").exists() and not (partial / "model" / "at-01").exists()
+    resumed = bench.store.ensure(step)
+    assert resumed.facts["attempts"] == 2
+    for name in ("at-00", "at-01"):
+        for file in (WEIGHTS, MOMENTS):
+            one, other = (each.path / "model" / name / file for each in (resumed, artifact))
+            assert one.read_bytes() == other.read_bytes()
 
 
 def test_moments_are_adams_by_the_names_of_the_adapters_file(

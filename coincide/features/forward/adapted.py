@@ -111,6 +111,8 @@ class AdaptedModel:
     _receive: Receive | None = None
     _rows: int = 0
     _forward: bool = False
+    _number: int | None = None
+    """Of the adapter in use."""
 
     def __post_init__(self) -> None:
         self.network.requires_grad_(False)
@@ -131,7 +133,10 @@ class AdaptedModel:
         self.use(0)
 
     def use(self, number: int) -> None:
-        """Put adapter ``number`` beside the base."""
+        """Put adapter ``number`` beside the base, unless it is there."""
+        if number == self._number:
+            return
+        self._number = number
         adapter, device = self._adapters[number], self.network.device
         for name, layer in self._layers.items():
             lora = adapter.lora[name]
