@@ -23,6 +23,8 @@ OUTSIDE = 2.0**100
 """Half squared length of what is behind the last row: near to no row."""
 _TINY = 1e-30
 """More than all products lose that are too small for the type of their sum."""
+_EQUAL = 1e-12
+"""More than the squared distance of rows that count as equal: none is longer than 1/2."""
 _UNIT = {torch.bfloat16: 2.0**-23, torch.float32: 2.0**-23, torch.float64: 2.0**-52}
 """Error of an addition inside a product; twice that of rounding, as some units cut off."""
 _STORED = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-23, torch.float64: 2.0**-52}
@@ -33,12 +35,19 @@ _STORED = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-23, torch.float64: 2.0*
 class Vectors:
     """A tile of n rows, ready to be multiplied."""
 
-    left: torch.Tensor
     right: torch.Tensor
+    """Rounded numbers, ones, and the half squared length in parts."""
     lost: np.ndarray
     """float64 [n], length of each row's rounding error, at most."""
     length: np.ndarray
     """float64 [n], length of each rounded row, at most."""
+
+    def left(self) -> torch.Tensor:
+        """The factor of a product whose other is ``right`` of the same or another tile."""
+        numbers, ones, parts = self.right.split(
+            [self.right.shape[1] - 2 * _PARTS, _PARTS, _PARTS], 1
+        )
+        return torch.cat([-numbers, parts, ones], dim=1)
 
 
 @dataclass(frozen=True)
@@ -69,28 +78,23 @@ class Screen:
         stacked = torch.stack(parts, dim=1)
         slack = 1 + 2.0**-40
         return Vectors(
-            torch.cat([-rounded, stacked, ones], dim=1),
             torch.cat([rounded, ones, stacked], dim=1),
             lost.cpu().numpy() * slack,
             again.norm(dim=1).cpu().numpy() * slack,
         )
 
-    def product(self, a: Vectors, b: Vectors, out: torch.Tensor) -> torch.Tensor:
-        """Half squared distances [n, m] into ``out``."""
-        return torch.mm(a.left, b.right.T, out=out)
-
     def summing(self, a: Vectors, b: Vectors) -> np.ndarray:
         """Bound on the error of ``a``'s half squared distances to any row of ``b``: float64 [n]."""
         longest = float(b.length.max())
         terms = a.length * longest + (a.length**2 + longest**2) / 2
-        return (a.left.shape[1] + 8) * _UNIT[self.kind] * terms + _TINY
+        return (a.right.shape[1] + 8) * _UNIT[self.kind] * terms + _TINY
 
     def limits(self, a: Vectors, b: Vectors, reach: np.ndarray) -> torch.Tensor:
         """Of ``a``'s rows: the largest product that a row of ``b`` within ``reach`` can have.
 
         ``reach`` float32 [n] are squared distances. In the type of the products.
         """
-        apart = np.sqrt(reach.astype(np.float64) + _equal(a, b)) + a.lost + b.lost.max()
+        apart = np.sqrt(reach.astype(np.float64) + _EQUAL) + a.lost + b.lost.max()
         most = np.minimum((apart**2 / 2 + self.summing(a, b)) * (1 + 1e-9), OUTSIDE / 4)
         return torch.from_numpy(most).to(self.kind)  # rounding keeps the order
 
@@ -105,17 +109,11 @@ class Screen:
         lost = a.lost[row] + b.lost[other]
         values = np.maximum(half.astype(np.float64), 0)
         low = np.sqrt(np.maximum(2 * (values * (1 - stored) - summing), 0)) - lost
-        low = np.maximum(np.maximum(low, 0) ** 2 * (1 - 1e-6) - _equal(a, b)[row], 0)
+        low = np.maximum(np.maximum(low, 0) ** 2 * (1 - 1e-6) - _EQUAL, 0)
         if self.basis is not None:
             return low.astype(np.float32), None
         high = (np.sqrt(2 * (values * (1 + stored) + summing)) + lost) ** 2 * (1 + 1e-6)
         return low.astype(np.float32), high.astype(np.float32)
-
-
-def _equal(a: Vectors, b: Vectors) -> np.ndarray:
-    """Squared distance below which rows may count as equal: :data:`RESOLUTION` of their lengths."""
-    # lengths here are from the common point: those of the rows are at most 1 longer
-    return 1.1e-12 * ((a.length + 1) ** 2 + (b.length.max() + 1) ** 2)
 
 
 def half_type(device: str) -> torch.dtype:

@@ -26,6 +26,8 @@ from coincide.ops.threads import map_threads
 
 _SMALL = 2**22
 """With fewer numbers than this, products in float64 alone."""
+_HELD_BYTES = 2**31
+"""Vectors of the first screen that are held; of more they are made anew for every product."""
 _SAMPLE = 2048
 _COARSE_ROWS = 2**15
 """With fewer rows than this no principal directions are looked for."""
@@ -133,7 +135,10 @@ class _Search:
             if width := coarse_width(torch.cat(some), np.concatenate(reach), basis):
                 coarse = Screen(self.screens[0].kind, basis[:, :width].contiguous())
                 self.screens.insert(0, coarse)
-        if len(self.screens) > 1:
+        kind, width = self.screens[0].kind, self.sample.shape[1]
+        if self.screens[0].basis is not None:
+            width = self.screens[0].basis.shape[1]
+        if len(self.screens) > 1 and len(self.order) * width * kind.itemsize <= _HELD_BYTES:
             tiles = range(len(self.near))
             self.held = map_threads(lambda i: self._made(self.screens[0], i), tiles)
 
@@ -144,16 +149,19 @@ class _Search:
 
     def compare(self, one: int, others: Sequence[int]) -> None:
         """The rows of tile ``one`` with those of ``others``."""
-        mine: list[Vectors | None] = [None] * len(self.screens)
+        mine: dict[int, tuple[Vectors, torch.Tensor]] = {}
         out = [
             torch.empty(self.tile, self.tile, dtype=screen.kind, device=self.device)
             for screen in self.screens
         ]
         for other in others:
-            for level, screen in enumerate(self.screens):
-                a = mine[level] = mine[level] or self._vectors(level, one)
+            for level in range(len(self.screens)):
+                if level not in mine:
+                    vectors = self._vectors(level, one)
+                    mine[level] = vectors, vectors.left()
+                a, left = mine[level]
                 b = a if one == other else self._vectors(level, other)
-                product = screen.product(a, b, out[level])
+                product = torch.mm(left, b.right.T, out=out[level])
                 if one == other:
                     product.fill_diagonal_(torch.inf)
                 if self._look(level, a, b, one, other, product):
@@ -276,11 +284,11 @@ class _Search:
         count = min(len(self.sample), max(1, int(len(self.order) ** 0.5)))
         some = self.sample.new_zeros(self.tile, self.sample.shape[1])
         some[: min(count, self.tile)] = self.sample[: min(count, self.tile)]
-        pivots = screen.vectors(some, min(count, self.tile))
+        left = screen.vectors(some, min(count, self.tile)).left()
 
         def nearest(tile: int) -> np.ndarray:
             rows, n = self._tile(tile)
-            product = pivots.left @ screen.vectors(rows, n).right.T
+            product = left @ screen.vectors(rows, n).right.T
             return np.asarray(product[:, :n].float().argmin(0).cpu().numpy())
 
         found = np.concatenate(map_threads(nearest, range(len(self.near))))
