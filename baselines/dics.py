@@ -46,6 +46,7 @@ from coincide.features.signals.token_scores import COLUMNS, TokenScores
 from coincide.features.signals.token_scores_blind import TokenScoresBlind
 from coincide.features.signals.token_scores_unasked import TokenScoresUnasked
 from coincide.ops.clusters import each_cluster, members_of
+from coincide.ops.ties import settled
 from coincide.schema import Clustering, Need, Pool, Selection
 
 TEXT_SCORE = 1.0
@@ -62,7 +63,7 @@ def farthest_first(x: np.ndarray, count: int) -> np.ndarray:
     nearest = np.full(len(rows), -np.inf)
     taken = [0] if count else []
     while len(taken) < count:
-        nearest = np.maximum(nearest, rows @ rows[taken[-1]])
+        nearest = np.maximum(nearest, settled(rows @ rows[taken[-1]]))
         nearest[taken[-1]] = np.inf
         taken.append(int(np.argmin(nearest)))
     return np.array(taken, dtype=np.int64)

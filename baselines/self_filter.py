@@ -40,6 +40,8 @@ from baselines.ranking import Shares, check_choice, check_positive, shares
 from coincide.features.signals.clip_image import ClipImage
 from coincide.features.signals.clip_text import FORMS, ClipText
 from coincide.ops.knn import knn
+from coincide.ops.knn.distances import pair_distances
+from coincide.ops.ties import settled
 from coincide.schema import Difficulty, Need, Pool, Selection
 
 
@@ -65,7 +67,9 @@ class Neighborhood:
         self.searches += 1
         others = np.flatnonzero(self.remaining)
         others = others[others != row]
-        distance = 1 - self.x[others] @ self.x[row]
+        found = self.x[np.append(others, row)]
+        left, right = np.arange(len(others)), np.full(len(others), len(others))
+        distance = pair_distances(found, left, right, "cosine")
         return others[np.argsort(distance, kind="stable")[:count]]
 
 
@@ -116,7 +120,7 @@ def select(
             continue
         others = near.nearest(row, neighbors)
         cosine = near.x[others].astype(np.float64) @ near.x[row].astype(np.float64)
-        d[others] -= gamma * d[row] * cosine**2
+        d[others] -= gamma * d[row] * settled(cosine) ** 2
         for other in others.tolist():
             heapq.heappush(heap, (-d[other], other))
     return np.array(picked, dtype=np.int64)

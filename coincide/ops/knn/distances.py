@@ -30,19 +30,22 @@ def pair_distances(
     """
     import torch
 
-    from coincide.ops.products import as_float64
+    x = torch.from_numpy(rows)
+    lengths = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
 
-    x = torch.from_numpy(as_float64(rows))
-    lengths = torch.linalg.vector_norm(x, dim=1)
-    if metric == "cosine":
-        x, lengths = x.div_(lengths[:, None]), torch.ones_like(lengths)
+    def gathered(at: torch.Tensor) -> torch.Tensor:
+        some = x.index_select(0, at).double()
+        return some.div_(lengths[at, None]) if metric == "cosine" else some
+
     squared = torch.empty(len(left), dtype=torch.float64)
     one, other = torch.from_numpy(left), torch.from_numpy(right)
     step = max(1, _BLOCK // max(1, x.shape[1]))
     for start in range(0, len(left), step):
         part = slice(start, start + step)
-        apart = x.index_select(0, one[part]).sub_(x.index_select(0, other[part]))
+        apart = gathered(one[part]).sub_(gathered(other[part]))
         torch.sum(apart.square_(), dim=1, out=squared[part])
+    if metric == "cosine":
+        lengths = torch.ones_like(lengths)
     cut = RESOLUTION * (lengths[one].square() + lengths[other].square()).numpy()
     return _rounded(squared.numpy(), cut, rows, left, right, metric)
 
