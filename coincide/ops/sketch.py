@@ -14,8 +14,7 @@ whole gradient is never held. All three are unbiased: the mean of <s(u), s(v)> o
     entries whose signs depend on each other do not share two places.
 ``per_module``
     The long side of each matrix times [C, k] random signs / sqrt(k); the rank side is left whole
-    where R <= k. This is what bergson and LoGra do. A matrix of one answer is nearly of rank one,
-    so that its R k numbers tell about as much as k of ``hashed``.
+    where R <= k. This is what bergson and LoGra do.
 ``flat``
     The whole gradient times one dense matrix of signs, as the released code of LESS and ICONS; the
     matrix is made anew in blocks. For parity and small models.
