@@ -66,7 +66,8 @@ def in_file(name: str) -> str:
 
 def _link_states(optimizer: Any) -> None:
     """Tell DeepSpeed (ZeRO 1 and 2) where every parameter's moments lie: it looks after the first
-    step of the first parameter group, when the others have none (0.19.8).
+    step of the first parameter group, when the others have none (0.19.8;
+    findings/deepspeed_second_group_states.sh).
     """
     zero = getattr(optimizer, "optimizer", optimizer)
     if hasattr(zero, "bit16_groups") and hasattr(zero, "single_partition_of_fp32_groups"):
