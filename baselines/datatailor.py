@@ -49,6 +49,7 @@ from coincide.ops.arrays import row_digests
 from coincide.ops.clusters import members_of
 from coincide.ops.kmeans import spherical_kmeans
 from coincide.ops.products import as_float64
+from coincide.ops.ties import settled
 from coincide.schema import Need, Pool, Selection
 
 BLOCK = 2048
@@ -140,7 +141,7 @@ def value_of(a: np.ndarray, unique: np.ndarray, like: np.ndarray, turns: np.ndar
     """(R a' + u' + r') / (R + 2), float64 [n], of the rows of one block; the three arguments in the
     middle of their percentile ranks in (0, 1].
     """
-    ranks = [rankdata(each, method="average") / len(each) for each in (a, unique, like)]
+    ranks = [rankdata(settled(each), method="average") / len(each) for each in (a, unique, like)]
     return (turns * ranks[0] + ranks[1] + ranks[2]) / (turns + 2)
 
 

@@ -64,15 +64,11 @@ def ledger(folder: Path, results: int, clusters: int, rows: int) -> None:
     """Write ``results`` of them into ``folder``, with their store."""
     dice = random.Random(1)
     names = [*METHODS, *(f"method_{i:02d}" for i in range(20 - len(METHODS)))]
-    plan = [
-        (data, target, method, budget, seed)
-        for data in ("llava", "vision_flan")
-        for target in ("tiny", "tiny_wide")
-        for method in names
-        for budget in BUDGETS
-        for seed in range(SEEDS)
-    ]
-    runs = [invented(dice, rows, *one) for one in plan[:: max(1, len(plan) // results)][:results]]
+    kinds = [(data, target) for data in ("llava", "vision_flan") for target in ("tiny", "wide")]
+    sweep = [(name, budget) for name in names for budget in BUDGETS]
+    plan = [(*kind, *one, seed) for one in sweep for kind in kinds for seed in range(SEEDS)]
+    full = [(*kind, "full", 1.0, seed) for kind in kinds for seed in range(2)]
+    runs = [invented(dice, rows, *one) for one in [*full, *plan][:results]]
     for run in fill(folder / "store", runs, clusters=clusters, rows=rows):
         write_result(folder / "ledger", run)
 

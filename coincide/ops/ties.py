@@ -12,11 +12,15 @@ from __future__ import annotations
 import numpy as np
 
 DIGITS = 12
-"""Digits after the point that are kept: sums of 4,096 products of unit rows err by less than
+"""Digits that are kept of the largest score: sums of 4,096 products of unit rows err by less than
 1e-13, and half precision tells no rows apart whose cosines differ by less than 1e-8.
 """
 
 
-def settled(cosines: np.ndarray) -> np.ndarray:
-    """``cosines`` (float64, numbers of about 1) to :data:`DIGITS` digits after the point."""
-    return np.asarray(np.round(cosines, DIGITS))
+def settled(scores: np.ndarray) -> np.ndarray:
+    """Finite ``scores`` (float64) to :data:`DIGITS` digits of the power of two above the largest of
+    them.
+    """
+    _, power = np.frexp(np.abs(scores).max(initial=0.0))
+    scale = 2.0 ** int(power)
+    return np.asarray(np.round(scores / scale, DIGITS) * scale)

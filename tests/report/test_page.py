@@ -171,6 +171,29 @@ def test_text_is_told_from_its_background(page: Path, tab: Browser) -> None:
         assert tab.ask(_LEAST_CONTRAST) >= 4.5, scheme
 
 
+def test_of_a_long_table_words_choose_rows_and_what_is_long_is_folded(
+    tab: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for plot in ("rel_plot", "cost_plot", "small_multiples", "composition_plot"):
+        monkeypatch.setattr(f"coincide.report.page.{plot}", lambda *_: "")
+    tab.problems.clear()
+    tab.open(build_report(sweep(seeds=1), tmp_path)["html"], 1400)
+    rows = "[...document.querySelectorAll('.ranked tbody tr')]"
+    said = "document.querySelector('output').textContent"
+    assert tab.ask(f"{rows}.length") == 28 and tab.ask(said) == "28 rows"
+    tab.ask(
+        "(() => { const input = document.querySelector('input[data-filters]');"
+        "input.value = 'Coincide 40%'; input.dispatchEvent(new Event('input')); })()"
+    )
+    assert tab.ask(said) == "1 of 28 rows"
+    shown = tab.ask(f"{rows}.filter((row) => row.offsetHeight > 0).map((row) => row.innerText)")
+    assert len(shown) == 1 and "coincide" in shown[0] and "40%" in shown[0]
+    runs = "document.querySelectorAll('details.run').length"
+    assert tab.ask(runs) == 28
+    assert tab.ask("[...document.querySelectorAll('details.long')].every((node) => !node.open)")
+    assert tab.ask("document.documentElement.scrollWidth") <= 1400 and not tab.problems
+
+
 _CLUSTERS = "document.querySelectorAll('details.exhibit')[1]"
 
 
