@@ -28,15 +28,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from baselines.ranking import TEXT_ONLY, TextOnly, check_choice, shares
+from coincide.data.score_table import numbers_of, read_table
 from coincide.schema import Example, Need, Pool, Selection, UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 WANTED = "expected a table with `row` or `id`, `style`, and a column of numbers per capability"
 
@@ -146,60 +144,13 @@ def read_scores(
     """Names of the capabilities [C], scores float64 [N, C] (NaN: not in the table), and the style
     of each row in it. Raises UserError naming what is wrong, and the first rows where it is.
     """
-    table = _table(path)
-    rows = _rows(path, table, examples)
+    table, rows = read_table(path, examples)
     names = [name for name in table.columns if name not in ("row", "id", "style")]
     if "style" not in table.columns or not names:
         raise UserError(f"{path} has the columns {', '.join(table.columns)}; {WANTED}.")
-    values = np.full((len(examples), len(names)), np.nan)
-    for number, name in enumerate(names):
-        try:
-            values[rows, number] = table[name].to_numpy(np.float64)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{path}: column {name}: {error}; {WANTED}.") from error
-    odd = ~np.isfinite(values[rows]).all(axis=1) | (values[rows] < 0).any(axis=1)
-    if odd.any():
-        first = rows[odd][:10].tolist()
-        raise UserError(f"{path}: rows {first} have a score that is missing or below 0.")
+    values = numbers_of(path, table, rows, names, len(examples))
+    odd = rows[(values[rows] < 0).any(axis=1)]
+    if len(odd):
+        raise UserError(f"{path}: rows {odd[:10].tolist()} have a score below 0.")
     styles = table["style"].astype(str).tolist()
     return names, values, dict(zip(rows.tolist(), styles, strict=True))
-
-
-def _table(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    try:
-        with path.open("rb") as handle:
-            parquet = handle.read(4) == b"PAR1"
-        return pd.read_parquet(path) if parquet else pd.read_csv(path, dtype={"id": str})
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}; {WANTED}, csv or parquet.") from error
-
-
-def _rows(path: Path, table: pd.DataFrame, examples: Sequence[Example]) -> np.ndarray:
-    """The row of the data that each line of the table is about, int64."""
-    if "row" in table.columns:
-        found = table["row"].to_numpy()
-        whole = np.issubdtype(found.dtype, np.integer)
-        if not whole or (found < 0).any() or (found >= len(examples)).any():
-            raise UserError(
-                f"{path}: column row: expected whole numbers, 0 to {len(examples) - 1}."
-            )
-    elif "id" in table.columns:
-        places: dict[str, list[int]] = {}
-        for place, example in enumerate(examples):
-            places.setdefault(example.id, []).append(place)
-        ids = table["id"].astype(str).tolist()
-        wrong = [each for each in ids if len(places.get(each, ())) != 1]
-        if wrong:
-            raise UserError(
-                f"{path}: {len(wrong):,} ids are of no row, or of several: {wrong[:10]}. "
-                "Give a column `row`, the index in the data, instead."
-            )
-        found = np.array([places[each][0] for each in ids], np.int64)
-    else:
-        raise UserError(f"{path} has the columns {', '.join(table.columns)}; {WANTED}.")
-    if len(np.unique(found)) != len(found):
-        raise UserError(f"{path} names some rows twice; expected one line for each.")
-    rows: np.ndarray = found.astype(np.int64)
-    return rows

@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +46,9 @@ if TYPE_CHECKING:
 SIDE = 200
 """Pixels of a picture on the page, at most."""
 MAKE = (
-    "Make one with a method that reads gradients, on the same data and target: python run.py "
-    "method=icons targets=... stages=[features,select]."
+    "Make one with a method that reads gradients of all rows, on the run's data and target: "
+    "python run.py method=icons data={data} target={target} targets=... stages=[features,select]; "
+    "less and tive leave one too."
 )
 
 
@@ -78,6 +80,33 @@ class Pulled:
     cosine: float
 
 
+@dataclass(frozen=True)
+class Influence:
+    """What the rows of a subset did to a sample."""
+
+    sample: AskedSample
+    store: GradientStore
+    up: Sequence[Pulled]
+    """Rows of the largest cosines, all above 0, the largest first."""
+    down: Sequence[Pulled]
+    """Rows of the smallest cosines, all below 0, the smallest first."""
+    rows: int
+    """Of the subset, with a gradient."""
+    above: int
+    """Of these: rows with a cosine above 0."""
+    below: int
+    root: Path | None
+    """The folder of the training pictures, if it is on this machine."""
+
+    @property
+    def counts(self) -> str:
+        """In words."""
+        return (
+            f"Of the {self.rows:,} rows of the subset with a gradient {self.above:,} have a cosine "
+            f"above 0 and {self.below:,} below."
+        )
+
+
 def find_store(shelf: ArtifactShelf, run: Result) -> GradientStore:
     """The gradients of the run's data by a warm-up of its target; of several, plain ones before
     those of Adam, then the later checkpoint.
@@ -99,10 +128,14 @@ def find_store(shelf: ArtifactShelf, run: Result) -> GradientStore:
     if not found:
         raise UserError(
             f"{shelf.root}: no gradients of the data {run.data} by a warm-up of {run.target}. "
-            f"{MAKE}"
+            f"{_make(run)}"
         )
     order = [(s.config["params"]["kind"] == "sgd", s.config["params"]["at"]) for s in found]
     return found[max(range(len(found)), key=lambda i: order[i])]
+
+
+def _make(run: Result) -> str:
+    return MAKE.format(data=run.data, target=run.target)
 
 
 def _same(named: str, key: str) -> bool:
@@ -131,11 +164,19 @@ def find_sample(shelf: ArtifactShelf, run: Result, named: str) -> AskedSample:
             f"{benchmark} has {len(asked):,} samples with a score, and none with doc_id {document} "
             f"and a target; the first are {asked[:10].tolist()}."
         )
-    pictures, _ = benchmark_pictures(shelf, run, benchmark, {document: record})
+    pictures, absent = benchmark_pictures(shelf, run, benchmark, {document: record})
+    # of a document without pictures the unit is its prompt, or the document
+    shows = not str(record.get("unit", "prompt ")).startswith("prompt ")
+    if document not in pictures and shows:
+        raise UserError(
+            f"{named} is asked about a picture, and it cannot be read: {absent}. Without it the "
+            "gradient would be that of another question. Give the store of the run by --store, on "
+            "a machine that has the benchmark."
+        )
     return AskedSample(benchmark, document, record, pictures.get(document))
 
 
-def gradient_of(sample: AskedSample, store: GradientStore, template: str) -> np.ndarray:
+def gradient_of(sample: AskedSample, store: GradientStore, run: Result) -> np.ndarray:
     """float64 [D], of unit length: the sketch of the gradient of the target's loss, by the plain
     kind. Raises UserError where it is zero or not finite.
     """
@@ -149,10 +190,12 @@ def gradient_of(sample: AskedSample, store: GradientStore, template: str) -> np.
     from coincide.models.template import TEMPLATES
 
     config, params = store.config, store.config["params"]
+    target = run.config.get("target")
+    template = str(target.get("template", "")) if isinstance(target, Mapping) else ""
     if encoding_of(template) != config["template"]:
         raise UserError(
             f"{store.folder.name} was made with the template {config['template']}, and the run's "
-            f"target has {template}. {MAKE}"
+            f"target has {template or 'none'}. {_make(run)}"
         )
     base = open_artifact(base_of(open_artifact(store.warmup).check().path)).check().path / "model"
     processor = load_processor(base)
@@ -199,13 +242,11 @@ def pulled(
     return rows[order], cosine[order]
 
 
-def influence(
-    run: Result, shelf: ArtifactShelf, named: str, top: int
-) -> tuple[AskedSample, GradientStore, list[Pulled], list[Pulled], Path | None]:
-    """The sample ``named``, the gradients used, the ``top`` rows of the run's subset that pull it
-    up most and down most, strongest first, and the folder of their pictures.
+def influence(run: Result, shelf: ArtifactShelf, named: str, top: int) -> Influence:
+    """What the rows of the run's subset did to the sample ``named``, with the ``top`` rows of each
+    kind.
 
-    Raises UserError for what is not there.
+    Raises UserError for what is not there, DamagedArtifact for what is not as it was written.
     """
     folder, rows = shelf.subset(run), shelf.rows(run)
     if folder is None or rows is None:
@@ -213,36 +254,30 @@ def influence(
             f"the subset of the run is not in the store {shelf.root}. Name it: --store."
         )
     sample, store = find_sample(shelf, run, named), find_store(shelf, run)
-    target = run.config.get("target")
-    template = str(target.get("template", "")) if isinstance(target, Mapping) else ""
-    order, cosine = pulled(gradient_of(sample, store, template), store, rows)
-    ends = [*range(min(top, len(order))), *range(max(top, len(order) - top), len(order))]
-    examples, root = examples_of(shelf, run, folder, {int(order[i]) for i in ends})
-    found = [Pulled(examples[int(order[i])], float(cosine[i])) for i in ends
-             if int(order[i]) in examples]  # fmt: skip
-    up = [each for each in found if each.cosine > 0][:top]
-    down = [each for each in reversed(found) if each.cosine < 0][:top]
-    return sample, store, up, down, root
+    order, cosine = pulled(gradient_of(sample, store, run), store, rows)
+    up, down = np.arange(len(order))[:top], np.arange(len(order))[::-1][:top]
+    up, down = up[cosine[up] > 0], down[cosine[down] < 0]
+    examples, root = examples_of(shelf, run, folder, set(order[[*up, *down]].tolist()))
+
+    def shown(places: np.ndarray) -> list[Pulled]:
+        each = zip(order[places].tolist(), cosine[places].tolist(), strict=True)
+        return [Pulled(examples.get(row, Example(row, "", (), (), "")), c) for row, c in each]
+
+    return Influence(sample, store, shown(up), shown(down), len(order), int((cosine > 0).sum()),
+                     int((cosine < 0).sum()), root)  # fmt: skip
 
 
-def _keep(
-    shelf: ArtifactShelf,
-    run: Result,
-    sample: AskedSample,
-    store: GradientStore,
-    up: Sequence[Pulled],
-    down: Sequence[Pulled],
-) -> None:
+def _keep(shelf: ArtifactShelf, run: Result, found: Influence) -> None:
     """For the report: what was found."""
-    folder = folder_of(shelf, run)
+    folder, sample = folder_of(shelf, run), found.sample
     texts = {n: str(sample.record.get(n, "")) for n in ("question", "target", "answer", "score")}
     sides = {
         side: [[each.example.row, each.cosine] for each in rows]
-        for side, rows in (("up", up), ("down", down))
+        for side, rows in (("up", found.up), ("down", found.down))
     }
-    about = {"benchmark": sample.benchmark, "document": sample.document}
+    about = {"benchmark": sample.benchmark, "document": sample.document, "counts": found.counts}
     if folder is not None:
-        keep(folder, {**about, **texts, "gradients": store.folder.name, **sides})
+        keep(folder, {**about, **texts, "gradients": found.store.folder.name, **sides})
 
 
 # --- what is shown ------------------------------------------------------------------------------
@@ -257,16 +292,9 @@ img{max-width:100%;image-rendering:auto;border-radius:4px}figcaption{margin-top:
 .about{color:#aaa}}"""
 
 
-def page(
-    sample: AskedSample,
-    store: GradientStore,
-    up: Sequence[Pulled],
-    down: Sequence[Pulled],
-    root: Path | None,
-    run: str,
-) -> str:
+def page(found: Influence, run: str) -> str:
     """The page: the sample, and the rows with their pictures."""
-    record = sample.record
+    sample, record = found.sample, found.sample.record
     title = f"{sample.benchmark}:{sample.document}"
     asked = _figure(
         sample.picture,
@@ -278,10 +306,11 @@ def page(
         "<meta name=viewport content='width=device-width'>",
         f"<title>{_text(title)}</title><style>{STYLE}</style>",
         f"<h1>What pulled on {_text(title)}</h1><p class=about>{_text(run)}; gradients "
-        f"{_text(store.folder.name)}</p><div class=grid>{asked}</div>",
+        f"{_text(found.store.folder.name)}. {found.counts}</p><div class=grid>{asked}</div>",
     ]
-    for head, rows in (("Most up: their steps lower its loss", up), ("Most down", down)):
-        shown = "".join(_row(each, root) for each in rows) or "<p>None.</p>"
+    heads = (("Most up: their steps lower its loss", found.up), ("Most down", found.down))
+    for head, rows in heads:
+        shown = "".join(_row(each, found.root) for each in rows) or "<p>None.</p>"
         parts.append(f"<h2>{head}</h2><div class=grid>{shown}</div>")
     return "\n".join(parts) + "\n"
 
@@ -326,6 +355,15 @@ def _table(up: Sequence[Pulled], down: Sequence[Pulled]) -> Any:
     return table
 
 
+def _no_result(path: Path) -> str:
+    folder = path if path.is_dir() else path.parent
+    names = sorted(each.name for each in folder.glob("*.json")) if folder.is_dir() else []
+    few = ", ".join(get_close_matches(path.name, names, 3, 0.3) or names[:3])
+    return f"{path}: expected a result of the ledger (.json); " + (
+        f"{folder} has {len(names):,}, e.g. {few}." if names else f"there is none in {folder}."
+    )
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command; exit status 2 where something that it needs is not there."""
     parser = argparse.ArgumentParser(prog="python -m coincide.influence", description=__doc__)
@@ -337,19 +375,21 @@ def main(words: Sequence[str] | None = None) -> int:
     options = parser.parse_args(words)
     try:
         if options.run.suffix != ".json" or not options.run.is_file():
-            raise UserError(f"{options.run}: expected a result of the ledger (.json).")
+            raise UserError(_no_result(options.run))
+        if options.top < 1:
+            raise UserError(f"--top={options.top}: expected a whole number, 1 or more.")
         run = presentable(read_result(options.run))
-        shelf = ArtifactShelf(options.store)
-        sample, store, up, down, root = influence(run, shelf, options.sample, max(1, options.top))
-        _keep(shelf, run, sample, store, up, down)
+        found = influence(run, ArtifactShelf(options.store), options.sample, options.top)
+        _keep(ArtifactShelf(options.store), run, found)
+        sample = found.sample
         options.out.mkdir(parents=True, exist_ok=True)
         path = options.out / f"{options.run.stem}-{sample.benchmark}-{sample.document}.html"
-        text = page(sample, store, up, down, root, options.run.stem)
-        write_text(path, text)
+        write_text(path, page(found, options.run.stem))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    console().print(_table(up, down))
+    console().print(_table(found.up, found.down))
+    print(found.counts)
     print(path)
     return 0
 

@@ -96,11 +96,51 @@ class Difficulty:
     S is trained together with the target model (``train.self_filter``).
     """
 
+    method: ClassVar[str] = "self_filter"
+
     signals: tuple[Signal, ...]
     epochs: int = 1
     batch: int = 16
     lr: float = 2e-5
     seed: int = 1234
+
+    @property
+    def part(self) -> float:
+        """Share of the rows that it is learnt on."""
+        return 1.0
+
+    def step_config(self) -> dict[str, Any]:
+        """What it depends on besides the signals, for the key."""
+        return {name: value for name, value in vars(self).items() if name != "signals"}
+
+
+@dataclass(frozen=True)
+class JointDifficulty(Difficulty):
+    """CoIDO's scorer: difficulty -S(f), with S a small net that is trained together with the target
+    on ``of_pool`` of the rows, for importance and diversity at once (``train.joint_scorer``); then
+    every row has a difficulty.
+
+    f are the ``signals``, image and text embeddings; beside them S reads their cosine, and the
+    columns of the file ``scores`` (``coincide.data.score_table``), if there is one.
+    """
+
+    method: ClassVar[str] = "coido"
+
+    of_pool: float = 0.2
+    clusters: int = 20
+    """Of f, over whose mean weights diversity is measured."""
+    width: int = 384
+    """Of the net's layers."""
+    scores: str | None = None
+    scores_sha256: str = ""
+
+    @property
+    def part(self) -> float:
+        return self.of_pool
+
+    def step_config(self) -> dict[str, Any]:
+        """All but the place of the table, whose hash counts."""
+        return {name: value for name, value in super().step_config().items() if name != "scores"}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from coincide.needs import AdaptedSignal as AdaptedSignal
 from coincide.needs import Checkpoint as Checkpoint
 from coincide.needs import Clustering as Clustering
 from coincide.needs import Difficulty as Difficulty
+from coincide.needs import JointDifficulty as JointDifficulty
 from coincide.needs import Need as Need
 from coincide.needs import Signal as Signal
 from coincide.needs import SignalModel as SignalModel

@@ -22,7 +22,7 @@ resumes from its checkpoint, to the same bytes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from coincide.data.reasons import merged
@@ -46,15 +46,17 @@ def difficulty_step(
     recipe: Recipe | None = None,
     scan: Step | None = None,
 ) -> Step:
-    """The step of stage 1. ``signals`` are the steps of ``need.signals``.
+    """The step of stage 1, of Self-Filter or of CoIDO (``train.joint_scorer``). ``signals`` are the
+    steps of ``need.signals``.
 
     The artifact holds ``difficulty.npy`` float32 [N] (NaN: took no part), ``score_net.safetensors``
-    (``weight`` [1, image + text]), the stage-1 model under ``model/`` and ``log.json``. Only the
+    (``weight`` [1, image + text], or the tensors of CoIDO's net), the stage-1 model under
+    ``model/`` and ``log.json``. Only the
     fields of ``recipe`` that do not change the result are used: ``gradient_checkpointing`` and
     ``save_every``. Rows that ``scan`` found unreadable for the model take no part.
     """
     config = {
-        **{name: value for name, value in asdict(need).items() if name != "signals"},
+        **need.step_config(),
         "template": encoding_of(model.template),
         "max_length": model.max_length,
     }

@@ -150,7 +150,11 @@ def _select(experiment: Experiment, device: str) -> StageEstimate | None:
         hours += gpu_hours(2.0 * rows * need.clusters * columns * need.iterations, device)
         disk += 4 * need.clusters * columns
         said.append(f"k-means {rows:,} x {need.clusters:,} x {columns:,} x {need.iterations}")
-    finetuned = [("stage 1 of Self-Filter on all rows", rows, each.epochs) for each in stage1]
+    finetuned = [
+        (f"stage 1 of {each.method} on {each.part:.0%} of the rows", int(each.part * rows),
+         each.epochs)
+        for each in stage1
+    ]  # fmt: skip
     parts = {need.subset: _part(experiment, need.subset, rows) for need in tuned}
     finetuned += [(f"finetuning on {part:,} rows first", part, 1) for part in parts.values()]
     for what, count_of, epochs in finetuned:

@@ -34,8 +34,8 @@ def folder_of(shelf: ArtifactShelf, run: Result) -> Path | None:
 
 def keep(folder: Path, found: Mapping[str, Any]) -> None:
     """Write what was found for a sample: ``benchmark``, ``document``, ``question``, ``target``,
-    ``answer``, ``score``, ``gradients`` (the store's name), and ``up`` and ``down``, lists of row
-    and cosine.
+    ``answer``, ``score``, ``gradients`` (the store's name), ``counts`` (a sentence), and ``up`` and
+    ``down``, lists of row and cosine.
     """
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found, ensure_ascii=False, sort_keys=True)
@@ -45,8 +45,8 @@ def keep(folder: Path, found: Mapping[str, Any]) -> None:
 
 def influences(panel: Panel, shelf: ArtifactShelf, budget: Budget) -> list[dict[str, Any]]:
     """For each sample that was looked at of a run of the panel: ``title``, ``run``, ``question``,
-    ``target``, ``answer``, ``picture``, and ``up`` and ``down``, lists of ``cosine``, ``about``,
-    ``texts`` and ``picture``.
+    ``target``, ``answer``, ``score``, ``gradients``, ``counts``, ``picture``, and ``up`` and
+    ``down``, lists of ``cosine``, ``about``, ``texts`` and ``picture``.
     """
     shown: list[dict[str, Any]] = []
     for row in panel.rows:
@@ -92,8 +92,10 @@ def _shown(
     return {
         "title": f"{found['benchmark']}:{document}",
         "run": label,
-        "gradients": _brief(found.get("gradients")),
-        **{name: _brief(found.get(name)) for name in ("question", "target", "answer", "score")},
+        **{
+            name: _brief(found.get(name))
+            for name in ("gradients", "counts", "question", "target", "answer", "score")
+        },
         "picture": budget.uri(pictures.get(document), SIDE),
         **{
             side: [

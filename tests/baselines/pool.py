@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from baselines.coido import CoIdo
 from baselines.icons import Icons
 from baselines.less import Less
 from baselines.magic import Magic
@@ -167,7 +168,9 @@ def make_pool(rows: int = 300, seed: int = 0) -> MemoryPool:
             bridge: np.where(no_image | empty, np.nan, glance.random(rows))[:, None],
             neurons: numbers.reshape(rows, 8).astype(np.float32),
         },
-        difficulties={SelfFilter().needs()[2]: difficulty.astype(np.float32)},
+        difficulties={
+            method.needs()[2]: difficulty.astype(np.float32) for method in (SelfFilter(), CoIdo())
+        },
         subsets={reference: learnt},
         tuned_signals={
             TunedSignal(reference, TokenScores()): losses,

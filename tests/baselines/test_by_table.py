@@ -1,4 +1,4 @@
-"""DataTailor's formulas and mmSSR's rule, against plain twins."""
+"""DataTailor's formulas, mmSSR's rule and CoIDO's quotas, against plain twins."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from baselines.coido import CoIdo
 from baselines.datatailor import DataTailor, representativeness, uniqueness, value_of
 from baselines.mmssr import MmSsr, in_rounds
 from coincide.ops.scores import spectrum
@@ -79,6 +80,40 @@ def test_mmssrs_rounds_by_hand() -> None:
     )
 
 
+@pytest.mark.parametrize("k", [7, 100])
+def test_coido_gives_every_source_its_share_and_takes_the_hardest(k: int) -> None:
+    pool, method = make_pool(), CoIdo(text_only="drop")
+    difficulty = pool.difficulty(method.needs()[2])
+    able = [r for r in np.flatnonzero(pool.usable).tolist()
+            if pool.examples[r].images and pool.examples[r].turns[1].text]  # fmt: skip
+    names = sorted({pool.examples[r].source for r in able})
+    exact = {n: k * sum(pool.examples[r].source == n for r in able) / len(able) for n in names}
+    quota = {n: int(exact[n]) for n in names}
+    for n in sorted(names, key=lambda n: (quota[n] - exact[n], n))[: k - sum(quota.values())]:
+        quota[n] += 1
+    expected: set[int] = set()
+    for n in names:
+        mine = [r for r in able if pool.examples[r].source == n]
+        expected |= set(sorted(mine, key=lambda r: (-difficulty[r], r))[: quota[n]])
+    found = method.select(pool, k, 0)
+    assert set(found.rows.tolist()) == expected
+    assert (
+        dict(zip(*(found.tables["sources"][c] for c in ("source", "quota")), strict=True)) == quota
+    )
+
+
+def test_coido_is_keyed_by_the_content_of_a_table_and_refuses_one_that_is_not_there(
+    tmp_path: Path,
+) -> None:
+    one, same = (table(tmp_path / n, ["1,a,2"], "row,style,ocr") for n in ("a.csv", "b.csv"))
+    assert CoIdo(scores=str(one)).key_config() == CoIdo(scores=str(same)).key_config()
+    assert CoIdo(scores=str(one)).key_config() != CoIdo().key_config()
+    with pytest.raises(UserError, match="no such file; expected a table with `row` or `id`"):
+        CoIdo(scores=str(tmp_path / "none.csv"))
+    with pytest.raises(UserError, match="of_pool"):
+        CoIdo(of_pool=0)
+
+
 def table(path: Path, lines: list[str], head: str = "row,style,ocr,counting") -> Path:
     path.write_text("\n".join([head, *lines]) + "\n")
     return path
@@ -103,7 +138,8 @@ def test_a_table_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     pool = make_pool()
     wrong = {
         "twice": ["1,a,1,1", "1,b,2,2"],
-        "missing or below 0": ["1,a,1,-1"],
+        "below 0": ["1,a,1,-1"],
+        "is missing": ["1,a,1,"],
         "whole numbers": ["900,a,1,1"],
         "ocr": ["1,a,much,1"],
     }

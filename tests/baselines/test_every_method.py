@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from baselines.clip_score import ClipScore
+from baselines.coido import CoIdo
 from baselines.d2_pruning import D2Pruning
 from baselines.datatailor import DataTailor
 from baselines.dics import Dics
@@ -76,8 +77,10 @@ METHODS: list[Method] = [
     Tive(),
     MixToMax(),
     DataTailor(cluster_rows=15),
+    CoIdo(),
+    CoIdo(text_only="drop"),
 ]
-UNNESTED = ("dics", "presel", "onceselect", "visnec", "magic", "icons", "datatailor")
+UNNESTED = ("dics", "presel", "onceselect", "visnec", "magic", "icons", "datatailor", "coido")
 """Whose candidates, quotas or draws follow from the budget."""
 
 

@@ -125,6 +125,9 @@ def test_self_filters_stage_is_charged_to_its_selection() -> None:
     found = by_stage(costs(experiment("method=self_filter"), STAGES))
     full = by_stage(costs(experiment("method=full"), STAGES))
     assert found["select"].hours == pytest.approx(full["train"].hours)
+    fifth = by_stage(costs(experiment("method=coido"), STAGES))["select"]
+    assert fifth.hours == pytest.approx(full["train"].hours / 5, rel=1e-4)
+    assert "stage 1 of coido on 20% of the rows" in fifth.basis
 
 
 def test_what_is_not_known_is_not_zero() -> None:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+import pandas as pd
 import torch
 from safetensors.torch import save_file
 
 from coincide.config import FeaturePass
 from coincide.features.extract import extract, signal_step
 from coincide.features.passes.adapted import AdaptedPass
+from coincide.ledger.files import write_result
+from coincide.ledger.result import Score
 from coincide.models.encode import encode
 from coincide.models.load import load_model, load_processor
 from coincide.models.template import TEMPLATES
 from coincide.models.tuned import MOMENTS
 from coincide.schema import Signal, SubsetOf, WarmUp
 from coincide.store import Artifact, Build, Step, Store
+from coincide.system.files import write_json
 from tests.features.conftest import Model, Source, rows
+from tests.report.fixture import result
 from tests.train.tiny import TINY
 from train.lora import add_lora, save_adapter, trainable_state
 from train.moments import in_file
@@ -114,3 +121,51 @@ def plain(
         }
         found[example.row] = (parts, int((e.labels[1:] != -100).sum()))
     return found
+
+
+def of_a_run(root: Path, source: Source, model: Model) -> Path:
+    """A result in a ledger, whose subset is 16 rows of the pool, asked row 10 and a text."""
+    store, chosen = Store(root), [r for r in range(24) if r % 3 != 2]
+    shown = (source.images / "3.png").read_bytes()
+
+    def benchmark(build: Build) -> None:
+        pd.DataFrame({"question_id": ["a"], "image": [{"bytes": shown, "path": ""}]}).to_parquet(
+            build.dir / "test.parquet"
+        )
+
+    def subset(build: Build) -> None:
+        np.save(build.dir / "rows.npy", chosen)
+        said = {"human": "human", "gpt": "gpt"}
+        records = [
+            {"id": e.id, "image": e.images[0] if e.images else None, "source": e.source,
+             "conversations": [{"from": said[t.role], "value": t.text} for t in e.turns]}
+            for e in rows() if e.row in chosen
+        ]  # fmt: skip
+        write_json(build.dir / "subset.json", records)
+
+    def evaluation(build: Build) -> None:
+        row = rows()[10]
+        asked = [
+            {"doc_id": 4, "question_id": "a", "question": row.turns[0].text[8:], "unit": "x",
+             "target": row.turns[1].text, "answer": "no", "score": 0.0},
+            {"doc_id": 5, "question_id": "b", "question": "?", "unit": "y", "target": "no",
+             "answer": "no", "score": 1.0},
+        ]  # fmt: skip
+        text = "".join(json.dumps(each) + "\n" for each in asked)
+        (build.dir / "samples.jsonl").write_text(text)
+
+    bench = Step("data", "bench", 1, {"of": "odd"}, benchmark)
+    store.ensure(bench)
+    config = {"benchmark": "odd", "data": {"test": "test.parquet"}}
+    made = [
+        store.ensure(Step("subset", "few", 1, {}, subset, needs=(source.step(),))),
+        store.ensure(Step("eval", "odd", 1, config, evaluation, needs=(bench,))),
+    ]
+    names = [f"{a.path.parent.name}/{a.path.name}" for a in made]
+    found = result(
+        "icons", 0, (), k=len(chosen), keys={"subset": names[0], "eval.odd": names[1]},
+        scores=(Score("odd", "exact_match", 0.5, 2, 3.0, "p", "", names[1]),),
+        contents={"data": source.step().key[:12], "target": model.step().key[:12]},
+        config={"target": {"template": "vicuna_v1"}, "data": {"images": str(source.images)}},
+    )  # fmt: skip
+    return write_result(root / "ledger", found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from coincide.features.forward.gradients import GradientReading, GradientRun, ad
 from coincide.features.signals.attention_spectrum import AttentionSpectrum
 from coincide.features.signals.gradient_length import GradientLength
 from coincide.features.signals.gradients import Gradients
+from coincide.influence import find_store, influence, main
+from coincide.ledger.evidence import ArtifactShelf
+from coincide.ledger.files import read_result, write_result
 from coincide.models.decoder import last_states
 from coincide.models.encode import encode
 from coincide.models.head import own_logits
@@ -27,9 +31,12 @@ from coincide.models.template import TEMPLATES
 from coincide.models.tuned import MOMENTS, PREFIX, read_adapter
 from coincide.ops import sketch
 from coincide.ops.sketch import MatrixShape
+from coincide.report.compare import panels
+from coincide.report.influences import influences
+from coincide.report.pictures import Budget
 from coincide.schema import Signal, UserError
 from coincide.store import Artifact, Store
-from tests.features.adapted import WARM, adapted, plain, run, warmup_step
+from tests.features.adapted import WARM, adapted, of_a_run, plain, run, warmup_step
 from tests.features.conftest import Model, Source, rows
 
 DIM = 512
@@ -363,3 +370,84 @@ def test_attention_to_the_image_is_that_of_the_adapted_model(
             whole = sum(each[0].mean(dim=0) for each in output.attentions)
             expected = torch.linalg.svdvals(whole[e.text_mask][:, e.image_mask])[:5]
             np.testing.assert_allclose(values[row, : len(expected)], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_rows_that_pulled_a_sample_are_those_of_the_gradients_themselves(
+    made: tuple[Path, list[Artifact]],
+    folders: tuple[Path, Path],
+    source: Source,
+    model: Model,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A sample that is a training row finds itself first; the order is that of every product."""
+    path = of_a_run(made[0], source, model)
+    words = [str(path), "--store", str(made[0]), "--out", str(tmp_path), "--top", "5"]
+    assert main([*words, "--sample", "odd:4"]) == 0
+    said = capsys.readouterr().out
+    run = read_result(path)
+    shelf = ArtifactShelf(made[0])
+    found = influence(run, shelf, "odd:4", 5)
+    signal = next(s for s in SIGNALS if f"-{made[1][SIGNALS.index(s)].path.name}" in
+                  f"-{found.store.folder.name}")  # fmt: skip
+    assert isinstance(signal, Gradients)
+    assert (signal.kind, signal.at) == ("sgd", 1), "plain ones of the last checkpoint"
+    truth = plain(folders[0], source, 1)
+    matrices = matrices_of(read_adapter(folders[1] / "at-00"))
+    sketches = {r: _sketched(signal, matrices, parts) for r, (parts, _) in truth.items()}
+    chosen = [r for r in shelf.rows(run).tolist() if r in sketches and r != BY_DROPPED]  # type: ignore[union-attr]
+    cosine = {r: float(sketches[r] @ sketches[10]) for r in chosen}
+    order = sorted(chosen, key=lambda r: -cosine[r])
+    assert order[0] == 10
+    assert [each.example.row for each in found.up] == [r for r in order if cosine[r] > 0][:5]
+    assert [each.example.row for each in found.down] == [r for r in order[::-1] if cosine[r] < 0][
+        :5
+    ]
+    for each in (*found.up, *found.down):
+        assert each.cosine == pytest.approx(cosine[each.example.row], abs=2e-3)
+        assert each.example.source == ("odd" if each.example.row % 2 else "even")
+    assert (found.rows, found.above) == (len(chosen), sum(c > 0 for c in cosine.values()))
+    assert found.counts in " ".join(said.split())
+    page = (tmp_path / f"{path.stem}-odd-4.html").read_text()
+    assert page.count("<img") == 1 + sum(bool(e.example.images) for e in (*found.up, *found.down))
+    (shown,) = influences(panels([run])[0], shelf, Budget(10**7))
+    assert [each["cosine"] for each in shown["up"]] == [f"{e.cosine:+.3f}" for e in found.up]
+    assert shown["up"][0]["about"] == "row 10, even"
+    assert shown["up"][0]["picture"].startswith("data:image/")
+    assert shown["counts"] == found.counts
+
+
+def test_what_influence_cannot_tell_is_said_with_its_remedy(
+    made: tuple[Path, list[Artifact]],
+    source: Source,
+    model: Model,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = of_a_run(made[0], source, model)
+    other = write_result(
+        made[0] / "ledger", replace(read_result(path), seed=1, contents={"data": "f" * 12})
+    )
+    wrong = {
+        f"{path}x --sample odd:4": f"expected a result of the ledger (.json); {path.parent} has 2",
+        f"{path} --sample even:4": "expected BENCHMARK:ID, with one of odd and the doc_id",
+        f"{path} --sample odd:77": "has 2 samples with a score, and none with doc_id 77",
+        f"{path} --sample odd:5": "odd:5 is asked about a picture, and it cannot be read",
+        f"{path} --sample odd:4 --top 0": "--top=0: expected a whole number, 1 or more",
+        f"{path} --sample odd:4 --store {tmp_path}": "the subset of the run is not in the store",
+        f"{other} --sample odd:4": "method=icons data=demo target=tiny targets=",
+    }
+    for words, expected in wrong.items():
+        named = words if "--store" in words else f"{words} --store {made[0]}"
+        assert main([*named.split(), "--out", str(tmp_path)]) == 2
+        assert expected in capsys.readouterr().err
+    store = find_store(ArtifactShelf(made[0]), read_result(path)).folder
+    broken = min(store.glob("values-*.npy"))
+    kept = broken.read_bytes()
+    broken.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    try:
+        words = [str(path), "--store", str(made[0]), "--out", str(tmp_path), "--sample", "odd:4"]
+        assert main(words) == 2
+        assert f"{store.name} is damaged" in capsys.readouterr().err
+    finally:
+        broken.write_bytes(kept)

@@ -1,12 +1,13 @@
-"""Self-Filter's stage 1: the loss by hand, one step by autograd, and what it leaves behind."""
+"""Stage 1 of Self-Filter and CoIDO: the loss by hand, one step by autograd, what it leaves."""
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ from coincide.models.encode import collate, encode
 from coincide.models.load import load_model, load_processor
 from coincide.models.recompute import checkpoint_layers
 from coincide.models.template import TEMPLATES
-from coincide.schema import Dataset, Difficulty
+from coincide.schema import Dataset, Difficulty, JointDifficulty, UserError
 from coincide.store import Artifact, Build, Step, Store
 from coincide.system.files import write_json
 from tests.train.tiny import TinyModel
 from train import stage_one as stage
+from train.joint_scorer import JointScorer, spread_over
 from train.recipe import Recipe
 from train.self_filter import difficulty_step
 from train.stage_one import epoch_batches, step, weighted_loss
@@ -100,10 +102,10 @@ def signal_steps() -> list[Step]:
     return [make(0), make(1)]
 
 
-def wanted(recipe: Recipe | None = None) -> Step:
+def wanted(recipe: Recipe | None = None, need: Difficulty = NEED) -> Step:
     model, data = TinyModel(), Data()
     return difficulty_step(
-        NEED,
+        need,
         signal_steps(),
         model=model,
         base=model.step(),
@@ -113,9 +115,9 @@ def wanted(recipe: Recipe | None = None) -> Step:
     )
 
 
-def stage_one(root: Path, recipe: Recipe | None = None) -> Artifact:
+def stage_one(root: Path, recipe: Recipe | None = None, need: Difficulty = NEED) -> Artifact:
     store = Store(root)
-    made = wanted(recipe)
+    made = wanted(recipe, need)
     for step_before in made.needs:
         store.ensure(step_before)
     return store.ensure(made)
@@ -149,10 +151,10 @@ def test_the_loss_and_its_gradient_by_hand() -> None:
     torch.testing.assert_close(scores.grad, 4 / n * w * (c - (w * c).sum()))
 
 
-@pytest.mark.parametrize("at_once", [4, 3, 1])
-def test_one_step_of_both_by_autograd(made: Artifact, at_once: int) -> None:
+@pytest.mark.parametrize(("at_once", "joint"), [(4, False), (3, False), (1, False), (3, True)])
+def test_one_step_of_both_by_autograd(made: Artifact, at_once: int, joint: bool) -> None:
     """Gradients of the net and the model against transformers' own loss, example by example;
-    a batch in parts is the same step.
+    a batch in parts is the same step. CoIDO's (``joint``) adds the spread over two clusters.
     """
     store = made.path.parent.parent
     folder = next((store / "target").iterdir()) / "model"
@@ -164,7 +166,12 @@ def test_one_step_of_both_by_autograd(made: Artifact, at_once: int) -> None:
     ]
     cut_up = [encoded[at : at + at_once] for at in range(0, 4, at_once)]
     f = torch.from_numpy(np.concatenate([features(0), features(1)], axis=1)[rows])
-    net = torch.nn.Linear(2 * WIDTH, 1, bias=False)
+    net: Any = torch.nn.Linear(2 * WIDTH, 1, bias=False)
+    clusters = torch.tensor([7, 3, 7, 7])
+    if joint:
+        net = JointScorer(2 * WIDTH - 3, 3, 5, seed=0)
+        torch.nn.init.normal_(net.score.weight)
+        torch.nn.init.normal_(net.log_sigma)
 
     twin, net_twin = copy.deepcopy(network), copy.deepcopy(net)
     losses, counts = [], []
@@ -175,11 +182,18 @@ def test_one_step_of_both_by_autograd(made: Artifact, at_once: int) -> None:
         )
         losses.append(output.loss * counts[-1])
     weights = torch.softmax(net_twin(f)[:, 0], dim=0)
-    (4 * (weights * torch.stack(losses)).sum() / sum(counts)).backward()
+    loss = 4 * (weights * torch.stack(losses)).sum() / sum(counts)
+    if joint:
+        a, b = weights[[0, 2, 3]].mean(), weights[1]
+        spread, (s1, s2) = (a - b).abs() / 2, net_twin.log_sigma.exp()
+        loss = loss / s1**2 + spread / (2 * s2**2) + s1.log() + s2.log()
+    loss.backward()
 
     both = [*network.parameters(), *net.parameters()]
     before = [p.detach().clone() for p in both]
-    step(network, net, [collate(part, 0) for part in cut_up], f, torch.optim.SGD(both, lr=1.0))
+    more = net.regularize(clusters) if joint else None
+    parts = [collate(part, 0) for part in cut_up]
+    step(network, net, parts, f, torch.optim.SGD(both, lr=1.0), more)
     for p, was, q in zip(both, before, [*twin.parameters(), *net_twin.parameters()], strict=True):
         moved = was - (torch.zeros_like(was) if q.grad is None else q.grad)
         torch.testing.assert_close(p.detach(), moved, atol=2e-5, rtol=1e-4)
@@ -311,3 +325,52 @@ def test_every_row_once_per_epoch() -> None:
     first, second = (np.concatenate(epoch_batches(rows, NEED, epoch)) for epoch in (0, 1))
     assert sorted(first) == sorted(second) == rows.tolist()
     assert first.tolist() != second.tolist()
+
+
+def test_coidos_net_is_its_formula_and_starts_at_nothing() -> None:
+    net, x = JointScorer(5, 2, 4, seed=1), torch.randn(9, 7)
+    assert not net(x).any()
+    torch.nn.init.normal_(net.score.weight)
+    f, g, a, r, v = ({k: p.detach().numpy() for k, p in part.named_parameters()} for part in (
+        net.features, net.scalars, net.fusion, net.residual, net.score))  # fmt: skip
+    for row, found in zip(x.numpy(), net.scores(x.numpy()), strict=True):
+        both = [row[:5] @ f["weight"].T + f["bias"], row[5:] @ g["weight"].T + g["bias"]]
+        h = np.maximum(np.maximum(np.concatenate(both), 0) @ a["weight"].T + a["bias"], 0)
+        h = h + np.maximum(h @ r["weight"].T + r["bias"], 0)
+        assert found == pytest.approx((h @ v["weight"].T).item(), abs=1e-5)
+    w = torch.full((3,), 0.2, requires_grad=True)
+    spread_over(w, torch.tensor([1, 2, 2])).backward()
+    assert w.grad is not None
+    assert not w.grad.any()
+
+
+def test_coidos_scorer_learns_on_a_part_and_scores_every_row(
+    made: Artifact, tmp_path: Path, capsys: Any
+) -> None:
+    """Rows with features have a difficulty; what is random is hard; a table's columns are read."""
+    table = tmp_path / "scores.csv"
+    table.write_text("row,judge\n" + "".join(f"{i},{i % 5}\n" for i in range(ROWS) if i != 3))
+    sha = hashlib.sha256(table.read_bytes()).hexdigest()
+    need = JointDifficulty(SIGNALS, 5, 6, 1e-2, of_pool=0.7, clusters=3, width=8,
+                           scores=str(table), scores_sha256=sha)  # fmt: skip
+    elsewhere = tmp_path / "same.csv"
+    elsewhere.write_bytes(table.read_bytes())
+    keys = {wanted(need=each).key for each in (need, replace(need, scores=str(elsewhere)))}
+    assert len(keys) == 1
+    assert wanted(need=replace(need, of_pool=0.5)).key not in keys | {wanted().key}
+    found = stage_one(tmp_path / "store", need=need)
+    difficulty = np.load(found.path / "difficulty.npy")
+    assert np.flatnonzero(np.isnan(difficulty)).tolist() == sorted((*TEXT_ONLY, UNKNOWN, 3))
+    assert found.facts["rows"] in (38, 39), "0.7 of 56, one of which may have no answer"
+    hard = np.isin(np.arange(ROWS), list(HARD))
+    assert np.nanmedian(difficulty[hard]) > np.nanmedian(difficulty[~hard])
+    tensors = load_file(found.path / "score_net.safetensors")
+    assert tensors["features.weight"].shape == (8, 2 * WIDTH)
+    assert tensors["scalars.weight"].shape == (8, 2), "the cosine, and the judge's column"
+    assert tensors["log_sigma"].abs().min() > 0
+    table.write_text("row,judge\n900,1\n")
+    with pytest.raises(UserError, match="changed since the run was planned"):
+        stage_one(tmp_path / "other", need=need)
+    wrong = replace(need, scores_sha256=hashlib.sha256(table.read_bytes()).hexdigest())
+    with pytest.raises(UserError, match="column row: expected whole numbers, 0 to 59"):
+        stage_one(tmp_path / "other", need=wrong)

@@ -47,6 +47,7 @@ def clusters() -> Any:
 
 def _methods() -> dict[str, Any]:
     from baselines.clip_score import ClipScore
+    from baselines.coido import CoIdo
     from baselines.d2_pruning import D2Pruning
     from baselines.datatailor import DataTailor
     from baselines.dics import Dics
@@ -83,7 +84,7 @@ def _methods() -> dict[str, Any]:
         Prism(), ScalSelect(), Rds(),
         OnceSelect(steps=20, epochs=20), VisNec(clusters=5), MAGIC,
         Icons(), Less(), Representatives(clusters=10), Tive(), Balanced(), MixToMax(),
-        DataTailor(cluster_rows=15),
+        DataTailor(cluster_rows=15), CoIdo(),
     ]  # fmt: skip
     return {method.name: method for method in made}
 
