@@ -89,7 +89,8 @@ def benchmark_pictures(
 def _in_data(shelf: ArtifactShelf, data: Path | None, files: Any) -> list[Path]:
     if data is None or not isinstance(files, Mapping):
         return []
-    inside = [n for n in map(str, files.values()) if (data / n).resolve().is_relative_to(data)]
+    root = data.resolve()
+    inside = [n for n in map(str, files.values()) if (data / n).resolve().is_relative_to(root)]
     return [path for name in inside if (path := shelf.file(data, name)) is not None]
 
 
