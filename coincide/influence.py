@@ -109,7 +109,7 @@ class Influence:
 
 def find_store(shelf: ArtifactShelf, run: Result) -> GradientStore:
     """The gradients of the run's data by a warm-up of its target; of several, plain ones before
-    those of Adam, then the later checkpoint.
+    those of Adam, then those that the run selected by, then the later checkpoint.
 
     Raises UserError where the store holds none.
     """
@@ -130,7 +130,11 @@ def find_store(shelf: ArtifactShelf, run: Result) -> GradientStore:
             f"{shelf.root}: no gradients of the data {run.data} by a warm-up of {run.target}. "
             f"{_make(run)}"
         )
-    order = [(s.config["params"]["kind"] == "sgd", s.config["params"]["at"]) for s in found]
+    own = {Path(cost.folder).name for cost in run.costs}
+    order = [
+        (s.config["params"]["kind"] == "sgd", s.folder.name in own, s.config["params"]["at"])
+        for s in found
+    ]
     return found[max(range(len(found)), key=lambda i: order[i])]
 
 
@@ -286,7 +290,7 @@ STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:7
 color:#1d1d1f;background:#fff}h1{font-size:1.3rem}h2{font-size:1.05rem;margin-top:2rem}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(14rem,1fr));gap:1rem}
 figure{margin:0;padding:.75rem;border:1px solid #d2d2d7;border-radius:8px}
-img{max-width:100%;image-rendering:auto;border-radius:4px}figcaption{margin-top:.5rem}
+img{width:min(100%,9rem);image-rendering:auto;border-radius:4px}figcaption{margin-top:.5rem}
 .cosine{font-variant-numeric:tabular-nums;font-weight:600}.about{color:#555;font-size:.9em}
 @media(prefers-color-scheme:dark){body{color:#eee;background:#1c1c1e}figure{border-color:#444}
 .about{color:#aaa}}"""
@@ -299,7 +303,7 @@ def page(found: Influence, run: str) -> str:
     asked = _figure(
         sample.picture,
         f"<b>{_text(record.get('question'))}</b><br>target: {_text(record['target'])}<br>"
-        f"answer: {_text(record.get('answer'))}, score {_text(record.get('score'))}",
+        f"answer: {_text(record.get('answer')) or '(empty)'}, score {_text(record.get('score'))}",
     )
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8>",

@@ -379,10 +379,12 @@ def test_the_rows_that_pulled_a_sample_are_those_of_the_gradients_themselves(
     model: Model,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A sample that is a training row finds itself first; the order is that of every product."""
     path = of_a_run(made[0], source, model)
-    words = [str(path), "--store", str(made[0]), "--out", str(tmp_path), "--top", "5"]
+    monkeypatch.chdir(made[0].parent)
+    words = [str(path), "--store", made[0].name, "--out", str(tmp_path), "--top", "5"]
     assert main([*words, "--sample", "odd:4"]) == 0
     said = capsys.readouterr().out
     run = read_result(path)
