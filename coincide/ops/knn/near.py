@@ -18,7 +18,7 @@ _ROUNDING = 1 + 2.0**-20
 
 
 @dataclass(frozen=True)
-class Pairs:
+class RowPairs:
     """Pairs of a row of the tile and another row, and between which numbers their distance is."""
 
     row: np.ndarray
@@ -30,9 +30,9 @@ class Pairs:
     high: np.ndarray | None
     """float32 [p], or None if there is no upper bound; given once for each pair."""
 
-    def some(self, which: np.ndarray) -> Pairs:
+    def some(self, which: np.ndarray) -> RowPairs:
         """Those in the mask ``which``, without their upper bounds."""
-        return Pairs(self.row[which], self.other[which], self.low[which], None)
+        return RowPairs(self.row[which], self.other[which], self.low[which], None)
 
 
 class Near:
@@ -49,10 +49,10 @@ class Near:
         self.keys = np.full((rows, k), NONE, np.int64)
         self.reach = np.full(rows, np.inf, np.float32)
         """Squared distance beyond which no row is a neighbour."""
-        self.waiting: list[Pairs] = []
+        self.waiting: list[RowPairs] = []
         self.held = 0
 
-    def tightened(self, pairs: Pairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def tightened(self, pairs: RowPairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """``(rows, their high, their reach)`` if ``pairs`` are taken in; nothing changes yet."""
         if pairs.high is None or not len(pairs.row):
             none = np.empty(0, np.int64)
@@ -67,7 +67,7 @@ class Near:
         high = beside[:, : self.k]
         return rows, high, np.minimum(self.reach[rows], high[:, -1] * np.float32(_ROUNDING))
 
-    def take(self, pairs: Pairs, tight: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    def take(self, pairs: RowPairs, tight: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
         """Keep ``pairs`` (:meth:`tightened` gave ``tight``) for their exact distance."""
         rows, high, reach = tight
         self.high[rows], self.reach[rows] = high, reach
@@ -95,7 +95,7 @@ class Near:
         row, other, low = (np.concatenate([getattr(p, n) for p in self.waiting]) for n in names)
         order = np.argsort(row, kind="stable")
         order = order[low[order] <= self.reach[row[order]]]
-        self.waiting = [Pairs(row[order], other[order], low[order], None)]
+        self.waiting = [RowPairs(row[order], other[order], low[order], None)]
         self.held = len(order)
 
     def _merge(self, row: np.ndarray, keys: np.ndarray) -> None:

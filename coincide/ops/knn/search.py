@@ -12,7 +12,7 @@ import torch
 from coincide.ops.arrays import TILE, require_finite_rows, row_digests
 from coincide.ops.clusters import LazyRows
 from coincide.ops.knn.distances import Metric, pair_distances
-from coincide.ops.knn.near import Near, Pairs
+from coincide.ops.knn.near import Near, RowPairs
 from coincide.ops.knn.screen import (
     OUTSIDE,
     Screen,
@@ -196,7 +196,7 @@ class _Search:
                 half = product[torch.from_numpy(row), torch.from_numpy(column)].float()
                 mine, theirs = (column, row) if columns else (row, column)
                 low, high = screen.bounds(of, to, mine, theirs, half.cpu().numpy())
-                pairs = Pairs(mine, there.first + theirs, low, high)
+                pairs = RowPairs(mine, there.first + theirs, low, high)
                 tight = near.tightened(pairs)
                 reach = near.reach.copy()
                 reach[tight[0]] = tight[2]
