@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
-# two processes, one thread of torch in each: more threads than cores make it slower by far
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -rs
+# one thread of torch in each process: more threads than cores make it slower by far; a third process
+# on two cores, since tests on SLURM, killed and waiting processes leave theirs idle
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder -rs
 
 .PHONY: install demo test test-fast check docs lock clean
 

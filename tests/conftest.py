@@ -1,4 +1,4 @@
-"""Two processes share the suite, file by file; files with slow tests come first.
+"""Three processes share the suite, file by file; files with slow tests come first.
 
 Programs of ours that tests start are forked from one that has imported their libraries
 (``tests/warm.py``), except in tests marked ``fresh``.
