@@ -33,7 +33,7 @@ from tests.command.conftest import Run
         (["method=from_file", "method.path=nowhere.json"], "no such file"),
         (["method.variant=other"], "variant.*released"),
         (["targets=null"], "To choose none of a group leave it out with ~, e.g. ~targets"),
-        (["~method"], "method: none is chosen. The choices are clip_score, coincide"),
+        (["~method"], "method: none is chosen. The choices are clip_score, coido, coincide"),
         (["~launcher"], "launcher: none is chosen. The choices are local"),
         (["train.global_batch=10", "train.micro_batch=16"], "global_batch"),
     ],
