@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import run as program
-from coincide.schema import UserError
+from coincide.schema import UserError, signals_of
 
 GROUPS = ("data", "method", "reference", "clip", "vision", "sentence", "target", "train", "eval")
 FILES = [
@@ -38,6 +38,9 @@ def test_composes_and_instantiates(group: str, name: str, tmp_path: Path) -> Non
     for each in GROUPS:
         made = program.build(cfg, each)
         assert type(made).__name__ == OmegaConf.select(cfg, f"{each}._target_").split(".")[-1]
+        if each == group == "method" and name not in ("from_file", "mmssr"):
+            for signal in (s for need in made.needs() for s in signals_of(need)):
+                assert f"coincide.features.signals.{signal.name}" == type(signal).__module__
 
 
 @pytest.mark.parametrize(
@@ -45,18 +48,6 @@ def test_composes_and_instantiates(group: str, name: str, tmp_path: Path) -> Non
 )
 def test_benchmarks_instantiate(name: str) -> None:
     assert instantiate(OmegaConf.load(program.CONF / "benchmark" / f"{name}.yaml"))
-
-
-def test_a_methods_signals_have_files_of_their_names() -> None:
-    from coincide.schema import signals_of
-
-    for group, name in FILES:
-        if group == "method" and name not in ("from_file", "mmssr"):
-            with hydra.initialize_config_dir(str(program.CONF), version_base="1.3"):
-                cfg = program.compose_run([f"method={name}"])
-            for need in program.build(cfg, "method").needs():
-                for signal in signals_of(need):
-                    assert f"coincide.features.signals.{signal.name}" == type(signal).__module__
 
 
 def test_matched_takes_the_other_method_as_its_file_and_the_words_have_it(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def test_without_an_account_the_reason_is_told(
 ) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     with pytest.raises(NotWritten, match=r"(?i)api.key|login"):
-        sync(records, online(tmp_path))
+        sync(records, replace(online(tmp_path), timeout=60))
 
 
 def test_a_stage_goes_on_with_one_warning_and_a_later_sync_is_complete(
