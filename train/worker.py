@@ -75,6 +75,7 @@ def train(job: TrainingJob, rank: int) -> str | None:
     from train.checkpoint import contents, newest_complete
     from train.data import loader, open_subset
     from train.lora import add_lora, fused_experts
+    from train.merged import merge_products
     from train.tensors_only import tensors_only
     from train.trainer import LoraTrainer, Monitor
 
@@ -90,6 +91,8 @@ def train(job: TrainingJob, rank: int) -> str | None:
     if rank == 0 and (experts := fused_experts(model)):
         print(f"train: LoRA leaves {len(experts)} weights of fused experts as they are", flush=True)
     model = add_lora(model, recipe, base=job.base, keep_dtype=recipe.zero_stage > 0)
+    if recipe.merged:
+        merge_products(model)
     if rank == 0:
         write_json(job.size, {"bytes": _trained(model, in_bytes=True)})
     processor = load_processor(Path(job.model))

@@ -40,6 +40,8 @@ def test_answer_config_leaves_out_what_only_changes_speed() -> None:
     faster = replace(
         recipe, micro_batch=4, zero_stage=2, processes=8, save_every=None, workers=0, nodes=2
     )
+    still = Recipe(dropout=0.0, precision="fp32", zero_stage=0)
+    assert replace(still, merged=True).answer_config() == still.answer_config()
     assert faster.answer_config() == recipe.answer_config()
     assert replace(recipe, lr=1e-4).answer_config() != recipe.answer_config()
     assert {f.name for f in fields(Recipe)} >= SPEED_ONLY
@@ -77,6 +79,8 @@ def test_largest_micro_batch_divides() -> None:
         ({"lr": float("nan")}, "0 or more"),
         ({"max_steps": 0}, "or null"),
         ({"workers": -1}, "0 or more"),
+        ({"merged": "yes"}, "true or false"),
+        ({"merged": True}, "dropout=0.05, train.precision=auto, train.zero_stage=3.*train.dropout=0"),
     ],
 )
 def test_bad_values_are_refused(change: dict[str, object], message: str) -> None:

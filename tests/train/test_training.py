@@ -102,10 +102,12 @@ def test_adapter_loads_onto_the_base_model(plain: Artifact, made: Path) -> None:
     np.testing.assert_array_equal(after.numpy(), saved[name])
 
 
-def test_micro_batch_and_checkpointing_do_not_change_the_answer(
+def test_micro_batch_checkpointing_and_merged_products_do_not_change_the_answer(
     plain: Artifact, bench: Bench
 ) -> None:
-    step = bench.step(micro_batch=2, gradient_checkpointing=True, save_every=None, workers=1)
+    step = bench.step(
+        micro_batch=2, gradient_checkpointing=True, merged=True, save_every=None, workers=1
+    )
     assert step.key == bench.step().key
     artifact = bench.store.ensure(step)
     assert artifact.facts["accumulation"] == 4
