@@ -9,7 +9,7 @@ larger ones behind it; in a bucket the highest score comes first, then the lowes
 
 From: mmSSR (arXiv 2503.13383; Apache), by a specification of its code: two 7B models answer for
 every row 14 questions "0 to 5 for capability x" and "which of 9 styles". Only their answers matter
-here, so any judge will do.
+here, so any judge will do; the demo has one of its own (``python -m coincide.data.demo.judge``).
 
 ``scores``: csv or parquet with a column ``row`` (index in the data) or ``id`` (of rows whose id is
 theirs alone), ``style``, and a column of numbers for each capability. Rows that it does not have

@@ -92,7 +92,7 @@ class Recipe:
     micro_batch: int = 16
     """Examples per forward pass of one process."""
     merged: bool = False
-    """One product for a linear and its adapter (``train.merged``): faster where layers are narrow."""
+    """One product for a linear and its adapter (``train.merged``): faster in narrow models."""
     gradient_checkpointing: bool = True
     zero_stage: int = 3
     """DeepSpeed ZeRO stage; 0 trains without DeepSpeed."""

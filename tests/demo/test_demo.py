@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from coincide.data.demo import Demo, tasks
+from baselines.mmssr import read_scores
+from coincide.data.demo import Demo, judge, tasks
 from coincide.data.demo.mixture import SOURCES, WRONG, rows
 from coincide.data.demo.source import BENCHMARKS
 from coincide.data.demo.world import COLOURS, DIGIT_ROWS, SIDE, Thing, draw
@@ -53,6 +54,23 @@ def test_the_mixture_is_heavy_tailed_redundant_and_a_little_wrong() -> None:
     assert len(set(pictures)) < 0.9 * len(pictures)
     assert 0.05 < sum(row.scene is None for row in found) / len(found) < 0.08
     assert 0 < WRONG < 0.05
+
+
+def test_the_judge_finds_a_skill_in_every_row_and_no_other_in_its_source(
+    artifact: Artifact, tmp_path: Path
+) -> None:
+    dataset = Demo(n=400, items=20).open(artifact.path)
+    table = tmp_path / "scores.csv"
+    assert judge.main([str(artifact.path / "train.json"), str(table)]) == 0
+    names, scores, style = read_scores(table, dataset.examples)
+    assert names == list(judge.SKILLS)
+    assert (scores.sum(axis=1) > 0).all() and scores.max() <= judge.MOST
+    asked = {"textures": "texture", "counting": "counting", "choice": "options", "text": "language"}
+    for source, skill in asked.items():
+        has = {e.row for e in dataset.examples if scores[e.row, names.index(skill)] > 0}
+        assert has == {e.row for e in dataset.examples if e.source == source}
+    letters = {e.row for e in dataset.examples if e.source == "choice"}
+    assert {row for row, form in style.items() if form == "letter"} >= letters
 
 
 def test_pictures_are_small_rgb(artifact: Artifact) -> None:
