@@ -19,6 +19,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
+from coincide.ledger.evidence import likelihoods
 from coincide.ledger.result import Score
 from coincide.ops.resample import resampling_units, standard_error
 from coincide.system.files import digest_of
@@ -124,18 +127,11 @@ def likelihood_scores(rows: Sequence[Mapping[str, Any]], job: Any) -> list[dict[
     if not recorded or not scored:
         why = NOT_RECORDED if not recorded else NO_ANSWER
         return [asdict(Score(job.name, METRIC, None, 0, protocol=protocol, why=why))]
-    figures = {METRIC: [math.exp(-row["nats"]) for row in scored]}
-    figures["nats"] = [row["nats"] for row in scored]
-    if offered:
-        figures[METRIC] = [_of_two(row["margin"]) for row in scored]
-        figures["margin"] = [row["margin"] for row in scored]
+    nats = [row["nats"] for row in scored]
+    margin = [row["margin"] if offered else math.nan for row in scored]
+    likely = likelihoods(np.array(nats), np.array(margin)).tolist()
+    figures = {METRIC: likely, "nats": nats, **({"margin": margin} if offered else {})}
     return [asdict(_mean(name, values, scored, job, protocol)) for name, values in figures.items()]
-
-
-def _of_two(margin: float) -> float:
-    """1 / (1 + exp(-margin)), without overflow."""
-    odds = math.exp(-abs(margin))
-    return (1.0 if margin >= 0 else odds) / (1.0 + odds)
 
 
 def _mean(

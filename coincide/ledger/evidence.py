@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 STRICT, LENIENT = "strict", "lenient"
 """Readings of the replies."""
 LIKELIHOOD = "likelihood"
-"""Samples scored by the likelihood of the right answer, exp(-nats)."""
+"""Samples scored by the likelihood of the right answer (``likelihoods``)."""
 _NAME = re.compile(r"[\w.,+=@-]+")
 
 
@@ -176,9 +176,10 @@ class Samples:
             columns |= {name: columns[other] for name, other in names.items()}
         elif self.scoring == LIKELIHOOD:
             scored = ~np.isnan(columns["score"].astype(float))
-            likely = np.exp(-columns["nats"].astype(float))
-            nothing = np.full(len(likely), np.nan)
-            columns |= {"score": np.where(scored, likely, np.nan), "num": nothing, "den": nothing}
+            nothing = np.full(len(scored), np.nan)
+            nats = np.where(scored, columns["nats"].astype(float), np.nan)
+            likely = likelihoods(nats, columns["margin"].astype(float))
+            columns |= {"score": likely, "num": nothing, "den": nothing}
             columns["stratum"] = np.full(len(likely), None)
         _, kept = np.unique(columns["doc_id"], return_index=True)
         kept = kept[~np.isnan(columns["score"][kept].astype(float))]
@@ -215,12 +216,27 @@ class Samples:
         return found
 
 
+def likelihoods(nats: np.ndarray, margin: np.ndarray) -> np.ndarray:
+    """The likelihood of each sample's right answer, float64 [n], NaN where ``nats`` is.
+
+    1 / (1 + exp(-margin)) where every sample with ``nats`` has a ``margin``, the probability of the
+    right answer against the likeliest other; exp(-nats) elsewhere. Both float64 [n], in nats.
+    """
+    import numpy as np
+
+    known = ~np.isnan(nats)
+    if known.any() and not np.isnan(margin[known]).any():
+        odds = np.exp(-np.abs(margin))  # never overflows
+        return np.where(known, np.where(margin >= 0, 1.0, odds) / (1.0 + odds), np.nan)
+    return np.exp(-nats)
+
+
 def _columns(path: Path) -> dict[str, np.ndarray]:
     """The numbers of a JSON lines file as columns [n]; texts are skipped without parsing."""
     import pyarrow as pa
     from pyarrow import json as pa_json
 
-    numbers = ("score", "num", "den", "lenient", "lenient_num", "lenient_den", "nats")
+    numbers = ("score", "num", "den", "lenient", "lenient_num", "lenient_den", "nats", "margin")
     wanted = {"doc_id": pa.int64(), **dict.fromkeys(numbers, pa.float64())}
     wanted |= dict.fromkeys(("stratum", "unit"), pa.string())
     schema = pa.schema(list(wanted.items()))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from coincide.ledger.evidence import LIKELIHOOD, Samples
 from coincide.models.continuation import Continuations
 from coincide.models.encode import IGNORE, collate, encode_blank, model_inputs
 from coincide.models.load import load_model, load_processor
@@ -95,6 +96,8 @@ def test_margins_stand_where_there_are_alternatives(measured: dict[str, Artifact
         assert figures["margin"]["value"] == pytest.approx(mean)
         of_two = np.mean([1 / (1 + math.exp(-row["margin"])) for row in rows])
         assert figures["likelihood"]["value"] == pytest.approx(of_two)
+        shown = Samples(measured[name].path / "samples.jsonl", LIKELIHOOD).numbers["score"]
+        assert np.mean(shown) == pytest.approx(of_two), "what the report resamples"
         assert figures["likelihood"]["protocol"].endswith("against the likeliest other")
     assert not any("margin" in row for row in samples(measured["attributes"]))
 

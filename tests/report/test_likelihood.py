@@ -88,3 +88,21 @@ def test_samples_are_scored_by_the_probability_of_a_token(tmp_path: Path) -> Non
     assert (numbers["num"].tolist(), numbers["den"].tolist()) == ([0.25], [1.0])
     assert numbers["stratum"].tolist() == [""]
     assert Samples(path).numbers["num"].tolist() == [9.0, 1.0], "accuracy is what it was"
+
+
+def test_samples_with_alternatives_are_scored_against_the_likeliest_other(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    rows = [
+        {"doc_id": 0, "score": 0.0, "nats": 9.0, "margin": math.log(3)},
+        {"doc_id": 1, "score": 1.0, "nats": 9.0, "margin": -2000.0},
+        {"doc_id": 2, "score": None, "nats": 1.0},
+        {"doc_id": 3, "score": 1.0},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    numbers = Samples(path, LIKELIHOOD).numbers
+    assert numbers["doc_id"].tolist() == [0, 1]
+    assert numbers["score"].tolist() == pytest.approx([0.75, 0.0])
+    rows[1]["margin"] = None  # one without: all by the probability of a token
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = Samples(path, LIKELIHOOD).numbers["score"]
+    assert found.tolist() == pytest.approx([math.exp(-9)] * 2)
