@@ -38,7 +38,7 @@ from coincide.features.engine.shards import ShardedArray, has_shard, write_shard
 from coincide.ops.arrays import row_digests, tiles
 from coincide.ops.kmeans import Iteration, kmeans_on, spherical_kmeans
 from coincide.ops.kmeans.lloyd import start_centroids
-from coincide.ops.kmeans.nearest import _half
+from coincide.ops.kmeans.units import half_type
 from coincide.store.provenance import environment
 
 SHARD = 8192
@@ -174,7 +174,7 @@ def rates(folder: Path, size: Size, processes: int) -> dict[str, float]:
     unit = normalize(torch.randn(1024, size.width))
     centroids = normalize(torch.randn(size.clusters, size.width))
     flops = 2 * 1024 * size.width * size.clusters
-    half = _half(centroids)
+    half = half_type(centroids.device)
     found = {}
     for name, kind in (("float32", torch.float32), ("half", half)):
         a, b = unit.to(kind), centroids.to(kind).T
@@ -288,7 +288,7 @@ def show_setting(size: Size, asked: argparse.Namespace, rate: dict[str, float]) 
     )
     print(
         f"products     {rate['float32'] / 1e9:.0f} GFLOP/s in float32, "
-        f"{rate['half'] / 1e9:.0f} in {str(_half(torch.empty(0))).removeprefix('torch.')}"
+        f"{rate['half'] / 1e9:.0f} in {str(half_type(torch.device('cpu'))).removeprefix('torch.')}"
     )
 
 

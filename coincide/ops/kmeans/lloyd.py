@@ -17,17 +17,19 @@ import torch
 from torch.nn.functional import normalize
 
 from coincide.ops.arrays import TILE, refuse_faults, release_pages, row_digests, row_faults
-from coincide.ops.kmeans.nearest import UNIT, assign, rounding
+from coincide.ops.kmeans.blocks import RowReader
+from coincide.ops.kmeans.nearest import assign
 from coincide.ops.kmeans.ranks import all_rows, ranks, share_of_rows, total
 from coincide.ops.kmeans.rows import RowBounds
 from coincide.ops.kmeans.state import EVERY, KMeansState, read_state, write_state
+from coincide.ops.kmeans.sums import UNIT
 from coincide.ops.kmeans.units import (
     BufferPool,
     angles_between,
     plain_nearest,
+    rounding,
     row_cosines,
     unit_means,
-    unit_rows,
 )
 
 _REPAIRS = 20
@@ -118,11 +120,10 @@ class _Lloyd:
         on_iteration: Callable[[Iteration], None] | None,
     ) -> None:
         self.x, self.digests, self.rows, self.centroids = x, digests, rows, centroids
-        self.chunk_rows = chunk_rows
         self.on_iteration = on_iteration
         self.sums = torch.zeros(centroids.shape, dtype=torch.int64, device=centroids.device)
         """Of this rank's rows, fixed-point."""
-        self.buffers = BufferPool(centroids.device)
+        self.reader = RowReader(x, rows, BufferPool(centroids.device), chunk_rows)
         self.moved = np.full(len(centroids), np.pi)
         self.number = 0
         self.previous = rows.nearest.copy()
@@ -179,15 +180,7 @@ class _Lloyd:
         return str(self.centroids.device)
 
     def _search(self) -> None:
-        cosines = assign(
-            self.x,
-            self.rows,
-            self.centroids,
-            self.moved,
-            self.sums,
-            self.buffers,
-            self.chunk_rows,
-        )
+        cosines = assign(self.reader, self.centroids, self.moved, self.sums)
         self.moved = np.zeros(len(self.centroids))
         self.number += 1
         if self.on_iteration:
@@ -234,12 +227,11 @@ class _Lloyd:
         """Cosine float32 of this rank's rows to their centroids, to ``rounding`` of the product."""
         rows = self.rows
         own = np.empty(len(rows.nearest), np.float32)
-        for start in range(0, len(own), TILE):
-            stop = min(start + TILE, len(own))
-            unit = unit_rows(self.x, rows.first + start, rows.first + stop, self.buffers)
-            nearest = torch.from_numpy(rows.nearest[start:stop]).to(self.centroids.device)
-            every = torch.arange(stop - start, device=self.centroids.device)
-            own[start:stop] = row_cosines(unit, every, self.centroids, nearest).cpu().numpy()
+        for block, every in self.reader.blocks(np.ones(len(own), bool)):
+            here = slice(block.start, block.start + len(every))
+            nearest = torch.from_numpy(rows.nearest[here]).to(self.centroids.device)
+            row = torch.from_numpy(every).to(self.centroids.device)
+            own[here] = row_cosines(block.unit, row, self.centroids, nearest).cpu().numpy()
         return own
 
     def _move_to(self, centroids: torch.Tensor) -> None:

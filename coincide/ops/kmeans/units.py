@@ -14,10 +14,31 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from coincide.ops.arrays import TILE, read_rows
+from coincide.ops.arrays import TILE
 
 _PIECE = 128
-"""Rows of an intermediate result on a CPU."""
+"""Rows of an intermediate result on a CPU, at least."""
+_NUMBERS = 2**17
+"""Numbers of an intermediate result on a CPU, about, where that is more."""
+
+
+def rounding(width: int) -> float:
+    """Bound on the error of a float32 product of unit vectors of ``width``, and of their lengths.
+
+    Higham and Mary 2019, "A new approach to probabilistic rounding error analysis": at most
+    10 √D units in the last place but for a chance of 1e-18, where the certain bound is D; 32 more
+    for the lengths and for sums in a tree.
+    """
+    return (min(width, 10 * width**0.5) + 32) * 2.0**-24
+
+
+def half_type(device: torch.device) -> torch.dtype:
+    """The type of the first, inexact products: the fastest that ``device`` multiplies."""
+    if device.type == "cuda":
+        return torch.float16
+    if getattr(torch.cpu, "_is_avx512_bf16_supported", bool)():  # else slower than float32
+        return torch.bfloat16
+    return torch.float32
 
 
 class BufferPool:
@@ -26,6 +47,7 @@ class BufferPool:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._kept: dict[str, torch.Tensor] = {}
+        self._others: list[BufferPool] = []
 
     def get(self, name: str, shape: tuple[int, ...], kind: torch.dtype) -> torch.Tensor:
         """The buffer ``name`` in this shape and dtype.
@@ -38,32 +60,22 @@ class BufferPool:
             kept = self._kept[name] = torch.empty(size, dtype=kind, device=self.device)
         return kept[:size].view(shape)
 
+    def several(self, count: int) -> list[BufferPool]:
+        """``count`` pools for as many threads, of which this is the first."""
+        while len(self._others) < count - 1:
+            self._others.append(BufferPool(self.device))
+        return [self, *self._others[: count - 1]]
 
-def row_blocks(rows: int, device: Any) -> Iterator[slice]:
-    """Slices that cut ``rows`` rows into the blocks in which intermediate results are computed."""
-    step = _PIECE if torch.device(device).type == "cpu" else TILE
+
+def row_blocks(rows: int, device: Any, width: int) -> Iterator[slice]:
+    """Slices that cut ``rows`` rows of ``width`` numbers into the blocks in which intermediate
+    results are computed.
+    """
+    step = TILE
+    if torch.device(device).type == "cpu":
+        step = min(max(_NUMBERS // (width or 1) // _PIECE * _PIECE, _PIECE), TILE)
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
-
-
-def unit_rows(x: np.ndarray, start: int, stop: int, buffers: BufferPool) -> torch.Tensor:
-    """Rows ``start`` to ``stop`` of ``x`` as unit vectors float32 [n, D], in the buffer ``unit``.
-
-    ``start`` is a multiple of a tile; one tile is read at a time.
-    """
-    # the block in whole tiles; the buffer is reused
-    whole = -(-(stop - start) // TILE) * TILE
-    unit = buffers.get("unit", (whole, x.shape[1]), torch.float32)
-    for first in range(0, whole, TILE):
-        # read one tile and pad the last one with zeros to the fixed shape
-        rows = read_rows(x, start + first, min(start + first + TILE, stop))
-        tile = torch.from_numpy(rows).to(buffers.device)
-        if len(tile) < TILE:
-            tile = torch.cat([tile, tile.new_zeros(TILE - len(tile), tile.shape[1])])
-        # scale to unit length in pieces that fit the cache, straight into the buffer
-        for piece in row_blocks(TILE, buffers.device):
-            normalize(tile[piece].float(), out=unit[first : first + TILE][piece])
-    return unit[: stop - start]
 
 
 def plain_nearest(unit: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,10 +89,19 @@ def plain_nearest(unit: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Te
         part = unit[start : start + TILE]
         if len(part) < TILE:
             part = torch.cat([part, part.new_zeros(TILE - len(part), part.shape[1])])
-        best, index = (part @ centroids.T).max(1)
+        best, index = _largest(part @ centroids.T)
         cosine.append(best[: len(unit) - start])
         nearest.append(index[: len(unit) - start])
     return torch.cat(cosine), torch.cat(nearest)
+
+
+def _largest(products: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest value of every row and the first place of it; on a CPU numpy is faster."""
+    if products.device.type != "cpu":
+        best, index = products.max(1)
+        return best, index
+    place = torch.from_numpy(products.numpy().argmax(1))
+    return products[torch.arange(len(products)), place], place
 
 
 def gathered_nearest(unit: torch.Tensor, at: np.ndarray, centroids: torch.Tensor) -> torch.Tensor:
@@ -118,7 +139,7 @@ def row_cosines(
 ) -> torch.Tensor:
     """Cosine float32 [p] between ``unit[row]`` and ``centroids[centroid]`` for p pairs."""
     cosine = torch.empty(len(row), device=unit.device)
-    for piece in row_blocks(len(row), unit.device):
+    for piece in row_blocks(len(row), unit.device, unit.shape[1]):
         product = unit.index_select(0, row[piece])
         cosine[piece] = product.mul_(centroids.index_select(0, centroid[piece])).sum(1)
     return cosine
@@ -130,7 +151,7 @@ def angles_between(before: torch.Tensor, after: torch.Tensor) -> np.ndarray:
     0 where the rows are equal.
     """
     chord = torch.empty(len(before), dtype=torch.float64, device=before.device)
-    for piece in row_blocks(len(before), before.device):
+    for piece in row_blocks(len(before), before.device, before.shape[1]):
         chord[piece] = (after[piece].double() - before[piece]).norm(dim=1)
     angle = 2 * torch.arcsin((chord / 2).clamp(max=1)) + 1e-6
     return torch.where(chord > 0, angle, 0.0).cpu().numpy()
@@ -139,7 +160,7 @@ def angles_between(before: torch.Tensor, after: torch.Tensor) -> np.ndarray:
 def unit_means(sums: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
     """Centroids float32 [K, D]: the normalised sums; the previous centroid where a sum is zero."""
     means = torch.empty_like(previous)
-    for piece in row_blocks(len(sums), sums.device):
+    for piece in row_blocks(len(sums), sums.device, sums.shape[1]):
         some = (sums[piece] != 0).any(1, keepdim=True)
         mean = normalize(sums[piece].double())
         means[piece] = torch.where(some, mean, previous[piece].double()).float()

@@ -7,7 +7,7 @@ from torch.nn.functional import normalize
 
 from coincide.features.engine.shards import ShardedArray, write_shard
 from coincide.ops.arrays import TILE, row_digests, tiles
-from coincide.ops.kmeans import kmeans_on, nearest, spherical_kmeans, units
+from coincide.ops.kmeans import blocks, kmeans_on, nearest, search, spherical_kmeans, units
 from coincide.ops.kmeans.lloyd import _initial_rows
 from coincide.ops.kmeans.units import plain_nearest
 
@@ -16,6 +16,7 @@ from coincide.ops.kmeans.units import plain_nearest
 def always_pruned(monkeypatch):
     """Small problems are searched as large ones are."""
     monkeypatch.setattr(nearest, "_SMALL", 0)
+    monkeypatch.setattr(search, "_LENGTHS", 0)
 
 
 def features(n, width, *, common=1.0, noise=1.0, seed=0):
@@ -104,7 +105,8 @@ def same(ours, expected):
 )
 def test_the_same_bytes_as_plain_lloyd(monkeypatch, n, width, k, common, noise, half):
     if half != "own":
-        monkeypatch.setattr(nearest, "_half", lambda centroids: half)
+        for module in (blocks, search):
+            monkeypatch.setattr(module, "half_type", lambda device: half)
     x = features(n, width, common=common, noise=noise, seed=n)
     assert same(spherical_kmeans(x, k, 12, 1), lloyd(x, k, 12, 1))
 

@@ -1,0 +1,325 @@
+"""The search of a block of rows: parts of fixed shapes in half precision, and what settles them.
+
+A part is multiplied with a prefix of the centroids, and the two largest products of every row are
+found. Where the second is further below than the error bound, the first is the nearest; the others
+are settled by float32 cosines of the centroids within the bound, and what those cannot tell apart
+is left to the plain product. oneDNN compiles a product for every shape, which takes as long as
+multiplying millions of numbers: parts are filled up to one of few shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+import numpy as np
+import torch
+
+from coincide.ops.kmeans.blocks import Block
+from coincide.ops.kmeans.rows import RowBounds
+from coincide.ops.kmeans.units import (
+    BufferPool,
+    half_type,
+    rounding,
+    row_blocks,
+    row_cosines,
+)
+from coincide.ops.threads import map_threads
+
+_SPARE = 0.5
+"""Centroids that moved by this share of ``far - near`` are compared as well, to keep some slack."""
+_ALIKE = 0.75
+"""Every length of a prefix is at least this share of the next longer one."""
+_LENGTHS = 2**35
+"""With fewer numbers in rows x centroids x width than this, rows are compared with all centroids:
+compiling for the other lengths would take longer than they save."""
+_TIGHTEN = 4096
+"""From this number of centroids on, the cosine to the own one is computed before the search."""
+_PRODUCTS = 2**20
+"""Products of a part, about: what the cache holds."""
+_ROUNDING = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 0.0}
+"""Largest relative error of rounding a product to the type in which it is given back."""
+
+
+@dataclass
+class _Part:
+    """Of m rows: index in the block, in the share, assignment so far, product with the centre."""
+
+    index: torch.Tensor
+    at: np.ndarray
+    nearest: np.ndarray
+    base: torch.Tensor
+    lost: torch.Tensor
+    own: torch.Tensor
+    """Lower bound on the cosine to the own centroid if that is not in the prefix, else -inf."""
+
+
+class Search:
+    """Centroids ready to be searched: in the order of their movement, centred, in half."""
+
+    def __init__(
+        self, rows: RowBounds, centroids: torch.Tensor, moved: np.ndarray, buffers: BufferPool
+    ) -> None:
+        order = np.argsort(-moved, kind="stable")
+        self.rows, self.moves, self.cosines = rows, moved[order], 0
+        self._buffers = buffers
+        self.margin = rounding(centroids.shape[1])
+        self._centroids = centroids
+        self._order = order
+        self._place = np.empty(len(order), np.int64)
+        self._place[order] = np.arange(len(order))
+        many = len(rows.nearest) * centroids.numel() >= _LENGTHS
+        self._lengths = _lengths(len(order)) if many else np.array([len(order)])
+        fits = 2 ** int(np.log2(max(_PRODUCTS // len(order), 1)))
+        self._part_rows = min(max(fits, 1024), 2048)
+        self._half = buffers.get("centroids", tuple(centroids.shape), half_type(centroids.device))
+        self._reach = self._lost = 0.0
+        ordered = torch.from_numpy(order).to(centroids.device)
+        for piece in row_blocks(len(order), centroids.device, centroids.shape[1]):
+            part = centroids.index_select(0, ordered[piece]).sub_(rows.centre)
+            half = self._half[piece].copy_(part)
+            self._reach = max(self._reach, float(part.norm(dim=1).max()))
+            if half.dtype != part.dtype:
+                self._lost = max(self._lost, float(part.sub_(half).norm(dim=1).max()))
+
+    def prefix(self, near: np.ndarray, far: np.ndarray) -> np.ndarray:
+        """How many centroids, in the order of movement, each row must be compared with; int64."""
+        reach = _angle(np.cos(np.minimum(near, np.pi)), -2 * self.margin)
+        slack = far - reach
+        last = len(self.moves)
+        if len(self._lengths) == 1:
+            return np.where(slack > self.moves[0], 0, last)
+        length = last - np.searchsorted(self.moves[::-1], _SPARE * slack, side="left")
+        length[slack > self.moves[0]] = 0
+        length[slack <= 0] = last
+        return length
+
+    def block(self, block: Block, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Search for the ``active`` rows of a block.
+
+        Returns the nearest centroid int64 of each of them, and bool whether it is not certain:
+        there the plain product must decide.
+        """
+        rows, at = self.rows, block.start + active
+        if len(self.moves) >= _TIGHTEN:
+            self._tighten(block, active)
+        prefix = self.prefix(rows.near[at], rows.far[at])
+        rows.far[at[prefix == 0]] -= self.moves[0]
+        nearest, tied = rows.nearest[at], np.zeros(len(at), bool)
+        parts = list(self._parts(prefix))
+        parallel = block.unit.device.type == "cpu" and len(parts) > 1
+        threads = torch.get_num_threads() if parallel else 1
+        free: SimpleQueue[BufferPool] = SimpleQueue()
+        for pool in self._buffers.several(threads):
+            free.put(pool)
+
+        def one(part: tuple[np.ndarray, int]) -> None:
+            mine, length = part
+            pool = free.get()
+            try:
+                nearest[mine], tied[mine] = self._part(block, active[mine], length, pool)
+            finally:
+                free.put(pool)
+
+        if threads > 1:
+            map_threads(one, parts)
+        else:
+            for part in parts:
+                one(part)
+        self.cosines += sum(len(mine) * length for mine, length in parts)
+        return nearest, tied
+
+    def _parts(self, prefix: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+        """Cut rows into parts of at most some rows and one length; those of prefix 0 are left."""
+        level = np.searchsorted(self._lengths, prefix)
+        for which, length in enumerate(self._lengths.tolist()):
+            mine = np.flatnonzero((level == which) & (prefix > 0))
+            for start in range(0, len(mine), self._part_rows):
+                yield mine[start : start + self._part_rows], length
+
+    def _tighten(self, block: Block, active: np.ndarray) -> None:
+        """Compute the cosines of rows to their own centroids, where those moved."""
+        rows = self.rows
+        at = block.start + active
+        unsure = active[np.isnan(rows.cosine[at]) & (rows.nearest[at] >= 0)]
+        at = block.start + unsure
+        found = self._cosines(block, _index(unsure, block.unit), rows.nearest[at])
+        rows.cosine[at] = found.cpu().numpy()
+        # less than the cosine by its rounding error: a certain bound on the angle
+        rows.near[at] = _angle(rows.cosine[at], -self.margin)
+
+    def _part(
+        self, block: Block, active: np.ndarray, length: int, buffers: BufferPool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Nearest centroid of the ``active`` rows, and whether it is uncertain; updates bounds."""
+        part = self._ready(block, active, length)
+        products = self._multiply(block, part.index, length, buffers)
+        first, top, second = two_largest(products)
+        # bound on the error of these products
+        error = self._error(part.lost, top)
+        # the nearest has at least this cosine, and whatever may tie with it in float32
+        floor = torch.maximum(part.base + top - error, part.own) - 2 * self.margin
+        # candidates: all centroids whose inexact product reaches that
+        cut = floor - part.base - error
+        outside = part.own > -torch.inf
+        unsettled = torch.where(outside, top >= cut, second >= cut).nonzero()[:, 0]
+        first_found = self._order[first.cpu().numpy()]
+        stays = outside.cpu().numpy()
+        nearest = np.where(stays, part.nearest, first_found)
+        near = _angle((part.base + top - error).cpu().numpy(), 0.0)
+        near[stays] = np.pi  # nothing was learned of the own centroid
+        far = _angle((part.base + torch.where(outside, top, second) + error).cpu().numpy(), 0.0)
+        cosine = np.where(nearest == part.nearest, self.rows.cosine[part.at], np.nan)
+        tied = np.zeros(len(active), bool)
+        if len(unsettled):
+            some = unsettled.cpu().numpy()
+            found = self._settle(block, part, products, first, top, cut, floor, unsettled)
+            nearest[some], tied[some], cosine[some] = found[0], found[2], found[1]
+            # the plain product may prefer another centroid within twice its rounding
+            near[some] = _angle(found[1], np.where(found[2], -3, -1) * self.margin)
+            far[some] = _angle(np.where(found[2], found[1], found[3]), self.margin)
+            cosine[some[found[2]]] = np.nan
+        same = (nearest == part.nearest) & ~tied
+        near = np.where(same, np.minimum(near, self.rows.near[part.at]), near)
+        self._record(part.at, near, far, cosine, length)
+        return nearest, tied
+
+    def _ready(self, block: Block, active: np.ndarray, length: int) -> _Part:
+        rows, at = self.rows, block.start + active
+        nearest = rows.nearest[at]
+        own = np.full(len(at), -np.inf, np.float32)
+        outside = (nearest >= 0) & (self._place[nearest] >= length)
+        own[outside] = np.cos(np.minimum(rows.near[at[outside]], np.pi)) - self.margin
+        index = _index(active, block.unit)
+        base, lost, bound = (
+            torch.from_numpy(known).to(block.unit.device)
+            for known in (rows.base[at], rows.lost[at], own)
+        )
+        return _Part(index, at, nearest, base, lost, bound)
+
+    def _multiply(
+        self, block: Block, index: torch.Tensor, length: int, buffers: BufferPool
+    ) -> torch.Tensor:
+        """Inexact products float32 [m, length], of a part filled up to its fixed shape."""
+        filled = self._part_rows
+        if len(index) <= filled // 4:
+            filled //= 4
+        half = buffers.get("half", (filled, block.half.shape[1]), block.half.dtype)
+        torch.index_select(block.half, 0, index, out=half[: len(index)])
+        product = buffers.get("product", (filled, length), half.dtype)
+        with _sums_in_float32() if half.device.type == "cuda" else nullcontext():
+            torch.mm(half, self._half[:length].T, out=product)
+        if half.dtype == torch.float32:
+            return product[: len(index)]
+        wide = buffers.get("wide", (len(index), length), torch.float32)
+        return wide.copy_(product[: len(index)])
+
+    def _settle(
+        self,
+        block: Block,
+        part: _Part,
+        products: torch.Tensor,
+        first: torch.Tensor,
+        top: torch.Tensor,
+        cut: torch.Tensor,
+        floor: torch.Tensor,
+        unsettled: torch.Tensor,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Of rows with several candidates, by float32 cosines: nearest, its cosine, whether
+        float32 cannot tell it from another, and a bound on the cosines of all others.
+        """
+        count = len(unsettled)
+        some = products[unsettled]
+        some[torch.arange(count, device=some.device), first[unsettled]] = top[unsettled]
+        row, column = (some >= cut[unsettled, None]).nonzero(as_tuple=True)
+        candidate = self._order[column.cpu().numpy()]
+        # the own centroid of those that have it outside the prefix
+        outside = (part.own[unsettled] > -torch.inf).nonzero()[:, 0]
+        row = torch.cat([row, outside])
+        candidate = np.concatenate([candidate, part.nearest[unsettled[outside].cpu().numpy()]])
+        cosine = self._cosines(block, part.index[unsettled[row]], candidate)
+        best = torch.full((count,), -torch.inf, device=cosine.device)
+        best = best.scatter_reduce(0, row, cosine, "amax")
+        centroid = _index(candidate, row)
+        winner = torch.zeros(count, dtype=torch.int64, device=row.device)
+        wins = cosine == best[row]
+        winner[row[wins]] = centroid[wins]
+        beaten = centroid != winner[row]
+        second = torch.full_like(best, -torch.inf)
+        second = second.scatter_reduce(0, row[beaten], cosine[beaten], "amax")
+        tied = second >= best - 2 * self.margin
+        rest = torch.maximum(second, floor[unsettled])
+        return (
+            winner.cpu().numpy(),
+            best.cpu().numpy(),
+            tied.cpu().numpy(),
+            rest.cpu().numpy(),
+        )
+
+    def _record(
+        self, at: np.ndarray, near: np.ndarray, far: np.ndarray, cosine: np.ndarray, length: int
+    ) -> None:
+        """Write the bounds of a part; the assignment follows once ties are decided."""
+        if length < len(self.moves):
+            far = np.minimum(far, self.rows.far[at] - self.moves[length])
+        self.rows.near[at], self.rows.far[at], self.rows.cosine[at] = near, far, cosine
+
+    def _error(self, lost: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
+        """Bound on the error of a row's products, from what it lost; certain, by Cauchy-Schwarz."""
+        summing = self._half.shape[1] * 2.0**-23 * self._reach
+        giving_back = _ROUNDING[self._half.dtype] * top.abs()
+        parts = lost * self._reach + 1.01 * self._lost + summing + giving_back
+        return 1.02 * parts + 2 * self.margin
+
+    def _cosines(self, block: Block, row: torch.Tensor, centroid: np.ndarray) -> torch.Tensor:
+        """Cosines float32 [p] of pairs of rows of a block and centroids, one by one."""
+        self.cosines += len(row)
+        return row_cosines(block.unit, row, self._centroids, _index(centroid, block.unit))
+
+
+def two_largest(products: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Index int64 [m] of the largest of ``products`` [m, n], its value, and the second value.
+
+    The largest is overwritten with -inf. On a CPU by numpy: torch needs five times as long.
+    """
+    if products.device.type != "cpu":
+        first = products.argmax(1)
+    else:
+        first = torch.from_numpy(products.numpy().argmax(1))
+    every = torch.arange(len(products), device=products.device)
+    top = products[every, first]
+    products[every, first] = -torch.inf
+    if products.device.type != "cpu":
+        return first, top, products.amax(1)
+    return first, top, torch.from_numpy(products.numpy().max(1))
+
+
+def _lengths(count: int) -> np.ndarray:
+    """The lengths of prefixes that are multiplied, ascending, the last one ``count``."""
+    found = [count]
+    while found[-1] > 64:
+        found.append(int(found[-1] * _ALIKE))
+    return np.array(found[::-1])
+
+
+def _index(numbers: np.ndarray, beside: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(numbers).to(beside.device)
+
+
+def _angle(cosine: np.ndarray, off: np.ndarray | float) -> np.ndarray:
+    """Radians float64 [n] of the cosines shifted by ``off``."""
+    return np.arccos(np.clip(cosine.astype(np.float64) + off, -1, 1))
+
+
+@contextmanager
+def _sums_in_float32() -> Iterator[None]:
+    """Let cuBLAS not add parts of a product in half precision."""
+    switch = torch.backends.cuda.matmul
+    before = switch.allow_fp16_reduced_precision_reduction
+    switch.allow_fp16_reduced_precision_reduction = False
+    try:
+        yield
+    finally:
+        switch.allow_fp16_reduced_precision_reduction = before

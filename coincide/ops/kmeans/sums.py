@@ -1,0 +1,87 @@
+"""Sums of unit rows in fixed point: exact, so the order of addition does not matter.
+
+A number is cut to a multiple of 2⁻⁴⁰. float64 adds up to 2¹³ such numbers without rounding, and
+faster than int64, so the rows are added there and their sums to the integers.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from coincide.ops.kmeans.units import row_blocks
+from coincide.ops.threads import map_threads
+
+UNIT = 2.0**40
+"""Fixed-point scale of centroid sums: int64 holds 8 million unit rows."""
+_EXACT = 8000
+"""Terms of at most 2⁴⁰ (and a little) that float64 adds exactly."""
+_COLUMNS = 256
+"""Columns that a thread adds at least."""
+
+
+def add_rows(
+    sums: torch.Tensor,
+    unit: torch.Tensor,
+    places: np.ndarray,
+    after: np.ndarray,
+    before: np.ndarray,
+) -> None:
+    """Move rows between clusters, in ``sums`` int64 [K, D].
+
+    The rows are ``unit[places]`` (float32 [n, D]); they are added to the clusters ``after`` and
+    subtracted from the clusters ``before`` (int64 [p]; -1: from none).
+    """
+    clusters, term = np.unique(np.concatenate([after, before]), return_inverse=True)
+    for start, stop in _exact(term.reshape(2, -1), len(clusters)):
+        mine = slice(start, stop)
+        _add(sums, unit, places[mine], clusters, term.reshape(2, -1)[:, mine], before[mine] >= 0)
+
+
+def _exact(term: np.ndarray, clusters: int) -> list[tuple[int, int]]:
+    """Cut p rows with terms [2, p] so that no cluster has more terms than float64 adds exactly."""
+    if np.bincount(term.ravel(), minlength=clusters).max() <= _EXACT:
+        return [(0, term.shape[1])]
+    step = _EXACT // 2
+    return [(start, start + step) for start in range(0, term.shape[1], step)]
+
+
+def _add(
+    sums: torch.Tensor,
+    unit: torch.Tensor,
+    places: np.ndarray,
+    clusters: np.ndarray,
+    term: np.ndarray,
+    known: np.ndarray,
+) -> None:
+    device, width = sums.device, sums.shape[1]
+    place, into, out_of = (
+        torch.from_numpy(part).to(device) for part in (places, term[0], term[1][known])
+    )
+    leaves = torch.from_numpy(np.flatnonzero(known)).to(device)
+    first = int(clusters[0] < 0)  # the term of rows that had no cluster
+    target = torch.from_numpy(clusters[first:]).to(device)
+
+    def columns(some: slice) -> None:
+        part = torch.zeros(
+            (len(clusters), len(range(*some.indices(width)))), dtype=torch.float64, device=device
+        )
+        for piece in row_blocks(len(place), device, width):
+            fixed = unit[:, some].index_select(0, place[piece]).mul_(UNIT).trunc_().double()
+            part.index_add_(0, into[piece], fixed)
+            low, high = np.searchsorted(leaves, [piece.start, piece.stop])
+            if high > low:
+                gone = fixed.index_select(0, leaves[low:high] - piece.start)
+                part.index_add_(0, out_of[low:high], gone, alpha=-1)
+        sums[:, some].index_add_(0, target, part[first:].long())
+
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    threads = min(threads, max(width // _COLUMNS, 1))
+    edges = [width * i // threads for i in range(threads + 1)]
+    parts = [slice(a, b) for a, b in pairwise(edges)]
+    if threads > 1 and len(place) * width > 2**18:
+        map_threads(columns, parts, threads)
+    else:
+        columns(slice(0, width))
