@@ -3,6 +3,7 @@
     python -m bench.kmeans                     # a tenth of LLaVA-665K's rows, minutes on two cores
     python -m bench.kmeans --full --iterations 1 --no-faiss --no-slope   # 665,298 x 2,048, K=10,000
     python -m bench.kmeans --processes 2
+    python -m bench.kmeans --grid grid.jsonl   # small and large pools, see bench.kmeans_grid
 
 The features are made here, fp16 on disk in shards: a common direction, topics whose sizes fall as
 1/rank (the largest has 3 % of the rows, 20,000 of LLaVA-665K), and noise whose coordinates fall as
@@ -143,9 +144,6 @@ def ours(folder: Path, size: Size, processes: int) -> Measured:
 
 def faiss(folder: Path, size: Size, processes: int) -> Measured:
     """faiss.Kmeans from the same start, and its nearest centroids."""
-    import faiss
-
-    faiss.omp_set_num_threads(torch.get_num_threads())
     x: Any = Part(folder, size.rows)
     found = Measured()
     start = start_centroids(x, row_digests(x), size.clusters, SEED).numpy()
@@ -153,6 +151,19 @@ def faiss(folder: Path, size: Size, processes: int) -> Measured:
     for row, tile in tiles(x):
         unit[row : row + len(tile)] = normalize(tile)[: len(unit) - row]
     started = time.perf_counter()
+    centroids, nearest = faiss_clusters(unit, start, size, torch.get_num_threads())
+    found.seconds = time.perf_counter() - started
+    found.objective = objective(x, centroids, nearest)
+    return found
+
+
+def faiss_clusters(
+    unit: np.ndarray, start: np.ndarray, size: Size, threads: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Centroids and assignment of faiss.Kmeans from ``start``."""
+    import faiss
+
+    faiss.omp_set_num_threads(threads)
     kmeans = faiss.Kmeans(
         size.width,
         size.clusters,
@@ -163,10 +174,7 @@ def faiss(folder: Path, size: Size, processes: int) -> Measured:
         seed=SEED,
     )
     kmeans.train(unit, init_centroids=start)
-    _, nearest = kmeans.index.search(unit, 1)
-    found.seconds = time.perf_counter() - started
-    found.objective = objective(x, kmeans.centroids, nearest[:, 0])
-    return found
+    return kmeans.centroids, kmeans.index.search(unit, 1)[1][:, 0]
 
 
 def rates(folder: Path, size: Size, processes: int) -> dict[str, float]:
@@ -235,6 +243,11 @@ def main(arguments: Sequence[str] | None = None) -> float | None:
     """Measure and print; returns faiss' time over ours."""
     asked = parse(arguments)
     torch.set_num_threads(asked.threads)
+    if asked.grid:
+        from bench.kmeans_grid import show_grid
+
+        show_grid(asked.grid, asked.cells, asked.threads)
+        return None
     size = Size(asked.rows, asked.width, asked.clusters, asked.iterations)
     with tempfile.TemporaryDirectory() as temporary:
         folder = asked.folder or Path(temporary) / "features"
@@ -267,6 +280,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--folder", type=Path, help="keep the features there, or read them")
+    parser.add_argument("--grid", type=Path, help="measure a grid of sizes into this file")
+    parser.add_argument("--cells", nargs="*", default=[], help="of the grid: ROWSxCOLUMNSxK")
     parser.add_argument("--no-faiss", dest="faiss", action="store_false")
     parser.add_argument("--no-slope", dest="slope", action="store_false")
     asked = parser.parse_args(arguments)

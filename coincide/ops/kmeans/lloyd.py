@@ -16,9 +16,16 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from coincide.ops.arrays import TILE, refuse_faults, release_pages, row_digests, row_faults
+from coincide.ops.arrays import (
+    TILE,
+    refuse_faults,
+    release_pages,
+    row_digests,
+    row_faults,
+    row_sums,
+)
 from coincide.ops.kmeans.blocks import RowReader
-from coincide.ops.kmeans.nearest import assign
+from coincide.ops.kmeans.nearest import assign, is_small
 from coincide.ops.kmeans.ranks import all_rows, ranks, share_of_rows, total
 from coincide.ops.kmeans.rows import RowBounds
 from coincide.ops.kmeans.state import EVERY, KMeansState, read_state, write_state
@@ -77,7 +84,7 @@ def spherical_kmeans(
     refuse_faults(
         all_rows(row_faults(x, chunk_rows, first, last), len(x), device), zero_allowed=False
     )
-    digests = all_rows(row_digests(x, chunk_rows, first, last), len(x), device)
+    digests = _digests(x, chunk_rows, first, last, device)
     _require_distinct(digests, k)
     state = read_state(keep)
     start = (
@@ -123,7 +130,8 @@ class _Lloyd:
         self.on_iteration = on_iteration
         self.sums = torch.zeros(centroids.shape, dtype=torch.int64, device=centroids.device)
         """Of this rank's rows, fixed-point."""
-        self.reader = RowReader(x, rows, BufferPool(centroids.device), chunk_rows)
+        plain = is_small(centroids)
+        self.reader = RowReader(x, rows, BufferPool(centroids.device), chunk_rows, plain)
         self.moved = np.full(len(centroids), np.pi)
         self.number = 0
         self.previous = rows.nearest.copy()
@@ -264,6 +272,26 @@ def _unit_rows(x: np.ndarray, rows: np.ndarray, device: str) -> torch.Tensor:
     taken = np.array(x[rows])
     release_pages(x)
     return normalize(torch.from_numpy(taken).to(device).float())
+
+
+def _digests(
+    x: np.ndarray, chunk_rows: int | None, first: int, last: int, device: str
+) -> np.ndarray:
+    """uint64 [N], equal where rows of ``x`` are equal, of which this rank has a share.
+
+    Sums of words, and digests of the rows whose sum another row has too.
+    """
+    found = all_rows(row_sums(x, chunk_rows, first, last), len(x), device)
+    _, which, count = np.unique(found, return_inverse=True, return_counts=True)
+    again = np.flatnonzero(count[which] > 1)
+    if len(again):
+        mine = again[(again >= first) & (again < last)]
+        digests = np.zeros(last - first, np.uint64)
+        for some in np.split(mine, range(TILE, len(mine), TILE)):
+            digests[some - first] = row_digests(np.array(x[some]))
+            release_pages(x)
+        found[again] = all_rows(digests, len(x), device)[again]
+    return found
 
 
 def _initial_rows(digests: np.ndarray, k: int, seed: int) -> np.ndarray:

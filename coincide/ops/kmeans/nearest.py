@@ -33,8 +33,9 @@ from coincide.ops.kmeans.rows import RowBounds
 from coincide.ops.kmeans.search import Search
 from coincide.ops.kmeans.sums import add_rows
 from coincide.ops.kmeans.units import gathered_nearest, plain_nearest
+from coincide.ops.threads import map_threads
 
-_SMALL = 2**13
+_SMALL = 2**16
 """With fewer numbers in the centroids than this, plain products are faster than the bounds."""
 
 
@@ -50,7 +51,7 @@ def assign(
     """
     rows = reader.rows
     pending = _Pending(rows, centroids, sums)
-    if centroids.numel() < _SMALL:
+    if reader.plain:
         for block, every in reader.blocks(np.ones(len(rows.nearest), bool)):
             pending.change(block.start + every, block.unit, every, _plain(block, centroids))
         return len(rows.nearest) * len(centroids)
@@ -70,8 +71,24 @@ def assign(
     return search.cosines
 
 
+def is_small(centroids: torch.Tensor) -> bool:
+    """Whether plain products are faster with so few and so narrow centroids."""
+    return centroids.numel() < _SMALL
+
+
 def _plain(block: Block, centroids: torch.Tensor) -> np.ndarray:
-    return plain_nearest(block.unit, centroids)[1].cpu().numpy()
+    """Nearest centroid int64 [n] of the rows of a block, a tile on one thread."""
+    unit = block.unit
+
+    def multiply(start: int) -> torch.Tensor:
+        return plain_nearest(unit[start : start + TILE], centroids, cosines=False)[1]
+
+    starts = range(0, len(unit), TILE)
+    if unit.device.type == "cpu" and len(starts) > 1 and torch.get_num_threads() > 1:
+        found = map_threads(multiply, starts)
+    else:
+        found = [multiply(start) for start in starts]
+    return torch.cat(found).cpu().numpy()
 
 
 @dataclass

@@ -30,11 +30,11 @@ from coincide.ops.threads import map_threads
 
 _SPARE = 0.5
 """Centroids that moved by this share of ``far - near`` are compared as well, to keep some slack."""
-_ALIKE = 0.75
-"""Every length of a prefix is at least this share of the next longer one."""
-_LENGTHS = 2**35
-"""With fewer numbers in rows x centroids x width than this, rows are compared with all centroids:
-compiling for the other lengths would take longer than they save."""
+_LENGTHS = 512
+"""With fewer centroids than this, rows are compared with all: others would save less than they cost
+in parts that are not full and products that are compiled."""
+_LARGE = 2**35
+"""From this number of rows x centroids x width on, lengths are 3/4 of the next, else half of it."""
 _TIGHTEN = 4096
 """From this number of centroids on, the cosine to the own one is computed before the search."""
 _PRODUCTS = 2**20
@@ -70,8 +70,8 @@ class Search:
         self._order = order
         self._place = np.empty(len(order), np.int64)
         self._place[order] = np.arange(len(order))
-        many = len(rows.nearest) * centroids.numel() >= _LENGTHS
-        self._lengths = _lengths(len(order)) if many else np.array([len(order)])
+        large = len(rows.nearest) * centroids.numel() >= _LARGE
+        self._lengths = _lengths(len(order), 0.75 if large else 0.5)
         fits = 2 ** int(np.log2(max(_PRODUCTS // len(order), 1)))
         self._part_rows = min(max(fits, 1024), 2048)
         self._half = buffers.get("centroids", tuple(centroids.shape), half_type(centroids.device))
@@ -296,11 +296,11 @@ def two_largest(products: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, tor
     return first, top, torch.from_numpy(products.numpy().max(1))
 
 
-def _lengths(count: int) -> np.ndarray:
+def _lengths(count: int, ratio: float) -> np.ndarray:
     """The lengths of prefixes that are multiplied, ascending, the last one ``count``."""
     found = [count]
-    while found[-1] > 64:
-        found.append(int(found[-1] * _ALIKE))
+    while found[-1] > max(count // 16, 8) and count >= _LENGTHS:
+        found.append(int(found[-1] * ratio))
     return np.array(found[::-1])
 
 

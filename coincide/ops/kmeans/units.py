@@ -78,30 +78,35 @@ def row_blocks(rows: int, device: Any, width: int) -> Iterator[slice]:
         yield slice(start, min(start + step, rows))
 
 
-def plain_nearest(unit: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def plain_nearest(
+    unit: torch.Tensor, centroids: torch.Tensor, *, cosines: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosine float32 [n] and index int64 [n] of the nearest centroid. This defines the assignment.
 
     ``unit`` float32 [n, D] and ``centroids`` float32 [K, D] of unit norm. Rows are multiplied in
-    tiles of one shape, the last one padded with zeros; ties go to the lowest index.
+    tiles of one shape, the last one padded with zeros; ties go to the lowest index. Without
+    ``cosines`` those are empty.
     """
     cosine, nearest = [], []
     for start in range(0, len(unit), TILE):
         part = unit[start : start + TILE]
         if len(part) < TILE:
             part = torch.cat([part, part.new_zeros(TILE - len(part), part.shape[1])])
-        best, index = _largest(part @ centroids.T)
-        cosine.append(best[: len(unit) - start])
-        nearest.append(index[: len(unit) - start])
+        products = part @ centroids.T
+        index = _largest(products)[: len(unit) - start]
+        nearest.append(index)
+        if cosines:
+            cosine.append(products[torch.arange(len(index), device=index.device), index])
+        else:
+            cosine.append(products[:0, 0])
     return torch.cat(cosine), torch.cat(nearest)
 
 
-def _largest(products: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The largest value of every row and the first place of it; on a CPU numpy is faster."""
+def _largest(products: torch.Tensor) -> torch.Tensor:
+    """The first place of the largest value of every row; on a CPU numpy is faster."""
     if products.device.type != "cpu":
-        best, index = products.max(1)
-        return best, index
-    place = torch.from_numpy(products.numpy().argmax(1))
-    return products[torch.arange(len(products)), place], place
+        return products.max(1)[1]
+    return torch.from_numpy(products.numpy().argmax(1))
 
 
 def gathered_nearest(unit: torch.Tensor, at: np.ndarray, centroids: torch.Tensor) -> torch.Tensor:
