@@ -4,7 +4,8 @@ COINCIDE and SemDeDup cluster with FAISS, whose versions give different subsets 
 have seen collapse to one centroid. Here the answer depends on the rows, ``k``, ``iterations`` and
 the seed alone: neither the block that is read at once nor the number of processes changes a byte.
 
-``lloyd`` holds the iterations, ``nearest`` the search for the nearest centroid with few distances,
+``lloyd`` holds the iterations, ``nearest`` and ``search`` find the nearest centroid with few
+distances, ``blocks`` holds or reads the rows, ``sums`` adds them exactly,
 ``processes`` the same clustering on several devices.
 """
 

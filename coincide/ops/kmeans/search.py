@@ -34,7 +34,7 @@ _LENGTHS = 512
 """With fewer centroids than this, rows are compared with all: others would save less than they cost
 in parts that are not full and products that are compiled."""
 _LARGE = 2**35
-"""From this number of rows x centroids x width on, lengths are 3/4 of the next, else half of it."""
+"""From this number of rows x centroids x width on, a length is 0.85 of the next, else half."""
 _TIGHTEN = 4096
 """From this number of centroids on, the cosine to the own one is computed before the search."""
 _PRODUCTS = 2**20
@@ -71,7 +71,7 @@ class Search:
         self._place = np.empty(len(order), np.int64)
         self._place[order] = np.arange(len(order))
         large = len(rows.nearest) * centroids.numel() >= _LARGE
-        self._lengths = _lengths(len(order), 0.75 if large else 0.5)
+        self._lengths = _lengths(len(order), 0.85 if large else 0.5)
         fits = 2 ** int(np.log2(max(_PRODUCTS // len(order), 1)))
         self._part_rows = min(max(fits, 1024), 2048)
         self._half = buffers.get("centroids", tuple(centroids.shape), half_type(centroids.device))

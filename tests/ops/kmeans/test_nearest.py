@@ -9,6 +9,7 @@ from coincide.features.engine.shards import ShardedArray, write_shard
 from coincide.ops.arrays import TILE, row_digests, tiles
 from coincide.ops.kmeans import blocks, kmeans_on, nearest, search, spherical_kmeans, units
 from coincide.ops.kmeans.lloyd import _initial_rows
+from coincide.ops.kmeans.sums import UNIT, add_rows
 from coincide.ops.kmeans.units import plain_nearest
 
 
@@ -17,6 +18,7 @@ def always_pruned(monkeypatch):
     """Small problems are searched as large ones are."""
     monkeypatch.setattr(nearest, "_SMALL", 0)
     monkeypatch.setattr(search, "_LENGTHS", 0)
+    monkeypatch.setattr(search, "_LARGE", 0)
 
 
 def features(n, width, *, common=1.0, noise=1.0, seed=0):
@@ -157,6 +159,35 @@ def test_same_bytes_from_one_array_and_from_shards(tmp_path):
         for i, part in enumerate(np.array_split(x, shards)):
             write_shard(folder, i, part, np.ones(len(part), bool))
         assert same(spherical_kmeans(ShardedArray(folder), 100, 6, 1), expected)
+
+
+def test_rows_held_and_rows_read_again_give_the_same_bytes(monkeypatch):
+    x = features(3000, 24)
+    expected = spherical_kmeans(x, 100, 6, 1)
+    monkeypatch.setattr(blocks, "HELD_BYTES", 0)
+    assert same(spherical_kmeans(x, 100, 6, 1, chunk_rows=1024), expected)
+    monkeypatch.setattr(search, "_TIGHTEN", 0)
+    assert same(spherical_kmeans(x, 100, 6, 1), expected)
+
+
+def test_sums_are_those_of_integers_however_many_rows_a_cluster_has():
+    random = np.random.default_rng(0)
+    unit = normalize(torch.from_numpy(random.standard_normal((9000, 3))).float())
+    unit[:, 0] = 1  # the largest number there is
+    after, before = np.zeros(9000, np.int64), random.integers(-1, 3, 9000)
+    sums = torch.zeros(4, 3, dtype=torch.int64)
+    add_rows(sums, unit, np.arange(9000), after, before)
+    fixed, expected = (unit * UNIT).long(), torch.zeros(4, 3, dtype=torch.int64)
+    expected[0] = fixed.sum(0)
+    for cluster in range(3):
+        expected[cluster] -= fixed[before == cluster].sum(0)
+    assert torch.equal(sums, expected)
+
+
+def test_the_two_largest_are_found_with_the_first_of_equal_ones():
+    products = torch.tensor([[1.0, 3, 3, 2], [-4, -1, -2, -3]])
+    first, top, second = search.two_largest(products)
+    assert (first.tolist(), top.tolist(), second.tolist()) == ([1, 1], [3, -1], [3, -2])
 
 
 @pytest.fixture
