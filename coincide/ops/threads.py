@@ -1,17 +1,24 @@
 """Independent tasks on several threads; the number of threads does not change any result.
 
 Matrix products may round differently with two threads than with one. Here each task runs on a
-single thread from beginning to end, and several tasks run in parallel.
+single thread from beginning to end, and several tasks run in parallel. The threads are kept: each
+new one would make torch's and MKL's buffers anew, which costs as much as a product of a tile.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+
+_pools: dict[int, ThreadPoolExecutor] = {}
+_lock = threading.Lock()
+_here = threading.local()
 
 
 def map_threads(
@@ -19,13 +26,54 @@ def map_threads(
 ) -> list[_Result]:
     """``work(item)`` for every item, in their order, on ``threads`` threads (default: torch's
     number).
+
+    A task that calls this does the inner tasks itself, one after another.
     """
     import torch
 
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads or before, initializer=torch.set_num_threads, initargs=(1,))
+    if getattr(_here, "is_worker", False):
+        return [work(item) for item in items]
+    pool = _pool(threads or torch.get_num_threads())
+    futures = [pool.submit(work, item) for item in items]
     try:
-        return list(pool.map(work, items))
+        return [future.result() for future in futures]
     finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)
+        for future in futures:
+            future.cancel()
+        wait(futures)
+
+
+def _pool(count: int) -> ThreadPoolExecutor:
+    """The ``count`` threads that are kept, each with one thread for torch's operations."""
+    import torch
+
+    with _lock:
+        if count not in _pools:
+            before = torch.get_num_threads()
+            pool = ThreadPoolExecutor(count, initializer=_begin)
+            # torch notes the last number set for threads to come: all begin before it is restored
+            together = threading.Barrier(count)
+            wait([pool.submit(together.wait) for _ in range(count)])
+            torch.set_num_threads(before)
+            _pools[count] = pool
+        return _pools[count]
+
+
+def _begin() -> None:
+    import torch
+
+    _here.is_worker = True
+    torch.set_num_threads(1)
+    torch.get_num_threads()  # a thread's first look takes the number last set by any
+
+
+def _forget() -> None:
+    """A forked process has none of its parent's threads."""
+    global _lock
+    _lock = threading.Lock()
+    _pools.clear()
+    _here.is_worker = False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -82,5 +82,7 @@ def test_each_piece_has_one_thread_and_the_setting_comes_back():
         with pytest.raises(ZeroDivisionError):
             map_threads(lambda i: 1 // i, range(3))
         assert torch.get_num_threads() == 2
+        inner = map_threads(lambda i: map_threads(lambda j: i * j, range(3)), range(4))
+        assert inner == [[0, i, 2 * i] for i in range(4)]
     finally:
         torch.set_num_threads(before)

@@ -135,6 +135,7 @@ class _Lloyd:
         self.moved = np.full(len(centroids), np.pi)
         self.number = 0
         self.previous = rows.nearest.copy()
+        self._at_update = self.previous
 
     def assign(self) -> bool:
         """Every row to its nearest centroid, a stray to every empty one; whether any changed."""
@@ -148,8 +149,11 @@ class _Lloyd:
         return bool(total(changed.long()))
 
     def update(self) -> None:
-        """Centroids to the means of their rows."""
-        self._move_to(unit_means(total(self.sums), self.centroids))
+        """Centroids to the means of their rows, those whose rows changed."""
+        changed = self._changed()
+        centroids = self.centroids.clone()
+        centroids[changed] = unit_means(total(self.sums[changed]), self.centroids[changed])
+        self._move_to(centroids, changed)
         if self.number == 1:  # means of clusters lie closer together than single rows
             self.rows.recentre(self.centroids.mean(0))
 
@@ -172,16 +176,25 @@ class _Lloyd:
                 return self.centroids.cpu().numpy(), nearest.astype(np.int32)
             strays = self._strays(nearest, len(empty))
             restarted = self.centroids.clone()
-            restarted[torch.from_numpy(empty[: len(strays)])] = _unit_rows(
-                self.x, strays, self._device
-            )
-            self._move_to(restarted)
+            places = torch.from_numpy(empty[: len(strays)]).to(self._device)
+            restarted[places] = _unit_rows(self.x, strays, self._device)
+            self._move_to(restarted, places)
         k = len(self.centroids)
         raise ValueError(
             f"got k = {k} clusters, of which {len(empty)} stay empty: that many rows "
             f"have the direction of another row. Expected k <= {k - len(empty)} here; "
             "lower the number of clusters."
         )
+
+    def _changed(self) -> torch.Tensor:
+        """Clusters, ascending int64, that rows of any rank entered or left since the last call."""
+        now, then = self.rows.nearest, self._at_update
+        rows = np.flatnonzero(now != then)
+        counts = np.bincount(now[rows], minlength=len(self.centroids))
+        left = then[rows]
+        counts += np.bincount(left[left >= 0], minlength=len(self.centroids))
+        self._at_update = now.copy()
+        return total(torch.from_numpy(counts).to(self._device)).nonzero()[:, 0]
 
     @property
     def _device(self) -> str:
@@ -242,9 +255,11 @@ class _Lloyd:
             own[here] = row_cosines(block.unit, row, self.centroids, nearest).cpu().numpy()
         return own
 
-    def _move_to(self, centroids: torch.Tensor) -> None:
-        """Take the new centroids and note by how much each moved."""
-        self.moved = np.maximum(self.moved, angles_between(self.centroids, centroids))
+    def _move_to(self, centroids: torch.Tensor, changed: torch.Tensor) -> None:
+        """Take the new centroids, of which those ``changed`` moved, and note by how much."""
+        angles = np.zeros(len(centroids))
+        angles[changed.cpu().numpy()] = angles_between(self.centroids[changed], centroids[changed])
+        self.moved = np.maximum(self.moved, angles)
         self.centroids = centroids
 
 

@@ -35,7 +35,7 @@ from coincide.ops.kmeans.sums import add_rows
 from coincide.ops.kmeans.units import gathered_nearest, plain_nearest
 from coincide.ops.threads import map_threads
 
-_SMALL = 2**16
+_SMALL = 2**13
 """With fewer numbers in the centroids than this, plain products are faster than the bounds."""
 
 

@@ -1,9 +1,9 @@
 """The search of a block of rows: parts of fixed shapes in half precision, and what settles them.
 
-A part is multiplied with a prefix of the centroids, and the two largest products of every row are
-found. Where the second is further below than the error bound, the first is the nearest; the others
-are settled by float32 cosines of the centroids within the bound, and what those cannot tell apart
-is left to the plain product. oneDNN compiles a product for every shape, which takes as long as
+A part is multiplied with a prefix of the centroids. Where the largest product with another centroid
+is further below that with the own one than the error bound, the row stays; the others are settled
+by float32 cosines of the centroids within the bound, and what those cannot tell apart is left to
+the plain product. oneDNN compiles a product for every shape, which takes as long as
 multiplying millions of numbers: parts are filled up to one of few shapes.
 """
 
@@ -17,6 +17,7 @@ from queue import SimpleQueue
 import numpy as np
 import torch
 
+from coincide.ops.arrays import TILE
 from coincide.ops.kmeans.blocks import Block
 from coincide.ops.kmeans.rows import RowBounds
 from coincide.ops.kmeans.units import (
@@ -52,7 +53,9 @@ class _Part:
     nearest: np.ndarray
     base: torch.Tensor
     lost: torch.Tensor
-    own: torch.Tensor
+    place: torch.Tensor
+    """int64 [m], where the own centroid comes in the order of movement; a new row's is negative."""
+    bound: torch.Tensor
     """Lower bound on the cosine to the own centroid if that is not in the prefix, else -inf."""
 
 
@@ -73,7 +76,9 @@ class Search:
         large = len(rows.nearest) * centroids.numel() >= _LARGE
         self._lengths = _lengths(len(order), 0.85 if large else 0.5)
         fits = 2 ** int(np.log2(max(_PRODUCTS // len(order), 1)))
-        self._part_rows = min(max(fits, 1024), 2048)
+        threads = torch.get_num_threads() if centroids.device.type == "cpu" else 1
+        share = -(-len(rows.nearest) // (threads * TILE)) * TILE
+        self._part_rows = min(max(fits, TILE), 8 * TILE, max(share, TILE))
         self._half = buffers.get("centroids", tuple(centroids.shape), half_type(centroids.device))
         self._reach = self._lost = 0.0
         ordered = torch.from_numpy(order).to(centroids.device)
@@ -155,32 +160,34 @@ class Search:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Nearest centroid of the ``active`` rows, and whether it is uncertain; updates bounds."""
         part = self._ready(block, active, length)
-        products = self._multiply(block, part.index, length, buffers)
-        first, top, second = two_largest(products)
+        products = comparable(self._multiply(block, part.index, length, buffers))
+        outside = part.bound > -torch.inf
+        own, rest = take_own(products, part.place, outside)
         # bound on the error of these products
-        error = self._error(part.lost, top)
+        error = self._error(part.lost, torch.maximum(own.abs(), rest.abs()))
         # the nearest has at least this cosine, and whatever may tie with it in float32
-        floor = torch.maximum(part.base + top - error, part.own) - 2 * self.margin
-        # candidates: all centroids whose inexact product reaches that
+        own_least = torch.where(outside, part.bound, part.base + own - error)
+        floor = torch.maximum(own_least, part.base + rest - error) - 2 * self.margin
+        # candidates beside the own one: all centroids whose inexact product reaches that
         cut = floor - part.base - error
-        outside = part.own > -torch.inf
-        unsettled = torch.where(outside, top >= cut, second >= cut).nonzero()[:, 0]
-        first_found = self._order[first.cpu().numpy()]
-        stays = outside.cpu().numpy()
-        nearest = np.where(stays, part.nearest, first_found)
-        near = _angle((part.base + top - error).cpu().numpy(), 0.0)
-        near[stays] = np.pi  # nothing was learned of the own centroid
-        far = _angle((part.base + torch.where(outside, top, second) + error).cpu().numpy(), 0.0)
-        cosine = np.where(nearest == part.nearest, self.rows.cosine[part.at], np.nan)
+        unsettled = (rest >= cut).nonzero()[:, 0]
+        nearest = self._order[part.place.cpu().numpy()]
+        near = _angle((part.base + own - error).cpu().numpy(), 0.0)
+        near[outside.cpu().numpy()] = np.pi  # nothing was learned of the own centroid
+        far = _angle((part.base + rest + error).cpu().numpy(), 0.0)
         tied = np.zeros(len(active), bool)
+        cosine = self.rows.cosine[part.at]
         if len(unsettled):
             some = unsettled.cpu().numpy()
-            found = self._settle(block, part, products, first, top, cut, floor, unsettled)
-            nearest[some], tied[some], cosine[some] = found[0], found[2], found[1]
+            winner, best, tie, others = self._settle(
+                block, part, products, nearest, cut, floor, unsettled
+            )
+            cosine[some] = np.where(tie, np.nan, best)
+            nearest[some], tied[some] = winner, tie
             # the plain product may prefer another centroid within twice its rounding
-            near[some] = _angle(found[1], np.where(found[2], -3, -1) * self.margin)
-            far[some] = _angle(np.where(found[2], found[1], found[3]), self.margin)
-            cosine[some[found[2]]] = np.nan
+            near[some] = _angle(best, np.where(tie, -3, -1) * self.margin)
+            far[some] = _angle(others, self.margin)
+        cosine[nearest != part.nearest] = np.nan
         same = (nearest == part.nearest) & ~tied
         near = np.where(same, np.minimum(near, self.rows.near[part.at]), near)
         self._record(part.at, near, far, cosine, length)
@@ -189,20 +196,20 @@ class Search:
     def _ready(self, block: Block, active: np.ndarray, length: int) -> _Part:
         rows, at = self.rows, block.start + active
         nearest = rows.nearest[at]
-        own = np.full(len(at), -np.inf, np.float32)
-        outside = (nearest >= 0) & (self._place[nearest] >= length)
-        own[outside] = np.cos(np.minimum(rows.near[at[outside]], np.pi)) - self.margin
-        index = _index(active, block.unit)
-        base, lost, bound = (
+        place = np.where(nearest >= 0, self._place[nearest], -1)
+        bound = np.full(len(at), -np.inf, np.float32)
+        outside = place >= length
+        bound[outside] = np.cos(np.minimum(rows.near[at[outside]], np.pi)) - self.margin
+        base, lost, places, bounds = (
             torch.from_numpy(known).to(block.unit.device)
-            for known in (rows.base[at], rows.lost[at], own)
+            for known in (rows.base[at], rows.lost[at], place, bound)
         )
-        return _Part(index, at, nearest, base, lost, bound)
+        return _Part(_index(active, block.unit), at, nearest, base, lost, places, bounds)
 
     def _multiply(
         self, block: Block, index: torch.Tensor, length: int, buffers: BufferPool
     ) -> torch.Tensor:
-        """Inexact products float32 [m, length], of a part filled up to its fixed shape."""
+        """Inexact products [m, length] in half, of a part filled up to its fixed shape."""
         filled = self._part_rows
         if len(index) <= filled // 4:
             filled //= 4
@@ -211,18 +218,14 @@ class Search:
         product = buffers.get("product", (filled, length), half.dtype)
         with _sums_in_float32() if half.device.type == "cuda" else nullcontext():
             torch.mm(half, self._half[:length].T, out=product)
-        if half.dtype == torch.float32:
-            return product[: len(index)]
-        wide = buffers.get("wide", (len(index), length), torch.float32)
-        return wide.copy_(product[: len(index)])
+        return product[: len(index)]
 
     def _settle(
         self,
         block: Block,
         part: _Part,
         products: torch.Tensor,
-        first: torch.Tensor,
-        top: torch.Tensor,
+        nearest: np.ndarray,
         cut: torch.Tensor,
         floor: torch.Tensor,
         unsettled: torch.Tensor,
@@ -231,14 +234,11 @@ class Search:
         float32 cannot tell it from another, and a bound on the cosines of all others.
         """
         count = len(unsettled)
-        some = products[unsettled]
-        some[torch.arange(count, device=some.device), first[unsettled]] = top[unsettled]
-        row, column = (some >= cut[unsettled, None]).nonzero(as_tuple=True)
-        candidate = self._order[column.cpu().numpy()]
-        # the own centroid of those that have it outside the prefix
-        outside = (part.own[unsettled] > -torch.inf).nonzero()[:, 0]
-        row = torch.cat([row, outside])
-        candidate = np.concatenate([candidate, part.nearest[unsettled[outside].cpu().numpy()]])
+        limit, unlimited = limits(cut[unsettled], products.dtype)
+        row, column = places_of(products.index_select(0, unsettled) >= limit[:, None])
+        row = torch.cat([torch.arange(count, device=row.device), row])
+        some = unsettled.cpu().numpy()
+        candidate = np.concatenate([nearest[some], self._order[column.cpu().numpy()]])
         cosine = self._cosines(block, part.index[unsettled[row]], candidate)
         best = torch.full((count,), -torch.inf, device=cosine.device)
         best = best.scatter_reduce(0, row, cosine, "amax")
@@ -249,14 +249,10 @@ class Search:
         beaten = centroid != winner[row]
         second = torch.full_like(best, -torch.inf)
         second = second.scatter_reduce(0, row[beaten], cosine[beaten], "amax")
-        tied = second >= best - 2 * self.margin
-        rest = torch.maximum(second, floor[unsettled])
-        return (
-            winner.cpu().numpy(),
-            best.cpu().numpy(),
-            tied.cpu().numpy(),
-            rest.cpu().numpy(),
-        )
+        tied = (second >= best - 2 * self.margin) | unlimited
+        others = torch.where(tied, best, torch.maximum(second, floor[unsettled]))
+        others[unlimited] = 1.0
+        return winner.cpu().numpy(), best.cpu().numpy(), tied.cpu().numpy(), others.cpu().numpy()
 
     def _record(
         self, at: np.ndarray, near: np.ndarray, far: np.ndarray, cosine: np.ndarray, length: int
@@ -279,21 +275,68 @@ class Search:
         return row_cosines(block.unit, row, self._centroids, _index(centroid, block.unit))
 
 
-def two_largest(products: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Index int64 [m] of the largest of ``products`` [m, n], its value, and the second value.
+def comparable(products: torch.Tensor) -> torch.Tensor:
+    """``products`` as numbers that compare as fast as they can: bfloat16 on a CPU as its bits.
 
-    The largest is overwritten with -inf. On a CPU by numpy: torch needs five times as long.
+    As int16 those of positive numbers are in order and above those of all negative ones.
     """
-    if products.device.type != "cpu":
-        first = products.argmax(1)
+    if products.device.type == "cpu" and products.dtype == torch.bfloat16:
+        return products.view(torch.int16)
+    return products
+
+
+def take_own(
+    products: torch.Tensor, place: torch.Tensor, outside: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every row's product with its own centroid, and the largest of the others or a bound on it.
+
+    Both float32 [m], of :func:`comparable` products [m, n]. ``place`` int64 [m] is the column of
+    the own one; where it is negative the largest product is taken as the own, and ``place`` set.
+    Own products are overwritten with the lowest number. Rows ``outside`` have the own one in no
+    column: the other value stands in for it.
+    """
+    new = (place < 0).nonzero()[:, 0]
+    if len(new):
+        place[new] = _largest(products if len(new) == len(place) else products[new])
+    bits = products.dtype == torch.int16
+    lowest = torch.iinfo(torch.int16).min if bits else -torch.inf
+    inside = (~outside).nonzero()[:, 0]
+    own = products.new_zeros(len(place))
+    own[inside] = products[inside, place[inside]]
+    products[inside, place[inside]] = lowest
+    if products.device.type == "cpu":
+        rest = torch.from_numpy(products.numpy().max(1))
     else:
-        first = torch.from_numpy(products.numpy().argmax(1))
-    every = torch.arange(len(products), device=products.device)
-    top = products[every, first]
-    products[every, first] = -torch.inf
+        rest = products.amax(1)
+    if bits:  # among negative numbers the order is reversed: zero bounds them
+        own, rest = own.view(torch.bfloat16), rest.clamp(min=0).view(torch.bfloat16)
+    own, rest = own.float(), rest.float().clamp_(min=-2)  # a cosine less another is above that
+    return torch.where(outside, rest, own), rest
+
+
+def limits(cut: torch.Tensor, kind: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """``cut`` float32 [m] rounded down as a :func:`comparable` number, and where there is none."""
+    if kind != torch.int16:
+        return cut, torch.zeros(len(cut), dtype=torch.bool, device=cut.device)
+    none = cut <= 0
+    bits = (cut.view(torch.int32) >> 16).to(torch.int16)
+    return bits.masked_fill_(none, torch.iinfo(torch.int16).max), none
+
+
+def places_of(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row and column int64 of every true of ``mask`` [m, n]; on a CPU numpy is faster."""
+    if mask.device.type != "cpu":
+        row, column = mask.nonzero(as_tuple=True)
+        return row, column
+    row, column = np.divmod(np.flatnonzero(mask.numpy()), mask.shape[1])
+    return torch.from_numpy(row), torch.from_numpy(column)
+
+
+def _largest(products: torch.Tensor) -> torch.Tensor:
+    """The place int64 [m] of the largest of every row; on a CPU numpy is faster."""
     if products.device.type != "cpu":
-        return first, top, products.amax(1)
-    return first, top, torch.from_numpy(products.numpy().max(1))
+        return products.argmax(1)
+    return torch.from_numpy(products.numpy().argmax(1))
 
 
 def _lengths(count: int, ratio: float) -> np.ndarray:

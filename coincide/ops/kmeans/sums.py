@@ -34,10 +34,16 @@ def add_rows(
     The rows are ``unit[places]`` (float32 [n, D]); they are added to the clusters ``after`` and
     subtracted from the clusters ``before`` (int64 [p]; -1: from none).
     """
-    clusters, term = np.unique(np.concatenate([after, before]), return_inverse=True)
-    for start, stop in _exact(term.reshape(2, -1), len(clusters)):
+    both = np.stack([after, before])
+    used = np.zeros(len(sums) + 1, bool)
+    used[both] = True  # -1 is the last place
+    clusters = np.flatnonzero(np.roll(used, 1)) - 1
+    number = np.empty(len(used), np.int64)
+    number[clusters] = np.arange(len(clusters))
+    term = number[both]
+    for start, stop in _exact(term, len(clusters)):
         mine = slice(start, stop)
-        _add(sums, unit, places[mine], clusters, term.reshape(2, -1)[:, mine], before[mine] >= 0)
+        _add(sums, unit, places[mine], clusters, term[:, mine], before[mine] >= 0)
 
 
 def _exact(term: np.ndarray, clusters: int) -> list[tuple[int, int]]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import normalize
 
 from coincide.ops.arrays import TILE
 
@@ -155,10 +154,11 @@ def angles_between(before: torch.Tensor, after: torch.Tensor) -> np.ndarray:
 
     0 where the rows are equal.
     """
-    chord = torch.empty(len(before), dtype=torch.float64, device=before.device)
+    chord = torch.empty(len(before), device=before.device)
     for piece in row_blocks(len(before), before.device, before.shape[1]):
-        chord[piece] = (after[piece].double() - before[piece]).norm(dim=1)
-    angle = 2 * torch.arcsin((chord / 2).clamp(max=1)) + 1e-6
+        chord[piece] = torch.linalg.vector_norm(after[piece] - before[piece], dim=1)
+    # float32 rounds a difference by its own last bit, and the sum of its squares by a few
+    angle = 2 * torch.arcsin((chord.double() * (0.5 + 1e-5)).clamp(max=1)) + 1e-6
     return torch.where(chord > 0, angle, 0.0).cpu().numpy()
 
 
@@ -166,7 +166,7 @@ def unit_means(sums: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
     """Centroids float32 [K, D]: the normalised sums; the previous centroid where a sum is zero."""
     means = torch.empty_like(previous)
     for piece in row_blocks(len(sums), sums.device, sums.shape[1]):
-        some = (sums[piece] != 0).any(1, keepdim=True)
-        mean = normalize(sums[piece].double())
-        means[piece] = torch.where(some, mean, previous[piece].double()).float()
+        mean = sums[piece].double()
+        length = torch.linalg.vector_norm(mean, dim=1, keepdim=True)
+        means[piece] = torch.where(length > 0, mean.div_(length.clamp(min=1)), previous[piece])
     return means

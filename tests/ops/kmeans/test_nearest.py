@@ -184,10 +184,32 @@ def test_sums_are_those_of_integers_however_many_rows_a_cluster_has():
     assert torch.equal(sums, expected)
 
 
-def test_the_two_largest_are_found_with_the_first_of_equal_ones():
-    products = torch.tensor([[1.0, 3, 3, 2], [-4, -1, -2, -3]])
-    first, top, second = search.two_largest(products)
-    assert (first.tolist(), top.tolist(), second.tolist()) == ([1, 1], [3, -1], [3, -2])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_own_products_and_a_bound_on_the_others_are_found(kind):
+    values = [[1.0, 3, 2.5, 2], [1, 3, 2.5, 2], [4, -1, -2, -3], [-4, -1, -2, -3], [1, 3, 2.5, 2]]
+    products = search.comparable(torch.tensor(values, dtype=kind))
+    place = torch.tensor([1, 2, 0, 1, -1])
+    outside = torch.tensor([False, False, False, False, False])
+    own, rest = search.take_own(products, place, outside)
+    assert own.tolist() == [3, 2.5, 4, -1, 3]
+    assert place[4] == 1
+    assert rest[[0, 1, 4]].tolist() == [2.5, 3, 2.5]
+    assert all(rest[[2, 3]] >= torch.tensor([-1.0, -2.0]))
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_no_product_that_reaches_its_limit_is_left_out(kind):
+    random = np.random.default_rng(0)
+    values = torch.from_numpy(random.standard_normal((200, 50))).to(kind)
+    cut = torch.from_numpy(random.standard_normal(200)).float()
+    products = search.comparable(values)
+    limit, unlimited = search.limits(cut, products.dtype)
+    row, column = search.places_of(products >= limit[:, None])
+    listed = torch.zeros(values.shape, dtype=torch.bool)
+    listed[row, column] = True
+    reaches = values.float() >= cut[:, None]
+    assert (listed | unlimited[:, None])[reaches].all()
+    assert listed[~unlimited].sum() < 1.1 * reaches[~unlimited].sum()
 
 
 @pytest.fixture
