@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import TypeVar
 
 _Item = TypeVar("_Item")
@@ -31,9 +32,10 @@ def map_threads(
     """
     import torch
 
-    if getattr(_here, "is_worker", False):
+    count = threads or torch.get_num_threads()
+    if getattr(_here, "is_worker", False) or count == torch.get_num_threads() == 1:
         return [work(item) for item in items]
-    pool = _pool(threads or torch.get_num_threads())
+    pool = _pool(count)
     futures = [pool.submit(work, item) for item in items]
     try:
         return [future.result() for future in futures]
@@ -41,6 +43,23 @@ def map_threads(
         for future in futures:
             future.cancel()
         wait(futures)
+
+
+@contextmanager
+def one_thread() -> Iterator[int]:
+    """Let torch's operations take one thread; gives the number they had, which comes back.
+
+    torch's other threads spin for milliseconds after an operation and would hold up those of
+    :func:`map_threads`, which has to be told the number here.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield before
+    finally:
+        torch.set_num_threads(before)
 
 
 def _pool(count: int) -> ThreadPoolExecutor:

@@ -111,11 +111,7 @@ class RowReader:
         self._on_threads(multiply, range(0, len(base), TILE))
 
     def _on_threads(self, work: Callable[[Any], None], items: Sequence[Any]) -> None:
-        if len(items) > 1 and self.buffers.device.type == "cpu" and torch.get_num_threads() > 1:
-            map_threads(work, items)
-        else:
-            for item in items:
-                work(item)
+        map_threads(work, items, self.buffers.threads)
 
 
 def _fill(values: torch.Tensor, unit: torch.Tensor, half: torch.Tensor, lost: np.ndarray) -> None:

@@ -38,8 +38,11 @@ from coincide.ops.kmeans.units import (
     row_cosines,
     unit_means,
 )
+from coincide.ops.threads import one_thread
 
 _REPAIRS = 20
+_ALONE = 2**30
+"""With fewer rows x clusters x columns than this, one thread is faster than several."""
 
 
 @dataclass(frozen=True)
@@ -80,28 +83,28 @@ def spherical_kmeans(
     Raises:
         ValueError: NaN, Inf or zero rows, or fewer (distinct) rows than clusters.
     """
-    first, last = share_of_rows(len(x))
-    refuse_faults(
-        all_rows(row_faults(x, chunk_rows, first, last), len(x), device), zero_allowed=False
-    )
-    digests = _digests(x, chunk_rows, first, last, device)
-    _require_distinct(digests, k)
-    state = read_state(keep)
-    start = (
-        torch.from_numpy(state.centroids).to(device)
-        if state
-        else start_centroids(x, digests, k, seed, device)
-    )
-    lloyd = _Lloyd(
-        x, digests, RowBounds.unknown(first, last, start.mean(0)), start, chunk_rows, on_iteration
-    )
-    if state:
-        lloyd.number, lloyd.previous = state.done, state.nearest[first:last]
-    while lloyd.number < iterations and lloyd.assign():
-        lloyd.update()
-        if keep and lloyd.number % EVERY == 0:
-            lloyd.write(keep)
-    return lloyd.settle()
+    with one_thread() as threads:
+        first, last = share_of_rows(len(x))
+        refuse_faults(
+            all_rows(row_faults(x, chunk_rows, first, last), len(x), device), zero_allowed=False
+        )
+        digests = _digests(x, chunk_rows, first, last, device)
+        _require_distinct(digests, k)
+        state = read_state(keep)
+        start = (
+            torch.from_numpy(state.centroids).to(device)
+            if state
+            else start_centroids(x, digests, k, seed, device)
+        )
+        rows = RowBounds.unknown(first, last, start.mean(0))
+        lloyd = _Lloyd(x, digests, rows, start, chunk_rows, on_iteration, threads)
+        if state:
+            lloyd.number, lloyd.previous = state.done, state.nearest[first:last]
+        while lloyd.number < iterations and lloyd.assign():
+            lloyd.update()
+            if keep and lloyd.number % EVERY == 0:
+                lloyd.write(keep)
+        return lloyd.settle()
 
 
 def start_centroids(
@@ -125,13 +128,16 @@ class _Lloyd:
         centroids: torch.Tensor,
         chunk_rows: int | None,
         on_iteration: Callable[[Iteration], None] | None,
+        threads: int,
     ) -> None:
         self.x, self.digests, self.rows, self.centroids = x, digests, rows, centroids
         self.on_iteration = on_iteration
         self.sums = torch.zeros(centroids.shape, dtype=torch.int64, device=centroids.device)
         """Of this rank's rows, fixed-point."""
-        plain = is_small(centroids)
-        self.reader = RowReader(x, rows, BufferPool(centroids.device), chunk_rows, plain)
+        if len(rows.nearest) * centroids.numel() < _ALONE:
+            threads = 1
+        buffers = BufferPool(centroids.device, threads)
+        self.reader = RowReader(x, rows, buffers, chunk_rows, is_small(centroids))
         self.moved = np.full(len(centroids), np.pi)
         self.number = 0
         self.previous = rows.nearest.copy()

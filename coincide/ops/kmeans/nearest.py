@@ -50,10 +50,11 @@ def assign(
     cluster. Returns the number of cosines computed.
     """
     rows = reader.rows
-    pending = _Pending(rows, centroids, sums)
+    pending = _Pending(rows, centroids, sums, reader.buffers.threads)
     if reader.plain:
         for block, every in reader.blocks(np.ones(len(rows.nearest), bool)):
-            pending.change(block.start + every, block.unit, every, _plain(block, centroids))
+            nearest = _plain(block, centroids, reader.buffers.threads)
+            pending.change(block.start + every, block.unit, every, nearest)
         return len(rows.nearest) * len(centroids)
     search = Search(rows, centroids, moved, reader.buffers)
     own_moved = moved[rows.nearest]
@@ -76,18 +77,14 @@ def is_small(centroids: torch.Tensor) -> bool:
     return centroids.numel() < _SMALL
 
 
-def _plain(block: Block, centroids: torch.Tensor) -> np.ndarray:
+def _plain(block: Block, centroids: torch.Tensor, threads: int) -> np.ndarray:
     """Nearest centroid int64 [n] of the rows of a block, a tile on one thread."""
     unit = block.unit
 
     def multiply(start: int) -> torch.Tensor:
         return plain_nearest(unit[start : start + TILE], centroids, cosines=False)[1]
 
-    starts = range(0, len(unit), TILE)
-    if unit.device.type == "cpu" and len(starts) > 1 and torch.get_num_threads() > 1:
-        found = map_threads(multiply, starts)
-    else:
-        found = [multiply(start) for start in starts]
+    found = map_threads(multiply, range(0, len(unit), TILE), threads)
     return torch.cat(found).cpu().numpy()
 
 
@@ -98,6 +95,7 @@ class _Pending:
     rows: RowBounds
     centroids: torch.Tensor
     sums: torch.Tensor
+    threads: int
     _at: list[np.ndarray] = field(default_factory=list)
     _unit: list[torch.Tensor] = field(default_factory=list)
 
@@ -126,4 +124,5 @@ class _Pending:
         self.rows.nearest[at] = after
         changed = np.flatnonzero(after != before)
         if len(changed):
-            add_rows(self.sums, unit, places[changed], after[changed], before[changed])
+            moves = places[changed], after[changed], before[changed]
+            add_rows(self.sums, unit, *moves, self.threads)

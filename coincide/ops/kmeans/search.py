@@ -76,8 +76,7 @@ class Search:
         large = len(rows.nearest) * centroids.numel() >= _LARGE
         self._lengths = _lengths(len(order), 0.85 if large else 0.5)
         fits = 2 ** int(np.log2(max(_PRODUCTS // len(order), 1)))
-        threads = torch.get_num_threads() if centroids.device.type == "cpu" else 1
-        share = -(-len(rows.nearest) // (threads * TILE)) * TILE
+        share = -(-len(rows.nearest) // (buffers.threads * TILE)) * TILE
         self._part_rows = min(max(fits, TILE), 8 * TILE, max(share, TILE))
         self._half = buffers.get("centroids", tuple(centroids.shape), half_type(centroids.device))
         self._reach = self._lost = 0.0
@@ -114,8 +113,7 @@ class Search:
         rows.far[at[prefix == 0]] -= self.moves[0]
         nearest, tied = rows.nearest[at], np.zeros(len(at), bool)
         parts = list(self._parts(prefix))
-        parallel = block.unit.device.type == "cpu" and len(parts) > 1
-        threads = torch.get_num_threads() if parallel else 1
+        threads = min(self._buffers.threads, len(parts)) or 1
         free: SimpleQueue[BufferPool] = SimpleQueue()
         for pool in self._buffers.several(threads):
             free.put(pool)
@@ -128,11 +126,7 @@ class Search:
             finally:
                 free.put(pool)
 
-        if threads > 1:
-            map_threads(one, parts)
-        else:
-            for part in parts:
-                one(part)
+        map_threads(one, parts, threads)
         self.cosines += sum(len(mine) * length for mine, length in parts)
         return nearest, tied
 

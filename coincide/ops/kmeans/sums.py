@@ -18,8 +18,10 @@ UNIT = 2.0**40
 """Fixed-point scale of centroid sums: int64 holds 8 million unit rows."""
 _EXACT = 8000
 """Terms of at most 2⁴⁰ (and a little) that float64 adds exactly."""
-_COLUMNS = 256
+_COLUMNS = 128
 """Columns that a thread adds at least."""
+_FEW = 2**18
+"""Fewer numbers than this are added on one thread."""
 
 
 def add_rows(
@@ -28,8 +30,9 @@ def add_rows(
     places: np.ndarray,
     after: np.ndarray,
     before: np.ndarray,
+    threads: int = 1,
 ) -> None:
-    """Move rows between clusters, in ``sums`` int64 [K, D].
+    """Move rows between clusters, in ``sums`` int64 [K, D], columns on ``threads`` threads.
 
     The rows are ``unit[places]`` (float32 [n, D]); they are added to the clusters ``after`` and
     subtracted from the clusters ``before`` (int64 [p]; -1: from none).
@@ -43,7 +46,8 @@ def add_rows(
     term = number[both]
     for start, stop in _exact(term, len(clusters)):
         mine = slice(start, stop)
-        _add(sums, unit, places[mine], clusters, term[:, mine], before[mine] >= 0)
+        known = before[mine] >= 0
+        _add(sums, unit, places[mine], clusters, term[:, mine], known, threads)
 
 
 def _exact(term: np.ndarray, clusters: int) -> list[tuple[int, int]]:
@@ -61,6 +65,7 @@ def _add(
     clusters: np.ndarray,
     term: np.ndarray,
     known: np.ndarray,
+    threads: int,
 ) -> None:
     device, width = sums.device, sums.shape[1]
     place, into, out_of = (
@@ -83,11 +88,7 @@ def _add(
                 part.index_add_(0, out_of[low:high], gone, alpha=-1)
         sums[:, some].index_add_(0, target, part[first:].long())
 
-    threads = torch.get_num_threads() if device.type == "cpu" else 1
-    threads = min(threads, max(width // _COLUMNS, 1))
-    edges = [width * i // threads for i in range(threads + 1)]
-    parts = [slice(a, b) for a, b in pairwise(edges)]
-    if threads > 1 and len(place) * width > 2**18:
-        map_threads(columns, parts, threads)
-    else:
-        columns(slice(0, width))
+    few = len(place) * width < _FEW
+    count = 1 if few else min(threads, max(width // _COLUMNS, 1))
+    edges = [width * i // count for i in range(count + 1)]
+    map_threads(columns, [slice(a, b) for a, b in pairwise(edges)], count)

@@ -41,10 +41,11 @@ def half_type(device: torch.device) -> torch.dtype:
 
 
 class BufferPool:
-    """Named buffers on one device, enlarged when needed."""
+    """Named buffers on one device, enlarged when needed, and for how many threads they are."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, threads: int = 1) -> None:
         self.device = device
+        self.threads = threads if device.type == "cpu" else 1
         self._kept: dict[str, torch.Tensor] = {}
         self._others: list[BufferPool] = []
 
