@@ -118,13 +118,17 @@ def _fill(values: torch.Tensor, unit: torch.Tensor, half: torch.Tensor, lost: np
     """Normalise a tile, padded with zeros, and note what its rows lose in half precision."""
     if len(values) < TILE:
         values = torch.cat([values, values.new_zeros(TILE - len(values), values.shape[1])])
+    wide = torch.empty_like(unit[:0])
     # in pieces that fit the cache, straight into the buffer
     for piece in row_blocks(TILE, unit.device, unit.shape[1]):
-        normalize(values[piece].float(), out=unit[piece])
+        if len(wide) != len(unit[piece]):
+            wide = torch.empty_like(unit[piece])
+        normalize(wide.copy_(values[piece]), out=unit[piece])
         known = lost[piece]
         if half is unit or half.dtype == unit.dtype:
             known[:] = 0
             continue
         half[piece].copy_(unit[piece])
         if np.isnan(known).any():
-            known[:] = (unit[piece] - half[piece]).norm(dim=1)[: len(known)].cpu().numpy()
+            off = torch.sub(unit[piece], wide.copy_(half[piece]), out=wide)
+            known[:] = torch.linalg.vector_norm(off, dim=1)[: len(known)].cpu().numpy()

@@ -258,7 +258,8 @@ class _Lloyd:
             here = slice(block.start, block.start + len(every))
             nearest = torch.from_numpy(rows.nearest[here]).to(self.centroids.device)
             row = torch.from_numpy(every).to(self.centroids.device)
-            own[here] = row_cosines(block.unit, row, self.centroids, nearest).cpu().numpy()
+            found = row_cosines(block.unit, row, self.centroids, nearest, self.reader.buffers)
+            own[here] = found.cpu().numpy()
         return own
 
     def _move_to(self, centroids: torch.Tensor, changed: torch.Tensor) -> None:

@@ -32,7 +32,7 @@ from coincide.ops.kmeans.blocks import Block, RowReader
 from coincide.ops.kmeans.rows import RowBounds
 from coincide.ops.kmeans.search import Search
 from coincide.ops.kmeans.sums import add_rows
-from coincide.ops.kmeans.units import gathered_nearest, plain_nearest
+from coincide.ops.kmeans.units import BufferPool, gathered_nearest, plain_nearest
 from coincide.ops.threads import map_threads
 
 _SMALL = 2**13
@@ -50,7 +50,7 @@ def assign(
     cluster. Returns the number of cosines computed.
     """
     rows = reader.rows
-    pending = _Pending(rows, centroids, sums, reader.buffers.threads)
+    pending = _Pending(rows, centroids, sums, reader.buffers)
     if reader.plain:
         for block, every in reader.blocks(np.ones(len(rows.nearest), bool)):
             nearest = _plain(block, centroids, reader.buffers.threads)
@@ -95,7 +95,7 @@ class _Pending:
     rows: RowBounds
     centroids: torch.Tensor
     sums: torch.Tensor
-    threads: int
+    buffers: BufferPool
     _at: list[np.ndarray] = field(default_factory=list)
     _unit: list[torch.Tensor] = field(default_factory=list)
 
@@ -125,4 +125,4 @@ class _Pending:
         changed = np.flatnonzero(after != before)
         if len(changed):
             moves = places[changed], after[changed], before[changed]
-            add_rows(self.sums, unit, *moves, self.threads)
+            add_rows(self.sums, unit, *moves, self.buffers)

@@ -144,7 +144,8 @@ class Search:
         at = block.start + active
         unsure = active[np.isnan(rows.cosine[at]) & (rows.nearest[at] >= 0)]
         at = block.start + unsure
-        found = self._cosines(block, _index(unsure, block.unit), rows.nearest[at])
+        row = _index(unsure, block.unit)
+        found = self._cosines(block, row, rows.nearest[at], self._buffers)
         rows.cosine[at] = found.cpu().numpy()
         # less than the cosine by its rounding error: a certain bound on the angle
         rows.near[at] = _angle(rows.cosine[at], -self.margin)
@@ -174,7 +175,7 @@ class Search:
         if len(unsettled):
             some = unsettled.cpu().numpy()
             winner, best, tie, others = self._settle(
-                block, part, products, nearest, cut, floor, unsettled
+                block, part, products, nearest, cut, floor, unsettled, buffers
             )
             cosine[some] = np.where(tie, np.nan, best)
             nearest[some], tied[some] = winner, tie
@@ -223,17 +224,22 @@ class Search:
         cut: torch.Tensor,
         floor: torch.Tensor,
         unsettled: torch.Tensor,
+        buffers: BufferPool,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Of rows with several candidates, by float32 cosines: nearest, its cosine, whether
         float32 cannot tell it from another, and a bound on the cosines of all others.
         """
         count = len(unsettled)
         limit, unlimited = limits(cut[unsettled], products.dtype)
-        row, column = places_of(products.index_select(0, unsettled) >= limit[:, None])
+        shape = (count, products.shape[1])
+        some_products = buffers.get("some", shape, products.dtype)
+        torch.index_select(products, 0, unsettled, out=some_products)
+        reaching = buffers.get("reaching", shape, torch.bool)
+        row, column = places_of(torch.ge(some_products, limit[:, None], out=reaching))
         row = torch.cat([torch.arange(count, device=row.device), row])
         some = unsettled.cpu().numpy()
         candidate = np.concatenate([nearest[some], self._order[column.cpu().numpy()]])
-        cosine = self._cosines(block, part.index[unsettled[row]], candidate)
+        cosine = self._cosines(block, part.index[unsettled[row]], candidate, buffers)
         best = torch.full((count,), -torch.inf, device=cosine.device)
         best = best.scatter_reduce(0, row, cosine, "amax")
         centroid = _index(candidate, row)
@@ -263,10 +269,13 @@ class Search:
         parts = lost * self._reach + 1.01 * self._lost + summing + giving_back
         return 1.02 * parts + 2 * self.margin
 
-    def _cosines(self, block: Block, row: torch.Tensor, centroid: np.ndarray) -> torch.Tensor:
+    def _cosines(
+        self, block: Block, row: torch.Tensor, centroid: np.ndarray, buffers: BufferPool
+    ) -> torch.Tensor:
         """Cosines float32 [p] of pairs of rows of a block and centroids, one by one."""
         self.cosines += len(row)
-        return row_cosines(block.unit, row, self._centroids, _index(centroid, block.unit))
+        there = _index(centroid, block.unit)
+        return row_cosines(block.unit, row, self._centroids, there, buffers)
 
 
 def comparable(products: torch.Tensor) -> torch.Tensor:

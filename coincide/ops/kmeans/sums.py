@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from coincide.ops.kmeans.units import row_blocks
+from coincide.ops.kmeans.units import BufferPool, row_blocks
 from coincide.ops.threads import map_threads
 
 UNIT = 2.0**40
@@ -30,9 +30,9 @@ def add_rows(
     places: np.ndarray,
     after: np.ndarray,
     before: np.ndarray,
-    threads: int = 1,
+    buffers: BufferPool,
 ) -> None:
-    """Move rows between clusters, in ``sums`` int64 [K, D], columns on ``threads`` threads.
+    """Move rows between clusters, in ``sums`` int64 [K, D]; columns on the threads of ``buffers``.
 
     The rows are ``unit[places]`` (float32 [n, D]); they are added to the clusters ``after`` and
     subtracted from the clusters ``before`` (int64 [p]; -1: from none).
@@ -47,7 +47,7 @@ def add_rows(
     for start, stop in _exact(term, len(clusters)):
         mine = slice(start, stop)
         known = before[mine] >= 0
-        _add(sums, unit, places[mine], clusters, term[:, mine], known, threads)
+        _add(sums, unit, places[mine], clusters, term[:, mine], known, buffers)
 
 
 def _exact(term: np.ndarray, clusters: int) -> list[tuple[int, int]]:
@@ -65,7 +65,7 @@ def _add(
     clusters: np.ndarray,
     term: np.ndarray,
     known: np.ndarray,
-    threads: int,
+    buffers: BufferPool,
 ) -> None:
     device, width = sums.device, sums.shape[1]
     place, into, out_of = (
@@ -75,20 +75,27 @@ def _add(
     first = int(clusters[0] < 0)  # the term of rows that had no cluster
     target = torch.from_numpy(clusters[first:]).to(device)
 
-    def columns(some: slice) -> None:
-        part = torch.zeros(
-            (len(clusters), len(range(*some.indices(width)))), dtype=torch.float64, device=device
-        )
-        for piece in row_blocks(len(place), device, width):
-            fixed = unit[:, some].index_select(0, place[piece]).mul_(UNIT).trunc_().double()
+    def columns(task: tuple[slice, BufferPool]) -> None:
+        some, pool = task
+        wide = some.stop - some.start
+        part = pool.get("part", (len(clusters), wide), torch.float64).zero_()
+        for piece in row_blocks(len(place), device, wide):
+            shape = (len(place[piece]), wide)
+            taken = pool.get("taken", shape, torch.float32)
+            torch.index_select(unit[:, some], 0, place[piece], out=taken)
+            fixed = pool.get("fixed", shape, torch.float64)
+            fixed.copy_(taken.mul_(UNIT).trunc_())
             part.index_add_(0, into[piece], fixed)
             low, high = np.searchsorted(leaves, [piece.start, piece.stop])
             if high > low:
-                gone = fixed.index_select(0, leaves[low:high] - piece.start)
+                gone = fixed
+                if high - low < len(fixed):
+                    gone = fixed.index_select(0, leaves[low:high] - piece.start)
                 part.index_add_(0, out_of[low:high], gone, alpha=-1)
         sums[:, some].index_add_(0, target, part[first:].long())
 
     few = len(place) * width < _FEW
-    count = 1 if few else min(threads, max(width // _COLUMNS, 1))
+    count = 1 if few else min(buffers.threads, max(width // _COLUMNS, 1))
     edges = [width * i // count for i in range(count + 1)]
-    map_threads(columns, [slice(a, b) for a, b in pairwise(edges)], count)
+    parts = [slice(a, b) for a, b in pairwise(edges)]
+    map_threads(columns, list(zip(parts, buffers.several(count), strict=True)), count)

@@ -140,13 +140,21 @@ def _into_tiles(at: np.ndarray, *, keep_places: bool) -> Iterator[tuple[np.ndarr
 
 
 def row_cosines(
-    unit: torch.Tensor, row: torch.Tensor, centroids: torch.Tensor, centroid: torch.Tensor
+    unit: torch.Tensor,
+    row: torch.Tensor,
+    centroids: torch.Tensor,
+    centroid: torch.Tensor,
+    buffers: BufferPool,
 ) -> torch.Tensor:
     """Cosine float32 [p] between ``unit[row]`` and ``centroids[centroid]`` for p pairs."""
     cosine = torch.empty(len(row), device=unit.device)
     for piece in row_blocks(len(row), unit.device, unit.shape[1]):
-        product = unit.index_select(0, row[piece])
-        cosine[piece] = product.mul_(centroids.index_select(0, centroid[piece])).sum(1)
+        shape = (len(row[piece]), unit.shape[1])
+        product = buffers.get("pair_rows", shape, torch.float32)
+        other = buffers.get("pair_centroids", shape, torch.float32)
+        torch.index_select(unit, 0, row[piece], out=product)
+        torch.index_select(centroids, 0, centroid[piece], out=other)
+        torch.sum(product.mul_(other), 1, out=cosine[piece])
     return cosine
 
 

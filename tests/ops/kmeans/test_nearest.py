@@ -176,7 +176,7 @@ def test_sums_are_those_of_integers_however_many_rows_a_cluster_has():
     unit[:, 0] = 1  # the largest number there is
     after, before = np.zeros(9000, np.int64), random.integers(-1, 3, 9000)
     sums = torch.zeros(4, 3, dtype=torch.int64)
-    add_rows(sums, unit, np.arange(9000), after, before)
+    add_rows(sums, unit, np.arange(9000), after, before, units.BufferPool(sums.device))
     fixed, expected = (unit * UNIT).long(), torch.zeros(4, 3, dtype=torch.int64)
     expected[0] = fixed.sum(0)
     for cluster in range(3):
