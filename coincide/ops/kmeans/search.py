@@ -329,8 +329,8 @@ def limits(cut: torch.Tensor, kind: torch.dtype) -> tuple[torch.Tensor, torch.Te
 def places_of(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Row and column int64 of every true of ``mask`` [m, n]; on a CPU numpy is faster."""
     if mask.device.type != "cpu":
-        row, column = mask.nonzero(as_tuple=True)
-        return row, column
+        rows, columns = mask.nonzero(as_tuple=True)
+        return rows, columns
     row, column = np.divmod(np.flatnonzero(mask.numpy()), mask.shape[1])
     return torch.from_numpy(row), torch.from_numpy(column)
 
