@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft.tuners.lora.layer import Linear
@@ -28,7 +28,8 @@ def merge_products(model: PeftModel, adapter: str = "default") -> None:
 
 
 def _merged(module: Linear, adapter: str, x: torch.Tensor) -> torch.Tensor:
-    base = module.get_base_layer()
-    down, up = module.lora_A[adapter].weight, module.lora_B[adapter].weight
+    base: Any = module.get_base_layer()
+    down: Any = module.lora_A[adapter].weight
+    up: Any = module.lora_B[adapter].weight
     weight = torch.addmm(base.weight, up, down, alpha=module.scaling[adapter])
     return linear(x, weight, base.bias)
