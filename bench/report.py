@@ -30,6 +30,8 @@ from tests.report.fixture import METHODS, SOURCES, result
 from tests.report.shelf import fill
 
 BUDGETS, SEEDS = (0.05, 0.1, 0.2, 0.4, 0.6), 5
+LETTERS = 600
+"""Of an answer: a row is then as long as one of LLaVA-665K by the middle."""
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -69,7 +71,7 @@ def ledger(folder: Path, results: int, clusters: int, rows: int) -> None:
     plan = [(*kind, *one, seed) for one in sweep for kind in kinds for seed in range(SEEDS)]
     full = [(*kind, "full", 1.0, seed) for kind in kinds for seed in range(2)]
     runs = [invented(dice, rows, *one) for one in [*full, *plan][:results]]
-    for run in fill(folder / "store", runs, clusters=clusters, rows=rows):
+    for run in fill(folder / "store", runs, clusters=clusters, rows=rows, letters=LETTERS):
         write_result(folder / "ledger", run)
 
 

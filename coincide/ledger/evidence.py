@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from coincide.store import DamagedArtifact, find_recorded, open_artifact
+from coincide.store import Artifact, DamagedArtifact, find_recorded, open_artifact
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +26,9 @@ STRICT, LENIENT = "strict", "lenient"
 LIKELIHOOD = "likelihood"
 """Samples scored by the likelihood of the right answer (``likelihoods``)."""
 _NAME = re.compile(r"[\w.,+=@-]+")
+_LARGE = 1 << 26
+"""Bytes of a file of samples that are parsed at once."""
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class ArtifactShelf:
     reader: str = "report"
     """Who says on the terminal that something damaged is left out."""
     _told: set[str] = field(default_factory=set, compare=False)
+    _kept: dict[str, Any] = field(default_factory=dict, init=False, compare=False)
+    """What was found already; a copy (``dataclasses.replace``) begins with nothing."""
 
     def folder(self, recorded: str) -> Path | None:
         """The artifact recorded as ``<kind>/<name>-<hex>``, found by its key alone.
@@ -47,7 +52,8 @@ class ArtifactShelf:
         parts = [part for part in recorded.split("/") if part][-2:]
         if self.root is None or len(parts) < 2 or not all(map(_is_name, parts)):
             return None
-        return find_recorded(self.root, recorded)
+        root = self.root
+        return self._once(f"folder {recorded}", lambda: find_recorded(root, recorded))
 
     def found(self, recorded: Mapping[str, str]) -> dict[str, Path]:
         """Those of ``recorded`` (any name -> ``<kind>/<name>-<hex>``) that are there, as absolute
@@ -58,23 +64,40 @@ class ArtifactShelf:
 
     def manifest(self, folder: Path) -> Mapping[str, Any]:
         """The manifest of the artifact in ``folder``; empty if it is damaged."""
-        try:
-            return open_artifact(folder).manifest
-        except DamagedArtifact as error:
-            self._say(error)
-            return {}
+        artifact = self._artifact(folder)
+        return artifact.manifest if artifact else {}
 
     def file(self, folder: Path, name: str) -> Path | None:
         """A file of the artifact in ``folder``; None if it is missing or damaged.
 
         Damaged files are left out, with a message on the terminal.
         """
+        artifact = self._artifact(folder)
+        if artifact is None:
+            return None
         try:
-            path = open_artifact(folder).file(name)
+            path = artifact.file(name)
         except DamagedArtifact as error:
             self._say(error)
             return None
         return path if path.is_file() else None
+
+    def _artifact(self, folder: Path) -> Artifact | None:
+        """The artifact in ``folder``; None, with a message, if its manifest is damaged."""
+        return self._once(f"artifact {folder}", lambda: self._opened(folder))
+
+    def _opened(self, folder: Path) -> Artifact | None:
+        try:
+            return open_artifact(folder)
+        except DamagedArtifact as error:
+            self._say(error)
+            return None
+
+    def _once(self, what: str, look: Callable[[], _Found]) -> _Found:
+        found = self._kept.get(what)
+        if found is None and (found := look()) is not None:
+            self._kept[what] = found
+        return found
 
     def _say(self, error: DamagedArtifact) -> None:
         if str(error) not in self._told:
@@ -116,8 +139,12 @@ class ArtifactShelf:
     def samples(self, run: Result, benchmark: str) -> Samples | None:
         """Samples of one benchmark of the run; None if not there."""
         folder = self.evaluation(run, benchmark)
-        path = self.file(folder, "samples.jsonl") if folder else None
-        return Samples(path, self.scoring) if path else None
+        return self._once(f"samples {folder}", lambda: self._samples(folder)) if folder else None
+
+    def _samples(self, folder: Path) -> Samples | None:
+        path = self.file(folder, "samples.jsonl")
+        alike = self._once("columns that files have in common", dict)
+        return Samples(path, self.scoring, alike) if path else None
 
     def evaluation(self, run: Result, benchmark: str) -> Path | None:
         """Folder of the evaluation of one benchmark of the run; None if not there."""
@@ -159,6 +186,8 @@ class Samples:
 
     path: Path
     scoring: str = STRICT
+    alike: dict[tuple[str, str, int], np.ndarray] = field(default_factory=dict, compare=False)
+    """Columns of other files: one with the same values is taken instead of a second."""
 
     @cached_property
     def numbers(self) -> Mapping[str, np.ndarray]:
@@ -187,7 +216,7 @@ class Samples:
         alone = columns["doc_id"].astype(str)
         score = columns["score"].astype(float)
         num, den = columns["num"].astype(float), columns["den"].astype(float)
-        return {
+        found = {
             "doc_id": columns["doc_id"],
             "score": score,
             "num": np.where(np.isnan(num), score, num),
@@ -198,6 +227,14 @@ class Samples:
                 dtype=str,
             ),
         }
+        return {name: self._one(name, column) for name, column in found.items()}
+
+    def _one(self, name: str, column: np.ndarray) -> np.ndarray:
+        """``column``, or one with the same values of a file that was read before: hundreds of runs
+        answered the same documents.
+        """
+        other = self.alike.setdefault((name, column.dtype.str, len(column)), column)
+        return other if (other == column).all() else column
 
     def texts(self, documents: Sequence[int]) -> dict[int, Mapping[str, Any]]:
         """Document -> its whole record, for ``documents``."""
@@ -243,7 +280,11 @@ def _columns(path: Path) -> dict[str, np.ndarray]:
     try:
         table = pa_json.read_json(
             path,
-            read_options=pa_json.ReadOptions(block_size=1 << 26),
+            # a block is allocated whole, however small the file
+            read_options=pa_json.ReadOptions(
+                use_threads=path.stat().st_size > _LARGE,
+                block_size=min(_LARGE, path.stat().st_size + 1),
+            ),
             parse_options=pa_json.ParseOptions(
                 explicit_schema=schema, unexpected_field_behavior="ignore"
             ),

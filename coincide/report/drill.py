@@ -14,6 +14,7 @@ import numpy as np
 
 from coincide.ledger.evidence import ArtifactShelf, Samples
 from coincide.report.notes import primary
+from coincide.report.pairs import common_documents
 from coincide.report.pictures import Budget, benchmark_pictures
 from coincide.report.records import Panel
 from coincide.report.scoring import LENIENT
@@ -89,9 +90,7 @@ def _benchmark(name: str, runs: Sequence[Result], shelf: ArtifactShelf) -> dict[
 
 def _matrix(files: Sequence[Samples]) -> tuple[np.ndarray, np.ndarray]:
     """Documents [n] that every run has a score for, and the scores [R, n]."""
-    shared = files[0].numbers["doc_id"]
-    for file in files[1:]:
-        shared = np.intersect1d(shared, file.numbers["doc_id"])
+    shared = common_documents([file.numbers for file in files])
     rows = [
         file.numbers["score"][np.searchsorted(file.numbers["doc_id"], shared)] for file in files
     ]

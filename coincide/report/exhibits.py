@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from coincide.ledger.evidence import ArtifactShelf
 from coincide.report.drill import drill
-from coincide.report.gallery import gallery
+from coincide.report.gallery import TEXTS, gallery
 from coincide.report.influences import influences
 from coincide.report.overlap import Overlaps, overlaps
 from coincide.report.pairs import Pairs, compare_all
@@ -37,7 +37,8 @@ class Exhibit:
 
 def exhibit_all(panels: Sequence[Panel], shelf: ArtifactShelf) -> list[Exhibit]:
     """One exhibit per panel; the pictures' bytes are divided evenly among them."""
-    return [_exhibit(panel, shelf, len(panels)) for panel in panels]
+    # what one panel looked up is not held for the next
+    return [_exhibit(panel, replace(shelf), len(panels)) for panel in panels]
 
 
 def _exhibit(panel: Panel, shelf: ArtifactShelf, panels: int) -> Exhibit:
@@ -47,7 +48,7 @@ def _exhibit(panel: Panel, shelf: ArtifactShelf, panels: int) -> Exhibit:
     if shelf.root is not None:
         samples = drill(panel, shelf, Budget(SAMPLE_PICTURES // panels))
         samples["pairs"] = _spoken(pairs)
-        clusters = gallery(panel, shelf, Budget(CLUSTER_PICTURES // panels))
+        clusters = gallery(panel, shelf, Budget(CLUSTER_PICTURES // panels), TEXTS // panels)
         found = influences(panel, shelf, Budget(INFLUENCE_PICTURES // panels))
     return Exhibit(pairs, overlaps(panel, shelf), samples, clusters, found)
 

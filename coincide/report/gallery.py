@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from coincide.ledger.result import Result
 from coincide.report.pictures import Budget, training_picture
 from coincide.report.records import Panel, PanelRow
 from coincide.schema import Example, UserError
+from coincide.system.files import items_of_list
 from coincide.terminal.inert import printable
 
 EXAMPLES = 3
@@ -26,47 +28,60 @@ MANY = 1000
 """With more clusters than this, each shows one example."""
 LETTERS = 160
 SIDE = 96
+TEXTS = 6_000_000
+"""Characters of examples on a page, over all panels: those of the clusters that gave most rows."""
 SMALL = 64 << 20
 """Bytes: of a larger annotation file only the chosen rows are read."""
 COLUMNS = ("size", "transferability", "density", "score", "chosen")
 
 
-def gallery(panel: Panel, shelf: ArtifactShelf, budget: Budget) -> dict[str, Any] | None:
+def gallery(
+    panel: Panel, shelf: ArtifactShelf, budget: Budget, texts: int = TEXTS
+) -> dict[str, Any] | None:
     """The clusters of the best ranked run that has them in the store, as JSON; None without one.
 
     ``columns``: one list per figure. ``examples``: per cluster, ``[question, answer, picture,
-    chosen]``. Pictures go to the clusters that gave most rows, until the budget of bytes is used
-    up.
+    chosen]``. Examples go to the clusters that gave most rows, at most ``texts`` characters of
+    them, and pictures until the budget of bytes is used up.
     """
     for row in panel.rows:
         for run in row.runs:
             folder = shelf.subset(run)
             table = shelf.file(folder, "clusters.parquet") if folder else None
             if folder is not None and table is not None:
-                return _gallery(row, run, folder, table, shelf, budget)
+                return _gallery(row, run, folder, table, shelf, budget, texts)
     return None
 
 
 def _gallery(
-    row: PanelRow, run: Result, folder: Path, table: Path, shelf: ArtifactShelf, budget: Budget
-) -> dict[str, Any] | None:
+    row: PanelRow, run: Result, folder: Path, table: Path, shelf: ArtifactShelf, budget: Budget,
+    texts: int,
+) -> dict[str, Any] | None:  # fmt: skip
     columns = _columns(table)
     if columns is None:
         return None
     clusters = shelf.need(folder, "clusters")
     assigned = shelf.file(clusters, "assignment.npy") if clusters else None
-    members, chosen = _members(assigned, shelf.rows(run), len(columns["size"]))
-    order = sorted(range(len(members)), key=lambda i: (-(columns["chosen"][i] or 0), i))
-    wanted = {r for rows in members for r in rows}
+    count = len(columns["size"])
+    order = sorted(range(count), key=lambda i: (-(columns["chosen"][i] or 0), i))
+    each = EXAMPLES if count <= MANY else 1
+    order = order[: max(1, texts // (2 * LETTERS * each))]
+    members, chosen = _members(assigned, shelf.rows(run), order, each)
+    wanted = {row for rows in members for row in rows}
     examples, root = examples_of(shelf, run, folder, wanted)
-    shown: list[list[Any]] = [[] for _ in members]
-    for cluster in order:
-        for number in members[cluster]:
+    shown: list[list[Any]] = [[] for _ in range(count)]
+    for cluster, rows in zip(order, members, strict=True):
+        for number in rows:
             if number in examples:
                 shown[cluster].append(_shown(examples[number], root, budget, number in chosen))
     why = "" if any(e[2] for each in shown for e in each) else _no_pictures(clusters, root)
-    about = {"label": f"{row.label}, seed {run.seed}", "columns": columns, "no_pictures": why}
-    return printable({**about, "examples": shown}, keep="\n")
+    few = f"Examples are here of the {len(order):,} that gave most rows. "
+    return {
+        "label": printable(f"{row.label}, seed {run.seed}"),
+        "columns": columns,
+        "no_pictures": (few if len(order) < count and any(shown) else "") + why,
+        "examples": printable(shown, keep="\n"),
+    }
 
 
 def _columns(path: Path) -> dict[str, list[float | None]] | None:
@@ -91,21 +106,22 @@ def _number(value: float | None) -> float | None:
 
 
 def _members(
-    assigned: Path | None, rows: np.ndarray | None, count: int
+    assigned: Path | None, rows: np.ndarray | None, clusters: Sequence[int], each: int
 ) -> tuple[list[list[int]], set[int]]:
-    """A few rows of each cluster, chosen ones first; and the set of chosen rows."""
-    chosen = set() if rows is None else set(rows.tolist())
-    found: list[list[int]] = [[] for _ in range(count)]
+    """``each`` rows of each of ``clusters``, chosen ones first; and those of them that were
+    chosen.
+    """
     assignment = array(assigned) if assigned else None
     if assignment is None:
-        return found, chosen
-    each = EXAMPLES if count <= MANY else 1
-    is_chosen = np.isin(np.arange(len(assignment)), np.fromiter(chosen, np.int64, len(chosen)))
-    order = np.lexsort((np.arange(len(assignment)), ~is_chosen, assignment))
-    bounds = np.searchsorted(assignment[order], np.arange(count + 1))
-    for cluster in range(count):
-        found[cluster] = order[bounds[cluster] : bounds[cluster + 1]][:each].tolist()
-    return found, chosen
+        return [[] for _ in clusters], set()
+    chosen = np.zeros(len(assignment), bool)
+    if rows is not None:
+        chosen[rows[(rows >= 0) & (rows < len(chosen))]] = True
+    order = np.lexsort((~chosen, assignment))  # stable: by row then
+    first = np.searchsorted(assignment, clusters, sorter=order)
+    last = np.searchsorted(assignment, clusters, "right", sorter=order)
+    found = [order[a:b][:each].tolist() for a, b in zip(first, last, strict=True)]
+    return found, {row for rows in found for row in rows if chosen[row]}
 
 
 def examples_of(
@@ -131,13 +147,27 @@ def _read(path: Path, wanted: set[int], rows: np.ndarray | None) -> dict[int, Ex
         return {}
     found = {}
     try:
-        for place, _, value in scan(path):
-            number = place if rows is None else int(rows[place])
-            if number in wanted:
-                found[number] = parse(number, value, _stated, tags_as_text=True)[0]
-    except (UserError, IndexError):
+        for number, value in _values(path, wanted, rows):
+            found[number] = parse(number, value, _stated, tags_as_text=True)[0]
+    except (UserError, ValueError):
         return found
     return found
+
+
+def _values(path: Path, wanted: set[int], rows: np.ndarray | None) -> Iterator[tuple[int, Any]]:
+    """Number and value of the ``wanted`` rows of the file."""
+    if rows is not None:
+        places = np.flatnonzero(np.isin(rows, list(wanted)))
+        texts = items_of_list(path, len(rows), places.tolist())
+        if texts is not None:
+            yield from zip(rows[places].tolist(), map(json.loads, texts), strict=True)
+            return
+    for place, _, value in scan(path):
+        if rows is not None and place >= len(rows):
+            return
+        number = place if rows is None else int(rows[place])
+        if number in wanted:
+            yield number, value
 
 
 def _stated(value: Mapping[str, Any]) -> str:

@@ -73,7 +73,7 @@ def script_hash(script: str) -> str:
 def packed(value: Any) -> str:
     """``value`` (JSON) compressed, in base64: characters without a meaning in HTML."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+    return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
 
 
 def _variables(colours: Sequence[str]) -> str:

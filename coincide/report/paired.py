@@ -234,27 +234,43 @@ def _share_of_seeds(runs: np.ndarray, points: np.ndarray) -> float:
 
 def compare(of: Distribution, first: int, second: int) -> Difference:
     """The difference of row ``first`` minus row ``second``."""
-    mean = float(of.points[first] - of.points[second])
-    drawn = of.drawn[:, first] - of.drawn[:, second]
-    parts = [of.seeds[first], of.seeds[second]]
-    low, high = _interval(mean, drawn, parts, of.units)
-    known = all(part.variance is not None for part in parts)
-    return Difference(mean, low, high, verdict(low, high), known, of.units)
+    return compare_to(of, first, [second])[0]
+
+
+def compare_to(of: Distribution, first: int, others: Sequence[int]) -> list[Difference]:
+    """The differences of row ``first`` minus each of ``others``."""
+    means = of.points[first] - of.points[list(others)]
+    drawn = of.drawn.T[first] - of.drawn.T[list(others)]
+    parts = [[of.seeds[first], of.seeds[other]] for other in others]
+    intervals = _intervals(means, drawn, parts, of.units)
+    return [
+        Difference(
+            float(mean), low, high, verdict(low, high),
+            all(part.variance is not None for part in each), of.units,
+        )
+        for mean, (low, high), each in zip(means, intervals, parts, strict=True)
+    ]  # fmt: skip
 
 
 def interval(of: Distribution, row: int) -> tuple[float, float]:
     """The 95 % interval of one row, over samples and seeds."""
-    return _interval(float(of.points[row]), of.drawn[:, row], [of.seeds[row]], of.units)
+    return _intervals(of.points[[row]], of.drawn.T[[row]], [[of.seeds[row]]], of.units)[0]
 
 
-def _interval(
-    mean: float, drawn: np.ndarray, seeds: Sequence[Spread], units: int
-) -> tuple[float, float]:
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    rest = float(np.var(drawn)) - sum(part.variance or 0.0 for part in seeds)
-    parts = [*seeds, Spread(max(0.0, rest), max(1, units - 1))]
-    stretch = t_quantile(freedom(parts)) / t_quantile(float("inf"))
-    return float(mean + stretch * (low - mean)), float(mean + stretch * (high - mean))
+def _intervals(
+    means: np.ndarray, drawn: np.ndarray, seeds: Sequence[Sequence[Spread]], units: int
+) -> list[tuple[float, float]]:
+    """Of each of n figures: ``means`` [n], ``drawn`` [n, times]."""
+    drawn = np.ascontiguousarray(drawn)  # sums of each do not depend on how many there are
+    lows, highs = np.quantile(drawn, [0.025, 0.975], axis=1)
+    variances, found = np.var(drawn, axis=1), []
+    for mean, low, high, variance, mine in zip(means, lows, highs, variances, seeds, strict=True):
+        rest = float(variance) - sum(part.variance or 0.0 for part in mine)
+        parts = [*mine, Spread(max(0.0, rest), max(1, units - 1))]
+        stretch = t_quantile(freedom(parts)) / t_quantile(float("inf"))
+        low, high = mean + stretch * (low - mean), mean + stretch * (high - mean)
+        found.append((float(low), float(high)))
+    return found
 
 
 def welch(first: Sequence[float], second: Sequence[float]) -> Difference | None:

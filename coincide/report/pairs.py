@@ -17,7 +17,7 @@ from coincide.report.paired import (
     Distribution,
     Sampled,
     bootstrap,
-    compare,
+    compare_to,
     interval,
     welch,
 )
@@ -103,11 +103,12 @@ def _pairs(
     overall: dict[RunPair, Difference] = {}
     by_benchmark: dict[RunPair, dict[str, Difference]] = {}
     relative = full is not None or all(row.rel.columns for row in panel.rows)
+    drawn = {name: _against_later(of) for name, of in found.items()}
     for i, j in combinations(range(len(panel.rows)), 2):
         if i in at and j in at:
-            by_benchmark[i, j] = {b: compare(found[b], at[i], at[j]) for b in columns if b in found}
+            by_benchmark[i, j] = {b: drawn[b][at[i], at[j]] for b in columns if b in found}
         if i in at and j in at and OVERALL in found:
-            overall[i, j] = compare(found[OVERALL], at[i], at[j])
+            overall[i, j] = drawn[OVERALL][at[i], at[j]]
         elif by_seeds := _by_seeds(panel.rows[i], panel.rows[j], left_out):
             overall[i, j] = by_seeds
     intervals = {}
@@ -120,6 +121,17 @@ def _pairs(
     name = "Rel. (%)" if relative else "mean score"
     name += f" without {', '.join(left_out)}" if left_out else ""
     return Pairs(name, columns, overall, by_benchmark, intervals, why)
+
+
+def _against_later(of: Distribution) -> dict[RunPair, Difference]:
+    """Each row minus each later one."""
+    count = len(of.points)
+    later = ((i, range(i + 1, count)) for i in range(count - 1))
+    return {
+        (i, j): difference
+        for i, others in later
+        for j, difference in zip(others, compare_to(of, i, others), strict=True)
+    }
 
 
 def _is_its_rel(row: PanelRow, point: float) -> bool:
@@ -204,16 +216,18 @@ def _differing(ours: np.ndarray, printed: Sequence[float]) -> int | None:
 
 def shared_samples(runs: Sequence[Numbers]) -> Sampled | None:
     """The samples that all of ``runs`` have scored, summed by unit; None if there are none."""
-    shared = runs[0]["doc_id"]
-    for numbers in runs[1:]:
-        shared = np.intersect1d(shared, numbers["doc_id"])
+    shared = common_documents(runs)
     if not len(shared):
         return None
-    places = [np.flatnonzero(np.isin(numbers["doc_id"], shared)) for numbers in runs]
+    # runs that answered the same documents have one column of them
+    of = {id(n["doc_id"]): np.flatnonzero(np.isin(n["doc_id"], shared)) for n in runs}
+    places = [of[id(numbers["doc_id"])] for numbers in runs]
     stratum = runs[0]["stratum"][places[0]]
-    unit = coarsest_units(
-        [numbers["unit"][place] for numbers, place in zip(runs, places, strict=True)]
-    )
+    units_of = {
+        (id(numbers["unit"]), id(place)): numbers["unit"][place]
+        for numbers, place in zip(runs, places, strict=True)
+    }
+    unit = coarsest_units(list(units_of.values()))
     keys = np.char.add(np.char.add(stratum, "\n"), unit)
     _, start, inverse = np.unique(keys, return_index=True, return_inverse=True)
     _, strata = np.unique(stratum[start], return_inverse=True)
@@ -224,6 +238,15 @@ def shared_samples(runs: Sequence[Numbers]) -> Sampled | None:
         for r, (numbers, place) in enumerate(zip(runs, places, strict=True)):
             np.add.at(parts[name][r], inverse, numbers[name][place])
     return Sampled(parts["num"], parts["den"], strata, units)
+
+
+def common_documents(runs: Sequence[Numbers]) -> np.ndarray:
+    """The documents that all of ``runs`` have a score for, ascending."""
+    columns = list({id(numbers["doc_id"]): numbers["doc_id"] for numbers in runs}.values())
+    shared = columns[0]
+    for column in columns[1:]:
+        shared = np.intersect1d(shared, column)
+    return shared
 
 
 def coarsest_units(units: Sequence[np.ndarray]) -> np.ndarray:

@@ -8,7 +8,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,6 +150,28 @@ def write_list(path: Path, items: Iterable[str]) -> None:
             handle.write("\n]\n")
 
     write_atomic(path, write)
+
+
+def items_of_list(path: Path, count: int, places: Sequence[int]) -> list[bytes] | None:
+    """The items at ``places`` (ascending) of the ``count`` JSON objects that :func:`write_list`
+    wrote, without parsing the others.
+
+    None where it cannot be told where each begins: another file, or an item with a line of its own
+    that looks like a beginning.
+    """
+    import mmap
+
+    with path.open("rb") as handle:
+        if not path.stat().st_size:
+            return None
+        with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            begins = [text.find(b"[\n{") + 2]
+            while (at := text.find(b",\n{", begins[-1])) >= 0:
+                begins.append(at + 2)
+            if begins[0] != 2 or len(begins) != count or text[-4:] != b"}\n]\n":
+                return None
+            ends = [*(at - 2 for at in begins[1:]), len(text) - 3]
+            return [text[begins[place] : ends[place]] for place in places]
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

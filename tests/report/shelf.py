@@ -15,6 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from coincide.ledger.result import Result
+from coincide.system.files import write_list
 from tests.report.fixture import BENCHMARKS
 
 PICTURES = 300
@@ -30,21 +31,27 @@ def fill(
     clusters: int = 40,
     rows: int = 4000,
     side: int = 48,
+    letters: int = 0,
 ) -> list[Result]:
     """Write into ``root`` what ``runs`` would have left, and return them with scores that fit.
 
-    Each method knows its own share of the samples; seeds differ a little.
+    Each method knows its own share of the samples; seeds differ a little. ``letters``: those of an
+    answer in a file with the rows of COINCIDE's subsets of seed 0; 0: there is no such file.
     """
     _data(root, samples, rows, side)
     _artifact(root / "clusters" / CLUSTERS, {}, {})
-    np.save(root / "clusters" / CLUSTERS / "assignment.npy", np.arange(rows) % clusters)
-    return [_run(root, run, samples, np.arange(rows) % clusters) for run in runs]
+    of = np.arange(rows) % clusters
+    np.save(root / "clusters" / CLUSTERS / "assignment.npy", of)
+    return [_run(root, run, samples, of, letters) for run in runs]
 
 
-def _run(root: Path, run: Result, samples: int, clusters: np.ndarray) -> Result:
+def _run(root: Path, run: Result, samples: int, clusters: np.ndarray, letters: int) -> Result:
     rng = np.random.default_rng([*run.method.encode(), run.k, run.seed])
     subset = f"subset/{run.method}-{_key(run, 'subset')}"
-    _subset(root / subset, run, clusters, rng)
+    rows = _subset(root / subset, run, clusters, rng)
+    if letters and run.method == "coincide" and run.seed == 0:
+        texts = (json.dumps(_row(int(row), "words " * (letters // 6))) for row in rows)
+        write_list(root / subset / "subset.json", texts)
     scores, keys = [], {"subset": subset}
     hard = np.random.default_rng(5).normal(0, 1.2, (len(BENCHMARKS), samples))
     for score, difficulty in zip(run.scores, hard, strict=False):
@@ -68,12 +75,12 @@ def _artifact(folder: Path, config: Mapping[str, Any], needs: Mapping[str, str])
     (folder / "manifest.json").write_text(text)
 
 
-def _subset(folder: Path, run: Result, of: np.ndarray, rng: np.random.Generator) -> None:
+def _subset(folder: Path, run: Result, of: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     _artifact(folder, {}, {"needs.0.data": DATA, "needs.1.clusters": CLUSTERS})
     rows = np.sort(rng.choice(len(of), run.k, replace=False))
     np.save(folder / "rows.npy", rows)
     if run.method != "coincide":
-        return
+        return rows
     size = np.bincount(of)
     clusters = len(size)
     table = {
@@ -84,6 +91,7 @@ def _subset(folder: Path, run: Result, of: np.ndarray, rng: np.random.Generator)
         "target": size, "chosen": np.bincount(of[rows], minlength=clusters),
     }  # fmt: skip
     pd.DataFrame(table).to_parquet(folder / "clusters.parquet")
+    return rows
 
 
 def _evaluation(folder: Path, name: str, right: np.ndarray) -> None:
@@ -101,17 +109,9 @@ def _data(root: Path, samples: int, rows: int, side: int) -> None:
     folder = root / "data" / DATA
     _artifact(folder, {}, {})
     (folder / "images").mkdir(exist_ok=True)
-    records = []
-    for i in range(rows):
-        name = f"{i % PICTURES}.png"
-        said = [
-            {"from": "human", "value": f"<image>\nwhat is in row {i}?"},
-            {"from": "gpt", "value": f"thing {i}"},
-        ]
-        records.append({"id": str(i), "image": name, "conversations": said})
     for i in range(PICTURES):
         (folder / "images" / f"{i}.png").write_bytes(png(i, side))
-    (folder / "train.json").write_text(json.dumps(records))
+    (folder / "train.json").write_text(json.dumps([_row(i) for i in range(rows)]))
     for name in BENCHMARKS:
         (folder / "benchmarks" / name).mkdir(parents=True, exist_ok=True)
         table = {
@@ -119,6 +119,14 @@ def _data(root: Path, samples: int, rows: int, side: int) -> None:
             "image": [{"bytes": png(i, side), "path": ""} for i in range(samples)],
         }
         pd.DataFrame(table).to_parquet(folder / "benchmarks" / name / "test.parquet")
+
+
+def _row(i: int, more: str = "") -> dict[str, Any]:
+    said = [
+        {"from": "human", "value": f"<image>\nwhat is in row {i}?"},
+        {"from": "gpt", "value": f"thing {i} {more}".strip()},
+    ]
+    return {"id": str(i), "image": f"{i % PICTURES}.png", "conversations": said}
 
 
 def png(i: int, side: int) -> bytes:
