@@ -50,10 +50,10 @@ from baselines.influence import check_share
 from baselines.pictures import sources_of
 from baselines.quotas import apportion
 from baselines.ranking import check_choice, check_positive, shares
-from coincide.data.score_table import WANTED
+from coincide.data.score_table import WANTED, read_columns
 from coincide.features.signals.clip_image import ClipImage
 from coincide.features.signals.clip_text import FORMS, ClipText
-from coincide.schema import JointDifficulty, Need, Pool, Selection, UserError
+from coincide.schema import Example, JointDifficulty, Need, Pool, Selection, UserError
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,16 @@ class CoIdo:
     def key_config(self) -> dict[str, Any]:
         """The hash of the table instead of its path."""
         return {**asdict(self), "scores": self._sha256}
+
+    @property
+    def names_data(self) -> bool:
+        """Whether there is a table, which names rows."""
+        return self.scores is not None
+
+    def check_data(self, examples: Sequence[Example]) -> None:
+        """Raises UserError for a table of scores that does not fit the data."""
+        if self.scores is not None:
+            read_columns(Path(self.scores), examples)
 
     def needs(self) -> Sequence[Need]:
         """CLIP's embeddings, and the difficulty that stage 1 learns from them."""

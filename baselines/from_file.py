@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from coincide.schema import Need, Pool, Selection, UserError
+from coincide.schema import Example, Need, Pool, Selection, UserError
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,17 @@ class FromFile:
         check_path(Path(self.path))
         said = {} if self.by == "auto" else {"by": self.by}
         return {"sha256": sha256_file(Path(self.path)), **said}
+
+    @property
+    def names_data(self) -> bool:
+        """Always: the file names rows."""
+        return True
+
+    def check_data(self, examples: Sequence[Example]) -> None:
+        """Raises UserError for rows that the data do not have, or that leave a doubt."""
+        from coincide.data.resolve import resolve_rows
+
+        resolve_rows(Path(self.path), examples, self.by)
 
     def needs(self) -> Sequence[Need]:
         """No signals."""

@@ -66,6 +66,15 @@ class MmSsr:
         check_path(Path(self.scores))
         return {"scores": sha256_file(Path(self.scores)), "text_only": self.text_only}
 
+    @property
+    def names_data(self) -> bool:
+        """Always: the table names rows."""
+        return True
+
+    def check_data(self, examples: Sequence[Example]) -> None:
+        """Raises UserError for a table that does not fit the data."""
+        read_scores(Path(self.scores), examples)
+
     def needs(self) -> Sequence[Need]:
         """No signals."""
         return ()

@@ -41,11 +41,12 @@ from baselines.influence import BLOCK, check_share, warm_up
 from baselines.pictures import sources_of
 from baselines.quotas import apportion
 from baselines.ranking import TEXT_ONLY, TextOnly, check_choice, shares
+from coincide.data.columns import check_sources
 from coincide.features.signals.gradient_length import GradientLength
 from coincide.features.signals.gradients import Gradients
 from coincide.ops.products import as_float64
 from coincide.ops.sketch import SketchKind
-from coincide.schema import Need, Pool, Selection, UserError, WarmUp
+from coincide.schema import Example, Need, Pool, Selection, WarmUp
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,15 @@ class Tive:
         check_choice(self.name, "text_only", self.text_only, TEXT_ONLY)
         check_share(self.name, warmup=self.warmup)
 
+    @property
+    def names_data(self) -> bool:
+        """Whether sources are left out."""
+        return bool(self.without)
+
+    def check_data(self, examples: Sequence[Example]) -> None:
+        """Raises UserError for a source in ``without`` that no row has."""
+        check_sources("method.without", self.without, examples)
+
     def needs(self) -> Sequence[Need]:
         """The gradients' lengths and sketches."""
         return self._length(), self._signal()
@@ -113,9 +123,7 @@ class Tive:
         ``without``.
         """
         value = pool.scored(self, seed)["score"]
-        sources = {example.source for example in pool.examples}
-        if unknown := sorted(set(self.without) - sources):
-            raise UserError(f"method.without: got {unknown}; choices: {sorted(sources)}")
+        self.check_data(pool.examples)
         allowed = np.array([e.source not in self.without for e in pool.examples])
         share = shares(pool, ~np.isnan(value) & allowed, k, self.text_only, seed)
         rows = np.flatnonzero(share.candidates)

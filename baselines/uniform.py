@@ -14,8 +14,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from coincide.data.columns import sources
-from coincide.schema import Need, Pool, Selection, UserError
+from coincide.data.columns import check_sources, sources
+from coincide.schema import Example, Need, Pool, Selection, UserError
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,15 @@ class Random:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sources", tuple(self.sources))
+
+    @property
+    def names_data(self) -> bool:
+        """Whether ``sources`` are given."""
+        return bool(self.sources)
+
+    def check_data(self, examples: Sequence[Example]) -> None:
+        """Raises UserError for a source that no row has."""
+        check_sources("method.sources", self.sources, examples)
 
     def needs(self) -> Sequence[Need]:
         """No signals."""
@@ -56,8 +65,7 @@ class Random:
 
     def _wanted(self, pool: Pool) -> np.ndarray:
         """bool [N]: rows of the wanted sources."""
+        self.check_data(pool.examples)
         found = sources(pool.examples)
-        if unknown := sorted(set(self.sources) - set(found.names)):
-            raise UserError(f"method.sources: got {unknown}; choices: {sorted(found.names)}")
         wanted = np.array([not self.sources or name in self.sources for name in found.names], bool)
         return wanted[found.codes]

@@ -417,7 +417,12 @@ class Experiment:
     @cached_property
     def all_needs(self) -> list[Need]:
         """Those of the whole family; known without the data."""
-        return [need for method in _looked_at(self.method) for need in method.needs()]
+        return [need for method in self.methods for need in method.needs()]
+
+    @cached_property
+    def methods(self) -> list[Method]:
+        """The method, those whose subsets it looks at, and so on; known without the data."""
+        return list(_looked_at(self.method))
 
     @property
     def trains_first(self) -> bool:

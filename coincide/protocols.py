@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from coincide.data.report import Policies
     from coincide.models.weights import PretrainedCheckpoint
-    from coincide.schema import DataSource, Difficulty, ModelSource, Pool, WarmUp
+    from coincide.schema import DataSource, Difficulty, Example, ModelSource, Pool, WarmUp
     from coincide.store import Step, Store
 
 
@@ -281,6 +281,23 @@ class HasKeyConfig(Protocol):
 
     def key_config(self) -> Mapping[str, Any]:
         """What the key contains instead of the fields."""
+        ...
+
+
+@runtime_checkable
+class HasDataChecks(Protocol):
+    """A method with settings that name something of the data: sources, rows, ids."""
+
+    @property
+    def names_data(self) -> bool:
+        """Whether one of them is set."""
+        ...
+
+    def check_data(self, examples: Sequence[Example]) -> None:
+        """Raises UserError, with the choices, where the data do not have it.
+
+        Called as soon as the data are prepared, before anything is computed of them.
+        """
         ...
 
 

@@ -7,6 +7,7 @@ from functools import partial
 
 from coincide.experiment import Experiment
 from coincide.features.extract import Extraction, extract_all
+from coincide.fit import check_fit
 from coincide.ledger.collect import collect, variant_of
 from coincide.ledger.identity import fields_outside_key
 from coincide.ledger.result import Result
@@ -72,6 +73,7 @@ def _choose(experiment: Experiment, store: Store, steps: Sequence[Step]) -> None
     """Build ``steps`` in order; signals that come from one finetuned model are computed
     together.
     """
+    check_fit(experiment, store)
     asked = {step.key for step in steps}
     tuned = {each.step.key: each for each in experiment.all_tuned if each.step.key in asked}
     for step in steps:
@@ -83,7 +85,11 @@ def _choose(experiment: Experiment, store: Store, steps: Sequence[Step]) -> None
 
 
 def extract(experiment: Experiment, store: Store, wanted: Sequence[Extraction]) -> None:
-    """Compute ``wanted``; HealthError if the data of ``experiment`` has lost too many rows."""
+    """Compute ``wanted``; HealthError if the data of ``experiment`` has lost too many rows.
+
+    UserError for a setting that does not fit data or models.
+    """
+    check_fit(experiment, store)
     check_lost(store.artifact(experiment.data), experiment.health)
     extract_all(store, wanted)
 

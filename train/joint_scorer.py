@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from coincide.data.score_table import numbers_of, read_table
+from coincide.data.score_table import read_columns
 from coincide.ops.arrays import row_digests
 from coincide.ops.kmeans import spherical_kmeans
 from coincide.schema import Example, JointDifficulty, UserError
@@ -117,13 +117,6 @@ def scorer_inputs(
         table = read_columns(path, examples)
     cosine = np.einsum("nd,nd->n", image, text)
     return np.concatenate([image, text, cosine[:, None], table], axis=1, dtype=np.float32)
-
-
-def read_columns(path: Path, examples: Sequence[Example]) -> np.ndarray:
-    """The columns of scores of the table ``path``, float64 [N, C]."""
-    table, rows = read_table(path, examples)
-    names = [name for name in table.columns if name not in ("row", "id", "style")]
-    return numbers_of(path, table, rows, names, len(examples))
 
 
 def scale(x: np.ndarray, rows: np.ndarray) -> None:

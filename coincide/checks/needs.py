@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from coincide.checks.machine import machine_requirements
-from coincide.protocols import Requirement, requirements_of, scale_of
+from coincide.fit import check_rows
+from coincide.protocols import HasDataChecks, Requirement, requirements_of, scale_of
 from coincide.schema import UserError
 from coincide.system.disk import size_text
 from coincide.terminal.inert import console, inert
@@ -36,6 +37,8 @@ def gather(asked: ExperimentStages) -> GroupRequirements:
                 found.setdefault((group, requirement.name), (group, requirement))
         for requirement in _processor(experiment, stages):
             found.setdefault(("target", requirement.name), ("target", requirement))
+        for requirement in _unfit(experiment, stages):
+            found.setdefault(("method", requirement.found), ("method", requirement))
     return list(found.values())
 
 
@@ -45,6 +48,24 @@ def _processor(experiment: Experiment, stages: Sequence[str]) -> Sequence[Requir
         return ()
     files = experiment.target.processor()
     return files.requirements if files.there or not experiment.in_store(experiment.target) else ()
+
+
+def _unfit(experiment: Experiment, stages: Sequence[str]) -> Sequence[Requirement]:
+    """What a setting of the method names and the data, if they are in the store, do not have."""
+    if not {"features", "select", "train", "evaluate"} & set(stages):
+        return ()
+    if not any(isinstance(m, HasDataChecks) and m.names_data for m in experiment.methods):
+        return ()
+    try:
+        experiment.store.find(experiment.data)
+    except UserError:  # told as a requirement of the data
+        return ()
+    try:
+        check_rows(experiment, experiment.store)
+    except UserError as error:
+        name = f"what {experiment.method.name} names of the data"
+        return (Requirement(name, met=False, found=str(error), remedy="Correct the setting."),)
+    return ()
 
 
 def _requirements(

@@ -13,12 +13,19 @@ import pyarrow as pa
 
 from coincide.data.blocks import TEXT, as_bytes, as_text, has_answer
 from coincide.data.table import Labels, Rows, Shown
-from coincide.schema import Example
+from coincide.schema import Example, UserError
 
 
 def sources(examples: Sequence[Example]) -> Labels:
     """The source of each row."""
     return examples.sources if isinstance(examples, Rows) else _labels(e.source for e in examples)
+
+
+def check_sources(setting: str, named: Sequence[str], examples: Sequence[Example]) -> None:
+    """Raise UserError, with the choices, for a source among ``named`` that no row has."""
+    found = sources(examples).names
+    if unknown := sorted(set(named) - set(found)):
+        raise UserError(f"{setting}: got {unknown}; choices: {sorted(found)}")
 
 
 def ids(examples: Sequence[Example]) -> Iterator[str]:

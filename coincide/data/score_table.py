@@ -29,6 +29,15 @@ def read_table(path: Path, examples: Sequence[Example]) -> tuple[pd.DataFrame, n
     return table, _rows(path, table, examples)
 
 
+def read_columns(path: Path, examples: Sequence[Example]) -> np.ndarray:
+    """The columns of scores of the table ``path``, float64 [N, C]; NaN for rows that it does not
+    have. Raises UserError for a table that does not fit the rows.
+    """
+    table, rows = read_table(path, examples)
+    names = [name for name in table.columns if name not in ("row", "id", "style")]
+    return numbers_of(path, table, rows, names, len(examples))
+
+
 def numbers_of(
     path: Path, table: pd.DataFrame, rows: np.ndarray, names: Sequence[str], size: int
 ) -> np.ndarray:
