@@ -14,14 +14,12 @@ warm-up's weights, of what training on the row did; it is not a run without the 
 from __future__ import annotations
 
 import argparse
-import html
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,80 +29,29 @@ from coincide.ledger.evidence import ArtifactShelf
 from coincide.ledger.files import presentable, read_result
 from coincide.models.template import IMAGE, encoding_of
 from coincide.report.gallery import examples_of
+from coincide.report.influence_page import (
+    AskedSample,
+    GradientStore,
+    Influence,
+    Pulled,
+    page,
+    table,
+)
 from coincide.report.influences import folder_of, keep
-from coincide.report.pictures import benchmark_pictures, thumbnail, training_picture
+from coincide.report.pictures import benchmark_pictures
 from coincide.schema import Dataset, Example, Turn, UserError
 from coincide.store import open_artifact
 from coincide.system.files import write_text
-from coincide.terminal.inert import console, guard_terminal, printable
+from coincide.terminal.inert import console, guard_terminal
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from coincide.ledger.result import Result
 
-SIDE = 200
-"""Pixels of a picture on the page, at most."""
 MAKE = (
     "Make one with a method that reads gradients of all rows, on the run's data and target: "
     "python run.py method=icons data={data} target={target} targets=... stages=[features,select]; "
     "less and tive leave one too."
 )
-
-
-@dataclass(frozen=True)
-class GradientStore:
-    """An artifact of the signal ``gradients``."""
-
-    folder: Path
-    warmup: Path
-    """The artifact of its adapters."""
-    config: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class AskedSample:
-    """One document of a benchmark as the run was asked it."""
-
-    benchmark: str
-    document: int
-    record: Mapping[str, Any]
-    picture: Image.Image | None
-
-
-@dataclass(frozen=True)
-class Pulled:
-    """A training row and its cosine to the sample."""
-
-    example: Example
-    cosine: float
-
-
-@dataclass(frozen=True)
-class Influence:
-    """What the rows of a subset did to a sample."""
-
-    sample: AskedSample
-    store: GradientStore
-    up: Sequence[Pulled]
-    """Rows of the largest cosines, all above 0, the largest first."""
-    down: Sequence[Pulled]
-    """Rows of the smallest cosines, all below 0, the smallest first."""
-    rows: int
-    """Of the subset, with a gradient."""
-    above: int
-    """Of these: rows with a cosine above 0."""
-    below: int
-    root: Path | None
-    """The folder of the training pictures, if it is on this machine."""
-
-    @property
-    def counts(self) -> str:
-        """In words."""
-        return (
-            f"Of the {self.rows:,} rows of the subset with a gradient {self.above:,} have a cosine "
-            f"above 0 and {self.below:,} below."
-        )
 
 
 def find_store(shelf: ArtifactShelf, run: Result) -> GradientStore:
@@ -177,7 +124,7 @@ def find_sample(shelf: ArtifactShelf, run: Result, named: str) -> AskedSample:
             "gradient would be that of another question. Give the store of the run by --store, on "
             "a machine that has the benchmark."
         )
-    return AskedSample(benchmark, document, record, pictures.get(document))
+    return AskedSample(benchmark, document, record, pictures.get(document, []))
 
 
 def gradient_of(sample: AskedSample, store: GradientStore, run: Result) -> np.ndarray:
@@ -204,11 +151,12 @@ def gradient_of(sample: AskedSample, store: GradientStore, run: Result) -> np.nd
     base = open_artifact(base_of(open_artifact(store.warmup).check().path)).check().path / "model"
     processor = load_processor(base)
     with tempfile.TemporaryDirectory() as folder:
-        images: tuple[str, ...] = ()
-        if sample.picture is not None:
-            sample.picture.convert("RGB").save(Path(folder) / "picture.png")
-            images = ("picture.png",)
-        said = f"{IMAGE}\n" * len(images) + str(sample.record.get("question", ""))
+        images = tuple(f"{number}.png" for number in range(len(sample.pictures)))
+        for name, picture in zip(images, sample.pictures, strict=True):
+            picture.convert("RGB").save(Path(folder) / name)
+        said = str(sample.record.get("question", ""))
+        if said.count(IMAGE) != len(images):  # as they were asked: before the text, unless inside
+            said = f"{IMAGE}\n" * len(images) + said.replace(IMAGE, "")
         turns = (Turn("human", said), Turn("gpt", str(sample.record["target"])))
         example = Example(0, "sample", images, turns, sample.benchmark)
         dataset = Dataset("sample", Path(folder), Path(folder), [example])
@@ -284,81 +232,6 @@ def _keep(shelf: ArtifactShelf, run: Result, found: Influence) -> None:
         keep(folder, {**about, **texts, "gradients": found.store.folder.name, **sides})
 
 
-# --- what is shown ------------------------------------------------------------------------------
-
-STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;
-color:#1d1d1f;background:#fff}h1{font-size:1.3rem}h2{font-size:1.05rem;margin-top:2rem}
-.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(14rem,1fr));gap:1rem}
-figure{margin:0;padding:.75rem;border:1px solid #d2d2d7;border-radius:8px}
-img{width:min(100%,9rem);image-rendering:auto;border-radius:4px}figcaption{margin-top:.5rem}
-.cosine{font-variant-numeric:tabular-nums;font-weight:600}.about{color:#555;font-size:.9em}
-@media(prefers-color-scheme:dark){body{color:#eee;background:#1c1c1e}figure{border-color:#444}
-.about{color:#aaa}}"""
-
-
-def page(found: Influence, run: str) -> str:
-    """The page: the sample, and the rows with their pictures."""
-    sample, record = found.sample, found.sample.record
-    title = f"{sample.benchmark}:{sample.document}"
-    asked = _figure(
-        sample.picture,
-        f"<b>{_text(record.get('question'))}</b><br>target: {_text(record['target'])}<br>"
-        f"answer: {_text(record.get('answer')) or '(empty)'}, score {_text(record.get('score'))}",
-    )
-    parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8>",
-        "<meta name=viewport content='width=device-width'>",
-        f"<title>{_text(title)}</title><style>{STYLE}</style>",
-        f"<h1>What pulled on {_text(title)}</h1><p class=about>{_text(run)}; gradients "
-        f"{_text(found.store.folder.name)}. {found.counts}</p><div class=grid>{asked}</div>",
-    ]
-    heads = (("Most up: their steps lower its loss", found.up), ("Most down", found.down))
-    for head, rows in heads:
-        shown = "".join(_row(each, found.root) for each in rows) or "<p>None.</p>"
-        parts.append(f"<h2>{head}</h2><div class=grid>{shown}</div>")
-    return "\n".join(parts) + "\n"
-
-
-def _row(each: Pulled, root: Path | None) -> str:
-    example = each.example
-    named = example.images[0] if example.images else ""
-    picture = training_picture(root, named) if root is not None and named else None
-    said = [turn.text.replace(IMAGE, "").strip() for turn in example.turns]
-    turns = "<br>".join(_text(text) for text in said[:4])
-    about = f"row {example.row}, {_text(example.source)}, id {_text(example.id)}"
-    return _figure(
-        picture,
-        f"<span class=cosine>{each.cosine:+.3f}</span> {turns}<br><span class=about>{about}</span>",
-    )
-
-
-def _figure(picture: Image.Image | None, caption: str) -> str:
-    shown = "" if picture is None else f"<img alt='' src='{thumbnail(picture, SIDE)}'>"
-    return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>"
-
-
-def _text(value: Any) -> str:
-    text = str(printable("" if value is None else value))
-    return html.escape(text if len(text) <= 400 else f"{text[:400]}…")
-
-
-def _table(up: Sequence[Pulled], down: Sequence[Pulled]) -> Any:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("cosine", "row", "source", "question", "answer", "picture"):
-        table.add_column(name, justify="right" if name in ("cosine", "row") else "left")
-    for each in (*up, *down):
-        said = [turn.text.replace(IMAGE, "").strip() for turn in each.example.turns]
-        cells = (
-            f"{each.cosine:+.3f}", str(each.example.row), each.example.source,
-            *(f"{text:.60}" for text in said[:2]), ", ".join(each.example.images),
-        )  # fmt: skip
-        table.add_row(*(Text(str(printable(cell))) for cell in cells))
-    return table
-
-
 def _no_result(path: Path) -> str:
     folder = path if path.is_dir() else path.parent
     names = sorted(each.name for each in folder.glob("*.json")) if folder.is_dir() else []
@@ -392,7 +265,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    console().print(_table(found.up, found.down))
+    console().print(table(found))
     print(found.counts)
     print(path)
     return 0

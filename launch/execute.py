@@ -18,7 +18,7 @@ from coincide.ledger.files import read_ledger
 from coincide.pipeline import Planned, execute, plan
 from coincide.report.build import build_report
 from coincide.report.committed import with_committed
-from coincide.report.summary import summary_tables
+from coincide.report.summary import shown_panels, summary_tables
 from coincide.stages import extract, stages_of
 from coincide.store import Step
 from launch.jobs import Job, record
@@ -63,8 +63,10 @@ class Executor:
             show_subset(experiment)
         if "report" in stages:
             results = with_committed(read_ledger(Path(job.cfg.paths.ledger)))
-            pages = build_report(results, Path(job.cfg.paths.reports), store=experiment.store)
-            show_report(summary_tables(results), pages)
+            found = shown_panels(results)
+            folder = Path(job.cfg.paths.reports)
+            pages = build_report(results, folder, experiment.store, panels=found)
+            show_report(summary_tables(results, found), pages)
         if failed:
             raise failed
 

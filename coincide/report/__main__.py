@@ -16,7 +16,7 @@ from pathlib import Path
 from coincide.ledger.files import read_ledger
 from coincide.report.build import build_report
 from coincide.report.scoring import ACCURACY, STRICT, by_scoring, kind_of
-from coincide.report.summary import summary_tables
+from coincide.report.summary import shown_panels, summary_tables
 from coincide.schema import UserError
 from coincide.terminal.inert import console, guard_terminal
 
@@ -38,12 +38,13 @@ def main(words: Sequence[str] | None = None) -> int:
             raise UserError(f"No such ledger: {', '.join(missing)}; expected folders of results.")
         results = by_scoring(read_ledger(given.ledgers), scoring)
         store = given.store if given.store.is_dir() else None
-        paths = build_report(results, given.out, store, scoring)
+        found = shown_panels(results)
+        paths = build_report(results, given.out, store, scoring, found)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     out = console()
-    for table in summary_tables(results):
+    for table in summary_tables(results, found):
         out.print(table)
     out.print(f"Report: {paths['html']}", highlight=False)
     return 0

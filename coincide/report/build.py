@@ -10,15 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from coincide.ledger.evidence import ArtifactShelf
-from coincide.ledger.files import presentable
 from coincide.ledger.result import Result
 from coincide.report import formats
-from coincide.report.compare import panels
 from coincide.report.decompose import decompose, noise_of
 from coincide.report.exhibits import exhibit_all
 from coincide.report.page import page
+from coincide.report.records import Panel
 from coincide.report.scoring import STRICT
 from coincide.report.signal import signal_to_noise
+from coincide.report.summary import shown_panels
 from coincide.store import Store
 from coincide.system import disk
 from coincide.system.files import remove_temporary, write_atomic
@@ -29,6 +29,7 @@ def build_report(
     folder: Path,
     store: Store | Path | None = None,
     scoring: str = STRICT,
+    panels: Sequence[Panel] | None = None,
 ) -> dict[str, Path]:
     """Write the report of ``results`` into ``folder``; returns file ending -> path.
 
@@ -36,9 +37,9 @@ def build_report(
     result of another machine. Files are replaced atomically, and the same results in any order give
     the same bytes. ``scoring``: the reading by which ``results`` are scored
     (``coincide.report.scoring.by_scoring``); unless strict, the files are named
-    ``report-<scoring>``.
+    ``report-<scoring>``. ``panels``: the ``shown_panels`` of ``results``, if they are made already.
     """
-    found = panels([presentable(result) for result in results])
+    found = list(shown_panels(results) if panels is None else panels)
     shelf = ArtifactShelf(store.root if isinstance(store, Store) else store, scoring)
     exhibits = exhibit_all(found, shelf)
     pairs = [exhibit.pairs for exhibit in exhibits]

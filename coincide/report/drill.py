@@ -180,7 +180,7 @@ def _add_pictures(
         if found:
             break
     for document, sample in documents.items():
-        sample["picture"] = budget.uri(found.get(document), SIDE)
+        sample["picture"] = budget.uri(next(iter(found.get(document, ())), None), SIDE)
 
 
 def _brief(value: Any) -> str:

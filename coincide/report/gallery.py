@@ -196,7 +196,7 @@ def _shown(example: Example, root: Path | None, budget: Budget, chosen: bool) ->
     for turn in example.turns:
         said[turn.role].append(turn.text.replace("<image>", "").strip())
     picture = ""
-    if root is not None and example.images and budget.left > 0:
+    if root is not None and example.images and budget:
         picture = budget.uri(training_picture(root, example.images[0]), SIDE)
     return [_brief(said["human"]), _brief(said["gpt"]), picture, chosen]
 

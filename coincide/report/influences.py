@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from coincide.system.files import read_cache, write_text
 from coincide.terminal.inert import printable
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from coincide.ledger.result import Result
     from coincide.schema import Example
 
@@ -45,8 +47,8 @@ def keep(folder: Path, found: Mapping[str, Any]) -> None:
 
 def influences(panel: Panel, shelf: ArtifactShelf, budget: Budget) -> list[dict[str, Any]]:
     """For each sample that was looked at of a run of the panel: ``title``, ``run``, ``question``,
-    ``target``, ``answer``, ``score``, ``gradients``, ``counts``, ``picture``, and ``up`` and
-    ``down``, lists of ``cosine``, ``about``, ``texts`` and ``picture``.
+    ``target``, ``answer``, ``score``, ``gradients``, ``counts``, ``pictures``, and ``up`` and
+    ``down``, lists of ``cosine``, ``about``, ``texts`` and ``pictures``.
     """
     shown: list[dict[str, Any]] = []
     for row in panel.rows:
@@ -96,7 +98,7 @@ def _shown(
             name: _brief(found.get(name))
             for name in ("gradients", "counts", "question", "target", "answer", "score")
         },
-        "picture": budget.uri(pictures.get(document), SIDE),
+        "pictures": _uris(pictures.get(document, ()), budget),
         **{
             side: [
                 _row(examples[row], cosine, root, budget)
@@ -109,14 +111,19 @@ def _shown(
 
 
 def _row(example: Example, cosine: float, root: Path | None, budget: Budget) -> dict[str, Any]:
-    named: Sequence[str] = example.images[:1] if root is not None and budget.left > 0 else ()
-    picture = training_picture(root, named[0]) if root is not None and named else None
     return {
         "cosine": f"{cosine:+.3f}",
         "about": f"row {example.row}, {example.source}",
         "texts": [_brief(turn.text.replace("<image>", "").strip()) for turn in example.turns[:4]],
-        "picture": budget.uri(picture, SIDE),
+        "pictures": _uris((training_picture(root, each) for each in example.images), budget)
+        if root is not None and budget
+        else [],
     }
+
+
+def _uris(pictures: Iterable[Image.Image | None], budget: Budget) -> list[str]:
+    """Those that can be shown."""
+    return [uri for picture in pictures if (uri := budget.uri(picture, SIDE))]
 
 
 def _brief(value: Any) -> str:

@@ -13,22 +13,30 @@ from coincide.report.tables import lines, terminal_cells
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from coincide.report.records import Panel
 
-def summary_tables(results: Sequence[Result]) -> list[Table]:
+
+def shown_panels(results: Sequence[Result]) -> list[Panel]:
+    """The panels of ``results`` without secrets, as every report shows them."""
+    return panels([presentable(result) for result in results])
+
+
+def summary_tables(results: Sequence[Result], found: Sequence[Panel] | None = None) -> list[Table]:
     """A rich table per panel: method, budget, seeds, Rel. (%), scores.
 
-    Texts are not parsed as markup.
+    ``found``: the :func:`shown_panels` of ``results``, if they are made already. Texts are not
+    parsed as markup.
     """
     from rich.table import Table
     from rich.text import Text
 
-    found = []
-    for panel in panels([presentable(result) for result in results]):
+    tables = []
+    for panel in shown_panels(results) if found is None else found:
         table = Table(title=Text(panel.title), title_justify="left", box=None, pad_edge=False)
         shown = [terminal_cells(panel, line) for line in lines(panel)]
         for i, name in enumerate(shown[0]):
             table.add_column(Text(name), justify="left" if i == 0 else "right")
         for row in shown:
             table.add_row(*map(Text, row.values()))
-        found.append(table)
-    return found
+        tables.append(table)
+    return tables

@@ -15,13 +15,21 @@ from safetensors.torch import save_file
 
 from coincide.config import FeaturePass
 from coincide.features.extract import extract, signal_step
+from coincide.features.forward import gradients
+from coincide.features.forward.capture import forward_inputs
+from coincide.features.forward.gradients import GradientRun
 from coincide.features.passes.adapted import AdaptedPass
+from coincide.features.signals.gradients import Gradients
 from coincide.ledger.files import write_result
 from coincide.ledger.result import Score
-from coincide.models.encode import encode
+from coincide.models.decoder import last_states
+from coincide.models.encode import Encoded, encode
+from coincide.models.head import own_logits
 from coincide.models.load import load_model, load_processor
 from coincide.models.template import TEMPLATES
-from coincide.models.tuned import MOMENTS
+from coincide.models.tuned import MOMENTS, PREFIX
+from coincide.ops import sketch
+from coincide.ops.sketch import MatrixShape
 from coincide.schema import Signal, SubsetOf, WarmUp
 from coincide.store import Artifact, Build, Step, Store
 from coincide.system.files import write_json
@@ -129,15 +137,16 @@ def of_a_run(root: Path, source: Source, model: Model) -> Path:
     shown = (source.images / "3.png").read_bytes()
 
     def benchmark(build: Build) -> None:
-        pd.DataFrame({"question_id": ["a"], "image": [{"bytes": shown, "path": ""}]}).to_parquet(
-            build.dir / "test.parquet"
-        )
+        picture = {"bytes": shown, "path": ""}
+        pd.DataFrame(
+            {"question_id": ["a", "c"], "image_1": [picture] * 2, "image_2": [None, picture]}
+        ).to_parquet(build.dir / "test.parquet")
 
     def subset(build: Build) -> None:
         np.save(build.dir / "rows.npy", chosen)
         said = {"human": "human", "gpt": "gpt"}
         records = [
-            {"id": e.id, "image": e.images[0] if e.images else None, "source": e.source,
+            {"id": e.id, "image": list(e.images) or None, "source": e.source,
              "conversations": [{"from": said[t.role], "value": t.text} for t in e.turns]}
             for e in rows() if e.row in chosen
         ]  # fmt: skip
@@ -150,6 +159,8 @@ def of_a_run(root: Path, source: Source, model: Model) -> Path:
              "target": row.turns[1].text, "answer": "no", "score": 0.0},
             {"doc_id": 5, "question_id": "b", "question": "?", "unit": "y", "target": "no",
              "answer": "no", "score": 1.0},
+            {"doc_id": 6, "question_id": "c", "question": "<image 1> or <image 2>?", "unit": "z",
+             "target": "no", "answer": "no", "score": 0.0},
         ]  # fmt: skip
         text = "".join(json.dumps(each) + "\n" for each in asked)
         (build.dir / "samples.jsonl").write_text(text)
@@ -169,3 +180,37 @@ def of_a_run(root: Path, source: Source, model: Model) -> Path:
         config={"target": {"template": "vicuna_v1"}, "data": {"images": str(source.images)}},
     )  # fmt: skip
     return write_result(root / "ledger", found)
+
+
+def text_row(length: int) -> Encoded:
+    """A row without a picture, the last three tokens its answer."""
+    ids = torch.arange(5, 5 + length)
+    labels = torch.where(torch.arange(length) < length - 3, -100, ids)
+    seen = torch.ones(length, dtype=torch.bool)
+    return Encoded(ids, labels, ~seen, seen, None)
+
+
+def sketched(
+    signal: Gradients, matrices: list[MatrixShape], whole: dict[str, torch.Tensor]
+) -> np.ndarray:
+    """The sketch, of unit length, of a row's whole gradient."""
+    like = torch.zeros(1, dtype=torch.float64)
+    found = sketch.start(signal.projection, signal.dimension, 0, 1, like)
+    for matrix in matrices:
+        found.add(matrix, whole[matrix.name][None])
+    vector = found.result()[0].numpy()
+    return vector / np.linalg.norm(vector)
+
+
+def adam_of(name: str, g: torch.Tensor, moments: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Adam's step from the gradient ``g`` of a parameter."""
+    m, v = (moments[f"{PREFIX}{name}.weight.{each}"].double() for each in ("exp_avg", "exp_avg_sq"))
+    m, v = (m.T, v.T) if name.endswith("lora_B") else (m, v)
+    return (0.9 * m + 0.1 * g) / torch.sqrt(0.999 * v + 0.001 * g**2 + 1e-8)
+
+
+def loss_of(work: GradientRun, row: Encoded) -> float:
+    """The loss of the answer of ``row``."""
+    network, batch = work.model.network, work._on_device([row])
+    states, _ = last_states(network, forward_inputs(network, batch), use_cache=False)
+    return float(gradients.answer_losses(states, batch["labels"], own_logits(network)))

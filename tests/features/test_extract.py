@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from coincide.config import FeaturePass
 from coincide.features.engine.shards import (
@@ -34,7 +33,7 @@ from coincide.features.signals.token_scores_masked import TokenScoresMasked
 from coincide.features.signals.token_scores_unasked import TokenScoresUnasked
 from coincide.features.signals.visual_attended import VisualAttended
 from coincide.features.signals.visual_mean import VisualMean
-from coincide.schema import Signal, UserError
+from coincide.schema import Signal
 from coincide.store import Artifact, Store
 from tests.features.conftest import Model, Source, rows
 from tests.features.plain import FEW, signals_of_rows
@@ -386,50 +385,3 @@ def test_a_damaged_shard_is_rebuilt_alone(tmp_path: Path, source: Source, model:
     Store(tmp_path).verify(step)
     assert shard.read_bytes() == good
     assert (artifact.path / "values-00000.npy").stat().st_mtime_ns == other
-
-
-def test_blocks_without_readable_weights_or_neurons_are_refused_by_name() -> None:
-    from coincide.features.forward.attention import attention_hooks
-    from coincide.features.forward.capture import neurons_of
-
-    class Attention(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x
-
-    own = Attention()
-    none = pytest.raises(UserError, match="weights of Attention cannot be read: it has no config")
-    with none, attention_hooks({own: print}):
-        pass
-    own.config = SimpleNamespace(_attn_implementation="sdpa")  # type: ignore[assignment]
-    before = own.config
-    other = pytest.raises(UserError, match="cannot be read: it has an attention function of its")
-    with other, attention_hooks({own: print}):
-        own(torch.zeros(1))
-    assert own.config is before
-    block = nn.Module()
-    block.mlp = nn.ModuleDict({"experts": nn.Linear(2, 2)})
-    with pytest.raises(UserError, match=r"layer 0 .*holds mlp \(ModuleDict\).*plain feed-forward"):
-        neurons_of(nn.ModuleList([block]), 0)
-
-
-def test_a_layer_that_does_not_exist_is_refused(
-    tmp_path: Path, source: Source, model: Model
-) -> None:
-    with pytest.raises(UserError, match=r"layers \[2\] do not exist.*layers 0 to 1"):
-        run_pass(tmp_path, source, model, (Activations((0, 2)),))
-
-
-@pytest.mark.parametrize("dtype", ["bf16", "int8", None, 32])
-def test_a_precision_that_is_none_is_refused(source: Source, model: Model, dtype: object) -> None:
-    with pytest.raises(UserError, match=r"reference.dtype=.*: the choices are bfloat16, float16"):
-        ReferencePass(model, source, dtype, FeaturePass())  # type: ignore[arg-type]
-
-
-def test_an_overflow_names_the_rows(
-    tmp_path: Path, source: Source, model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from coincide.features.signals.hidden_last import HiddenLast
-
-    monkeypatch.setattr(HiddenLast, "read", lambda s, run: torch.full((len(run.labels), 32), 1e6))
-    with pytest.raises(UserError, match=r"hidden_last: NaN or infinite values in rows \["):
-        run_pass(tmp_path, source, model, (HiddenLast(),))

@@ -15,7 +15,6 @@ from coincide.config import FeaturePass
 from coincide.features.engine.shards import ShardedArray, read_valid
 from coincide.features.forward import gradients
 from coincide.features.forward.adapted import AdaptedModel, matrices_of
-from coincide.features.forward.capture import forward_inputs
 from coincide.features.forward.gradients import GradientReading, GradientRun, adam_step
 from coincide.features.signals.attention_spectrum import AttentionSpectrum
 from coincide.features.signals.gradient_length import GradientLength
@@ -23,20 +22,27 @@ from coincide.features.signals.gradients import Gradients
 from coincide.influence import find_store, influence, main
 from coincide.ledger.evidence import ArtifactShelf
 from coincide.ledger.files import read_result, write_result
-from coincide.models.decoder import last_states
 from coincide.models.encode import encode
-from coincide.models.head import own_logits
 from coincide.models.load import load_model, load_processor
 from coincide.models.template import TEMPLATES
-from coincide.models.tuned import MOMENTS, PREFIX, read_adapter
-from coincide.ops import sketch
-from coincide.ops.sketch import MatrixShape
+from coincide.models.tuned import MOMENTS, read_adapter
 from coincide.report.compare import panels
 from coincide.report.influences import influences
 from coincide.report.pictures import Budget
-from coincide.schema import Signal, UserError
+from coincide.schema import Signal
 from coincide.store import Artifact, Store
-from tests.features.adapted import WARM, adapted, of_a_run, plain, run, warmup_step
+from tests.features.adapted import (
+    WARM,
+    adam_of,
+    adapted,
+    loss_of,
+    of_a_run,
+    plain,
+    run,
+    sketched,
+    text_row,
+    warmup_step,
+)
 from tests.features.conftest import Model, Source, rows
 
 DIM = 512
@@ -86,29 +92,12 @@ def test_rows_have_the_gradients_of_autograd_one_row_at_a_time(
             factor = count if signal.loss == "sum" else 1
             whole = {n: factor * g for n, g in parts.items()}
             if signal.kind == "adam":
-                whole = {n: _adam(n, g, moments) for n, g in whole.items()}
+                whole = {n: adam_of(n, g, moments) for n, g in whole.items()}
             if isinstance(signal, GradientLength):
                 expected = np.sqrt([sum(float(g.square().sum()) for g in whole.values())])
             else:
-                expected = _sketched(signal, matrices, whole)
+                expected = sketched(signal, matrices, whole)
             np.testing.assert_allclose(values[row], expected, rtol=2e-3, atol=1e-5)
-
-
-def _adam(name: str, g: torch.Tensor, moments: dict[str, torch.Tensor]) -> torch.Tensor:
-    m, v = (moments[f"{PREFIX}{name}.weight.{each}"].double() for each in ("exp_avg", "exp_avg_sq"))
-    m, v = (m.T, v.T) if name.endswith("lora_B") else (m, v)
-    return (0.9 * m + 0.1 * g) / torch.sqrt(0.999 * v + 0.001 * g**2 + 1e-8)
-
-
-def _sketched(
-    signal: Gradients, matrices: list[MatrixShape], whole: dict[str, torch.Tensor]
-) -> np.ndarray:
-    like = torch.zeros(1, dtype=torch.float64)
-    found = sketch.start(signal.projection, signal.dimension, 0, 1, like)
-    for matrix in matrices:
-        found.add(matrix, whole[matrix.name][None])
-    vector = found.result()[0].numpy()
-    return vector / np.linalg.norm(vector)
 
 
 def test_the_same_bytes_for_every_batch_size_shard_and_worker(
@@ -156,7 +145,7 @@ def test_products_with_a_gradient_are_what_small_steps_change(folders: tuple[Pat
     length = GradientReading(0, "sgd", "mean", None)
     work = GradientRun(_model(base, warm, torch.float64), [warm / "at-00"], [whole], 0,
                        FeaturePass())  # fmt: skip
-    row = _text(12)
+    row = text_row(12)
     found = work.read_at([whole, length], [row], None)
     g = torch.from_numpy(found[whole][0] * found[length][0])
     layers = work.model._layers
@@ -170,14 +159,8 @@ def test_products_with_a_gradient_are_what_small_steps_change(folders: tuple[Pat
                 layer.a += sign * step[f"{name}.lora_A"]
                 layer.b += sign * layer.scale * step[f"{name}.lora_B"].T
             with torch.no_grad(), work.model.beside():
-                losses.append(_loss(work, row))
+                losses.append(loss_of(work, row))
         assert (losses[0] - losses[1]) / 2e-3 == pytest.approx(slope, rel=5e-3)
-
-
-def _loss(work: GradientRun, row: Any) -> float:
-    network, batch = work.model.network, work._on_device([row])
-    states, _ = last_states(network, forward_inputs(network, batch), use_cache=False)
-    return float(gradients.answer_losses(states, batch["labels"], own_logits(network)))
 
 
 def _model(base: Path, warm: Path, dtype: torch.dtype) -> AdaptedModel:
@@ -192,7 +175,7 @@ def test_half_precision_models_have_rows_summed_in_float32(
     base, warm = folders
     readings = [GradientReading(0, "sgd", "mean", "per_module", 1 << 20),
                 GradientReading(0, "sgd", "mean", None)]  # fmt: skip
-    encoded = [_text(length) for length in (9, 12, 7)]
+    encoded = [text_row(length) for length in (9, 12, 7)]
     found, summed, honest = {}, {}, gradients.RowSums.receive
 
     def receive(self: Any, name: str, factors: Any) -> None:
@@ -223,7 +206,7 @@ def test_blocks_that_run_again_in_backward_change_nothing(folders: tuple[Path, P
     ]
     model = AdaptedModel(network, [warm / "at-00"])
     work = GradientRun(model, [warm / "at-00"], readings, 0, FeaturePass())
-    encoded = [_text(length) for length in (9, 12, 7)]
+    encoded = [text_row(length) for length in (9, 12, 7)]
     before = work.read_at(readings, encoded, None)
     twice = network.model.language_model.layers[1].mlp.gate_proj
     plain_forward = type(network.model.language_model.layers[1].mlp).forward
@@ -245,15 +228,6 @@ def test_blocks_that_run_again_in_backward_change_nothing(folders: tuple[Path, P
         np.testing.assert_allclose(doubled[reading], before[reading], rtol=1e-9, atol=1e-13)
 
 
-def _text(length: int) -> Any:
-    from coincide.models.encode import Encoded
-
-    ids = torch.arange(5, 5 + length)
-    labels = torch.where(torch.arange(length) < length - 3, -100, ids)
-    seen = torch.ones(length, dtype=torch.bool)
-    return Encoded(ids, labels, ~seen, seen, None)
-
-
 def test_a_linear_that_gets_rows_in_one_heap_is_told_from_one_that_does_not(
     folders: tuple[Path, Path],
 ) -> None:
@@ -262,7 +236,7 @@ def test_a_linear_that_gets_rows_in_one_heap_is_told_from_one_that_does_not(
     model = AdaptedModel(network, [warm / "at-00"])
     readings = [GradientReading(0, "sgd", "mean", "hashed", DIM)]
     work = GradientRun(model, [warm / "at-00"], readings, 0, FeaturePass())
-    batch = [[(i, {"whole": _text(length)})] for i, length in enumerate((9, 12, 7))]
+    batch = [[(i, {"whole": text_row(length)})] for i, length in enumerate((9, 12, 7))]
     examples: Any = [type("E", (), {"images": (), "row": i})() for i in range(3)]
     before = work(batch, examples)[0]
     mlp = network.model.language_model.layers[0].mlp
@@ -299,13 +273,6 @@ def test_a_row_without_a_finite_gradient_is_named_and_not_used(
     named = ", ".join(map(str, sorted((EMPTY, lost))))
     assert f"2 rows whose gradient is zero or not finite are not used: {named}\n" in said
     assert np.isfinite(np.asarray(ShardedArray(artifact.path))).all()
-
-
-def test_what_gradients_do_not_have_is_refused() -> None:
-    for wrong in ({"kind": "lion"}, {"loss": "max"}, {"projection": "x"}, {"dimension": 0},
-                  {"at": 2}):  # fmt: skip
-        with pytest.raises(UserError, match=str(next(iter(wrong)))):
-            Gradients(WARM, **wrong)  # type: ignore[arg-type]
 
 
 def test_adams_step_is_that_of_less() -> None:
@@ -363,7 +330,7 @@ def test_the_rows_that_pulled_a_sample_are_those_of_the_gradients_themselves(
     assert (signal.kind, signal.at) == ("sgd", 1), "plain ones of the last checkpoint"
     truth = plain(folders[0], source, 1)
     matrices = matrices_of(read_adapter(folders[1] / "at-00"))
-    sketches = {r: _sketched(signal, matrices, parts) for r, (parts, _) in truth.items()}
+    sketches = {r: sketched(signal, matrices, parts) for r, (parts, _) in truth.items()}
     chosen = [r for r in shelf.rows(run).tolist() if r in sketches and r != BY_DROPPED]  # type: ignore[union-attr]
     cosine = {r: float(sketches[r] @ sketches[10]) for r in chosen}
     order = sorted(chosen, key=lambda r: -cosine[r])
@@ -378,12 +345,21 @@ def test_the_rows_that_pulled_a_sample_are_those_of_the_gradients_themselves(
     assert (found.rows, found.above) == (len(chosen), sum(c > 0 for c in cosine.values()))
     assert found.counts in " ".join(said.split())
     page = (tmp_path / f"{path.stem}-odd-4.html").read_text()
-    assert page.count("<img") == 1 + sum(bool(e.example.images) for e in (*found.up, *found.down))
-    (shown,) = influences(panels([run])[0], shelf, Budget(10**7))
-    assert [each["cosine"] for each in shown["up"]] == [f"{e.cosine:+.3f}" for e in found.up]
-    assert shown["up"][0]["about"] == "row 10, even"
-    assert shown["up"][0]["picture"].startswith("data:image/")
-    assert shown["counts"] == found.counts
+    assert page.count("<img") == 1 + sum(len(e.example.images) for e in (*found.up, *found.down))
+    (one,) = influences(panels([run])[0], shelf, Budget(10**7))
+    assert [each["cosine"] for each in one["up"]] == [f"{e.cosine:+.3f}" for e in found.up]
+    assert one["up"][0]["about"] == "row 10, even"
+    assert one["up"][0]["pictures"][0].startswith("data:image/")
+    assert one["counts"] == found.counts
+    assert main([*words, "--sample", "odd:6"]) == 0
+    two = influence(run, shelf, "odd:6", 5)
+    assert len(two.sample.pictures) == 2
+    page = (tmp_path / f"{path.stem}-odd-6.html").read_text()
+    assert page.count("<img") == 2 + sum(len(e.example.images) for e in (*two.up, *two.down))
+    assert [len(e["pictures"]) for e in influences(panels([run])[0], shelf, Budget(10**7))] == [
+        1,
+        2,
+    ]
 
 
 def test_what_influence_cannot_tell_is_said_with_its_remedy(
@@ -400,7 +376,7 @@ def test_what_influence_cannot_tell_is_said_with_its_remedy(
     wrong = {
         f"{path}x --sample odd:4": f"expected a result of the ledger (.json); {path.parent} has 2",
         f"{path} --sample even:4": "expected BENCHMARK:ID, with one of odd and the doc_id",
-        f"{path} --sample odd:77": "has 2 samples with a score, and none with doc_id 77",
+        f"{path} --sample odd:77": "has 3 samples with a score, and none with doc_id 77",
         f"{path} --sample odd:5": "odd:5 is asked about a picture, and it cannot be read",
         f"{path} --sample odd:4 --top 0": "--top=0: expected a whole number, 1 or more",
         f"{path} --sample odd:4 --store {tmp_path}": "the subset of the run is not in the store",

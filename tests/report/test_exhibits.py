@@ -18,13 +18,14 @@ from coincide.report.build import build_report
 from coincide.report.compare import panels
 from coincide.report.drill import SHOWN, drill
 from coincide.report.exhibits import exhibit_all
-from coincide.report.gallery import gallery
+from coincide.report.gallery import _values, gallery
 from coincide.report.overlap import expected_share, overlap, overlaps
 from coincide.report.pairs import compare_all
 from coincide.report.pictures import Budget, benchmark_pictures
 from coincide.report.records import Panel
 from coincide.report.views import overlap_matrix
 from coincide.schema import Example, Turn
+from coincide.system.files import items_of_list, write_list
 from tests.baselines.pool import MemoryPool
 from tests.report.fixture import ledger, result
 from tests.report.shelf import fill, png
@@ -216,7 +217,7 @@ def test_a_picture_of_another_question_is_not_shown(
     asked = {5: {"question_id": "3"}, 6: {"question_id": "4"}}
     found, why = benchmark_pictures(shelf, run, "attributes", asked)
     assert (sorted(found), why) == ([5, 6], "")
-    assert found[5].getpixel((0, 0)) == (111, 17, 159)  # that of question 3, not of row 5
+    assert found[5][0].getpixel((0, 0)) == (111, 17, 159)  # that of question 3, not of row 5
 
 
 def test_pictures_of_a_mirrored_benchmark_are_those_of_the_same_id_and_question(
@@ -247,8 +248,8 @@ def test_pictures_of_a_mirrored_benchmark_are_those_of_the_same_id_and_question(
     pd.DataFrame(rows).to_parquet(mirror / "test-0.parquet")
     found, why = benchmark_pictures(shelf, run, "pope", asked)
     assert (sorted(found), why) == ([7, 8], "")
-    assert found[7].getpixel((0, 0)) == (37, 91, 53)
-    assert found[8].getpixel((0, 0)) == (0, 0, 0)
+    assert found[7][0].getpixel((0, 0)) == (37, 91, 53)
+    assert found[8][0].getpixel((0, 0)) == (0, 0, 0)
 
 
 # --- clusters -----------------------------------------------------------------------------------
@@ -268,6 +269,42 @@ def test_the_gallery_shows_each_cluster(panel: Panel, shelf: ArtifactShelf) -> N
             assert answer == f"thing {row}"
             assert picture.startswith("data:image/png")
             assert chosen
+
+
+def test_of_many_clusters_those_that_gave_most_rows_have_examples(
+    panel: Panel, shelf: ArtifactShelf
+) -> None:
+    whole = gallery(panel, shelf, Budget(LARGE))
+    few = gallery(panel, shelf, Budget(LARGE), texts=5 * 3 * 2 * 160)
+    assert whole is not None and few is not None
+    assert few["columns"] == whole["columns"], "the figures of all"
+    most = sorted(range(40), key=lambda i: (-whole["columns"]["chosen"][i], i))[:5]
+    assert [i for i, each in enumerate(few["examples"]) if each] == sorted(most)
+    assert all(few["examples"][i] == whole["examples"][i] for i in most)
+    assert "of the 5 that gave most rows" in few["no_pictures"]
+    assert not whole["no_pictures"]
+
+
+@pytest.mark.parametrize(
+    "line", ['{"id": 1,\n "x": "a"}', '{"id": 1, "x": [\n{"y": 2},\n{"y": 3}]}']
+)
+def test_single_rows_of_a_subset_are_found_without_parsing_the_others(
+    tmp_path: Path, line: str
+) -> None:
+    """Where a row looks like several, all are parsed."""
+    rows, path = np.array([4, 7, 9]), tmp_path / "subset.json"
+    texts = ['{"id": "a", "conversations": [], "image": "a.png"}', line, '{"id": "c"}']
+    write_list(path, texts)
+    found = items_of_list(path, 3, [0, 2])
+    if ",\n{" in line:
+        assert found is None
+    else:
+        assert found == [texts[0].encode(), texts[2].encode()]
+    assert items_of_list(path, 5, [0]) is None
+    path.write_text(json.dumps([json.loads(text) for text in texts], indent=1))
+    assert items_of_list(path, 3, [0]) is None
+    write_list(path, texts)
+    assert list(_values(path, {9, 4}, rows)) == [(4, json.loads(texts[0])), (9, {"id": "c"})]
 
 
 def test_no_gallery_without_clusters(panel: Panel) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from coincide.report.overlap import overlap, shared_rows
 from coincide.report.paired import (
     OVERALL,
     Sampled,
     bootstrap,
     compare,
+    compare_to,
     interval,
     resampled_scores,
     verdict,
@@ -149,3 +151,26 @@ def test_verdicts() -> None:
     assert [verdict(*ends) for ends in ((0.1, 1), (-1, -0.1), (-0.1, 0.1), (0, 0))] == [
         "better", "worse", "indistinguishable", "indistinguishable",
     ]  # fmt: skip
+
+
+def test_a_row_against_many_is_what_it_is_against_each() -> None:
+    values = np.random.default_rng(0).integers(0, 2, (6, 60)).astype(float)
+    of = bootstrap({"a": plain(values)}, [(0, 1), (2, 3), (4,), (5,)], None)["a"]
+    assert compare_to(of, 0, [1, 2, 3]) == [compare(of, 0, other) for other in (1, 2, 3)]
+    drawn = of.drawn[:, 0] - of.drawn[:, 2]
+    one = compare(of, 0, 2)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert one.low <= low and high <= one.high and one.mean == of.points[0] - of.points[2]
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint32])
+def test_rows_in_common_are_counted_for_all_pairs_at_once(dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    ends = (10, 40_000, 100_000, 2**31 - 1)
+    subsets = [np.unique(rng.integers(0, end, 900)).astype(dtype) for end in ends]
+    subsets.append(np.empty(0, dtype))
+    found = shared_rows(subsets)
+    for i, first in enumerate(subsets):
+        for j, second in enumerate(subsets):
+            assert found[i, j] == overlap(first, second).shared
+    assert shared_rows([]).shape == (0, 0)

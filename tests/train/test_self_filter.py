@@ -374,3 +374,26 @@ def test_coidos_scorer_learns_on_a_part_and_scores_every_row(
     wrong = replace(need, scores_sha256=hashlib.sha256(table.read_bytes()).hexdigest())
     with pytest.raises(UserError, match="column row: expected whole numbers, 0 to 59"):
         stage_one(tmp_path / "other", need=wrong)
+
+
+def test_coidos_stage_killed_and_resumed_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    recipe = Recipe(gradient_checkpointing=False, save_every=2)
+    need = JointDifficulty(SIGNALS, 1, 6, 1e-2, of_pool=0.5, clusters=3, width=8)
+    whole = stage_one(tmp_path / "whole", recipe, need)
+    real, steps = stage.step, []
+
+    def dying(*inputs: Any) -> dict[str, float]:
+        steps.append(1)
+        if len(steps) == 4:
+            raise Killed
+        return real(*inputs)
+
+    monkeypatch.setattr(stage, "step", dying)
+    with pytest.raises(Killed):
+        stage_one(tmp_path / "killed", recipe, need)
+    again = stage_one(tmp_path / "killed", recipe, need)
+    assert "resumed at batch 2 of" in capsys.readouterr().out
+    assert_same_bytes(again, whole)
+    assert len(steps) == 4 + again.facts["steps"] - 2
