@@ -98,7 +98,7 @@ class ArtifactShelf:
             return None
 
     def _once(self, what: str, look: Callable[[], _Found]) -> _Found:
-        found = self._kept.get(what)
+        found: Any = self._kept.get(what)
         if found is None and (found := look()) is not None:
             self._kept[what] = found
         return found
@@ -147,6 +147,7 @@ class ArtifactShelf:
 
     def _samples(self, folder: Path) -> Samples | None:
         path = self.file(folder, "samples.jsonl")
+        alike: dict[tuple[str, str, int], np.ndarray]
         alike = self._once("columns that files have in common", dict)
         return Samples(path, self.scoring, alike) if path else None
 
