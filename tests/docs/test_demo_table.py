@@ -113,4 +113,4 @@ def test_the_page_prints_the_2026_table() -> None:
             assert row.rel.estimate is not None
             assert row.rel.estimate.half_width is not None
             found[row.method] = f"{row.rel.estimate.mean:.1f} ± {row.rel.estimate.half_width:.1f}"
-    assert printed == found and len(found) == 22
+    assert printed == found and len(found) == 30
