@@ -12,6 +12,7 @@ from coincide.report.compare import panels
 from coincide.report.formats import comma_separated, markdown
 from coincide.report.pairs import Pairs
 from coincide.report.records import Panel
+from coincide.report.scoring import by_scoring
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -55,7 +56,8 @@ def test_the_report_is_of_the_ledger(panel: Panel) -> None:
 
 
 def test_the_page_prints_its_figures(panel: Panel) -> None:
-    text = (DOCS / "DEMO.md").read_text(encoding="utf-8")
+    text = (DOCS / "DEMO.md").read_text(encoding="utf-8").split("## The demo's table")[1]
+    text = text.split("\n## ")[0]
     printed = dict(re.findall(r"^\| (\w+) \| ([\d.]+ ± [\d.]+) \|", text, re.M))
     found = {}
     for row in panel.rows:
@@ -65,6 +67,25 @@ def test_the_page_prints_its_figures(panel: Panel) -> None:
             found[row.method] = f"{row.rel.estimate.mean:.1f} ± {row.rel.estimate.half_width:.1f}"
     assert len(found) == 9
     assert printed == found
+
+
+def test_the_labs_pages_are_of_its_ledger() -> None:
+    """LAB.md prints Rel. by both scores, and so do the reports beside the ledger."""
+    results = [presentable(r) for r in read_ledger(DOCS / "lab_table" / "ledger.jsonl.gz")]
+    text = (DOCS / "LAB.md").read_text(encoding="utf-8").split("## What it says so far")[1]
+    means: dict[str, list[str]] = {}
+    for scoring, file in (("strict", "report.csv"), ("likelihood", "report-likelihood.csv")):
+        (panel,) = panels(by_scoring(results, scoring))
+        written = (DOCS / "lab_table" / file).read_text(encoding="utf-8")
+        assert comma_separated([panel]) == written
+        for row in panel.rows:
+            estimate = row.rel.estimate
+            if row.method != "full":
+                assert row.seeds == [0, 1, 2, 3, 4] and estimate and estimate.half_width
+                mean = f"{estimate.mean:.1f} ± {estimate.half_width:.1f}"
+                means.setdefault(row.method, []).append(mean)
+    lines = re.findall(r"^\| `(\w+)` \| ([^|]+) \|[^|]*\| ([^|]+) \|", text, re.M)
+    assert {method: list(found) for method, *found in lines} == means
 
 
 @pytest.mark.parametrize("name", ["demo_ablations", "demo_curve", "table_2026_demo"])
