@@ -37,7 +37,7 @@ class Block:
 
 
 @dataclass
-class RowReader:
+class UnitReader:
     """The rows of this rank's share, in blocks."""
 
     x: np.ndarray

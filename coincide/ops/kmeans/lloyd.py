@@ -24,7 +24,7 @@ from coincide.ops.arrays import (
     row_faults,
     row_sums,
 )
-from coincide.ops.kmeans.blocks import RowReader
+from coincide.ops.kmeans.blocks import UnitReader
 from coincide.ops.kmeans.nearest import assign, is_small
 from coincide.ops.kmeans.ranks import all_rows, ranks, share_of_rows, total
 from coincide.ops.kmeans.rows import RowBounds
@@ -137,7 +137,7 @@ class _Lloyd:
         if len(rows.nearest) * centroids.numel() < _ALONE:
             threads = 1
         buffers = BufferPool(centroids.device, threads)
-        self.reader = RowReader(x, rows, buffers, chunk_rows, is_small(centroids))
+        self.reader = UnitReader(x, rows, buffers, chunk_rows, is_small(centroids))
         self.moved = np.full(len(centroids), np.pi)
         self.number = 0
         self.previous = rows.nearest.copy()

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from coincide.ops.arrays import TILE
-from coincide.ops.kmeans.blocks import Block, RowReader
+from coincide.ops.kmeans.blocks import Block, UnitReader
 from coincide.ops.kmeans.rows import RowBounds
 from coincide.ops.kmeans.search import Search
 from coincide.ops.kmeans.sums import add_rows
@@ -40,7 +40,7 @@ _SMALL = 2**13
 
 
 def assign(
-    reader: RowReader, centroids: torch.Tensor, moved: np.ndarray, sums: torch.Tensor
+    reader: UnitReader, centroids: torch.Tensor, moved: np.ndarray, sums: torch.Tensor
 ) -> int:
     """Assign every row to its nearest centroid: updates the rows and ``sums`` in place.
 

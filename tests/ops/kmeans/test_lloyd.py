@@ -100,7 +100,7 @@ def test_refilling_takes_the_farthest_rows_and_keeps_the_sums_exact():
     x = np.array([[1, 0], [1, 0.1], [1, 0.9], [0, 1]], np.float32)
     start = torch.tensor([[1.0, 0], [0, 1], [-1, 0]])
     rows = RowBounds.unknown(0, 4, start.mean(0))
-    lloyd = _Lloyd(x, np.arange(4, dtype=np.uint64), rows, start, None, None)
+    lloyd = _Lloyd(x, np.arange(4, dtype=np.uint64), rows, start, None, None, 1)
     assert lloyd.assign()
     assert rows.nearest.tolist() == [0, 0, 2, 1]  # row 2 was the farthest from centroid 0
     for cluster in range(3):
