@@ -33,7 +33,7 @@ _known: dict[str, tuple[Stamp, str]] = {}
 """Path -> stamp and hash of the file, in this process."""
 
 
-def stamp(path: Path) -> Stamp | None:
+def stamp(path: Path | str) -> Stamp | None:
     """Size, mtime and ctime (ns) and inode of a file; None if there is no regular file.
 
     Raises PermissionError if this user may not look.

@@ -69,6 +69,11 @@ class Step:
         """``planned``, and ``key`` if it differs."""
         return tuple(dict.fromkeys((self.planned, self.key)))
 
+    @cached_property
+    def fields(self) -> Mapping[str, Any]:
+        """Version and config by dotted name, as JSON, which cannot tell a tuple from a list."""
+        return _flat({"version": self.version, **json.loads(canonical(self.config))})
+
     def _digest(self, config: Mapping[str, Any], needs: Sequence[str]) -> str:
         content = {
             "kind": self.kind,
@@ -101,10 +106,9 @@ def need_fields(needs: Sequence[Step]) -> dict[str, str]:
 def differences(step: Step, manifest: Mapping[str, Any]) -> list[str]:
     """``field: had -> wanted`` for each field in which ``step`` differs from ``manifest``.
 
-    Compared as JSON, since a manifest cannot tell a tuple from a list; needs are compared by key,
-    not by readable name.
+    Needs are compared by key, not by readable name.
     """
-    wanted = _flat({"version": step.version, **json.loads(canonical(step.config))})
+    wanted = step.fields
     have = _flat({"version": manifest.get("version"), **manifest.get("config", {})})
     needs, had = need_fields(step.needs), manifest.get("needs", {})
     config = [k for k in sorted(wanted.keys() | have.keys()) if wanted.get(k) != have.get(k)]

@@ -15,6 +15,7 @@ import pytest
 
 from coincide.schema import UserError
 from coincide.store import Build, DamagedArtifact, Step, Store, hashes, note_done, sealed
+from coincide.store import artifact as opening
 from coincide.store.__main__ import main as check
 from coincide.system.files import write_json
 from tests.store.things import cut, flip, numbers, run_together, step
@@ -119,6 +120,24 @@ def test_what_is_remembered_of_a_file_cannot_stand_for_another(
     memory.write_text("{")
     hashes._known.clear()
     assert artifact.damaged() == ["part-2.json"]
+
+
+def test_a_manifest_is_read_again_only_after_it_was_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "SETTLED", 0)
+    store = Store(tmp_path)
+    artifact = store.ensure(step(1))
+    place = artifact.path / "manifest.json"
+    text, opened = place.read_text(), store.find(step(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", None)
+        assert store.find(step(1)) == opened == artifact
+    time.sleep(0.02)  # more than a tick of the file system's clock
+    place.write_text(text.replace('"things"', '"thingz"'))  # of the same size
+    assert "not what was written" in store.fault(step(1))
+    place.write_text(text)
+    assert store.find(step(1)) == artifact
 
 
 def test_only_what_is_read_is_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,6 +310,7 @@ def test_what_this_user_may_not_read_is_not_built_again(
     assert check(["verify", "--repair", str(tmp_path)]) == 1
     assert sorted(artifact.files) == sorted(p.name for p in artifact.path.glob("part-*"))
     monkeypatch.setattr(Path, "read_text", lambda path, **_: refuse(path))
+    monkeypatch.setattr(opening, "_OPENED", {})
     with pytest.raises(UserError, match=r"manifest\.json \(Permission denied\)"):
         Store(tmp_path).find(step(1))
 
