@@ -265,19 +265,25 @@ class Killed(BaseException):
     pass
 
 
-def test_killed_and_resumed_gives_the_same_bytes(
-    made: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    recipe = Recipe(gradient_checkpointing=False, save_every=4)
-    real, steps = stage.step, []
+def killed_at(number: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let stage 1 die in its optimizer step ``number``; the list grows with every step."""
+    real, steps = stage.step, list[int]()
 
     def dying(*inputs: Any) -> dict[str, float]:
         steps.append(1)
-        if len(steps) == 11:
+        if len(steps) == number:
             raise Killed
         return real(*inputs)
 
     monkeypatch.setattr(stage, "step", dying)
+    return steps
+
+
+def test_killed_and_resumed_gives_the_same_bytes(
+    made: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    recipe = Recipe(gradient_checkpointing=False, save_every=4)
+    steps = killed_at(11, monkeypatch)
     with pytest.raises(Killed):
         stage_one(tmp_path, recipe)
     again = stage_one(tmp_path, recipe)
@@ -382,15 +388,7 @@ def test_coidos_stage_killed_and_resumed_gives_the_same_bytes(
     recipe = Recipe(gradient_checkpointing=False, save_every=2)
     need = JointDifficulty(SIGNALS, 1, 6, 1e-2, of_pool=0.5, clusters=3, width=8)
     whole = stage_one(tmp_path / "whole", recipe, need)
-    real, steps = stage.step, []
-
-    def dying(*inputs: Any) -> dict[str, float]:
-        steps.append(1)
-        if len(steps) == 4:
-            raise Killed
-        return real(*inputs)
-
-    monkeypatch.setattr(stage, "step", dying)
+    steps = killed_at(4, monkeypatch)
     with pytest.raises(Killed):
         stage_one(tmp_path / "killed", recipe, need)
     again = stage_one(tmp_path / "killed", recipe, need)
