@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def write_result(folder: Path, result: Result) -> Path:
                 "expected a finite number, or None with the reason in `why`."
             )
     path = folder / file_name(result)
-    record = _redacted(asdict(result))
+    record = _redacted(_plain(result))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_temporary(folder)
@@ -89,7 +89,7 @@ def read_ledger(folder: Path | Sequence[Path]) -> list[Result]:
     """
     found: dict[str, Result] = {}
     for _, result in sorted(_all(folder), key=lambda pair: pair[0]):
-        found.setdefault(canonical([file_name(result), _redacted(asdict(result))]), result)
+        found.setdefault(canonical([file_name(result), _redacted(_plain(result))]), result)
     return list(found.values())
 
 
@@ -153,11 +153,17 @@ def presentable(result: Result) -> Result:
     """``result`` as it may be shown: without secrets, and without control characters in its
     texts.
     """
-    record = printable(_redacted(asdict(result)))
+    record = printable(_redacted(_plain(result)))
     scores = {name: tuple(Score(**s) for s in record[name]) for name in SCORES}
     costs = tuple(Cost(**cost) for cost in record["costs"])
     aside = tuple(record["aside"])
     return type(result)(**{**record, **scores, "costs": costs, "aside": aside})
+
+
+def _plain(result: Result) -> dict[str, Any]:
+    """Field -> value, scores and costs as mappings; nothing is copied."""
+    listed = {name: [vars(one) for one in getattr(result, name)] for name in (*SCORES, "costs")}
+    return {one.name: getattr(result, one.name) for one in fields(result)} | listed
 
 
 def _redacted(result: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,12 @@ from coincide.report.build import build_report
 from coincide.report.scoring import ACCURACY, STRICT, by_scoring, kind_of
 from coincide.report.summary import shown_panels, summary_tables
 from coincide.schema import UserError
+from coincide.system.processes import available_cores
 from coincide.terminal.inert import console, guard_terminal
+
+MANY = 400
+"""Results from which on panels are made in several processes; for fewer, starting them takes longer
+than it saves."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -39,7 +44,8 @@ def main(words: Sequence[str] | None = None) -> int:
         results = by_scoring(read_ledger(given.ledgers), scoring)
         store = given.store if given.store.is_dir() else None
         found = shown_panels(results)
-        paths = build_report(results, given.out, store, scoring, found)
+        processes = available_cores() if len(results) >= MANY else 1
+        paths = build_report(results, given.out, store, scoring, found, processes)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

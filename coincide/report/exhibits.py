@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from coincide.ledger.evidence import ArtifactShelf
@@ -35,13 +35,8 @@ class Exhibit:
     """Of samples that were looked at, see ``coincide.report.influences``."""
 
 
-def exhibit_all(panels: Sequence[Panel], shelf: ArtifactShelf) -> list[Exhibit]:
-    """One exhibit per panel; the pictures' bytes are divided evenly among them."""
-    # what one panel looked up is not held for the next
-    return [_exhibit(panel, replace(shelf), len(panels)) for panel in panels]
-
-
-def _exhibit(panel: Panel, shelf: ArtifactShelf, panels: int) -> Exhibit:
+def exhibit(panel: Panel, shelf: ArtifactShelf, panels: int = 1) -> Exhibit:
+    """The exhibit of ``panel``; the pictures' bytes are divided evenly among ``panels`` of them."""
     pairs = compare_all(panel, shelf)
     samples = clusters = None
     found: Sequence[dict[str, Any]] = ()

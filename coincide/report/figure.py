@@ -58,7 +58,7 @@ def series(panels: Sequence[Panel]) -> dict[str, int]:
 
 def legend(figure: Figure, axes: Axes, columns: int) -> None:
     """Add a legend below the plot, including labels with a leading underscore."""
-    handles: list[Any] = [*axes.lines, *axes.containers]
+    handles: list[Any] = [*axes.lines, *axes.patches]
     named = {str(h.get_label()): h for h in handles[::-1]}
     kept = [(h, label) for label, h in named.items() if not re.fullmatch(r"_child\d+", label)]
     kept.reverse()

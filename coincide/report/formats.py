@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -191,23 +192,32 @@ def _tex_row(texts: Sequence[str]) -> str:
 # --- JSON -------------------------------------------------------------------------------------
 
 
-def as_json(panels: Sequence[Panel], pairs: Sequence[Pairs]) -> list[dict[str, Any]]:
-    """All numbers behind the tables, for other programs."""
-    return [
-        {
-            "data": panel.data,
-            "target": panel.target,
-            "suite": panel.suite,
-            **({"contents": dict(panel.contents)} if panel.apart else {}),
-            "columns": [asdict(column) for column in panel.columns],
-            "caption": caption(panel),
-            "notes": [asdict(note) for note in panel.notes],
-            "rows": [_row_json(row, found.intervals.get(i)) for i, row in enumerate(panel.rows)],
-            "published": _published_json(panel),
-            "differences": _pairs_json(panel, found),
-        }
-        for panel, found in zip(panels, pairs, strict=True)
-    ]
+def as_json(panel: Panel, pairs: Pairs) -> dict[str, Any]:
+    """All numbers behind the table, for other programs."""
+    return {
+        "data": panel.data,
+        "target": panel.target,
+        "suite": panel.suite,
+        **({"contents": dict(panel.contents)} if panel.apart else {}),
+        "columns": [vars(column) for column in panel.columns],
+        "caption": caption(panel),
+        "notes": [vars(note) for note in panel.notes],
+        "rows": [_row_json(row, pairs.intervals.get(i)) for i, row in enumerate(panel.rows)],
+        "published": _published_json(panel),
+        "differences": _pairs_json(panel, pairs),
+    }
+
+
+def json_text(value: Any, depth: int = 3) -> str:
+    """``value`` as JSON with its upper ``depth`` levels on lines of their own: a row, or a pair of
+    rows, is one line.
+    """
+    if depth and value and isinstance(value, dict):
+        named = (f"{json.dumps(k)}: {json_text(item, depth - 1)}" for k, item in value.items())
+        return "{\n" + ",\n".join(named) + "\n}"
+    if depth and value and isinstance(value, list):
+        return "[\n" + ",\n".join(json_text(item, depth - 1) for item in value) + "\n]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _row_json(row: PanelRow, drawn: tuple[float, float] | None) -> dict[str, Any]:
@@ -226,7 +236,7 @@ def _row_json(row: PanelRow, drawn: tuple[float, float] | None) -> dict[str, Any
         "rel_own_bootstrap": list(drawn) if drawn else None,
         "rel_own_above_chance": asdict(row.rel_chance),
         "rel_zoo": asdict(row.rel_zoo),
-        "scores": {name: asdict(value) for name, value in row.scores.items()},
+        "scores": {name: vars(value) for name, value in row.scores.items()},
         "stderr_over_samples": dict(row.stderr),
         **_replies_json(row),
         "missing": dict(row.missing),
@@ -272,8 +282,8 @@ def _pairs_json(panel: Panel, pairs: Pairs) -> dict[str, Any]:
         {
             "first": i,
             "second": j,
-            **asdict(difference),
-            "benchmarks": {b: asdict(d) for b, d in pairs.by_benchmark.get((i, j), {}).items()},
+            **vars(difference),
+            "benchmarks": {b: vars(d) for b, d in pairs.by_benchmark.get((i, j), {}).items()},
         }
         for (i, j), difference in pairs.overall.items()
     ]

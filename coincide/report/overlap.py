@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import combinations_with_replacement
 
 import numpy as np
 
@@ -12,7 +12,9 @@ from coincide.ledger.evidence import ArtifactShelf
 from coincide.report.records import FULL, Panel
 
 BLOCK = 1 << 15
-"""Rows that are looked at together; a float32 counts as many exactly."""
+"""Most rows of the pool that are looked at together."""
+EXACT = 1 << 24
+"""Whole numbers up to which a float32 holds each."""
 
 
 @dataclass(frozen=True)
@@ -47,75 +49,75 @@ def expected_share(first: int, second: int, rows: int) -> float:
 
 @dataclass(frozen=True)
 class Overlaps:
-    """Mean overlap of the subsets of each pair of rows of a panel, over their seeds."""
+    """Overlap of the subsets of each two rows of a panel, over all pairs of their seeds."""
 
     rows: tuple[int, ...]
     """Indices of the panel's rows whose subsets are in the store; full data is left out."""
     share: Mapping[tuple[int, int], float]
-    """(row, row) -> mean ``Overlap.share``."""
+    """(row, row) -> shared rows / rows of the smaller subset, both summed over pairs of seeds."""
     jaccard: Mapping[tuple[int, int], float]
-    """(row, row) -> mean Jaccard index. For a row with itself: between its seeds, if their subsets
-    differ."""
+    """(row, row) -> shared rows / rows in either subset, both summed over pairs of seeds. For a row
+    with itself: between its seeds, if their subsets differ."""
     absent: tuple[str, ...]
     """Labels of rows whose subsets are not in the store."""
 
 
 def overlaps(panel: Panel, shelf: ArtifactShelf) -> Overlaps:
     """The overlaps of all rows but full data."""
-    subsets: list[np.ndarray] = []
-    places: dict[int, range] = {}
+    places: list[int] = []
+    counts: list[np.ndarray] = []
+    sizes: list[np.ndarray] = []
     absent = []
     for i, row in enumerate(panel.rows):
         if row.method == FULL:
             continue
         folders = {shelf.subset(run): run for run in row.runs}
         found = [shelf.rows(run) for folder, run in folders.items() if folder]
-        if len(found) == len(folders) and all(rows is not None for rows in found):
-            places[i] = range(len(subsets), len(subsets) + len(found))
-            subsets += [_compact(rows) for rows in found if rows is not None]
+        subsets = [rows for rows in found if rows is not None]
+        if len(subsets) == len(folders):
+            places.append(i)
+            counts.append(how_often(subsets))
+            sizes.append(np.array([len(rows) for rows in subsets], np.int64))
         else:
             absent.append(row.label)
-    sizes = [len(rows) for rows in subsets]
-    shared = shared_rows(subsets)
+    both = products(counts)
     share, jaccard = {}, {}
-    for i, j in [*combinations(places, 2), *((i, i) for i in places)]:
-        pairs = combinations(places[i], 2) if i == j else product(places[i], places[j])
-        each = [Overlap(int(shared[a, b]), sizes[a], sizes[b]) for a, b in pairs]
-        if each:
-            share[i, j] = _mean([one.share for one in each])
-            jaccard[i, j] = _mean([one.jaccard for one in each])
+    for a, b in combinations_with_replacement(range(len(places)), 2):
+        one = a == b  # then each subset with each later one
+        if one and len(sizes[a]) < 2:
+            continue
+        pairs = np.triu_indices(len(sizes[a]), 1) if one else slice(None)
+        shared = (int(both[a, a]) - int(sizes[a].sum())) // 2 if one else int(both[a, b])
+        smaller = int(np.minimum.outer(sizes[a], sizes[b])[pairs].sum())
+        either = int(np.add.outer(sizes[a], sizes[b])[pairs].sum()) - shared
+        key = places[a], places[b]
+        share[key], jaccard[key] = shared / max(1, smaller), shared / max(1, either)
     return Overlaps(tuple(places), share, jaccard, tuple(absent))
 
 
-def shared_rows(subsets: Sequence[np.ndarray]) -> np.ndarray:
-    """Rows that each two of S subsets (distinct row indices, ascending) have in common, int64
-    [S, S].
-
-    A product of 0 and 1 for each block of rows: hundreds of subsets of a large pool are read once,
-    not once for each other one.
+def how_often(subsets: Sequence[np.ndarray]) -> np.ndarray:
+    """In how many of ``subsets`` (arrays of distinct row indices) each row is, uint8 or uint16 [n];
+    n is the largest index + 1.
     """
-    found = np.zeros((len(subsets), len(subsets)), np.int64)
-    for block in sorted({block for rows in subsets for block in _blocks(rows)}):
-        has = np.zeros((len(subsets), BLOCK), np.float32)
-        for i, rows in enumerate(subsets):
-            ends = np.array((block * BLOCK, (block + 1) * BLOCK), rows.dtype)
-            low, high = np.searchsorted(rows, ends)
-            has[i, rows[low:high] - ends[0]] = 1
-        found += (has @ has.T).astype(np.int64)
+    rows = max((int(one.max()) + 1 for one in subsets if len(one)), default=0)
+    found = np.zeros(rows, np.uint8 if len(subsets) < 1 << 8 else np.uint16)
+    for one in subsets:
+        found[one] += 1
     return found
 
 
-def _blocks(rows: np.ndarray) -> list[int]:
-    """The blocks that ascending ``rows`` lie in."""
-    of = rows // BLOCK
-    return of[np.flatnonzero(np.diff(of, prepend=of[:1] - 1))].tolist()
-
-
-def _compact(rows: np.ndarray) -> np.ndarray:
-    """``rows`` ascending, in half of the memory if they fit."""
-    rows = rows if (rows[:-1] < rows[1:]).all() else np.sort(rows)
-    return rows.astype(np.uint32) if len(rows) and rows[0] >= 0 and rows[-1] < 2**31 else rows
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def products(counts: Sequence[np.ndarray]) -> np.ndarray:
+    """Sum over rows of the products of each two of ``counts`` (:func:`how_often` of C groups of
+    subsets), int64 [C, C]: rows shared by a subset of one and a subset of the other, over all
+    pairs of them. A subset is read once, not once for each other one.
+    """
+    found = np.zeros((len(counts), len(counts)), np.int64)
+    most = max((int(one.max(initial=0)) for one in counts), default=0)
+    block = max(1, EXACT // max(1, most) ** 2)
+    for start in range(0, max(map(len, counts), default=0), min(block, BLOCK)):
+        dense = np.zeros((len(counts), min(block, BLOCK)), np.float32)
+        for row, one in zip(dense, counts, strict=True):
+            part = one[start : start + len(row)]
+            row[: len(part)] = part
+        found += (dense @ dense.T).astype(np.int64)
+    return found

@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Any
 
 from coincide.report.exhibits import Exhibit
-from coincide.report.figure import DARK, LIGHT, series
+from coincide.report.figure import DARK, LIGHT, Series
 from coincide.report.multiples import cost_plot, small_multiples
 from coincide.report.plots import composition_plot, rel_plot
 from coincide.report.records import Panel
@@ -32,8 +32,8 @@ from coincide.report.views import (
 )
 
 
-def page(panels: Sequence[Panel], exhibits: Sequence[Exhibit]) -> str:
-    """The HTML page of ``panels``; the same panels and exhibits give the same bytes."""
+def page(panels: Sequence[Panel], views: Sequence[Mapping[str, Any]]) -> str:
+    """The HTML page of ``panels``, each as its :func:`view`; the same ones give the same bytes."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -47,11 +47,6 @@ def page(panels: Sequence[Panel], exhibits: Sequence[Exhibit]) -> str:
         light=_variables(LIGHT), dark=_variables(DARK)
     )
     runs = [run for panel in panels for row in panel.rows for run in row.runs]
-    places = series(panels)
-    views = [
-        _view(panel, exhibit, i, places)
-        for i, (panel, exhibit) in enumerate(zip(panels, exhibits, strict=True), 1)
-    ]
     text = environment.get_template("report.html").render(
         panels=views,
         count=len(runs),
@@ -80,7 +75,11 @@ def _variables(colours: Sequence[str]) -> str:
     return " ".join(f"--c{i}: {colour};" for i, colour in enumerate(colours))
 
 
-def _view(panel: Panel, exhibit: Exhibit, index: int, places: Mapping[str, int]) -> dict[str, Any]:
+def view(panel: Panel, exhibit: Exhibit, index: int, places: Series) -> dict[str, Any]:
+    """What the page's template shows of ``panel``, the one of number ``index`` (from 1).
+
+    ``places``: the colours of all panels (``coincide.report.figure.series``).
+    """
     from markupsafe import Markup
 
     plots = {

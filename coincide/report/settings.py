@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from coincide.ledger.result import Result
@@ -154,7 +155,12 @@ def _counts(name: str, value: Any, result: Result) -> bool:
         return value is not None and told not in result.variant
     if part in ("method", "train") and result.contents:
         return name not in result.aside
-    return not any(_below(name, field) for field in (*NEUTRAL, *UNDECLARED))
+    return not _is_neutral(name)
+
+
+@cache
+def _is_neutral(name: str) -> bool:
+    return any(_below(name, field) for field in (*NEUTRAL, *UNDECLARED))
 
 
 def _below(name: str, field: str) -> bool:

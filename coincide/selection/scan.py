@@ -150,7 +150,8 @@ def _refuse(found: Scan, dataset: Dataset, policies: Policies, model: str) -> No
 def _verdicts(dataset: Dataset, prober: Prober | None) -> Iterator[tuple[int, ProbeVerdict]]:
     """``(row, verdict)`` for the rows that are barred, in row order."""
     from coincide.features.engine.ahead import decoding
-    from coincide.features.engine.devices import MOST_DECODERS, cores
+    from coincide.features.engine.devices import MOST_DECODERS
+    from coincide.system.processes import available_cores
 
     kept = np.ones(len(dataset), dtype=bool)
     kept[rows_of(dataset.dropped)] = False
@@ -158,7 +159,7 @@ def _verdicts(dataset: Dataset, prober: Prober | None) -> Iterator[tuple[int, Pr
         kept &= ~answered(dataset.examples)
     rows = np.flatnonzero(kept)
     chunks = [rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)]
-    workers = 0 if len(rows) <= FEW else min(MOST_DECODERS, cores())
+    workers = 0 if len(rows) <= FEW else min(MOST_DECODERS, available_cores())
     with (
         decoding(_Look(dataset, prober), workers) as ordered,
         bar("scan rows", total=len(rows), unit="row") as shown,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from coincide.ledger.result import Result, Score
 from coincide.report.build import build_report
 from coincide.report.compare import panels
 from coincide.report.drill import SHOWN, drill
-from coincide.report.exhibits import exhibit_all
+from coincide.report.exhibits import exhibit
 from coincide.report.gallery import _values, gallery
 from coincide.report.overlap import expected_share, overlap, overlaps
 from coincide.report.pairs import compare_all
@@ -141,9 +142,17 @@ def test_overlap_counts() -> None:
     assert expected_share(800, 400, 4000) == pytest.approx(0.2)
 
 
-def test_overlaps_of_rows_are_means_over_seeds(panel: Panel, shelf: ArtifactShelf) -> None:
+def test_overlaps_of_rows_are_over_all_pairs_of_seeds(panel: Panel, shelf: ArtifactShelf) -> None:
     found = overlaps(panel, shelf)
     assert found.rows == (1, 2, 3)
+    rows = {i: [shelf.rows(run) for run in panel.rows[i].runs] for i in found.rows}
+    for (i, j), share in found.share.items():
+        pairs = combinations(rows[i], 2) if i == j else product(rows[i], rows[j])
+        each = [overlap(a, b) for a, b in pairs if a is not None and b is not None]
+        shared = sum(one.shared for one in each)
+        assert share == shared / sum(min(one.first, one.second) for one in each)
+        either = sum(one.first + one.second - one.shared for one in each)
+        assert found.jaccard[i, j] == shared / either
     assert found.share[1, 2] == pytest.approx(0.2, abs=0.04)  # random subsets of a fifth
     assert found.share[1, 1] == pytest.approx(0.2, abs=0.06)
     assert overlaps(panel, ArtifactShelf(None)).absent == (
@@ -321,7 +330,7 @@ def test_a_report_over_two_machines_says_what_is_not_here(
     root, here = filled
     other = fill(tmp_path / "there", [result("el2n", s, (64.0, 50.0, 80.0)) for s in (0, 1)])
     (panel,) = panels([*here, *other])
-    (shown,) = exhibit_all([panel], ArtifactShelf(root))
+    shown = exhibit(panel, ArtifactShelf(root))
     assert "the samples of attributes are not in this store (el2n)" in shown.pairs.why
     assert shown.overlaps.absent == ("el2n",)
     assert shown.samples is not None
@@ -363,9 +372,11 @@ def test_damaged_artifacts_are_no_end_of_the_report(
 def test_the_same_store_gives_the_same_page(
     filled: tuple[Path, list[Result]], tmp_path: Path
 ) -> None:
+    """Nor of how many processes make the panels, of which there are two."""
     root, runs = filled
-    first = build_report(runs, tmp_path / "a", root)
-    second = build_report(runs[::-1], tmp_path / "b", root)
+    runs = [*runs, *(replace(run, target="wide") for run in runs)]
+    first = build_report(runs, tmp_path / "a", root, processes=1)
+    second = build_report(runs[::-1], tmp_path / "b", root, processes=2)
     for ending in first:
         assert first[ending].read_bytes() == second[ending].read_bytes(), ending
 

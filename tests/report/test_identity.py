@@ -57,7 +57,7 @@ def test_two_contents_of_one_name_are_two_panels_and_it_is_said(other: dict[str,
         assert panel.apart in panel.title and panel.apart
     lines = list(csv.DictReader(comma_separated(found).splitlines()))
     assert len({(line["data"], line["target"]) for line in lines}) == 2, "a table for other tools"
-    one, two = as_json(found, [Pairs("Rel. (%)")] * 2)
+    one, two = (as_json(panel, Pairs("Rel. (%)")) for panel in found)
     assert one["contents"] != two["contents"]
 
 

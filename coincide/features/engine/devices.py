@@ -15,6 +15,7 @@ from pathlib import Path
 
 from coincide.config import FeaturePass
 from coincide.schema import UserError
+from coincide.system.processes import available_cores
 
 MOST_DECODERS = 16
 
@@ -77,7 +78,7 @@ def decoders_of(options: FeaturePass, device: str, processes: int) -> int:
     if device == "cpu":
         return 0
     room = int(free_memory() / 2 / (options.decode_mb * 1e6 * processes))
-    return max(1, min(MOST_DECODERS, cores() // processes - 1, room))
+    return max(1, min(MOST_DECODERS, available_cores() // processes - 1, room))
 
 
 def free_memory() -> float:
@@ -99,11 +100,6 @@ def device_of(wanted: str) -> str:
     if wanted != "auto":
         return wanted
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _count(value: object, name: str, least: int) -> int | None:

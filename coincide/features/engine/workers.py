@@ -21,11 +21,10 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from coincide.features.engine.devices import cores
 from coincide.features.engine.work import POLL, PassProgress, PassWork, do_units
 from coincide.schema import UserError
 from coincide.system.disk import is_full
-from coincide.system.processes import preexec_die_with_parent
+from coincide.system.processes import available_cores, preexec_die_with_parent
 from coincide.terminal.inert import guard_terminal
 from coincide.terminal.progress import silence
 
@@ -170,7 +169,7 @@ def _main(work: PassWork, device: str, decoders: int, together: int, messages: C
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and ends us
     if device == "cpu":
-        torch.set_num_threads(max(1, cores() // together))
+        torch.set_num_threads(max(1, available_cores() // together))
     else:
         torch.cuda.set_device(device)
     try:
