@@ -5,15 +5,16 @@ data, reference -> features -> subset -> adapter -> scores -> a result in the le
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from coincide.asked import Asked, targets_of
 from coincide.config import FeaturePass, HealthLimits
 from coincide.features.extract import Extraction, extraction
 from coincide.ledger.identity import content_keys
-from coincide.needs import read_by, subsets_of
+from coincide.needs import subsets_of
 from coincide.protocols import (
     EvalStage,
     EvaluationSuite,
@@ -59,7 +60,7 @@ LATE = (
 
 
 @dataclass
-class Experiment:
+class Experiment(Asked):
     """The parts of a composed configuration as objects; steps are made when they are first used."""
 
     store: Store
@@ -147,7 +148,7 @@ class Experiment:
 
         UserError where ``targets`` is needed and not set.
         """
-        needs = _targets(self.needs)
+        needs = targets_of(self.needs)
         if needs and self.targets is None:
             raise UserError(
                 f"method {self.method.name} looks at target rows, and none are given. Set targets="
@@ -157,12 +158,6 @@ class Experiment:
             )
         over = self.targets
         return {n: self._extraction(n.signal, over) for n in needs if over is not None}
-
-    def asks(self, model: str) -> bool:
-        """Whether the method needs a signal of the model of that name."""
-        needs = self.all_needs
-        wanted = [*(s for n in needs for s in signals_of(n)), *(t.signal for t in _targets(needs))]
-        return any(signal.model == model for signal in wanted)
 
     def signal(self, signal: Signal) -> Step:
         """The step of ``signal`` over the pool's rows."""
@@ -387,49 +382,6 @@ class Experiment:
         ]
         return list({each.step.key: each for each in found}.values())
 
-    def parts(self, stages: Iterable[str]) -> dict[str, Any]:
-        """The parts that ``stages`` use, by config group."""
-        goals = set(stages)
-        tuned = goals & {"train", "evaluate"}
-        parts: dict[str, Any] = {"data": self.source} if goals - {"report"} else {}
-        if goals & {"features", "select"} or tuned:
-            parts |= {name: part for name, part in self.models.items() if self.asks(name)}
-            parts |= {"targets": self.targets} if _targets(self.all_needs) else {}
-        rated = any(isinstance(need, Difficulty) for need in self.all_needs)
-        if tuned or rated or self.trains_first:
-            parts |= {"target": self.target}
-        parts |= {"train": self.recipe} if self.finetunes(goals) else {}
-        parts |= {"eval": self.suite} if "evaluate" in goals else {}
-        return parts
-
-    def in_store(self, model: ModelSource) -> bool:
-        """Whether ``model`` is an artifact already, so that its files are no longer needed."""
-        try:
-            return self.store.find(model.step()) is not None
-        except UserError:
-            return False
-
-    def finetunes(self, stages: Iterable[str]) -> bool:
-        """Whether ``stages`` finetune the target by the recipe, be it for a selection."""
-        goals = set(stages)
-        return "train" in goals or bool(goals & {"select", "evaluate"} and self.trains_first)
-
-    @cached_property
-    def all_needs(self) -> list[Need]:
-        """Those of the whole family; known without the data."""
-        return [need for method in self.methods for need in method.needs()]
-
-    @cached_property
-    def methods(self) -> list[Method]:
-        """The method, those whose subsets it looks at, and so on; known without the data."""
-        return list(_looked_at(self.method))
-
-    @property
-    def trains_first(self) -> bool:
-        """Whether rows are selected by what a finetuned target gives; known without the data."""
-        asked = (each for need in self.all_needs for each in (need, *read_by(need)))
-        return any(isinstance(each, TunedSignal | WarmUp | AdaptedSignal) for each in asked)
-
     def contents(self) -> dict[str, str]:
         """Keys of data, target and the models that signals come from (``Result.contents``), and of
         the target rows where the method looks at them."""
@@ -437,15 +389,3 @@ class Experiment:
         if self.targets is not None and any(each.target_extractions for each in self.family):
             models["targets"] = self.targets_data
         return content_keys(self.method, data=self.data, target=self.target.step(), **models)
-
-
-def _looked_at(method: Method) -> Iterator[Method]:
-    """``method``, those whose subsets it looks at, and so on."""
-    yield method
-    for need in method.needs():
-        for subset in subsets_of(need):
-            yield from _looked_at(subset.method)
-
-
-def _targets(needs: Iterable[Need]) -> list[Targets]:
-    return [need for need in needs if isinstance(need, Targets)]

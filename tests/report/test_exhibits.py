@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from baselines.from_file import FromFile
 from coincide.ledger.evidence import ArtifactShelf, Samples
 from coincide.ledger.result import Result, Score
 from coincide.report.build import build_report
@@ -20,14 +19,11 @@ from coincide.report.compare import panels
 from coincide.report.drill import SHOWN, drill
 from coincide.report.exhibits import exhibit
 from coincide.report.gallery import _values, gallery
-from coincide.report.overlap import expected_share, overlap, overlaps
+from coincide.report.overlap import overlap, overlaps
 from coincide.report.pairs import compare_all
 from coincide.report.pictures import Budget, benchmark_pictures
 from coincide.report.records import Panel
-from coincide.report.views import overlap_matrix
-from coincide.schema import Example, Turn
 from coincide.system.files import items_of_list, write_list
-from tests.baselines.pool import MemoryPool
 from tests.report.fixture import ledger, result
 from tests.report.shelf import fill, png
 
@@ -134,12 +130,6 @@ def test_samples_that_do_not_give_the_score_are_not_used(filled: tuple[Path, lis
 
 
 # --- overlap ------------------------------------------------------------------------------------
-
-
-def test_overlap_counts() -> None:
-    found = overlap(np.array([1, 2, 3, 4]), np.array([3, 4, 5]))
-    assert (found.shared, found.jaccard, found.share) == (2, 2 / 5, 2 / 3)
-    assert expected_share(800, 400, 4000) == pytest.approx(0.2)
 
 
 def test_overlaps_of_rows_are_over_all_pairs_of_seeds(panel: Panel, shelf: ArtifactShelf) -> None:
@@ -372,37 +362,10 @@ def test_damaged_artifacts_are_no_end_of_the_report(
 def test_the_same_store_gives_the_same_page(
     filled: tuple[Path, list[Result]], tmp_path: Path
 ) -> None:
-    """Nor of how many processes make the panels, of which there are two."""
+    """In whichever order the results come, and however many processes make its two panels."""
     root, runs = filled
     runs = [*runs, *(replace(run, target="wide") for run in runs)]
     first = build_report(runs, tmp_path / "a", root, processes=1)
     second = build_report(runs[::-1], tmp_path / "b", root, processes=2)
     for ending in first:
         assert first[ending].read_bytes() == second[ending].read_bytes(), ending
-
-
-def test_a_published_subset_stands_in_the_report_with_its_overlap(tmp_path: Path) -> None:
-    """A paper's file of chosen rows, in LLaVA json without row numbers, against our own run."""
-    runs = [result(m, 0, (70.0, 50.0, 80.0), budget=b) for m, b in
-            (("full", 1.0), ("coincide", 0.01), ("from_file", 0.01))]  # fmt: skip
-    runs = fill(tmp_path, runs)
-    shelf = ArtifactShelf(tmp_path)
-    ours = shelf.rows(runs[1])
-    assert ours is not None
-    said = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "It."}]
-    records = [{"id": f"a{i}", "conversations": said, "split": "train"} for i in range(4000)]
-    others = np.setdiff1d(np.arange(4000), ours)[:10]
-    picked = np.concatenate([ours[:30], others])
-    (tmp_path / "paper.json").write_text(json.dumps([records[i] for i in picked]))
-    turns = (Turn("human", "What?"), Turn("gpt", "It."))
-    examples = [Example(i, f"a{i}", (), turns, "") for i in range(4000)]
-    pool = MemoryPool(examples, np.ones(4000, bool), {})
-    rows = FromFile(str(tmp_path / "paper.json")).select(pool, 40, 0).rows
-    assert sorted(rows.tolist()) == sorted(picked.tolist())
-    np.save(tmp_path / runs[2].keys["subset"] / "rows.npy", np.sort(rows))
-    panel = panels(runs)[0]
-    found = overlaps(panel, ArtifactShelf(tmp_path))
-    assert [*found.share.values()] == [30 / 40] and [*found.jaccard.values()] == [30 / 50]
-    matrix = overlap_matrix(panel, found)
-    assert matrix is not None
-    assert {row["label"] for row in matrix["rows"]} == {"coincide (released), 1%", "from_file, 1%"}

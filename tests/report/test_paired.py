@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from coincide.report.overlap import how_often, overlap, products
 from coincide.report.paired import (
     OVERALL,
     Sampled,
@@ -161,19 +160,3 @@ def test_a_row_against_many_is_what_it_is_against_each() -> None:
     one = compare(of, 0, 2)
     low, high = np.quantile(drawn, [0.025, 0.975])
     assert one.low <= low and high <= one.high and one.mean == of.points[0] - of.points[2]
-
-
-@pytest.mark.parametrize("dtype", [np.int64, np.uint32])
-def test_rows_in_common_are_counted_for_all_pairs_at_once(dtype: type) -> None:
-    rng = np.random.default_rng(0)
-    ends = (10, 40_000, 100_000, 300_000)
-    groups = [
-        [np.unique(rng.integers(0, end, 900)).astype(dtype) for _ in range(seeds)]
-        for end, seeds in zip(ends, (1, 300, 3, 2), strict=True)
-    ]
-    groups.append([np.empty(0, dtype)])
-    found = products([how_often(group) for group in groups])
-    for i, first in enumerate(groups):
-        for j, second in enumerate(groups):
-            assert found[i, j] == sum(overlap(a, b).shared for a in first for b in second)
-    assert products([]).shape == (0, 0)
