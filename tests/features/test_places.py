@@ -57,7 +57,7 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
     from coincide.features.engine import devices as places
 
-    monkeypatch.setattr(places, "cores", lambda: 64)
+    monkeypatch.setattr(places, "available_cores", lambda: 64)
     monkeypatch.setattr(places, "free_memory", lambda: 500e9)
     assert decoders_of(FeaturePass(), "cpu", 1) == 0
     assert decoders_of(FeaturePass(), "cuda:0", 8) == 7
