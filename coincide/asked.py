@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -25,19 +26,20 @@ from coincide.schema import (
 from coincide.store import Store
 
 
+@dataclass(kw_only=True)
 class Asked:
-    """Which needs and parts an experiment has: half of :class:`coincide.experiment.Experiment`,
-    which says what its attributes are.
-    """
+    """The parts that decide which needs an experiment has, and which parts its stages use."""
 
     store: Store
     source: DataSource
     method: Method
     models: Mapping[str, SignalModel]
+    """The models that signals come from, by the name that signals have as ``model``."""
     target: ModelSource
     recipe: FinetuningRecipe
     suite: EvaluationSuite
-    targets: DataSource | None
+    targets: DataSource | None = None
+    """The dataset of the target rows, for methods that use them."""
 
     def asks(self, model: str) -> bool:
         """Whether the method needs a signal of the model of that name."""

@@ -17,8 +17,6 @@ from coincide.ledger.identity import content_keys
 from coincide.needs import subsets_of
 from coincide.protocols import (
     EvalStage,
-    EvaluationSuite,
-    FinetuningRecipe,
     TrainStage,
 )
 from coincide.schema import (
@@ -26,7 +24,6 @@ from coincide.schema import (
     Clustering,
     DataSource,
     Difficulty,
-    Method,
     ModelSource,
     Need,
     Signal,
@@ -50,7 +47,7 @@ from coincide.selection.tuned import (
     tuned_extractions,
     warmup_steps,
 )
-from coincide.store import Step, Store
+from coincide.store import Step
 
 LATE = (
     "others", "warmups", "extractions", "target_extractions", "clusterings", "difficulties",
@@ -59,24 +56,14 @@ LATE = (
 """Steps of an experiment whose keys hold, or may hold, which rows are barred."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Experiment(Asked):
     """The parts of a composed configuration as objects; steps are made when they are first used."""
 
-    store: Store
-    source: DataSource
-    method: Method
-    models: Mapping[str, SignalModel]
-    """The models that signals come from, by the name that signals have as ``model``."""
-    target: ModelSource
-    recipe: FinetuningRecipe
-    suite: EvaluationSuite
     budget: float | int
     seed: int
     finetuning: TrainStage
     evaluation: EvalStage
-    targets: DataSource | None = None
-    """The dataset of the target rows, for methods that use them."""
     features: FeaturePass = field(default_factory=FeaturePass)
     health: HealthLimits = field(default_factory=HealthLimits)
     config: Mapping[str, Any] = field(default_factory=dict)

@@ -22,7 +22,7 @@ def map_processes(
     ``work`` and ``items`` have to be picklable: nothing is forked, since whoever calls may have
     threads. What a task prints is printed here, in the order of the items, and each line once. All
     is done in this process where one would be enough, and where a process was killed (as one that
-    needs too much memory is). What a task raises is raised here.
+    needs too much memory is), which is said. What a task raises is raised here.
     """
     count = min(processes, len(items))
     if count > 1:
@@ -30,7 +30,11 @@ def map_processes(
             with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
                 found = list(pool.map(_heard, [work] * len(items), items))
         except BrokenProcessPool:
-            pass  # here then, with the memory of one
+            print(
+                f"One of {count} processes was killed, as the system does when memory is short: "
+                "all is done again in this one.",
+                flush=True,
+            )
         else:
             for line in dict.fromkeys(line for _, said in found for line in said.splitlines()):
                 print(line, flush=True)

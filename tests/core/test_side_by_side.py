@@ -51,8 +51,11 @@ def test_one_process_is_this_one() -> None:
     assert map_processes(square, [], 4) == []
 
 
-def test_after_a_killed_process_the_work_is_done_here(tmp_path: Path) -> None:
+def test_after_a_killed_process_the_work_is_done_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     paths = [tmp_path / "a", tmp_path / "b"]
     for path in paths[1:]:
         path.touch()
     assert map_processes(killed_elsewhere, paths, 2) == [os.getpid()] * 2
+    assert "One of 2 processes was killed" in capsys.readouterr().out
