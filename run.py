@@ -18,7 +18,7 @@ import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -40,6 +40,7 @@ from coincide.store import Store
 from coincide.terminal.inert import guard_terminal
 from eval import interface as evaluation
 from launch.commands import COMMANDS
+from launch.compositions import Compositions
 from launch.execute import Executor, Launcher
 from launch.frozen import FrozenCommand, frozen_command, read, what_runs
 from launch.jobs import Job, with_stages, without_duplicates
@@ -74,22 +75,25 @@ def compose_all(words: Sequence[str]) -> list[Job]:
     overrides = [word for word in words if word not in MULTIRUN]
     overrides = literal_words(overrides, multirun=len(overrides) < len(words))
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        batches = _split(overrides, multirun=len(overrides) < len(words))
-        jobs = [make_job(compose_run(batch), batch, group_of(words)) for batch in batches]
+        known = Compositions(_compose, CONF)
+        batches = _split(overrides, known, multirun=len(overrides) < len(words))
+        jobs = [make_job(compose_run(batch, known), batch, group_of(words)) for batch in batches]
     for job in jobs:
         job.experiment.siblings = [other.experiment for other in jobs]
     return jobs
 
 
-def compose_run(words: Sequence[str]) -> DictConfig:
+def compose_run(words: Sequence[str], known: Compositions | None = None) -> DictConfig:
     """The configuration of one run; a method that names another (``method.of``) holds it whole,
     as ``method.other``. Inside ``hydra.initialize_config_dir``.
 
-    Raises UserError if that one follows another itself.
+    ``known``: what was composed for other runs. Raises UserError if that method follows another
+    itself.
     """
-    cfg = _compose(with_own(words, CONF))
+    known = known or Compositions(_compose, CONF)
+    cfg = known.configuration(with_own(words, CONF))
     if "of" in (cfg.method or {}) and cfg.method.get("other") is None:
-        other = _method_file(str(cfg.method.of), words)
+        other = _method_file(str(cfg.method.of), words, known)
         if "of" in other:
             raise UserError(
                 f"method.of={cfg.method.of!r} is a method that follows another itself: name that "
@@ -100,13 +104,13 @@ def compose_run(words: Sequence[str]) -> DictConfig:
     return cfg
 
 
-def _method_file(name: str, words: Sequence[str]) -> DictConfig:
+def _method_file(name: str, words: Sequence[str], known: Compositions) -> DictConfig:
     """``conf/method/<name>.yaml``, its interpolations left to the whole configuration."""
     search = [word for word in words if word.startswith("hydra.searchpath=")]
     choices = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
     if re.fullmatch(r"[\w.-]+", name):
-        with suppress(MissingConfigException):
-            found = hydra.compose("config", [*search, f"method={name}"]).method
+        with suppress(UserError):
+            found = known.configuration([*search, f"method={name}"]).method
             return DictConfig(OmegaConf.to_container(found, resolve=False))
     near = difflib.get_close_matches(name, choices, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
@@ -197,13 +201,13 @@ def build(cfg: DictConfig, group: str) -> Any:
         raise UserError(f"{group}: {type(error).__name__}: {error}") from error
 
 
-def _split(overrides: list[str], *, multirun: bool) -> list[list[str]]:
+def _split(overrides: list[str], known: Compositions, *, multirun: bool) -> list[list[str]]:
     """One list of overrides a run. A sweep comes from ``-m``, or from an experiment's
     ``hydra.mode: MULTIRUN`` with ``hydra.sweeper.params``; the command line wins over the latter.
     """
     parsed = OverridesParser.create().parse_overrides(overrides)
     fixed = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
-    settings = _compose(fixed, hydra_too=True).hydra
+    settings = known.hydra(fixed)
     check_hydra(OmegaConf.to_container(settings, resolve=False))
     if not multirun and str(settings.mode) != "RunMode.MULTIRUN":
         return [overrides]
@@ -214,9 +218,10 @@ def _split(overrides: list[str], *, multirun: bool) -> list[list[str]]:
     return [list(batch) for batch in batches[0]]
 
 
-def _compose(overrides: Sequence[str], *, hydra_too: bool = False) -> DictConfig:
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    """With the node ``hydra``. Raises UserError for words that do not fit."""
     try:
-        return hydra.compose("config", list(overrides), return_hydra_config=hydra_too)
+        return hydra.compose("config", list(overrides), return_hydra_config=True)
     except (ConfigCompositionException, OmegaConfBaseException) as error:
         key = re.search(r"Could not override '([^']+)'", str(error))
         if key is None:
@@ -295,7 +300,8 @@ def check_flags(flags: Sequence[str], words: Sequence[str]) -> None:
                 "YAML of a folder of your own: 'hydra.searchpath=[file:///its/path]'."
             )
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        _split([w for w in words if "=" in w and not w.startswith("-")], multirun=False)
+        known = Compositions(_compose, CONF)
+        _split([w for w in words if "=" in w and not w.startswith("-")], known, multirun=False)
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 import run as program
 from coincide.schema import UserError, signals_of
+from launch.compositions import Compositions
 
 GROUPS = ("data", "method", "reference", "clip", "vision", "sentence", "target", "train", "eval")
 FILES = [
@@ -87,8 +88,11 @@ def test_experiments_span_what_they_say(name: str) -> None:
     text = (program.CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
     assert f"python run.py experiment={name}" in text
     with hydra.initialize_config_dir(str(program.CONF), version_base="1.3"):
-        batches = program._split([f"experiment={name}"], multirun=False)
-        jobs = [program.make_job(program.compose_run(b), b) for b in (batches[0], batches[-1])]
+        known = Compositions(program._compose, program.CONF)
+        batches = program._split([f"experiment={name}"], known, multirun=False)
+        jobs = [
+            program.make_job(program.compose_run(b, known), b) for b in (batches[0], batches[-1])
+        ]
     assert len({tuple(batch) for batch in batches}) == len(batches)
     assert (len(batches) > 1) == ("MULTIRUN" in text)
     assert {job.experiment.source.name == "demo" for job in jobs} == {"demo" in name.split("_")}
