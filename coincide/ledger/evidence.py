@@ -30,6 +30,9 @@ _LARGE = 1 << 26
 """Bytes of a file of samples that are parsed at once."""
 NUMBERS = ("score", "num", "den", "lenient", "lenient_num", "lenient_den", "nats", "margin")
 """Fields of a sample that are numbers."""
+TEXTS = ("stratum", "unit")
+"""Fields of a sample that are texts and read as columns."""
+_NUMBER, _TEXT = (int, float, type(None)), (str, type(None))
 _SMALL = 1 << 16
 """Bytes of one that is parsed line by line, for which Arrow needs four times as long."""
 _Found = TypeVar("_Found")
@@ -279,39 +282,51 @@ def _columns(path: Path) -> dict[str, np.ndarray]:
     from pyarrow import json as pa_json
 
     wanted = {"doc_id": pa.int64(), **dict.fromkeys(NUMBERS, pa.float64())}
-    wanted |= dict.fromkeys(("stratum", "unit"), pa.string())
+    wanted |= dict.fromkeys(TEXTS, pa.string())
     schema = pa.schema(list(wanted.items()))
     size = path.stat().st_size
     try:
         if size <= _SMALL:
-            table = pa.Table.from_pylist(_records(path), schema)
-        else:
-            table = pa_json.read_json(
-                path,
-                # a block is allocated whole, however small the file
-                read_options=pa_json.ReadOptions(
-                    use_threads=size > _LARGE, block_size=min(_LARGE, size + 1)
-                ),
-                parse_options=pa_json.ParseOptions(
-                    explicit_schema=schema, unexpected_field_behavior="ignore"
-                ),
-            )
-    except (ValueError, TypeError):  # empty: the benchmark was left out; or damaged
+            return _columns_of(_records(path))
+        table = pa_json.read_json(
+            path,
+            # a block is allocated whole, however small the file
+            read_options=pa_json.ReadOptions(
+                use_threads=size > _LARGE, block_size=min(_LARGE, size + 1)
+            ),
+            parse_options=pa_json.ParseOptions(
+                explicit_schema=schema, unexpected_field_behavior="ignore"
+            ),
+        )
+    except (ValueError, TypeError, OverflowError):  # empty: the benchmark was left out; or damaged
         table = schema.empty_table()
     return {name: table.column(name).to_numpy(zero_copy_only=False) for name in wanted}
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSON lines file. Raises ValueError for what is none, or of another type."""
-    texts = path.read_text(encoding="utf-8").split("\n")
-    found = [json.loads(text) for text in texts if text.strip()]
-    if not all(isinstance(record, dict) and _is_typed(record) for record in found):
-        raise ValueError(f"{path}: a line is no sample")
+    texts = [text for text in path.read_text(encoding="utf-8").split("\n") if text.strip()]
+    found = json.loads(f"[{','.join(texts)}]")  # one call: half the time of one a line
+    if len(found) != len(texts) or not found or not all(map(_is_sample, found)):
+        raise ValueError(f"{path}: empty, or a line is no sample")
     return found
 
 
-def _is_typed(record: Mapping[str, Any]) -> bool:
-    """Whether what is not converted for itself, or converted to something else, has its type."""
-    return type(record.get("doc_id", 0)) in (int, type(None)) and not any(
-        isinstance(record.get(name), bool) for name in NUMBERS
+def _is_sample(record: Any) -> bool:
+    return (
+        isinstance(record, dict)
+        and type(record.get("doc_id")) is int
+        and all(type(record.get(name)) in _NUMBER for name in NUMBERS)
+        and all(type(record.get(name)) in _TEXT for name in TEXTS)
     )
+
+
+def _columns_of(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """The columns of :func:`_columns`; a number that is missing is NaN, a text None."""
+    import numpy as np
+
+    kinds = {"doc_id": np.int64, **dict.fromkeys(NUMBERS, float), **dict.fromkeys(TEXTS, object)}
+    return {
+        name: np.array([record.get(name) for record in records], kind)
+        for name, kind in kinds.items()
+    }

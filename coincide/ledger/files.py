@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -87,10 +88,22 @@ def read_ledger(folder: Path | Sequence[Path]) -> list[Result]:
     returned; the report uses the newest and says so. A missing folder is an empty ledger. Raises
     :class:`UserError`, naming file and field, for a malformed result; none is skipped silently.
     """
-    found: dict[str, Result] = {}
-    for _, result in sorted(_all(folder), key=lambda pair: pair[0]):
-        found.setdefault(canonical([file_name(result), _redacted(_plain(result))]), result)
-    return list(found.values())
+    found = [result for _, result in sorted(_all(folder), key=lambda pair: pair[0])]
+    alike = Counter(map(_numbers, found))  # one result twice has its numbers twice
+    seen: set[str] = set()
+    kept = []
+    for result in found:
+        if alike[_numbers(result)] > 1:
+            if (said := canonical([file_name(result), _redacted(_plain(result))])) in seen:
+                continue
+            seen.add(said)
+        kept.append(result)
+    return kept
+
+
+def _numbers(result: Result) -> tuple[Any, ...]:
+    """What no redaction changes, and two results seldom share."""
+    return (result.seed, result.k, result.budget, *(score.value for score in result.scores))
 
 
 def _all(folder: Path | Sequence[Path]) -> Iterator[tuple[tuple[str, str], Result]]:
@@ -149,11 +162,11 @@ def _checked(place: str, text: str | bytes) -> Result:
         ) from error
 
 
-def presentable(result: Result) -> Result:
+def presentable(result: Result, hidden: tuple[str, ...] | None = None) -> Result:
     """``result`` as it may be shown: without secrets, and without control characters in its
-    texts.
+    texts. ``hidden``: :func:`values_to_hide`, which need be asked once for many results.
     """
-    record = printable(_redacted(_plain(result)))
+    record = printable(_redacted(_plain(result), hidden))
     scores = {name: tuple(Score(**s) for s in record[name]) for name in SCORES}
     costs = tuple(Cost(**cost) for cost in record["costs"])
     aside = tuple(record["aside"])
@@ -166,23 +179,25 @@ def _plain(result: Result) -> dict[str, Any]:
     return {one.name: getattr(result, one.name) for one in fields(result)} | listed
 
 
-def _redacted(result: dict[str, Any]) -> dict[str, Any]:
+def _redacted(result: dict[str, Any], hidden: tuple[str, ...] | None = None) -> dict[str, Any]:
     """Without credentials: fields of the configuration by name, other texts by their form.
 
     Names of files and folders are kept.
     """
-    hidden = values_to_hide()
+    hidden = values_to_hide() if hidden is None else hidden
     free = {k: v for k, v in result.items() if k not in ("keys", "composition", "seconds")}
     named = {k: without(free.pop(k), hidden) for k in ("config", "versions")}
     return {**result, **named, **{k: _texts(v, hidden) for k, v in free.items()}}
 
 
 def _texts(value: Any, hidden: tuple[str, ...]) -> Any:
+    if isinstance(value, str):
+        return without(value, hidden)
+    if value is None or isinstance(value, int | float):  # before what takes longer to be told
+        return value
     if isinstance(value, Mapping):
         return {k: _texts(v, hidden) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_texts(item, hidden) for item in value]
-    return without(value, hidden) if isinstance(value, str) else value
+    return [_texts(item, hidden) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _slug(text: str) -> str:

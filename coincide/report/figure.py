@@ -102,6 +102,9 @@ def svg(name: str, width: float, height: float, paint: Callable[[Figure], None])
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
         paint(figure)
+        if (engine := figure.get_layout_engine()) is not None:
+            engine.execute(figure)  # savefig would draw all of it for that, and then again
+            figure.set_layout_engine(None)
         out = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(out, format="svg", transparent=True, metadata=nothing)

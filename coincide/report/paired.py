@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
 from coincide.ops.resample import group_units
-from coincide.report.statistics import Spread, freedom, half_width, t_quantile, variance_of_mean
+from coincide.report.statistics import LEVEL, Spread, half_width, variance_of_mean
 
 TIMES = 2000
 """Number of replicates: the ends of a 95 % interval then vary by a few per cent of its width."""
@@ -63,6 +64,11 @@ class Distribution:
     """Per row, the part of the variance that comes from the seeds."""
     units: int
     """Number of resampling units."""
+
+    @cached_property
+    def by_row(self) -> np.ndarray:
+        """[rows, times], ``drawn`` with the replicates of a row beside each other."""
+        return np.ascontiguousarray(self.drawn.T)
 
 
 @dataclass(frozen=True)
@@ -240,7 +246,7 @@ def compare(of: Distribution, first: int, second: int) -> Difference:
 def compare_to(of: Distribution, first: int, others: Sequence[int]) -> list[Difference]:
     """The differences of row ``first`` minus each of ``others``."""
     means = of.points[first] - of.points[list(others)]
-    drawn = of.drawn.T[first] - of.drawn.T[list(others)]
+    drawn = of.by_row[first] - of.by_row[list(others)]
     parts = [[of.seeds[first], of.seeds[other]] for other in others]
     intervals = _intervals(means, drawn, parts, of.units)
     return [
@@ -254,23 +260,48 @@ def compare_to(of: Distribution, first: int, others: Sequence[int]) -> list[Diff
 
 def interval(of: Distribution, row: int) -> tuple[float, float]:
     """The 95 % interval of one row, over samples and seeds."""
-    return _intervals(of.points[[row]], of.drawn.T[[row]], [[of.seeds[row]]], of.units)[0]
+    return _intervals(of.points[[row]], of.by_row[[row]], [[of.seeds[row]]], of.units)[0]
 
 
 def _intervals(
     means: np.ndarray, drawn: np.ndarray, seeds: Sequence[Sequence[Spread]], units: int
 ) -> list[tuple[float, float]]:
     """Of each of n figures: ``means`` [n], ``drawn`` [n, times]."""
-    drawn = np.ascontiguousarray(drawn)  # sums of each do not depend on how many there are
-    lows, highs = np.quantile(drawn, [0.025, 0.975], axis=1)
-    variances, found = np.var(drawn, axis=1), []
-    for mean, low, high, variance, mine in zip(means, lows, highs, variances, seeds, strict=True):
-        rest = float(variance) - sum(part.variance or 0.0 for part in mine)
-        parts = [*mine, Spread(max(0.0, rest), max(1, units - 1))]
-        stretch = t_quantile(freedom(parts)) / t_quantile(float("inf"))
-        low, high = mean + stretch * (low - mean), mean + stretch * (high - mean)
-        found.append((float(low), float(high)))
-    return found
+    ordered = np.sort(drawn, axis=1)
+    of_seeds = np.array([[part.variance or 0.0 for part in each] for each in seeds])
+    rest = np.maximum(0.0, np.var(drawn, axis=1) - of_seeds.sum(1))
+    variances = np.column_stack([of_seeds, rest])
+    degrees = np.array([[*(part.freedom for part in each), max(1, units - 1)] for each in seeds])
+    stretch = _stretch(variances, degrees)
+    lows, highs = (means + stretch * (_quantile(ordered, q) - means) for q in (0.025, 0.975))
+    return list(zip(lows.tolist(), highs.tolist(), strict=True))
+
+
+def _quantile(ordered: np.ndarray, q: float) -> np.ndarray:
+    """The ``q`` quantile of each row of ``ordered`` [n, times], ascending, NaN last: the bits of
+    ``np.quantile``, NaN where there is one, in half its time for two of them.
+    """
+    place = q * (ordered.shape[1] - 1)
+    low = int(place)
+    below, above, share = ordered[:, low], ordered[:, low + 1], place - low
+    near = below + (above - below) * share
+    found = near if share < 0.5 else above - (above - below) * (1 - share)
+    return np.where(np.isnan(ordered[:, -1]), np.nan, found)
+
+
+def _stretch(variances: np.ndarray, degrees: np.ndarray) -> np.ndarray:
+    """Student's quantile over the normal one, [n], for sums of independent means with
+    ``variances`` and their degrees of freedom, both [n, parts], by Satterthwaite's formula.
+    """
+    from scipy.special import ndtri, stdtrit
+
+    below = np.divide(variances**2, degrees, where=variances > 0, out=np.zeros_like(variances))
+    freedom = np.divide(
+        variances.sum(1) ** 2, below.sum(1), where=below.sum(1) > 0, out=np.full(len(below), np.inf)
+    )
+    known = np.isfinite(freedom)
+    upper = (1 + LEVEL) / 2
+    return np.where(known, stdtrit(np.where(known, freedom, 1.0), upper) / ndtri(upper), 1.0)
 
 
 def welch(first: Sequence[float], second: Sequence[float]) -> Difference | None:

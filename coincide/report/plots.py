@@ -154,7 +154,7 @@ def _stacked(figure: Figure, panel: Panel, sources: Sequence[str], rest: Sequenc
         right = left + [100 * c / max(1, r.examples) for c, r in zip(counts, rows, strict=True)]
         corners = [(left, low), (right, low), (right, low + 0.74), (left, low + 0.74)]
         bars = Path.make_compound_path_from_polys(np.stack([np.stack(c, 1) for c in corners], 1))
-        axes.add_patch(  # one for all rows: hundreds of rectangles take seconds to draw
+        axes.add_artist(  # one for all rows: hundreds of rectangles take seconds to draw
             PathPatch(bars, label=label, facecolor=color, hatch=hatch, linewidth=0.8,
                       edgecolor=PAPER)
         )  # fmt: skip

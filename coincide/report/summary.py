@@ -9,6 +9,7 @@ from coincide.ledger.files import presentable
 from coincide.ledger.result import Result
 from coincide.report.compare import panels
 from coincide.report.tables import lines, terminal_cells
+from coincide.terminal.redact import values_to_hide
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 def shown_panels(results: Sequence[Result]) -> list[Panel]:
     """The panels of ``results`` without secrets, as every report shows them."""
-    return panels([presentable(result) for result in results])
+    hidden = values_to_hide()
+    return panels([presentable(result, hidden) for result in results])
 
 
 def summary_tables(results: Sequence[Result], found: Sequence[Panel] | None = None) -> list[Table]:

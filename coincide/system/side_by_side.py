@@ -7,8 +7,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stdout
+from functools import partial
 from multiprocessing import get_context
 from typing import TypeVar
+
+from threadpoolctl import threadpool_limits
+
+from coincide.system.processes import available_cores
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -28,7 +33,9 @@ def map_processes(
     if count > 1:
         try:
             with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
-                found = list(pool.map(_heard, [work] * len(items), items))
+                threads = max(1, available_cores() // count)
+                heard = partial(_heard, work, threads)
+                found = list(pool.map(heard, items))
         except BrokenProcessPool:
             print(
                 f"One of {count} processes was killed, as the system does when memory is short: "
@@ -42,9 +49,13 @@ def map_processes(
     return [work(item) for item in items]
 
 
-def _heard(work: Callable[[_Item], _Result], item: _Item) -> tuple[_Result, str]:
-    """The result, and what was printed for it."""
+def _heard(work: Callable[[_Item], _Result], threads: int, item: _Item) -> tuple[_Result, str]:
+    """The result, and what was printed for it.
+
+    Of the libraries that are loaded, each uses ``threads`` threads at most: more than there are
+    cores for all processes wait for each other, which doubled the time of both.
+    """
     said = io.StringIO()
-    with redirect_stdout(said):
+    with redirect_stdout(said), threadpool_limits(threads):
         result = work(item)
     return result, said.getvalue()

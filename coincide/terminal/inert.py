@@ -37,12 +37,16 @@ def _escape(character: str) -> str:
 
 def printable(value: Any, keep: str = "") -> Any:
     """``value`` (JSON) with the texts in it :func:`inert`; characters in ``keep`` stay."""
+    if isinstance(value, str):
+        if value.isprintable():
+            return value
+        return "".join(c if c.isprintable() or c in keep else " " for c in value)
+    if value is None or isinstance(value, int | float):  # before what takes longer to be told
+        return value
     if isinstance(value, Mapping):
         return {printable(str(k)): printable(v, keep) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [printable(item, keep) for item in value]
-    if isinstance(value, str) and not value.isprintable():
-        return "".join(c if c.isprintable() or c in keep else " " for c in value)
     return value
 
 

@@ -187,6 +187,12 @@ def redact_file(path: Path) -> None:
 
 def without(value: Any, hidden: tuple[str, ...]) -> Any:
     """As :func:`redact`, for many values: the environment is read once, by whoever calls."""
+    if isinstance(value, str):
+        for text in hidden:
+            value = value.replace(text, REMOVED)
+        return _text(value)
+    if value is None or isinstance(value, int | float):  # before what takes longer to be told
+        return value
     if isinstance(value, Mapping):
         return {
             without(k, hidden): without(v, hidden)
@@ -199,10 +205,6 @@ def without(value: Any, hidden: tuple[str, ...]) -> Any:
             for i, item in enumerate(value)
             if not _assigns_secret(item)
         ]
-    if isinstance(value, str):
-        for text in hidden:
-            value = value.replace(text, REMOVED)
-        return _text(value)
     return value
 
 
