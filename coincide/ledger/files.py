@@ -43,12 +43,16 @@ def file_name(result: Result) -> str:
     """``<method>-<data>-<target>-b<budget>-s<seed>-<8 hex>.json``, the same on every machine.
 
     The hexadecimal digits are a hash of the result's identity and of its artifacts' keys (the ends
-    of the folder names in ``result.keys``), independent of where the store lies.
+    of the folder names in ``result.keys``), independent of where the store lies; and of
+    ``train.seed`` if it is set, since the same run is then part of another row of the table.
     """
     names = (result.method, result.variant, result.data, result.reference, result.target)
     identity = redact([*names, result.suite])  # as it is written
     keys = {kind: path.rstrip("/").rsplit("-", 1)[-1] for kind, path in result.keys.items()}
-    content = canonical([*identity, result.k, result.seed, keys])
+    training = result.config.get("train")
+    trained = training.get("seed") if isinstance(training, Mapping) else None
+    apart = [] if trained is None else [trained]
+    content = canonical([*identity, result.k, result.seed, keys, *apart])
     digest = hashlib.sha256(content.encode()).hexdigest()[:8]
     shown = "-".join(_slug(identity[i]) for i in (0, 2, 4))
     return f"{shown}-b{result.budget:.4g}-s{result.seed}-{digest}.json"

@@ -37,6 +37,17 @@ def test_the_name_says_what_it_is_and_not_where_the_store_lies() -> None:
     assert file_name(other) != file_name(one)
 
 
+def test_a_run_of_nested_noise_does_not_replace_that_of_the_table(tmp_path: Path) -> None:
+    """``seed=0 train.seed=0`` has the artifacts of ``seed=0``, and a row of its own."""
+    one = result("random", 0, (1.0, 2.0, 3.0))
+    nested = replace(one, config={**one.config, "train": {"name": "demo", "seed": 0}})
+    plain = replace(one, config={**one.config, "train": {"name": "demo", "seed": None}})
+    assert file_name(plain) == file_name(one)
+    for item in (plain, nested):
+        write_result(tmp_path, item)
+    assert {r.config["train"]["seed"] for r in read_ledger(tmp_path)} == {None, 0}
+
+
 def test_a_name_cannot_leave_the_folder(tmp_path: Path) -> None:
     path = write_result(tmp_path, result("../../etc/x", 0, (1.0, 2.0, 3.0)))
     assert path.parent == tmp_path
