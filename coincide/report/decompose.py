@@ -166,7 +166,7 @@ def _needs_text(noise: Noise) -> str:
         if noise.parts.asked and noise.parts.questions:
             fewer = seeds_for(size, noise.parts.deviation(2 * noise.parts.asked))
             more = f" ({fewer} with twice the questions)"
-        needs.append(f"{size:g} points: {seeds} seeds{more}")
+        needs.append(f"{size:g} point{'s' if size != 1 else ''}: {seeds} seeds{more}")
     return (
         "To see a difference between two methods in four of five cases (two-sided, 5 %, ten "
         f"methods): {'; '.join(needs)}. {better_buy(noise)}"

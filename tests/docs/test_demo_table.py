@@ -88,6 +88,23 @@ def test_the_labs_pages_are_of_its_ledger() -> None:
     assert {method: list(found) for method, *found in lines} == means
 
 
+def test_the_labs_page_prints_where_its_noise_comes_from() -> None:
+    text = " ".join((DOCS / "LAB.md").read_text(encoding="utf-8").split())
+    said = {
+        "report.md": "standard deviation of {} points, of whose variance which rows are selected "
+        "makes {} %, order and initial weights {} %, the 3,500 questions {} %",
+        "report-likelihood.md": "by likelihood {} points: {}, {} and {} %",
+    }
+    for name, sentence in said.items():
+        written = (DOCS / "lab_noise" / name).read_text(encoding="utf-8")
+        noise = re.search(
+            r"standard deviation of ([\d.]+) points\. Of its variance, which rows are selected "
+            r"(\d+) %, order and initial weights (\d+) %, the 3,500 questions (\d+) %", written,
+        )  # fmt: skip
+        assert noise is not None
+        assert sentence.format(*noise.groups()) in text
+
+
 @pytest.mark.parametrize("name", ["demo_ablations", "demo_curve", "table_2026_demo"])
 def test_the_other_reports_are_of_their_ledgers(name: str) -> None:
     written = (DOCS / name / "report.csv").read_text(encoding="utf-8")
