@@ -32,7 +32,7 @@ FOLDED = {
     "docs/demo_ablations": "ledger and report of the ``demo_ablation_*``, three seeds",
     "docs/demo_curve": "the same of ``demo_curve``",
     "docs/demo_table": "ledger and report of ``demo_table`` and its controls, five seeds",
-    "docs/lab_noise": "ledger of ten runs of ``lab_noise`` and what it says of the noise; read by coincide.power",
+    "docs/lab_noise": "ten runs of ``lab_noise``, and the noise that ``coincide.power`` reads",
     "docs/lab_table": "ledger and reports of ``lab_table``, as far as it ran",
     "docs/table_2026_demo": "the same of ``table_2026_demo`` and two controls, five seeds",
     "tests/assets": "outputs of published reference code, with provenance",
