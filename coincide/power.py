@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,10 @@ def answer(noise: Noise, given: Mapping[str, Any]) -> list[str]:
         times = asked / noise.parts.asked if asked and noise.parts.asked else 1.0
         run = noise.seconds + (times - 1) * evaluation
         hours = methods * seeds * run / 3600
+        measured = "" if given["minutes"] else ", as the measured ones took (minutes= for others)"
         found.append(
-            f"Time: {hours:.2g} hours of one process at a time, {run / 60:.2g} minutes a run."
+            f"Time: {hours:.2g} hours of one process at a time, {run / 60:.2g} minutes a run"
+            f"{measured}."
         )
     return [*found, *filter(None, [better_buy(noise)])]
 
@@ -126,7 +129,16 @@ def _noise(given: Mapping[str, Any]) -> Noise:
             f"{path} has no nested runs: it takes runs of several seeds, each with several "
             "train.seed, as experiment=lab_noise makes them."
         )
-    return found[0]
+    return _at(found[0], given["minutes"])
+
+
+def _at(noise: Noise, minutes: float | None) -> Noise:
+    """``noise`` with runs of so many minutes; its own where None."""
+    if minutes is None:
+        return noise
+    share = noise.evaluation / noise.seconds if noise.evaluation and noise.seconds else None
+    seconds = 60.0 * minutes
+    return replace(noise, seconds=seconds, evaluation=None if share is None else share * seconds)
 
 
 if __name__ == "__main__":

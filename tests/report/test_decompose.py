@@ -207,3 +207,15 @@ def test_common_numbers_show_as_correlation_over_seeds() -> None:
     rows = [replace(r, config={**r.config, "train": {"lr": 1.0, "order": "rows"}}) for r in rows]
     said = [n.text for n in panels(rows)[0].notes if "share the order" in n.text]
     assert len(said) == 1 and "correlate by +1.00" in said[0]
+
+
+def test_minutes_of_ones_own_take_the_place_of_measured_ones(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shipped = f"noise={power.SHIPPED}"
+    assert power.main(["difference=2", "seeds=5", "minutes=6", shipped]) == 0
+    assert "5 hours of one process at a time, 6 minutes a run.\n" in capsys.readouterr().out
+    assert power.main(["difference=2", shipped]) == 0
+    assert "minutes a run, as the measured ones took (minutes= for others)." in (
+        capsys.readouterr().out
+    )
